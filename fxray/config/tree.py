@@ -1,0 +1,237 @@
+"""The configuration tree: every field with its default, bound and meaning. YAML holds only differences from here.
+
+Only commands and `fxray.launch` see this tree; algorithms take plain values.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class LoraConfig(Section):
+    rank: LoraRank = 8
+    """Rank of the adapter; vLLM allows only these."""
+    alpha: Positive = 32
+    """Scale: the update is multiplied by alpha / rank."""
+    dropout: Fraction = 0.0
+    """Dropout on the adapter's input, in SFT only."""
+
+
+class ModelConfig(Section):
+    path: str
+    """Folder (or name in a local cache) of the base model; `tiny` is the one that ships with fxray."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of the base weights. Adapters and everything that is summed stay in float32."""
+    min_pixels: Count = 56 * 56
+    """Smaller images are enlarged to this many pixels before the vision tower."""
+    max_pixels: Count = 1280 * 28 * 28
+    """Larger images are reduced to this many pixels; 28 x 28 of them make one token."""
+    lora: LoraConfig = LoraConfig()
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+
+class SynthConfig(Section):
+    """Synthetic data, written when `data.train` is absent: photographs from packages with planted defects."""
+
+    num_train: Count = 2048
+    num_validation: Count = 256
+    num_test: Count = 512
+    size_px: Annotated[int, Field(ge=56, le=2048)] = 168
+    """Side of the square samples, in pixels."""
+    seed: int = 0
+
+
+class DataConfig(Section):
+    train: Path | None = None
+    """Parquet file with the training samples."""
+    validation: Path | None = None
+    """Parquet file with the validation samples."""
+    test: Path | None = None
+    """Parquet file with the held-out samples that the report is about."""
+    synth: SynthConfig | None = None
+    """Instead of the three files: synthetic data, made once inside the run directory."""
+    on_corrupt_image: Literal["error", "skip"] = "error"
+    """What a training image that cannot be read does: stop the run, or be counted and left out."""
+    templates: Literal["shared", "by-class", "1+1", "3+2"] = "shared"
+    """Chat templates: nine shared by both classes, or the paper's sets (3 real + 6 generated; ablations 1+1, 3+2)."""
+
+    @model_validator(mode="after")
+    def _files_or_synth(self) -> "DataConfig":
+        files = (self.train, self.validation, self.test)
+        if self.synth is not None and any(files):
+            raise ValueError("give either `synth` or the files `train`, `validation`, `test`, not both")
+        if self.synth is None and not all(files):
+            raise ValueError("give the three files `train`, `validation` and `test`, or a `synth` section")
+        return self
+
+
+class SftConfig(Section):
+    epochs: Positive = 3
+    """Passes over the training split (paper: 3)."""
+    max_steps: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many updates; 0 means the epochs decide."""
+    learning_rate: Positive = 1e-4
+    warmup_frac: Fraction = 0.05
+    """Part of the steps in which the rate rises linearly; then it falls along a cosine."""
+    batch_size: Count = 32
+    """Samples per update, over all workers."""
+    micro_batch_size: Count = 1
+    """Samples per forward pass on one worker."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Positive = 1.0
+    num_workers: Count = 1
+    """Ranks of the Ray Train job."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    checkpoint_every_steps: Count = 100
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Worker deaths after which the job gives up."""
+    max_answer_tokens: Count = 1024
+    """A training answer longer than this is refused when the data is read."""
+
+
+class GrpoConfig(Section):
+    group_size: Annotated[int, Field(ge=2)] = 4
+    """G: answers sampled per image."""
+    prompts_per_step: Count = 32
+    """Groups per batch; prompts_per_step x group_size sequences make one update (paper: 128)."""
+    num_updates_per_batch: Count = 1
+    """mu: passes over each batch of rollouts."""
+    learning_rate: Positive = 1e-5
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up at the start of each stage; constant afterwards."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Positive = 1.0
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Count = 1024
+    clip_low: Fraction = 0.2
+    """The probability ratio is clipped to [1 - clip_low, 1 + clip_high]."""
+    clip_high: Positive = 0.2
+    kl_beta: Annotated[float, Field(ge=0)] = 0.04
+    """beta: weight of the k3 estimate of KL(policy || reference)."""
+    reference: Literal["sft", "previous-stage"] = "sft"
+    """The policy that the KL term holds on to; never the bare base model."""
+    loss_aggregation: Literal["answer", "token", "constant"] = "answer"
+    """Mean over each answer then over answers (GRPO), over all tokens (DAPO), or over max_new_tokens (Dr. GRPO)."""
+    advantage_normalisation: Literal["group-std", "none"] = "group-std"
+    """(r - mean) / (std + 1e-4) within the group, or r - mean."""
+    importance_cap: Annotated[float, Field(ge=0)] = 2.0
+    """Ratio learner/sampler probability per token, truncated here; 0 switches the correction off."""
+    schedule: str = "paper"
+    """Reward schedule: a preset in configs/schedules (paper, linear, fixed-alpha, ...) or a YAML file."""
+    steps_per_stage: Annotated[int, Field(ge=0)] = 0
+    """Updates in each stage; 0 means the schedule's epochs over the training split decide (paper: one epoch)."""
+
+
+class RolloutConfig(Section):
+    num_workers: Count = 1
+    """vLLM engines."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    cpus_per_worker: Annotated[float, Field(ge=0)] = 1
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of one engine; 0 takes all of the node."""
+    max_num_seqs: Count = 64
+    """Answers that one engine decodes at once."""
+    max_model_len: Count = 4096
+    """Prompt, image and answer in tokens."""
+    block_size: Annotated[int, Field(ge=16, multiple_of=16)] = 32
+    """KV-cache block; small blocks let the G answers of a group share the prompt."""
+    kv_cache_gib: Positive = 4.0
+    gpu_memory_utilization: Fraction = 0.9
+    """Part of a GPU's memory that one engine may take; on a CPU kv_cache_gib alone counts."""
+    enforce_eager: bool = False
+    """Skip CUDA graphs and compilation; always so on a CPU."""
+    sync: Literal["bytes", "file"] = "bytes"
+    """How an adapter enters the engine: through memory, or through a file and vLLM's stock loader."""
+    probe_every_steps: Annotated[int, Field(ge=0)] = 10
+    """Compare learner and sampler log-probabilities on a probe every so many steps (0: only at stage starts)."""
+    probe_tolerance_nats: Positive = 0.15
+    """Largest |difference| of a token's log-probability that a probe may show. Float32: 1e-3; bfloat16: 0.15."""
+    start_deadline_s: Positive = 600
+    """For an engine to come up."""
+    step_deadline_s: Positive = 1800
+    """For the rollouts of one step."""
+    max_restarts: Annotated[int, Field(ge=0)] = 5
+    """Worker deaths in a run after which it stops."""
+
+
+class RewardFunctionConfig(Section):
+    path: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    """`package.module:function`, called as function(answer_text, annotation, frame) -> float."""
+    weight: float = 1.0
+
+
+class RewardConfig(Section):
+    num_workers: Count = 2
+    group_deadline_s: Positive = 10
+    """A group whose scoring takes longer is masked, counted, and its worker replaced."""
+    functions: tuple[RewardFunctionConfig, ...] = ()
+    """The user's own rewards, added to the schedule's."""
+
+
+class LearnerConfig(Section):
+    num_ranks: Count = 1
+    gpus_per_rank: Annotated[float, Field(ge=0)] = 0
+    cpus_per_rank: Annotated[float, Field(ge=0)] = 1
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of one rank; 0 takes all of the node."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    max_tokens_per_micro_batch: Count = 16384
+    """Packed rows are put together until their padded tokens reach this."""
+    start_deadline_s: Positive = 600
+    step_deadline_s: Positive = 1800
+
+
+class EvaluateConfig(Section):
+    num_samples: Annotated[int, Field(ge=0)] = 0
+    """Samples of the test split to answer; 0 means all."""
+    max_new_tokens: Count = 1024
+    num_bootstrap: Count = 1000
+    """Resamples behind each 95 % interval."""
+    gallery_size: Count = 24
+    """Images shown in the report."""
+    deadline_s: Positive = 7200
+
+
+class CheckpointConfig(Section):
+    every_steps: Count = 20
+    """GRPO steps between two checkpoints inside a stage; stage boundaries are always kept."""
+    keep_last: Count = 2
+    """Checkpoints inside a stage that are kept."""
+
+
+class RayConfig(Section):
+    address: str | None = None
+    """Cluster to join; by default RAY_ADDRESS, else a local Ray for this run alone."""
+    num_cpus: Annotated[int, Field(ge=0)] = 0
+    """Logical processors of a local Ray; 0 lets it count, but never fewer than the actors need."""
+    object_store_mib: Annotated[int, Field(ge=80)] = 512
+    """Object store of a local Ray."""
+
+
+class Config(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of everything: order of prompts, templates, sampling, initial adapter."""
+    model: ModelConfig
+    data: DataConfig
+    sft: SftConfig = SftConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    learner: LearnerConfig = LearnerConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    ray: RayConfig = RayConfig()

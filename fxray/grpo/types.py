@@ -1,0 +1,170 @@
+"""What flows around one GRPO step, as plain values. Nothing here holds pixels: images travel as references.
+
+Legend: P prompt tokens (image placeholders included), R tokens of one answer, G answers of a group.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxray.data.frame import Frame
+from fxray.schema import Annotation
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where the encoded image of a sample lies.
+
+    Attributes:
+        handle: Whatever the image store gave out: an object reference under Ray, bytes in one process.
+        num_bytes: Size of the encoded image.
+    """
+
+    handle: object
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptGroup:
+    """One image and question, for which G answers are drawn.
+
+    Attributes:
+        group_id: Unique within the run: "stage/step/position".
+        sample_id: The dataset's id.
+        image: Reference to the encoded image, moved once per group.
+        prompt: Chat-formatted text with one image placeholder.
+        annotation: The truth, boxes in original pixels.
+        frame: Original and model frame of the image.
+        seed: Seed of the group; answer i is drawn with a seed derived from it and i alone.
+    """
+
+    group_id: str
+    sample_id: str
+    image: ImageRef
+    prompt: str
+    annotation: Annotation
+    frame: Frame
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled answer.
+
+    Attributes:
+        token_ids: int32 [R], the end token included when the model gave one.
+        logprobs: float32 [R], log-probability of each token under the sampler at its temperature.
+        text: Decoded with special tokens kept.
+        is_finished: False when cut at the length limit.
+    """
+
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    text: str
+    is_finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """The G answers of a prompt.
+
+    Attributes:
+        prompt: What was asked.
+        prompt_token_ids: int32 [P], image placeholders expanded by the engine.
+        rollouts: G answers in order of their index.
+        policy_version: The adapter that they were drawn from.
+    """
+
+    prompt: PromptGroup
+    prompt_token_ids: NDArray[np.int32]
+    rollouts: tuple[Rollout, ...]
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScore:
+    """What the rewards say of a group.
+
+    Attributes:
+        group_id: The group.
+        rewards_G: float64 [G], the weighted sums; 0 where masked.
+        parts: Per part ("label", "iou", "format", a user's own name) float64 [G], unweighted.
+        is_valid_G: bool [G], False where scoring failed or timed out: masked, never scored 0.
+        facts: Further per-answer numbers that are only logged ("is_strict", "is_right", "num_boxes", ...).
+    """
+
+    group_id: str
+    rewards_G: NDArray[np.float64]
+    parts: dict[str, NDArray[np.float64]]
+    is_valid_G: NDArray[np.bool_]
+    facts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingGroup:
+    """A group that is ready for the learner.
+
+    Attributes:
+        rollouts: The answers.
+        advantages_G: float32 [G]; 0 where masked or where the group has no spread.
+        is_valid_G: bool [G]; masked answers leave every mean and denominator.
+    """
+
+    rollouts: RolloutGroup
+    advantages_G: NDArray[np.float32]
+    is_valid_G: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSettings:
+    """The numbers of one update that do not live in the optimizer."""
+
+    learning_rate: float
+    temperature: float
+    clip_low: float
+    clip_high: float
+    kl_beta: float
+    loss_aggregation: str
+    importance_cap: float
+    num_updates: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How answers are drawn. `temperature` 0 is greedy."""
+
+    group_size: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterBlob:
+    """A published adapter.
+
+    Attributes:
+        version: Policy version; grows by one per publication within a run.
+        safetensors: PEFT-named tensors as safetensors bytes.
+        peft_config: Content of adapter_config.json.
+        sha256: Of `safetensors`.
+        num_modules: LoRA modules in it; each must be bound by the engine.
+    """
+
+    version: int
+    safetensors: bytes
+    peft_config: dict[str, object]
+    sha256: str
+    num_modules: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyncProof:
+    """What a worker acknowledges after loading an adapter."""
+
+    worker: str
+    version: int
+    sha256: str
+    num_bound_modules: int
