@@ -1,0 +1,79 @@
+"""Files appear whole or not at all: written aside, flushed, renamed."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fxray.errors import ResourceError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write a file at; it takes the place of `path` when the block ends well.
+
+    Raises:
+        ResourceError: The disk is full or not writable; `path` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with _disk_errors(path):
+            yield aside
+            with aside.open("rb") as written:
+                os.fsync(written.fileno())
+            aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `path` to fill; it takes the place of `path` when the block ends well.
+
+    Raises:
+        ResourceError: The disk is full or not writable; `path` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with _disk_errors(path):
+            aside.mkdir()
+            yield aside
+            for file in aside.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())
+            if path.exists():
+                shutil.rmtree(path)
+            aside.replace(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes a whole file, or leaves the old one.
+
+    Raises:
+        ResourceError: The disk is full or not writable.
+    """
+    with atomic_path(path) as aside:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ResourceError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        free_mib = shutil.disk_usage(path.parent).free // 2**20
+        raise ResourceError(
+            f"cannot be written: {error.strerror} ({free_mib} MiB free)",
+            where=str(path),
+            remedy="free some space or choose another folder; what was there before is untouched",
+        ) from error
