@@ -1,0 +1,149 @@
+"""What a run measured, step by step: one JSON line per step, and TensorBoard events beside it.
+
+A line is `{"phase": "sft" | stage, "step": int, "time": unix seconds, "metrics": {name: number}}`. Lines are appended
+whole; after a resume `rewind` takes back what lies beyond the checkpoint, so that no step is recorded twice.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fxray.errors import DataError
+from fxray.files import write_atomically
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_DIR = "tensorboard"
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """One recorded step.
+
+    Attributes:
+        phase: "sft", or the name of a GRPO stage.
+        step: Number of the step within its phase.
+        time: Unix seconds at which it was recorded.
+        metrics: Numbers by name; a value that was not finite reads as NaN.
+    """
+
+    phase: str
+    step: int
+    time: float
+    metrics: dict[str, float]
+
+
+class MetricsLog:
+    """Appends steps to `run_dir/metrics.jsonl` and to `run_dir/tensorboard/<phase>`.
+
+    Args:
+        run_dir: The run directory; an existing log in it goes on.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / METRICS_FILE
+        self._tensorboard_dir = run_dir / TENSORBOARD_DIR
+        self._writers: dict[str, SummaryWriter] = {}
+        self._purge_steps: dict[str, int] = {}
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(self._path)
+
+    def log(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Records one step."""
+        now = time.time()
+        finite = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
+        line = json.dumps({"phase": phase, "step": step, "time": now, "metrics": finite}, allow_nan=False)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode() + b"\n")
+        finally:
+            os.close(descriptor)
+        writer = self._writer(phase)
+        for name, value in finite.items():
+            if value is not None:
+                writer.add_scalar(name, value, step, walltime=now)
+        writer.flush()
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Forgets every step of `phase` after `step`, and every phase that began after `phase` did.
+
+        Args:
+            phase: The phase that goes on.
+            step: Last step that the checkpoint holds; smaller than the first step when it holds none of the phase.
+        """
+        steps = read_metrics(self._path.parent)
+        order = list(dict.fromkeys(s.phase for s in steps))
+        later = set(order[order.index(phase) + 1 :]) if phase in order else set()
+        kept = [s for s in steps if s.phase not in later and (s.phase != phase or s.step <= step)]
+        if len(kept) < len(steps):
+            write_atomically(self._path, "".join(_as_line(s) for s in kept))
+        for purged, first in [(phase, step + 1), *((name, 0) for name in later)]:
+            self._purge_steps[purged] = first
+            if (writer := self._writers.pop(purged, None)) is not None:
+                writer.close()
+
+    def close(self) -> None:
+        """Closes the TensorBoard files; the JSON lines are on disk already."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _writer(self, phase: str) -> "SummaryWriter":
+        if phase not in self._writers:
+            from tensorboardX import SummaryWriter  # slow to import
+
+            self._writers[phase] = SummaryWriter(
+                str(self._tensorboard_dir / phase),
+                purge_step=self._purge_steps.pop(phase, None),
+                filename_suffix=f".{time.time_ns()}",  # two files begun in one second would share a name
+            )
+        return self._writers[phase]
+
+
+def read_metrics(run_dir: Path) -> list[StepMetrics]:
+    """The recorded steps in the order in which they were written; none where there is no log.
+
+    A torn last line, as a killed process leaves it, is left out.
+
+    Raises:
+        DataError: Another line is not a record of a step.
+    """
+    path = run_dir / METRICS_FILE
+    if not path.exists():
+        return []
+    *lines, _torn = path.read_bytes().split(b"\n")
+    return [_from_line(line, where=f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _from_line(line: bytes, where: str) -> StepMetrics:
+    try:
+        record = json.loads(line)
+        metrics = {str(name): math.nan if value is None else float(value) for name, value in record["metrics"].items()}
+        return StepMetrics(str(record["phase"]), int(record["step"]), float(record["time"]), metrics)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{line[:80]!r} is not a record of a step: {error}",
+            where=where,
+            remedy="delete the line; the rest of the log stays usable",
+        ) from error
+
+
+def _as_line(step: StepMetrics) -> str:
+    finite = {name: None if math.isnan(value) else value for name, value in step.metrics.items()}
+    return json.dumps({"phase": step.phase, "step": step.step, "time": step.time, "metrics": finite}) + "\n"
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        write_atomically(path, content[:whole])

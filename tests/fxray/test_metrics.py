@@ -1,0 +1,99 @@
+"""The log of a run survives kills and resumes without a step lost or doubled."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from fxray.errors import DataError
+from fxray.metrics import MetricsLog, StepMetrics, read_metrics
+
+
+def steps_of(run_dir: Path) -> list[tuple[str, int]]:
+    return [(s.phase, s.step) for s in read_metrics(run_dir)]
+
+
+def filled(run_dir: Path) -> MetricsLog:
+    log = MetricsLog(run_dir)
+    for phase, num_steps in (("sft", 3), ("alpha", 4), ("beta", 2)):
+        for step in range(1, num_steps + 1):
+            log.log(phase, step, {"loss": step / 2})
+    return log
+
+
+def test_reads_what_was_logged(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.log("sft", 1, {"loss": 2.5, "learning_rate": 1e-4})
+    log.log("alpha", 1, {"reward": -1.0, "kl": math.inf})
+    log.close()
+    first, second = read_metrics(tmp_path)
+    assert first == StepMetrics("sft", 1, first.time, {"loss": 2.5, "learning_rate": 1e-4})
+    assert first.time <= second.time
+    assert second.metrics["reward"] == -1.0
+    assert math.isnan(second.metrics["kl"])
+
+
+def test_every_line_is_standard_json(tmp_path: Path) -> None:
+    MetricsLog(tmp_path).log("alpha", 1, {"kl": math.nan, "loss": 1.0})
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(line, parse_constant=pytest.fail)["metrics"] == {"kl": None, "loss": 1.0}
+
+
+def test_no_log_is_no_steps(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+
+
+def test_rewind_takes_back_later_steps_and_later_phases(tmp_path: Path) -> None:
+    log = filled(tmp_path)
+    log.rewind("alpha", 2)
+    assert steps_of(tmp_path) == [("sft", 1), ("sft", 2), ("sft", 3), ("alpha", 1), ("alpha", 2)]
+    log.log("alpha", 3, {"loss": 9.0})
+    assert read_metrics(tmp_path)[-1].metrics == {"loss": 9.0}
+    assert steps_of(tmp_path)[-1] == ("alpha", 3)
+
+
+def test_rewind_to_the_start_of_a_phase(tmp_path: Path) -> None:
+    filled(tmp_path).rewind("beta", 0)
+    assert steps_of(tmp_path)[-1] == ("alpha", 4)
+
+
+def test_rewind_beyond_the_end_or_into_a_new_phase_changes_nothing(tmp_path: Path) -> None:
+    log = filled(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    log.rewind("beta", 2)
+    log.rewind("gamma", 0)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_torn_last_line_is_cut_when_the_log_goes_on(tmp_path: Path) -> None:
+    filled(tmp_path).close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"phase": "beta", "st')
+    assert steps_of(tmp_path)[-1] == ("beta", 2)
+    MetricsLog(tmp_path).log("beta", 3, {"loss": 1.0})
+    assert steps_of(tmp_path)[-2:] == [("beta", 2), ("beta", 3)]
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[]", b"nonsense", b'{"phase":"a","step":"x","time":0,"metrics":{}}'])
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
+    filled(tmp_path).close()
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    lines[4] = line
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(DataError, match="line 5") as caught:
+        read_metrics(tmp_path)
+    assert caught.value.remedy
+
+
+def test_tensorboard_shows_only_the_steps_that_count(tmp_path: Path) -> None:
+    log = filled(tmp_path)
+    log.close()
+    resumed = MetricsLog(tmp_path)
+    resumed.rewind("alpha", 2)
+    resumed.log("alpha", 3, {"loss": 30.0})
+    resumed.close()
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "alpha"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 0.5), (2, 1.0), (3, 30.0)]
