@@ -17,7 +17,9 @@ LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 class Section(BaseModel):
     """A part of the tree: frozen, closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class LoraConfig(Section):

@@ -1,0 +1,124 @@
+"""YAML documents as flat mappings that remember where each value was written."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fxray.errors import ConfigError
+
+Keys = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A leaf: a scalar, a list or an empty mapping.
+
+    Attributes:
+        value: As YAML reads it.
+        origin: "file:line" or the override that wrote it.
+    """
+
+    value: object
+    origin: str
+
+
+Document = dict[Keys, Entry]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as SafeLoader reads it, but duplicate keys are refused wherever they stand."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        refuse_duplicates(node)
+        return super().construct_mapping(node, deep=deep)
+
+
+def refuse_duplicates(node: yaml.MappingNode) -> None:
+    """Raises yaml's own error where a key stands twice in one mapping."""
+    seen = set()
+    for key, _ in node.value:
+        name = str(key.value)
+        if name in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key `{name}` stands twice", key.start_mark)
+        seen.add(name)
+
+
+def read_document(path: Path) -> Document:
+    """Reads a YAML mapping.
+
+    Raises:
+        ConfigError: The file is missing, is not UTF-8, is not YAML, holds a key twice, or is not a mapping.
+    """
+    try:
+        return parse_document(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        remedy = "give a YAML file or the name of a shipped configuration"
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), remedy=remedy) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not text in UTF-8", where=str(path), remedy="save it as UTF-8 text") from error
+
+
+def parse_document(text: str, name: str) -> Document:
+    """Reads the text of a YAML mapping; `name` is what its origins say.
+
+    Raises:
+        ConfigError: It is not YAML, holds a key twice, or is not a mapping.
+    """
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return {}
+        if not isinstance(root, yaml.MappingNode):
+            raise ConfigError(
+                "holds no mapping of keys to values", where=name, remedy="write lines `section:`, `key: value`"
+            )
+        return dict(_leaves(loader, root, (), name))
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(
+            f"is not valid YAML: {error.problem}", where=f"{name}{line}", remedy="mend that line"
+        ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"is not valid YAML: {error}", where=name, remedy="mend the file") from error
+    finally:
+        loader.dispose()
+
+
+def _leaves(loader: _Loader, node: yaml.MappingNode, above: Keys, name: str) -> Iterator[tuple[Keys, Entry]]:
+    refuse_duplicates(node)
+    for key, value in node.value:
+        keys = (*above, str(key.value))
+        if isinstance(value, yaml.MappingNode) and value.value:
+            yield from _leaves(loader, value, keys, name)
+        else:
+            yield keys, Entry(loader.construct_object(value, deep=True), f"{name}:{key.start_mark.line + 1}")
+
+
+def merge(below: Document, above: Document) -> Document:
+    """Lays `above` over `below`: sections merge, everything else replaces."""
+    merged = dict(below)
+    for keys, entry in above.items():
+        inside = [other for other in merged if other[: len(keys)] == keys]
+        if entry.value == {} and inside:
+            continue
+        around = [keys[:length] for length in range(1, len(keys)) if keys[:length] in merged]
+        for other in (*inside, *around):
+            del merged[other]
+        merged[keys] = entry
+    return merged
+
+
+def nest(document: Mapping[Keys, Entry]) -> dict[str, object]:
+    """The document as nested dictionaries."""
+    tree: dict[str, object] = {}
+    for keys, entry in document.items():
+        section = tree
+        for key in keys[:-1]:
+            inner = section.setdefault(key, {})
+            assert isinstance(inner, dict), "leaves never stand above other leaves"
+            section = inner
+        section[keys[-1]] = entry.value
+    return tree

@@ -1,0 +1,206 @@
+"""From a YAML file, or the name of one that ships with fxray, to the frozen configuration.
+
+A file holds only what differs from the defaults, or from one parent (`extends: NAME or PATH`, one level). Relative
+paths in a file are relative to that file's folder; relative paths in an override are relative to the current folder.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from fxray.config.document import Document, Entry, Keys, merge, nest, parse_document, read_document
+from fxray.config.problem import Problem, refuse
+from fxray.config.tree import Config
+from fxray.errors import ConfigError
+
+DATA_FILES: tuple[Keys, ...] = (("data", "train"), ("data", "validation"), ("data", "test"))
+MAX_SHOWN_CHARACTERS = 80
+
+
+def shipped_folder() -> Path:
+    """The folder of the configurations that ship with fxray: in the wheel, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def shipped_names() -> list[str]:
+    """Names that `load_config` accepts in place of a path."""
+    return sorted(path.stem for path in shipped_folder().glob("*.yaml"))
+
+
+def find_yaml(path_or_name: str | Path, folder: Path | None = None, kind: str = "configuration") -> Path:
+    """The YAML file that a path or the name of a shipped one stands for.
+
+    Args:
+        path_or_name: A path, or a file name in `folder` without ".yaml".
+        folder: Where the named ones lie; by default the shipped configurations.
+        kind: What to call it in the error.
+
+    Raises:
+        ConfigError: There is no such file; it names the nearest shipped one.
+    """
+    path = Path(path_or_name).expanduser()
+    if path.is_file():
+        return path
+    folder = folder or shipped_folder()
+    named = folder / f"{path_or_name}.yaml"
+    if named.is_file():
+        return named
+    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    nearest = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"did you mean `{nearest[0]}`? " if nearest else ""
+    remedy = f"{hint}give a path, or one of {', '.join(names)}"
+    raise ConfigError(f"there is no such {kind}", where=str(path_or_name), remedy=remedy)
+
+
+def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a configuration, its parent and the overrides, and validates the whole.
+
+    Args:
+        path_or_name: A YAML file, or the name of a shipped configuration: "tiny".
+        overrides: "section.key=value" each, the value in YAML; later ones win.
+
+    Returns:
+        The frozen tree, with paths made absolute.
+
+    Raises:
+        ConfigError: A file that cannot be read, an unknown key, a wrong type or a value out of bounds. It names field,
+            value, bound, place and remedy.
+    """
+    path = find_yaml(path_or_name)
+    document = _with_parent(path)
+    for override in overrides:
+        document = merge(document, _parse_override(override))
+    try:
+        return Config.model_validate(nest(document))
+    except ValidationError as error:
+        refuse([_problem(details, document) for details in error.errors()], where=str(path))
+        raise
+
+
+def dump_config(config: Config) -> str:
+    """The whole tree, defaults included, as YAML that `load_config` reads back to an equal tree."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _with_parent(path: Path) -> Document:
+    document = _anchor(read_document(path), path.parent)
+    extends = document.pop(("extends",), None)
+    if extends is None:
+        return document
+    if not isinstance(extends.value, str):
+        remedy = "write `extends: tiny` or `extends: other.yaml`"
+        raise ConfigError(f"extends is {extends.value!r}; must be a name or path", where=extends.origin, remedy=remedy)
+    beside = path.parent / extends.value
+    parent_path = beside if beside.is_file() else find_yaml(extends.value)
+    parent = _anchor(read_document(parent_path), parent_path.parent)
+    if ("extends",) in parent:
+        remedy = f"write the differences from {parent[('extends',)].value} into one file"
+        raise ConfigError(
+            f"{parent_path} itself extends another; one level is allowed", where=extends.origin, remedy=remedy
+        )
+    return merge(parent, document)
+
+
+def _parse_override(override: str) -> Document:
+    origin = f"--set {override}"
+    name, equals, text = override.partition("=")
+    keys = tuple(name.strip().split("."))
+    if not equals or not all(keys):
+        remedy = "write section.key=value, for example --set grpo.group_size=8"
+        raise ConfigError("is not of the form section.key=value", where=origin, remedy=remedy)
+    value = parse_document(f"value: {text}", origin)
+    document = {(*keys, *inner[1:]): Entry(entry.value, origin) for inner, entry in value.items()}
+    return _anchor(document, Path.cwd())
+
+
+def _anchor(document: Document, folder: Path) -> Document:
+    """Makes the relative paths of a document absolute."""
+    anchored = dict(document)
+    for keys, entry in document.items():
+        if isinstance(entry.value, str) and _is_path(keys, entry.value):
+            absolute = (folder / Path(entry.value).expanduser()).resolve()
+            anchored[keys] = Entry(str(absolute), entry.origin)
+    return anchored
+
+
+def _is_path(keys: Keys, value: str) -> bool:
+    if keys == ("model", "path"):
+        return value.startswith((".", "~"))
+    if keys == ("grpo", "schedule"):
+        return value.endswith((".yaml", ".yml"))
+    return keys in DATA_FILES
+
+
+def _problem(details: ErrorDetails, document: Document) -> Problem:
+    location = tuple(str(part) for part in details["loc"])
+    field = ".".join(location) or "configuration"
+    origin = _origin(location, document)
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        return Problem(field, "", "is not a field of the configuration", _suggestion(location), origin)
+    if kind == "missing":
+        return Problem(field, "", "is missing", f"write it into the file, or give --set {field}=VALUE", origin)
+    bound = details["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if kind == "model_type":
+        bound = "must be a section with keys of its own"
+    place = f"change it at {origin}" if origin and not origin.startswith("--set") else "change it"
+    remedy = f"{place}, or give --set {field}=VALUE{_meaning(location)}"
+    if kind == "value_error":
+        return Problem(
+            field, "", f"cannot stay so: {bound}", "do as it says; null takes back what a parent set", origin
+        )
+    return Problem(field, _shown(details["input"]), bound, remedy, origin)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
+
+
+def _origin(location: Keys, document: Document) -> str:
+    """Where the value, or the nearest section around it, was written."""
+    for length in range(len(location), 0, -1):
+        for keys, entry in document.items():
+            if keys[:length] == location[:length]:
+                return entry.origin
+    return ""
+
+
+def _suggestion(location: Keys) -> str:
+    """What the author of an unknown key may have meant."""
+    key = location[-1]
+    fields = [keys for keys, _ in _fields(Config)]
+    siblings = [keys[-1] for keys in fields if keys[:-1] == location[:-1]]
+    nearest = difflib.get_close_matches(key, siblings, n=1)
+    if nearest:
+        return f"did you mean `{'.'.join((*location[:-1], nearest[0]))}`?"
+    elsewhere = [".".join(keys) for keys in fields if keys[-1] == key]
+    if elsewhere:
+        return f"did you mean `{'` or `'.join(elsewhere)}`?"
+    far = difflib.get_close_matches(".".join(location), [".".join(keys) for keys in fields], n=1)
+    if far:
+        return f"did you mean `{far[0]}`?"
+    return f"remove it; the fields here are {', '.join(siblings)}" if siblings else "remove it"
+
+
+def _meaning(location: Keys) -> str:
+    """The field's own docstring, to tell what the number is for."""
+    for keys, description in _fields(Config):
+        if keys == location and description:
+            return f" ({' '.join(description.split())})"
+    return ""
+
+
+def _fields(section: type[BaseModel], above: Keys = ()) -> Iterator[tuple[Keys, str]]:
+    for name, info in section.model_fields.items():
+        keys = (*above, name)
+        yield keys, info.description or ""
+        for inner in (info.annotation, *getattr(info.annotation, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _fields(inner, keys)
