@@ -1,0 +1,172 @@
+"""LoRA adapters side by side on one frozen base: made, switched, and exchanged in PEFT's own layout."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from fxray.errors import CheckpointError
+from fxray.files import write_atomically
+
+POLICY = "policy"
+REFERENCE = "reference"
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+def attach_adapter(
+    model: Qwen2_5_VLForConditionalGeneration, *, rank: int, alpha: float, dropout: float, seed: int
+) -> PeftModel:
+    """The model with a trainable adapter `policy` that changes nothing yet.
+
+    It sits on every linear layer of vision tower, projector and language model (section 4: leaving out one of the
+    first two spoils the result), but not on the output head. Its weights are float32 whatever the base is.
+
+    Args:
+        model: The base.
+        rank: Rank of each update.
+        alpha: Each update is scaled by alpha / rank.
+        dropout: Dropout on the adapter's input while training.
+        seed: Of the random half of the weights.
+    """
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", bias="none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config, adapter_name=POLICY)
+
+
+def add_adapter(peft_model: PeftModel, name: str) -> None:
+    """Adds a second, frozen adapter that is a copy of the policy and not active."""
+    peft_model.add_adapter(name, LoraConfig(**_plain_config(peft_model, POLICY)))
+    load_tensors(peft_model, adapter_tensors(peft_model, POLICY), name, where="policy")
+    for parameter_name, parameter in peft_model.named_parameters():
+        if f".{name}." in parameter_name:
+            parameter.requires_grad_(requires_grad=False)
+
+
+@contextmanager
+def active_adapter(peft_model: PeftModel, name: str) -> Iterator[None]:
+    """Lets another adapter speak for a while.
+
+    PEFT's own `set_adapter` would also switch `requires_grad`, which an optimizer that has already taken hold of the
+    parameters must not see.
+    """
+    layers = [module for module in peft_model.modules() if isinstance(module, LoraLayer)]
+    before = [layer._active_adapter for layer in layers]
+    try:
+        for layer in layers:
+            layer._active_adapter = [name]
+        yield
+    finally:
+        for layer, active in zip(layers, before, strict=True):
+            layer._active_adapter = active
+
+
+def adapter_parameters(peft_model: PeftModel, name: str) -> dict[str, torch.nn.Parameter]:
+    """The parameters of an adapter under the names that PEFT gives them in files."""
+    return {
+        parameter_name.replace(f".{name}.", "."): parameter
+        for parameter_name, parameter in peft_model.named_parameters()
+        if f".{name}." in parameter_name
+    }
+
+
+def adapter_tensors(peft_model: PeftModel, name: str) -> dict[str, torch.Tensor]:
+    """Copies of an adapter's weights on the CPU, named as in files."""
+    return {
+        file_name: parameter.detach().to("cpu", copy=True).contiguous()
+        for file_name, parameter in adapter_parameters(peft_model, name).items()
+    }
+
+
+def load_tensors(peft_model: PeftModel, tensors: dict[str, torch.Tensor], name: str, *, where: str) -> None:
+    """Overwrites an adapter's weights in place.
+
+    Raises:
+        CheckpointError: Names or shapes differ from those of the adapter.
+    """
+    parameters = adapter_parameters(peft_model, name)
+    remedy = "give an adapter of this base model, with this rank and these layers"
+    if odd := sorted(parameters.keys() ^ tensors.keys()):
+        side = "is missing" if odd[0] in parameters else "has no place in this model"
+        raise CheckpointError(f"{len(odd)} weights do not match: {odd[0]} {side}", where=where, remedy=remedy)
+    with torch.no_grad():
+        for file_name, parameter in parameters.items():
+            if (got := tensors[file_name].shape) != parameter.shape:
+                message = f"{file_name} has shape {tuple(got)}, expected {tuple(parameter.shape)}"
+                raise CheckpointError(message, where=where, remedy=remedy)
+            parameter.copy_(tensors[file_name])
+
+
+def adapter_bytes(peft_model: PeftModel, name: str) -> tuple[bytes, dict[str, object]]:
+    """An adapter as the content of `adapter_model.safetensors` and of `adapter_config.json`."""
+    return save(adapter_tensors(peft_model, name)), adapter_config(peft_model, name)
+
+
+def load_adapter_bytes(peft_model: PeftModel, blob: bytes, name: str, *, where: str) -> None:
+    """Overwrites an adapter's weights from the content of a safetensors file.
+
+    Raises:
+        CheckpointError: The bytes are damaged, or made for another model or rank.
+    """
+    try:
+        tensors = load(blob)
+    except SafetensorError as error:
+        raise CheckpointError(f"is not a safetensors file: {error}", where=where) from error
+    load_tensors(peft_model, tensors, name, where=where)
+
+
+def save_adapter(peft_model: PeftModel, directory: Path, name: str = POLICY) -> None:
+    """Writes an adapter into a folder that PEFT and vLLM load as it is."""
+    blob, config = adapter_bytes(peft_model, name)
+    write_atomically(directory / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_atomically(directory / WEIGHTS_FILE, blob)
+
+
+def load_adapter(peft_model: PeftModel, directory: Path, name: str) -> None:
+    """Overwrites an adapter's weights with those in a folder in PEFT's layout.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the adapter has another rank, scale or layers.
+    """
+    try:
+        config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+        blob = (directory / WEIGHTS_FILE).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
+    except ValueError as error:
+        raise CheckpointError(f"is not JSON: {error}", where=str(directory / CONFIG_FILE)) from error
+    mine = peft_model.peft_config[name]
+    got, expected = (config.get("r"), config.get("lora_alpha")), (mine.r, mine.lora_alpha)
+    if got != expected:
+        raise CheckpointError(
+            f"rank and alpha are {got}, expected {expected}",
+            where=str(directory / CONFIG_FILE),
+            remedy="set model.lora.rank and model.lora.alpha to the adapter's, or train the adapter anew",
+        )
+    load_adapter_bytes(peft_model, blob, name, where=str(directory / WEIGHTS_FILE))
+
+
+def adapter_config(peft_model: PeftModel, name: str) -> dict[str, object]:
+    """The content of an adapter's `adapter_config.json`."""
+    return {**_plain_config(peft_model, name), "inference_mode": True}
+
+
+def _plain_config(peft_model: PeftModel, name: str) -> dict[str, Any]:
+    config: dict[str, Any] = peft_model.peft_config[name].to_dict()
+    return {key: _plain(value) for key, value in config.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Enum):
+        return value.value
+    return sorted(value) if isinstance(value, set) else value
