@@ -73,8 +73,8 @@ def open_run(root: Path, config: Config) -> Iterator[RunDirectory]:
     root.mkdir(parents=True, exist_ok=True)
     with _lock(root):
         _adopt_config(root, config)
-        for leftover in root.rglob(".*.tmp"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for leftover in list(root.rglob(".*.tmp")):
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         write_atomically(root / "versions.json", json.dumps(versions(), indent=2) + "\n")
         yield RunDirectory(root)
 

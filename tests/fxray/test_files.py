@@ -1,0 +1,54 @@
+"""A file or folder is the old one or the new one, never a part of either."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from fxray.errors import ResourceError
+from fxray.files import atomic_dir, atomic_path, write_atomically
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a", "old")
+    with pytest.raises(KeyError), atomic_path(tmp_path / "a") as aside:
+        aside.write_text("half")
+        raise KeyError
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    for content in ("1", "2"):
+        with atomic_dir(tmp_path / "d") as folder:
+            (folder / f"file-{content}").write_text(content)
+    assert [p.name for p in (tmp_path / "d").iterdir()] == ["file-2"]
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    with atomic_dir(tmp_path / "d") as folder:
+        (folder / "x").write_text("old")
+    with pytest.raises(KeyError), atomic_dir(tmp_path / "d") as folder:
+        (folder / "x").write_text("new")
+        raise KeyError
+    assert (tmp_path / "d" / "x").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_full_disk_is_said_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"report: cannot be written: No space left .*MiB free") as error:
+        with atomic_path(tmp_path / "report"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert "free some space" in error.value.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truly_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    write_atomically(tmp_path / "a", "old")
+    with pytest.raises(ResourceError), atomic_path(tmp_path / "a"), full.open("wb", buffering=0) as device:
+        device.write(b"x")
+    assert (tmp_path / "a").read_text() == "old"
