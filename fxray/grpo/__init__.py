@@ -1,0 +1,1 @@
+"""Group relative policy optimisation: pure maths, plans, the loop and its ports."""

@@ -1,0 +1,62 @@
+"""Which groups go through the model together, on which rank. Pure planning: lengths in, indices out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Groups that go through the model in one pass.
+
+    Attributes:
+        groups: Indices of the groups, longest first.
+        is_filler: True where the pass only keeps the rank in step with the others: it must carry no weight.
+    """
+
+    groups: tuple[int, ...]
+    is_filler: bool = False
+
+
+def packed_length(num_prompt_tokens: int, answer_lengths: Sequence[int]) -> int:
+    """Tokens of a packed group: the prompt once, then every answer."""
+    return num_prompt_tokens + sum(answer_lengths)
+
+
+def plan_micro_batches(lengths: Sequence[int], *, num_ranks: int, max_tokens: int) -> list[list[MicroBatch]]:
+    """Spreads groups over ranks and over passes; the same lengths always give the same plan.
+
+    The longest group goes first, each to the rank that has the fewest tokens. Within a rank neighbours in length share
+    a pass until `max_tokens` is reached; a longer group has a pass of its own. All ranks get equally many passes, for
+    their gradient exchange runs in step.
+
+    Args:
+        lengths: Packed tokens of each group; at least one group.
+        num_ranks: Ranks of the learner.
+        max_tokens: Tokens of one pass.
+
+    Returns:
+        The passes of each rank.
+    """
+    by_length = sorted(range(len(lengths)), key=lambda group: (-lengths[group], group))
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    load = [0] * num_ranks
+    for group in by_length:
+        rank = load.index(min(load))
+        shares[rank].append(group)
+        load[rank] += lengths[group]
+    plan = [_fill(share, lengths, max_tokens) for share in shares]
+    num_passes = max(map(len, plan))
+    filler = MicroBatch((by_length[-1],), is_filler=True)
+    return [passes + [filler] * (num_passes - len(passes)) for passes in plan]
+
+
+def _fill(share: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[MicroBatch]:
+    passes: list[list[int]] = []
+    room = 0
+    for group in share:
+        if not passes or lengths[group] > room:
+            passes.append([])
+            room = max_tokens
+        passes[-1].append(group)
+        room -= lengths[group]
+    return [MicroBatch(tuple(groups)) for groups in passes]
