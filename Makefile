@@ -1,0 +1,38 @@
+# Each target sets up what it needs, from a fresh clone, and does nothing twice.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench lock clean
+BIN := .venv/bin
+RUN_DIR ?= runs/demo
+PYTEST_ARGS ?=
+
+help:  ## Show the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup:  ## Create .venv with the pinned packages (called by every other target)
+	@scripts/setup
+
+demo: setup  ## Train the tiny detector: SFT, alpha, beta, gamma, evaluation, report (RUN_DIR=runs/demo)
+	@$(BIN)/fxray train --config configs/tiny.yaml --run-dir $(RUN_DIR)
+
+test: setup  ## Run the tests, quick ones first (PYTEST_ARGS="-k parser")
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup  ## Check style, types and import layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup  ## Rewrite the sources in the project's format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup  ## Time a whole GRPO step beside TRL's
+	@$(BIN)/python benchmarks/grpo_step.py --peer trl
+
+lock: setup  ## Write the versions of .venv into constraints/cpu.txt
+	@{ head -n 1 constraints/cpu.txt; $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable; } > constraints/cpu.tmp
+	@mv constraints/cpu.tmp constraints/cpu.txt
+
+clean:  ## Remove .venv and the caches; runs/ stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
