@@ -1,0 +1,1 @@
+"""Scores of a detector from the file of its predictions, whoever wrote it."""

@@ -1,0 +1,56 @@
+"""Bootstrap intervals of means (percentile method, Efron 1979), single and paired.
+
+Legend: B resamples, N samples, M metrics. Samples are drawn with replacement; a resample is the vector of how often
+each sample was drawn, so B x M means are one matrix product. Equal N and seed give equal resamples: two detectors
+scored on the same samples in the same order are thereby compared pair by pair.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL_FRAC = 0.95
+_MAX_CELLS = 2**22
+"""Counts held at once: 32 MiB."""
+
+
+def bootstrap_means(values_NM: NDArray[np.float64], *, num_bootstrap: int, seed: int) -> NDArray[np.float64]:
+    """Means of B resamples.
+
+    Args:
+        values_NM: One row per sample; NaN where a metric does not apply to a sample.
+        num_bootstrap: B.
+        seed: Seed of the resamples.
+
+    Returns:
+        float64 [B, M]; NaN where a resample holds no sample that the metric applies to.
+    """
+    applies_NM = np.isfinite(values_NM)
+    zeroed_NM = np.where(applies_NM, values_NM, 0.0)
+    means = []
+    for counts_bN in _resamples(len(values_NM), num_bootstrap, seed):
+        totals_bM, sizes_bM = counts_bN @ zeroed_NM, counts_bN @ applies_NM.astype(np.float64)
+        means.append(np.divide(totals_bM, sizes_bM, out=np.full_like(totals_bM, np.nan), where=sizes_bM > 0))
+    return np.concatenate(means)
+
+
+def interval(draws_BM: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The central 95 % of the draws: lower and upper bounds, float64 [M]; NaN where no draw is finite."""
+    tail = 50 * (1 - LEVEL_FRAC)
+    bounds = np.full((2, draws_BM.shape[1]), np.nan)
+    has_draws = np.isfinite(draws_BM).any(axis=0)
+    bounds[:, has_draws] = np.nanpercentile(draws_BM[:, has_draws], [tail, 100 - tail], axis=0)
+    return bounds[0], bounds[1]
+
+
+def _resamples(num_samples: int, num_bootstrap: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Blocks of count vectors, each row summing to `num_samples`."""
+    rng = np.random.default_rng(seed)
+    block = max(1, _MAX_CELLS // num_samples)
+    for start in range(0, num_bootstrap, block):
+        rows = min(block, num_bootstrap - start)
+        drawn = rng.integers(num_samples, size=(rows, num_samples))
+        flat = drawn + num_samples * np.arange(rows)[:, None]
+        counts = np.bincount(flat.ravel(), minlength=rows * num_samples)
+        yield counts.reshape(rows, num_samples).astype(np.float64)

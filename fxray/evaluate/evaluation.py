@@ -1,0 +1,137 @@
+"""Scores of one detector on one set of samples, with intervals, overall and by generator."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fxray.evaluate.estimates import Estimate, estimate_means
+from fxray.evaluate.groups import GROUPS, group_of
+from fxray.evaluate.predictions import Prediction
+from fxray.evaluate.scores import SampleScores, score_samples
+from fxray.schema import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Scores of a part of the samples.
+
+    Attributes:
+        num_samples: Samples in it.
+        metrics: By the names of `METRICS`.
+    """
+
+    num_samples: int
+    metrics: dict[str, Estimate]
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers by name."""
+        return {"num_samples": self.num_samples} | {name: e.to_json() for name, e in self.metrics.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores of a detector.
+
+    Attributes:
+        name: Of the detector: "no-ft", "sft", a stage.
+        is_synthetic: True where the samples are photographs with planted defects: never comparable with the paper.
+        num_real: Real samples.
+        num_generated: Generated samples.
+        overall: All samples.
+        by_generator: Per generator, "real" included.
+        by_group: Per group of the paper's Table 2, in its order.
+        num_unread: Answers without a readable verdict, each counted as wrong.
+        fault_counts: How many answers show each fault of form, most frequent first.
+        seconds_per_image: Mean of what was measured; NaN where nothing was.
+        num_bootstrap: Resamples behind each interval.
+        seed: Of the resamples.
+        scores: Per sample, for paired comparison.
+    """
+
+    name: str
+    is_synthetic: bool
+    num_real: int
+    num_generated: int
+    overall: Slice
+    by_generator: dict[str, Slice]
+    by_group: dict[str, Slice]
+    num_unread: int
+    fault_counts: dict[str, int]
+    seconds_per_image: float
+    num_bootstrap: int
+    seed: int
+    scores: SampleScores = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the scores per sample, ready for `json.dumps`."""
+        return {
+            "name": self.name,
+            "is_synthetic": self.is_synthetic,
+            "num_real": self.num_real,
+            "num_generated": self.num_generated,
+            "overall": self.overall.to_json(),
+            "by_group": {name: part.to_json() for name, part in self.by_group.items()},
+            "by_generator": {name: part.to_json() for name, part in self.by_generator.items()},
+            "num_unread": self.num_unread,
+            "fault_counts": self.fault_counts,
+            "seconds_per_image": self.seconds_per_image if math.isfinite(self.seconds_per_image) else None,
+            "num_bootstrap": self.num_bootstrap,
+            "seed": self.seed,
+        }
+
+
+def evaluate(
+    predictions: Sequence[Prediction],
+    samples: Sequence[Sample],
+    *,
+    num_bootstrap: int,
+    seed: int,
+    name: str = "",
+    is_synthetic: bool = False,
+) -> Evaluation:
+    """Scores a detector.
+
+    Args:
+        predictions: Exactly one per sample, in any order.
+        samples: The truth.
+        num_bootstrap: Resamples behind each interval.
+        seed: Of the resamples.
+        name: What to call the detector.
+        is_synthetic: Whether the samples are photographs with planted defects.
+
+    Raises:
+        DataError: There is no sample, or the predictions are not those of just these samples.
+    """
+    scores = score_samples(predictions, samples)
+    groups = [
+        group_of(generator, is_generated=bool(is_generated), is_synthetic=is_synthetic)
+        for generator, is_generated in zip(scores.generators, scores.is_generated_N, strict=True)
+    ]
+    seconds = [p.seconds for p in predictions if p.seconds is not None]
+
+    def slices(keys: Sequence[str], order: Sequence[str]) -> dict[str, Slice]:
+        return {key: part([k == key for k in keys]) for key in order if key in keys}
+
+    def part(is_in: Sequence[bool]) -> Slice:
+        values = {metric: numbers[np.array(is_in)] for metric, numbers in scores.values.items()}
+        return Slice(sum(is_in), estimate_means(values, num_bootstrap=num_bootstrap, seed=seed))
+
+    return Evaluation(
+        name=name,
+        is_synthetic=is_synthetic,
+        num_real=int((~scores.is_generated_N).sum()),
+        num_generated=int(scores.is_generated_N.sum()),
+        overall=part([True] * len(samples)),
+        by_generator=slices(scores.generators, sorted(set(scores.generators))),
+        by_group=slices(groups, GROUPS),
+        num_unread=sum(p.verdict is None for p in predictions),
+        fault_counts=dict(Counter(fault for p in predictions for fault in p.faults).most_common()),
+        seconds_per_image=float(np.mean(seconds)) if seconds else math.nan,
+        num_bootstrap=num_bootstrap,
+        seed=seed,
+        scores=scores,
+    )

@@ -1,0 +1,33 @@
+"""Families of generators, as the paper's Table 2 sorts its 28."""
+
+_DIFFUSION = (
+    "DALL-E 2", "DALL-E 3", "DDIM", "DDPM", "FLUX.1-dev", "FLUX.1-schnell", "GLIDE", "Midjourney v4", "Midjourney v5",
+    "SD 1.4", "SD 1.5", "SD 2.1", "SD 3.5 Large", "SD 3.5 Large Turbo", "VQDM",
+)  # fmt: skip
+_GAN = ("BigGAN", "GALIP", "VQGAN", "StyleGAN-XL")
+_DIT = ("PixArtAlpha", "PixArtDelta", "PixArtSigma", "DiT")
+
+REAL_GROUP, OTHER_GROUP, PLANTED_GROUP = "Real", "Others", "Planted defects"
+GROUPS = ("Diffusion", "GAN", "DiT", OTHER_GROUP, PLANTED_GROUP, REAL_GROUP)
+"""In the order of the table."""
+
+_GROUP_BY_NAME = {
+    "".join(filter(str.isalnum, name.lower())): group
+    for group, names in (("Diffusion", _DIFFUSION), ("GAN", _GAN), ("DiT", _DIT))
+    for name in names
+}
+
+
+def group_of(generator: str, *, is_generated: bool, is_synthetic: bool) -> str:
+    """The group that a sample is reported in.
+
+    Args:
+        generator: Who made the image; case, spaces and punctuation do not matter.
+        is_generated: The truth.
+        is_synthetic: True where defects were planted in photographs, and the "generator" is a defect family.
+    """
+    if not is_generated:
+        return REAL_GROUP
+    if is_synthetic:
+        return PLANTED_GROUP
+    return _GROUP_BY_NAME.get("".join(filter(str.isalnum, generator.lower())), OTHER_GROUP)

@@ -1,0 +1,243 @@
+"""What a detector said of each sample, in a file that any detector can write and `evaluate` reads.
+
+One record per sample, the same fields as a Parquet row or as a JSON line:
+
+    sample_id  str           id in the dataset
+    verdict    str or null   "real", "generated", or null where none could be read
+    regions    list          {"box": [x_min, y_min, x_max, y_max] in pixels of the upright original, "caption": str}
+    tags       list of str   names of `fxray.schema.Tag`
+    answer     str or null   raw text of the model
+    faults     list of str   what is wrong with the form of the answer
+    is_strict  bool or null  whether the answer keeps to the grammar; null for a detector that does not speak it
+    seconds    float or null time it took
+
+Only `sample_id` and `verdict` are required. Boxes may reach over the border; scoring clips them.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, field_validator
+
+from fxray.data.frame import Frame
+from fxray.errors import DataError
+from fxray.files import atomic_path
+from fxray.grammar import parse
+from fxray.schema import Box, Region, Tag, Verdict
+
+SCHEMA_VERSION = 1
+_FORMAT_KEY, _FORMAT = b"fxray.format", b"predictions"
+_VERSION_KEY = b"fxray.version"
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+UNFINISHED = "unfinished"
+"""Fault of an answer that was cut at the length limit."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("verdict", pa.string()),
+        pa.field("regions", pa.list_(pa.struct([("box", pa.list_(pa.float64())), ("caption", pa.string())]))),
+        pa.field("tags", pa.list_(pa.string())),
+        pa.field("answer", pa.string()),
+        pa.field("faults", pa.list_(pa.string())),
+        pa.field("is_strict", pa.bool_()),
+        pa.field("seconds", pa.float64()),
+    ],
+    metadata={_FORMAT_KEY: _FORMAT, _VERSION_KEY: str(SCHEMA_VERSION).encode()},
+)
+
+
+class _RegionRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    box: tuple[_Number, _Number, _Number, _Number]
+    caption: StrictStr = ""
+
+    @field_validator("box")
+    @classmethod
+    def _has_area(cls, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        if not (box[0] < box[2] and box[1] < box[3]):
+            raise ValueError("needs x_min < x_max and y_min < y_max")
+        return box
+
+
+class _Record(BaseModel):
+    """The shape of one record; a list may be null, as Parquet writers leave it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sample_id: Annotated[StrictStr, Field(min_length=1)]
+    verdict: Verdict | None
+    regions: tuple[_RegionRecord, ...] | None = None
+    tags: tuple[Tag, ...] | None = None
+    answer: StrictStr | None = None
+    faults: tuple[StrictStr, ...] | None = None
+    is_strict: StrictBool | None = None
+    seconds: Annotated[_Number, Field(ge=0)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a detector said of one sample; boxes in pixels of the upright original image.
+
+    Attributes:
+        sample_id: Id in the dataset, or the path of the image.
+        verdict: None where no verdict could be read.
+        regions: Flaws it points at.
+        tags: Image-level tags.
+        answer: Raw text of the model; None for a detector that writes none.
+        faults: What is wrong with the form of the answer.
+        is_strict: Whether the answer keeps to the grammar; None for a detector that does not speak it.
+        seconds: Time it took, None where nobody measured.
+    """
+
+    sample_id: str
+    verdict: Verdict | None
+    regions: tuple[Region, ...] = ()
+    tags: tuple[Tag, ...] = ()
+    answer: str | None = None
+    faults: tuple[str, ...] = ()
+    is_strict: bool | None = None
+    seconds: float | None = None
+
+
+def from_answer(
+    sample_id: str,
+    frame: Frame,
+    text: str,
+    *,
+    is_finished: bool = True,
+    lenient: bool = False,
+    seconds: float | None = None,
+) -> Prediction:
+    """Reads an answer and brings its boxes into the original image: the one place on the way out.
+
+    Args:
+        sample_id: Id in the dataset.
+        frame: Original and model frame of the image.
+        text: Decoded answer, special tokens kept.
+        is_finished: False where the answer was cut at the length limit.
+        lenient: Also read what foreign models write (`bbox_2d` JSON and the like).
+        seconds: Time it took.
+    """
+    parsed = parse(text, lenient=lenient).clipped(frame.model_width_px, frame.model_height_px)
+    faults = tuple(dict.fromkeys(fault.kind.value for fault in parsed.faults))
+    return Prediction(
+        sample_id=sample_id,
+        verdict=parsed.verdict,
+        regions=tuple(Region(frame.to_original(region.box), region.caption) for region in parsed.regions),
+        tags=parsed.tags,
+        answer=text,
+        faults=faults if is_finished else (*faults, UNFINISHED),
+        is_strict=parsed.is_strict,
+        seconds=seconds,
+    )
+
+
+def write_predictions(predictions: Iterable[Prediction], path: Path) -> None:
+    """Writes a predictions file whole or not at all: JSON lines where the name ends in .jsonl, else Parquet.
+
+    Raises:
+        ResourceError: The disk is full or not writable.
+    """
+    records = [_as_record(prediction) for prediction in predictions]
+    with atomic_path(path) as aside:
+        if path.suffix == ".jsonl":
+            aside.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
+        else:
+            pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), aside, compression="zstd")
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Reads a predictions file and checks every field.
+
+    Raises:
+        DataError: The file is missing, is no predictions file, or a record in it is not one; names row and field.
+    """
+    if not path.is_file():
+        raise DataError("no such predictions file", where=str(path), remedy="write it with `fxray evaluate`")
+    predictions: dict[str, Prediction] = {}
+    rows = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path)
+    for where, record in rows:
+        prediction = _from_record(record, where)
+        if prediction.sample_id in predictions:
+            raise DataError(
+                f"sample {prediction.sample_id!r} was predicted before", where=where, remedy="keep one row per sample"
+            )
+        predictions[prediction.sample_id] = prediction
+    return list(predictions.values())
+
+
+def _as_record(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "sample_id": prediction.sample_id,
+        "verdict": prediction.verdict.value if prediction.verdict else None,
+        "regions": [{"box": list(map(float, r.box)), "caption": r.caption} for r in prediction.regions],
+        "tags": [tag.value for tag in prediction.tags],
+        "answer": prediction.answer,
+        "faults": list(prediction.faults),
+        "is_strict": prediction.is_strict,
+        "seconds": prediction.seconds,
+    }
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            where = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"not JSON: {error}", where=where, remedy="write one object per line") from error
+            if not isinstance(record, dict):
+                raise DataError(f"{line[:60]!r} is no object", where=where, remedy="write one object per line")
+            yield where, record
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"not readable as Parquet: {error}", where=str(path), remedy="write Parquet, or JSON lines named *.jsonl"
+        ) from error
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"1").decode("ascii", "replace")
+    if version != str(SCHEMA_VERSION):
+        raise DataError(
+            f"predictions of format version {version}, this fxray reads version {SCHEMA_VERSION}",
+            where=str(path),
+            remedy="read it with the fxray that wrote it, or write it anew",
+        )
+    for number, record in enumerate(table.to_pylist()):
+        yield f"{path}, row {number}", record
+
+
+def _from_record(record: Mapping[str, Any], where: str) -> Prediction:
+    try:
+        row = _Record.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, got = ".".join(str(part) for part in first["loc"]), "" if first["type"] == "missing" else first["input"]
+        raise DataError(
+            f"field `{name}`: {first['msg']}" + (f", got {got!r:.80}" if got != "" else ""),
+            where=where,
+            remedy=f"correct it; the fields of a prediction are {', '.join(SCHEMA.names)}",
+        ) from error
+    return Prediction(
+        sample_id=row.sample_id,
+        verdict=row.verdict,
+        regions=tuple(Region(Box(*region.box), region.caption) for region in row.regions or ()),
+        tags=row.tags or (),
+        answer=row.answer,
+        faults=row.faults or (),
+        is_strict=row.is_strict,
+        seconds=row.seconds,
+    )

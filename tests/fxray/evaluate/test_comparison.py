@@ -1,0 +1,161 @@
+"""Five stages side by side; a gain is claimed only where its interval excludes 0."""
+
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fxray.errors import DataError
+from fxray.evaluate.comparison import compare
+from fxray.evaluate.evaluation import Evaluation, evaluate
+from fxray.evaluate.predictions import Prediction
+from fxray.evaluate.table import generator_table, stage_table
+from fxray.schema import Annotation, Box, Region, Sample, Verdict
+
+TRUTH = Box(0, 0, 50, 100)
+
+
+def samples(num: int = 80) -> list[Sample]:
+    made = []
+    for i in range(num):
+        is_generated = i % 2 == 0
+        regions = (Region(TRUTH, "Flaw"),) if is_generated else ()
+        verdict = Verdict.GENERATED if is_generated else Verdict.REAL
+        generator = ("blur", "bend")[i // 2 % 2] if is_generated else "real"
+        made.append(Sample(f"s{i}", 100, 100, Annotation(verdict, regions), generator, "thing", f"photograph {i}"))
+    return made
+
+
+def stage(name: str, overlap_px: float, num_wrong: int = 0, **settings: object) -> Evaluation:
+    """Each prediction covers `overlap_px` of the 50 columns of the truth; the first `num_wrong` have no verdict."""
+    predictions = []
+    for i, sample in enumerate(samples()):
+        is_generated = sample.annotation.verdict is Verdict.GENERATED
+        regions = (Region(Box(0, 0, overlap_px, 100), "Flaw"),) if is_generated and overlap_px else ()
+        verdict = None if i < num_wrong else sample.annotation.verdict
+        predictions.append(
+            Prediction(sample.sample_id, verdict, regions, faults=("unfinished",) if i < num_wrong else ())
+        )
+    return evaluate(predictions, samples(), num_bootstrap=200, seed=0, name=name, **settings)  # type: ignore[arg-type]
+
+
+def test_an_evaluation_by_hand() -> None:
+    evaluation = stage("sft", 10, num_wrong=9)  # 5 generated and 4 real of 40 each
+    overall = {name: estimate.value for name, estimate in evaluation.overall.metrics.items()}
+    assert overall == pytest.approx(
+        {
+            "accuracy": 71 / 80,
+            "balanced_accuracy": (35 / 40 + 36 / 40) / 2,
+            "accuracy_real": 36 / 40,
+            "accuracy_generated": 35 / 40,
+            "iou": 0.2,
+            "matched_iou": 0.2,
+            "parse_rate": 71 / 80,
+            "boxes_per_image": 1,
+        }
+    )
+    assert (evaluation.num_real, evaluation.num_generated, evaluation.num_unread) == (40, 40, 9)
+    assert evaluation.fault_counts == {"unfinished": 9}
+    assert {name: part.num_samples for name, part in evaluation.by_generator.items()} == {
+        "bend": 20,
+        "blur": 20,
+        "real": 40,
+    }
+    assert evaluation.by_generator["blur"].metrics["accuracy"].value == 17 / 20
+    assert evaluation.by_generator["bend"].metrics["accuracy"].value == 18 / 20
+    accuracy = evaluation.overall.metrics["accuracy"]
+    assert 0.78 < accuracy.low < accuracy.value < accuracy.high < 0.97
+    iou = evaluation.overall.metrics["iou"]
+    assert (iou.low, iou.high) == (pytest.approx(0.2), pytest.approx(0.2))
+
+
+def test_groups_are_the_papers_or_planted() -> None:
+    assert list(stage("sft", 10).by_group) == ["Others", "Real"]
+    assert list(stage("sft", 10, is_synthetic=True).by_group) == ["Planted defects", "Real"]
+
+
+def test_stages_come_in_the_order_of_training_with_the_gain_from_sft_to_the_last() -> None:
+    comparison = compare([stage("gamma", 30), stage("sft", 10), stage("alpha", 20), stage("no-ft", 0, num_wrong=80)])
+    assert [evaluation.name for evaluation in comparison.evaluations] == ["no-ft", "sft", "alpha", "gamma"]
+    assert comparison.gain is not None
+    assert (comparison.gain.before, comparison.gain.after) == ("sft", "gamma")
+    gain = comparison.gain.metrics["iou"]
+    assert gain.value == pytest.approx(0.4)
+    assert gain.excludes_zero
+    assert not comparison.gain.metrics["accuracy"].excludes_zero
+    sentence = comparison.gain.sentence()
+    assert "IoU +0.400" in sentence
+    assert "accuracy +0.000 (95 % interval +0.000 to +0.000, which includes 0: no change is shown)" in sentence
+
+
+def test_a_loss_is_said_as_a_loss() -> None:
+    gain = compare([stage("sft", 30), stage("gamma", 10)]).gain
+    assert gain is not None
+    assert gain.metrics["iou"].value == pytest.approx(-0.4)
+    assert gain.metrics["iou"].excludes_zero
+    assert "IoU -0.400" in gain.sentence()
+
+
+def test_without_sft_or_a_stage_after_it_there_is_no_gain() -> None:
+    assert compare([]).gain is None
+    assert compare([stage("sft", 10)]).gain is None
+    assert compare([stage("no-ft", 0), stage("sft", 10)]).gain is None
+    assert compare([stage("no-ft", 0), stage("gamma", 10)]).gain is None
+    delta = compare([stage("delta", 20), stage("sft", 10)]).gain
+    assert delta is not None
+    assert delta.after == "delta"
+
+
+def test_gains_are_paired() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.random(80) < 0.6
+    better = right | (rng.random(80) < 0.1)
+
+    def run(name: str, is_right: np.ndarray) -> Evaluation:
+        predictions = [
+            Prediction(s.sample_id, s.annotation.verdict if ok else None)
+            for s, ok in zip(samples(), is_right, strict=True)
+        ]
+        return evaluate(predictions, samples(), num_bootstrap=500, seed=0, name=name)
+
+    before, after = run("sft", right), run("gamma", better)
+    gain = compare([before, after]).gain
+    assert gain is not None
+    paired = gain.metrics["accuracy"].high - gain.metrics["accuracy"].low
+    single = after.overall.metrics["accuracy"].high - after.overall.metrics["accuracy"].low
+    assert paired < 0.7 * single
+
+
+def test_different_samples_are_not_compared() -> None:
+    few = evaluate([Prediction("s0", None)], samples()[:1], num_bootstrap=10, seed=0, name="sft")
+    with pytest.raises(DataError, match="same samples"):
+        compare([few, stage("gamma", 10)])
+
+
+def test_json_is_standard_json() -> None:
+    only_real = [s for s in samples() if s.annotation.verdict is Verdict.REAL]
+    predictions = [Prediction(s.sample_id, Verdict.REAL) for s in only_real]
+    evaluation = evaluate(predictions, only_real, num_bootstrap=10, seed=0, name="sft")
+    text = json.dumps(compare([evaluation]).to_json(), allow_nan=False)
+    overall = json.loads(text)["evaluations"]["sft"]["overall"]
+    assert overall["iou"] == {"value": None, "low": None, "high": None}
+    assert overall["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def rendered(table: object) -> str:
+    console = Console(width=200, record=True, file=None, quiet=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_tables_say_synthetic_where_it_is_and_only_there() -> None:
+    planted = compare([stage("sft", 10, is_synthetic=True), stage("gamma", 30, is_synthetic=True)])
+    assert "SYNTHETIC" in rendered(stage_table(planted))
+    assert "SYNTHETIC" in rendered(generator_table(planted.evaluations[0]))
+    foreign = compare([stage("sft", 10), stage("gamma", 30)])
+    text = rendered(stage_table(foreign))
+    assert "SYNTHETIC" not in text
+    assert "GRPO γ" in text
+    assert "0.600 [0.600, 0.600]" in text

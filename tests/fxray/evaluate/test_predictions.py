@@ -1,0 +1,162 @@
+"""Prediction files: any detector can write one, every mistake in one is named, boxes come out in original pixels."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fxray.data.frame import Frame
+from fxray.errors import DataError
+from fxray.evaluate.predictions import Prediction, from_answer, read_predictions, write_predictions
+from fxray.schema import Box, Region, Tag, Verdict
+
+FULL = Prediction(
+    sample_id="a/1",
+    verdict=Verdict.GENERATED,
+    regions=(Region(Box(0.5, 1, 20.25, 30), "Hand with six fingers"), Region(Box(-3, 2, 7, 9), "<script> \u2028 🙂")),
+    tags=(Tag.STRUCTURE, Tag.TEXTURE),
+    answer="<think>…\n</think>",
+    faults=("missing-block",),
+    is_strict=False,
+    seconds=0.25,
+)
+BARE = Prediction("b", None)
+
+STRICT = (
+    "<think>\n<|object_ref_start|>Leg bent twice<|object_ref_end|><|box_start|>(28,14),(56,84)<|box_end|>\n</think>\n"
+    "<tag>structure errors</tag>\n<verdict>generated</verdict><|im_end|>"
+)
+
+
+@pytest.mark.parametrize("name", ["p.parquet", "p.jsonl"])
+def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
+    write_predictions([FULL, BARE], tmp_path / name)
+    assert read_predictions(tmp_path / name) == [FULL, BARE]
+
+
+@pytest.mark.parametrize("name", ["p.parquet", "p.jsonl"])
+def test_no_predictions_are_a_file_too(tmp_path: Path, name: str) -> None:
+    write_predictions([], tmp_path / name)
+    assert read_predictions(tmp_path / name) == []
+
+
+def test_a_foreign_detector_needs_two_fields(tmp_path: Path) -> None:
+    (tmp_path / "foreign.jsonl").write_text(
+        '{"sample_id": "x", "verdict": "real"}\n\n{"sample_id":"y","verdict":null}\n'
+    )
+    assert read_predictions(tmp_path / "foreign.jsonl") == [Prediction("x", Verdict.REAL), Prediction("y", None)]
+    table = pa.table({"sample_id": ["x"], "verdict": ["generated"], "regions": pa.array([None], pa.null())})
+    pq.write_table(table, tmp_path / "foreign.parquet")
+    assert read_predictions(tmp_path / "foreign.parquet") == [Prediction("x", Verdict.GENERATED)]
+
+
+def test_the_parquet_file_says_what_it_is(tmp_path: Path) -> None:
+    write_predictions([FULL], tmp_path / "p.parquet")
+    metadata = pq.read_schema(tmp_path / "p.parquet").metadata
+    assert metadata[b"fxray.format"] == b"predictions"
+    assert metadata[b"fxray.version"] == b"1"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"sample_id": None}, "sample_id"),
+        ({"sample_id": ""}, "sample_id"),
+        ({"sample_id": 7}, "sample_id"),
+        ({"verdict": "fake"}, "verdict"),
+        ({"verdict": []}, "verdict"),
+        ({"region": []}, "region"),
+        ({"regions": "none"}, "regions"),
+        ({"regions": [{"box": [1, 2, 3], "caption": ""}]}, "regions.0.box.3"),
+        ({"regions": [{"caption": "Hand"}]}, "regions.0.box"),
+        ({"regions": [{"box": [1, 2, 3, float("nan")]}]}, "regions.0.box.3"),
+        ({"regions": [{"box": [1, 2, 3, "4"]}]}, "regions.0.box.3"),
+        ({"regions": [{"box": [5, 2, 3, 4]}]}, "regions.0.box"),
+        ({"tags": ["ugly"]}, "tags.0"),
+        ({"is_strict": "yes"}, "is_strict"),
+        ({"seconds": -1}, "seconds"),
+        ({"answer": 3}, "answer"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_row(tmp_path: Path, change: dict[str, object], field: str) -> None:
+    good = {"sample_id": "a", "verdict": "real"}
+    path = tmp_path / "bad.jsonl"
+    path.write_text("\n".join(map(json.dumps, [good, {"sample_id": "b", "verdict": None} | change])))
+    with pytest.raises(DataError) as caught:
+        read_predictions(path)
+    assert caught.value.where == f"{path}, line 2"
+    assert f"`{field}`" in caught.value.message
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("line", ["[1]", "{", "3", '{"verdict": "real"}', '{"sample_id": "a"}'])
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "bad.jsonl").write_text(line)
+    with pytest.raises(DataError, match="line 1"):
+        read_predictions(tmp_path / "bad.jsonl")
+
+
+def test_one_sample_is_predicted_once(tmp_path: Path) -> None:
+    write_predictions([BARE, BARE], tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match=r"row 1.*'b' was predicted before"):
+        read_predictions(tmp_path / "twice.parquet")
+
+
+def test_files_that_are_something_else(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such"):
+        read_predictions(tmp_path / "absent.parquet")
+    (tmp_path / "text.parquet").write_text("hello")
+    with pytest.raises(DataError, match="not readable as Parquet"):
+        read_predictions(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"row 0: field `sample_id`"):
+        read_predictions(tmp_path / "other.parquet")
+    newer = pa.table({"sample_id": ["a"], "verdict": ["real"]}).replace_schema_metadata({"fxray.version": "2"})
+    pq.write_table(newer, tmp_path / "newer.parquet")
+    with pytest.raises(DataError, match="version 2"):
+        read_predictions(tmp_path / "newer.parquet")
+
+
+def test_boxes_of_an_answer_come_out_in_original_pixels() -> None:
+    frame = Frame(width_px=100, height_px=300, model_width_px=56, model_height_px=84)
+    prediction = from_answer("a", frame, STRICT, seconds=2.0)
+    assert prediction.verdict is Verdict.GENERATED
+    assert prediction.regions == (Region(Box(50, 50, 100, 300), "Leg bent twice"),)
+    assert prediction.tags == (Tag.STRUCTURE,)
+    assert (prediction.is_strict, prediction.faults, prediction.seconds) == (True, (), 2.0)
+    assert prediction.answer == STRICT
+
+
+def test_boxes_of_an_answer_are_clipped_before_they_are_scaled() -> None:
+    frame = Frame(width_px=100, height_px=300, model_width_px=28, model_height_px=28)
+    inside, outside = from_answer("a", frame, STRICT.replace("(28,14)", "(-5,14)")), from_answer("a", frame, STRICT)
+    assert inside.regions[0].box == Box(0, 150, 100, 300)
+    assert inside.is_strict
+    assert outside.regions == ()
+    assert outside.faults == ("generated-without-region",)
+
+
+def test_a_cut_answer_is_a_prediction_with_faults() -> None:
+    prediction = from_answer("a", Frame(28, 28, 28, 28), STRICT[:60], is_finished=False)
+    assert prediction.verdict is None
+    assert not prediction.is_strict
+    assert prediction.faults[-1] == "unfinished"
+
+
+def test_the_lenient_reading_serves_foreign_models() -> None:
+    foreign = '<think>[{"bbox_2d": [1, 2, 14, 28], "label": "Hand"}]</think><verdict>fake</verdict>'
+    frame = Frame(56, 56, 28, 28)
+    assert from_answer("a", frame, foreign).verdict is None
+    lenient = from_answer("a", frame, foreign, lenient=True)
+    assert lenient.verdict is Verdict.GENERATED
+    assert lenient.regions == (Region(Box(2, 4, 28, 56), "Hand"),)
+    assert lenient.is_strict is False
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_prediction(text: str) -> None:
+    assert from_answer("a", Frame(30, 40, 28, 56), text).answer == text

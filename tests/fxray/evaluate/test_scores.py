@@ -1,0 +1,102 @@
+"""Scores against numbers worked out by hand."""
+
+import math
+
+import pytest
+
+from fxray.errors import DataError
+from fxray.evaluate.predictions import Prediction
+from fxray.evaluate.scores import score_samples
+from fxray.schema import Annotation, Box, Region, Sample, Verdict
+
+
+def sample(sample_id: str, *boxes: Box, verdict: Verdict = Verdict.GENERATED) -> Sample:
+    regions = tuple(Region(box, "Flaw") for box in boxes)
+    return Sample(sample_id, 10, 10, Annotation(verdict, regions), "family", "thing", "photograph")
+
+
+def predicted(sample_id: str, *boxes: Box, verdict: Verdict | None = Verdict.GENERATED) -> Prediction:
+    return Prediction(sample_id, verdict, tuple(Region(box, "Flaw") for box in boxes))
+
+
+LEFT, TOP, CORNER = Box(0, 0, 5, 10), Box(0, 0, 10, 5), Box(0, 0, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "truth", "iou", "matched_iou"),
+    [
+        ([LEFT], [LEFT], 1, 1),
+        ([TOP], [LEFT], 25 / 75, 25 / 75),
+        ([CORNER], [LEFT], 25 / 50, 25 / 50),
+        ([], [LEFT], 0, 0),
+        ([LEFT, LEFT], [LEFT], 1, 1 / 2),  # the surplus box has no partner
+        ([LEFT], [CORNER, Box(0, 5, 5, 10)], 1, 0.5 / 2),  # one box over two flaws
+        ([CORNER, TOP], [TOP, CORNER], 1, 1),  # the order of boxes does not matter
+        ([Box(-90, -90, 5, 10)], [LEFT], 1, 1),  # outside the image nothing counts
+        ([Box(20, 20, 30, 30)], [LEFT], 0, 0),
+        # unions are TOP and LEFT; in the best match CORNER finds itself and leaves LEFT to TOP
+        ([CORNER, TOP], [LEFT, CORNER], 25 / 75, (1 + 25 / 75) / 2),
+    ],
+)
+def test_iou(boxes: list[Box], truth: list[Box], iou: float, matched_iou: float) -> None:
+    scores = score_samples([predicted("a", *boxes)], [sample("a", *truth)])
+    assert scores.values["iou"][0] == pytest.approx(iou)
+    assert scores.values["matched_iou"][0] == pytest.approx(matched_iou)
+    assert scores.values["boxes_per_image"][0] == len(boxes)
+
+
+def test_an_unread_verdict_is_wrong_not_missing() -> None:
+    scores = score_samples(
+        [predicted("a", verdict=None), predicted("b", verdict=None)],
+        [sample("a", LEFT), sample("b", verdict=Verdict.REAL)],
+    )
+    assert scores.values["accuracy"].tolist() == [0, 0]
+    assert scores.values["accuracy_generated"][0] == 0
+    assert scores.values["accuracy_real"][1] == 0
+    assert scores.values["parse_rate"].tolist() == [0, 0]
+
+
+def test_real_images_have_no_iou_whatever_is_predicted() -> None:
+    scores = score_samples([predicted("a", LEFT)], [sample("a", verdict=Verdict.REAL)])
+    assert math.isnan(scores.values["iou"][0])
+    assert math.isnan(scores.values["matched_iou"][0])
+    assert math.isnan(scores.values["boxes_per_image"][0])
+
+
+def test_the_label_decides_the_class_never_the_absence_of_regions() -> None:
+    scores = score_samples([predicted("a")], [sample("a")])
+    assert scores.is_generated_N.tolist() == [True]
+    assert scores.values["accuracy"].tolist() == [1]
+    assert math.isnan(scores.values["iou"][0])
+
+
+def test_boxes_count_even_where_the_verdict_is_wrong() -> None:
+    scores = score_samples([predicted("a", LEFT, verdict=Verdict.REAL)], [sample("a", LEFT)])
+    assert (scores.values["accuracy"][0], scores.values["iou"][0]) == (0, 1)
+
+
+def test_the_grammar_decides_the_parse_rate_where_there_is_one() -> None:
+    answers = [
+        Prediction("strict", Verdict.REAL, is_strict=True),
+        Prediction("loose", Verdict.REAL, is_strict=False),
+        Prediction("foreign", Verdict.REAL),
+        Prediction("mute", None),
+    ]
+    samples = [sample(p.sample_id, verdict=Verdict.REAL) for p in answers]
+    assert score_samples(answers, samples).values["parse_rate"].tolist() == [1, 0, 1, 0]
+
+
+def test_rows_follow_the_samples() -> None:
+    samples = [sample("b", LEFT), sample("a", LEFT)]
+    scores = score_samples([predicted("a", LEFT), predicted("b")], samples)
+    assert scores.sample_ids == ("b", "a")
+    assert scores.values["iou"].tolist() == [0, 1]
+
+
+def test_predictions_and_samples_must_be_the_same() -> None:
+    with pytest.raises(DataError, match="1 samples have no prediction, such as 'b'"):
+        score_samples([predicted("a")], [sample("a"), sample("b")])
+    with pytest.raises(DataError, match="1 samples are not in the dataset, such as 'c'"):
+        score_samples([predicted("a"), predicted("c")], [sample("a")])
+    with pytest.raises(DataError, match="no sample"):
+        score_samples([], [])
