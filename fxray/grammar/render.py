@@ -1,0 +1,71 @@
+"""Writes an annotation as the answer that the model shall give. `parse` reads back exactly what was written."""
+
+from fxray.errors import DataError
+from fxray.grammar.markers import (
+    BOX_END,
+    BOX_START,
+    CAPTION_END,
+    CAPTION_START,
+    COORDINATE_LIMIT,
+    LINE_BREAK,
+    NO_TAG,
+    SPECIAL_MARKER,
+)
+from fxray.schema import Annotation, Region, Verdict
+
+REAL_SENTENCE = "No flaw is visible."
+
+
+def render(annotation: Annotation) -> str:
+    """The answer text of an annotation.
+
+    Args:
+        annotation: Boxes in the model's frame, whole pixels (`Frame.to_model` gives such).
+
+    Raises:
+        DataError: The annotation cannot be said in the grammar: a caption that is empty, has a line break or a marker;
+            a box that is not whole, has no area or a negative corner; a repeated tag; a generated image without
+            region, or a real one with regions.
+    """
+    is_generated = annotation.verdict is Verdict.GENERATED
+    if is_generated != bool(annotation.regions):
+        raise DataError(
+            f"an annotation of verdict {annotation.verdict.value!r} with {len(annotation.regions)} regions",
+            remedy="a generated image needs at least one region, a real one has none",
+        )
+    if len(set(annotation.tags)) < len(annotation.tags):
+        raise DataError(f"tags repeat: {[tag.value for tag in annotation.tags]}", remedy="name each tag once")
+    lines = [_render_region(region) for region in annotation.regions] or [REAL_SENTENCE]
+    think = "\n".join(lines)
+    tags = "; ".join(tag.value for tag in annotation.tags) or NO_TAG
+    return f"<think>\n{think}\n</think>\n<tag>{tags}</tag>\n<verdict>{annotation.verdict.value}</verdict>"
+
+
+def check_caption(caption: str) -> None:
+    """Refuses a caption that an answer cannot carry.
+
+    Raises:
+        DataError: It is blank, or holds a line break, a block marker or a special token.
+    """
+    if not caption.strip():
+        problem = "is blank"
+    elif LINE_BREAK.search(caption):
+        problem = "holds a line break"
+    elif (marker := SPECIAL_MARKER.search(caption)) is not None:
+        problem = f"holds the marker {marker[0]!r}"
+    else:
+        return
+    raise DataError(f"caption {caption[:80]!r} {problem}", remedy="write one plain line that starts with a noun")
+
+
+def _render_region(region: Region) -> str:
+    check_caption(region.caption)
+    x_min, y_min, x_max, y_max = region.box
+    is_whole = all(float(value).is_integer() for value in region.box)
+    if not (is_whole and 0 <= x_min < x_max < COORDINATE_LIMIT and 0 <= y_min < y_max < COORDINATE_LIMIT):
+        raise DataError(
+            f"box {tuple(region.box)} is no box of whole pixels in the model's frame",
+            remedy="convert it with Frame.to_model first",
+        )
+    corners = f"({int(x_min)},{int(y_min)}),({int(x_max)},{int(y_max)})"
+    return f"{CAPTION_START}{region.caption}{CAPTION_END}{BOX_START}{corners}{BOX_END}"
