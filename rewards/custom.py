@@ -1,0 +1,70 @@
+"""The user's own reward functions, named in the configuration by import path."""
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from fxray.data.frame import Frame
+from fxray.errors import ConfigError
+from fxray.schema import Annotation
+
+RewardFunction = Callable[[str, Annotation, Frame], float]
+
+
+@dataclass(frozen=True, slots=True)
+class CustomReward:
+    """A user's reward and its weight in the sum.
+
+    Attributes:
+        path: `package.module:function`, called as `function(answer_text, annotation, frame)`; also the name under
+            which its value is logged.
+        weight: Factor in the weighted sum.
+    """
+
+    path: str
+    weight: float
+
+    def value(self, answer_text: str, annotation: Annotation, frame: Frame) -> float:
+        """What the function says of an answer, unweighted. What it raises passes through.
+
+        Raises:
+            ConfigError: The function cannot be loaded, or returned something other than a finite number.
+        """
+        value = load_reward(self.path)(answer_text, annotation, frame)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(
+                f"returned {value!r}, expected a finite number",
+                where=self.path,
+                remedy="let the reward function return a float for every answer, also for an empty or broken one",
+            )
+        return float(value)
+
+
+@cache
+def load_reward(path: str) -> RewardFunction:
+    """The function that an import path names.
+
+    Args:
+        path: `package.module:function`.
+
+    Raises:
+        ConfigError: The path has another form, its module cannot be imported, or names nothing that can be called.
+    """
+    module_name, separator, name = path.partition(":")
+    if not (module_name and separator and name):
+        raise ConfigError(f"{path!r} is no import path", remedy="write `package.module:function`")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except ImportError as error:
+        raise ConfigError(
+            f"module {module_name!r} cannot be imported: {error}",
+            where=path,
+            remedy="put its folder on PYTHONPATH, or into the working directory that the job ships",
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"module {module_name!r} has no {name!r}", where=path, remedy="check the spelling") from error
+    if not callable(function):
+        raise ConfigError(f"{name!r} is a {type(function).__name__}, not a function", where=path)
+    return function  # type: ignore[no-any-return]
