@@ -1,0 +1,150 @@
+"""Draws what is said of an image onto it: numbered boxes, and below them the verdict, tags and captions."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from fxray.geometry import clip
+from fxray.schema import Box, Region, Tag, Verdict
+
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's colours, told apart by colour-blind eyes too; box k has colour k modulo their number."""
+
+MIN_WIDTH_PX = 448
+MAX_ENLARGED_HEIGHT_PX = 2048
+MAX_LISTED_REGIONS = 12
+MAX_CAPTION_CHARACTERS = 240
+_INK, _FAINT, _PAPER = "#1b1f24", "#57606a", "#ffffff"
+
+
+def draw_annotation(
+    image: Image.Image,
+    *,
+    heading: str,
+    verdict: Verdict | None,
+    regions: Sequence[Region] = (),
+    tags: Sequence[Tag] = (),
+) -> Image.Image:
+    """The image with its boxes, and a legend below it.
+
+    Args:
+        image: Upright original; a narrow one is enlarged to 448 pixels in width.
+        heading: Who says so: "Truth", "Prediction", a file name.
+        verdict: None where no verdict could be read.
+        regions: Boxes in pixels of the original; what lies outside the image is cut off.
+        tags: Image-level tags.
+
+    Returns:
+        A new RGB image, as wide as the (enlarged) original and at least 448 pixels.
+    """
+    scale = max(1.0, min(MIN_WIDTH_PX / image.width, MAX_ENLARGED_HEIGHT_PX / image.height))
+    size = (round(image.width * scale), max(1, round(image.height * scale)))
+    picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    inside = [(region, clip(region.box, image.width, image.height)) for region in regions]
+    shown = [(region.caption, _scaled(box, scale)) for region, box in inside if box is not None]
+    width = max(MIN_WIDTH_PX, picture.width)
+    font_px = max(14, round(width / 38))
+    _draw_boxes(picture, [box for _, box in shown], font_px)
+    captions = [caption for caption, _ in shown]
+    legend = _legend(width, font_px, _verdict_line(heading, verdict), tags, captions)
+    panel = Image.new("RGB", (width, picture.height + legend.height), _PAPER)
+    panel.paste(picture, (0, 0))
+    panel.paste(legend, (0, picture.height))
+    return panel
+
+
+def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two panels beside each other, such as truth and prediction."""
+    gap = max(left.width, right.width) // 40
+    sheet = Image.new("RGB", (left.width + gap + right.width, max(left.height, right.height)), _PAPER)
+    sheet.paste(left, (0, 0))
+    sheet.paste(right, (left.width + gap, 0))
+    return sheet
+
+
+def plain_text(text: str, max_characters: int = MAX_CAPTION_CHARACTERS) -> str:
+    """A text of the model on one line: nothing unprintable, and not longer than given."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * max_characters]).split())
+    return line if len(line) <= max_characters else line[: max_characters - 1].rstrip() + "…"
+
+
+def _verdict_line(heading: str, verdict: Verdict | None) -> str:
+    return f"{plain_text(heading)}: {verdict.value if verdict else 'no verdict could be read'}"
+
+
+def _scaled(box: Box, scale: float) -> tuple[int, int, int, int]:
+    x_min, y_min, x_max, y_max = (round(value * scale) for value in box)
+    return x_min, y_min, max(x_max, x_min + 1), max(y_max, y_min + 1)
+
+
+def _draw_boxes(picture: Image.Image, boxes: Sequence[tuple[int, int, int, int]], font_px: int) -> None:
+    canvas = ImageDraw.Draw(picture)
+    line_px = max(2, font_px // 6)
+    for k, (x_min, y_min, x_max, y_max) in enumerate(boxes):
+        edge = (x_min, y_min, x_max - 1, y_max - 1)
+        canvas.rectangle(edge, outline=_PAPER, width=line_px + 2)  # a rim that shows on dark and on light pixels
+        canvas.rectangle(edge, outline=PALETTE[k % len(PALETTE)], width=line_px)
+    for k, (x_min, y_min, _, _) in enumerate(boxes):  # after all boxes, so that no line crosses a number
+        x = min(x_min, picture.width - 2 * font_px)
+        y = min(y_min, picture.height - round(1.4 * font_px))
+        _draw_number(canvas, k, max(0, x), max(0, y), font_px)
+
+
+def _draw_number(canvas: ImageDraw.ImageDraw, k: int, x: int, y: int, font_px: int) -> None:
+    label, font = str(k + 1), _font(font_px, bold=True)
+    width, height = round(font.getlength(label)) + font_px // 2 + 2, round(1.3 * font_px)
+    canvas.rectangle((x, y, x + width, y + height), fill=PALETTE[k % len(PALETTE)], outline=_PAPER)
+    canvas.text((x + width / 2, y + height / 2), label, fill=_PAPER, font=font, anchor="mm")
+
+
+def _legend(width: int, font_px: int, title: str, tags: Sequence[Tag], captions: Sequence[str]) -> Image.Image:
+    margin, line_px = font_px, round(1.45 * font_px)
+    indent = 2 * font_px
+    rows: list[tuple[int | None, str, bool]] = [(None, line, True) for line in _wrap(title, font_px, width, margin)]
+    if tags:
+        tag_line = "; ".join(tag.value for tag in tags)
+        rows += [(None, line, False) for line in _wrap(tag_line, font_px, width, margin)]
+    for k, caption in enumerate(captions[:MAX_LISTED_REGIONS]):
+        first, *rest = _wrap(plain_text(caption) or "(no caption)", font_px, width, margin + indent)
+        rows += [(k, first, False), *((-1, line, False) for line in rest)]
+    if len(captions) > MAX_LISTED_REGIONS:
+        rows.append((None, f"and {len(captions) - MAX_LISTED_REGIONS} more", False))
+    legend = Image.new("RGB", (width, line_px * len(rows) + margin), _PAPER)
+    canvas = ImageDraw.Draw(legend)
+    for row, (number, line, is_bold) in enumerate(rows):
+        y = margin // 2 + row * line_px
+        if number is not None and number >= 0:
+            _draw_number(canvas, number, margin, y, font_px)
+        x = margin if number is None else margin + indent
+        ink = _FAINT if number is None and not is_bold else _INK
+        canvas.text((x, y + line_px / 2), line, fill=ink, font=_font(font_px, bold=is_bold), anchor="lm")
+    return legend
+
+
+def _wrap(text: str, font_px: int, width: int, margin: int) -> list[str]:
+    """Lines no wider than the panel; a word that is wider by itself is broken."""
+    font, room = _font(font_px, bold=False), max(font_px, width - margin - font_px)
+    lines = [""]
+    for word in text.split(" "):
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if font.getlength(joined) <= room:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:
+            if lines[-1] and font.getlength(lines[-1] + character) > room:
+                lines.append("")
+            lines[-1] += character
+    return lines
+
+
+@cache
+def _font(size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib ships: unlike Pillow's own font it has more than the Latin alphabet."""
+    import matplotlib as mpl
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), size_px)

@@ -1,0 +1,89 @@
+"""Annotations are drawn where they belong, whatever the image and the captions are."""
+
+import pytest
+from PIL import Image, ImageColor
+
+from fxray.draw import MAX_CAPTION_CHARACTERS, PALETTE, draw_annotation, plain_text, side_by_side
+from fxray.schema import Box, Region, Tag, Verdict
+
+GREY = (90, 90, 90)
+
+
+def drawn(size: tuple[int, int], *boxes: Box, caption: str = "Hand bent") -> Image.Image:
+    regions = [Region(box, caption) for box in boxes]
+    return draw_annotation(Image.new("RGB", size, GREY), heading="Truth", verdict=Verdict.GENERATED, regions=regions)
+
+
+def test_a_small_image_is_enlarged_with_its_boxes() -> None:
+    panel = drawn((112, 56), Box(28, 14, 84, 42))
+    assert panel.width == 448
+    first = ImageColor.getrgb(PALETTE[0])
+    assert panel.getpixel((4 * 84 - 1, 4 * 42 - 1)) == first  # lower right corner of the box
+    assert panel.getpixel((4 * 84 + 1, 4 * 42 + 1)) == GREY
+    assert panel.getpixel((4 * 60, 4 * 28)) == GREY  # the inside stays to be seen
+
+
+def test_a_large_image_keeps_its_pixels() -> None:
+    panel = drawn((900, 500), Box(100, 100, 300, 400))
+    assert panel.width == 900
+    assert panel.getpixel((299, 399)) == ImageColor.getrgb(PALETTE[0])
+
+
+def test_boxes_differ_in_colour_and_are_listed_below() -> None:
+    two, one = drawn((448, 448), Box(10, 10, 50, 50), Box(200, 200, 300, 300)), drawn((448, 448), Box(10, 10, 50, 50))
+    assert two.getpixel((299, 299)) == ImageColor.getrgb(PALETTE[1])
+    assert two.height > one.height > 448
+
+
+def test_what_lies_outside_is_neither_drawn_nor_listed() -> None:
+    assert drawn((448, 448), Box(500, 500, 600, 600)).tobytes() == drawn((448, 448)).tobytes()
+
+
+def test_the_image_itself_is_left_alone() -> None:
+    image = Image.new("L", (448, 448), 90)
+    draw_annotation(image, heading="Truth", verdict=None, regions=[Region(Box(0, 0, 100, 100), "x")])
+    assert image.getextrema() == (90, 90)
+
+
+@pytest.mark.parametrize(
+    "caption", ["", " ", "\x00\n\r\u2028<script>", "w" * 100_000, "手指弯曲", "🙂" * 50, "a b " * 5000, "\ud800"]
+)
+def test_any_caption_can_be_drawn(caption: str) -> None:
+    panel = drawn((30, 30), Box(-1e9, -1e9, 1e9, 1e9), Box(29.9, 29.9, 30, 30), caption=caption)
+    assert panel.width == 448
+    assert panel.height < 1200
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (3, 4000), (4000, 3)])
+def test_any_image_can_be_drawn_on(size: tuple[int, int]) -> None:
+    panel = drawn(size, Box(0, 0, *size))
+    assert panel.width >= 448
+    assert panel.height < 8000
+
+
+def test_a_thousand_boxes_do_not_make_an_endless_legend() -> None:
+    assert drawn((448, 448), *[Box(i, i, i + 5, i + 5) for i in range(400)]).height < 1000
+
+
+def test_tags_and_an_unread_verdict_are_said() -> None:
+    image = Image.new("RGB", (448, 448), GREY)
+    bare = draw_annotation(image, heading="a", verdict=None)
+    tagged = draw_annotation(image, heading="a", verdict=None, tags=[Tag.TEXTURE])
+    read = draw_annotation(image, heading="a", verdict=Verdict.REAL)
+    assert tagged.height > bare.height == read.height
+    assert bare.tobytes() != read.tobytes()
+
+
+def test_panels_stand_side_by_side() -> None:
+    left, right = Image.new("RGB", (400, 300), "red"), Image.new("RGB", (400, 500), "blue")
+    sheet = side_by_side(left, right)
+    assert sheet.size == (810, 500)
+    assert sheet.getpixel((399, 299)) == (255, 0, 0)
+    assert sheet.getpixel((405, 100)) == (255, 255, 255)
+    assert sheet.getpixel((410, 499)) == (0, 0, 255)
+
+
+def test_text_of_a_model_becomes_one_short_line() -> None:
+    assert plain_text(" a\n\tb\x00c ") == "a b c"
+    assert len(plain_text("x" * 10_000)) == MAX_CAPTION_CHARACTERS
+    assert plain_text("x" * 10_000).endswith("…")
