@@ -1,4 +1,4 @@
-"""What a long command tells while it works. Launch, loop and SFT emit events; the command line and logs consume them."""
+"""What a long command tells while it works: launch, loop and SFT emit events; command line and logs consume them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
