@@ -67,4 +67,4 @@ def load_reward(path: str) -> RewardFunction:
         raise ConfigError(f"module {module_name!r} has no {name!r}", where=path, remedy="check the spelling") from error
     if not callable(function):
         raise ConfigError(f"{name!r} is a {type(function).__name__}, not a function", where=path)
-    return function  # type: ignore[no-any-return]
+    return function

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import islice
 
 from fxray.grammar.answer import Fault, FaultKind, ParsedAnswer
 from fxray.grammar.markers import CAPTION_END, CAPTION_START, REGION_MARKER, TAG, TAGS, THINK, VERDICT
@@ -10,6 +11,7 @@ from fxray.schema import Box, Region, Tag, Verdict
 _NUMBER = r"\s*+([-+]?[0-9]{1,9}+(?:\.[0-9]{0,15}+)?)\s*+"
 _FOUR_NUMBERS = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:,|\)\s*+,\s*+\(){_NUMBER},{_NUMBER}[\])]")
 _JSON_CAPTION = re.compile(r'"(?:label|caption|description)"\s*+:\s*+("(?:[^"\\]|\\.)*+")')
+_MAX_BOXES = 10_000  # far beyond any honest answer; keeps a hostile one cheap
 _VERDICT_WORDS = {
     "real": Verdict.REAL,
     "authentic": Verdict.REAL,
@@ -78,7 +80,7 @@ def _read_regions(think: str) -> tuple[Region, ...]:
     """Every group of four numbers with an area is a box; its caption stands beside it."""
     regions = []
     previous_end = 0
-    matches = list(_FOUR_NUMBERS.finditer(think))
+    matches = list(islice(_FOUR_NUMBERS.finditer(think), _MAX_BOXES))
     for k, match in enumerate(matches):
         next_start = matches[k + 1].start() if k + 1 < len(matches) else len(think)
         before, after = think[previous_end : match.start()], think[match.end() : next_start]

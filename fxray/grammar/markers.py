@@ -20,7 +20,7 @@ TAGS = {tag.value: tag for tag in Tag}
 COORDINATE_LIMIT = 10**9
 """Coordinates beyond +-this many pixels are read as +-this many: outside every image, and cheap to compare."""
 
-BLOCK_OPENING = re.compile("<(?:think|tag|verdict)>")
+BLOCK_OPENING = re.compile("<(think|tag|verdict)>")
 BLOCK_MARKER = re.compile("</?(?:think|tag|verdict)>")
 REGION_MARKER = re.compile(r"(<\|(?:object_ref|box)_(?:start|end)\|>)")
 SPECIAL_MARKER = re.compile(r"<\|\w+\|>|</?(?:think|tag|verdict)>")

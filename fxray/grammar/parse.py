@@ -86,36 +86,47 @@ def _find_blocks(text: str, faults: _Faults) -> dict[str, tuple[int, int]]:
     """Spans of the contents of the first think block, the first tag block and the last closed verdict block."""
     blocks: dict[str, tuple[int, int]] = {}
     first_at: dict[str, int] = {}
+    repeated_at: dict[str, int] = {}
     last_close = {name: text.rfind(f"</{name}>") for name in BLOCKS}  # so that no search for a closing marker fails
-    end = 0
-    opening = BLOCK_OPENING.search(text)
-    while opening is not None:
-        name, start = opening[0][1:-1], opening.end()
-        if opening.start() > end and not text[end : opening.start()].isspace():
+    end, is_closed = 0, True  # of the block before
+    for opening in BLOCK_OPENING.finditer(text):
+        at, start = opening.span()
+        if at < end:
+            continue  # nested
+        if is_closed and at > end and not text[end:at].isspace():
             faults.add(FaultKind.TEXT_OUTSIDE, end)
-        if first_at.setdefault(name, opening.start()) < opening.start():
-            faults.add(FaultKind.REPEATED_BLOCK, opening.start(), name)
+        name = opening[1]
         is_closed = last_close[name] >= start
-        if is_closed:
-            close = text.find(f"</{name}>", start)
-            end = close + len(name) + len("</>")
-            opening = BLOCK_OPENING.search(text, end)
+        close = text.find(f"</{name}>", start) if is_closed else start
+        end = close + len(name) + len("</>") if is_closed else start
+        if name in first_at:
+            repeated_at.setdefault(name, at)
         else:
-            faults.add(FaultKind.UNCLOSED_BLOCK, start, name)
-            opening = BLOCK_OPENING.search(text, start)
-            close = end = opening.start() if opening else len(text)
-        if close > start and (nested := BLOCK_MARKER.search(text, start, close)):
-            faults.add(FaultKind.NESTED_BLOCK, nested.start(), name)
-        if is_closed if name == VERDICT else name not in blocks:
+            first_at[name] = at
+            if not is_closed:
+                faults.add(FaultKind.UNCLOSED_BLOCK, at, name)
+                following = BLOCK_OPENING.search(text, start)
+                close = following.start() if following else len(text)
+            if nested := BLOCK_MARKER.search(text, start, close):
+                faults.add(FaultKind.NESTED_BLOCK, nested.start(), name)
+            if name != VERDICT:
+                blocks[name] = (start, close)
+        if name == VERDICT and is_closed:
             blocks[name] = (start, close)
-    if text[end:].strip():
+    if is_closed and text[end:].strip():
         faults.add(FaultKind.TEXT_OUTSIDE, end)
+    for name, at in repeated_at.items():
+        faults.add(FaultKind.REPEATED_BLOCK, at, name)
+    _check_order(first_at, len(text), faults)
+    return blocks
+
+
+def _check_order(first_at: dict[str, int], text_length: int, faults: _Faults) -> None:
     for name in BLOCKS:
         if name not in first_at:
-            faults.add(FaultKind.MISSING_BLOCK, len(text), name)
+            faults.add(FaultKind.MISSING_BLOCK, text_length, name)
     if [name for name in BLOCKS if name in first_at] != list(first_at):
         faults.add(FaultKind.MISORDERED_BLOCK, min(first_at.values()))
-    return blocks
 
 
 def _read_regions(text: str, start: int, end: int, faults: _Faults) -> tuple[Region, ...]:
