@@ -5,20 +5,17 @@ paths in a file are relative to that file's folder; relative paths in an overrid
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
-from fxray.config.document import Document, Entry, Keys, merge, nest, parse_document, read_document
-from fxray.config.problem import Problem, refuse
+from fxray.config.document import Document, Entry, Keys, merge, parse_document, read_document
 from fxray.config.tree import Config
+from fxray.config.validate import validate
 from fxray.errors import ConfigError
 
 DATA_FILES: tuple[Keys, ...] = (("data", "train"), ("data", "validation"), ("data", "test"))
-MAX_SHOWN_CHARACTERS = 80
 
 
 def shipped_folder() -> Path:
@@ -76,11 +73,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Conf
     document = _with_parent(path)
     for override in overrides:
         document = merge(document, _parse_override(override))
-    try:
-        return Config.model_validate(nest(document))
-    except ValidationError as error:
-        refuse([_problem(details, document) for details in error.errors()], where=str(path))
-        raise
+    return validate(Config, document, where=str(path))
 
 
 def dump_config(config: Config) -> str:
@@ -135,72 +128,3 @@ def _is_path(keys: Keys, value: str) -> bool:
     if keys == ("grpo", "schedule"):
         return value.endswith((".yaml", ".yml"))
     return keys in DATA_FILES
-
-
-def _problem(details: ErrorDetails, document: Document) -> Problem:
-    location = tuple(str(part) for part in details["loc"])
-    field = ".".join(location) or "configuration"
-    origin = _origin(location, document)
-    kind = details["type"]
-    if kind == "extra_forbidden":
-        return Problem(field, "", "is not a field of the configuration", _suggestion(location), origin)
-    if kind == "missing":
-        return Problem(field, "", "is missing", f"write it into the file, or give --set {field}=VALUE", origin)
-    bound = details["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if kind == "model_type":
-        bound = "must be a section with keys of its own"
-    place = f"change it at {origin}" if origin and not origin.startswith("--set") else "change it"
-    remedy = f"{place}, or give --set {field}=VALUE{_meaning(location)}"
-    if kind == "value_error":
-        return Problem(
-            field, "", f"cannot stay so: {bound}", "do as it says; null takes back what a parent set", origin
-        )
-    return Problem(field, _shown(details["input"]), bound, remedy, origin)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
-
-
-def _origin(location: Keys, document: Document) -> str:
-    """Where the value, or the nearest section around it, was written."""
-    for length in range(len(location), 0, -1):
-        for keys, entry in document.items():
-            if keys[:length] == location[:length]:
-                return entry.origin
-    return ""
-
-
-def _suggestion(location: Keys) -> str:
-    """What the author of an unknown key may have meant."""
-    key = location[-1]
-    fields = [keys for keys, _ in _fields(Config)]
-    siblings = [keys[-1] for keys in fields if keys[:-1] == location[:-1]]
-    nearest = difflib.get_close_matches(key, siblings, n=1)
-    if nearest:
-        return f"did you mean `{'.'.join((*location[:-1], nearest[0]))}`?"
-    elsewhere = [".".join(keys) for keys in fields if keys[-1] == key]
-    if elsewhere:
-        return f"did you mean `{'` or `'.join(elsewhere)}`?"
-    far = difflib.get_close_matches(".".join(location), [".".join(keys) for keys in fields], n=1)
-    if far:
-        return f"did you mean `{far[0]}`?"
-    return f"remove it; the fields here are {', '.join(siblings)}" if siblings else "remove it"
-
-
-def _meaning(location: Keys) -> str:
-    """The field's own docstring, to tell what the number is for."""
-    for keys, description in _fields(Config):
-        if keys == location and description:
-            return f" ({' '.join(description.split())})"
-    return ""
-
-
-def _fields(section: type[BaseModel], above: Keys = ()) -> Iterator[tuple[Keys, str]]:
-    for name, info in section.model_fields.items():
-        keys = (*above, name)
-        yield keys, info.description or ""
-        for inner in (info.annotation, *getattr(info.annotation, "__args__", ())):
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                yield from _fields(inner, keys)

@@ -1,0 +1,95 @@
+"""Reward schedules: the stages of GRPO as data (paper, section 4.4).
+
+A preset is a file in configs/schedules; a user's own file may hold any number of stages, in their order:
+
+    stages:
+      - name: alpha
+        epochs: 1
+        rewards: {r_base: 0, w_iou: 1, label: {right: 1, wrong: -1}, format: {right: 2, wrong: -1}}
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fxray.config.document import read_document
+from fxray.config.load import find_yaml, shipped_folder
+from fxray.config.tree import Count, Positive, Section
+from fxray.config.validate import validate
+
+
+class RightWrong(Section):
+    """The two values of a reward that is either earned or not."""
+
+    right: float
+    wrong: float
+
+    @model_validator(mode="after")
+    def _right_is_better(self) -> "RightWrong":
+        if self.right <= self.wrong:
+            raise ValueError(f"`right` must earn more than `wrong`, got {self.right} and {self.wrong}")
+        return self
+
+
+class RewardWeights(Section):
+    """R = r_base + w_iou R_G + w_label R_C + w_format R_F."""
+
+    r_base: float = 0.0
+    """Added to every answer; it cancels in the group advantage and only moves the logged curve."""
+    w_iou: float
+    """Weight of the relaxed IoU, at the start of the stage."""
+    w_iou_final: float | None = None
+    """Weight of the relaxed IoU at the end of the stage, reached linearly; by default it does not move."""
+    label: RightWrong
+    """Reward of a right and of a wrong verdict."""
+    w_label: float = 1.0
+    format: RightWrong
+    """Reward of an answer in the strict form, and of any other."""
+    w_format: float = 1.0
+    eta: Positive = 1.1
+    """Relaxing constant: R_G = min(1, eta IoU)."""
+    matching: Literal["union", "nearest"] = "union"
+    """IoU of the united areas (the paper's text), or of nearest pairs of boxes (the authors' code)."""
+
+
+class Stage(Section):
+    """One stage: its rewards, its length, and what differs from the `grpo` section."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    """Lower case, digits and dashes: it names a folder and the rows of the report."""
+    rewards: RewardWeights
+    epochs: Positive = 1.0
+    """Passes over the training split, where neither `steps` here nor grpo.steps_per_stage says otherwise."""
+    steps: Count | None = None
+    """Updates; it goes before `epochs`."""
+    learning_rate: Positive | None = None
+    max_new_tokens: Count | None = None
+    reference: Literal["sft", "previous-stage"] | None = None
+
+
+class Schedule(Section):
+    """The stages, in order."""
+
+    stages: tuple[Stage, ...]
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Schedule":
+        if not self.stages:
+            raise ValueError("a schedule needs at least one stage")
+        names = [stage.name for stage in self.stages]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"stage names must differ, got {', '.join(twice)} twice")
+        if reserved := sorted({"sft", "no-ft"} & set(names)):
+            raise ValueError(f"a stage cannot be called {reserved[0]}")
+        return self
+
+
+def load_stages(path_or_name: str | Path) -> tuple[Stage, ...]:
+    """The stages of a preset or of a YAML file.
+
+    Raises:
+        ConfigError: There is no such schedule, or a stage has an unknown key or a value out of bounds.
+    """
+    path = find_yaml(path_or_name, shipped_folder() / "schedules", kind="schedule")
+    return validate(Schedule, read_document(path), where=str(path)).stages
