@@ -1,0 +1,277 @@
+"""Scores answers in actors that may hang or die: a group that cannot be scored is masked and counted, never waited for.
+
+    groups ─► one per idle worker ─► texts, truth, frame ─► GroupScore
+                    │ deadline passed: worker killed and replaced, group masked
+                    │ worker died: replaced, group given to another worker once, then masked
+
+Only a user's own reward function can hang or die; the built-in rewards are total. No pixels come here.
+"""
+
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import RayActorError, RayTaskError
+
+from fxray.data.frame import Frame
+from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
+from fxray.grpo.types import GroupScore, RolloutGroup
+from fxray.schema import Annotation
+from rewards.custom import load_reward
+from rewards.score import Score, score
+from rewards.stage import StageRewards, weights_at
+
+BUILT_IN_PARTS = ("label", "iou", "format")
+FACTS = ("is_strict", "is_right", "num_boxes", "union_iou")
+MAX_TRIES = 2
+WORKER_DIED = "the worker that scored it died"
+
+
+@dataclass(slots=True)
+class RewardCounters:
+    """What went wrong since the pool began.
+
+    Attributes:
+        timeouts: Groups masked because their scoring ran past the deadline.
+        deaths: Workers that died by themselves.
+        failures: Answers masked, for whatever reason.
+        reasons: How many answers each reason masked.
+    """
+
+    timeouts: int = 0
+    deaths: int = 0
+    failures: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+class RewardWorker:
+    """Scores one group at a time."""
+
+    def load(self, function_paths: Sequence[str]) -> None:
+        """Imports the user's reward functions.
+
+        Raises:
+            ConfigError: One of them cannot be imported or called.
+        """
+        for path in function_paths:
+            load_reward(path)
+
+    def score(
+        self, group_id: str, texts: Sequence[str], annotation: Annotation, frame: Frame, stage: StageRewards
+    ) -> tuple[GroupScore, list[str]]:
+        """Scores the answers of a group.
+
+        Args:
+            group_id: The group.
+            texts: G answers.
+            annotation: The truth, boxes in original pixels.
+            frame: Frames of the image.
+            stage: Weights in force.
+
+        Returns:
+            The score, answers whose scoring raised being masked, and why each of these was masked.
+        """
+        scores: list[Score | None] = []
+        reasons = []
+        for text in texts:
+            try:
+                scores.append(score(text, annotation, frame, stage))
+            except Exception as error:  # noqa: BLE001  a user's function may raise anything
+                scores.append(None)
+                reasons.append(_reason(error))
+        return _group_score(group_id, scores, stage), reasons
+
+
+RewardActor = ray.remote(RewardWorker)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """A worker that is loading (`group` is None) or scoring, and until when it may take."""
+
+    worker: Any
+    group: int | None
+    deadline_s: float
+
+
+class RewardPool:
+    """The `Scorer` of the GRPO loop over Ray.
+
+    Args:
+        num_workers: Actors that score.
+        function_paths: Import paths of the user's reward functions, loaded when a worker starts.
+        group_deadline_s: Longest time that the scoring of one group may take.
+        max_restarts: Deaths of workers after which the pool gives up. A worker that is killed at a deadline is
+            replaced without being counted here.
+        start_deadline_s: Longest time that a worker may take to come up.
+
+    Raises:
+        ConfigError: A reward function cannot be imported.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_workers: int,
+        function_paths: Sequence[str],
+        group_deadline_s: float,
+        max_restarts: int,
+        start_deadline_s: float = 120,
+    ) -> None:
+        self._function_paths = tuple(function_paths)
+        self._group_deadline_s = group_deadline_s
+        self._max_restarts = max_restarts
+        self._start_deadline_s = start_deadline_s
+        self._idle: list[Any] = []
+        self._leases: dict[ray.ObjectRef, _Lease] = {}
+        self.counters = RewardCounters()
+        for _ in range(num_workers):
+            self._start_worker()
+        while self._leases:
+            self._settle()
+
+    def score(self, groups: Sequence[RolloutGroup], stage: StageRewards, progress_frac: float) -> list[GroupScore]:
+        """Returns one score per group, in order; what could not be scored is masked.
+
+        Args:
+            groups: Answers with their prompts.
+            stage: Reward weights of the stage.
+            progress_frac: t / T within the stage, for weights that move.
+
+        Raises:
+            WorkerDiedError: Workers died more often than the budget allows.
+            DeadlineError: A worker does not come up.
+        """
+        present = weights_at(stage, progress_frac)
+        waiting = deque(range(len(groups)))
+        tries: Counter[int] = Counter()
+        scores: dict[int, GroupScore] = {}
+        while len(scores) < len(groups):
+            while self._idle and waiting:
+                index = waiting.popleft()
+                tries[index] += 1
+                self._submit(self._idle.pop(), index, groups[index], present)
+            for index, outcome in self._settle():
+                if isinstance(outcome, GroupScore):
+                    scores[index] = outcome
+                elif outcome == WORKER_DIED and tries[index] < MAX_TRIES:
+                    waiting.append(index)
+                else:
+                    num_answers = len(groups[index].rollouts)
+                    self._count([outcome] * num_answers)
+                    scores[index] = _group_score(groups[index].prompt.group_id, [None] * num_answers, present)
+        return [scores[index] for index in range(len(groups))]
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for worker in [*self._idle, *(lease.worker for lease in self._leases.values())]:
+            ray.kill(worker)
+        self._idle.clear()
+        self._leases.clear()
+
+    def _start_worker(self) -> None:
+        worker = RewardActor.options(num_cpus=0).remote()
+        deadline_s = time.monotonic() + self._start_deadline_s
+        self._leases[worker.load.remote(self._function_paths)] = _Lease(worker, None, deadline_s)
+
+    def _submit(self, worker: Any, index: int, group: RolloutGroup, stage: StageRewards) -> None:
+        texts = [rollout.text for rollout in group.rollouts]
+        prompt = group.prompt
+        reference = worker.score.remote(prompt.group_id, texts, prompt.annotation, prompt.frame, stage)
+        self._leases[reference] = _Lease(worker, index, time.monotonic() + self._group_deadline_s)
+
+    def _settle(self) -> list[tuple[int, GroupScore | str]]:
+        """Waits for a lease to end or to run past its deadline; gives the scored groups, or why they were not."""
+        patience_s = max(0.0, min(lease.deadline_s for lease in self._leases.values()) - time.monotonic())
+        ready, _ = ray.wait(list(self._leases), num_returns=1, timeout=patience_s)
+        if ready:
+            outcomes = [self._collect(reference, self._leases.pop(reference)) for reference in ready]
+        else:
+            now_s = time.monotonic()
+            late = [reference for reference, lease in self._leases.items() if lease.deadline_s <= now_s]
+            outcomes = [self._give_up(self._leases.pop(reference)) for reference in late]
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _collect(self, reference: ray.ObjectRef, lease: _Lease) -> tuple[int, GroupScore | str] | None:
+        try:
+            result = ray.get(reference, timeout=self._group_deadline_s)
+        except RayActorError as error:
+            self._replace_dead(error)
+            return None if lease.group is None else (lease.group, WORKER_DIED)
+        except RayTaskError as error:
+            if lease.group is None:
+                raise _cause(error) from error
+            self._idle.append(lease.worker)
+            return lease.group, f"scoring raised {_cause(error)}"
+        self._idle.append(lease.worker)
+        if lease.group is None:
+            return None
+        group_score, reasons = result
+        self._count(reasons)
+        return lease.group, group_score
+
+    def _give_up(self, lease: _Lease) -> tuple[int, str]:
+        """Kills a worker that is late and starts another."""
+        ray.kill(lease.worker)
+        if lease.group is None:
+            raise DeadlineError(
+                f"a reward worker did not come up within {self._start_deadline_s:g} s",
+                where="reward pool",
+                remedy="see whether importing the reward functions hangs, and whether the cluster has free processors",
+            )
+        self._start_worker()
+        self.counters.timeouts += 1
+        return lease.group, f"scoring took more than {self._group_deadline_s:g} s"
+
+    def _replace_dead(self, error: RayActorError) -> None:
+        self.counters.deaths += 1
+        if self.counters.deaths > self._max_restarts:
+            raise WorkerDiedError(
+                f"reward workers died {self.counters.deaths} times, {self._max_restarts} are allowed: {error}",
+                where="reward pool",
+                remedy="run the reward functions on the answers of this step alone; one of them ends its process",
+            ) from error
+        self._start_worker()
+
+    def _count(self, reasons: Sequence[str]) -> None:
+        self.counters.failures += len(reasons)
+        self.counters.reasons.update(reasons)
+
+
+def _group_score(group_id: str, scores: Sequence[Score | None], stage: StageRewards) -> GroupScore:
+    """Puts the scores of a group's answers together; None is an answer that is masked."""
+
+    def column(value: Callable[[Score], float]) -> NDArray[np.float64]:
+        return np.array([0.0 if score is None else value(score) for score in scores], dtype=np.float64)
+
+    def of_path(path: str) -> Callable[[Score], float]:
+        return lambda score: score.custom[path]
+
+    parts = {part: column(attrgetter(part)) for part in BUILT_IN_PARTS}
+    parts |= {reward.path: column(of_path(reward.path)) for reward in stage.custom}
+    return GroupScore(
+        group_id=group_id,
+        rewards_G=column(attrgetter("total")),
+        parts=parts,
+        is_valid_G=np.array([score is not None for score in scores], dtype=np.bool_),
+        facts={fact: column(attrgetter(fact)) for fact in FACTS},
+    )
+
+
+def _reason(error: Exception) -> str:
+    """One line: what was raised, and by which line of whose file."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    message = str(error).partition("\n")[0][:200]
+    return f"{type(error).__name__}: {message} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def _cause(error: RayTaskError) -> Exception:
+    return error.cause if isinstance(error.cause, FxrayError) else error

@@ -1,0 +1,195 @@
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from actors.reward_pool import RewardPool, RewardWorker
+from fxray.data.frame import Frame
+from fxray.errors import ConfigError, WorkerDiedError
+from fxray.grpo.types import ImageRef, PromptGroup, Rollout, RolloutGroup
+from fxray.schema import Annotation, Box, Region, Tag, Verdict
+from rewards.custom import CustomReward
+from rewards.score import score
+from rewards.stage import RightWrong, StageRewards
+
+FRAME = Frame(100, 200, 112, 196)
+TRUTH = Annotation(Verdict.GENERATED, (Region(Box(10, 20, 60, 120), "Hand bent"),), (Tag.STRUCTURE,))
+RIGHT = (
+    "<think>\n<|object_ref_start|>Hand bent<|object_ref_end|><|box_start|>(11,20),(67,118)<|box_end|>\n</think>\n"
+    "<tag>structure errors</tag>\n<verdict>generated</verdict><|im_end|>"
+)
+ANSWERS = (RIGHT, "<verdict>real</verdict>", "", "bad")
+
+
+class Unpicklable:
+    """Stands for what must stay with the driver."""
+
+    def __reduce__(self) -> str:
+        raise AssertionError("an image went to a reward worker")
+
+
+def make_group(name: str, *texts: str) -> RolloutGroup:
+    prompt = PromptGroup(name, "s", ImageRef(Unpicklable(), 9), "?", TRUTH, FRAME, 0)
+    rollouts = tuple(Rollout(np.array([1]), np.array([0.0], np.float32), text, is_finished=True) for text in texts)
+    return RolloutGroup(prompt, np.array([1]), rollouts, 0)
+
+
+def make_stage(*functions: str) -> StageRewards:
+    custom = tuple(CustomReward(f"reward_functions:{name}", 0.5) for name in functions)
+    return StageRewards("alpha", 0.0, 1.0, RightWrong(1, -1), RightWrong(2, -1), w_iou_final=3.0, custom=custom)
+
+
+@contextmanager
+def pool_for(
+    stage: StageRewards, *, num_workers: int = 2, deadline_s: float = 10, max_restarts: int = 3
+) -> Iterator[RewardPool]:
+    pool = RewardPool(
+        num_workers=num_workers,
+        function_paths=[reward.path for reward in stage.custom],
+        group_deadline_s=deadline_s,
+        max_restarts=max_restarts,
+    )
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        log_to_driver=False,
+        _temp_dir=tempfile.mkdtemp(prefix="fxr", dir="/tmp"),
+        _node_ip_address="127.0.0.1",
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+    )
+    yield
+    ray.shutdown()
+
+
+def test_a_worker_masks_the_answer_whose_function_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    stage = make_stage("raises_on_bad", "length")
+
+    result, reasons = RewardWorker().score("g", ["good", "bad", "fine!"], TRUTH, FRAME, stage)
+
+    assert result.is_valid_G.tolist() == [True, False, True]
+    assert result.parts["reward_functions:length"].tolist() == [4.0, 0.0, 5.0]
+    assert result.rewards_G.tolist() == [-2 + 0.5 + 2.0, 0.0, -2 + 0.5 + 2.5]
+    assert len(reasons) == 1
+    assert re.fullmatch(r"ValueError: no such answer \(reward_functions.py:\d+\)", reasons[0])
+
+
+def test_a_worker_masks_an_answer_that_is_worth_no_finite_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+    result, reasons = RewardWorker().score("g", ["bad", "ok"], TRUTH, FRAME, make_stage("not_finite_on_bad"))
+
+    assert result.is_valid_G.tolist() == [False, True]
+    assert reasons[0].startswith("ConfigError: reward_functions:not_finite_on_bad: returned nan")
+
+
+@pytest.mark.ray
+def test_scores_equal_direct_calls_and_keep_the_order(cluster: None) -> None:
+    stage = make_stage("slow_on_first", "length")
+    groups = [make_group("first", *ANSWERS[:2], "first"), *(make_group(f"g{i}", *ANSWERS, "x" * i) for i in range(9))]
+
+    with pool_for(stage) as pool:
+        results = pool.score(groups, stage, progress_frac=0.5)
+
+    present = StageRewards("alpha", 0.0, 2.0, RightWrong(1, -1), RightWrong(2, -1))
+    assert [result.group_id for result in results] == ["first", *(f"g{i}" for i in range(9))]
+    for group, result in zip(groups, results, strict=True):
+        texts = [rollout.text for rollout in group.rollouts]
+        direct = [score(text, TRUTH, FRAME, present) for text in texts]
+        custom = [0.5 + 0.5 * len(text) for text in texts]
+        assert result.is_valid_G.all()
+        assert result.rewards_G.tolist() == [d.total + c for d, c in zip(direct, custom, strict=True)]
+        assert result.parts["iou"].tolist() == [d.iou for d in direct]
+        assert result.parts["label"].tolist() == [d.label for d in direct]
+        assert result.parts["format"].tolist() == [d.format for d in direct]
+        assert result.facts["is_strict"].tolist() == [float(d.is_strict) for d in direct]
+        assert result.facts["num_boxes"].tolist() == [d.num_boxes for d in direct]
+    assert results[0].parts["iou"][0] == 1.0
+    assert results[0].facts["union_iou"][0] == pytest.approx(1.0, abs=0.05)
+    assert pool.counters.failures == 0
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("function", ["loops_on_bad", "holds_the_interpreter_on_bad"])
+def test_a_worker_that_hangs_is_killed_and_its_group_alone_is_masked(cluster: None, function: str) -> None:
+    stage = make_stage(function)
+    groups = [make_group(str(i), "good", "bad" if i == 1 else "good") for i in range(6)]
+
+    with pool_for(stage, deadline_s=1.0) as pool:
+        start_s = time.monotonic()
+        results = pool.score(groups, stage, 0.0)
+        took_s = time.monotonic() - start_s
+        again = pool.score(groups[2:], stage, 0.0)
+
+    assert [result.is_valid_G.tolist() for result in results] == [[True] * 2, [False] * 2, *([[True] * 2] * 4)]
+    assert results[1].rewards_G.tolist() == [0.0, 0.0]
+    assert results[1].parts.keys() == results[0].parts.keys()
+    assert results[1].facts.keys() == results[0].facts.keys()
+    assert all(result.is_valid_G.all() for result in again)
+    assert (pool.counters.timeouts, pool.counters.deaths, pool.counters.failures) == (1, 0, 2)
+    assert pool.counters.reasons == {"scoring took more than 1 s": 2}
+    assert took_s < 10
+
+
+@pytest.mark.ray
+def test_a_group_outlives_the_worker_that_scored_it(cluster: None, tmp_path: Path) -> None:
+    stage = make_stage("dies_once_on_bad")
+    groups = [make_group("0", "good"), make_group("1", f"bad {tmp_path / 'died'}"), make_group("2", "good")]
+
+    with pool_for(stage) as pool:
+        results = pool.score(groups, stage, 0.0)
+
+    assert all(result.is_valid_G.all() for result in results)
+    assert (pool.counters.deaths, pool.counters.failures) == (1, 0)
+
+
+@pytest.mark.ray
+def test_an_answer_that_kills_every_worker_is_masked_and_the_budget_is_kept(cluster: None) -> None:
+    stage = make_stage("dies_on_bad")
+    groups = [make_group("0", "good"), make_group("1", "bad")]
+
+    with pool_for(stage, num_workers=1, max_restarts=3) as pool:
+        results = pool.score(groups, stage, 0.0)
+        assert [result.is_valid_G.tolist() for result in results] == [[True], [False]]
+        assert pool.counters.reasons == {"the worker that scored it died": 1}
+        with pytest.raises(WorkerDiedError, match="died 4 times, 3 are allowed"):
+            pool.score(groups, stage, 0.0)
+
+
+@pytest.mark.ray
+def test_a_function_that_cannot_be_imported_is_refused_at_the_start(cluster: None) -> None:
+    with pytest.raises(ConfigError, match="module 'nowhere' cannot be imported"):
+        RewardPool(num_workers=1, function_paths=["nowhere:reward"], group_deadline_s=1, max_restarts=0)
+
+
+@pytest.mark.ray
+def test_a_step_of_answers_is_scored_in_milliseconds(cluster: None) -> None:
+    stage = make_stage()
+    groups = [make_group(str(i), *([RIGHT] * 8)) for i in range(16)]
+
+    with pool_for(stage) as pool:
+        pool.score(groups, stage, 0.0)
+        took_s = []
+        for _ in range(5):
+            start_s = time.monotonic()
+            pool.score(groups, stage, 0.0)
+            took_s.append(time.monotonic() - start_s)
+
+    print(f"16 groups x 8 answers: {1e3 * min(took_s):.1f} ms")
+    assert min(took_s) < 0.1  # 30 ms on an idle machine
