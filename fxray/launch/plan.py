@@ -1,0 +1,61 @@
+"""From the configuration tree to the plain values that stages, learner and engines are made of."""
+
+import math
+
+from fxray.config.schedule import Stage
+from fxray.config.tree import Config
+from fxray.grpo.loop import StagePlan
+from fxray.grpo.types import SamplingSettings, UpdateSettings
+from rewards.custom import CustomReward
+from rewards.stage import RightWrong, StageRewards
+
+GREEDY_TEMPERATURE = 0.0
+
+
+def plan_stage(config: Config, stage: Stage, num_samples: int) -> StagePlan:
+    """The plan of one stage.
+
+    Args:
+        config: The whole tree.
+        stage: A stage of the schedule; what it leaves open comes from `config.grpo`.
+        num_samples: Rows of the training split, for stages that are given in epochs.
+    """
+    grpo = config.grpo
+    max_new_tokens = stage.max_new_tokens or grpo.max_new_tokens
+    of_epochs = math.ceil(stage.epochs * num_samples / grpo.prompts_per_step)
+    return StagePlan(
+        name=stage.name,
+        rewards=stage_rewards(config, stage),
+        num_steps=grpo.steps_per_stage or stage.steps or max(1, of_epochs),
+        sampling=SamplingSettings(grpo.group_size, grpo.temperature, grpo.top_p, max_new_tokens),
+        update=UpdateSettings(
+            learning_rate=stage.learning_rate or grpo.learning_rate,
+            temperature=grpo.temperature,
+            clip_low=grpo.clip_low,
+            clip_high=grpo.clip_high,
+            kl_beta=grpo.kl_beta,
+            loss_aggregation=grpo.loss_aggregation,
+            importance_cap=grpo.importance_cap,
+            num_updates=grpo.num_updates_per_batch,
+            max_new_tokens=max_new_tokens,
+        ),
+        warmup_steps=grpo.warmup_steps,
+        normalisation=grpo.advantage_normalisation,
+        probe_every_steps=config.rollout.probe_every_steps,
+        probe_tolerance_nats=config.rollout.probe_tolerance_nats,
+    )
+
+
+def greedy(config: Config) -> SamplingSettings:
+    """How evaluation and detection draw their one answer."""
+    return SamplingSettings(1, GREEDY_TEMPERATURE, 1.0, config.evaluate.max_new_tokens)
+
+
+def stage_rewards(config: Config, stage: Stage) -> StageRewards:
+    """The reward weights of a stage, and the user's own rewards."""
+    weights = stage.rewards.model_dump() | {
+        "label": RightWrong(stage.rewards.label.right, stage.rewards.label.wrong),
+        "format": RightWrong(stage.rewards.format.right, stage.rewards.format.wrong),
+    }
+    custom = tuple(CustomReward(function.path, function.weight) for function in config.reward.functions)
+    return StageRewards(name=stage.name, custom=custom, **weights)

@@ -1,0 +1,212 @@
+"""The loop over in-process ports: what it hands on, in which order, and that a continued stage is the same stage."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fxray.data.frame import Frame
+from fxray.errors import DataError, SyncError
+from fxray.grpo.loop import Cursor, Ports, StagePlan, run_stage
+from fxray.grpo.types import (
+    AdapterBlob,
+    GroupScore,
+    ImageRef,
+    PromptGroup,
+    Rollout,
+    RolloutGroup,
+    SamplingSettings,
+    SyncProof,
+    TrainingGroup,
+    UpdateSettings,
+)
+from fxray.schema import Annotation, Verdict
+from rewards.stage import RightWrong, StageRewards
+
+G = 4
+FRAME = Frame(112, 112, 112, 112)
+
+
+class Bandit:
+    """A policy of one number. An answer is a digit near it; the reward is the digit: the number must grow."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.policy = 2.0
+        self.published = (-1, float("nan"))
+        self.gap_nats = 0.0
+        self.masked: set[int] = set()
+        self.rates: list[float] = []
+        self.advantages: list[np.ndarray] = []
+
+    # Generator
+    def generate(self, prompts: Sequence[PromptGroup], sampling: SamplingSettings) -> list[RolloutGroup]:
+        version, policy = self.published
+        self.calls.append(f"generate v{version}")
+        return [self._group(prompt, sampling.group_size, version, policy) for prompt in prompts]
+
+    def _group(self, prompt: PromptGroup, size: int, version: int, policy: float) -> RolloutGroup:
+        draws = np.random.default_rng(prompt.seed).normal(policy, 1.0, size)
+        rollouts = tuple(
+            Rollout(np.array([1, 2], np.int32), np.array([-0.5, -0.5], np.float32), f"{draw:.6f}", True)
+            for draw in draws
+        )
+        return RolloutGroup(prompt, np.array([9, 9, 9], np.int32), rollouts, version)
+
+    # Scorer
+    def score(self, groups: Sequence[RolloutGroup], stage: StageRewards, progress_frac: float) -> list[GroupScore]:
+        self.calls.append(f"score {progress_frac:g}")
+        scores = []
+        for group in groups:
+            rewards = np.array([float(rollout.text) for rollout in group.rollouts])
+            valid = np.array([i not in self.masked for i in range(len(rewards))])
+            parts = {"label": rewards, "iou": 0 * rewards}
+            scores.append(GroupScore(group.prompt.group_id, np.where(valid, rewards, 0), parts, valid))
+        return scores
+
+    # Learner
+    def update(self, groups: Sequence[TrainingGroup], settings: UpdateSettings) -> dict[str, float]:
+        self.calls.append("update")
+        self.rates.append(settings.learning_rate)
+        self.advantages += [group.advantages_G for group in groups]
+        for group in groups:
+            texts = np.array([float(rollout.text) for rollout in group.rollouts.rollouts])
+            self.policy += settings.learning_rate * float((group.advantages_G * (texts - self.policy)).mean())
+        return {"loss": 0.0}
+
+    def export_adapter(self, version: int) -> AdapterBlob:
+        data = np.float64(self.policy).tobytes()
+        return AdapterBlob(version, data, {}, hashlib.sha256(data).hexdigest(), 1)
+
+    def set_reference(self) -> None: ...
+
+    def reset_optimizer(self) -> None: ...
+
+    def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> float:
+        self.calls.append("probe")
+        return self.gap_nats
+
+    def save(self, path: Path) -> None: ...
+
+    def load(self, path: Path) -> None: ...
+
+    # Publisher
+    def publish(self, adapter: AdapterBlob) -> list[SyncProof]:
+        self.calls.append(f"publish v{adapter.version}")
+        self.published = (adapter.version, float(np.frombuffer(adapter.safetensors)[0]))
+        return [SyncProof("fake", adapter.version, adapter.sha256, 1)]
+
+    @property
+    def ports(self) -> Ports:
+        return Ports(self, self, self, self)
+
+
+REWARDS = StageRewards("alpha", 0.0, 1.0, RightWrong(1.0, -1.0), RightWrong(2.0, -1.0))
+
+
+def plan(num_steps: int = 6, probe_every_steps: int = 0) -> StagePlan:
+    sampling = SamplingSettings(G, 1.0, 1.0, 8)
+    update = UpdateSettings(0.1, 1.0, 0.2, 0.2, 0.0, "answer", 2.0, 1, 8)
+    return StagePlan("alpha", REWARDS, num_steps, sampling, update, 2, "group-std", probe_every_steps, 1e-3)
+
+
+def draw(step: int) -> list[PromptGroup]:
+    return [
+        PromptGroup(f"alpha/{step}/{i}", f"s{i}", ImageRef(b"", 0), "?", Annotation(Verdict.REAL), FRAME, 10 * step + i)
+        for i in range(2)
+    ]
+
+
+def run(bandit: Bandit, cursor: Cursor = Cursor("alpha", 0, 0), **kwargs):
+    history = []
+    end = run_stage(
+        plan(**kwargs),
+        cursor,
+        bandit.ports,
+        draw=draw,
+        observe=lambda cursor, metrics: history.append((cursor, metrics)),
+        save=lambda cursor: bandit.calls.append(f"save {cursor.step}"),
+    )
+    return end, history
+
+
+def test_a_step_samples_from_the_policy_that_the_last_step_made() -> None:
+    bandit = Bandit()
+    end, _ = run(bandit, num_steps=2)
+    assert end == Cursor("alpha", 2, 2)
+    assert bandit.calls == [
+        "publish v0",
+        *("generate v0", "score 0", "probe", "update", "publish v1", "save 1"),
+        *("generate v1", "score 0.5", "update", "publish v2", "save 2"),
+        *("generate v2", "probe"),
+    ]
+
+
+def test_the_policy_climbs_its_reward() -> None:
+    bandit = Bandit()
+    _, history = run(bandit, num_steps=40)
+    rewards = [metrics["reward"] for _, metrics in history]
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.5
+    assert history[0][1]["num_tokens"] == 2 * G * 2
+
+
+def test_a_continued_stage_equals_the_uninterrupted_one() -> None:
+    whole, first, second = Bandit(), Bandit(), Bandit()
+    _, history = run(whole, num_steps=6)
+
+    class KilledError(Exception):
+        pass
+
+    def die(cursor: Cursor) -> None:
+        if cursor.step == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_stage(plan(6), Cursor("alpha", 0, 0), first.ports, draw=draw, observe=lambda *_: None, save=die)
+    second.policy = first.policy
+    end, rest = run(second, Cursor("alpha", 3, 3), num_steps=6)
+    assert end == Cursor("alpha", 6, 6)
+    assert second.policy == whole.policy
+    assert [m["reward"] for _, m in rest] == [m["reward"] for _, m in history[3:]]
+
+
+def test_the_rate_warms_up() -> None:
+    bandit = Bandit()
+    run(bandit, num_steps=4)
+    assert bandit.rates == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.1])
+
+
+def test_a_masked_answer_leaves_means_and_advantages() -> None:
+    bandit = Bandit()
+    bandit.masked = {0}
+    _, history = run(bandit, num_steps=1)
+    assert history[0][1]["num_masked"] == 2
+    for advantages_G in bandit.advantages:
+        assert advantages_G[0] == 0
+        assert advantages_G[1:].sum() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_group_without_spread_is_counted_and_has_no_advantage() -> None:
+    bandit = Bandit()
+    bandit.masked = {1, 2, 3}
+    _, history = run(bandit, num_steps=1)
+    assert history[0][1]["num_groups_without_spread"] == 2
+    assert all((advantages_G == 0).all() for advantages_G in bandit.advantages)
+
+
+@pytest.mark.parametrize("gap_nats", [0.8, float("nan")])
+def test_a_sampler_that_ignores_the_adapter_stops_the_stage(gap_nats: float) -> None:
+    bandit = Bandit()
+    bandit.gap_nats = gap_nats
+    with pytest.raises(SyncError, match=r"stage alpha, policy version 0.*differ from the learner's"):
+        run(bandit)
+    assert "update" not in bandit.calls
+
+
+def test_a_step_without_images_is_an_error_that_names_its_place() -> None:
+    with pytest.raises(DataError, match="stage alpha, step 0"):
+        run_stage(
+            plan(), Cursor("alpha", 0, 0), Bandit().ports, draw=lambda _: [], observe=lambda *_: None, save=print
+        )
