@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from fxray.data.frame import Frame
 from fxray.schema import Annotation
 
+FORBIDDEN_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_pad|>", "<|vision_start|>", "<|vision_end|>")
+"""Tokens that are never sampled: they stand for pixels. Sampled log-probabilities are over the rest of the vocabulary,
+so a learner that agrees with the sampler gives these tokens the logit minus infinity too."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
