@@ -1,0 +1,195 @@
+"""The forward pass over packed groups: image and prompt once, then every answer, all in one flat sequence.
+
+A group costs P + G R tokens instead of G (P + R). Position ids of each answer continue after the prompt on all three
+axes of the rotary embedding, and each answer sees the prompt and itself alone, so log-probabilities and gradients are
+those of the plain form, in which each answer comes with its own copy of prompt and image.
+
+Legend: N groups, P prompt tokens, G answers, T tokens of the flat sequence, R answer tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from fxray.errors import ModelError
+from fxray.model import attention
+from fxray.model.load import placeholder_ids
+from fxray.model.prompts import count_image_tokens
+
+LOGITS_BUDGET = 2**27
+"""Logits that are held at once: 512 MiB of float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """A prompt, its answers and its image.
+
+    Attributes:
+        sample_id: Named in errors.
+        prompt_token_ids: int32 [P], the image's placeholders included.
+        answers: int32 [R] each, none empty.
+        pixel_values: float32 [patches, values of a patch].
+        grid_thw: int64 [3], frames, rows and columns of patches.
+    """
+
+    sample_id: str
+    prompt_token_ids: NDArray[np.int32]
+    answers: tuple[NDArray[np.int32], ...]
+    pixel_values: torch.Tensor
+    grid_thw: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Groups as the model takes them; everything lies on the model's device.
+
+    Attributes:
+        input_ids_T: int64 [T], prompt, answers, next prompt, ...
+        position_ids_3T: int64 [3, 1, T], for frame, row and column.
+        image_position_I: int64 [I], where the image tokens lie.
+        pixel_values: float32 [patches of all images, values of a patch].
+        grid_thw_N3: int64 [N, 3].
+        predictor_R: int64 [R], position whose hidden state predicts each answer token.
+        target_R: int64 [R], the answer tokens, all answers one after the other.
+        layout: Who sees whom.
+    """
+
+    input_ids_T: torch.Tensor
+    position_ids_3T: torch.Tensor
+    image_position_I: torch.Tensor
+    pixel_values: torch.Tensor
+    grid_thw_N3: torch.Tensor
+    predictor_R: torch.Tensor
+    target_R: torch.Tensor
+    layout: attention.Layout
+
+
+class PackedPolicy(torch.nn.Module):
+    """The model as a function from packed groups to log-probabilities of their answers.
+
+    Args:
+        model: A Qwen2.5-VL with adapters.
+    """
+
+    def __init__(self, model: PeftModel) -> None:
+        super().__init__()
+        self.model = model
+        core = model.get_base_model()
+        if odd := set(core.config.text_config.layer_types) - {"full_attention"}:
+            raise ModelError(f"attention layers of type {sorted(odd)}, expected only full attention")
+        core.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
+
+    def forward(self, batch: PackedBatch, temperature: float) -> torch.Tensor:
+        """Log-probabilities of the answer tokens at a temperature, float32 [R]."""
+        core: Qwen2_5_VLForConditionalGeneration = self.model.get_base_model()
+        images = core.model.visual(batch.pixel_values, grid_thw=batch.grid_thw_N3).pooler_output
+        embeds = core.get_input_embeddings()(batch.input_ids_T)
+        embeds = embeds.index_copy(0, batch.image_position_I, images.to(embeds.dtype))
+        hidden = core.model.language_model(
+            inputs_embeds=embeds[None],
+            position_ids=batch.position_ids_3T,
+            attention_mask={"full_attention": batch.layout},
+            use_cache=False,
+        ).last_hidden_state[0]
+        return chosen_logprobs(core.lm_head, hidden.index_select(0, batch.predictor_R), batch.target_R, temperature)
+
+
+def chosen_logprobs(
+    lm_head: torch.nn.Linear, hidden_RD: torch.Tensor, target_R: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Log-probabilities of chosen tokens, float32 [R], without ever holding more than `LOGITS_BUDGET` logits.
+
+    Args:
+        lm_head: From hidden states to logits.
+        hidden_RD: Final hidden states.
+        target_R: The chosen tokens.
+        temperature: Divides the logits.
+    """
+
+    def logprobs(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return -cross_entropy(lm_head(hidden).float() / temperature, target, reduction="none")
+
+    chunk = max(1, LOGITS_BUDGET // lm_head.out_features)
+    if len(hidden_RD) <= chunk:
+        return logprobs(hidden_RD, target_R)
+    parts = zip(hidden_RD.split(chunk), target_R.split(chunk), strict=True)
+    return torch.cat([checkpoint(logprobs, hidden, target, use_reentrant=False) for hidden, target in parts])
+
+
+def pack(model: Qwen2_5_VLForConditionalGeneration, rows: Sequence[PackedRow]) -> PackedBatch:
+    """Puts groups together into one flat sequence on the model's device.
+
+    Raises:
+        ModelError: A prompt's placeholders do not match its image, or an answer contains one.
+    """
+    for row in rows:
+        _check_row(model, row)
+    grid_thw = torch.stack([row.grid_thw for row in rows])
+    answer_lengths = [[len(answer) for answer in row.answers] for row in rows]
+    prompts = [torch.from_numpy(row.prompt_token_ids.astype(np.int64)) for row in rows]
+    positions = _prompt_positions(model, prompts, grid_thw)
+
+    ids, position_ids, predictors, start = [], [], [], 0
+    for row, prompt, position in zip(rows, prompts, positions, strict=True):
+        last_of_prompt = start + len(prompt) - 1
+        following = int(position.max()) + 1
+        ids.append(prompt)
+        position_ids.append(position)
+        start += len(prompt)
+        for answer in row.answers:
+            ids.append(torch.from_numpy(answer.astype(np.int64)))
+            position_ids.append(torch.arange(following, following + len(answer)).expand(3, -1))
+            predictors += [last_of_prompt, *range(start, start + len(answer) - 1)]
+            start += len(answer)
+    input_ids_T = torch.cat(ids)
+    device = model.device
+    return PackedBatch(
+        input_ids_T=input_ids_T.to(device),
+        position_ids_3T=torch.cat(position_ids, 1)[:, None].to(device),
+        image_position_I=(input_ids_T == model.config.image_token_id).nonzero()[:, 0].to(device),
+        pixel_values=torch.cat([row.pixel_values for row in rows]).to(device),
+        grid_thw_N3=grid_thw.to(device),
+        predictor_R=torch.tensor(predictors, dtype=torch.long, device=device),
+        target_R=torch.cat([torch.from_numpy(a.astype(np.int64)) for row in rows for a in row.answers]).to(device),
+        layout=attention.make_layout([len(prompt) for prompt in prompts], answer_lengths, device),
+    )
+
+
+def _prompt_positions(
+    model: Qwen2_5_VLForConditionalGeneration, prompts: Sequence[torch.Tensor], grid_thw: torch.Tensor
+) -> list[torch.Tensor]:
+    """Position ids [3, P] of each prompt, by the model's own rule."""
+    positions = []
+    for prompt, grid in zip(prompts, grid_thw, strict=True):
+        is_image = (prompt == model.config.image_token_id).int()
+        rope_index, _ = model.model.get_rope_index(
+            prompt[None], mm_token_type_ids=is_image[None], image_grid_thw=grid[None]
+        )
+        positions.append(rope_index[:, 0])
+    return positions
+
+
+def _check_row(model: Qwen2_5_VLForConditionalGeneration, row: PackedRow) -> None:
+    num_placeholders = int((row.prompt_token_ids == model.config.image_token_id).sum())
+    (num_tokens,) = count_image_tokens(row.grid_thw[None], model.config.vision_config.spatial_merge_size)
+    if num_placeholders != num_tokens:
+        raise ModelError(
+            f"the prompt has {num_placeholders} image placeholders, but the image makes {num_tokens} tokens",
+            where=f"sample {row.sample_id}",
+            remedy="give sampler and learner the same model, min_pixels and max_pixels",
+        )
+    forbidden = list(placeholder_ids(model.config))
+    for index, answer in enumerate(row.answers):
+        if np.isin(answer, forbidden).any():
+            raise ModelError(
+                f"answer {index} contains a vision placeholder token",
+                where=f"sample {row.sample_id}",
+                remedy="forbid these tokens when sampling",
+            )

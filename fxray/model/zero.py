@@ -1,0 +1,174 @@
+"""DeepSpeed: one engine for ZeRO 0 to 3, on CPU and CUDA. No other file imports it."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+from deepspeed.utils import logger as deepspeed_logger
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+
+from fxray.errors import CheckpointError, ModelError
+
+# Otherwise DeepSpeed compiles operators for minutes on first use; none of them is needed here.
+deepspeed.ops.__compatible_ops__ = {}
+deepspeed_logger.setLevel(logging.WARNING)
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_STEP = "step"
+
+
+def join_ranks(*, rank: int, world_size: int, address: str, port: int, timeout_s: float) -> None:
+    """Makes this process one of the ranks of a job. Each rank sees its own GPU as the first, if it has any.
+
+    Args:
+        rank: Of this process.
+        world_size: Ranks in all.
+        address: Where rank 0 runs.
+        port: A free one there.
+        timeout_s: For any exchange between ranks.
+    """
+    where = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": world_size, "MASTER_ADDR": address, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in where.items()})
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_s))
+
+
+class ZeroEngine:
+    """A module, its AdamW and the exchange between ranks. The gradient is the SUM of what the ranks pass to `backward`.
+
+    All ranks must call every method together, with equally many passes between two steps.
+
+    Args:
+        module: Of which `parameters` are trained.
+        parameters: Trainable parameters by name.
+        stage: ZeRO stage: 0 shares nothing, 1 the optimizer, 2 also gradients, 3 also parameters.
+        weight_decay: Of AdamW.
+        max_grad_norm: The whole gradient is clipped to this norm.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        parameters: Mapping[str, torch.nn.Parameter],
+        *,
+        stage: int,
+        weight_decay: float,
+        max_grad_norm: float,
+    ) -> None:
+        self._parameters = dict(parameters)
+        self._stage = stage
+        self._max_grad_norm = max_grad_norm
+        num_trainable = sum(parameter.numel() for parameter in parameters.values())
+        optimizer = torch.optim.AdamW(list(parameters.values()), lr=0.0, weight_decay=weight_decay)
+        self._engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            config={
+                "train_micro_batch_size_per_gpu": 1,
+                # Stage 0 is clipped in `step`, where the norm can be had.
+                "gradient_clipping": max_grad_norm if stage else 0.0,
+                # DeepSpeed's own default would be a buffer of 2 GB.
+                "zero_optimization": {"stage": stage, "reduce_bucket_size": max(2**16, min(num_trainable, 2**26))},
+            },
+        )
+        self._num_ranks = self._engine.world_size
+        self.reset_optimizer()
+
+    def __call__(self, *args: object) -> torch.Tensor:
+        """The module's forward pass."""
+        return self._engine(*args)
+
+    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+        """Adds to the gradient; ranks exchange it in the last pass before a step."""
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        self._engine.backward(loss * self._num_ranks)
+
+    def step(self, learning_rate: float) -> float:
+        """Updates the parameters and returns the norm of the gradient before clipping.
+
+        Raises:
+            ModelError: The gradient is not finite.
+        """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm = 0.0
+        if self._stage == 0:
+            norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._max_grad_norm))
+        self._engine.step()
+        if self._stage:
+            norm = float(self._engine.get_global_grad_norm())
+        if not norm < float("inf"):
+            raise ModelError(
+                f"the norm of the gradient is {norm}, so the update is lost",
+                remedy="continue from the last checkpoint with a lower learning rate, or in float32",
+            )
+        return norm
+
+    @contextmanager
+    def whole(self, parameters: Mapping[str, torch.nn.Parameter], *, is_written: bool = False) -> Iterator[None]:
+        """Makes partitioned parameters whole inside the block, and afterwards spreads what rank 0 wrote into them."""
+        if self._stage < 3:
+            yield
+        else:
+            with deepspeed.zero.GatheredParameters(list(parameters.values()), modifier_rank=0 if is_written else None):
+                yield
+        if is_written and self._stage:
+            self._engine.optimizer.refresh_fp32_params()
+
+    def reset_optimizer(self) -> None:
+        """Sets moments and step count to what they are before the first step."""
+        state = self._engine.basic_optimizer.state
+        for flat in self._flat_parameters():
+            if flat not in state:
+                state[flat] = {name: torch.zeros_like(flat.data) for name in _MOMENTS} | {_STEP: torch.tensor(0.0)}
+            for tensor in state[flat].values():
+                tensor.zero_()
+        if self._stage in {1, 2}:
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        """Moments of every parameter, whole and on the CPU, and the step count; the same whatever stage and ranks."""
+        tensors = {_STEP: self._engine.basic_optimizer.state[self._flat_parameters()[0]][_STEP].clone()}
+        for name, parameter in self._parameters.items():
+            for moment in _MOMENTS:
+                whole = (
+                    safe_get_full_optimizer_state(parameter, moment) if self._stage else self._raw(parameter, moment)
+                )
+                tensors[f"{moment}.{name}"] = whole.detach().to("cpu", copy=True).contiguous()
+        return tensors
+
+    def load_optimizer_state(self, tensors: Mapping[str, torch.Tensor], *, where: str) -> None:
+        """Restores what `optimizer_state` gave, also under another stage or number of ranks.
+
+        Raises:
+            CheckpointError: It belongs to other parameters.
+        """
+        expected = {_STEP, *(f"{moment}.{name}" for moment in _MOMENTS for name in self._parameters)}
+        if odd := sorted(expected ^ tensors.keys()):
+            raise CheckpointError(f"{len(odd)} optimizer tensors do not match, {odd[0]} for one", where=where)
+        for flat in self._flat_parameters():
+            self._engine.basic_optimizer.state[flat][_STEP].copy_(tensors[_STEP])
+        for name, parameter in self._parameters.items():
+            for moment in _MOMENTS:
+                value = tensors[f"{moment}.{name}"].to(parameter.device)
+                if self._stage:
+                    safe_set_full_optimizer_state(parameter, value, moment)
+                else:
+                    self._raw(parameter, moment).copy_(value)
+
+    def _raw(self, parameter: torch.nn.Parameter, moment: str) -> torch.Tensor:
+        return self._engine.basic_optimizer.state[parameter][moment]
+
+    def _flat_parameters(self) -> list[Any]:
+        """What the optimizer itself updates on this rank."""
+        if self._stage == 0:
+            return list(self._parameters.values())
+        if self._stage == 3:
+            return self._engine.optimizer.fp32_partitioned_groups_flat
+        return self._engine.optimizer.single_partition_of_fp32_groups
