@@ -1,0 +1,1 @@
+"""Synthetic detection data: real photographs that packages ship, with defects planted where we know."""
