@@ -66,8 +66,8 @@ def parse_document(text: str, name: str) -> Document:
     Raises:
         ConfigError: It is not YAML, holds a key twice, or is not a mapping.
     """
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
             return {}
@@ -83,8 +83,6 @@ def parse_document(text: str, name: str) -> Document:
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"is not valid YAML: {error}", where=name, remedy="mend the file") from error
-    finally:
-        loader.dispose()
 
 
 def _leaves(loader: _Loader, node: yaml.MappingNode, above: Keys, name: str) -> Iterator[tuple[Keys, Entry]]:
@@ -102,7 +100,7 @@ def merge(below: Document, above: Document) -> Document:
     merged = dict(below)
     for keys, entry in above.items():
         inside = [other for other in merged if other[: len(keys)] == keys]
-        if entry.value == {} and inside:
+        if entry.value == {} and any(other != keys for other in inside):
             continue
         around = [keys[:length] for length in range(1, len(keys)) if keys[:length] in merged]
         for other in (*inside, *around):

@@ -1,0 +1,210 @@
+"""What must hold between the fields of a configuration, and between it and the model: lengths, batches, engines."""
+
+import math
+from collections.abc import Iterator
+
+from fxray.config.model_shape import ModelShape, read_shape
+from fxray.config.problem import Problem
+from fxray.config.schedule import load_stages
+from fxray.config.tree import Config
+
+PIXELS_PER_TOKEN = 28 * 28
+PROMPT_TOKENS = 96
+"""What the longest chat template takes beside its image, generously."""
+CPU_BLOCK = 32
+FLOAT32_TOLERANCE_NATS = 1e-2
+BFLOAT16_NOISE_NATS = 0.02
+BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2}
+
+
+def check(config: Config) -> list[Problem]:
+    """Every problem that keeps a valid tree from running well; empty when there is none.
+
+    The model's own limits are looked up where its folder is on this machine.
+
+    Raises:
+        ConfigError: The reward schedule cannot be read.
+    """
+    problems = [*_pixels(config), *_lengths(config), *_batches(config), *_engine(config), *_numerics(config)]
+    shape = read_shape(config.model.path)
+    if isinstance(shape, Problem):
+        return [*problems, shape]
+    return problems if shape is None else [*problems, *_shape(config, shape)]
+
+
+def image_tokens(config: Config) -> int:
+    """Tokens of the largest image that the model is shown."""
+    return config.model.max_pixels // PIXELS_PER_TOKEN
+
+
+def longest_answer(config: Config) -> int:
+    """The most tokens that any stage or the evaluation lets an answer have."""
+    stages = (stage.max_new_tokens or config.grpo.max_new_tokens for stage in load_stages(config.grpo.schedule))
+    return max(config.evaluate.max_new_tokens, *stages)
+
+
+def _pixels(config: Config) -> Iterator[Problem]:
+    model = config.model
+    if model.min_pixels > model.max_pixels:
+        yield Problem(
+            "model.min_pixels",
+            str(model.min_pixels),
+            f"must be at most model.max_pixels = {model.max_pixels}",
+            "lower model.min_pixels or raise model.max_pixels",
+        )
+    if model.max_pixels < PIXELS_PER_TOKEN:
+        yield Problem(
+            "model.max_pixels",
+            str(model.max_pixels),
+            f"must be at least {PIXELS_PER_TOKEN}, the pixels of one image token",
+            f"set model.max_pixels to a multiple of {PIXELS_PER_TOKEN}",
+        )
+
+
+def _lengths(config: Config) -> Iterator[Problem]:
+    image, answer, limit = image_tokens(config), longest_answer(config), config.rollout.max_model_len
+    needed = image + PROMPT_TOKENS + answer
+    if needed > limit:
+        yield Problem(
+            "rollout.max_model_len",
+            str(limit),
+            f"must be at least {needed}: {image} image tokens (model.max_pixels) + {PROMPT_TOKENS} of the prompt "
+            f"+ {answer} of the answer",
+            f"set rollout.max_model_len to {needed} or more, or lower model.max_pixels or grpo.max_new_tokens",
+        )
+
+
+def _batches(config: Config) -> Iterator[Problem]:
+    sft, grpo, learner, rollout, synth = config.sft, config.grpo, config.learner, config.rollout, config.data.synth
+    per_round = sft.micro_batch_size * sft.num_workers
+    if sft.batch_size % per_round:
+        yield Problem(
+            "sft.batch_size",
+            str(sft.batch_size),
+            f"must be a multiple of {per_round} = sft.micro_batch_size {sft.micro_batch_size} x sft.num_workers "
+            f"{sft.num_workers}",
+            f"set sft.batch_size to {math.ceil(sft.batch_size / per_round) * per_round}",
+        )
+    for field, num_workers in (("learner.num_ranks", learner.num_ranks), ("rollout.num_workers", rollout.num_workers)):
+        if num_workers > grpo.prompts_per_step:
+            yield Problem(
+                field,
+                str(num_workers),
+                f"must be at most grpo.prompts_per_step = {grpo.prompts_per_step}, or some have nothing to do",
+                f"lower {field} or raise grpo.prompts_per_step",
+            )
+    if grpo.steps_per_stage and grpo.warmup_steps > grpo.steps_per_stage:
+        yield Problem(
+            "grpo.warmup_steps",
+            str(grpo.warmup_steps),
+            f"must be at most grpo.steps_per_stage = {grpo.steps_per_stage}, or the full rate is never reached",
+            "lower grpo.warmup_steps",
+        )
+    if synth is not None:
+        needed = max(sft.batch_size, grpo.prompts_per_step)
+        if synth.num_train < needed:
+            yield Problem(
+                "data.synth.num_train",
+                str(synth.num_train),
+                f"must be at least {needed}, the samples of one batch",
+                "raise it, or lower sft.batch_size and grpo.prompts_per_step",
+            )
+        if config.evaluate.num_samples > synth.num_test:
+            yield Problem(
+                "evaluate.num_samples",
+                str(config.evaluate.num_samples),
+                f"must be at most data.synth.num_test = {synth.num_test}",
+                "lower it, or set it to 0 for all",
+            )
+
+
+def _engine(config: Config) -> Iterator[Problem]:
+    rollout = config.rollout
+    if rollout.gpus_per_worker == 0 and rollout.block_size % CPU_BLOCK:
+        yield Problem(
+            "rollout.block_size",
+            str(rollout.block_size),
+            f"must be a multiple of {CPU_BLOCK} on a CPU",
+            f"set rollout.block_size to {CPU_BLOCK}, or give the engines GPUs with rollout.gpus_per_worker",
+        )
+    for field, num_gpus in (
+        ("rollout.gpus_per_worker", rollout.gpus_per_worker),
+        ("learner.gpus_per_rank", config.learner.gpus_per_rank),
+    ):
+        if num_gpus > 1 and num_gpus != int(num_gpus):
+            yield Problem(field, str(num_gpus), "must be a whole number above 1", f"set {field} to {int(num_gpus)}")
+    if config.learner.gpus_per_rank > 1:
+        yield Problem(
+            "learner.gpus_per_rank",
+            str(config.learner.gpus_per_rank),
+            "must be at most 1: a rank drives one GPU",
+            "raise learner.num_ranks instead",
+        )
+
+
+def _numerics(config: Config) -> Iterator[Problem]:
+    tolerance, dtype = config.rollout.probe_tolerance_nats, config.model.dtype
+    if dtype == "float32" and tolerance > FLOAT32_TOLERANCE_NATS:
+        yield Problem(
+            "rollout.probe_tolerance_nats",
+            str(tolerance),
+            f"must be at most {FLOAT32_TOLERANCE_NATS} with model.dtype float32, or a wrong adapter may pass",
+            "set rollout.probe_tolerance_nats to 0.001",
+        )
+    if dtype == "bfloat16" and tolerance < BFLOAT16_NOISE_NATS:
+        yield Problem(
+            "rollout.probe_tolerance_nats",
+            str(tolerance),
+            f"must be at least {BFLOAT16_NOISE_NATS} with model.dtype bfloat16, whose rounding alone differs so much",
+            "set rollout.probe_tolerance_nats to 0.15",
+        )
+    cap = config.grpo.importance_cap
+    if 0 < cap < 1:
+        yield Problem(
+            "grpo.importance_cap",
+            str(cap),
+            "must be 0 (off) or at least 1, or it scales every token down",
+            "set grpo.importance_cap to 2",
+        )
+
+
+def _shape(config: Config, shape: ModelShape) -> Iterator[Problem]:
+    rollout, longest = config.rollout, shape.max_position_embeddings
+    if rollout.max_model_len > longest:
+        yield Problem(
+            "rollout.max_model_len",
+            str(rollout.max_model_len),
+            f"must be at most {longest}, the model's max_position_embeddings",
+            f"set rollout.max_model_len to {longest} or less",
+        )
+    trained = image_tokens(config) + PROMPT_TOKENS + config.sft.max_answer_tokens
+    if trained > longest:
+        yield Problem(
+            "sft.max_answer_tokens",
+            str(config.sft.max_answer_tokens),
+            f"must leave room: {trained} tokens with image and prompt, of the model's {longest} positions",
+            "lower sft.max_answer_tokens or model.max_pixels",
+        )
+    if config.model.lora.rank > shape.hidden_size:
+        yield Problem(
+            "model.lora.rank",
+            str(config.model.lora.rank),
+            f"must be at most {shape.hidden_size}, the model's hidden_size",
+            "lower model.lora.rank",
+        )
+    if shape.num_attention_heads % max(1, int(rollout.gpus_per_worker)):
+        yield Problem(
+            "rollout.gpus_per_worker",
+            str(rollout.gpus_per_worker),
+            f"must divide the model's {shape.num_attention_heads} attention heads",
+            "set rollout.gpus_per_worker to 1, 2 or 4",
+        )
+    per_token_bytes = shape.cached_numbers_per_token * BYTES_PER_NUMBER[config.model.dtype]
+    needed_gib = per_token_bytes * rollout.max_model_len / 2**30
+    if rollout.gpus_per_worker == 0 and rollout.kv_cache_gib < needed_gib:
+        yield Problem(
+            "rollout.kv_cache_gib",
+            str(rollout.kv_cache_gib),
+            f"must be at least {needed_gib:.3g}, the cache of one sequence of rollout.max_model_len",
+            "raise rollout.kv_cache_gib or lower rollout.max_model_len",
+        )

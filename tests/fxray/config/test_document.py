@@ -1,0 +1,53 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fxray.config.document import Entry, merge, nest, parse_document
+
+KEYS = st.text("abc", min_size=1, max_size=2)
+TREES = st.recursive(
+    st.dictionaries(KEYS, st.integers(0, 9), max_size=3),
+    lambda inner: st.dictionaries(KEYS, inner | st.integers(0, 9), max_size=3),
+    max_leaves=8,
+)
+
+
+def flat(tree, origin="x", above=()):
+    document = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            document |= flat(value, origin, (*above, key))
+        else:
+            document[(*above, key)] = Entry(value, origin)
+    return document
+
+
+def laid_over(below, above):
+    merged = dict(below)
+    for key, value in above.items():
+        inner = merged.get(key)
+        merged[key] = laid_over(inner, value) if isinstance(value, dict) and isinstance(inner, dict) else value
+    return merged
+
+
+@given(TREES)
+def test_nest_undoes_flattening(tree):
+    assert nest(flat(tree)) == tree
+
+
+@given(TREES, TREES)
+def test_merging_flat_documents_is_merging_trees(below, above):
+    assert nest(merge(flat(below), flat(above))) == laid_over(below, above)
+
+
+def test_entries_remember_their_lines():
+    document = parse_document("a:\n  b: 1\n  c: [1,\n    2]\nd: {}\n", "f.yaml")
+    assert document == {
+        ("a", "b"): Entry(1, "f.yaml:2"),
+        ("a", "c"): Entry([1, 2], "f.yaml:3"),
+        ("d",): Entry({}, "f.yaml:5"),
+    }
+
+
+def test_merging_keeps_the_origin_of_each_value():
+    merged = merge(flat({"a": {"b": 1, "c": 2}}, "parent"), flat({"a": {"b": 3}}, "child"))
+    assert merged == {("a", "b"): Entry(3, "child"), ("a", "c"): Entry(2, "parent")}

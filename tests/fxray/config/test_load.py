@@ -1,0 +1,184 @@
+import pickle
+from pathlib import Path
+
+import pytest
+
+from fxray.config.load import load_config
+from fxray.config.tree import Config
+from fxray.errors import ConfigError
+
+MINIMAL = "model: {path: tiny}\ndata: {synth: {}}\n"
+
+
+def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def refused(path, overrides=()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_a_file_holds_only_what_differs_from_the_defaults(tmp_path):
+    config = load_config(write(tmp_path, MINIMAL + "grpo: {group_size: 8}\n"))
+    assert config.grpo.group_size == 8
+    assert config.sft == Config.model_fields["sft"].default
+
+
+def test_an_unknown_key_names_the_file_the_line_and_the_nearest_key(tmp_path):
+    path = write(tmp_path, MINIMAL + "grpo:\n  grup_size: 8\n")
+    message = refused(path)
+    assert f"{path}: grpo.grup_size is not a field ({path}:4)" in message
+    assert "did you mean `grpo.group_size`?" in message
+
+
+def test_a_key_in_the_wrong_section_is_told_its_own(tmp_path):
+    assert "did you mean `grpo.temperature`?" in refused(write(tmp_path, MINIMAL + "rollout: {temperature: 1}\n"))
+
+
+def test_a_value_out_of_bounds_names_value_bound_and_meaning(tmp_path):
+    message = refused(write(tmp_path, MINIMAL), ["grpo.group_size=1"])
+    assert "grpo.group_size is 1; must be greater than or equal to 2 (--set grpo.group_size=1)" in message
+    assert "answers sampled per image" in message
+
+
+def test_all_problems_come_at_once(tmp_path):
+    message = refused(write(tmp_path, MINIMAL + "sft: {epochs: x}\nseed: -1\nmodell: {}\n"))
+    assert "3 problems" in message
+    for field in ("sft.epochs is 'x'", "seed is -1", "modell is not a field"):
+        assert field in message
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "0", "-1", "much", "[1]", "{}"])
+def test_a_rate_is_a_finite_number_above_zero(tmp_path, value):
+    assert "sft.learning_rate" in refused(write(tmp_path, MINIMAL + f"sft: {{learning_rate: {value}}}\n"))
+
+
+def test_a_rate_may_be_written_without_a_point(tmp_path):
+    assert load_config(write(tmp_path, MINIMAL), ["sft.learning_rate=1e-4"]).sft.learning_rate == 1e-4
+
+
+def test_later_overrides_win_and_reach_any_depth(tmp_path):
+    config = load_config(write(tmp_path, MINIMAL), ["model.lora.rank=16", "model.lora.rank=32", "data.synth.seed=7"])
+    assert (config.model.lora.rank, config.data.synth.seed) == (32, 7)
+
+
+def test_an_override_may_hold_a_list(tmp_path):
+    functions = load_config(
+        write(tmp_path, MINIMAL), ["reward.functions=[{path: 'a.b:c', weight: 2}]"]
+    ).reward.functions
+    assert [(function.path, function.weight) for function in functions] == [("a.b:c", 2)]
+
+
+@pytest.mark.parametrize("override", ["grpo.group_size", "=3", "grpo..x=1", ".=1", ""])
+def test_an_override_of_another_form_is_refused(tmp_path, override):
+    assert "write section.key=value" in refused(write(tmp_path, MINIMAL), [override])
+
+
+def test_an_override_that_is_not_yaml_is_refused(tmp_path):
+    assert "--set seed=[1" in refused(write(tmp_path, MINIMAL), ["seed=[1"])
+
+
+def test_a_section_cannot_be_a_number(tmp_path):
+    assert "grpo is 3; must be a section" in refused(write(tmp_path, MINIMAL), ["grpo=3"])
+
+
+def test_a_child_extends_a_file_beside_it_by_sections(tmp_path):
+    write(tmp_path, MINIMAL + "grpo: {group_size: 8, top_p: 0.5}\n", "parent.yaml")
+    config = load_config(write(tmp_path, "extends: parent.yaml\ngrpo: {group_size: 2}\n"))
+    assert (config.grpo.group_size, config.grpo.top_p) == (2, 0.5)
+
+
+def test_a_child_extends_a_shipped_configuration_by_name(tmp_path):
+    config = load_config(write(tmp_path, "extends: tiny\nseed: 5\n"))
+    assert config == load_config("tiny", ["seed=5"])
+
+
+def test_a_child_takes_back_what_its_parent_set(tmp_path):
+    files = "train: a.parquet, validation: b.parquet, test: c.parquet"
+    config = load_config(write(tmp_path, f"extends: tiny\ndata: {{synth: null, {files}}}\n"))
+    assert config.data.synth is None
+    assert config.data.train == tmp_path / "a.parquet"
+
+
+def test_a_parent_has_no_parent(tmp_path):
+    write(tmp_path, "extends: tiny\n", "parent.yaml")
+    message = refused(write(tmp_path, "extends: parent.yaml\n"))
+    assert "itself extends another; one level is allowed" in message
+    assert "mine.yaml:1" in message
+
+
+@pytest.mark.parametrize("extends", ["[tiny]", "{a: b}", "3", "nowhere"])
+def test_what_is_extended_must_be_there(tmp_path, extends):
+    refused(write(tmp_path, f"extends: {extends}\n"))
+
+
+def test_paths_in_a_file_are_relative_to_the_file_and_in_overrides_to_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "model: {path: ./base}\ndata: {train: data/a.parquet, validation: /b.parquet, test: ../c.parquet}\n"
+    path = write(tmp_path, text + "grpo: {schedule: my.yaml}\n", "configs/mine.yaml")
+    config = load_config(path, ["data.validation=v.parquet"])
+    assert config.model.path == str(tmp_path / "configs" / "base")
+    assert config.data.train == tmp_path / "configs" / "data" / "a.parquet"
+    assert config.data.validation == tmp_path / "v.parquet"
+    assert config.data.test == tmp_path / "c.parquet"
+    assert config.grpo.schedule == str(tmp_path / "configs" / "my.yaml")
+
+
+def test_a_model_may_be_a_name_in_a_cache(tmp_path):
+    path = write(tmp_path, "model: {path: Qwen/Qwen2.5-VL-3B-Instruct}\ndata: {synth: {}}\n")
+    assert load_config(path).model.path == "Qwen/Qwen2.5-VL-3B-Instruct"
+
+
+@pytest.mark.parametrize("name", ["tinny", "configs/tinny.yaml", "/nowhere/tinny.yaml"])
+def test_a_name_that_is_nearly_right_is_put_right(name):
+    assert "did you mean `tiny`?" in refused(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\nseed: 2\n", "mine.yaml:2: is not valid YAML: the key `seed` stands twice"),
+        ("grpo: {top_p: 1, top_p: 0.5}\n", "the key `top_p` stands twice"),
+        ("reward: {functions: [{path: 'a:b', path: 'c:d'}]}\n", "the key `path` stands twice"),
+        ("[1, 2]\n", "holds no mapping"),
+        ("just text\n", "holds no mapping"),
+        ("seed: [1\n", "is not valid YAML"),
+        ("seed: !!python/object:os.system x\n", "is not valid YAML"),
+        ("seed: &a {b: *a}\n", "is not valid YAML"),
+        ("? [a, b]\n: 1\n", "not a field"),
+        ("", "model is missing"),
+        ("\x00", "is not valid YAML"),
+        ("seed: 2025-99-99\n", "is not valid YAML"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_place(tmp_path, text, said):
+    message = refused(write(tmp_path, text))
+    assert said in message
+    assert "mine.yaml" in message
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"seed: \xff\xfe")
+    assert "UTF-8" in refused(path)
+
+
+def test_a_folder_is_no_configuration(tmp_path):
+    assert "no such configuration" in refused(tmp_path)
+
+
+def test_data_is_either_files_or_synthetic(tmp_path):
+    assert "not both" in refused(write(tmp_path, MINIMAL), ["data.train=a.parquet"])
+    assert "three files" in refused(write(tmp_path, "model: {path: tiny}\ndata: {train: a.parquet}\n"))
+
+
+def test_the_error_crosses_processes(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, "seed: x\n"))
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert caught.value.exit_code == 2

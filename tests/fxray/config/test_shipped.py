@@ -1,0 +1,61 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from fxray.config.limits import check
+from fxray.config.load import dump_config, load_config, shipped_folder, shipped_names
+from fxray.config.schedule import load_stages
+
+
+def placements():
+    """Every placement that a shipped file proposes in its header, and the file as it is."""
+    for name in shipped_names():
+        yield name, []
+        for line in (shipped_folder() / f"{name}.yaml").read_text().splitlines():
+            if line.startswith("#   --set "):
+                yield name, re.findall(r"--set (\S+)", line)
+
+
+@pytest.mark.parametrize(("name", "overrides"), placements())
+def test_every_shipped_configuration_has_no_problem(name, overrides):
+    assert check(load_config(name, overrides)) == []
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_a_dumped_configuration_reads_back_equal(name, tmp_path):
+    config = load_config(name)
+    dumped = tmp_path / "elsewhere" / "config.yaml"
+    dumped.parent.mkdir()
+    dumped.write_text(dump_config(config))
+    assert load_config(dumped) == config
+
+
+@pytest.mark.parametrize("size", ["3b", "7b", "32b"])
+def test_the_big_configurations_hold_the_papers_settings(size):
+    config = load_config(f"qwen2.5-vl-{size}")
+    assert (config.sft.learning_rate, config.sft.epochs, config.sft.warmup_frac) == (1e-4, 3, 0.05)
+    assert (config.model.lora.rank, config.model.lora.alpha, config.model.dtype) == (8, 32, "bfloat16")
+    assert config.grpo.group_size * config.grpo.prompts_per_step == 128
+    assert (config.grpo.group_size, config.grpo.learning_rate, config.grpo.max_new_tokens) == (4, 1e-5, 1024)
+    assert [stage.name for stage in load_stages(config.grpo.schedule)] == ["alpha", "beta", "gamma"]
+
+
+def test_every_shipped_schedule_loads():
+    presets = {path.stem: load_stages(path.stem) for path in (shipped_folder() / "schedules").glob("*.yaml")}
+    assert {"paper", "linear", "fixed-alpha", "fixed-beta", "fixed-gamma"} <= presets.keys()
+    assert {name: len(stages) for name, stages in presets.items() if name != "linear"} == dict.fromkeys(
+        presets.keys() - {"linear"}, 3
+    )
+
+
+def test_the_paper_schedule_is_table_1():
+    alpha, beta, gamma = (stage.rewards for stage in load_stages("paper"))
+    rows = [
+        (r.r_base, r.w_iou, r.label.right, r.label.wrong, r.format.right, r.format.wrong) for r in (alpha, beta, gamma)
+    ]
+    assert rows == [(0, 1, 1, -1, 2, -1), (-0.5, 1.5, 2, -2, 1, -1.5), (-1, 2, 0.5, -1, 0.5, -1)]
+
+
+def test_shipped_configurations_lie_beside_the_sources_of_a_checkout():
+    assert shipped_folder() == Path(__file__).resolve().parents[3] / "configs"
