@@ -11,7 +11,7 @@ from fxray.schema import Box, Region, Tag, Verdict
 _NUMBER = r"\s*+([-+]?[0-9]{1,9}+(?:\.[0-9]{0,15}+)?)\s*+"
 _FOUR_NUMBERS = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:,|\)\s*+,\s*+\(){_NUMBER},{_NUMBER}[\])]")
 _JSON_CAPTION = re.compile(r'"(?:label|caption|description)"\s*+:\s*+("(?:[^"\\]|\\.)*+")')
-_MAX_BOXES = 10_000  # far beyond any honest answer; keeps a hostile one cheap
+_MAX_ITEMS = 5_000  # boxes or tags: far beyond any honest answer; keeps a hostile one cheap
 _VERDICT_WORDS = {
     "real": Verdict.REAL,
     "authentic": Verdict.REAL,
@@ -71,7 +71,7 @@ def _nested_tag_block(think: str) -> str:
 
 
 def _read_tags(text: str) -> tuple[Tag, ...]:
-    written = dict.fromkeys(text.replace(",", ";").split(";"))
+    written = dict.fromkeys(text.replace(",", ";").split(";", _MAX_ITEMS))
     names = (item.strip().lower() for item in written)
     return tuple(dict.fromkeys(_TAG_NAMES[name] for name in names if name in _TAG_NAMES))
 
@@ -80,7 +80,7 @@ def _read_regions(think: str) -> tuple[Region, ...]:
     """Every group of four numbers with an area is a box; its caption stands beside it."""
     regions = []
     previous_end = 0
-    matches = list(islice(_FOUR_NUMBERS.finditer(think), _MAX_BOXES))
+    matches = list(islice(_FOUR_NUMBERS.finditer(think), _MAX_ITEMS))
     for k, match in enumerate(matches):
         next_start = matches[k + 1].start() if k + 1 < len(matches) else len(think)
         before, after = think[previous_end : match.start()], think[match.end() : next_start]

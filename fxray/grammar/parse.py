@@ -42,7 +42,7 @@ def parse(text: str, *, lenient: bool = False) -> ParsedAnswer:
         text: The decoded answer, special tokens kept; one trailing end token is ignored.
         lenient: Also read what foreign models write: `bbox_2d` JSON, `[x1, y1, x2, y2]` lists, decimals, a tag block
             nested in the think block, near names of tags and verdicts. Whatever was found only so adds the fault
-            `read-leniently`, so a lenient reading is never stricter than the strict one.
+            `read-leniently`; an answer without fault is read the same either way.
 
     Returns:
         The parts, boxes in the model's frame as written. Call `clipped` before judging the form: contradictions
@@ -54,10 +54,10 @@ def parse(text: str, *, lenient: bool = False) -> ParsedAnswer:
     regions = _read_regions(text, *blocks[THINK], faults) if THINK in blocks else ()
     tags = _read_tags(text, *blocks[TAG], faults) if TAG in blocks else ()
     verdict = _read_verdict(text, *blocks[VERDICT], faults) if VERDICT in blocks else None
-    answer = ParsedAnswer(verdict, regions, tags, faults.in_order())
-    if lenient:
-        answer = read_leniently(text, blocks, answer)
-    return answer.judged()
+    answer = ParsedAnswer(verdict, regions, tags, faults.in_order()).judged()
+    if lenient and not answer.is_strict:
+        answer = read_leniently(text, blocks, answer).judged()
+    return answer
 
 
 class _Faults:

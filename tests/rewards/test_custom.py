@@ -1,0 +1,85 @@
+import pickle
+from pathlib import Path
+
+import pytest
+
+from fxray.data.frame import Frame
+from fxray.errors import ConfigError
+from fxray.schema import Annotation, Verdict
+from rewards.custom import CustomReward, load_reward
+from rewards.score import score
+from rewards.stage import RightWrong, StageRewards
+
+FRAME = Frame(100, 50, 56, 28)
+TRUTH = Annotation(Verdict.REAL)
+MODULE = """
+def brevity(answer_text, annotation, frame):
+    return -len(answer_text) / frame.width_px
+
+def agrees(answer_text, annotation, frame):
+    return annotation.verdict.value in answer_text
+
+def not_a_number(answer_text, annotation, frame):
+    return float("nan")
+
+def nothing(answer_text, annotation, frame):
+    return None
+
+def broken(answer_text, annotation, frame):
+    raise KeyError("left_leg")
+
+constant = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "users_rewards.py").write_text(MODULE)
+    (tmp_path / "users_broken_module.py").write_text("import a_package_that_is_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    load_reward.cache_clear()
+
+
+def stage(*custom: CustomReward) -> StageRewards:
+    return StageRewards("own", 0.25, 1.0, RightWrong(1, -1), RightWrong(2, -1), custom=custom)
+
+
+def test_users_rewards_enter_the_sum_with_their_weights():
+    answer = "<think></think><tag>none</tag><verdict>real</verdict>"
+    own = stage(CustomReward("users_rewards:brevity", 0.5), CustomReward("users_rewards:agrees", -2.0))
+    scored = score(answer, TRUTH, FRAME, own)
+    assert scored.custom == {"users_rewards:brevity": -len(answer) / 100, "users_rewards:agrees": 1.0}
+    assert scored.total == pytest.approx(0.25 + 1 + 1 + 2 - 0.5 * len(answer) / 100 - 2.0)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("users_rewards", "no import path"),
+        ("users_rewards:", "no import path"),
+        (":brevity", "no import path"),
+        ("users_reward:brevity", "'users_reward' cannot be imported"),
+        ("users_broken_module:brevity", "a_package_that_is_not_there"),
+        ("users_rewards:brevety", "has no 'brevety'"),
+        ("users_rewards:constant", "'constant' is a int"),
+    ],
+)
+def test_path_that_names_no_function_is_refused(path, message):
+    with pytest.raises(ConfigError, match=message):
+        load_reward(path)
+
+
+@pytest.mark.parametrize(("name", "got"), [("not_a_number", "nan"), ("nothing", "None")])
+def test_a_value_that_is_no_finite_number_is_an_error_not_a_score(name, got):
+    with pytest.raises(ConfigError, match=f"users_rewards:{name}: returned {got}"):
+        score("", TRUTH, FRAME, stage(CustomReward(f"users_rewards:{name}", 1.0)))
+
+
+def test_what_the_function_raises_passes_through():
+    with pytest.raises(KeyError, match="left_leg"):
+        score("", TRUTH, FRAME, stage(CustomReward("users_rewards:broken", 1.0)))
+
+
+def test_stage_with_users_rewards_travels_between_processes():
+    own = stage(CustomReward("users_rewards:brevity", 0.5))
+    assert pickle.loads(pickle.dumps(own)) == own
