@@ -1,0 +1,62 @@
+"""What every phase of a run needs: the configuration checked, the run directory locked, the data there."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fxray.config.limits import require_runnable
+from fxray.config.schedule import Stage, load_stages
+from fxray.config.tree import Config
+from fxray.events import OnEvent, PhaseDone
+from fxray.launch.cluster import ray_cluster
+from fxray.launch.data import Splits, prepare_data
+from fxray.launch.run import RunDirectory, open_run
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run that a driver works on."""
+
+    config: Config
+    run: RunDirectory
+    stages: tuple[Stage, ...]
+    splits: Splits
+    model_path: Path
+    on_event: OnEvent
+
+    @contextmanager
+    def phase(self, name: str, summary: str = "") -> Iterator[None]:
+        """Tells when a phase is done, and how long it took."""
+        start_s = time.monotonic()
+        yield
+        self.on_event(PhaseDone(name, time.monotonic() - start_s, summary))
+
+
+@contextmanager
+def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[Session]:
+    """Starts or continues a run, up to where Ray is there.
+
+    Raises:
+        ConfigError: The configuration cannot run, or the directory belongs to another one.
+        DataError: A dataset is missing or malformed.
+        ModelError: The base model cannot be read.
+        ResourceError: Ray cannot be started.
+    """
+    from fxray.model.load import resolve_model_path
+
+    require_runnable(config)
+    stages = load_stages(config.grpo.schedule)
+    model_path = resolve_model_path(config.model.path)
+    with open_run(run_dir, config) as run:
+        splits = prepare_data(config, run, on_event)
+        with ray_cluster(config.ray, min_cpus=num_cpus(config)):
+            yield Session(config, run, stages, splits, model_path, on_event)
+
+
+def num_cpus(config: Config) -> int:
+    """Logical processors that the actors of a run ask for at once."""
+    rollout = config.rollout.num_workers * config.rollout.cpus_per_worker
+    learner = config.learner.num_ranks * config.learner.cpus_per_rank
+    return int(max(rollout + learner, config.sft.num_workers) + 1)
