@@ -118,4 +118,6 @@ def _covered_cells(boxes: NDArray[np.float64], xs: NDArray[np.float64], ys: NDAr
     np.add.at(corners, (x_max, y_max), 1)
     np.add.at(corners, (x_min, y_max), -1)
     np.add.at(corners, (x_max, y_min), -1)
-    return corners.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
+    np.cumsum(corners, axis=0, out=corners)
+    np.cumsum(corners, axis=1, out=corners)
+    return corners[:-1, :-1] > 0
