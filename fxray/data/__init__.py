@@ -1,1 +1,1 @@
-"""Samples on disk and in frames: datasets, images, the order of prompts, synthetic photographs with planted defects."""
+"""Datasets, images and the frame in which the model sees them."""

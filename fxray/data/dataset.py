@@ -1,0 +1,265 @@
+"""The one format of datasets: a Parquet file whose schema carries a version, with images inside or beside it.
+
+Opening reads everything but the pixels. Row groups are small, so reading one image touches a few hundred kilobytes.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fxray.data.images import decode_image
+from fxray.errors import DataError
+from fxray.files import atomic_path
+from fxray.grammar.render import check_caption
+from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
+
+SCHEMA_VERSION = "1"
+VERSION_KEY = b"fxray.schema_version"
+ROWS_PER_GROUP = 16
+
+_REGION = pa.struct(
+    [
+        ("x_min", pa.float32()),
+        ("y_min", pa.float32()),
+        ("x_max", pa.float32()),
+        ("y_max", pa.float32()),
+        ("caption", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("image", pa.binary()),
+        ("image_path", pa.string()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("label", pa.string()),
+        ("regions", pa.list_(_REGION)),
+        ("tags", pa.list_(pa.string())),
+        ("generator", pa.string()),
+        ("category", pa.string()),
+        ("source", pa.string()),
+    ],
+    metadata={VERSION_KEY: SCHEMA_VERSION.encode()},
+)
+_WITHOUT_PIXELS = [name for name in SCHEMA.names if name != "image"]
+_REWRITE = "write the file with fxray.data.dataset.write_dataset, or mend the row"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sample with its image: encoded bytes, or a path relative to the dataset file."""
+
+    sample: Sample
+    image: bytes | None = None
+    image_path: str | None = None
+
+
+class Dataset:
+    """An opened dataset; `samples` is whole, images are read one by one.
+
+    Attributes:
+        path: The Parquet file.
+        samples: All rows without their pixels, in the order of the file.
+    """
+
+    def __init__(self, path: Path, samples: list[Sample], image_paths: list[str | None]) -> None:
+        self.path = path
+        self.samples = samples
+        self._image_paths = image_paths
+        self._file: pq.ParquetFile | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> "Dataset":
+        """Reads all columns but the pixels and checks each row.
+
+        Raises:
+            DataError: The file is missing, no Parquet, of another schema version, or empty, or a row is malformed.
+        """
+        if not path.is_file():
+            raise DataError("no such dataset file", where=str(path), remedy="check the path, or run: fxray data synth")
+        try:
+            schema = pq.read_schema(path)
+            _check_schema(schema, path)
+            table = pq.read_table(path, columns=_WITHOUT_PIXELS)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+            raise DataError(
+                f"not a readable Parquet file: {str(error)[:200]}", where=str(path), remedy="write the file again"
+            ) from error
+        if table.num_rows == 0:
+            raise DataError("dataset without rows, expected at least one", where=str(path), remedy=_REWRITE)
+        samples, seen = [], dict[str, int]()
+        for number, fields in enumerate(table.to_pylist()):
+            sample = _read_sample(fields, f"{path} row {number}")
+            if sample.sample_id in seen:
+                raise DataError(
+                    f"field sample_id: {sample.sample_id!r} also names row {seen[sample.sample_id]}",
+                    where=f"{path} row {number}",
+                    remedy="give each row an id of its own",
+                )
+            seen[sample.sample_id] = number
+            samples.append(sample)
+        return cls(path, samples, table["image_path"].to_pylist())
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None}
+
+    def image_bytes(self, row: int) -> bytes:
+        """The encoded image of a row, read from its row group or from the file beside the dataset.
+
+        Raises:
+            DataError: The row has no image, or its file is missing.
+        """
+        where = f"{self.path} row {row}"
+        relative = self._image_paths[row]
+        if relative is not None:
+            try:
+                return (self.path.parent / relative).read_bytes()
+            except OSError as error:
+                raise DataError(
+                    f"field image_path: {relative!r} cannot be read: {error.strerror}",
+                    where=where,
+                    remedy="the path is relative to the dataset file; put the image there",
+                ) from error
+        if self._file is None:
+            self._file = pq.ParquetFile(self.path, memory_map=True)
+            counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+            self._places = [(group, offset) for group, count in enumerate(counts) for offset in range(count)]
+        group, offset = self._places[row]
+        content = self._file.read_row_group(group, columns=["image"], use_threads=False)["image"][offset].as_py()
+        if not content:
+            raise DataError("fields image and image_path are both empty, expected one", where=where, remedy=_REWRITE)
+        return bytes(content)
+
+    def check(self) -> None:
+        """Decodes every image and compares its size with the row's.
+
+        Raises:
+            DataError: The first row whose image is damaged or of another size.
+        """
+        for row, sample in enumerate(self.samples):
+            where = f"{self.path} row {row} (sample {sample.sample_id!r})"
+            size = decode_image(self.image_bytes(row), where).size
+            if size != (sample.width_px, sample.height_px):
+                raise DataError(
+                    f"image is {size[0]}x{size[1]} px upright, expected {sample.width_px}x{sample.height_px}",
+                    where=where,
+                    remedy="width_px and height_px are those of the upright image (EXIF orientation applied)",
+                )
+
+
+def write_dataset(path: Path, rows: Iterable[Row]) -> None:
+    """Writes a dataset file, whole or not at all; the same rows give the same bytes.
+
+    Raises:
+        DataError: A row that `Dataset.open` would refuse, or no rows.
+    """
+    num_rows = 0
+    with (
+        atomic_path(path) as aside,
+        pq.ParquetWriter(aside, SCHEMA, compression="none") as writer,
+    ):
+        for group in _groups(rows):
+            records = []
+            for row in group:
+                record = _write_record(row)
+                _read_sample(record, f"{path} row {num_rows}")
+                records.append(record)
+                num_rows += 1
+            writer.write_table(pa.Table.from_pylist(records, schema=SCHEMA))
+        if num_rows == 0:
+            raise DataError("dataset without rows, expected at least one", where=str(path), remedy="give some rows")
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    rest = iter(rows)
+    while group := list(islice(rest, ROWS_PER_GROUP)):
+        yield group
+
+
+def _check_schema(schema: pa.Schema, path: Path) -> None:
+    version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode("utf-8", "replace")
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"schema version {version!r} in the Arrow metadata, expected {SCHEMA_VERSION!r}",
+            where=str(path),
+            remedy="a file of another origin goes through an importer, one of another fxray through that version",
+        )
+    for field in SCHEMA:
+        found = schema.field(field.name).type if field.name in schema.names else None
+        if found != field.type:
+            raise DataError(f"column {field.name!r} is {found}, expected {field.type}", where=str(path), remedy=_REWRITE)
+
+
+def _write_record(row: Row) -> dict[str, Any]:
+    sample, annotation = row.sample, row.sample.annotation
+    return {
+        "sample_id": sample.sample_id,
+        "image": row.image,
+        "image_path": row.image_path,
+        "width_px": sample.width_px,
+        "height_px": sample.height_px,
+        "label": annotation.verdict.value,
+        "regions": [region.box._asdict() | {"caption": region.caption} for region in annotation.regions],
+        "tags": [tag.value for tag in annotation.tags],
+        "generator": sample.generator,
+        "category": sample.category,
+        "source": sample.source,
+    }
+
+
+def _read_sample(fields: dict[str, Any], where: str) -> Sample:
+    """A row's fields as a sample.
+
+    Raises:
+        DataError: A field is null or holds what it must not; the message names field and value.
+    """
+
+    def refuse(field: str, expected: str) -> DataError:
+        return DataError(f"field {field}: {fields[field]!r}, expected {expected}", where=where, remedy=_REWRITE)
+
+    for field, value in fields.items():
+        if value is None and field not in ("image", "image_path"):
+            raise refuse(field, "a value")
+    width, height = fields["width_px"], fields["height_px"]
+    for field in ("width_px", "height_px"):
+        if fields[field] < 1:
+            raise refuse(field, "a positive number of pixels")
+    if not fields["sample_id"]:
+        raise refuse("sample_id", "some text")
+    if fields["label"] not in set(Verdict):
+        raise refuse("label", " or ".join(Verdict))
+    if not set(fields["tags"]) <= set(Tag) or len(set(fields["tags"])) < len(fields["tags"]):
+        raise refuse("tags", f"some of {', '.join(Tag)}, each once")
+    verdict = Verdict(fields["label"])
+    if verdict is Verdict.REAL and fields["regions"]:
+        raise refuse("regions", "none, as the label is real")
+    regions = []
+    for region in fields["regions"]:
+        if region is None or None in region.values():
+            raise refuse("regions", "four numbers and a caption each")
+        box = Box(region["x_min"], region["y_min"], region["x_max"], region["y_max"])
+        if not (0 <= box.x_min < box.x_max <= width and 0 <= box.y_min < box.y_max <= height):
+            raise refuse("regions", f"boxes with an area inside the {width}x{height} px image; {tuple(box)} is not")
+        try:
+            check_caption(region["caption"])
+        except DataError as error:
+            raise DataError(f"field regions: {error.message}", where=where, remedy=error.remedy) from error
+        regions.append(Region(box, region["caption"]))
+    return Sample(
+        sample_id=fields["sample_id"],
+        width_px=width,
+        height_px=height,
+        annotation=Annotation(verdict, tuple(regions), tuple(Tag(tag) for tag in fields["tags"])),
+        generator=fields["generator"],
+        category=fields["category"],
+        source=fields["source"],
+    )

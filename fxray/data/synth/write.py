@@ -1,0 +1,60 @@
+"""Writes the three synthetic datasets."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fxray.data.dataset import Row, write_dataset
+from fxray.data.synth.families import FAMILIES
+from fxray.data.synth.photographs import Split, photographs_of
+from fxray.data.synth.samples import draw_row
+from fxray.schema import Verdict
+
+Progress = Callable[[str, int, int], None]
+"""Called with the split, rows done and rows in all."""
+
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+def synthesise(
+    out_dir: Path,
+    *,
+    num_train: int,
+    num_validation: int,
+    num_test: int,
+    size_px: int,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Writes `train.parquet`, `validation.parquet` and `test.parquet` into `out_dir`, byte for byte by `seed`.
+
+    The splits share no photograph. Each is half real, half generated, with the families in equal parts.
+
+    Args:
+        out_dir: Made if it is not there.
+        num_train: Rows of the train split.
+        num_validation: Rows of the validation split.
+        num_test: Rows of the test split.
+        size_px: Side of the square images.
+        seed: Seed of all draws.
+        progress: Told about each hundred rows.
+
+    Raises:
+        DataError: A photograph's package is not installed.
+        ResourceError: The disk is full.
+    """
+    for split, num_rows in zip(_SPLITS, (num_train, num_validation, num_test), strict=True):
+        write_dataset(out_dir / f"{split}.parquet", draw_split(split, num_rows, size_px, seed, progress))
+
+
+def draw_split(split: Split, num_rows: int, size_px: int, seed: int, progress: Progress) -> Iterator[Row]:
+    """The rows of a split; row `i` depends only on split, seed and `i`."""
+    photographs = photographs_of(split)
+    for index in range(num_rows):
+        rng = np.random.default_rng((seed, _SPLITS.index(split), index))
+        verdict = Verdict.GENERATED if index % 2 else Verdict.REAL
+        family = FAMILIES[index // 2 % len(FAMILIES)]
+        yield draw_row(rng, f"{split}-{index:06d}", photographs, family, verdict, size_px)
+        if (index + 1) % 100 == 0 or index + 1 == num_rows:
+            progress(split, index + 1, num_rows)

@@ -1,0 +1,173 @@
+"""The Parquet format: what is written is read back, and what is wrong is named."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fxray.data import dataset
+from fxray.data.dataset import SCHEMA, Dataset, Row, write_dataset
+from fxray.errors import DataError
+from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
+
+
+def _picture(shade: int, size: tuple[int, int] = (60, 40)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (shade, shade, shade)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _row(number: int, **changes: Any) -> Row:
+    flaw = Region(Box(5, 6, 30, 35.5), "fingers fused")
+    annotation = Annotation(Verdict.GENERATED, (flaw,), (Tag.STRUCTURE, Tag.OTHER)) if number % 2 else Annotation(Verdict.REAL)
+    fields = {
+        "sample_id": f"s{number}",
+        "width_px": 60,
+        "height_px": 40,
+        "annotation": annotation,
+        "generator": "sdxl" if number % 2 else "real",
+        "category": "dog",
+        "source": "web",
+    }
+    return Row(Sample(**(fields | changes)), image=_picture(number % 256))
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    rows = [_row(number) for number in range(50)]
+    write_dataset(tmp_path / "a.parquet", rows)
+    opened = Dataset.open(tmp_path / "a.parquet")
+    assert len(opened) == 50
+    assert opened.samples == [row.sample for row in rows]
+    for number in (49, 0, 17, 16, 15):
+        assert opened.image_bytes(number) == rows[number].image
+    opened.check()
+    assert pickle.loads(pickle.dumps(opened)).image_bytes(33) == rows[33].image
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_dataset(tmp_path / name, [_row(number) for number in range(20)])
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_opening_reads_no_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "a.parquet", [_row(number) for number in range(40)])
+    asked: list[Any] = []
+    read_table = pq.read_table
+    monkeypatch.setattr(dataset.pq, "read_table", lambda *a, **k: asked.append(k["columns"]) or read_table(*a, **k))
+    Dataset.open(tmp_path / "a.parquet")
+    assert asked and all("image" not in columns for columns in asked)
+
+
+def test_an_image_costs_one_small_row_group(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a.parquet", [_row(number) for number in range(100)])
+    assert pq.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups == 7
+
+
+def test_images_may_lie_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one.png").write_bytes(_picture(7))
+    row = Row(_row(1).sample, image_path="images/one.png")
+    write_dataset(tmp_path / "a.parquet", [row, Row(_row(2).sample, image_path="images/two.png")])
+    opened = Dataset.open(tmp_path / "a.parquet")
+    assert opened.image_bytes(0) == _picture(7)
+    with pytest.raises(DataError, match=r"row 1.*image_path.*images/two.png"):
+        opened.image_bytes(1)
+
+
+def test_check_names_the_row_of_a_damaged_or_misdescribed_image(tmp_path: Path) -> None:
+    broken = Row(_row(1).sample, image=_picture(1)[:40])
+    write_dataset(tmp_path / "a.parquet", [_row(0), broken])
+    with pytest.raises(DataError, match=r"a\.parquet row 1 .*s1"):
+        Dataset.open(tmp_path / "a.parquet").check()
+    write_dataset(tmp_path / "b.parquet", [Row(_row(0).sample, image=_picture(1, (40, 60)))])
+    with pytest.raises(DataError, match="40x60 px upright, expected 60x40"):
+        Dataset.open(tmp_path / "b.parquet").check()
+    write_dataset(tmp_path / "c.parquet", [Row(_row(0).sample)])
+    with pytest.raises(DataError, match="row 0.*both empty"):
+        Dataset.open(tmp_path / "c.parquet").check()
+
+
+def test_missing_foreign_and_empty_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such dataset"):
+        Dataset.open(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("PAR1 no")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        Dataset.open(tmp_path / "text.parquet")
+    write_dataset(tmp_path / "a.parquet", [_row(0)])
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-30])
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        Dataset.open(tmp_path / "cut.parquet")
+    with pytest.raises(DataError, match="without rows"):
+        write_dataset(tmp_path / "empty.parquet", [])
+    assert not (tmp_path / "empty.parquet").exists()
+    pq.write_table(pa.Table.from_pylist([], schema=SCHEMA), tmp_path / "empty.parquet")
+    with pytest.raises(DataError, match="without rows"):
+        Dataset.open(tmp_path / "empty.parquet")
+
+
+def test_another_schema_is_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([], schema=SCHEMA)
+    pq.write_table(table.replace_schema_metadata({b"fxray.schema_version": b"9"}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="version '9'.*expected '1'"):
+        Dataset.open(tmp_path / "a.parquet")
+    pq.write_table(table.replace_schema_metadata(None), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="version 'none'"):
+        Dataset.open(tmp_path / "b.parquet")
+    pq.write_table(table.drop_columns(["tags"]), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match="column 'tags' is None"):
+        Dataset.open(tmp_path / "c.parquet")
+
+
+_FLAW = {"x_min": 1.0, "y_min": 1.0, "x_max": 9.0, "y_max": 9.0, "caption": "hand fused"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": "fake"}, "field label: 'fake', expected real or generated"),
+        ({"label": None}, "field label: None"),
+        ({"sample_id": ""}, "field sample_id: ''"),
+        ({"width_px": 0}, "field width_px: 0"),
+        ({"tags": ["texture"]}, "field tags.*'texture'.*perspective errors"),
+        ({"tags": ["texture errors", "texture errors"]}, "each once"),
+        ({"tags": [None]}, "field tags"),
+        ({"label": "real"}, "field regions.*label is real"),
+        ({"regions": [_FLAW | {"x_max": 61.0}]}, "inside the 60x40 px image"),
+        ({"regions": [_FLAW | {"x_min": -1.0}]}, "inside the 60x40 px image"),
+        ({"regions": [_FLAW | {"x_max": 0.5}]}, "boxes with an area"),
+        ({"regions": [_FLAW | {"y_max": float("nan")}]}, "boxes with an area"),
+        ({"regions": [_FLAW | {"caption": None}]}, "four numbers and a caption"),
+        ({"regions": [None]}, "four numbers and a caption"),
+        ({"regions": [_FLAW | {"caption": " "}]}, "field regions: caption.*blank"),
+        ({"regions": [_FLAW | {"caption": "a\nb"}]}, "line break"),
+    ],
+)
+def test_a_malformed_row_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    good = dataset._write_record(_row(1))
+    bad = dataset._write_record(_row(3)) | {"regions": [_FLAW]} | changes
+    pq.write_table(pa.Table.from_pylist([good, bad], schema=SCHEMA), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=message) as caught:
+        Dataset.open(tmp_path / "a.parquet")
+    assert caught.value.where == f"{tmp_path / 'a.parquet'} row 1"
+    assert caught.value.remedy
+
+
+def test_a_repeated_id_is_named(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a.parquet", [_row(0), _row(1), _row(0)])
+    with pytest.raises(DataError, match="row 2.*'s0' also names row 0"):
+        Dataset.open(tmp_path / "a.parquet")
+
+
+def test_a_bad_row_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a.parquet", [_row(0)])
+    before = (tmp_path / "a.parquet").read_bytes()
+    with pytest.raises(DataError, match="row 1"):
+        write_dataset(tmp_path / "a.parquet", [_row(0), _row(1, width_px=-3)])
+    assert (tmp_path / "a.parquet").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]

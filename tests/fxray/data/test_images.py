@@ -1,0 +1,77 @@
+"""Hostile and ordinary image files."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fxray.data.images import decode_image
+from fxray.errors import DataError
+
+
+def _encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def test_orientation_is_applied_once() -> None:
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, :20] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera held upright: the stored left becomes the top
+    upright = decode_image(_encoded(Image.fromarray(pixels), "JPEG", exif=exif, quality=95), "here")
+    assert upright.size == (20, 40)
+    assert upright.getpixel((10, 5))[0] > 200
+    assert upright.getpixel((10, 35))[0] < 50
+    assert decode_image(_encoded(upright, "PNG"), "here").size == (20, 40)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    image = Image.new("L", (8, 6), 128).convert(mode) if mode != "I;16" else Image.new("I;16", (8, 6), 128)
+    form = "TIFF" if mode in ("CMYK", "I;16") else "PNG"
+    decoded = decode_image(_encoded(image, form), "here")
+    assert (decoded.mode, decoded.size) == ("RGB", (8, 6))
+
+
+def test_truncated_files_are_refused_with_their_place() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    for form in ("JPEG", "PNG", "WEBP"):
+        whole = _encoded(noise, form)
+        with pytest.raises(DataError, match="row 7") as caught:
+            decode_image(whole[: len(whole) // 2], "set.parquet row 7")
+        assert caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"<svg/>", b"\x89PNG\r\n\x1a\n", bytes(1000)])
+def test_what_is_no_image_is_refused(content: bytes) -> None:
+    with pytest.raises(DataError, match="here"):
+        decode_image(content, "here")
+
+
+@pytest.mark.parametrize("side", [11_000, 60_000])
+def test_a_pixel_bomb_is_refused_before_decoding(side: int) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    with pytest.raises(DataError, match="pixels"):
+        decode_image(bomb, "here")
+
+
+def test_random_bytes_after_a_valid_header_never_escape_as_another_error() -> None:
+    rng = np.random.default_rng(1)
+    whole = _encoded(Image.new("RGB", (32, 32), (9, 90, 200)), "PNG")
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for place in rng.integers(8, len(whole), 4):
+            damaged[place] = rng.integers(256)
+        try:
+            decode_image(bytes(damaged), "here")
+        except DataError as error:
+            assert "here" in str(error)
