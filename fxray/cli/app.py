@@ -1,0 +1,90 @@
+"""`fxray`: the commands together, and the one place where errors become messages and exit codes."""
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from fxray import __version__
+from fxray.cli import config, data, detect, doctor, evaluate, tiny, train
+from fxray.errors import FxrayError
+
+app = typer.Typer(
+    name="fxray",
+    help="Train, evaluate and use a detector that says whether, where and why an image looks generated.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("sft")(train.sft)
+app.command("grpo")(train.grpo)
+app.command("evaluate")(evaluate.evaluate)
+app.command("report")(evaluate.report)
+app.command("detect")(detect.detect)
+app.command("doctor")(doctor.doctor)
+app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
+app.add_typer(tiny.app, name="tiny")
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"fxray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (or set FXRAY_DEBUG=1).")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 - its callback acts
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train, evaluate and use a detector that says whether, where and why an image looks generated.
+
+    \b
+    Examples:
+      fxray train --config tiny --run-dir runs/demo    the whole way, on two CPU cores
+      fxray detect photo.jpg --run-dir runs/demo       what the trained detector sees
+      fxray doctor                                     what is wrong with this machine
+    """
+    if debug:
+        os.environ["FXRAY_DEBUG"] = "1"
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits."""
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        app()
+    except FxrayError as error:
+        sys.exit(report_error(error))
+    sys.exit(0)
+
+
+def report_error(error: FxrayError) -> int:
+    """Says what went wrong on stderr; returns the exit code.
+
+    Args:
+        error: What was raised; an error that crossed from a Ray worker carries the original as its cause.
+    """
+    if os.environ.get("FXRAY_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    cause = getattr(error, "cause", None)
+    original = cause if isinstance(cause, FxrayError) else error
+    sys.stderr.write(f"error: {original}\n")
+    return original.exit_code
+
+
+def _leave(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    """Lets a terminated command clean up: Ray, locks, temporary files."""
+    sys.exit(128 + signum)

@@ -1,0 +1,42 @@
+"""Options that several commands share, and the configuration that they stand for."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fxray.config.tree import Config
+
+ConfigOption = Annotated[
+    str,
+    typer.Option("--config", "-c", metavar="FILE", help="A YAML file, or the name of a shipped one: tiny, smoke, ..."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override one field: grpo.group_size=8. May be repeated."),
+]
+RunDirOption = Annotated[
+    Path | None,
+    typer.Option("--run-dir", "-d", metavar="DIR", help="Folder of the run; by default runs/<name of the config>."),
+]
+
+
+def checked_config(path_or_name: str, overrides: list[str] | None) -> "Config":
+    """The configuration, with every cross-field check passed.
+
+    Raises:
+        ConfigError: It names every field that cannot stay as it is.
+    """
+    from fxray.config.limits import check
+    from fxray.config.load import load_config
+    from fxray.config.problem import refuse
+
+    config = load_config(path_or_name, overrides or ())
+    refuse(check(config), where=path_or_name)
+    return config
+
+
+def run_folder(run_dir: Path | None, path_or_name: str) -> Path:
+    """The run directory that was given, or the one that belongs to the configuration."""
+    return run_dir or Path("runs") / Path(path_or_name).stem

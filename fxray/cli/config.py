@@ -1,0 +1,38 @@
+"""`fxray config`: what a configuration is once all is resolved, and whether it can run."""
+
+import typer
+
+from fxray.cli.arguments import ConfigOption, SetOption, checked_config
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show or check a configuration.")
+
+
+@app.command()
+def show(config: ConfigOption, overrides: SetOption = None) -> None:
+    """Print the whole tree as YAML: parent, file, overrides and defaults resolved.
+
+    \b
+    Example:
+      fxray config show --config tiny --set grpo.group_size=4
+    """
+    from fxray.config.load import dump_config, load_config
+
+    typer.echo(dump_config(load_config(config, overrides or ())), nl=False)
+
+
+@app.command()
+def check(config: ConfigOption, overrides: SetOption = None) -> None:
+    """Check a configuration field by field, against itself and against the model's own limits.
+
+    \b
+    Example:
+      fxray config check --config configs/qwen2.5-vl-32b.yaml
+    """
+    tree = checked_config(config, overrides)
+    from fxray.config.schedule import load_stages
+    from rewards.custom import load_reward
+
+    for function in tree.reward.functions:
+        load_reward(function.path)
+    stages = ", ".join(stage.name for stage in load_stages(tree.grpo.schedule))
+    typer.echo(f"{config}: no problem found; stages {stages}")

@@ -1,0 +1,47 @@
+"""`fxray data`: datasets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make datasets.")
+
+
+@app.callback()
+def data() -> None:
+    """Make datasets."""
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder for train.parquet, validation.parquet and test.parquet.")],
+    num_train: Annotated[int, typer.Option(min=1, help="Rows of the training split.")] = 2048,
+    num_validation: Annotated[int, typer.Option(min=1, help="Rows of the validation split.")] = 256,
+    num_test: Annotated[int, typer.Option(min=1, help="Rows of the test split, of unseen photographs.")] = 512,
+    size_px: Annotated[int, typer.Option(min=56, max=2048, help="Side of the square images.")] = 168,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same bytes.")] = 0,
+) -> None:
+    """Make synthetic data: crops of real photographs, half of them with planted defects.
+
+    Boxes, captions and tags are known because the defects are planted. Photographs come with the installed packages.
+
+    \b
+    Example:
+      fxray data synth datasets/synthetic --num-train 4096 --seed 1
+    """
+    from fxray.cli.progress import show_progress
+    from fxray.data.synth.write import synthesise
+    from fxray.events import Step
+
+    with show_progress() as on_event:
+        synthesise(
+            out,
+            num_train=num_train,
+            num_validation=num_validation,
+            num_test=num_test,
+            size_px=size_px,
+            seed=seed,
+            progress=lambda split, done, total: on_event(Step(split, done, total)),
+        )
+    typer.echo(out)

@@ -1,0 +1,91 @@
+"""`fxray evaluate` and `fxray report`: from answers to numbers, and from a run to a page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fxray.cli.arguments import SetOption, checked_config
+
+
+def evaluate(
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help="Parquet file with the truth.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Predictions to score, Parquet or .jsonl, whoever wrote them.")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Let this configuration's model answer first."),
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Adapter in PEFT layout; without it the base model answers.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the answers go, when --config makes them.")] = Path(
+        "predictions.parquet"
+    ),
+    overrides: SetOption = None,
+    num_bootstrap: Annotated[int, typer.Option(min=1, help="Resamples behind each 95 % interval.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+) -> None:
+    """Score a detector from its predictions.
+
+    Accuracy, IoU, parse rate and boxes, per generator, with 95 % intervals. Either from a predictions file, or by
+    letting a trained adapter answer first.
+
+    \b
+    Examples:
+      fxray evaluate --predictions theirs.jsonl --data test.parquet
+      fxray evaluate --config tiny --adapter runs/demo/sft/adapter --data test.parquet --out mine.parquet
+    """
+    if data is None or (predictions is None) == (config is None):
+        raise typer.BadParameter("give --data, and either --predictions or --config")
+    if config is not None:
+        predictions = _answer(config, overrides, adapter, data, out)
+    assert predictions is not None
+    from fxray.data.dataset import Dataset
+    from fxray.evaluate.evaluation import evaluate as score
+    from fxray.evaluate.predictions import read_predictions
+
+    dataset = Dataset.open(data)
+    evaluation = score(
+        read_predictions(predictions),
+        dataset.samples,
+        num_bootstrap=num_bootstrap,
+        seed=seed,
+        name=predictions.stem,
+        is_synthetic=dataset.is_synthetic,
+    )
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(evaluation.to_json(), indent=2))
+        return
+    from rich.console import Console
+
+    from fxray.evaluate.table import generator_table
+
+    Console().print(generator_table(evaluation))
+
+
+def _answer(config: str, overrides: list[str] | None, adapter: Path | None, data: Path, out: Path) -> Path:
+    """Lets the model answer the samples of `data`; returns the predictions file."""
+    tree = checked_config(config, overrides)
+    from fxray import launch
+    from fxray.cli.progress import show_progress
+
+    with show_progress() as on_event:
+        launch.evaluate_adapter(tree, adapter, data, out, on_event)
+    return out
+
+
+def report(run_dir: Annotated[Path, typer.Argument(help="A run directory, finished or not.")]) -> None:
+    """Write report.html and metrics.json of a run.
+
+    \b
+    Example:
+      fxray report runs/demo
+    """
+    from fxray.report import write_report
+
+    typer.echo(write_report(run_dir))

@@ -1,0 +1,66 @@
+"""`fxray train`, and its two halves `fxray sft` and `fxray grpo`."""
+
+from typing import Annotated
+
+import typer
+
+from fxray.cli.arguments import ConfigOption, RunDirOption, SetOption, checked_config, run_folder
+
+
+def train(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOption = None) -> None:
+    """Train a detector, from SFT to the report.
+
+    SFT, the GRPO stages, evaluation after each, report. The same command on an existing run directory goes on where
+    it was.
+
+    \b
+    Examples:
+      fxray train --config tiny
+      fxray train -c configs/qwen2.5-vl-7b.yaml -d runs/7b -s data.train=train.parquet -s seed=1
+    """
+    tree = checked_config(config, overrides)
+    from fxray import launch
+    from fxray.cli.progress import show_progress
+
+    with show_progress() as on_event:
+        report = launch.train(tree, run_folder(run_dir, config), on_event)
+    typer.echo(report)
+
+
+def sft(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOption = None) -> None:
+    """Supervised fine-tuning alone.
+
+    \b
+    Example:
+      fxray sft --config tiny --run-dir runs/demo
+    """
+    tree = checked_config(config, overrides)
+    from fxray import launch
+    from fxray.cli.progress import show_progress
+
+    with show_progress() as on_event:
+        adapter = launch.run_sft_phase(tree, run_folder(run_dir, config), on_event)
+    typer.echo(adapter)
+
+
+def grpo(
+    config: ConfigOption,
+    stage: Annotated[str, typer.Option("--stage", metavar="NAME", help="A stage of the schedule: alpha, beta, gamma.")],
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+) -> None:
+    """One stage of GRPO alone.
+
+    The phases before it must be done.
+
+    \b
+    Example:
+      fxray grpo --config tiny --run-dir runs/demo --stage alpha
+    """
+    tree = checked_config(config, overrides)
+    from fxray import launch
+    from fxray.cli.progress import show_progress
+
+    with show_progress() as on_event:
+        adapter = launch.run_grpo_stage(tree, run_folder(run_dir, config), stage, on_event)
+    typer.echo(adapter)

