@@ -17,7 +17,7 @@ from fxray.errors import DataError
 from fxray.files import write_atomically
 
 if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
@@ -50,7 +50,7 @@ class MetricsLog:
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / METRICS_FILE
         self._tensorboard_dir = run_dir / TENSORBOARD_DIR
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, EventFileWriter] = {}
         self._purge_steps: dict[str, int] = {}
         run_dir.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(self._path)
@@ -65,11 +65,7 @@ class MetricsLog:
             os.write(descriptor, line.encode() + b"\n")
         finally:
             os.close(descriptor)
-        writer = self._writer(phase)
-        for name, value in finite.items():
-            if value is not None:
-                writer.add_scalar(name, value, step, walltime=now)
-        writer.flush()
+        self._write_event(phase, step, now, {name: value for name, value in finite.items() if value is not None})
 
     def rewind(self, phase: str, step: int) -> None:
         """Forgets every step of `phase` after `step`, and every phase that began after `phase` did.
@@ -95,15 +91,26 @@ class MetricsLog:
             writer.close()
         self._writers.clear()
 
-    def _writer(self, phase: str) -> "SummaryWriter":
-        if phase not in self._writers:
-            from tensorboardX import SummaryWriter  # slow to import
+    def _write_event(self, phase: str, step: int, now: float, metrics: Mapping[str, float]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-            self._writers[phase] = SummaryWriter(
-                str(self._tensorboard_dir / phase),
-                purge_step=self._purge_steps.pop(phase, None),
-                filename_suffix=f".{time.time_ns()}",  # two files begun in one second would share a name
-            )
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        writer = self._writer(phase)
+        writer.add_event(Event(wall_time=now, step=step, summary=Summary(value=values)))
+        writer.flush()
+
+    def _writer(self, phase: str) -> "EventFileWriter":
+        if phase not in self._writers:
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+            suffix = f".{time.time_ns()}"  # two files begun in one second would share a name
+            writer = EventFileWriter(str(self._tensorboard_dir / phase), filename_suffix=suffix)
+            if (first := self._purge_steps.pop(phase, None)) is not None:  # what older files hold from here on is void
+                restart = SessionLog(status=SessionLog.START)
+                writer.add_event(Event(wall_time=time.time(), step=first, session_log=restart))
+            self._writers[phase] = writer
         return self._writers[phase]
 
 
