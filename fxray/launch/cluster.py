@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: the one that RAY_ADDRESS or the configuration names, else a local one for this run alone."""
+"""The Ray cluster of a run: the one that the configuration or RAY_ADDRESS names, else a local one for it alone."""
 
 import os
 import shutil

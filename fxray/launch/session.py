@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fxray.config.limits import require_runnable
+from fxray.config.limits import check
+from fxray.config.problem import refuse
 from fxray.config.schedule import Stage, load_stages
 from fxray.config.tree import Config
 from fxray.events import OnEvent, PhaseDone
@@ -46,7 +47,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     """
     from fxray.model.load import resolve_model_path
 
-    require_runnable(config)
+    refuse(check(config), where="configuration")
     stages = load_stages(config.grpo.schedule)
     model_path = resolve_model_path(config.model.path)
     with open_run(run_dir, config) as run:

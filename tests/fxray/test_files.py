@@ -9,11 +9,15 @@ from fxray.errors import ResourceError
 from fxray.files import atomic_dir, atomic_path, write_atomically
 
 
+def half_write(path: Path) -> None:
+    path.write_text("half")
+    path.parent.write_text("not a file")
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a", "old")
-    with pytest.raises(KeyError), atomic_path(tmp_path / "a") as aside:
-        aside.write_text("half")
-        raise KeyError
+    with pytest.raises(IsADirectoryError), atomic_path(tmp_path / "a") as aside:
+        half_write(aside)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
 
@@ -29,18 +33,16 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     with atomic_dir(tmp_path / "d") as folder:
         (folder / "x").write_text("old")
-    with pytest.raises(KeyError), atomic_dir(tmp_path / "d") as folder:
-        (folder / "x").write_text("new")
-        raise KeyError
+    with pytest.raises(IsADirectoryError), atomic_dir(tmp_path / "d") as folder:
+        half_write(folder / "x")
     assert (tmp_path / "d" / "x").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
 def test_a_full_disk_is_said_with_its_place(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match=r"report: cannot be written: No space left .*MiB free") as error:
-        with atomic_path(tmp_path / "report"):
-            raise OSError(errno.ENOSPC, "No space left on device")
-    assert "free some space" in error.value.remedy
+    message = r"report: cannot be written: No space left .*MiB free.*\n.*free some space"
+    with pytest.raises(ResourceError, match=message), atomic_path(tmp_path / "report"):
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -207,6 +207,4 @@ def test_a_sampler_that_ignores_the_adapter_stops_the_stage(gap_nats: float) -> 
 
 def test_a_step_without_images_is_an_error_that_names_its_place() -> None:
     with pytest.raises(DataError, match="stage alpha, step 0"):
-        run_stage(
-            plan(), Cursor("alpha", 0, 0), Bandit().ports, draw=lambda _: [], observe=lambda *_: None, save=print
-        )
+        run_stage(plan(), Cursor("alpha", 0, 0), Bandit().ports, draw=lambda _: [], observe=lambda *_: None, save=print)
