@@ -24,6 +24,7 @@ FACTS: tuple[tuple[str, str, str], ...] = (
     ("reward/iou", "iou", "{:.3f}"),
     ("reward/format", "format", "{:+.2f}"),
     ("parse_rate", "parsed", "{:.1%}"),
+    ("accuracy", "accuracy", "{:.1%}"),
     ("loss", "loss", "{:.4f}"),
     ("tokens_per_s", "tokens/s", "{:,.0f}"),
 )
@@ -115,7 +116,7 @@ class PlainView:
                     words = [self._meter.phase, self._meter.position(), *self._meter.facts(), left]
                     self._write("  ".join(filter(None, words)))
             case PhaseDone():
-                self._write(_done(event))
+                self._write(_done(event, self._meter))
             case Note():
                 self._write(f"{'warning: ' if event.is_warning else ''}{event.text}")
 
@@ -152,8 +153,7 @@ class LiveView:
             case Step():
                 self._meter.advance(event)
             case PhaseDone():
-                facts = f"  {', '.join(self._meter.facts())}" if event.phase == self._meter.phase else ""
-                self._console.print(Text.assemble(("✓ ", "green"), _done(event), (facts, "dim")))
+                self._console.print(Text.assemble(("✓ ", "green"), _done(event, self._meter)))
                 self._meter.start(PhaseStarted(""))
             case Note():
                 self._console.print(Text(event.text, "yellow" if event.is_warning else "dim"))
@@ -177,9 +177,11 @@ def _started(event: PhaseStarted) -> str:
     return f"{event.phase}{steps}{resumed}"
 
 
-def _done(event: PhaseDone) -> str:
-    summary = f": {event.summary}" if event.summary else ""
-    return f"{event.phase} done in {_duration(event.seconds)}{summary}"
+def _done(event: PhaseDone, meter: Meter) -> str:
+    is_measured = event.phase == meter.phase
+    seconds = event.seconds or (meter.elapsed_s if is_measured else 0.0)
+    words = [f"{event.phase} done in {_duration(seconds)}", event.summary, *(meter.facts() if is_measured else ())]
+    return "  ".join(filter(None, words))
 
 
 def _duration(seconds: float | None) -> str:

@@ -1,0 +1,126 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fxray.cli import app
+from fxray.errors import CheckpointError, ConfigError, FxrayError
+
+COMMANDS = [
+    [],
+    ["train"],
+    ["sft"],
+    ["grpo"],
+    ["evaluate"],
+    ["report"],
+    ["detect"],
+    ["doctor"],
+    ["data", "synth"],
+    ["tiny", "build"],
+    ["config", "show"],
+    ["config", "check"],
+]
+HEAVY = ("torch", "ray", "vllm", "transformers", "deepspeed", "pyarrow", "numpy", "matplotlib", "fxray.launch")
+
+
+def fxray(*arguments, code="from fxray.cli import main; main()", **options):
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False, **options
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_an_example_answers_within_a_second_and_loads_nothing_heavy(command):
+    code = (
+        "import sys\n"
+        "from fxray.cli import main\n"
+        "try:\n    main()\n"
+        f"finally:\n    print('loaded', [name for name in {HEAVY} if name in sys.modules], file=sys.stderr)\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = fxray(*command, "--help", code=code)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert f"fxray {' '.join(command)}" in done.stdout.split("Example")[1]
+    assert "loaded []" in done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_a_user_error_is_one_message_with_its_exit_code():
+    done = fxray("config", "check", "--config", "tiny", "--set", "grpo.group_size=1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "grpo.group_size is 1; must be greater than or equal to 2" in done.stderr
+    assert "remedy:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("how", [["--debug"], []])
+def test_a_traceback_is_shown_on_request(how):
+    environment = os.environ | ({} if how else {"FXRAY_DEBUG": "1"})
+    done = fxray(*how, "config", "check", "--config", "nowhere", env=environment)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_cross_field_problems_are_refused_before_anything_starts(tmp_path):
+    done = fxray("train", "-c", "tiny", "-s", "sft.batch_size=31", "-d", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "sft.batch_size is 31; must be a multiple of" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_usage_is_exit_code_2():
+    assert fxray("train").returncode == 2
+    assert fxray("evaluate").returncode == 2
+    assert fxray("nonsense").returncode == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_leaves_with_the_signals_code_and_cleans_up(number, code, tmp_path):
+    waiting = (
+        "import time, sys, fxray.cli.config as c\n"
+        "def wait():\n"
+        "    try:\n        print('ready', flush=True); time.sleep(30)\n"
+        "    finally:\n        print('cleaned', flush=True)\n"
+        "c.app.command('wait')(wait)\n"
+        "from fxray.cli import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", waiting, "config", "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.05)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output) == (code, "cleaned\n")
+    assert "Traceback" not in errors
+
+
+def test_the_version_is_told():
+    assert fxray("--version").stdout.startswith("fxray 0.")
+
+
+def test_the_resolved_configuration_is_yaml_that_loads(tmp_path):
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(fxray("config", "show", "-c", "tiny", "-s", "seed=3").stdout)
+    assert fxray("config", "check", "-c", str(shown)).returncode == 0
+    assert "seed: 3" in shown.read_text()
+
+
+def test_an_error_from_a_worker_is_told_as_itself(capsys):
+    class FromWorker(FxrayError):
+        cause = CheckpointError("is damaged", where="step-3", remedy="start from step-2")
+
+    assert app.report_error(FromWorker("long text of a remote traceback")) == 1
+    assert capsys.readouterr().err == "error: step-3: is damaged\n  remedy: start from step-2\n"
+
+
+def test_exit_codes_come_from_the_error(capsys):
+    assert app.report_error(ConfigError("x")) == 2
+    assert app.report_error(FxrayError("x")) == 1
