@@ -1,0 +1,1 @@
+"""Supervised fine-tuning as a Ray Train job: the base model learns to answer in the grammar."""

@@ -1,0 +1,174 @@
+"""What each worker reads: its own rows of each step, straight from the dataset file, ahead of the training."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessor
+
+from fxray.data.dataset import Dataset
+from fxray.data.frame import Frame, smart_frame
+from fxray.data.images import decode_image
+from fxray.data.order import rows_of_step
+from fxray.errors import DataError, DeadlineError
+from fxray.grammar.prompts import TEMPLATES, draw_template
+from fxray.model.packed import PackedRow
+from fxray.model.prompts import encode_prompt, preprocess, render_prompt
+from fxray.schema import Sample
+from fxray.sft.encode import encode_answer
+from fxray.sft.settings import SftSettings
+
+READ_DEADLINE_S = 600
+CACHE_BYTES = 2**30
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One encoded sample: prompt, image and the one answer.
+
+    Attributes:
+        row: As the model takes it.
+        is_learnt: False where the image cannot be read: the example fills its place and adds nothing to the loss.
+    """
+
+    row: PackedRow
+    is_learnt: bool
+
+
+class ExampleReader:
+    """Reads and encodes the rows of one rank.
+
+    Images are kept preprocessed in memory as long as they fit into `CACHE_BYTES`; on small data that saves the work of
+    every epoch but the first.
+
+    Args:
+        settings: The job.
+        dataset: The training split.
+        tokenizer: The model's tokenizer.
+        image_processor: The model's image processor, with the bounds of `settings`.
+        rank: Of this worker.
+        num_ranks: Workers in all; each reads an equal share of every step.
+    """
+
+    def __init__(
+        self,
+        settings: SftSettings,
+        dataset: Dataset,
+        tokenizer: PreTrainedTokenizerFast,
+        image_processor: Qwen2VLImageProcessor,
+        *,
+        rank: int,
+        num_ranks: int,
+    ) -> None:
+        self._settings = settings
+        self._dataset = dataset
+        self._tokenizer = tokenizer
+        self._image_processor = image_processor
+        self._rank, self._num_ranks = rank, num_ranks
+        self._prompts = [render_prompt(tokenizer, template) for template in TEMPLATES]
+        self._encode_prompt = lru_cache(maxsize=4096)(self._encode_prompt_anew)
+        self._patches: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._cached_bytes = 0
+        self.corrupt_rows: dict[int, str] = {}
+
+    def read(self, step: int) -> list[Example]:
+        """The examples of this rank in a step.
+
+        Raises:
+            DataError: A row that cannot be learnt; or a corrupt image, unless the settings skip such.
+        """
+        s = self._settings
+        rows = rows_of_step(s.seed, "sft", num_rows=len(self._dataset.samples), batch_size=s.batch_size, step=step)
+        share = s.batch_size // self._num_ranks
+        return [self._example(epoch, row) for epoch, row in rows[self._rank * share : (self._rank + 1) * share]]
+
+    def _example(self, epoch: int, row: int) -> Example:
+        s, sample = self._settings, self._dataset.samples[row]
+        factor = self._image_processor.patch_size * self._image_processor.merge_size
+        frame = smart_frame(
+            sample.width_px, sample.height_px, min_pixels=s.min_pixels, max_pixels=s.max_pixels, factor=factor
+        )
+        template = draw_template(s.templates, sample.annotation.verdict, (s.seed, sample.sample_id, epoch))
+        prompt = self._encode_prompt(template.index, frame.model_width_px * frame.model_height_px // factor**2)
+        answer = encode_answer(self._tokenizer, sample, frame, max_answer_tokens=s.max_answer_tokens)
+        pixel_values, grid_thw = self._read_patches(row, sample, frame)
+        packed = PackedRow(sample.sample_id, prompt, (np.array(answer, dtype=np.int32),), pixel_values, grid_thw)
+        return Example(packed, is_learnt=row not in self.corrupt_rows)
+
+    def _encode_prompt_anew(self, template_index: int, num_image_tokens: int) -> NDArray[np.int32]:
+        token_ids = encode_prompt(self._tokenizer, self._prompts[template_index], num_image_tokens)
+        return np.array(token_ids, dtype=np.int32)
+
+    def _read_patches(self, row: int, sample: Sample, frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
+        if row in self._patches:
+            return self._patches[row]
+        try:
+            patches = self._preprocess(row, sample)
+        except DataError as error:
+            if self._settings.on_corrupt_image == "error":
+                raise
+            self.corrupt_rows[row] = str(error)
+            patches = self._blank(frame)
+        num_bytes = patches[0].numel() * patches[0].element_size()
+        if self._cached_bytes + num_bytes <= CACHE_BYTES:
+            self._patches[row] = patches
+            self._cached_bytes += num_bytes
+        return patches
+
+    def _preprocess(self, row: int, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
+        where = f"row {row}, sample {sample.sample_id}"
+        image = decode_image(self._dataset.image_bytes(row), where)
+        if image.size != (sample.width_px, sample.height_px):
+            raise DataError(
+                f"the image is {image.width}x{image.height} px, its row says {sample.width_px}x{sample.height_px}",
+                where=where,
+                remedy="write the dataset anew; its boxes would not fit the image",
+            )
+        pixel_values, grid_thw = preprocess(self._image_processor, [image])
+        return pixel_values, grid_thw[0]
+
+    def _blank(self, frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
+        processor = self._image_processor
+        rows, columns = frame.model_height_px // processor.patch_size, frame.model_width_px // processor.patch_size
+        values_per_patch = 3 * processor.temporal_patch_size * processor.patch_size**2
+        return torch.zeros(rows * columns, values_per_patch), torch.tensor([1, rows, columns])
+
+
+def token_weights(examples: Sequence[Example]) -> torch.Tensor:
+    """Weight of each answer token in the loss, 1 or 0, in the order of the examples: float32 [R]."""
+    lengths = torch.tensor([len(example.row.answers[0]) for example in examples])
+    return torch.tensor([float(example.is_learnt) for example in examples]).repeat_interleave(lengths)
+
+
+def read_ahead(read: Callable[[int], T], steps: range) -> Iterator[T]:
+    """What `read` gives for each step, in order; the next ones are read while the caller works on the last.
+
+    Raises:
+        DeadlineError: A read takes longer than `READ_DEADLINE_S`.
+    """
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+    try:
+        pending = deque(pool.submit(read, step) for step in steps[:2])
+        for step in steps:
+            try:
+                batch = pending.popleft().result(timeout=READ_DEADLINE_S)
+            except FutureTimeoutError as error:
+                raise DeadlineError(
+                    f"reading the samples of step {step} took more than {READ_DEADLINE_S} s",
+                    where="SFT data",
+                    remedy="check the storage of the dataset",
+                ) from error
+            if step + 2 in steps:
+                pending.append(pool.submit(read, step + 2))
+            yield batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,141 @@
+"""The SFT job as its caller sees it: started, watched, continued where an earlier one was killed.
+
+driver ──► Ray Train controller ──► workers (one per rank)
+   ▲                                   │ rank 0 writes a line per step
+   └──────── progress.jsonl ◄──────────┘ and, all ranks together, checkpoints
+"""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fxray.errors import CheckpointError, DeadlineError
+from fxray.events import Note, OnEvent, PhaseStarted, Step
+from fxray.files import atomic_dir
+from fxray.sft import checkpoint
+from fxray.sft.settings import SftSettings
+
+PHASE = "sft"
+START_DEADLINE_S = 900
+STEP_DEADLINE_S = 1800
+POLL_S = 0.2
+
+
+def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
+    """Trains the SFT adapter, or finishes what an earlier, interrupted call began. Ray is up.
+
+    Args:
+        settings: The job.
+        run_dir: Everything goes below `run_dir/sft`, which every node must reach.
+        on_event: Told of the start, of every step once, of skipped images and of workers that died.
+
+    Returns:
+        Folder of the adapter in PEFT layout, `run_dir/sft/adapter`; it is there whole or not at all.
+
+    Raises:
+        CheckpointError: The checkpoint to go on from is damaged or belongs to other settings.
+        DataError: A sample that cannot be learnt.
+        DeadlineError: The workers do not come up, or no step is done for long.
+        WorkerDiedError: Workers died more often than `max_failures`.
+    """
+    sft_dir = run_dir.resolve() / "sft"
+    adapter_dir, attempts_dir = sft_dir / "adapter", sft_dir / "attempts"
+    if adapter_dir.is_dir():
+        return adapter_dir
+    newest = checkpoint.latest(attempts_dir)
+    state = checkpoint.read_state(newest, settings) if newest else None
+    if newest is None or state is None or state.step < state.num_steps:
+        attempt_dir = attempts_dir / checkpoint.new_attempt(attempts_dir, keep=newest)
+        _train(settings, attempt_dir, start_from=newest, on_event=on_event)
+        newest = checkpoint.latest(attempts_dir)
+        if newest is None:
+            raise CheckpointError("the job ended without a checkpoint", where=str(attempt_dir))
+        state = checkpoint.read_state(newest, settings)
+    for problem in state.corrupt_rows.values():
+        on_event(Note(f"left out of SFT: {problem}", is_warning=True))
+    with atomic_dir(adapter_dir) as folder:
+        shutil.copytree(newest / checkpoint.ADAPTER_DIR, folder, dirs_exist_ok=True)
+    shutil.rmtree(attempts_dir)
+    return adapter_dir
+
+
+def _train(settings: SftSettings, attempt_dir: Path, *, start_from: Path | None, on_event: OnEvent) -> None:
+    """Runs one Ray Train job to its end, in a thread, so that this one can tell of its steps and be interrupted."""
+    from fxray.sft import trainer  # imports torch
+
+    job = trainer.make_trainer(settings, attempt_dir, start_from=start_from)
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit(job)
+        except BaseException as error:  # noqa: BLE001  carried over to the waiting thread
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, name="sft-job", daemon=True)
+    thread.start()
+    watch = _Watch(attempt_dir / checkpoint.PROGRESS_FILE, on_event)
+    while thread.is_alive():
+        thread.join(POLL_S)
+        watch.tell()
+    watch.tell()
+    if failure:
+        raise failure[0]
+
+
+class _Watch:
+    """Reads what rank 0 writes, and tells each step once, also when a worker that died takes it again.
+
+    Args:
+        path: The progress file; it may not be there yet.
+        on_event: Told.
+    """
+
+    def __init__(self, path: Path, on_event: OnEvent) -> None:
+        self._path, self._on_event = path, on_event
+        self._num_read_bytes = 0
+        self._last_step = -1
+        self._deadline_s = time.monotonic() + START_DEADLINE_S
+
+    def tell(self) -> None:
+        """Tells what is new.
+
+        Raises:
+            DeadlineError: Nothing has been new for too long.
+        """
+        for record in self._new_records():
+            self._deadline_s = time.monotonic() + STEP_DEADLINE_S
+            num_steps = record["num_steps"]
+            if "step" in record:
+                if record["step"] > self._last_step:
+                    self._last_step = record["step"]
+                    self._on_event(Step(PHASE, record["step"], num_steps, record["metrics"]))
+            elif self._last_step < 0:
+                self._last_step = record["first_step"]
+                self._on_event(PhaseStarted(PHASE, num_steps, record["first_step"]))
+            else:
+                text = f"an SFT worker died; the job goes on from step {record['first_step']}"
+                self._on_event(Note(text, is_warning=True))
+        if time.monotonic() > self._deadline_s:
+            has_started = self._last_step >= 0
+            raise DeadlineError(
+                f"no SFT step was done for {STEP_DEADLINE_S} s"
+                if has_started
+                else f"the SFT workers did not come up within {START_DEADLINE_S} s",
+                where="SFT",
+                remedy="see whether the workers hang" if has_started else "check that the cluster has room for them",
+            )
+
+    def _new_records(self) -> Iterator[dict[str, Any]]:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._num_read_bytes)
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._num_read_bytes += len(line)
+                    yield json.loads(line)

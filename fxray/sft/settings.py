@@ -1,0 +1,104 @@
+"""The plain values of an SFT job."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from fxray.errors import ConfigError
+from fxray.grammar.prompts import TemplateSetting
+
+_MERELY_HOW = frozenset(
+    {"model_path", "dataset_path", "gradient_checkpointing", "micro_batch_size", "num_workers", "gpus_per_worker"}
+    | {"threads", "zero_stage", "checkpoint_every_steps", "max_failures"}
+)
+"""Where and in how many parts the work is done; what comes out is the same but for rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class SftSettings:
+    """Everything that makes one SFT job.
+
+    Attributes:
+        model_path: Folder or name of the base model.
+        dataset_path: Parquet file of the training split.
+        dtype: Type of the base weights, "float32" or "bfloat16"; the adapter is float32.
+        min_pixels: Smallest area of an image in the model's frame, in square pixels.
+        max_pixels: Largest such area.
+        lora_rank: Rank of the adapter.
+        lora_alpha: Each update is scaled by alpha / rank.
+        lora_dropout: Dropout on the adapter's input.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        epochs: Passes over the data.
+        max_steps: Upper bound on the steps; 0 for none.
+        learning_rate: Highest rate, reached after warm-up.
+        warmup_frac: Part of the steps in which the rate rises; then it falls along a cosine.
+        batch_size: Samples per step over all workers.
+        micro_batch_size: Samples per forward pass on one worker.
+        weight_decay: Of AdamW.
+        max_grad_norm: Gradients are clipped to this norm.
+        num_workers: Ranks.
+        gpus_per_worker: GPUs of a rank; 0 trains on the CPU.
+        threads: CPU threads of a rank; 0 shares the processors of a node between its ranks.
+        zero_stage: DeepSpeed ZeRO stage.
+        checkpoint_every_steps: Steps between two checkpoints.
+        max_failures: Deaths of workers that the job survives.
+        max_answer_tokens: Longer answers are refused.
+        templates: Which sets of chat templates there are.
+        on_corrupt_image: Stop at an image that cannot be read, or leave it out of its step.
+        seed: Of order, templates, initial adapter and dropout.
+    """
+
+    model_path: str
+    dataset_path: str
+    dtype: Literal["float32", "bfloat16"]
+    min_pixels: int
+    max_pixels: int
+    lora_rank: int
+    lora_alpha: float
+    lora_dropout: float
+    gradient_checkpointing: bool
+    epochs: float
+    max_steps: int
+    learning_rate: float
+    warmup_frac: float
+    batch_size: int
+    micro_batch_size: int
+    weight_decay: float
+    max_grad_norm: float
+    num_workers: int
+    gpus_per_worker: float
+    threads: int
+    zero_stage: int
+    checkpoint_every_steps: int
+    max_failures: int
+    max_answer_tokens: int
+    templates: TemplateSetting
+    on_corrupt_image: Literal["error", "skip"]
+    seed: int
+
+    def __post_init__(self) -> None:
+        per_round = self.num_workers * self.micro_batch_size
+        if self.batch_size % per_round:
+            raise ConfigError(
+                f"{self.batch_size} samples do not divide into {self.num_workers} workers x "
+                f"{self.micro_batch_size} samples per forward pass",
+                where="sft.batch_size",
+                remedy=f"choose a multiple of {per_round}",
+            )
+
+    def num_steps(self, num_samples: int) -> int:
+        """Updates in all, for a training split of so many samples; at least one."""
+        of_epochs = max(1, math.ceil(self.epochs * num_samples / self.batch_size))
+        return min(of_epochs, self.max_steps) if self.max_steps else of_epochs
+
+    def rate(self, step: int, num_steps: int) -> float:
+        """Learning rate of a step, counted from 0: linear warm-up, then half a cosine down towards 0."""
+        num_warmup = math.ceil(self.warmup_frac * num_steps)
+        if step < num_warmup:
+            return self.learning_rate * (step + 1) / num_warmup
+        done_frac = (step - num_warmup) / max(1, num_steps - num_warmup)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done_frac))
+
+    def identity(self) -> dict[str, object]:
+        """The values that decide what comes out; a checkpoint belongs to one identity."""
+        return {name: value for name, value in asdict(self).items() if name not in _MERELY_HOW}

@@ -1,0 +1,172 @@
+"""What each rank of the SFT job does: load, resume, and for each step read, learn, report.
+
+    read ahead (thread) ─► pack ─► forward, backward (DeepSpeed) ─► step ─► progress line, checkpoint
+
+A step depends on the checkpoint before it and its own number alone, so a job that dies anywhere ends with the same
+weights as one that never did.
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.torch import get_device
+from safetensors.torch import load_file, save_file
+
+from fxray.data.dataset import Dataset
+from fxray.data.order import derived_seed
+from fxray.files import atomic_dir
+from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter, load_adapter, save_adapter
+from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
+from fxray.model.packed import PackedPolicy, pack
+from fxray.model.zero import ZeroEngine
+from fxray.sft import checkpoint
+from fxray.sft.batches import Example, ExampleReader, read_ahead, token_weights
+from fxray.sft.checkpoint import PROGRESS_FILE, SftState
+from fxray.sft.settings import SftSettings
+
+
+def run_rank(settings: SftSettings, attempt_dir: Path, start_from: Path | None) -> None:
+    """Runs one rank from the newest checkpoint to the end of the job.
+
+    Args:
+        settings: The job.
+        attempt_dir: Folder for checkpoints and progress.
+        start_from: Checkpoint that an earlier attempt left; one that this attempt has reported goes before it.
+    """
+    context = ray.train.get_context()
+    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    trainer = Trainer(settings, attempt_dir, rank=context.get_world_rank(), device=get_device())
+    reported = ray.train.get_checkpoint()
+    if newest := Path(reported.path) if reported else start_from:
+        trainer.restore(newest)
+    trainer.run()
+
+
+class Trainer:
+    """One rank's model, optimizer and data; the ranks have found each other through `torch.distributed`.
+
+    Args:
+        settings: The job.
+        attempt_dir: Folder for checkpoints and progress.
+        rank: Of this worker.
+        device: Where it computes.
+    """
+
+    def __init__(self, settings: SftSettings, attempt_dir: Path, *, rank: int, device: torch.device) -> None:
+        self._settings, self._attempt_dir, self._rank = settings, attempt_dir, rank
+        num_ranks = dist.get_world_size()
+        path = resolve_model_path(settings.model_path)
+        dataset = Dataset.open(Path(settings.dataset_path))
+        processor = load_image_processor(path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+        self._reader = ExampleReader(settings, dataset, load_tokenizer(path), processor, rank=rank, num_ranks=num_ranks)
+        self._base = load_model(path, dtype=settings.dtype).to(device)
+        if settings.gradient_checkpointing:
+            self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._model = attach_adapter(
+            self._base,
+            rank=settings.lora_rank,
+            alpha=settings.lora_alpha,
+            dropout=settings.lora_dropout,
+            seed=derived_seed(settings.seed, "sft-adapter"),
+        ).train()
+        self._adapter = adapter_parameters(self._model, POLICY)
+        self._engine = ZeroEngine(
+            PackedPolicy(self._model),
+            self._adapter,
+            stage=settings.zero_stage,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+        )
+        self._num_steps = settings.num_steps(len(dataset.samples))
+        self._first_step = 0
+
+    def restore(self, folder: Path) -> None:
+        """Goes back to a checkpoint."""
+        state = checkpoint.read_state(folder, self._settings)
+        with self._engine.whole(self._adapter, is_written=True):
+            load_adapter(self._model, folder / checkpoint.ADAPTER_DIR, POLICY)
+        optimizer_file = folder / checkpoint.OPTIMIZER_FILE
+        self._engine.load_optimizer_state(load_file(optimizer_file), where=str(optimizer_file))
+        self._reader.corrupt_rows.update(state.corrupt_rows)
+        self._first_step = state.step
+
+    def run(self) -> None:
+        """Takes the steps that are left."""
+        self._tell(first_step=self._first_step, num_steps=self._num_steps)
+        steps = range(self._first_step, self._num_steps)
+        every = self._settings.checkpoint_every_steps
+        for step, examples in zip(steps, read_ahead(self._reader.read, steps), strict=True):
+            start_s = time.monotonic()
+            metrics = self._learn(step, examples)
+            seconds = time.monotonic() - start_s
+            metrics |= {"seconds": seconds, "tokens_per_s": metrics["num_tokens"] / seconds}
+            if step + 1 == self._num_steps or (step + 1) % every == 0:
+                self._save(step + 1)
+            self._tell(step=step + 1, num_steps=self._num_steps, metrics=metrics)
+
+    def _learn(self, step: int, examples: Sequence[Example]) -> dict[str, float]:
+        """One update on the mean over the answer tokens of the whole batch."""
+        s = self._settings
+        torch.manual_seed(derived_seed(s.seed, "sft-dropout", step, self._rank))
+        rate = s.rate(step, self._num_steps)
+        chunks = [examples[start : start + s.micro_batch_size] for start in range(0, len(examples), s.micro_batch_size)]
+        weights = [token_weights(chunk) for chunk in chunks]
+        num_learnt, num_tokens, num_skipped = self._sum_over_ranks(
+            sum(float(weight_R.sum()) for weight_R in weights),
+            sum(len(e.row.prompt_token_ids) + len(e.row.answers[0]) for e in examples),
+            sum(not e.is_learnt for e in examples),
+        )
+        loss = 0.0
+        for chunk, weight_R in zip(chunks, weights, strict=True):
+            logprobs_R = self._engine(pack(self._base, [example.row for example in chunk]), 1.0)
+            share = -(logprobs_R * weight_R.to(logprobs_R.device)).sum() / max(1.0, num_learnt)
+            self._engine.backward(share, is_last=chunk is chunks[-1])
+            loss += float(share)
+        norm = self._engine.step(rate)
+        (loss,) = self._sum_over_ranks(loss)
+        return {
+            "loss": loss,
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "num_tokens": num_tokens,
+            "num_skipped": num_skipped,
+        }
+
+    def _sum_over_ranks(self, *values: float) -> list[float]:
+        tensor = torch.tensor(values, dtype=torch.float64, device=self._base.device)
+        dist.all_reduce(tensor)
+        return [float(value) for value in tensor]
+
+    def _tell(self, **record: object) -> None:
+        if self._rank == 0:
+            with (self._attempt_dir / PROGRESS_FILE).open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _save(self, step: int) -> None:
+        """Writes a checkpoint aside, renames it, and reports it to Ray Train; all ranks together."""
+        folder = self._attempt_dir / f"step-{step:06d}"
+        optimizer_state = self._engine.optimizer_state()
+        corrupt_rows = self._gather_corrupt_rows()
+        with self._engine.whole(self._adapter):
+            if self._rank == 0:
+                with atomic_dir(folder) as aside:
+                    save_adapter(self._model, aside / checkpoint.ADAPTER_DIR)
+                    save_file(optimizer_state, aside / checkpoint.OPTIMIZER_FILE)
+                    checkpoint.write_state(aside, SftState(step, self._num_steps, corrupt_rows), self._settings)
+        ray.train.report(
+            {"step": step},
+            checkpoint=Checkpoint(str(folder)) if self._rank == 0 else None,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+
+    def _gather_corrupt_rows(self) -> dict[int, str]:
+        per_rank: list[dict[int, str]] = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(per_rank, self._reader.corrupt_rows)
+        return {row: problem for corrupt_rows in per_rank for row, problem in sorted(corrupt_rows.items())}
