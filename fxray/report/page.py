@@ -1,0 +1,141 @@
+"""The report as one HTML file that needs nothing beside it, and the same numbers as JSON."""
+
+import datetime as dt
+import json
+import math
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from fxray.data.images import decode_image
+from fxray.evaluate.comparison import STAGE_TITLES, title_of
+from fxray.evaluate.scores import METRICS
+from fxray.files import write_atomically
+from fxray.report.chart import draw_panel
+from fxray.report.curves import panels_of
+from fxray.report.gallery import Shelf, fill_shelves
+from fxray.report.record import RunRecord, read_run, seconds_per_phase
+
+REPORT_FILE, NUMBERS_FILE = "report.html", "metrics.json"
+
+_COLUMNS = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced",
+    "iou": "IoU",
+    "matched_iou": "Matched IoU",
+    "parse_rate": "Parse rate",
+    "boxes_per_image": "Boxes",
+}
+_LINKS = ("metrics.json", "metrics.jsonl", "config.yaml", "versions.json", "data.json", "tensorboard")
+_LINK_PATTERNS = ("sft/adapter", "grpo/*/final/adapter", "evaluation/*/predictions.parquet")
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes `report.html` and `metrics.json` into a run directory.
+
+    Args:
+        run_dir: Of a finished, running or interrupted run; what is missing in it is said in the report.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        FxrayError: It is no run directory.
+        ResourceError: The disk is full or not writable.
+    """
+    record = read_run(run_dir)
+    write_atomically(run_dir / NUMBERS_FILE, json.dumps(numbers_of(record), indent=2, allow_nan=False) + "\n")
+    write_atomically(run_dir / REPORT_FILE, render_page(record))
+    return run_dir / REPORT_FILE
+
+
+def numbers_of(record: RunRecord) -> dict[str, Any]:
+    """Every number of the report, ready for `json.dumps`."""
+    seconds = seconds_per_phase(record.steps)
+    training = {
+        name: {
+            "num_steps": sum(step.phase == name for step in record.steps),
+            "seconds": seconds[name],
+            "last": {
+                metric: value if math.isfinite(value) else None
+                for metric, value in [step for step in record.steps if step.phase == name][-1].metrics.items()
+            },
+        }
+        for name in seconds
+    }
+    return record.comparison.to_json() | {
+        "is_synthetic": record.is_synthetic,
+        "training": training,
+        "versions": record.versions,
+        "notes": record.notes,
+    }
+
+
+def render_page(record: RunRecord) -> str:
+    """The whole page."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": _number, "duration": _duration, "share": _share}
+    assets = resources.files("fxray.report")
+    comparison = record.comparison
+    last = comparison.evaluations[-1] if comparison.evaluations else None
+    return environment.from_string((assets / "page.html.j2").read_text("utf-8")).render(
+        style=Markup((assets / "style.css").read_text("utf-8")),  # noqa: S704 - a file of this package
+        record=record,
+        name=record.run_dir.resolve().name,
+        written=dt.datetime.now(dt.UTC),
+        metrics=METRICS,
+        columns=_COLUMNS,
+        part_columns={name: label for name, label in _COLUMNS.items() if name != "balanced_accuracy"},
+        stages={title_of(e.name): e for e in comparison.evaluations},
+        missing=[t for name, t in STAGE_TITLES.items() if name not in {e.name for e in comparison.evaluations}],
+        gain=comparison.gain,
+        last=last,
+        last_title=title_of(last.name) if last else "",
+        before_title=title_of(comparison.gain.before) if comparison.gain else "",
+        panels=[(panel, draw_panel(panel)) for panel in panels_of(record.steps, comparison)],
+        shelves=_gallery(record),
+        seconds={title_of(name): s for name, s in seconds_per_phase(record.steps).items()},
+        num_steps={title_of(p): sum(s.phase == p for s in record.steps) for p in {s.phase for s in record.steps}},
+        links=_links(record.run_dir),
+    )
+
+
+def _gallery(record: RunRecord) -> Sequence[Shelf]:
+    dataset = record.dataset
+    if dataset is None or not record.predictions:
+        return []
+    return fill_shelves(
+        [dataset.samples[row] for row in record.rows],
+        record.predictions,
+        lambda i: decode_image(dataset.image_bytes(record.rows[i]), dataset.samples[record.rows[i]].sample_id),
+        num_cards=record.gallery_size,
+        seed=record.seed,
+    )
+
+
+def _links(run_dir: Path) -> list[str]:
+    """Files and folders of the run, relative to the report; `metrics.json` is written with it."""
+    fixed = [name for name in _LINKS if name == NUMBERS_FILE or (run_dir / name).exists()]
+    found = [str(path.relative_to(run_dir)) for pattern in _LINK_PATTERNS for path in sorted(run_dir.glob(pattern))]
+    return fixed + found
+
+
+def _number(value: float, decimals: int = 3, *, is_signed: bool = False) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:{'+' if is_signed else ''}.{decimals}f}".replace("-", "−")
+
+
+def _share(value: float) -> str:
+    """A position on a bar from 0 to 1, in per cent."""
+    return f"{100 * min(max(value, 0.0), 1.0):.2f}%"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

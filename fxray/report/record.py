@@ -1,0 +1,201 @@
+"""What a run directory holds for a report. A part that is missing or damaged is said, never an error.
+
+config.yaml versions.json data.json metrics.jsonl evaluation/<name>/predictions.parquet
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fxray.config.tree import EvaluateConfig
+from fxray.data.dataset import Dataset
+from fxray.errors import FxrayError
+from fxray.evaluate.comparison import STAGE_TITLES, Comparison, compare
+from fxray.evaluate.evaluation import Evaluation, evaluate
+from fxray.evaluate.predictions import Prediction, read_predictions
+from fxray.metrics import StepMetrics, read_metrics
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """All that is known of a run.
+
+    Attributes:
+        run_dir: The run directory.
+        config_text: The resolved configuration as YAML; empty where it is missing.
+        seed: Seed of the run.
+        gallery_size: Cards of the gallery.
+        versions: Package versions, git revision, machine, command.
+        is_synthetic: True where the data are photographs with planted defects.
+        steps: Recorded steps.
+        comparison: Every stage that was evaluated.
+        dataset: The held-out split; None where it cannot be read.
+        rows: Rows of `dataset` that the last stage answered.
+        predictions: Of the last stage, by sample id.
+        notes: What is missing or damaged, in words.
+    """
+
+    run_dir: Path
+    config_text: str
+    seed: int
+    gallery_size: int
+    versions: dict[str, Any]
+    is_synthetic: bool
+    steps: list[StepMetrics]
+    comparison: Comparison
+    dataset: Dataset | None
+    rows: list[int]
+    predictions: dict[str, Prediction]
+    notes: list[str]
+
+
+def read_run(run_dir: Path) -> RunRecord:
+    """Reads what is there and scores every stage's predictions.
+
+    Raises:
+        FxrayError: Nothing of a run is there.
+    """
+    notes: list[str] = []
+    config_text = _read_text(run_dir / "config.yaml", notes)
+    data = _read_json(run_dir / "data.json", notes)
+    if not config_text and not data and not (run_dir / "evaluation").is_dir():
+        raise FxrayError(
+            "not a run directory: neither config.yaml nor data.json nor evaluation/ is there",
+            where=str(run_dir),
+            remedy="give the --run-dir of a `fxray train`",
+        )
+    seed, settings = _settings(config_text, notes)
+    is_synthetic = bool(data.get("is_synthetic", False))
+    dataset = _open_dataset(run_dir, data, notes)
+    answers = _read_answers(run_dir, notes)
+    evaluations = _evaluate_all(dataset, answers, settings.num_bootstrap, seed, is_synthetic, notes) if dataset else []
+    comparison = _compare(evaluations, notes)
+    last = answers[comparison.evaluations[-1].name] if comparison.evaluations else []
+    return RunRecord(
+        run_dir=run_dir,
+        config_text=config_text,
+        seed=seed,
+        gallery_size=settings.gallery_size,
+        versions=_read_json(run_dir / "versions.json", notes),
+        is_synthetic=is_synthetic,
+        steps=_read_steps(run_dir, notes),
+        comparison=comparison,
+        dataset=dataset,
+        rows=_rows(dataset, last) if dataset else [],
+        predictions={prediction.sample_id: prediction for prediction in last},
+        notes=notes,
+    )
+
+
+def seconds_per_phase(steps: Sequence[StepMetrics]) -> dict[str, float]:
+    """Time each phase took: the sum of its steps' own `seconds`, else from its first record to its last."""
+    phases: dict[str, list[StepMetrics]] = {}
+    for step in steps:
+        phases.setdefault(step.phase, []).append(step)
+    return {
+        name: sum(s.metrics["seconds"] for s in recorded)
+        if all("seconds" in s.metrics for s in recorded)
+        else recorded[-1].time - recorded[0].time
+        for name, recorded in phases.items()
+    }
+
+
+def _read_text(path: Path, notes: list[str]) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        notes.append(f"{path.name} is missing or unreadable")
+        return ""
+
+
+def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
+    text = _read_text(path, notes)
+    try:
+        content = json.loads(text) if text else {}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        notes.append(f"{path.name} is no JSON object")
+        return {}
+    return content
+
+
+def _settings(config_text: str, notes: list[str]) -> tuple[int, EvaluateConfig]:
+    """Seed and evaluation settings that the run was made with; the defaults where they are not to be had."""
+    try:
+        tree = yaml.safe_load(config_text) or {}
+        return int(tree.get("seed", 0)), EvaluateConfig.model_validate(tree.get("evaluate", {}))
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        notes.append(f"config.yaml cannot be read: {str(error).splitlines()[0]}")
+        return 0, EvaluateConfig()
+
+
+def _open_dataset(run_dir: Path, data: Mapping[str, Any], notes: list[str]) -> Dataset | None:
+    if "test" not in data:
+        return None
+    path = run_dir / str(data["test"])
+    try:
+        return Dataset.open(path)
+    except FxrayError as error:
+        notes.append(f"the held-out images cannot be read, so nothing is scored: {error.message} ({path})")
+        return None
+
+
+def _read_answers(run_dir: Path, notes: list[str]) -> dict[str, list[Prediction]]:
+    """Predictions by stage; the stages of the paper are said where they are missing."""
+    found = {path.parent.name: path for path in sorted(run_dir.glob("evaluation/*/predictions.parquet"))}
+    answers = {}
+    for name in [*STAGE_TITLES, *(name for name in found if name not in STAGE_TITLES)]:
+        if name not in found:
+            continue
+        try:
+            answers[name] = read_predictions(found[name])
+        except FxrayError as error:
+            notes.append(f"{name}: {error.message} ({error.where})")
+    return answers
+
+
+def _evaluate_all(
+    dataset: Dataset,
+    answers: Mapping[str, Sequence[Prediction]],
+    num_bootstrap: int,
+    seed: int,
+    is_synthetic: bool,
+    notes: list[str],
+) -> list[Evaluation]:
+    evaluations = []
+    for name, predictions in answers.items():
+        samples = [dataset.samples[row] for row in _rows(dataset, predictions)]
+        try:
+            evaluation = evaluate(
+                predictions, samples, num_bootstrap=num_bootstrap, seed=seed, name=name, is_synthetic=is_synthetic
+            )
+            evaluations.append(evaluation)
+        except FxrayError as error:
+            notes.append(f"{name}: {error.message}")
+    return evaluations
+
+
+def _rows(dataset: Dataset, predictions: Sequence[Prediction]) -> list[int]:
+    answered = {prediction.sample_id for prediction in predictions}
+    return [row for row, sample in enumerate(dataset.samples) if sample.sample_id in answered]
+
+
+def _read_steps(run_dir: Path, notes: list[str]) -> list[StepMetrics]:
+    try:
+        return read_metrics(run_dir)
+    except FxrayError as error:
+        notes.append(f"{error.message} ({error.where})")
+        return []
+
+
+def _compare(evaluations: Sequence[Evaluation], notes: list[str]) -> Comparison:
+    try:
+        return compare(evaluations)
+    except FxrayError as error:
+        notes.append(error.message)
+        return Comparison(tuple(evaluations), None)

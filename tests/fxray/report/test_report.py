@@ -1,0 +1,191 @@
+"""The report stands by itself, tells the truth about what is missing, and cannot be made to run foreign code."""
+
+import html.parser
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fxray.data.dataset import Dataset
+from fxray.errors import FxrayError
+from fxray.evaluate.evaluation import evaluate
+from fxray.evaluate.predictions import Prediction, read_predictions, write_predictions
+from fxray.report import write_report
+from fxray.schema import Box, Region, Verdict
+
+MakeRun = Callable[..., Path]
+HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&</pre></details>"
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would see: elements, their attributes, and the text in view."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in {"meta", "link", "img", "br", "hr", "input"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def run_dir(make_run: MakeRun) -> Path:
+    run_dir = make_run()
+    write_report(run_dir)
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def page(run_dir: Path) -> Page:
+    return Page((run_dir / "report.html").read_text("utf-8"))
+
+
+def test_every_element_is_closed(page: Page) -> None:
+    assert page.open == []
+
+
+def test_the_five_stages_and_the_gain_are_told(page: Page, run_dir: Path) -> None:
+    for title in ("No-FT", "SFT", "GRPO α", "GRPO β", "GRPO γ"):
+        assert title in page.text
+    assert "From SFT to GRPO γ: IoU +" in page.text
+    dataset = Dataset.open(run_dir / "data" / "test.parquet")
+    predictions = read_predictions(run_dir / "evaluation" / "gamma" / "predictions.parquet")
+    evaluation = evaluate(predictions, dataset.samples, num_bootstrap=200, seed=7)
+    accuracy, iou = (evaluation.overall.metrics[name] for name in ("accuracy", "iou"))
+    for number in (accuracy.value, accuracy.low, accuracy.high, iou.value, iou.low, iou.high):
+        assert f"{number:.3f}" in page.text
+
+
+def test_the_curves_of_figure_3_are_there(page: Page) -> None:
+    charts = {attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"}
+    assert {"Accuracy and IoU", "Reward", "Parts of the reward", "SFT loss", "GRPO loss"} <= charts
+    assert {"KL to the reference", "Parse rate", "Speed"} <= charts
+
+
+def test_synthetic_data_is_called_so_on_the_face(page: Page, make_run: MakeRun) -> None:
+    assert "SYNTHETIC" in page.text[: page.text.index("Stages")]
+    other = write_report(make_run(num_samples=8, is_synthetic=False)).read_text("utf-8")
+    assert "SYNTHETIC" not in other
+
+
+def test_nothing_outside_the_file_is_needed(run_dir: Path, page: Page) -> None:
+    text = (run_dir / "report.html").read_text("utf-8")
+    assert not re.search(r"(?:https?:)?//\w", re.sub(r"base64,[^\"]*", "", text))
+    assert not re.search(r"@import|url\(", text)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith("data:image/jpeg;base64,") or (run_dir / value).exists()
+    assert ("meta", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in [
+        (tag, attributes.get("content")) for tag, attributes in page.tags
+    ]
+
+
+def test_hostile_captions_stay_text(make_run: MakeRun) -> None:
+    run_dir = make_run(num_samples=8, stages={"gamma": (1.0, 0.5)})
+    path = run_dir / "evaluation" / "gamma" / "predictions.parquet"
+    hostile = [
+        Prediction(
+            p.sample_id, Verdict.GENERATED, (Region(Box(1, 1, 99, 99), HOSTILE),), answer=HOSTILE, faults=(HOSTILE,)
+        )
+        for p in read_predictions(path)
+    ]
+    write_predictions(hostile, path)
+    (run_dir / "config.yaml").write_text(f"seed: 1\n# {HOSTILE}\n")
+    (run_dir / "versions.json").write_text(json.dumps({"packages": {HOSTILE: HOSTILE}, "machine": HOSTILE}))
+    page = Page(write_report(run_dir).read_text("utf-8"))
+    assert not {tag for tag, _ in page.tags} & {"script", "img"}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert page.open == []
+    assert page.text.count(HOSTILE) > 8
+
+
+def test_the_numbers_are_there_as_json(run_dir: Path) -> None:
+    numbers = json.loads((run_dir / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert list(numbers["evaluations"]) == ["no-ft", "sft", "alpha", "beta", "gamma"]
+    assert numbers["is_synthetic"] is True
+    assert numbers["gain"]["before"] == "sft"
+    assert numbers["gain"]["metrics"]["iou"]["excludes_zero"] is True
+    assert numbers["training"]["sft"]["num_steps"] == 200
+    assert 60 * 1.4 < numbers["training"]["beta"]["seconds"] < 60 * 1.8
+    assert numbers["versions"]["git_revision"] == "0123456789ab"
+    assert numbers["notes"] == []
+
+
+def test_a_stage_that_is_missing_is_said(make_run: MakeRun) -> None:
+    run_dir = make_run(num_samples=8, stages={"no-ft": (0.5, 0.1), "sft": (0.8, 0.3)})
+    text = Page(write_report(run_dir).read_text("utf-8")).text
+    assert text.count("not evaluated") == 3
+    assert "The gain from SFT to the last stage is not measured" in text
+
+
+def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    page = Page(write_report(tmp_path).read_text("utf-8"))
+    assert "Nothing has been evaluated yet." in page.text
+    assert "No step is recorded." in page.text
+    assert "data.json is missing or unreadable" in page.text
+    assert page.open == []
+
+
+def test_damaged_parts_are_said_and_the_rest_is_shown(make_run: MakeRun) -> None:
+    run_dir = make_run(num_samples=8)
+    (run_dir / "evaluation" / "alpha" / "predictions.parquet").write_bytes(b"PAR1 torn")
+    (run_dir / "metrics.jsonl").write_text("nonsense\n")
+    (run_dir / "versions.json").write_text("[]")
+    text = Page(write_report(run_dir).read_text("utf-8")).text
+    assert "alpha: not readable as Parquet" in text
+    assert "is not a record of a step" in text
+    assert "versions.json is no JSON object" in text
+    assert "From SFT to GRPO γ" in text
+
+
+def test_a_lost_test_set_is_said(make_run: MakeRun) -> None:
+    run_dir = make_run(num_samples=8)
+    shutil.rmtree(run_dir / "data")
+    text = Page(write_report(run_dir).read_text("utf-8")).text
+    assert "the held-out images cannot be read, so nothing is scored" in text
+
+
+def test_answers_to_other_samples_are_no_gain(make_run: MakeRun) -> None:
+    run_dir = make_run(num_samples=8)
+    path = run_dir / "evaluation" / "sft" / "predictions.parquet"
+    write_predictions(read_predictions(path)[:4], path)
+    text = Page(write_report(run_dir).read_text("utf-8")).text
+    assert "were not scored on the same samples" in text
+    assert "The gain from SFT to the last stage is not measured" in text
+    assert "GRPO γ" in text
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FxrayError, match="not a run directory"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_of_a_run_is_the_same_twice_but_for_its_date(run_dir: Path) -> None:
+    def undated() -> str:
+        text = write_report(run_dir).read_text("utf-8")
+        return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)
+
+    assert undated() == undated()
