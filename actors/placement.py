@@ -1,0 +1,20 @@
+"""Where actors run: Ray's options for each role, from plain numbers."""
+
+from typing import Any
+
+
+def actor_options(*, num_cpus: float, num_gpus: float, node_type: str = "") -> dict[str, Any]:
+    """Ray's options for an actor that is never restarted behind its owner's back.
+
+    Args:
+        num_cpus: Logical processors that it reserves.
+        num_gpus: GPUs that it reserves.
+        node_type: Custom resource that its node must offer ("rollout", "learner"); any node where empty.
+    """
+    return {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "resources": {node_type: 0.001} if node_type else {},
+        "max_restarts": 0,
+        "max_task_retries": 0,
+    }

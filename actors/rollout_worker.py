@@ -1,0 +1,157 @@
+"""One engine in an actor. It holds no run state: whatever it is asked for, the request says everything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import GetTimeoutError, ObjectLostError
+
+from fxray.data.images import decode_image
+from fxray.engine.engine import Engine, Question
+from fxray.engine.settings import EngineSettings
+from fxray.errors import DataError, DeadlineError
+from fxray.grpo.types import AdapterBlob, PromptGroup, Rollout, RolloutGroup, SamplingSettings, SyncProof
+
+IMAGE_DEADLINE_S = 120.0
+"""For encoded images to arrive from the object store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker must know of a prompt group; the truth stays with the driver."""
+
+    group_id: str
+    sample_id: str
+    prompt: str
+    image: object
+    seed: int
+
+    @classmethod
+    def of(cls, group: PromptGroup) -> "Job":
+        return cls(group.group_id, group.sample_id, group.prompt, group.image.handle, group.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The answers of a group as few flat arrays, which is how they travel.
+
+    Attributes:
+        group_id: The group.
+        policy_version: What they were drawn from.
+        prompt_token_ids: int32 [P].
+        token_ids: int32 [sum of R], all answers one after the other.
+        logprobs: float32 [sum of R].
+        lengths_G: int32 [G], R of each answer.
+        is_finished_G: bool [G].
+        texts: G texts.
+    """
+
+    group_id: str
+    policy_version: int
+    prompt_token_ids: NDArray[np.int32]
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    lengths_G: NDArray[np.int32]
+    is_finished_G: NDArray[np.bool_]
+    texts: tuple[str, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        arrays = (self.prompt_token_ids, self.token_ids, self.logprobs, self.lengths_G, self.is_finished_G)
+        return sum(array.nbytes for array in arrays) + sum(len(text.encode()) for text in self.texts)
+
+    def to_group(self, prompt: PromptGroup) -> RolloutGroup:
+        """The answers beside their question."""
+        ends = np.cumsum(self.lengths_G)[:-1]
+        parts = zip(
+            np.split(self.token_ids, ends), np.split(self.logprobs, ends), self.texts, self.is_finished_G, strict=True
+        )
+        rollouts = tuple(Rollout(ids, logprobs, text, bool(finished)) for ids, logprobs, text, finished in parts)
+        return RolloutGroup(prompt, self.prompt_token_ids, rollouts, self.policy_version)
+
+
+class RolloutWorker:
+    """Draws answers; the engine comes up in `start`, so that its failure arrives with its reason.
+
+    Args:
+        settings: The engine's.
+        name: Named in proofs and errors.
+    """
+
+    def __init__(self, settings: EngineSettings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+
+    def start(self) -> None:
+        """Brings the engine up with the base model.
+
+        Raises:
+            ModelError: vLLM cannot drive the model with these settings.
+        """
+        self._engine = Engine(self._settings)
+
+    def load_adapter(self, adapter: AdapterBlob) -> SyncProof:
+        """Takes over a policy and proves it.
+
+        Raises:
+            SyncError: The bytes are not what was published, or not every module of theirs is bound.
+        """
+        return self._engine.load_adapter(adapter, self._name)
+
+    def use_base_model(self) -> None:
+        """Goes back to the base model."""
+        self._engine.use_base_model()
+
+    def generate(self, jobs: Sequence[Job], sampling: SamplingSettings) -> list[Draw]:
+        """Draws one group per job, in order.
+
+        Raises:
+            DataError: An image cannot be read.
+            ConfigError: A prompt is too long.
+        """
+        questions = [
+            Question(job.prompt, decode_image(content, job.sample_id), job.seed, job.sample_id)
+            for job, content in zip(jobs, _image_bytes(jobs), strict=True)
+        ]
+        version = self._engine.policy_version
+        return [
+            _flat(job.group_id, version, answers.prompt_token_ids, answers.rollouts)
+            for job, answers in zip(jobs, self._engine.generate(questions, sampling), strict=True)
+        ]
+
+
+RolloutActor: Any = ray.remote(RolloutWorker)
+
+
+def _image_bytes(jobs: Sequence[Job]) -> list[bytes]:
+    """Encoded images; those behind references come from the node's object store, each once."""
+    references = list({job.image for job in jobs if isinstance(job.image, ray.ObjectRef)})
+    try:
+        arrived = dict(zip(references, ray.get(references, timeout=IMAGE_DEADLINE_S), strict=True))
+    except GetTimeoutError as error:
+        raise DeadlineError(
+            f"{len(references)} images did not arrive within {IMAGE_DEADLINE_S:g} s", where=jobs[0].group_id
+        ) from error
+    except ObjectLostError as error:
+        raise DataError(
+            f"an image is lost: {error}",
+            where=f"groups {jobs[0].group_id} to {jobs[-1].group_id}",
+            remedy="the actor or node that held the images died; continue the run",
+        ) from error
+    return [arrived[job.image] if isinstance(job.image, ray.ObjectRef) else job.image for job in jobs]  # type: ignore[misc]
+
+
+def _flat(group_id: str, version: int, prompt_token_ids: NDArray[np.int32], rollouts: Sequence[Rollout]) -> Draw:
+    return Draw(
+        group_id=group_id,
+        policy_version=version,
+        prompt_token_ids=prompt_token_ids,
+        token_ids=np.concatenate([rollout.token_ids for rollout in rollouts]),
+        logprobs=np.concatenate([rollout.logprobs for rollout in rollouts]),
+        lengths_G=np.array([len(rollout.token_ids) for rollout in rollouts], dtype=np.int32),
+        is_finished_G=np.array([rollout.is_finished for rollout in rollouts], dtype=np.bool_),
+        texts=tuple(rollout.text for rollout in rollouts),
+    )

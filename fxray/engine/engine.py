@@ -1,0 +1,267 @@
+"""One vLLM engine: draws answers from the base model or from one adapter on it."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fxray.engine.environment import is_cpu_build, prepare_environment
+from fxray.engine.settings import EngineSettings
+from fxray.errors import ConfigError, FxrayError, ModelError, SyncError
+from fxray.files import write_atomically
+from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, Rollout, SamplingSettings, SyncProof
+
+BASE_VERSION = -1
+"""Policy version of answers that the base model gave."""
+
+_MEMORY_DIR = Path("/dev/shm")
+_SEED_BITS = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What answers are drawn for.
+
+    Attributes:
+        prompt: Chat text with one `<|vision_start|><|image_pad|><|vision_end|>`.
+        image: Upright RGB image.
+        seed: Of the group of answers.
+        where: Named in errors: the sample's id.
+    """
+
+    prompt: str
+    image: Image.Image
+    seed: int
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers to a question; `prompt_token_ids` is int32 [P], image placeholders expanded."""
+
+    prompt_token_ids: NDArray[np.int32]
+    rollouts: tuple[Rollout, ...]
+
+
+def answer_seed(group_seed: int, index: int) -> int:
+    """Seed of an answer, a function of its group's seed and its index alone: no worker and no batch enters it.
+
+    Neighbouring group seeds lie far apart (SplitMix64), because vLLM counts up from the seed of a group's first answer.
+    """
+    mixed = (group_seed + 0x9E3779B97F4A7C15) % 2**64
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+    return (mixed ^ mixed >> 31) % _SEED_BITS + index
+
+
+class Engine:
+    """A vLLM engine in this process, with at most one adapter.
+
+    vLLM's caches know an adapter by its name, so every load has a name and an id of its own: what an older adapter
+    left in them is never found again.
+
+    Args:
+        settings: What it is made of.
+
+    Raises:
+        ModelError: vLLM cannot drive the model with these settings.
+        ResourceError: vLLM was imported into this process in another way before.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        prepare_environment(threads=settings.threads)
+        from vllm import LLM
+
+        self._settings = settings
+        self._num_loads = 0
+        self._adapter: tuple[Any, AdapterBlob] | None = None
+        try:
+            self._llm = LLM(**_llm_arguments(settings))
+        except (ValueError, RuntimeError, OSError, AssertionError) as error:
+            raise ModelError(
+                f"vLLM cannot start: {error}",
+                where=str(settings.model_path),
+                remedy="check the `rollout` section of the configuration against this machine's memory",
+            ) from error
+        if is_cpu_build():
+            self._llm.collective_rpc("use_single_adapter_maths")
+        self._tokenizer = self._llm.get_tokenizer()
+        ids = self._tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS))
+        self._forbidden = dict.fromkeys((token_id for token_id in ids if token_id is not None), float("-inf"))
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the adapter in use, `BASE_VERSION` without one."""
+        return BASE_VERSION if self._adapter is None else self._adapter[1].version
+
+    def generate(self, questions: Sequence[Question], sampling: SamplingSettings) -> list[Answers]:
+        """Draws a group of answers to each question.
+
+        Args:
+            questions: Any number of them.
+            sampling: Group size, temperature, length.
+
+        Returns:
+            Answers in the order of `questions`. Log-probabilities are those of the distribution that was sampled from:
+            at its temperature, over the vocabulary without `FORBIDDEN_TOKENS`.
+
+        Raises:
+            ConfigError: A prompt is too long, or malformed.
+        """
+        if not questions:
+            return []
+        prompts = [{"prompt": question.prompt, "multi_modal_data": {"image": question.image}} for question in questions]
+        params = [self._sampling_params(question, sampling) for question in questions]
+        try:
+            outputs = self._llm.generate(
+                prompts, params, use_tqdm=False, lora_request=self._adapter[0] if self._adapter else None
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"vLLM refuses a prompt: {error}",
+                where=f"samples {questions[0].where} to {questions[-1].where}",
+                remedy=f"raise rollout.max_model_len (now {self._settings.max_model_len}) or lower model.max_pixels",
+            ) from error
+        return [self._answers(output) for output in outputs]
+
+    def load_adapter(self, blob: AdapterBlob, worker: str = "engine") -> SyncProof:
+        """Answers from now on come from this adapter, and that is proved.
+
+        Args:
+            blob: The adapter.
+            worker: Named in the proof and in errors.
+
+        Raises:
+            SyncError: The bytes are not what the learner published, or not every module of theirs is bound.
+        """
+        where = f"{worker}, policy version {blob.version}"
+        sha256 = hashlib.sha256(blob.safetensors).hexdigest()
+        if sha256 != blob.sha256:
+            raise SyncError(
+                f"{len(blob.safetensors)} bytes with sha256 {sha256[:12]} arrived, {blob.sha256[:12]} was published",
+                where=where,
+                remedy="the adapter was damaged or cut on its way: check the object store's memory and disks",
+            )
+        if problem := self._on_workers("find_adapter_problem", blob.peft_config, blob.safetensors):
+            raise SyncError(f"the adapter {problem}", where=where, remedy="publish an adapter of this base model")
+        try:
+            request = self._bind(blob)
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise SyncError(f"vLLM refuses the adapter: {error}", where=where) from error
+        num_bound, missing = self._on_workers(
+            "count_bound_modules", request.lora_int_id, blob.peft_config, blob.safetensors
+        )
+        if num_bound != blob.num_modules:
+            raise SyncError(
+                f"{num_bound} LoRA modules are bound, {blob.num_modules} were published"
+                + (f"; missing {missing}" if missing else ""),
+                where=where,
+                remedy="sampler and learner must hold the same base model and adapter layers",
+            )
+        self._adapter = (request, blob)
+        return SyncProof(worker, blob.version, sha256, num_bound)
+
+    def use_base_model(self) -> None:
+        """Answers from now on come from the base model."""
+        self._adapter = None
+
+    def _bind(self, blob: AdapterBlob) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        self._num_loads += 1
+        name = f"policy-v{blob.version}-{self._num_loads}"
+        if self._settings.sync == "bytes":
+            request = LoRARequest(name, self._num_loads, f"memory/{name}")
+            self._on_workers("load_adapter", request.lora_int_id, blob.peft_config, blob.safetensors)
+        else:
+            memory_dir = _MEMORY_DIR if _MEMORY_DIR.is_dir() else None
+            with tempfile.TemporaryDirectory(prefix="fxray-adapter-", dir=memory_dir) as folder:
+                write_atomically(Path(folder) / "adapter_config.json", json.dumps(blob.peft_config))
+                write_atomically(Path(folder) / "adapter_model.safetensors", blob.safetensors)
+                request = LoRARequest(name, self._num_loads, folder)
+                self._llm.llm_engine.add_lora(request)
+        self._on_workers("keep_only_adapter", request.lora_int_id)
+        return request
+
+    def _on_workers(self, method: str, *args: object) -> Any:
+        """Calls a method of `AdapterExtension` on every rank; they must agree."""
+        results = self._llm.collective_rpc(method, args=args)
+        if any(result != results[0] for result in results):
+            raise SyncError(f"the ranks of the engine disagree in {method}: {results}")
+        return results[0]
+
+    def _sampling_params(self, question: Question, sampling: SamplingSettings) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            n=sampling.group_size,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_new_tokens,
+            seed=answer_seed(question.seed, 0),
+            logit_bias=self._forbidden,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_special_tokens=False,
+        )
+
+    def _answers(self, output: Any) -> Answers:
+        completions = sorted(output.outputs, key=lambda completion: completion.index)
+        rollouts = []
+        for completion in completions:
+            if completion.finish_reason not in {"stop", "length"}:
+                raise FxrayError(f"vLLM ended an answer with {completion.finish_reason!r}")
+            token_ids = np.asarray(completion.token_ids, dtype=np.int32)
+            rollouts.append(
+                Rollout(
+                    token_ids=token_ids,
+                    logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
+                    text=self._tokenizer.decode(
+                        token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+                    ),
+                    is_finished=completion.finish_reason == "stop",
+                )
+            )
+        return Answers(np.asarray(output.prompt_token_ids, dtype=np.int32), tuple(rollouts))
+
+
+def _llm_arguments(settings: EngineSettings) -> dict[str, Any]:
+    """Keyword arguments of `vllm.LLM`."""
+    arguments: dict[str, Any] = {
+        "model": str(settings.model_path),
+        "dtype": settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "block_size": settings.block_size,
+        "enforce_eager": settings.enforce_eager or is_cpu_build(),
+        "seed": settings.seed,
+        "enable_lora": True,
+        "max_lora_rank": settings.lora_rank,
+        "max_loras": 1,
+        "max_cpu_loras": 2,
+        "enable_tower_connector_lora": True,
+        "worker_extension_cls": "fxray.engine.extension.AdapterExtension",
+        "logprobs_mode": "processed_logprobs",
+        "limit_mm_per_prompt": {"image": 1, "video": 0},
+        "mm_processor_kwargs": {
+            "size": {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels},
+        },
+        # Each image is asked about once per policy.
+        "mm_processor_cache_gb": 0,
+        "skip_mm_profiling": is_cpu_build(),
+        "disable_log_stats": True,
+    }
+    if is_cpu_build():
+        return arguments | {"kv_cache_memory_bytes": settings.kv_cache_bytes}
+    return arguments | {
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "tensor_parallel_size": max(1, settings.num_gpus),
+    }

