@@ -196,7 +196,9 @@ def _check_schema(schema: pa.Schema, path: Path) -> None:
     for field in SCHEMA:
         found = schema.field(field.name).type if field.name in schema.names else None
         if found != field.type:
-            raise DataError(f"column {field.name!r} is {found}, expected {field.type}", where=str(path), remedy=_REWRITE)
+            raise DataError(
+                f"column {field.name!r} is {found}, expected {field.type}", where=str(path), remedy=_REWRITE
+            )
 
 
 def _write_record(row: Row) -> dict[str, Any]:
@@ -242,24 +244,29 @@ def _read_sample(fields: dict[str, Any], where: str) -> Sample:
     verdict = Verdict(fields["label"])
     if verdict is Verdict.REAL and fields["regions"]:
         raise refuse("regions", "none, as the label is real")
-    regions = []
-    for region in fields["regions"]:
-        if region is None or None in region.values():
-            raise refuse("regions", "four numbers and a caption each")
-        box = Box(region["x_min"], region["y_min"], region["x_max"], region["y_max"])
-        if not (0 <= box.x_min < box.x_max <= width and 0 <= box.y_min < box.y_max <= height):
-            raise refuse("regions", f"boxes with an area inside the {width}x{height} px image; {tuple(box)} is not")
-        try:
-            check_caption(region["caption"])
-        except DataError as error:
-            raise DataError(f"field regions: {error.message}", where=where, remedy=error.remedy) from error
-        regions.append(Region(box, region["caption"]))
+    regions = tuple(_read_region(region, width, height, where) for region in fields["regions"])
     return Sample(
         sample_id=fields["sample_id"],
         width_px=width,
         height_px=height,
-        annotation=Annotation(verdict, tuple(regions), tuple(Tag(tag) for tag in fields["tags"])),
+        annotation=Annotation(verdict, regions, tuple(Tag(tag) for tag in fields["tags"])),
         generator=fields["generator"],
         category=fields["category"],
         source=fields["source"],
     )
+
+
+def _read_region(fields: dict[str, Any] | None, width_px: int, height_px: int, where: str) -> Region:
+    def refuse(problem: str, remedy: str = _REWRITE) -> DataError:
+        return DataError(f"field regions: {problem}", where=where, remedy=remedy)
+
+    if fields is None or None in fields.values():
+        raise refuse(f"{fields}, expected four numbers and a caption")
+    box = Box(fields["x_min"], fields["y_min"], fields["x_max"], fields["y_max"])
+    if not (0 <= box.x_min < box.x_max <= width_px and 0 <= box.y_min < box.y_max <= height_px):
+        raise refuse(f"{tuple(box)}, expected boxes with an area inside the {width_px}x{height_px} px image")
+    try:
+        check_caption(fields["caption"])
+    except DataError as error:
+        raise refuse(error.message, error.remedy) from error
+    return Region(box, fields["caption"])

@@ -15,7 +15,7 @@ Paint = Callable[[np.random.Generator, Pixels, Pixels], Pixels]
 """Draws from the generator, the pixels under the flaw (H, W, 3) and the whole picture; returns new pixels (H, W, 3)."""
 
 
-def tile_texture(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixels:
+def tile_texture(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """One small piece repeats in both directions."""
     height, width = under.shape[:2]
     tile = int(rng.integers(11, 18))
@@ -25,7 +25,7 @@ def tile_texture(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pi
     return piece[np.arange(height) % tile][:, np.arange(width) % tile]
 
 
-def blur(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixels:
+def blur(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """Detail melts away."""
     return _smooth(under, rng.uniform(5, 8))
 
@@ -40,7 +40,7 @@ def duplicate_part(rng: np.random.Generator, under: Pixels, picture: Pixels) -> 
     return part[np.arange(height) % (height // 2)][:, np.arange(width) % (width // 2)]
 
 
-def break_text(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixels:
+def break_text(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """Rows of strokes that look like letters of no script, on a plate."""
     height, width = under.shape[:2]
     paper, ink = (235, 25) if rng.random() < 0.5 else (25, 235)
@@ -49,15 +49,13 @@ def break_text(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixe
     size = int(rng.integers(10, 15))
     for top in range(3, height - size // 2, size + 3):
         for left in range(3, width - size // 2, int(size * 0.8) + 2):
-            points = [
-                (left + float(rng.uniform(0, size * 0.7)), top + float(rng.uniform(0, size))) for _ in range(4)
-            ]
+            points = [(left + float(rng.uniform(0, size * 0.7)), top + float(rng.uniform(0, size))) for _ in range(4)]
             draw.line(points, fill=ink, width=2)
     tint = rng.uniform(0.8, 1.0, 3).astype(np.float32)
     return np.asarray(plate, np.float32)[..., None] * tint * 0.85 + under * 0.15
 
 
-def shift_colour(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixels:
+def shift_colour(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """Another hue at the same brightness, and more of it."""
     grey = under.mean(2, keepdims=True)
     angle = rng.uniform(0, 2 * np.pi)
@@ -65,7 +63,7 @@ def shift_colour(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pi
     return grey + (under - grey)[..., [1, 2, 0]] + rng.uniform(55, 80) * away
 
 
-def bend_geometry(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixels:
+def bend_geometry(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """Rows and columns swing sideways."""
     height, width = under.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
@@ -76,7 +74,7 @@ def bend_geometry(rng: np.random.Generator, under: Pixels, picture: Pixels) -> P
     return (bent - bent.mean((0, 1))) * 1.25 + bent.mean((0, 1))
 
 
-def lay_checker(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixels:
+def lay_checker(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """A checkerboard or a grid of seams shines through."""
     height, width = under.shape[:2]
     cell = int(rng.integers(5, 9))
@@ -88,19 +86,19 @@ def lay_checker(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pix
     return under + np.where((inner_x < 3) | (inner_y < 3), -2, 0.6)[..., None].astype(np.float32) * strength
 
 
-def cast_shadow(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixels:
+def cast_shadow(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """Darkness that nothing casts."""
     return under * rng.uniform(0.25, 0.45)
 
 
-def burst_noise(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixels:
+def burst_noise(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """Coarse grain."""
     height, width = under.shape[:2]
     grain = rng.normal(0, rng.uniform(40, 60), (height // 2 + 1, width // 2 + 1, 3)).astype(np.float32)
     return under + grain.repeat(2, 0).repeat(2, 1)[:height, :width]
 
 
-def put_object(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixels:
+def put_object(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """A shaded lump of one colour."""
     height, width = under.shape[:2]
     y, x = np.mgrid[0:height, 0:width]

@@ -107,7 +107,9 @@ def draw_crop(rng: np.random.Generator, photograph: Photograph, size_px: int) ->
     shortest = min(picture.size)
     side = shortest * float(np.exp(rng.uniform(np.log(min(1.0, max(0.3, 0.6 * size_px / shortest))), 0)))
     x, y = rng.uniform(0, picture.width - side), rng.uniform(0, picture.height - side)
-    crop = picture.resize((size_px, size_px), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side), reducing_gap=2.0)
+    crop = picture.resize(
+        (size_px, size_px), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side), reducing_gap=2.0
+    )
     pixels = np.asarray(crop, np.float32)
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1]
@@ -134,7 +136,9 @@ def encode(pixels: Pixels) -> bytes:
 
 def _draw_box(rng: np.random.Generator, taken: list[Box], size_px: int, largest_frac: float) -> Box | None:
     """A box of whole pixels with a gap to all `taken` ones, or None where the draw hit one of them."""
-    width, height = (int(side) for side in rng.integers(*(round(f * size_px) for f in (SMALLEST_SIDE_FRAC, largest_frac)), 2))
+    width, height = (
+        int(side) for side in rng.integers(*(round(f * size_px) for f in (SMALLEST_SIDE_FRAC, largest_frac)), 2)
+    )
     x, y = int(rng.integers(0, size_px - width + 1)), int(rng.integers(0, size_px - height + 1))
     gap = round(GAP_FRAC * size_px)
     for box in taken:

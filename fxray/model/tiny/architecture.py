@@ -100,10 +100,12 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
     )
 
 
-def save_model(
-    out_dir: Path, model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def save_model(out_dir: Path, model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write weights (float16), configuration, tokenizer and processor into `out_dir`, which exists."""
     weights = {name: tensor.detach().half() for name, tensor in model.state_dict().items()}
     model.save_pretrained(out_dir, state_dict=weights)
-    build_processor(tokenizer).save_pretrained(out_dir)
+    processor = build_processor(tokenizer)
+    processor.save_pretrained(out_dir)
+    processor.image_processor.save_pretrained(out_dir)
+    processor.video_processor.save_pretrained(out_dir)
+    (out_dir / "model.safetensors").chmod(0o644)

@@ -152,5 +152,3 @@ def _cells(scenes: list[Scene], grid: tuple[int, int]) -> Cells:
         np.take_along_axis(edges, chosen[:, None, :, None], 1)[:, 0],
     )
     return Cells(*(torch.from_numpy(array) for array in arrays))
-
-

@@ -176,7 +176,9 @@ def _background(rng: np.random.Generator, width: int, height: int, split: Split)
     photographs = photographs_of(split)
     picture = load_photograph(photographs[int(rng.integers(len(photographs)))])
     limit = min(picture.width / width, picture.height / height)
-    scale = min(limit, rng.uniform(0.7, 1.0) if rng.random() < 0.2 else np.exp(rng.uniform(0, np.log(max(limit, 1.01)))))
+    scale = min(
+        limit, rng.uniform(0.7, 1.0) if rng.random() < 0.2 else np.exp(rng.uniform(0, np.log(max(limit, 1.01))))
+    )
     w, h = width * scale, height * scale
     x, y = rng.uniform(0, picture.width - w), rng.uniform(0, picture.height - h)
     crop = picture.resize((width, height), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h))
@@ -198,4 +200,8 @@ def _painted_ground(rng: np.random.Generator, width: int, height: int) -> np.nda
         coarse = rng.normal(0, strength, (cells, cells, 3))
         picture = Image.fromarray((coarse + 128).clip(0, 255).astype(np.uint8))
         ground += np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC), np.float32) - 128
-    return ground + rng.uniform(60, 190, 3).astype(np.float32) + rng.normal(0, rng.uniform(0, 8), ground.shape).astype(np.float32)
+    return (
+        ground
+        + rng.uniform(60, 190, 3).astype(np.float32)
+        + rng.normal(0, rng.uniform(0, 8), ground.shape).astype(np.float32)
+    )

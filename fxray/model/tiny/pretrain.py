@@ -58,7 +58,9 @@ class CellHeads(nn.Module):
         shown = cells.is_covered_BC
         place_loss = F.cross_entropy(row.flatten(0, 1), true_row) + F.cross_entropy(column.flatten(0, 1), true_column)
         cover_loss = F.binary_cross_entropy_with_logits(cover.squeeze(-1), cells.cover_BC.clamp(0, 1))
-        name_loss = F.cross_entropy(fill[shown], cells.fill_BC[shown]) + F.cross_entropy(form[shown], cells.form_BC[shown])
+        name_loss = F.cross_entropy(fill[shown], cells.fill_BC[shown]) + F.cross_entropy(
+            form[shown], cells.form_BC[shown]
+        )
         edge_loss = F.smooth_l1_loss(edges[shown], cells.edges_BC4[shown], beta=0.05)
         return 0.2 * place_loss + 2 * cover_loss + 0.3 * name_loss + 10 * edge_loss
 
@@ -80,7 +82,9 @@ class AnswerLoss:
         is_image_NT = batch.ids_NT == model.config.image_token_id
         embeds_NTH[is_image_NT] = features_BCH.repeat_interleave(QUESTIONS_PER_IMAGE, 0).flatten(0, 1).float()
         language = model.model.language_model
-        hidden_NTH = language(inputs_embeds=embeds_NTH, position_ids=batch.positions_3NT, use_cache=False).last_hidden_state
+        hidden_NTH = language(
+            inputs_embeds=embeds_NTH, position_ids=batch.positions_3NT, use_cache=False
+        ).last_hidden_state
         labels_NT = batch.labels_NT[:, 1:]
         is_answer_NT = labels_NT != IGNORED
         logprobs_AV = model.lm_head(hidden_NTH[:, :-1][is_answer_NT]).log_softmax(-1)

@@ -17,7 +17,12 @@ SYSTEMS = (
     "You answer in short lines. A box is two corners.",
     "Answer the question about this image.",
 )
-_LIST = ("List every shape with its box.", "Which shapes are in this image? Give boxes.", "Find all shapes.", "Detect each shape.")
+_LIST = (
+    "List every shape with its box.",
+    "Which shapes are in this image? Give boxes.",
+    "Find all shapes.",
+    "Detect each shape.",
+)
 _WHERE = ("Where is the {}?", "Find the {}.", "Give the box of the {}.", "Is there a {} in this image? Where?")
 _COUNT = ("How many shapes are there?", "Count the shapes.")
 _AT = ("What is at ({},{})?", "Name the thing at ({},{}).")

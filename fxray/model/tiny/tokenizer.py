@@ -32,7 +32,9 @@ WORD_MERGES = 700
 
 _MARKERS = (r"\n?</think>\n<tag>", r"</tag>\n<verdict>", r"<think>\n", r"</?(?:think|tag|verdict)>")
 _PIECES = "|".join((*_MARKERS, r"\d{1,3}", r" ?\p{L}+", r"[^\s\p{L}\d<]+", r"<", r"\s+(?!\S)", r"\s"))
-_MARKER_TEXT = "<think>\n</think>\n<tag></tag>\n<verdict></verdict><think></think><tag><verdict></tag>. \n</think>\n<tag>"
+_MARKER_TEXT = (
+    "<think>\n</think>\n<tag></tag>\n<verdict></verdict><think></think><tag><verdict></tag>. \n</think>\n<tag>"
+)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -1,12 +1,13 @@
 """The texts that the tiny tokenizer's words come from: chat templates, tags, captions, grounding questions."""
 
+from transformers import PreTrainedTokenizerFast
+
 from fxray.data.synth.families import FAMILIES
 from fxray.grammar.prompts import TEMPLATES
 from fxray.grammar.render import render
 from fxray.model.tiny import questions
 from fxray.model.tiny.tokenizer import train_tokenizer
 from fxray.schema import Annotation, Box, Region, Verdict
-from transformers import PreTrainedTokenizerFast
 
 
 def vocabulary_texts() -> list[str]:

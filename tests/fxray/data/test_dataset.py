@@ -24,7 +24,9 @@ def _picture(shade: int, size: tuple[int, int] = (60, 40)) -> bytes:
 
 def _row(number: int, **changes: Any) -> Row:
     flaw = Region(Box(5, 6, 30, 35.5), "fingers fused")
-    annotation = Annotation(Verdict.GENERATED, (flaw,), (Tag.STRUCTURE, Tag.OTHER)) if number % 2 else Annotation(Verdict.REAL)
+    annotation = (
+        Annotation(Verdict.GENERATED, (flaw,), (Tag.STRUCTURE, Tag.OTHER)) if number % 2 else Annotation(Verdict.REAL)
+    )
     fields = {
         "sample_id": f"s{number}",
         "width_px": 60,
@@ -61,7 +63,8 @@ def test_opening_reads_no_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     read_table = pq.read_table
     monkeypatch.setattr(dataset.pq, "read_table", lambda *a, **k: asked.append(k["columns"]) or read_table(*a, **k))
     Dataset.open(tmp_path / "a.parquet")
-    assert asked and all("image" not in columns for columns in asked)
+    assert len(asked) == 1
+    assert "image" not in asked[0]
 
 
 def test_an_image_costs_one_small_row_group(tmp_path: Path) -> None:
@@ -89,7 +92,7 @@ def test_check_names_the_row_of_a_damaged_or_misdescribed_image(tmp_path: Path) 
     with pytest.raises(DataError, match="40x60 px upright, expected 60x40"):
         Dataset.open(tmp_path / "b.parquet").check()
     write_dataset(tmp_path / "c.parquet", [Row(_row(0).sample)])
-    with pytest.raises(DataError, match="row 0.*both empty"):
+    with pytest.raises(DataError, match=r"row 0.*both empty"):
         Dataset.open(tmp_path / "c.parquet").check()
 
 
@@ -114,7 +117,7 @@ def test_missing_foreign_and_empty_files_are_refused(tmp_path: Path) -> None:
 def test_another_schema_is_refused(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([], schema=SCHEMA)
     pq.write_table(table.replace_schema_metadata({b"fxray.schema_version": b"9"}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="version '9'.*expected '1'"):
+    with pytest.raises(DataError, match=r"version '9'.*expected '1'"):
         Dataset.open(tmp_path / "a.parquet")
     pq.write_table(table.replace_schema_metadata(None), tmp_path / "b.parquet")
     with pytest.raises(DataError, match="version 'none'"):
@@ -160,7 +163,7 @@ def test_a_malformed_row_is_named(tmp_path: Path, changes: dict[str, Any], messa
 
 def test_a_repeated_id_is_named(tmp_path: Path) -> None:
     write_dataset(tmp_path / "a.parquet", [_row(0), _row(1), _row(0)])
-    with pytest.raises(DataError, match="row 2.*'s0' also names row 0"):
+    with pytest.raises(DataError, match=r"row 2.*'s0' also names row 0"):
         Dataset.open(tmp_path / "a.parquet")
 
 

@@ -56,7 +56,8 @@ def test_boxes_are_true(family: Family) -> None:
 def test_a_pair_differs_only_inside_the_boxes_up_to_encoding() -> None:
     family = FAMILIES[0]
     rows = [
-        draw_row(np.random.default_rng(5), "id", photographs_of("test"), family, verdict, SIZE_PX) for verdict in Verdict
+        draw_row(np.random.default_rng(5), "id", photographs_of("test"), family, verdict, SIZE_PX)
+        for verdict in Verdict
     ]
     real, generated = (np.asarray(Image.open(io.BytesIO(row.image or b"")), np.float32) for row in rows)
     is_inside = np.zeros((SIZE_PX, SIZE_PX), bool)
