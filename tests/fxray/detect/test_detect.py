@@ -1,0 +1,154 @@
+"""The detector at work with an engine that gives fixed answers."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fxray.data.dataset import Dataset, Row, write_dataset
+from fxray.detect.detector import Detector
+from fxray.detect.files import drawing_path, files_in
+from fxray.detect.offline import BATCH_SIZE, answer_dataset, detect_files
+from fxray.engine.engine import Answers, Question
+from fxray.errors import DataError
+from fxray.grpo.types import Rollout, SamplingSettings
+from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
+
+GENERATED = (
+    "<think>\n<|object_ref_start|>Hand bent<|object_ref_end|><|box_start|>(0,28),(28,56)<|box_end|>\n</think>\n"
+    "<tag>structure errors</tag>\n<verdict>generated</verdict>"
+)
+REAL = "<think>\nNo flaw is visible.\n</think>\n<tag>none</tag>\n<verdict>real</verdict>"
+
+
+class FixedAnswers:
+    """Calls dark images generated and bright ones real, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Question]] = []
+        self.sampling: SamplingSettings | None = None
+
+    def generate(self, questions: Sequence[Question], sampling: SamplingSettings) -> list[Answers]:
+        self.batches.append(list(questions))
+        self.sampling = sampling
+        nothing = np.zeros(0)
+        return [
+            Answers(
+                nothing.astype(np.int32),
+                (Rollout(nothing.astype(np.int32), nothing.astype(np.float32), self.text_of(question.image), True),),
+            )
+            for question in questions
+        ]
+
+    def text_of(self, image: Image.Image) -> str:
+        return {0: GENERATED, 255: REAL}.get(image.convert("L").getextrema()[0], "???")
+
+
+@pytest.fixture
+def source() -> FixedAnswers:
+    return FixedAnswers()
+
+
+@pytest.fixture
+def detector(source: FixedAnswers) -> Detector:
+    return Detector(source, "prompt", min_pixels=56 * 56, max_pixels=56 * 56, max_new_tokens=40)
+
+
+def png(grey: int, size: tuple[int, int] = (112, 112)) -> bytes:
+    encoded = io.BytesIO()
+    Image.new("RGB", size, (grey, grey, grey)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def test_answers_are_greedy_and_boxes_in_original_pixels(detector: Detector, source: FixedAnswers) -> None:
+    (prediction,) = detector.predict([("dark", Image.new("RGB", (112, 112)))])
+    assert source.sampling == SamplingSettings(group_size=1, temperature=0.0, top_p=1.0, max_new_tokens=40)
+    assert source.batches[0][0].prompt == "prompt"
+    assert prediction.sample_id == "dark"
+    assert prediction.regions == (Region(Box(0, 56, 56, 112), "Hand bent"),)
+    assert prediction.tags == (Tag.STRUCTURE,)
+    assert prediction.is_strict
+    assert prediction.seconds is not None
+
+
+def test_a_dataset_is_answered_row_by_row_in_batches(tmp_path: Path, detector: Detector, source: FixedAnswers) -> None:
+    rows = [
+        Row(Sample(f"s{i}", 112, 112, Annotation(Verdict.REAL), "real", "thing", "p"), image=png(0 if i % 3 else 255))
+        for i in range(BATCH_SIZE + 6)
+    ]
+    write_dataset(tmp_path / "d.parquet", rows)
+    told: list[tuple[int, int]] = []
+    chosen = [5, 3, *range(6, BATCH_SIZE + 6)]
+    predictions = answer_dataset(
+        detector, Dataset.open(tmp_path / "d.parquet"), chosen, progress=lambda done, of: told.append((done, of))
+    )
+    assert [p.sample_id for p in predictions] == [f"s{i}" for i in chosen]
+    assert [p.verdict for p in predictions[:3]] == [Verdict.GENERATED, Verdict.REAL, Verdict.REAL]
+    assert [len(batch) for batch in source.batches] == [BATCH_SIZE, 2]
+    assert told == [(64, 66), (66, 66)]
+
+
+def test_a_damaged_row_is_named(tmp_path: Path, detector: Detector) -> None:
+    sample = Sample("s", 112, 112, Annotation(Verdict.REAL), "real", "thing", "p")
+    write_dataset(tmp_path / "d.parquet", [Row(sample, image=b"no image")])
+    with pytest.raises(DataError, match="row 0"):
+        answer_dataset(detector, Dataset.open(tmp_path / "d.parquet"), [0], progress=lambda done, of: None)
+
+
+def test_one_bad_file_never_stops_the_rest(tmp_path: Path, detector: Detector) -> None:
+    files = {"a.png": png(0), "b.png": b"no image", "c.png": png(255), "d.png": png(99), "e.png": png(0, (3, 900))}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    findings = list(detect_files(detector, [tmp_path / "absent.png", *(tmp_path / name for name in files)]))
+    assert [finding.file.name for finding in findings] == ["absent.png", *files]
+    assert [finding.is_answered for finding in findings] == [False, True, False, True, False, False]
+    texts = [finding.as_text() for finding in findings]
+    assert "absent.png: not examined: cannot be read: No such file" in texts[0]
+    assert "no image Pillow knows" in texts[2]
+    assert "no verdict" in texts[4]
+    assert "longer than 200 times" in texts[5]
+
+
+def test_words_claim_evidence_never_proof(tmp_path: Path, detector: Detector) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    (tmp_path / "b.png").write_bytes(png(255))
+    generated, real = (finding.as_text() for finding in detect_files(detector, [tmp_path]))
+    assert "looks generated. This is evidence to be checked, not proof." in generated
+    assert "  1. Hand bent  [x 0 to 56, y 56 to 112]\n  tags: structure errors" in generated
+    assert "looks real. That no flaw was found is evidence, not proof." in real
+
+
+def test_findings_as_json(tmp_path: Path, detector: Detector) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    good, bad = (json.loads(f.as_json()) for f in detect_files(detector, [tmp_path / "a.png", tmp_path / "x.png"]))
+    assert good["verdict"] == "generated"
+    assert good["regions"] == [{"box": [0, 56, 56, 112], "caption": "Hand bent"}]
+    assert good["tags"] == ["structure errors"]
+    assert good["answer"] == GENERATED
+    assert bad == {"file": str(tmp_path / "x.png"), "problem": "cannot be read: No such file or directory"}
+
+
+def test_findings_are_drawn(tmp_path: Path, detector: Detector) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    (finding,) = detect_files(detector, [tmp_path / "a.png"])
+    finding.draw(tmp_path / "out" / "a.png")
+    drawn = Image.open(tmp_path / "out" / "a.png")
+    assert drawn.width == 448
+    assert drawn.getpixel((100, 100)) == (0, 0, 0)
+    assert drawn.getpixel((223, 447)) == (213, 94, 0)
+
+
+def test_folders_are_searched_and_drawings_do_not_collide(tmp_path: Path) -> None:
+    for name in ("b/1.png", "a/1.PNG", "a/notes.txt", "a/2.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert files_in(tmp_path) == [tmp_path / name for name in ("a/1.PNG", "a/2.jpg", "b/1.png")]
+    (tmp_path / "empty").mkdir()
+    assert files_in(tmp_path / "empty") == [tmp_path / "empty"]
+    taken: set[Path] = set()
+    paths = [drawing_path(Path("out"), Path(name), taken) for name in ("a/1.png", "b/1.png", "c/1.png", "d/2.png")]
+    assert [path.name for path in paths] == ["1.png.png", "1.png-2.png", "1.png-3.png", "2.png.png"]
