@@ -13,31 +13,32 @@ import torch
 
 
 def token_weights(
-    answer_lengths: Sequence[Sequence[int]], *, aggregation: str, max_new_tokens: int
-) -> list[list[float]]:
-    """What one token of each answer counts in the loss of the step.
+    answer_lengths: Sequence[int], *, num_groups: int, aggregation: str, max_new_tokens: int
+) -> list[float]:
+    """What one token of each answer of a group counts in the loss of the step.
 
     Args:
-        answer_lengths: Per group the lengths of its valid answers, all positive; a group without any counts nowhere.
+        answer_lengths: Tokens of the group's valid answers, all positive; at least one answer.
+        num_groups: Groups of the step that have a valid answer.
         aggregation: "answer": mean over an answer, then over answers (GRPO; DeepSeekMath, equation 3). "token": mean
             over the tokens of the group (DAPO, equation 8). "constant": sum over an answer divided by
             `max_new_tokens`, then mean over answers (Dr. GRPO).
         max_new_tokens: Longest answer that could be drawn.
 
     Returns:
-        Per group the weight of a token of each answer.
+        The weight of a token of each answer.
 
     Raises:
         ValueError: Another aggregation.
     """
-    num_groups = sum(1 for lengths in answer_lengths if lengths)
+    num_answers = len(answer_lengths)
     match aggregation:
         case "answer":
-            return [[1 / (num_groups * len(group) * length) for length in group] for group in answer_lengths]
+            return [1 / (num_groups * num_answers * length) for length in answer_lengths]
         case "token":
-            return [[1 / (num_groups * sum(group))] * len(group) for group in answer_lengths]
+            return [1 / (num_groups * sum(answer_lengths))] * num_answers
         case "constant":
-            return [[1 / (num_groups * len(group) * max_new_tokens)] * len(group) for group in answer_lengths]
+            return [1 / (num_groups * num_answers * max_new_tokens)] * num_answers
     raise ValueError(f"aggregation is {aggregation!r}, expected 'answer', 'token' or 'constant'")
 
 
@@ -107,7 +108,7 @@ def grpo_loss(
             "clipped": (too_high_T | too_low_T).float().sum(),
             "importance": importance_T.sum(),
             "surprisal": -logprobs_T.sum(),
-            "tokens": torch.tensor(float(logprobs_T.numel())),
+            "tokens": torch.ones_like(logprobs_T).sum(),
         }
         ratio_max = ratio_T.max()
     return LossTerms((token_loss_T * weights_T).sum(), sums, ratio_max)

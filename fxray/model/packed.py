@@ -76,11 +76,15 @@ class PackedPolicy(torch.nn.Module):
 
     Args:
         model: A Qwen2.5-VL with adapters.
+        excluded_ids: Tokens that the sampler leaves out of its vocabulary, and so must the learner.
     """
 
-    def __init__(self, model: PeftModel) -> None:
+    _excluded: torch.Tensor
+
+    def __init__(self, model: PeftModel, excluded_ids: Sequence[int] = ()) -> None:
         super().__init__()
         self.model = model
+        self.register_buffer("_excluded", torch.tensor(sorted(excluded_ids), dtype=torch.long), persistent=False)
         core = model.get_base_model()
         if odd := set(core.config.text_config.layer_types) - {"full_attention"}:
             raise ModelError(f"attention layers of type {sorted(odd)}, expected only full attention")
@@ -98,11 +102,16 @@ class PackedPolicy(torch.nn.Module):
             attention_mask={"full_attention": batch.layout},
             use_cache=False,
         ).last_hidden_state[0]
-        return chosen_logprobs(core.lm_head, hidden.index_select(0, batch.predictor_R), batch.target_R, temperature)
+        answers = hidden.index_select(0, batch.predictor_R)
+        return chosen_logprobs(core.lm_head, answers, batch.target_R, temperature, self._excluded)
 
 
 def chosen_logprobs(
-    lm_head: torch.nn.Linear, hidden_RD: torch.Tensor, target_R: torch.Tensor, temperature: float
+    lm_head: torch.nn.Linear,
+    hidden_RD: torch.Tensor,
+    target_R: torch.Tensor,
+    temperature: float,
+    excluded_X: torch.Tensor,
 ) -> torch.Tensor:
     """Log-probabilities of chosen tokens, float32 [R], without ever holding more than `LOGITS_BUDGET` logits.
 
@@ -111,10 +120,12 @@ def chosen_logprobs(
         hidden_RD: Final hidden states.
         target_R: The chosen tokens.
         temperature: Divides the logits.
+        excluded_X: Tokens whose logit is minus infinity.
     """
 
     def logprobs(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return -cross_entropy(lm_head(hidden).float() / temperature, target, reduction="none")
+        logits = lm_head(hidden).float() / temperature
+        return -cross_entropy(logits.index_fill(-1, excluded_X, -torch.inf), target, reduction="none")
 
     chunk = max(1, LOGITS_BUDGET // lm_head.out_features)
     if len(hidden_RD) <= chunk:
@@ -123,14 +134,22 @@ def chosen_logprobs(
     return torch.cat([checkpoint(logprobs, hidden, target, use_reentrant=False) for hidden, target in parts])
 
 
-def pack(model: Qwen2_5_VLForConditionalGeneration, rows: Sequence[PackedRow]) -> PackedBatch:
+def pack(
+    model: Qwen2_5_VLForConditionalGeneration, rows: Sequence[PackedRow], forbidden_ids: Sequence[int] = ()
+) -> PackedBatch:
     """Puts groups together into one flat sequence on the model's device.
 
+    Args:
+        model: The base.
+        rows: The groups.
+        forbidden_ids: Tokens that no answer may contain, besides those that stand for pixels.
+
     Raises:
-        ModelError: A prompt's placeholders do not match its image, or an answer contains one.
+        ModelError: A prompt's placeholders do not match its image, or an answer contains a forbidden token.
     """
+    forbidden = [*placeholder_ids(model.config), *forbidden_ids]
     for row in rows:
-        _check_row(model, row)
+        _check_row(model, row, forbidden)
     grid_thw = torch.stack([row.grid_thw for row in rows])
     answer_lengths = [[len(answer) for answer in row.answers] for row in rows]
     prompts = [torch.from_numpy(row.prompt_token_ids.astype(np.int64)) for row in rows]
@@ -176,7 +195,7 @@ def _prompt_positions(
     return positions
 
 
-def _check_row(model: Qwen2_5_VLForConditionalGeneration, row: PackedRow) -> None:
+def _check_row(model: Qwen2_5_VLForConditionalGeneration, row: PackedRow, forbidden: Sequence[int]) -> None:
     num_placeholders = int((row.prompt_token_ids == model.config.image_token_id).sum())
     (num_tokens,) = count_image_tokens(row.grid_thw[None], model.config.vision_config.spatial_merge_size)
     if num_placeholders != num_tokens:
@@ -185,11 +204,10 @@ def _check_row(model: Qwen2_5_VLForConditionalGeneration, row: PackedRow) -> Non
             where=f"sample {row.sample_id}",
             remedy="give sampler and learner the same model, min_pixels and max_pixels",
         )
-    forbidden = list(placeholder_ids(model.config))
     for index, answer in enumerate(row.answers):
         if np.isin(answer, forbidden).any():
             raise ModelError(
-                f"answer {index} contains a vision placeholder token",
+                f"answer {index} contains a vision token",
                 where=f"sample {row.sample_id}",
                 remedy="forbid these tokens when sampling",
             )

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessor
 
 from fxray.errors import ModelError
 from fxray.grammar.prompts import Template
+from fxray.grpo.types import FORBIDDEN_TOKENS
 
 IMAGE_PLACEHOLDER = "<|image_pad|>"
 
@@ -71,3 +72,9 @@ def preprocess(
 def count_image_tokens(image_grid_thw: torch.Tensor, merge_size: int) -> list[int]:
     """How many tokens each image makes, from its grid of patches and the side of the square that is merged into one."""
     return (image_grid_thw.prod(-1) // merge_size**2).tolist()
+
+
+def forbidden_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Ids of the tokens that are never sampled, as far as the vocabulary has them."""
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary[token] for token in FORBIDDEN_TOKENS if token in vocabulary)

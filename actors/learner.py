@@ -1,0 +1,259 @@
+"""The learner of the GRPO loop: DeepSpeed ranks in a placement group, driven as one.
+
+    groups ─► plan of passes (the same for the same lengths) ─► rank 0 ... rank n ─► sums ─► metrics
+
+The ranks import the deep-learning libraries; this file does not, so the driver stays light.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
+from fxray.grpo.packing import packed_length, plan_micro_batches
+from fxray.grpo.types import AdapterBlob, RolloutGroup, TrainingGroup, UpdateSettings
+
+MEANS = {"kl": "kl", "clip_frac": "clipped", "importance": "importance", "entropy": "surprisal"}
+"""Metrics that are means over tokens, and the sums they come from. The entropy is estimated by the mean surprisal."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSpec:
+    """What a learner is made of.
+
+    Attributes:
+        model_path: Folder of the base model, or its name.
+        dtype: Type of the base weights: "float32" or "bfloat16".
+        min_pixels: Smallest area of an image, in square pixels.
+        max_pixels: Largest area of an image, in square pixels.
+        lora_rank: Rank of the adapters.
+        lora_alpha: Their scale is alpha / rank.
+        initial_adapter: Folder of the adapter that policy and reference start from (SFT); None starts at the base.
+        seed: Of a fresh adapter's random half.
+        weight_decay: Of AdamW.
+        max_grad_norm: Gradients are clipped to this norm.
+        zero_stage: DeepSpeed ZeRO stage.
+        max_tokens_per_micro_batch: Packed tokens of one pass.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        threads: CPU threads of a rank; 0 takes all processors.
+    """
+
+    model_path: str
+    dtype: str
+    min_pixels: int
+    max_pixels: int
+    lora_rank: int
+    lora_alpha: float
+    initial_adapter: str | None
+    seed: int
+    weight_decay: float
+    max_grad_norm: float
+    zero_stage: int
+    max_tokens_per_micro_batch: int
+    gradient_checkpointing: bool
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankPass:
+    """Groups of one pass through the model; a filler only keeps the rank in step with the others."""
+
+    groups: tuple[TrainingGroup, ...]
+    is_filler: bool
+
+
+def learnable_answers(group: TrainingGroup) -> list[int]:
+    """Indices of the answers that count: valid, and at least one token long."""
+    rollouts = group.rollouts.rollouts
+    return [i for i, is_valid in enumerate(group.is_valid_G) if is_valid and len(rollouts[i].token_ids)]
+
+
+class RankActor:
+    """A rank in its own process: the worker's methods by name."""
+
+    def __init__(self, spec: LearnerSpec, rank: int, num_ranks: int) -> None:
+        from actors.learner_rank import LearnerWorker
+
+        self._worker = LearnerWorker(spec, rank, num_ranks)
+
+    def call(self, method: str, *args: Any) -> Any:
+        return getattr(self._worker, method)(*args)
+
+
+class LearnerGroup:
+    """Implements the `Learner` port of `fxray.grpo.ports` over Ray actors.
+
+    Args:
+        spec: What the learner is made of.
+        num_ranks: DeepSpeed ranks.
+        cpus_per_rank: Processors that Ray reserves for a rank.
+        gpus_per_rank: GPUs that Ray reserves for a rank.
+        start_deadline_s: For all ranks to be placed and ready.
+        step_deadline_s: For any other call.
+
+    Raises:
+        DeadlineError: The ranks are not ready in time.
+        WorkerDiedError: A rank died.
+        FxrayError: What a rank refuses: model, adapter.
+    """
+
+    def __init__(
+        self,
+        spec: LearnerSpec,
+        *,
+        num_ranks: int,
+        cpus_per_rank: float,
+        gpus_per_rank: float,
+        start_deadline_s: float,
+        step_deadline_s: float,
+    ) -> None:
+        self._spec = spec
+        self._num_ranks = num_ranks
+        self._deadline_s = step_deadline_s
+        self._ranks: list[Any] = []
+        bundle = {"CPU": max(cpus_per_rank, 0.01)} | ({"GPU": gpus_per_rank} if gpus_per_rank else {})
+        self._placement = placement_group([bundle] * num_ranks, strategy="PACK")
+        try:
+            self._start(bundle, start_deadline_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, bundle: dict[str, float], deadline_s: float) -> None:
+        end = time.monotonic() + deadline_s
+        _await([self._placement.ready()], deadline_s, f"room for {self._num_ranks} learner ranks of {bundle}")
+        actor = ray.remote(RankActor)
+        for rank in range(self._num_ranks):
+            strategy = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
+            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": strategy}
+            self._ranks.append(actor.options(**options).remote(self._spec, rank, self._num_ranks))
+        where = [self._ranks[0].call.remote("find_address")]
+        ((address, port),) = _await(where, end - time.monotonic(), "learner rank 0 to come up")
+        ready = [rank.call.remote("start", address, port, self._deadline_s) for rank in self._ranks]
+        _await(ready, end - time.monotonic(), "the learner's ranks to load the model")
+
+    def update(self, groups: Sequence[TrainingGroup], settings: UpdateSettings) -> dict[str, float]:
+        """Applies `settings.num_updates` optimizer steps; returns metrics by name.
+
+        A batch without a single learnable answer changes nothing.
+        """
+        learnable = [group for group in groups if learnable_answers(group)]
+        if not learnable:
+            return {"loss": 0.0, "grad_norm": 0.0, "ratio_max": 1.0, "tokens": 0.0} | dict.fromkeys(MEANS, 0.0)
+        shares = self._share(learnable)
+        calls = [
+            rank.call.remote("update", share, settings, len(learnable))
+            for rank, share in zip(self._ranks, shares, strict=True)
+        ]
+        return _join(_await(calls, self._deadline_s, "the learner's update"), settings.num_updates)
+
+    def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> float:
+        """Largest |difference| in nats between the sampler's log-probabilities in `groups` and the learner's."""
+        as_training = [
+            TrainingGroup(group, np.zeros(len(group.rollouts), np.float32), np.ones(len(group.rollouts), np.bool_))
+            for group in groups
+        ]
+        shares = self._share([group for group in as_training if learnable_answers(group)])
+        calls = [rank.call.remote("probe", share, temperature) for rank, share in zip(self._ranks, shares, strict=True)]
+        return max(_await(calls, self._deadline_s, "the learner's log-probabilities of a probe"))
+
+    def export_adapter(self, version: int) -> AdapterBlob:
+        """The policy's adapter as bytes, named as PEFT names it."""
+        blob, config = self._all("export_adapter")[0]
+        num_modules = blob.count(b".lora_A.weight")
+        return AdapterBlob(version, blob, config, hashlib.sha256(blob).hexdigest(), num_modules)
+
+    def set_reference(self) -> None:
+        """Makes the present policy the reference of the KL term."""
+        self._all("set_reference")
+
+    def reset_optimizer(self) -> None:
+        """Forgets the optimizer's moments, as at the start of a stage."""
+        self._all("reset_optimizer")
+
+    def save(self, path: Path) -> None:
+        """Writes policy (PEFT layout in `path/adapter`), reference and optimizer below `path`."""
+        self._all("save", path)
+
+    def load(self, path: Path) -> None:
+        """Restores what `save` wrote, bit for bit, whatever the number of ranks was."""
+        self._all("load", path)
+
+    def close(self) -> None:
+        """Ends the ranks and gives their place back."""
+        for rank in self._ranks:
+            ray.kill(rank)
+        self._ranks = []
+        remove_placement_group(self._placement)
+
+    def _all(self, method: str, *args: object) -> list[Any]:
+        calls = [rank.call.remote(method, *args) for rank in self._ranks]
+        return _await(calls, self._deadline_s, f"the learner's {method}")
+
+    def _share(self, groups: Sequence[TrainingGroup]) -> list[list[RankPass]]:
+        lengths = [
+            packed_length(
+                len(group.rollouts.prompt_token_ids),
+                [len(group.rollouts.rollouts[i].token_ids) for i in learnable_answers(group)],
+            )
+            for group in groups
+        ]
+        plan = plan_micro_batches(lengths, num_ranks=self._num_ranks, max_tokens=self._spec.max_tokens_per_micro_batch)
+        return [[RankPass(tuple(groups[i] for i in each.groups), each.is_filler) for each in passes] for passes in plan]
+
+
+def _join(of_ranks: Sequence[dict[str, float]], num_updates: int) -> dict[str, float]:
+    """Metrics of a step from the sums of its ranks."""
+    total = {name: sum(each.get(name, 0.0) for each in of_ranks) for name in ("loss", "tokens", *MEANS.values())}
+    slowest = {name: max(each[name] for each in of_ranks) for name in of_ranks[0] if name.startswith("seconds/")}
+    return {
+        "loss": total["loss"] / num_updates,
+        "grad_norm": of_ranks[0]["grad_norm"] / num_updates,
+        "ratio_max": max(each.get("ratio_max", 0.0) for each in of_ranks),
+        "tokens": total["tokens"] / num_updates,
+        **{name: total[source] / total["tokens"] for name, source in MEANS.items()},
+        **{name.replace("seconds/", "seconds/update/"): value for name, value in slowest.items()},
+    }
+
+
+def _await(calls: Sequence[Any], deadline_s: float, what: str) -> list[Any]:
+    """Results of calls in their order; the first failure ends the wait.
+
+    Raises:
+        DeadlineError: They are not all there in time.
+        WorkerDiedError: An actor died.
+    """
+    end = time.monotonic() + deadline_s
+    pending = list(calls)
+    try:
+        while pending:
+            ready, pending = ray.wait(pending, timeout=max(0.0, end - time.monotonic()))
+            if not ready:
+                raise DeadlineError(
+                    f"no answer within {deadline_s:.0f} s",
+                    where=f"waiting for {what}",
+                    remedy="look at the Ray logs, or raise the learner's deadline in the configuration",
+                )
+            ray.get(ready)
+        return ray.get(list(calls), timeout=max(1.0, end - time.monotonic()))
+    except RayTaskError as error:
+        if isinstance(error.cause, FxrayError):
+            raise error.cause from None
+        raise
+    except RayActorError as error:
+        raise WorkerDiedError(
+            f"a learner rank died: {error}",
+            where=f"waiting for {what}",
+            remedy="run the same command again: it goes on from the last checkpoint",
+        ) from error
+    except GetTimeoutError as error:
+        raise DeadlineError(f"no answer within {deadline_s:.0f} s", where=f"waiting for {what}") from error

@@ -1,0 +1,275 @@
+"""One DeepSpeed rank of the learner: policy and reference adapter on one frozen base, and the optimizer of the policy.
+
+groups of the rank ─► images to patches ─► per pass: reference (no gradient), policy, loss, backward ─► step
+"""
+
+import os
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from actors.learner import LearnerSpec, RankPass, learnable_answers
+from fxray.data.images import decode_image
+from fxray.errors import CheckpointError
+from fxray.files import write_atomically
+from fxray.grpo.loss import grpo_loss, token_weights
+from fxray.grpo.types import UpdateSettings
+from fxray.model.adapter import (
+    POLICY,
+    REFERENCE,
+    active_adapter,
+    adapter_bytes,
+    adapter_parameters,
+    adapter_tensors,
+    add_adapter,
+    attach_adapter,
+    load_adapter,
+    load_tensors,
+    save_adapter,
+)
+from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
+from fxray.model.packed import PackedPolicy, PackedRow, pack
+from fxray.model.prompts import forbidden_ids, preprocess
+from fxray.model.zero import ZeroEngine, join_ranks
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A pass whose images are patches, with per-token values of its answers, one answer after the other."""
+
+    rows: list[PackedRow]
+    sampler_T: torch.Tensor
+    advantages_T: torch.Tensor
+    weights_T: torch.Tensor
+    is_filler: bool
+    old_T: torch.Tensor | None = None
+    reference_T: torch.Tensor | None = None
+
+
+class LearnerWorker:
+    """One rank. Every method but `find_address` is collective: all ranks must call it together.
+
+    Args:
+        spec: What the learner is made of.
+        rank: Of this worker.
+        num_ranks: In all.
+    """
+
+    def __init__(self, spec: LearnerSpec, rank: int, num_ranks: int) -> None:
+        self._spec, self._rank, self._num_ranks = spec, rank, num_ranks
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    def find_address(self) -> tuple[str, int]:
+        """Address of this node and a port that is free on it, for rank 0."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def start(self, address: str, port: int, exchange_deadline_s: float) -> None:
+        """Loads the model and joins the other ranks at rank 0's address.
+
+        Raises:
+            ModelError: The base cannot be loaded.
+            CheckpointError: The initial adapter does not fit.
+        """
+        spec = self._spec
+        torch.set_num_threads(spec.threads or os.cpu_count() or 1)
+        path = resolve_model_path(spec.model_path)
+        self._image_processor = load_image_processor(path, min_pixels=spec.min_pixels, max_pixels=spec.max_pixels)
+        self._forbidden_ids = forbidden_ids(load_tokenizer(path))
+        self._base = load_model(path, dtype=spec.dtype)
+        if spec.gradient_checkpointing:
+            self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model = attach_adapter(self._base, rank=spec.lora_rank, alpha=spec.lora_alpha, dropout=0.0, seed=spec.seed)
+        if spec.initial_adapter is not None:
+            load_adapter(model, Path(spec.initial_adapter), POLICY)
+        add_adapter(model, REFERENCE)
+        self._model = model.train()
+        self._policy, self._reference = adapter_parameters(model, POLICY), adapter_parameters(model, REFERENCE)
+        join_ranks(
+            rank=self._rank, world_size=self._num_ranks, address=address, port=port, timeout_s=exchange_deadline_s
+        )
+        self._engine = ZeroEngine(
+            PackedPolicy(model, self._forbidden_ids),
+            self._policy,
+            stage=spec.zero_stage,
+            weight_decay=spec.weight_decay,
+            max_grad_norm=spec.max_grad_norm,
+        )
+
+    def update(self, passes: Sequence[RankPass], settings: UpdateSettings, num_groups: int) -> dict[str, float]:
+        """Takes `settings.num_updates` steps on this rank's share of the groups.
+
+        Args:
+            passes: This rank's share; every rank has equally many.
+            settings: Numbers of the update.
+            num_groups: Groups with a learnable answer over all ranks.
+
+        Returns:
+            Sums over this rank's tokens and updates (see `fxray.grpo.loss.LossTerms`), "loss", "ratio_max" and
+            "grad_norm", and the seconds of each phase.
+        """
+        self._seconds.clear()
+        with self._timed("preprocess"):
+            prepared = [self._prepare(each, settings, num_groups) for each in passes]
+        totals: defaultdict[str, float] = defaultdict(float)
+        for _ in range(settings.num_updates):
+            for index, each in enumerate(prepared):
+                sums = self._learn(each, settings, is_last=index == len(prepared) - 1)
+                for name, value in sums.items():
+                    totals[name] = max(totals[name], value) if name == "ratio_max" else totals[name] + value
+            with self._timed("step"):
+                totals["grad_norm"] += self._engine.step(settings.learning_rate)
+        return {**totals, **{f"seconds/{phase}": seconds for phase, seconds in self._seconds.items()}}
+
+    def _learn(self, each: _Prepared, settings: UpdateSettings, *, is_last: bool) -> dict[str, float]:
+        """One pass: gradients are added up; returns sums over its tokens."""
+        batch = pack(self._base, each.rows, self._forbidden_ids)
+        if settings.kl_beta > 0 and each.reference_T is None:
+            with self._timed("reference"), torch.no_grad(), active_adapter(self._model, REFERENCE):
+                each.reference_T = self._engine(batch, settings.temperature)
+        with self._timed("forward"):
+            logprobs_T = self._engine(batch, settings.temperature)
+            if each.old_T is None:
+                each.old_T = logprobs_T.detach()
+            terms = grpo_loss(
+                logprobs_T,
+                old_logprobs_T=each.old_T,
+                sampler_logprobs_T=each.sampler_T,
+                reference_logprobs_T=each.reference_T,
+                advantages_T=each.advantages_T,
+                weights_T=each.weights_T,
+                clip_low=settings.clip_low,
+                clip_high=settings.clip_high,
+                kl_beta=settings.kl_beta,
+                importance_cap=settings.importance_cap,
+            )
+        with self._timed("backward"):
+            self._engine.backward(terms.loss, is_last=is_last)
+        if each.is_filler:
+            return {}
+        values = {"loss": terms.loss.detach(), "ratio_max": terms.ratio_max, **terms.sums}
+        return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+    def probe(self, passes: Sequence[RankPass], temperature: float) -> float:
+        """Largest |difference| in nats between the sampler's and the policy's log-probability of a token."""
+        largest = 0.0
+        for each in passes:
+            batch = pack(self._base, self._rows(each), self._forbidden_ids)
+            with torch.no_grad():
+                logprobs_T = self._engine(batch, temperature)
+            largest = max(largest, float((logprobs_T - self._sampler_logprobs(each)).abs().max()))
+        return largest
+
+    def _prepare(self, each: RankPass, settings: UpdateSettings, num_groups: int) -> _Prepared:
+        weights: list[float] = []
+        advantages: list[float] = []
+        lengths: list[int] = []
+        for group in each.groups:
+            answers = learnable_answers(group)
+            of_group = [len(group.rollouts.rollouts[i].token_ids) for i in answers]
+            weights += token_weights(
+                of_group,
+                num_groups=num_groups,
+                aggregation=settings.loss_aggregation,
+                max_new_tokens=settings.max_new_tokens,
+            )
+            advantages += [float(group.advantages_G[i]) for i in answers]
+            lengths += of_group
+        scale = 0.0 if each.is_filler else 1.0
+        values = torch.tensor([advantages, weights], dtype=torch.float32).repeat_interleave(torch.tensor(lengths), 1)
+        advantages_T, weights_T = values.to(self._base.device)
+        return _Prepared(
+            self._rows(each), self._sampler_logprobs(each), advantages_T, weights_T * scale, each.is_filler
+        )
+
+    def _sampler_logprobs(self, each: RankPass) -> torch.Tensor:
+        of_answers = [group.rollouts.rollouts[i].logprobs for group in each.groups for i in learnable_answers(group)]
+        return torch.from_numpy(np.concatenate(of_answers).astype(np.float32)).to(self._base.device)
+
+    def _rows(self, each: RankPass) -> list[PackedRow]:
+        """Fetches and decodes the images, and cuts them into patches."""
+        prompts = [group.rollouts.prompt for group in each.groups]
+        encoded = [_fetch(prompt.image.handle) for prompt in prompts]
+        images = [
+            decode_image(image, f"sample {prompt.sample_id}") for prompt, image in zip(prompts, encoded, strict=True)
+        ]
+        pixel_values, grid_thw = preprocess(self._image_processor, images)
+        patches = pixel_values.split(grid_thw.prod(-1).tolist())
+        return [
+            PackedRow(
+                group.rollouts.prompt.sample_id,
+                group.rollouts.prompt_token_ids,
+                tuple(group.rollouts.rollouts[i].token_ids for i in learnable_answers(group)),
+                pixels,
+                grid,
+            )
+            for group, pixels, grid in zip(each.groups, patches, grid_thw, strict=True)
+        ]
+
+    def export_adapter(self) -> tuple[bytes, dict[str, object]]:
+        """The policy as safetensors bytes and PEFT configuration."""
+        with self._engine.whole(self._policy):
+            return adapter_bytes(self._model, POLICY)
+
+    def set_reference(self) -> None:
+        """Copies the policy into the reference."""
+        with self._engine.whole(self._policy):
+            tensors = adapter_tensors(self._model, POLICY)
+        with self._engine.whole(self._reference, is_written=True):
+            load_tensors(self._model, tensors, REFERENCE, where="policy")
+
+    def reset_optimizer(self) -> None:
+        """Forgets the optimizer's moments."""
+        self._engine.reset_optimizer()
+
+    def save(self, path: Path) -> None:
+        """Writes both adapters and the optimizer below `path`; only rank 0 writes."""
+        for name, parameters in ((POLICY, self._policy), (REFERENCE, self._reference)):
+            with self._engine.whole(parameters):
+                if self._rank == 0:
+                    save_adapter(self._model, path / _FOLDERS[name], name)
+        state = self._engine.optimizer_state()
+        if self._rank == 0:
+            write_atomically(path / OPTIMIZER_FILE, save(state))
+
+    def load(self, path: Path) -> None:
+        """Restores what `save` wrote, bit for bit, whatever the number of ranks and the ZeRO stage were.
+
+        Raises:
+            CheckpointError: A part is missing, damaged, or of another model.
+        """
+        for name, parameters in ((POLICY, self._policy), (REFERENCE, self._reference)):
+            with self._engine.whole(parameters, is_written=True):
+                load_adapter(self._model, path / _FOLDERS[name], name)
+        try:
+            state = load_file(path / OPTIMIZER_FILE)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot be read: {error}", where=str(path / OPTIMIZER_FILE)) from error
+        self._engine.load_optimizer_state(state, where=str(path / OPTIMIZER_FILE))
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[phase] += time.perf_counter() - start
+
+
+_FOLDERS = {POLICY: "adapter", REFERENCE: "reference"}
+
+
+def _fetch(handle: object) -> bytes:
+    """The encoded image behind a reference; one process without Ray hands over the bytes themselves."""
+    return handle if isinstance(handle, bytes) else ray.get(handle)
