@@ -14,17 +14,24 @@ def doctor() -> None:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from fxray.doctor import Level, examine
 
-    styles = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
-    table = Table(show_edge=False, pad_edge=False)
-    for column in ("", "what", "found", "remedy"):
-        table.add_column(column, overflow="fold")
-    findings = examine()
+    styles = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    console = Console(highlight=False)
+    with console.status("looking at this machine; starting Ray takes a while"):
+        findings = examine()
     for finding in findings:
-        level = f"[{styles[finding.level]}]{finding.level}[/]"
-        table.add_row(level, finding.subject, finding.found, finding.remedy)
-    Console().print(table)
-    if any(finding.level is Level.FAIL for finding in findings):
+        found = Text(finding.found)
+        if finding.remedy:
+            found.append(f"\nremedy: {finding.remedy}", style="italic")
+        table.add_row(Text(finding.level, styles[finding.level]), finding.subject, found)
+    console.print(table)
+    num_failed = sum(finding.level is Level.FAIL for finding in findings)
+    console.print(f"{num_failed} to be mended" if num_failed else "nothing to be mended")
+    if num_failed:
         raise typer.Exit(1)

@@ -1,0 +1,106 @@
+import json
+
+import pytest
+
+from fxray.config.limits import check
+from fxray.config.load import load_config
+
+SHAPE = {
+    "max_position_embeddings": 1024,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def problems(*overrides):
+    return {problem.field: problem for problem in check(load_config("tiny", overrides))}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "bound"),
+    [
+        (["model.min_pixels=20000"], "model.min_pixels", "at most model.max_pixels = 12544"),
+        (["model.max_pixels=700", "model.min_pixels=700"], "model.max_pixels", "at least 784"),
+        (["rollout.max_model_len=239"], "rollout.max_model_len", "at least 240: 16 image tokens"),
+        (["evaluate.max_new_tokens=401"], "rollout.max_model_len", "at least 513"),
+        (["sft.batch_size=33"], "sft.batch_size", "a multiple of 32"),
+        (["sft.num_workers=2"], "sft.batch_size", "a multiple of 64"),
+        (["learner.num_ranks=17"], "learner.num_ranks", "at most grpo.prompts_per_step = 16"),
+        (["rollout.num_workers=17"], "rollout.num_workers", "at most grpo.prompts_per_step = 16"),
+        (["grpo.steps_per_stage=5", "grpo.warmup_steps=6"], "grpo.warmup_steps", "at most grpo.steps_per_stage = 5"),
+        (["data.synth.num_train=31"], "data.synth.num_train", "at least 32"),
+        (["evaluate.num_samples=513"], "evaluate.num_samples", "at most data.synth.num_test = 512"),
+        (["rollout.block_size=48"], "rollout.block_size", "a multiple of 32 on a CPU"),
+        (["rollout.gpus_per_worker=1.5"], "rollout.gpus_per_worker", "a whole number"),
+        (["learner.gpus_per_rank=2"], "learner.gpus_per_rank", "at most 1"),
+        (["rollout.probe_tolerance_nats=0.15"], "rollout.probe_tolerance_nats", "at most 0.01"),
+        (["model.dtype=bfloat16"], "rollout.probe_tolerance_nats", "at least 0.02"),
+        (["grpo.importance_cap=0.5"], "grpo.importance_cap", "0 (off) or at least 1"),
+    ],
+)
+def test_each_field_that_cannot_stay_is_named_with_bound_and_remedy(overrides, field, bound):
+    found = problems(*overrides)
+    assert set(found) == {field}
+    assert bound in found[field].bound
+    assert found[field].remedy
+    assert found[field].value in str(found[field])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["rollout.max_model_len=240"],
+        ["sft.batch_size=64", "sft.num_workers=2"],
+        ["rollout.block_size=16", "rollout.gpus_per_worker=1"],
+        ["grpo.importance_cap=0"],
+        ["model.dtype=bfloat16", "rollout.probe_tolerance_nats=0.15"],
+    ],
+)
+def test_what_just_fits_is_no_problem(overrides):
+    assert problems(*overrides) == {}
+
+
+def test_the_longest_answer_of_any_stage_counts(tmp_path):
+    rewards = "rewards: {w_iou: 1, label: {right: 1, wrong: 0}, format: {right: 1, wrong: 0}}"
+    schedule = tmp_path / "long.yaml"
+    schedule.write_text(f"stages:\n- {{name: a, {rewards}}}\n- {{name: b, max_new_tokens: 500, {rewards}}}\n")
+    assert "500 of the answer" in problems(f"grpo.schedule={schedule}")["rollout.max_model_len"].bound
+
+
+def model(folder, **changes):
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl", "text_config": SHAPE | changes}))
+    return f"model.path={folder}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "field", "bound"),
+    [
+        ({"max_position_embeddings": 400}, [], "rollout.max_model_len", "at most 400"),
+        ({"max_position_embeddings": 512}, ["sft.max_answer_tokens=401"], "sft.max_answer_tokens", "513 tokens"),
+        ({"hidden_size": 8}, [], "model.lora.rank", "at most 8"),
+        ({}, ["rollout.gpus_per_worker=3"], "rollout.gpus_per_worker", "divide the model's 4 attention heads"),
+        ({}, ["rollout.kv_cache_gib=1e-4"], "rollout.kv_cache_gib", "at least 0.000244"),
+    ],
+)
+def test_the_models_own_limits_are_read_from_its_folder(tmp_path, changes, overrides, field, bound):
+    found = problems(model(tmp_path, **changes), *overrides)
+    assert set(found) == {field}
+    assert bound in found[field].bound
+
+
+def test_the_cache_of_one_sequence_is_layers_times_heads_times_tokens(tmp_path):
+    # 2 (keys, values) x 2 layers x 2 heads x 16 numbers x 4 bytes x 512 tokens = 262,144 bytes
+    assert problems(model(tmp_path), f"rollout.kv_cache_gib={262144 / 2**30}") == {}
+    assert set(problems(model(tmp_path), f"rollout.kv_cache_gib={262143 / 2**30}")) == {"rollout.kv_cache_gib"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "llama"}', '{"model_type": "qwen2_5_vl"}', "\x00"])
+def test_another_model_or_a_broken_config_is_a_problem_not_a_crash(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert "config.json" in problems(f"model.path={tmp_path}")["model.path"].bound
+
+
+def test_a_model_that_is_not_here_is_not_judged():
+    assert problems("model.path=Qwen/Qwen2.5-VL-3B-Instruct") == {}

