@@ -1,0 +1,75 @@
+"""A detector in this process: one engine, an adapter of a run, and the question that evaluation asks."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from fxray.config.load import load_config
+from fxray.config.schedule import load_stages
+from fxray.config.tree import Config
+from fxray.detect.detector import Detector
+from fxray.errors import CheckpointError
+from fxray.grammar.prompts import EVALUATION_TEMPLATE
+from fxray.grpo.types import AdapterBlob
+from fxray.launch.fleet import read_adapter
+from fxray.launch.run import RunDirectory
+from fxray.launch.start import engine_settings
+from fxray.model.load import load_tokenizer, resolve_model_path
+from fxray.model.prompts import render_prompt
+
+
+def open_detector(config: Config, adapter: Path | None) -> Detector:
+    """Starts an engine; it lives as long as this process, which must not train.
+
+    Args:
+        config: For model, engine and evaluation.
+        adapter: Folder in PEFT layout; None for the base model.
+
+    Raises:
+        CheckpointError: There is no adapter in the folder.
+        ModelError: The engine cannot be started.
+        SyncError: The adapter does not fit the model.
+    """
+    from fxray.engine.engine import Engine
+
+    model_path = resolve_model_path(config.model.path)
+    settings = engine_settings(config, model_path)
+    if adapter is None:
+        engine = Engine(settings)
+    else:
+        blob = _read(adapter)
+        engine = Engine(replace(settings, lora_rank=int(str(blob.peft_config["r"]))))
+        engine.load_adapter(blob)
+    return Detector(
+        engine,
+        render_prompt(load_tokenizer(model_path), EVALUATION_TEMPLATE),
+        min_pixels=config.model.min_pixels,
+        max_pixels=config.model.max_pixels,
+        max_new_tokens=config.evaluate.max_new_tokens,
+    )
+
+
+def latest_adapter(run_dir: Path) -> Path:
+    """The adapter of the last phase that a run finished.
+
+    Raises:
+        CheckpointError: It is no run directory, or nothing is finished in it.
+    """
+    run = RunDirectory(run_dir)
+    if not (run_dir / "config.yaml").is_file():
+        raise CheckpointError(
+            "is not a run directory", where=str(run_dir), remedy="give the --run-dir of `fxray train`"
+        )
+    config = load_config(run_dir / "config.yaml")
+    stages = [run.stage_adapter(stage.name) for stage in load_stages(config.grpo.schedule)]
+    for adapter in (*reversed(stages), run.sft_adapter):
+        if adapter.is_dir():
+            return adapter
+    raise CheckpointError("no phase of this run is finished", where=str(run_dir), remedy="let `fxray train` go on")
+
+
+def _read(adapter: Path) -> AdapterBlob:
+    try:
+        return read_adapter(adapter, 0)
+    except (OSError, ValueError) as error:
+        remedy = "give a folder with adapter_config.json and adapter_model.safetensors"
+        raise CheckpointError(f"holds no readable adapter: {error}", where=str(adapter), remedy=remedy) from error
