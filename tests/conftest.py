@@ -1,8 +1,21 @@
-"""What tests of several packages need."""
+"""What tests of several packages need: quick tests first, GPU tests only where there is one, a random model."""
 
 from pathlib import Path
 
 import pytest
+
+SLOW_MARKERS = ("slow", "ray", "vllm", "gpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the slower kinds last, and skips what needs a GPU where there is none."""
+    has_gpu = Path("/dev/nvidia0").exists()
+    for item in items:
+        if item.get_closest_marker("gpu") and not has_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    items.sort(
+        key=lambda item: max((SLOW_MARKERS.index(m) + 1 for m in SLOW_MARKERS if item.get_closest_marker(m)), default=0)
+    )
 
 
 @pytest.fixture(scope="session")
