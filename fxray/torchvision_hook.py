@@ -4,9 +4,10 @@ The public wheels of the three are CUDA builds. With CPU torch, `import torchvis
 torchvision::nms does not exist", and importing the other two raises an OSError that transformers and vLLM do not catch.
 fxray needs torchvision's Python part alone (the processor of Qwen2.5-VL imports it), and neither of the others.
 
-`torchvision_hook.pth` imports this file when an interpreter starts, so that it also works in the processes of Ray and
-vLLM; `import fxray` would come too late there. Nothing changes where torch is a CUDA build or the libraries load. Only
-what Python itself has already loaded is imported here: every interpreter of the environment pays for it.
+Installed as `fxray_torchvision_hook`, which a `.pth` file imports when an interpreter starts, so that it also works in
+the processes of Ray and vLLM; `import fxray` would come too late there. Nothing changes where torch is a CUDA build or
+the libraries load. Only what Python itself has already loaded is imported here: every interpreter of the environment
+pays for it.
 """
 
 import os
