@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fxray.evaluate.estimates import Estimate, estimate_means
-from fxray.evaluate.groups import GROUPS, group_of
+from fxray.evaluate.groups import GROUPS, group_of, has_planted_defects
 from fxray.evaluate.predictions import Prediction
 from fxray.evaluate.scores import SampleScores, score_samples
 from fxray.schema import Sample
@@ -101,12 +101,14 @@ def evaluate(
         num_bootstrap: Resamples behind each interval.
         seed: Of the resamples.
         name: What to call the detector.
-        is_synthetic: Whether the samples are photographs with planted defects.
+        is_synthetic: Whether the samples are photographs with planted defects; those that `fxray data synth` makes are
+            known as such without being told.
 
     Raises:
         DataError: There is no sample, or the predictions are not those of just these samples.
     """
     scores = score_samples(predictions, samples)
+    is_synthetic = is_synthetic or has_planted_defects(scores.generators)
     groups = [
         group_of(generator, is_generated=bool(is_generated), is_synthetic=is_synthetic)
         for generator, is_generated in zip(scores.generators, scores.is_generated_N, strict=True)

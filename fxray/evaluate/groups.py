@@ -1,4 +1,8 @@
-"""Families of generators, as the paper's Table 2 sorts its 28."""
+"""Families of generators, as the paper's Table 2 sorts its 28, and the planted defects of synthetic data."""
+
+from collections.abc import Iterable
+
+from fxray.data.synth.families import FAMILIES
 
 _DIFFUSION = (
     "DALL-E 2", "DALL-E 3", "DDIM", "DDPM", "FLUX.1-dev", "FLUX.1-schnell", "GLIDE", "Midjourney v4", "Midjourney v5",
@@ -31,3 +35,8 @@ def group_of(generator: str, *, is_generated: bool, is_synthetic: bool) -> str:
     if is_synthetic:
         return PLANTED_GROUP
     return _GROUP_BY_NAME.get("".join(filter(str.isalnum, generator.lower())), OTHER_GROUP)
+
+
+def has_planted_defects(generators: Iterable[str]) -> bool:
+    """True where any of the makers of some images is a family of planted defects: such data are synthetic."""
+    return not {family.name for family in FAMILIES}.isdisjoint(generators)

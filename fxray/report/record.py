@@ -81,7 +81,7 @@ def read_run(run_dir: Path) -> RunRecord:
         seed=seed,
         gallery_size=settings.gallery_size,
         versions=_read_json(run_dir / "versions.json", notes),
-        is_synthetic=is_synthetic,
+        is_synthetic=is_synthetic or comparison.is_synthetic,
         steps=_read_steps(run_dir, notes),
         comparison=comparison,
         dataset=dataset,

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from fxray.errors import DataError
 from fxray.metrics import MetricsLog, StepMetrics, read_metrics
 

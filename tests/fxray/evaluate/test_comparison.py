@@ -75,6 +75,14 @@ def test_groups_are_the_papers_or_planted() -> None:
     assert list(stage("sft", 10, is_synthetic=True).by_group) == ["Planted defects", "Real"]
 
 
+def test_planted_defects_are_synthetic_without_being_told() -> None:
+    verdict = Annotation(Verdict.GENERATED, (Region(TRUTH, "Flaw"),))
+    sample = Sample("a", 100, 100, verdict, "blur-patch", "thing", "photograph")
+    evaluation = evaluate([Prediction("a", None)], [sample], num_bootstrap=10, seed=0)
+    assert evaluation.is_synthetic
+    assert list(evaluation.by_group) == ["Planted defects"]
+
+
 def test_stages_come_in_the_order_of_training_with_the_gain_from_sft_to_the_last() -> None:
     comparison = compare([stage("gamma", 30), stage("sft", 10), stage("alpha", 20), stage("no-ft", 0, num_wrong=80)])
     assert [evaluation.name for evaluation in comparison.evaluations] == ["no-ft", "sft", "alpha", "gamma"]
