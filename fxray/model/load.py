@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
@@ -111,7 +112,7 @@ def load_model(path: Path, *, dtype: str) -> Qwen2_5_VLForConditionalGeneration:
         model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             path, dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot be loaded: {error}", where=str(path), remedy="fetch the model again") from error
     if wrong := sorted(report["missing_keys"]) or sorted(report["mismatched_keys"]):
         raise ModelError(f"{len(wrong)} weights are missing or misshapen, {wrong[0]} for one", where=str(path))

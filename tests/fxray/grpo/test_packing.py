@@ -1,0 +1,42 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fxray.grpo.packing import MicroBatch, packed_length, plan_micro_batches
+
+
+def test_a_packed_group_has_its_prompt_once():
+    assert packed_length(100, [10, 20, 30]) == 160
+
+
+def test_neighbours_in_length_share_a_pass():
+    # Longest first: 50 (group 2), 40 (0), 30 (3), 10 (1); 50 + 40 fill 90 of 100, the rest goes into a second pass.
+    plan = plan_micro_batches([40, 10, 50, 30], num_ranks=1, max_tokens=100)
+    assert plan == [[MicroBatch((2, 0)), MicroBatch((3, 1))]]
+
+
+def test_a_group_above_the_budget_has_a_pass_of_its_own():
+    assert plan_micro_batches([500, 20], num_ranks=1, max_tokens=100) == [[MicroBatch((0,)), MicroBatch((1,))]]
+
+
+def test_ranks_share_the_tokens_and_take_equally_many_passes():
+    # 60 to rank 0; 50 to rank 1; 40 to rank 1 (50 < 60); 20 to rank 0 (60 < 90).
+    plan = plan_micro_batches([20, 40, 50, 60], num_ranks=2, max_tokens=80)
+    assert plan == [[MicroBatch((3, 0)), MicroBatch((0,), is_filler=True)], [MicroBatch((2,)), MicroBatch((1,))]]
+
+
+def test_a_rank_without_a_group_runs_along():
+    assert plan_micro_batches([7], num_ranks=2, max_tokens=80) == [
+        [MicroBatch((0,))],
+        [MicroBatch((0,), is_filler=True)],
+    ]
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 150))
+def test_every_group_is_learnt_exactly_once(lengths, num_ranks, max_tokens):
+    plan = plan_micro_batches(lengths, num_ranks=num_ranks, max_tokens=max_tokens)
+    learnt = [group for passes in plan for each in passes if not each.is_filler for group in each.groups]
+    assert sorted(learnt) == list(range(len(lengths)))
+    assert len({len(passes) for passes in plan}) == 1
+    for passes in plan:
+        for each in passes:
+            assert len(each.groups) == 1 or sum(lengths[group] for group in each.groups) <= max_tokens

@@ -1,0 +1,95 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fxray.errors import ModelError
+from fxray.model.load import (
+    base_fingerprint,
+    load_image_processor,
+    load_model,
+    load_tokenizer,
+    placeholder_ids,
+    resolve_model_path,
+)
+
+
+@pytest.fixture
+def copy(random_model_dir, tmp_path):
+    return shutil.copytree(random_model_dir, tmp_path / "copy")
+
+
+def test_a_folder_resolves_to_itself(random_model_dir):
+    assert resolve_model_path(str(random_model_dir)) == random_model_dir
+
+
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "not a name", "/nowhere/at/all"])
+def test_what_is_not_on_this_machine_is_refused(name):
+    with pytest.raises(ModelError, match="is neither a folder nor a model in the local cache"):
+        resolve_model_path(name)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json", "processor_config.json"])
+def test_a_missing_file_is_named(copy, file):
+    (copy / file).unlink()
+    with pytest.raises(ModelError, match=file.removeprefix("processor_")):
+        resolve_model_path(str(copy))
+
+
+def test_a_missing_shard_is_named(copy):
+    (copy / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}})
+    )
+    with pytest.raises(ModelError, match="model-00001-of-00002"):
+        resolve_model_path(str(copy))
+
+
+@pytest.mark.parametrize(("text", "words"), [('{"model_type": "llama"}', "'llama'"), ("{", "not JSON"), ("[]", "None")])
+def test_another_kind_of_model_is_refused(copy, text, words):
+    (copy / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=words):
+        resolve_model_path(str(copy))
+
+
+def test_the_fingerprint_tells_models_apart(copy, random_model_dir):
+    assert base_fingerprint(copy) == base_fingerprint(random_model_dir)
+    weights = {name: tensor + 1 for name, tensor in load_file(copy / "model.safetensors").items()}
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert base_fingerprint(copy) != base_fingerprint(random_model_dir)
+
+
+def test_a_damaged_weight_file_is_named(copy):
+    (copy / "model.safetensors").write_bytes(b"no header")
+    with pytest.raises(ModelError, match=r"model\.safetensors: is not a safetensors file"):
+        base_fingerprint(copy)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(copy, dtype="float32")
+
+
+def test_missing_weights_are_refused(copy):
+    weights = load_file(copy / "model.safetensors")
+    del weights[next(name for name in weights if name.endswith("blocks.0.attn.qkv.weight"))]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights are missing or misshapen, model\.visual\.blocks\.0\.attn\.qkv"):
+        load_model(copy, dtype="float32")
+
+
+def test_stored_halves_load_in_the_type_that_is_asked_for(random_model_dir):
+    assert {t.dtype for t in load_file(random_model_dir / "model.safetensors").values()} == {torch.float16}
+    for dtype in ("float32", "bfloat16"):
+        model = load_model(random_model_dir, dtype=dtype)
+        assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+        assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_image_bounds_are_those_that_are_asked_for(random_model_dir):
+    processor = load_image_processor(random_model_dir, min_pixels=28 * 28, max_pixels=56 * 56)
+    assert (processor.size.shortest_edge, processor.size.longest_edge) == (28 * 28, 56 * 56)
+
+
+def test_placeholders_are_the_tokens_of_the_vocabulary(random_model_dir):
+    tokenizer = load_tokenizer(random_model_dir)
+    expected = set(tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"]))
+    assert placeholder_ids(load_model(random_model_dir, dtype="float32").config) == expected

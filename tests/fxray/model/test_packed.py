@@ -1,0 +1,149 @@
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.attention.flex_attention import create_mask
+
+from fxray.errors import ModelError
+from fxray.grammar.prompts import TEMPLATES
+from fxray.model import attention, packed
+from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter
+from fxray.model.load import load_image_processor, load_model, load_tokenizer
+from fxray.model.packed import PackedPolicy, PackedRow, chosen_logprobs, pack
+from fxray.model.prompts import count_image_tokens, encode_prompt, preprocess, render_prompt
+
+BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "packed_step.py"))
+SIZES_PX = [(112, 112), (84, 140), (196, 56)]
+ANSWER_LENGTHS = [(7, 1, 12), (4,), (3, 9)]
+
+
+@pytest.fixture(scope="module")
+def policy(random_model_dir):
+    torch.set_num_threads(1)
+    policy = PackedPolicy(
+        attach_adapter(load_model(random_model_dir, dtype="float32"), rank=8, alpha=32, dropout=0, seed=0)
+    )
+    BENCHMARK["stir"](policy.model)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def rows(random_model_dir):
+    """Prompts of three lengths, images of three shapes, and different numbers of answers, as masking leaves them."""
+    rng = np.random.default_rng(0)
+    tokenizer = load_tokenizer(random_model_dir)
+    processor = load_image_processor(random_model_dir, min_pixels=56 * 56, max_pixels=112 * 140)
+    made = []
+    for index, (size, lengths) in enumerate(zip(SIZES_PX, ANSWER_LENGTHS, strict=True)):
+        image = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+        pixel_values, grid_thw = preprocess(processor, [image])
+        prompt = render_prompt(tokenizer, TEMPLATES[index])
+        ids = np.array(encode_prompt(tokenizer, prompt, count_image_tokens(grid_thw, 2)[0]), np.int32)
+        answers = tuple(rng.integers(20, 250, length).astype(np.int32) for length in lengths)
+        made.append(PackedRow(f"sample-{index}", ids, answers, pixel_values, grid_thw[0]))
+    assert len({len(row.prompt_token_ids) for row in made}) == 3
+    return made
+
+
+def base(policy):
+    return policy.model.get_base_model()
+
+
+def gradient_of(policy, logprobs):
+    """Loss and gradient of a weighted sum that tells every token apart."""
+    policy.zero_grad()
+    loss = (logprobs * torch.linspace(-1, 1, len(logprobs))).sum()
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in adapter_parameters(policy.model, POLICY).values()])
+
+
+def test_packed_groups_are_the_plain_form(policy, rows):
+    with torch.no_grad():
+        plain, got = BENCHMARK["plain_logprobs"](policy.model, rows), policy(pack(base(policy), rows), 1.0)
+    torch.testing.assert_close(got, plain, rtol=0, atol=1e-5)
+    assert plain.std() > 0.01
+
+
+def test_gradients_are_those_of_the_plain_form(policy, rows):
+    plain_loss, plain = gradient_of(policy, BENCHMARK["plain_logprobs"](policy.model, rows))
+    loss, got = gradient_of(policy, policy(pack(base(policy), rows), 1.0))
+    assert loss == pytest.approx(plain_loss, rel=1e-4)
+    assert (got - plain).norm() / plain.norm() < 1e-4
+    assert plain.norm() > 0
+
+
+def test_passes_add_up_to_one_pass(policy, rows):
+    weights = torch.linspace(-1, 1, sum(map(sum, ANSWER_LENGTHS)))
+    parts = weights.split([sum(lengths) for lengths in ANSWER_LENGTHS])
+    _, whole = gradient_of(policy, policy(pack(base(policy), rows), 1.0))
+    policy.zero_grad()
+    for row, part in zip(rows, parts, strict=True):
+        (policy(pack(base(policy), [row]), 1.0) * part).sum().backward()
+    added = torch.cat([p.grad.flatten() for p in adapter_parameters(policy.model, POLICY).values()])
+    assert (added - whole).norm() / whole.norm() < 1e-5
+
+
+def test_an_answer_does_not_see_its_neighbours(policy, rows):
+    other = replace(rows[0], answers=(rows[0].answers[0], rows[0].answers[1] + 1, rows[0].answers[2] + 1))
+    with torch.no_grad():
+        first = policy(pack(base(policy), [rows[0]]), 1.0)[:7]
+        second = policy(pack(base(policy), [other]), 1.0)[:7]
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
+
+
+def test_the_block_mask_of_a_gpu_says_the_same(policy, rows, monkeypatch):
+    gathered = pack(base(policy), rows)
+    monkeypatch.setattr(attention, "attention_kind", lambda device: "flex")
+    block_mask = pack(base(policy), rows).layout
+    num_tokens = len(gathered.input_ids_T)
+    dense = create_mask(block_mask.mask_mod, None, None, num_tokens, num_tokens, device="cpu")
+    with torch.no_grad():
+        torch.testing.assert_close(
+            policy(replace(gathered, layout=dense), 1.0), policy(gathered, 1.0), rtol=0, atol=1e-5
+        )
+
+
+def test_logprobs_in_chunks_are_those_of_whole_logits(monkeypatch):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(6, 11, bias=False)
+    hidden, target, excluded = torch.randn(10, 6), torch.randint(2, 11, (10,)), torch.tensor([0, 1])
+    logits = hidden @ head.weight.T / 0.7
+    logits[:, :2] = -torch.inf
+    expected = logits.log_softmax(-1).gather(1, target[:, None])[:, 0]
+    for budget in (3 * 11, 2**27):
+        monkeypatch.setattr(packed, "LOGITS_BUDGET", budget)
+        leaf = hidden.clone().requires_grad_()
+        got = chosen_logprobs(head, leaf, target, 0.7, excluded)
+        got.square().sum().backward()
+        torch.testing.assert_close(got, expected)
+        if budget == 3 * 11:
+            in_chunks = leaf.grad
+    torch.testing.assert_close(in_chunks, leaf.grad)
+
+
+def test_excluded_tokens_share_their_probability_among_the_rest(policy, rows):
+    excluding = PackedPolicy(policy.model, excluded_ids=range(20))
+    with torch.no_grad():
+        batch = pack(base(policy), rows)
+        assert (excluding(batch, 1.0) > policy(batch, 1.0)).all()
+
+
+def test_an_image_that_does_not_fill_its_placeholders_is_refused(policy, rows):
+    odd = replace(rows[0], pixel_values=rows[1].pixel_values, grid_thw=rows[1].grid_thw)
+    with pytest.raises(
+        ModelError, match=r"sample-0: the prompt has 16 image placeholders, but the image makes 15 tokens"
+    ):
+        pack(base(policy), [odd])
+
+
+def test_a_sampled_vision_token_is_refused(policy, rows):
+    answer = rows[0].answers[0].copy()
+    answer[3] = base(policy).config.image_token_id
+    with pytest.raises(ModelError, match=r"sample-0: answer 1 contains a vision token"):
+        pack(base(policy), [replace(rows[0], answers=(rows[0].answers[0], answer))])
+    with pytest.raises(ModelError, match=r"answer 0 contains a vision token"):
+        pack(base(policy), [rows[0]], forbidden_ids=[int(rows[0].answers[0][2])])

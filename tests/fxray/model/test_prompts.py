@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fxray.data.frame import smart_frame
+from fxray.errors import ModelError
+from fxray.grammar.prompts import TEMPLATES, Template
+from fxray.grpo.types import FORBIDDEN_TOKENS
+from fxray.model.load import load_image_processor, load_tokenizer
+from fxray.model.prompts import count_image_tokens, encode_prompt, forbidden_ids, preprocess, render_prompt
+
+
+@pytest.fixture(scope="module")
+def tokenizer(random_model_dir):
+    return load_tokenizer(random_model_dir)
+
+
+def test_a_prompt_holds_system_image_query_and_the_start_of_the_answer(tokenizer):
+    prompt = render_prompt(tokenizer, Template(0, "Look.", "Real?"))
+    assert prompt == (
+        "<|im_start|>system\nLook.<|im_end|>\n"
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Real?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_the_placeholder_is_repeated_for_every_image_token(tokenizer):
+    for template in TEMPLATES:
+        prompt = render_prompt(tokenizer, template)
+        ids = encode_prompt(tokenizer, prompt, 15)
+        assert ids.count(tokenizer.convert_tokens_to_ids("<|image_pad|>")) == 15
+        assert tokenizer.decode(ids) == prompt.replace("<|image_pad|>", "<|image_pad|>" * 15)
+
+
+def test_a_text_that_brings_its_own_placeholder_is_refused(tokenizer):
+    with pytest.raises(ModelError, match="2 placeholders"):
+        render_prompt(tokenizer, Template(0, "Look.", "Is <|image_pad|> real?"))
+    with pytest.raises(ModelError, match="0 placeholders"):
+        encode_prompt(tokenizer, "no image", 4)
+
+
+def test_patches_of_several_images_lie_one_after_the_other(random_model_dir):
+    processor = load_image_processor(random_model_dir, min_pixels=56 * 56, max_pixels=112 * 112)
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for w, h in ((300, 200), (90, 130))]
+    together, grid_thw = preprocess(processor, images)
+    alone = [preprocess(processor, [image])[0] for image in images]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=0)
+    for image, (_, rows, columns) in zip(images, grid_thw.tolist(), strict=True):
+        frame = smart_frame(*image.size, min_pixels=56 * 56, max_pixels=112 * 112)
+        assert (columns * 14, rows * 14) == (frame.model_width_px, frame.model_height_px)
+    assert count_image_tokens(grid_thw, 2) == [part.shape[0] // 4 for part in alone]
+
+
+def test_forbidden_tokens_are_looked_up(tokenizer):
+    assert forbidden_ids(tokenizer) == sorted(tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS)))
