@@ -13,8 +13,10 @@ learner and sampler; a group without spread in its rewards gives no policy gradi
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fxray.errors import DataError, SyncError
 from fxray.grpo.advantage import group_advantages
@@ -27,7 +29,11 @@ from fxray.grpo.types import (
     TrainingGroup,
     UpdateSettings,
 )
+from fxray.schema import Verdict
 from rewards.stage import StageRewards
+
+FACT_METRICS = {"is_right": "accuracy", "is_strict": "parse_rate", "union_iou": "iou", "num_boxes": "boxes_per_answer"}
+"""What the scores know of an answer, and the name under which its mean is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,7 @@ def run_stage(
 
 def with_advantages(
     rollouts: Sequence[RolloutGroup], scores: Sequence[GroupScore], normalisation: str
-) -> tuple[list[TrainingGroup], np.ndarray]:
+) -> tuple[list[TrainingGroup], NDArray[np.bool_]]:
     """Joins answers and scores into groups for the learner.
 
     Returns:
@@ -176,20 +182,26 @@ def prove_policy(learner: Learner, rollouts: Sequence[RolloutGroup], plan: Stage
 
 
 def reward_metrics(
-    rollouts: Sequence[RolloutGroup], scores: Sequence[GroupScore], has_spread_B: np.ndarray
+    rollouts: Sequence[RolloutGroup], scores: Sequence[GroupScore], has_spread_B: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Means over the valid answers of a step, and what was left out."""
+    """Means over the valid answers of a step, and what was left out; `iou` counts generated images, as evaluation does."""
     is_valid_N = np.concatenate([score.is_valid_G for score in scores])
+    is_generated_N = np.concatenate(
+        [np.full(len(group.rollouts), group.prompt.annotation.verdict is Verdict.GENERATED) for group in rollouts]
+    )
 
-    def mean(arrays: list[np.ndarray]) -> float:
-        values_N = np.concatenate(arrays)[is_valid_N]
+    def mean(arrays: list[NDArray[Any]], is_counted_N: NDArray[np.bool_] = is_valid_N) -> float:
+        values_N = np.concatenate(arrays)[is_counted_N]
         return float(values_N.mean()) if values_N.size else float("nan")
 
     answers = [rollout for group in rollouts for rollout in group.rollouts]
     num_tokens = [len(answer.token_ids) for answer in answers]
     metrics = {"reward": mean([score.rewards_G for score in scores])}
     metrics |= {f"reward/{part}": mean([score.parts[part] for score in scores]) for part in scores[0].parts}
-    metrics |= {fact: mean([score.facts[fact] for score in scores]) for fact in scores[0].facts}
+    for fact, name in FACT_METRICS.items():
+        if fact in scores[0].facts:
+            is_counted_N = is_valid_N & is_generated_N if fact == "union_iou" else is_valid_N
+            metrics[name] = mean([score.facts[fact] for score in scores], is_counted_N)
     return metrics | {
         "num_tokens": float(sum(num_tokens)),
         "answer_tokens": float(np.mean(num_tokens)),

@@ -1,13 +1,16 @@
 """The three splits of a run: files that the configuration names, or synthetic ones made once in the run directory."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from fxray.config.tree import Config
-from fxray.events import OnEvent, PhaseDone, PhaseStarted
+from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.files import write_atomically
 from fxray.launch.run import RunDirectory
+
+PHASE = "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +34,20 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
     splits = _splits(config, run)
     synth = config.data.synth
     if synth is not None and not all(path.exists() for path in (splits.train, splits.validation, splits.test)):
-        from fxray.data.synth import synthesise
+        from fxray.data.synth.write import synthesise
 
-        on_event(PhaseStarted("data"))
-        summary = synthesise(
+        start_s = time.monotonic()
+        on_event(PhaseStarted(PHASE))
+        synthesise(
             run.data_file("train").parent,
             num_train=synth.num_train,
             num_validation=synth.num_validation,
             num_test=synth.num_test,
             size_px=synth.size_px,
             seed=synth.seed,
+            progress=lambda split, done, total: on_event(Step(f"{PHASE} {split}", done, total)),
         )
-        on_event(PhaseDone("data", 0.0, str(summary)))
+        on_event(PhaseDone(PHASE, time.monotonic() - start_s, str(run.data_file("train").parent)))
     for path in (splits.train, splits.validation, splits.test):
         Dataset.open(path)
     record = {name: str(getattr(splits, name)) for name in ("train", "validation", "test")}

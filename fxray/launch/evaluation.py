@@ -1,13 +1,14 @@
 """The answers of a policy to a split."""
 
+import time
 from collections.abc import Sequence
 
+from fxray.data.order import permutation
 from fxray.evaluate.predictions import Prediction, from_answer
 from fxray.events import OnEvent, PhaseStarted, Step
 from fxray.grpo.ports import Generator
 from fxray.grpo.types import SamplingSettings
 from fxray.launch.prompts import PromptSource
-from fxray.schema import Sample
 
 
 def answer_split(
@@ -26,10 +27,14 @@ def answer_split(
     num_right = 0
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
+        start_s = time.monotonic()
         groups = generator.generate(prompts.of_rows(batch), sampling)
+        seconds = (time.monotonic() - start_s) / max(1, len(groups))
         for group in groups:
             rollout, prompt = group.rollouts[0], group.prompt
-            prediction = from_answer(prompt.sample_id, prompt.frame, rollout.text, is_finished=rollout.is_finished)
+            prediction = from_answer(
+                prompt.sample_id, prompt.frame, rollout.text, is_finished=rollout.is_finished, seconds=seconds
+            )
             num_right += prediction.verdict is prompt.annotation.verdict
             predictions.append(prediction)
         done = start + len(batch)
@@ -37,7 +42,7 @@ def answer_split(
     return predictions
 
 
-def rows_to_answer(samples: Sequence[Sample], num_samples: int) -> list[int]:
-    """All rows, or about so many spread evenly over the file."""
-    count = min(num_samples or len(samples), len(samples))
-    return [index * len(samples) // count for index in range(count)]
+def rows_to_answer(num_rows: int, num_samples: int) -> list[int]:
+    """All rows, or so many drawn once and for all, in the order of the file."""
+    count = min(num_samples or num_rows, num_rows)
+    return sorted(permutation(0, "evaluation", num_rows, 0)[:count].tolist())

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from fxray.config.tree import Config
-from fxray.events import OnEvent, PhaseDone, Step
-from fxray.launch.data import Splits
-from fxray.launch.run import RunDirectory
+from fxray.events import Event, Step
+from fxray.launch.session import Session
 from fxray.metrics import MetricsLog
 from fxray.sft.job import PHASE, run_sft
 from fxray.sft.settings import SftSettings
@@ -33,25 +32,27 @@ def sft_settings(config: Config, model_path: Path, train: Path) -> SftSettings:
     )
 
 
-def train_sft(config: Config, run: RunDirectory, model_path: Path, splits: Splits, on_event: OnEvent) -> None:
-    """Trains the SFT adapter, or goes on with it, or finds it done. Ray is up.
+def train_sft(session: Session) -> None:
+    """Trains the SFT adapter, or goes on with it, or finds it done.
 
     Raises:
         FxrayError: As `run_sft` says.
     """
+    run = session.run
     if run.sft_adapter.is_dir():
         return
     log = MetricsLog(run.root)
-    last_step = -1
+    is_first = True
 
-    def record(event: object) -> None:
-        nonlocal last_step
+    def record(event: Event) -> None:
+        nonlocal is_first
         if isinstance(event, Step):
-            if event.step <= last_step or last_step < 0:
+            if is_first:
                 log.rewind(PHASE, event.step - 1)
+            is_first = False
             log.log(PHASE, event.step, event.metrics)
-            last_step = event.step
-        on_event(event)  # type: ignore[arg-type]
+        session.on_event(event)
 
-    run_sft(sft_settings(config, model_path, splits.train), run_dir=run.root, on_event=record)
-    on_event(PhaseDone(PHASE, 0.0, f"adapter in {run.sft_adapter}"))
+    settings = sft_settings(session.config, session.model_path, session.splits.train)
+    with session.phase(PHASE, str(run.sft_adapter)):
+        run_sft(settings, run_dir=run.root, on_event=record)

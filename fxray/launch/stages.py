@@ -26,7 +26,7 @@ def train_stage(session: Session, fleet: Fleet, stage: Stage) -> None:
     stage_dir = session.run.stage_dir(stage.name)
     if (stage_dir / "final").is_dir():
         return
-    plan = plan_stage(session.config, stage, num_samples=fleet.num_training_samples)
+    plan = plan_stage(session.config, stage, num_samples=len(fleet.training))
     cursor = _resume(session, fleet.learner, stage)
     log = MetricsLog(session.run.root)
     log.rewind(stage.name, cursor.step)

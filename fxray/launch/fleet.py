@@ -1,0 +1,144 @@
+"""The actors of a run: image stores, rollout pool, reward pool, learner group. Started when needed, ended together."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fxray.config.tree import Config
+from fxray.data.dataset import Dataset
+from fxray.errors import DataError
+from fxray.events import Note, OnEvent
+from fxray.grpo.loop import Ports
+from fxray.grpo.ports import Generator, Learner
+from fxray.grpo.types import AdapterBlob
+from fxray.launch import start
+from fxray.launch.prompts import PromptSource
+from fxray.launch.session import Session
+from fxray.model.adapter import CONFIG_FILE, WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    from actors.learner import LearnerGroup
+    from actors.reward_pool import RewardPool
+
+
+class Policies:
+    """The rollout pool and what its workers sample from: the base model, or an adapter in a folder."""
+
+    def __init__(self, config: Config, model_path: Path) -> None:
+        from actors.weight_sync import AdapterPublisher
+
+        self.pool = start.rollout_pool(config, model_path)
+        self.publisher = AdapterPublisher(self.pool)
+        self.batch_size = 4 * config.rollout.max_num_seqs * config.rollout.num_workers
+
+    @property
+    def generator(self) -> Generator:
+        return self.pool
+
+    def use_base_model(self) -> None:
+        """Answers come from the bare base model until the next adapter."""
+        self.pool.use_base_model()
+
+    def use_adapter(self, folder: Path, version: int) -> None:
+        """Answers come from an adapter in PEFT layout.
+
+        Raises:
+            SyncError: A worker does not sample from it.
+        """
+        self.publisher.publish(read_adapter(folder, version))
+
+
+class Fleet(Policies):
+    """All actors of a training run; learner and rewards start on the first stage.
+
+    Args:
+        session: The run.
+        closing: Ends what was started.
+    """
+
+    def __init__(self, session: Session, closing: ExitStack) -> None:
+        config = session.config
+        super().__init__(config, session.model_path)
+        closing.callback(self.pool.close)
+        self._session, self._closing = session, closing
+        self._learner: LearnerGroup | None = None
+        self._rewards: RewardPool | None = None
+        self.num_corrupt_images = 0
+        self.test = Dataset.open(session.splits.test)
+        self.training = Dataset.open(session.splits.train)
+        note = partial(self._skip, on_event=session.on_event, may_skip=config.data.on_corrupt_image == "skip")
+        self.training_prompts = PromptSource(
+            self.training, start.image_fetcher(session.splits.train, note), config, session.model_path
+        )
+        self.test_prompts = PromptSource(
+            self.test, start.image_fetcher(session.splits.test, note), config, session.model_path
+        )
+
+    @property
+    def learner(self) -> Learner:
+        """The learner group, holding the SFT adapter as policy and reference when it comes up."""
+        if self._learner is None:
+            self._learner = start.learner_group(
+                self._session.config, self._session.model_path, self._session.run.sft_adapter
+            )
+            self._closing.callback(self._learner.close)
+        return self._learner
+
+    @property
+    def ports(self) -> Ports:
+        """What the GRPO loop drives."""
+        if self._rewards is None:
+            self._rewards = start.reward_pool(self._session.config)
+            self._closing.callback(self._rewards.close)
+        return Ports(self.pool, self._rewards, self.learner, self.publisher)
+
+    def counters(self) -> dict[str, float]:
+        """What went wrong so far and was lived with."""
+        counters = {"num_corrupt_images": float(self.num_corrupt_images)}
+        if self._rewards is not None:
+            counters |= {
+                "num_reward_timeouts": float(self._rewards.counters.timeouts),
+                "num_reward_failures": float(self._rewards.counters.failures),
+                "num_reward_deaths": float(self._rewards.counters.deaths),
+            }
+        return counters
+
+    def _skip(self, reason: str, *, on_event: OnEvent, may_skip: bool) -> None:
+        if not may_skip:
+            raise DataError(
+                reason, remedy="mend or remove the row, or set data.on_corrupt_image=skip to leave such images out"
+            )
+        self.num_corrupt_images += 1
+        on_event(Note(f"left out: {reason}", is_warning=True))
+
+
+@contextmanager
+def open_policies(config: Config, model_path: Path) -> Iterator[Policies]:
+    """Starts engines alone, and ends them afterwards."""
+    policies = Policies(config, model_path)
+    try:
+        yield policies
+    finally:
+        policies.pool.close()
+
+
+@contextmanager
+def open_fleet(session: Session) -> Iterator[Fleet]:
+    """Starts the engines, and ends every actor afterwards."""
+    with ExitStack() as closing:
+        yield Fleet(session, closing)
+
+
+def read_adapter(folder: Path, version: int) -> AdapterBlob:
+    """An adapter in PEFT layout as bytes to publish."""
+    from safetensors import safe_open
+
+    content = (folder / WEIGHTS_FILE).read_bytes()
+    with safe_open(folder / WEIGHTS_FILE, framework="np") as tensors:
+        modules = {name.partition(".lora_")[0] for name in tensors.keys()}  # noqa: SIM118  not a mapping
+    config: dict[str, object] = json.loads((folder / CONFIG_FILE).read_text())
+    return AdapterBlob(version, content, config, hashlib.sha256(content).hexdigest(), len(modules))

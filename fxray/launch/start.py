@@ -1,0 +1,131 @@
+"""How each kind of actor is made from the configuration."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxray.config.tree import Config
+from fxray.errors import DeadlineError
+from fxray.grpo.types import ImageRef
+
+if TYPE_CHECKING:
+    from actors.reward_pool import RewardPool
+    from actors.rollout import RolloutPool
+    from fxray.engine.settings import EngineSettings
+
+IMAGES_DEADLINE_S = 300.0
+
+
+def engine_settings(config: Config, model_path: Path) -> "EngineSettings":
+    """The plain values that an engine is made of."""
+    from fxray.engine.settings import EngineSettings
+
+    rollout, model = config.rollout, config.model
+    return EngineSettings(
+        model_path=model_path,
+        dtype=model.dtype,
+        min_pixels=model.min_pixels,
+        max_pixels=model.max_pixels,
+        lora_rank=model.lora.rank,
+        max_num_seqs=rollout.max_num_seqs,
+        max_model_len=rollout.max_model_len,
+        block_size=rollout.block_size,
+        kv_cache_bytes=int(rollout.kv_cache_gib * 2**30),
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        num_gpus=int(rollout.gpus_per_worker),
+        enforce_eager=rollout.enforce_eager,
+        threads=rollout.threads,
+        sync=rollout.sync,
+        seed=config.seed,
+    )
+
+
+def rollout_pool(config: Config, model_path: Path) -> "RolloutPool":
+    """The engines; they come up in the background."""
+    from actors.placement import actor_options
+    from actors.rollout import RolloutPool
+    from actors.rollout_worker import RolloutActor
+
+    rollout, settings = config.rollout, engine_settings(config, model_path)
+    options = actor_options(num_cpus=rollout.cpus_per_worker, num_gpus=rollout.gpus_per_worker)
+    return RolloutPool(
+        lambda name: RolloutActor.options(**options).remote(settings, name),
+        num_workers=rollout.num_workers,
+        max_num_seqs=rollout.max_num_seqs,
+        start_deadline_s=rollout.start_deadline_s,
+        step_deadline_s=rollout.step_deadline_s,
+        max_restarts=rollout.max_restarts,
+    )
+
+
+def reward_pool(config: Config) -> "RewardPool":
+    """The reward workers, with the user's functions loaded."""
+    from actors.reward_pool import RewardPool
+
+    return RewardPool(
+        num_workers=config.reward.num_workers,
+        function_paths=[function.path for function in config.reward.functions],
+        group_deadline_s=config.reward.group_deadline_s,
+        max_restarts=config.rollout.max_restarts,
+    )
+
+
+def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGroup":
+    """The DeepSpeed ranks, with an adapter as policy and reference."""
+    from actors.learner import LearnerGroup, LearnerSpec
+
+    learner, model = config.learner, config.model
+    spec = LearnerSpec(
+        model_path=str(model_path),
+        dtype=model.dtype,
+        min_pixels=model.min_pixels,
+        max_pixels=model.max_pixels,
+        lora_rank=model.lora.rank,
+        lora_alpha=model.lora.alpha,
+        initial_adapter=str(adapter),
+        seed=config.seed,
+        weight_decay=config.grpo.weight_decay,
+        max_grad_norm=config.grpo.max_grad_norm,
+        zero_stage=learner.zero_stage,
+        max_tokens_per_micro_batch=learner.max_tokens_per_micro_batch,
+        gradient_checkpointing=model.gradient_checkpointing,
+        threads=learner.threads,
+    )
+    return LearnerGroup(
+        spec,
+        num_ranks=learner.num_ranks,
+        cpus_per_rank=learner.cpus_per_rank,
+        gpus_per_rank=learner.gpus_per_rank,
+        start_deadline_s=learner.start_deadline_s,
+        step_deadline_s=learner.step_deadline_s,
+    )
+
+
+def image_fetcher(path: Path, on_bad: Callable[[str], None]) -> Callable[[Sequence[int]], list[ImageRef | None]]:
+    """Images of a dataset through an image store.
+
+    Args:
+        path: The Parquet file.
+        on_bad: Called with the reason of each unreadable image; raises, or lets it be left out.
+
+    Returns:
+        A function from rows to references, None for an image that is left out.
+    """
+    import ray
+    from ray.exceptions import GetTimeoutError
+
+    from actors.image_store import ImageStoreActor
+
+    store: Any = ImageStoreActor.options(num_cpus=0).remote(path)
+
+    def fetch(rows: Sequence[int]) -> list[ImageRef | None]:
+        try:
+            images, bad = ray.get(store.put.remote(list(rows)), timeout=IMAGES_DEADLINE_S)
+        except GetTimeoutError as error:
+            message = f"{len(rows)} images were not read within {IMAGES_DEADLINE_S:g} s"
+            raise DeadlineError(message, where=str(path), remedy="check the disk that the dataset lies on") from error
+        for image in bad:
+            on_bad(image.reason)
+        return [images.get(row) for row in rows]
+
+    return fetch
