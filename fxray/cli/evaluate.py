@@ -44,19 +44,18 @@ def evaluate(
         predictions = _answer(config, overrides, adapter, data, out)
     assert predictions is not None
     from fxray.data.dataset import Dataset
-    from fxray.data.synth.families import FAMILIES
     from fxray.evaluate.evaluation import evaluate as score
+    from fxray.evaluate.groups import has_planted_defects
     from fxray.evaluate.predictions import read_predictions
 
     samples = Dataset.open(data).samples
-    families = {family.name for family in FAMILIES}
     evaluation = score(
         read_predictions(predictions),
         samples,
         num_bootstrap=num_bootstrap,
         seed=seed,
         name=predictions.stem,
-        is_synthetic=any(sample.generator in families for sample in samples),
+        is_synthetic=has_planted_defects(sample.generator for sample in samples),
     )
     if as_json:
         import json
