@@ -31,10 +31,11 @@ def test_what_is_not_on_this_machine_is_refused(name):
         resolve_model_path(name)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json", "processor_config.json"])
-def test_a_missing_file_is_named(copy, file):
-    (copy / file).unlink()
-    with pytest.raises(ModelError, match=file.removeprefix("processor_")):
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "processor_config.json"])
+def test_a_missing_file_is_named(copy, name):
+    for file in copy.glob(f"*{name}"):
+        file.unlink()
+    with pytest.raises(ModelError, match=name):
         resolve_model_path(str(copy))
 
 

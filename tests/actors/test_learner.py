@@ -1,0 +1,181 @@
+"""The learner group over real Ray actors, and what it does without them."""
+
+import os
+import runpy
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from peft import PeftModel
+
+from actors.learner import LearnerGroup, _await, _join, learnable_answers
+from fxray.errors import DeadlineError, ModelError, WorkerDiedError
+from fxray.model.adapter import adapter_tensors
+from fxray.model.load import load_model
+
+RANK_TEST = runpy.run_path(str(Path(__file__).with_name("test_learner_rank.py")))
+SETTINGS, make_group, spec = RANK_TEST["SETTINGS"], RANK_TEST["make_group"], RANK_TEST["spec"]
+
+
+def test_metrics_are_joined_over_ranks_and_updates():
+    of_ranks = [
+        {
+            "loss": 0.5,
+            "kl": 4.0,
+            "clipped": 1.0,
+            "importance": 10.0,
+            "surprisal": 20.0,
+            "tokens": 10.0,
+            "ratio_max": 1.5,
+        }
+        | {"grad_norm": 3.0, "seconds/forward": 0.5},
+        {
+            "loss": 0.25,
+            "kl": 2.0,
+            "clipped": 2.0,
+            "importance": 32.0,
+            "surprisal": 40.0,
+            "tokens": 20.0,
+            "ratio_max": 1.2,
+        }
+        | {"grad_norm": 3.0, "seconds/forward": 0.75},
+    ]
+    assert _join(of_ranks, num_updates=2) == {
+        "loss": 0.375,
+        "grad_norm": 1.5,
+        "ratio_max": 1.5,
+        "tokens": 15.0,
+        "kl": 0.2,
+        "clip_frac": 0.1,
+        "importance": 1.4,
+        "entropy": 2.0,
+        "seconds/update/forward": 0.75,
+    }
+
+
+def test_only_valid_answers_with_tokens_are_learnt(random_model_dir):
+    assert learnable_answers(make_group(random_model_dir, 0, valid=(True, False, True))) == [0, 2]
+
+
+@pytest.fixture(scope="module")
+def local_ray(tmp_path_factory):
+    folder = f"/tmp/fxl{os.getpid()}"
+    ray.init(_temp_dir=folder, object_store_memory=int(200e6), num_cpus=2, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def groups(random_model_dir, local_ray):
+    """Five groups whose images lie in the object store."""
+    made = [make_group(random_model_dir, index) for index in range(5)]
+    for group in made:
+        image = group.rollouts.prompt.image
+        object.__setattr__(image, "handle", ray.put(image.handle))
+    return made
+
+
+def start(model_dir, num_ranks=1, **changes):
+    return LearnerGroup(
+        spec(model_dir, **changes),
+        num_ranks=num_ranks,
+        cpus_per_rank=1,
+        gpus_per_rank=0,
+        start_deadline_s=240,
+        step_deadline_s=240,
+    )
+
+
+def moments(folder):
+    from safetensors.numpy import load_file
+
+    state = load_file(folder / "optimizer.safetensors")
+    return np.concatenate([tensor.ravel() for name, tensor in sorted(state.items()) if name.startswith("exp_avg.")])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ranks_and_zero_stages_change_no_result(random_model_dir, groups, tmp_path):
+    results = []
+    for num_ranks, stage in ((1, 0), (2, 0), (2, 2)):
+        learner = start(random_model_dir, num_ranks, zero_stage=stage, max_tokens_per_micro_batch=300)
+        metrics = learner.update(groups, SETTINGS)
+        folder = tmp_path / f"{num_ranks}-{stage}"
+        folder.mkdir()
+        learner.save(folder)
+        results.append((metrics, moments(folder)))
+        learner.close()
+    (one, gradient), *others = results
+    for metrics, other_gradient in others:
+        for name in ("loss", "kl", "grad_norm", "entropy", "tokens"):
+            assert metrics[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6)
+        assert np.linalg.norm(other_gradient - gradient) / np.linalg.norm(gradient) < 1e-5
+    assert one["tokens"] == 5 * 17
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_life_of_a_learner(random_model_dir, groups, tmp_path):
+    learner = start(random_model_dir)
+    learner.update(groups, SETTINGS)
+    blob = learner.export_adapter(7)
+    assert (blob.version, blob.num_modules * 2) == (7, len(adapter_names(blob.safetensors)))
+    learner.save(tmp_path)
+    peft = PeftModel.from_pretrained(load_model(random_model_dir, dtype="float32"), tmp_path / "adapter")
+    assert set(adapter_tensors(peft, "default")) == adapter_names(blob.safetensors)
+
+    learner.update(groups, SETTINGS)
+    assert learner.export_adapter(8).sha256 != blob.sha256
+    learner.load(tmp_path)
+    assert learner.export_adapter(9).sha256 == blob.sha256
+    assert learner.probe([group.rollouts for group in groups], 0.9) > 0
+
+    odd = make_group(random_model_dir, 2, num_image_tokens=12)
+    with pytest.raises(ModelError, match="sample sample-2: the prompt has 12 image placeholders"):
+        learner.update([odd], SETTINGS)
+    masked = [make_group(random_model_dir, 1, valid=(False, False, False))]
+    assert learner.update(masked, SETTINGS)["tokens"] == 0
+    assert learner.export_adapter(10).sha256 == blob.sha256
+
+    os.kill(ray.get(learner._ranks[0].__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+    with pytest.raises(WorkerDiedError, match="waiting for the learner's update"):
+        learner.update(groups, SETTINGS)
+    learner.close()
+
+
+def adapter_names(blob):
+    from safetensors.torch import load
+
+    return set(load(blob))
+
+
+@pytest.mark.ray
+def test_waits_end_at_their_deadline(local_ray):
+    @ray.remote(num_cpus=0)
+    def sleep():
+        import time
+
+        time.sleep(30)
+
+    call = sleep.remote()
+    with pytest.raises(DeadlineError, match="waiting for the kettle: no answer within 0 s"):
+        _await([call], 0.2, "the kettle")
+    ray.cancel(call, force=True)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_room_that_never_comes_is_named(random_model_dir, local_ray):
+    with pytest.raises(DeadlineError, match=r"room for 2 learner ranks of \{'CPU': 64\}"):
+        LearnerGroup(
+            spec(random_model_dir),
+            num_ranks=2,
+            cpus_per_rank=64,
+            gpus_per_rank=0,
+            start_deadline_s=1,
+            step_deadline_s=1,
+        )

@@ -1,0 +1,269 @@
+"""One rank in this process: no Ray, the images as bytes."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from actors.learner import LearnerSpec, RankPass
+from actors.learner_rank import LearnerWorker
+from fxray.data.frame import Frame
+from fxray.errors import CheckpointError, DataError, ModelError
+from fxray.grammar.prompts import TEMPLATES
+from fxray.grpo.types import ImageRef, PromptGroup, Rollout, RolloutGroup, TrainingGroup, UpdateSettings
+from fxray.model.load import load_tokenizer
+from fxray.model.packed import pack
+from fxray.model.prompts import encode_prompt, render_prompt
+from fxray.schema import Annotation, Verdict
+
+SETTINGS = UpdateSettings(
+    learning_rate=1e-2,
+    temperature=0.9,
+    clip_low=0.2,
+    clip_high=0.2,
+    kl_beta=0.04,
+    loss_aggregation="answer",
+    importance_cap=0.0,
+    num_updates=1,
+    max_new_tokens=16,
+)
+
+
+def spec(model_dir, **changes):
+    values = {
+        "model_path": str(model_dir),
+        "dtype": "float32",
+        "min_pixels": 56 * 56,
+        "max_pixels": 112 * 112,
+        "lora_rank": 8,
+        "lora_alpha": 32.0,
+        "initial_adapter": None,
+        "seed": 0,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "zero_stage": 0,
+        "max_tokens_per_micro_batch": 400,
+        "gradient_checkpointing": False,
+        "threads": 1,
+    }
+    return LearnerSpec(**(values | changes))
+
+
+def make_group(model_dir, index, *, num_image_tokens=16, encoded=None, valid=(True, True, True)):
+    """A group of three random answers on a noise image of 112 x 112 px."""
+    rng = np.random.default_rng(index)
+    tokenizer = load_tokenizer(model_dir)
+    prompt = render_prompt(tokenizer, TEMPLATES[index % len(TEMPLATES)])
+    if encoded is None:
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (112, 112, 3), dtype=np.uint8)).save(buffer, "PNG")
+        encoded = buffer.getvalue()
+    answers = [rng.integers(20, 250, length).astype(np.int32) for length in (5, 9, 3)]
+    rollouts = tuple(Rollout(ids, np.full(len(ids), -5, np.float32), "", is_finished=True) for ids in answers)
+    group = PromptGroup(
+        group_id=f"alpha/0/{index}",
+        sample_id=f"sample-{index}",
+        image=ImageRef(encoded, len(encoded) if isinstance(encoded, bytes) else 0),
+        prompt=prompt,
+        annotation=Annotation(Verdict.REAL),
+        frame=Frame(112, 112, 112, 112),
+        seed=index,
+    )
+    ids = np.array(encode_prompt(tokenizer, prompt, num_image_tokens), np.int32)
+    advantages = np.where(valid, rng.normal(size=3), 0).astype(np.float32)
+    return TrainingGroup(RolloutGroup(group, ids, rollouts, 0), advantages, np.array(valid))
+
+
+def one_pass(*groups):
+    return [RankPass(tuple(groups), is_filler=False)]
+
+
+def start(model_dir, **changes):
+    worker = LearnerWorker(spec(model_dir, **changes), 0, 1)
+    worker.start("127.0.0.1", worker.find_address()[1], 60)
+    return worker
+
+
+@pytest.fixture(scope="module")
+def worker(random_model_dir):
+    return start(random_model_dir)
+
+
+@pytest.fixture(scope="module")
+def groups(random_model_dir):
+    return [make_group(random_model_dir, index) for index in range(4)]
+
+
+def weights(worker):
+    return worker.export_adapter()[0]
+
+
+def test_the_first_update_is_on_policy_and_at_the_reference(worker, groups, tmp_path):
+    worker.save(tmp_path)
+    sums = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
+    assert sums["tokens"] == 4 * 17
+    assert sums["ratio_max"] == 1
+    assert sums["clipped"] == 0
+    assert sums["kl"] == pytest.approx(0, abs=1e-5)
+    # On policy with ratio 1 the loss is minus the weighted advantages: their mean over answers, then groups.
+    assert sums["loss"] == pytest.approx(-np.mean([group.advantages_G.mean() for group in groups]), rel=1e-4)
+    assert sums["grad_norm"] > 0
+    assert {"seconds/preprocess", "seconds/reference", "seconds/forward", "seconds/backward", "seconds/step"} <= set(
+        sums
+    )
+    assert worker.update(one_pass(*groups), SETTINGS, num_groups=4)["kl"] > 1e-4
+    worker.load(tmp_path)
+
+
+def test_several_updates_on_a_batch_leave_the_old_policy_behind(worker, groups, tmp_path):
+    worker.save(tmp_path)
+    sums = worker.update(one_pass(*groups), replace(SETTINGS, num_updates=3), num_groups=4)
+    assert sums["tokens"] == 3 * 4 * 17
+    assert sums["ratio_max"] > 1.01
+    worker.load(tmp_path)
+
+
+def test_division_into_passes_does_not_matter(worker, groups, tmp_path):
+    worker.save(tmp_path)
+    worker.reset_optimizer()
+    whole = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
+    gradient = first_moments(worker)
+    worker.load(tmp_path)
+    worker.reset_optimizer()
+    filler = RankPass((groups[0],), is_filler=True)
+    passes = [*one_pass(groups[2], groups[0]), *one_pass(groups[3]), *one_pass(groups[1]), filler]
+    parts = worker.update(passes, SETTINGS, num_groups=4)
+    for name in ("loss", "tokens", "surprisal", "grad_norm"):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-4)
+    assert (first_moments(worker) - gradient).norm() / gradient.norm() < 1e-5
+    worker.load(tmp_path)
+
+
+def first_moments(worker):
+    """After the first step they are a tenth of the clipped gradient."""
+    state = worker._engine.optimizer_state()
+    return torch.cat([tensor.flatten() for name, tensor in state.items() if name.startswith("exp_avg.")])
+
+
+def test_a_masked_answer_is_as_if_it_were_not_there(worker, groups, random_model_dir, tmp_path):
+    masked = make_group(random_model_dir, 1, valid=(True, False, True))
+    rollouts = masked.rollouts.rollouts
+    without = TrainingGroup(
+        replace(masked.rollouts, rollouts=(rollouts[0], rollouts[2])),
+        masked.advantages_G[[0, 2]],
+        np.array([True, True]),
+    )
+    worker.save(tmp_path)
+    first = worker.update(one_pass(masked), SETTINGS, num_groups=1)
+    after_first = weights(worker)
+    worker.load(tmp_path)
+    second = worker.update(one_pass(without), SETTINGS, num_groups=1)
+    assert first["loss"] == second["loss"]
+    assert first["tokens"] == second["tokens"] == 5 + 3
+    assert weights(worker) == after_first
+    worker.load(tmp_path)
+
+
+def test_resume_is_bit_exact(worker, groups, random_model_dir, tmp_path):
+    worker.update(one_pass(*groups[:2]), SETTINGS, num_groups=2)
+    worker.set_reference()
+    worker.update(one_pass(*groups[2:]), SETTINGS, num_groups=2)
+    worker.save(tmp_path)
+    on = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
+    expected = weights(worker)
+    fresh = start(random_model_dir)
+    fresh.load(tmp_path)
+    resumed = fresh.update(one_pass(*groups), SETTINGS, num_groups=4)
+    assert weights(fresh) == expected
+    assert {name: value for name, value in resumed.items() if "seconds" not in name} == {
+        name: value for name, value in on.items() if "seconds" not in name
+    }
+    worker.load(tmp_path)
+    assert weights(worker) != expected
+
+
+def test_a_reset_optimizer_is_a_fresh_one(worker, groups, random_model_dir, tmp_path):
+    worker.update(one_pass(*groups), SETTINGS, num_groups=4)
+    worker.reset_optimizer()
+    worker.save(tmp_path)
+    worker.update(one_pass(*groups), SETTINGS, num_groups=4)
+    fresh = start(random_model_dir, initial_adapter=str(tmp_path / "adapter"))
+    fresh.load(tmp_path)
+    fresh.reset_optimizer()
+    fresh.update(one_pass(*groups), SETTINGS, num_groups=4)
+    assert weights(fresh) == weights(worker)
+
+
+def test_an_initial_adapter_is_policy_and_reference(worker, groups, random_model_dir, tmp_path):
+    worker.update(one_pass(*groups), SETTINGS, num_groups=4)
+    worker.save(tmp_path)
+    started = start(random_model_dir, initial_adapter=str(tmp_path / "adapter"), seed=9)
+    assert weights(started) == weights(worker)
+    assert started.update(one_pass(*groups), SETTINGS, num_groups=4)["kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_probe_finds_the_largest_difference(worker, groups):
+    passes = one_pass(*groups[:2])
+    shifts = iter([0.0, 0.0, 0.25, 0.0, 0.0, 0.0])
+    exact = []
+    for group in groups[:2]:
+        logprobs = _learner_logprobs(worker, group)
+        exact.append(_with_logprobs(group, [values + next(shifts) for values in logprobs]))
+    assert worker.probe(one_pass(*exact), 0.9) == pytest.approx(0.25, abs=1e-4)
+    assert worker.probe(passes, 0.9) > 0.25
+
+
+def _learner_logprobs(worker, group):
+    rows = worker._rows(RankPass((group,), is_filler=False))
+    with torch.no_grad():
+        flat = worker._engine(pack(worker._base, rows), 0.9).numpy()
+    return np.split(flat, np.cumsum([len(answer) for answer in rows[0].answers])[:-1])
+
+
+def _with_logprobs(group, logprobs):
+    rollouts = tuple(
+        replace(rollout, logprobs=values) for rollout, values in zip(group.rollouts.rollouts, logprobs, strict=True)
+    )
+    return replace(group, rollouts=replace(group.rollouts, rollouts=rollouts))
+
+
+def test_an_image_of_another_size_is_refused(worker, random_model_dir):
+    odd = make_group(random_model_dir, 2, num_image_tokens=12)
+    with pytest.raises(ModelError, match="sample sample-2: the prompt has 12 image placeholders"):
+        worker.update(one_pass(odd), SETTINGS, num_groups=1)
+
+
+def test_a_corrupt_image_is_named(worker, random_model_dir):
+    with pytest.raises(DataError, match="sample sample-3"):
+        worker.update(one_pass(make_group(random_model_dir, 3, encoded=b"not an image")), SETTINGS, num_groups=1)
+
+
+def test_a_sampled_vision_token_is_refused(worker, groups, random_model_dir):
+    token = load_tokenizer(random_model_dir).convert_tokens_to_ids("<|vision_start|>")
+    ids = groups[0].rollouts.rollouts[0].token_ids
+    before, ids[1] = ids[1], token
+    with pytest.raises(ModelError, match="answer 0 contains a vision token"):
+        worker.update(one_pass(groups[0]), SETTINGS, num_groups=1)
+    ids[1] = before
+
+
+def test_a_damaged_checkpoint_is_refused(worker, tmp_path):
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json"):
+        worker.load(tmp_path)
+    worker.save(tmp_path)
+    (tmp_path / "optimizer.safetensors").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors"):
+        worker.load(tmp_path)
+
+
+def test_gradient_checkpointing_changes_no_number(worker, groups, random_model_dir, tmp_path):
+    worker.save(tmp_path)
+    plain = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
+    thrifty = start(random_model_dir, gradient_checkpointing=True)
+    thrifty.load(tmp_path)
+    assert thrifty.update(one_pass(*groups), SETTINGS, num_groups=4)["grad_norm"] == pytest.approx(
+        plain["grad_norm"], rel=1e-5
+    )
