@@ -1,0 +1,119 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fxray import launch
+from fxray.cli.app import app
+from fxray.errors import CheckpointError, ConfigError, DataError, FxrayError
+from fxray.events import Note
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, FxrayError):
+        raise result.exception
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "synthetic"
+    rows = ["--num-train", 4, "--num-validation", 2, "--num-test", 8]
+    result = run("data", "synth", folder, *rows, "--size-px", 112, "--seed", 3)
+    assert result.stdout == f"{folder}\n"
+    return folder
+
+
+def perfect_answers(data, path):
+    from fxray.data.dataset import Dataset
+
+    with path.open("w") as file:
+        for sample in Dataset.open(data).samples:
+            truth = sample.annotation
+            regions = [{"box": list(region.box), "caption": region.caption} for region in truth.regions]
+            row = {
+                "sample_id": sample.sample_id,
+                "verdict": truth.verdict,
+                "regions": regions,
+                "tags": list(truth.tags),
+            }
+            file.write(json.dumps(row) + "\n")
+
+
+def test_synthetic_data_comes_in_three_splits(datasets):
+    assert {path.name for path in datasets.glob("*.parquet")} == {"train.parquet", "validation.parquet", "test.parquet"}
+
+
+def test_foreign_predictions_are_scored_by_the_same_code(datasets, tmp_path):
+    predictions = tmp_path / "theirs.jsonl"
+    perfect_answers(datasets / "test.parquet", predictions)
+    shown = run("evaluate", "--predictions", predictions, "--data", datasets / "test.parquet")
+    assert "1.000" in shown.stdout
+    assert "synthetic" in shown.stdout.lower()
+    numbers = json.loads(
+        run("evaluate", "--predictions", predictions, "--data", datasets / "test.parquet", "--json").stdout
+    )
+    assert (numbers["num_real"], numbers["num_generated"], numbers["is_synthetic"]) == (4, 4, True)
+    assert numbers["overall"]["accuracy"]["value"] == 1
+
+
+def test_predictions_of_other_samples_are_refused(datasets, tmp_path):
+    predictions = tmp_path / "theirs.jsonl"
+    perfect_answers(datasets / "train.parquet", predictions)
+    with pytest.raises(DataError):
+        run("evaluate", "--predictions", predictions, "--data", datasets / "test.parquet")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "--data", "x.parquet"],
+        ["evaluate", "--data", "x.parquet", "--config", "tiny", "--predictions", "y.jsonl"],
+        ["evaluate", "--predictions", "y.jsonl"],
+        ["detect", "x.png"],
+        ["detect", "x.png", "--config", "tiny", "--run-dir", "runs/demo"],
+        ["data", "synth", "out", "--size-px", "3"],
+    ],
+)
+def test_arguments_that_do_not_go_together_are_wrong_usage(arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="not a run directory"):
+        run("detect", "x.png", "--run-dir", tmp_path)
+    with pytest.raises(FxrayError):
+        run("report", tmp_path)
+
+
+def test_a_users_reward_that_cannot_be_imported_is_found_before_the_run():
+    with pytest.raises(ConfigError, match="no_such_module"):
+        run("config", "check", "-c", "tiny", "-s", "reward.functions=[{path: 'no_such_module:f'}]")
+
+
+@pytest.mark.parametrize(
+    ("command", "function", "extra"),
+    [("train", "train", []), ("sft", "run_sft_phase", []), ("grpo", "run_grpo_stage", ["--stage", "beta"])],
+)
+def test_training_commands_hand_configuration_folder_and_listener_on(command, function, extra, monkeypatch, tmp_path):
+    got = []
+
+    def stand_in(config, run_dir, *rest):
+        got.extend([config.seed, run_dir, *rest[:-1]])
+        rest[-1](Note("under way"))
+        return run_dir / "result"
+
+    monkeypatch.setattr(launch, function, stand_in)
+    result = run(command, "-c", "tiny", "-s", "seed=5", "-d", tmp_path, *extra)
+    assert got == [5, tmp_path, *extra[1:]]
+    assert result.stdout == f"{tmp_path / 'result'}\n"
+    assert "under way" in result.stderr
+
+
+def test_the_run_folder_is_named_after_the_configuration(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "train", lambda config, run_dir, on_event: run_dir)
+    (tmp_path / "mine.yaml").write_text("extends: tiny\n")
+    assert run("train", "-c", "mine.yaml").stdout.strip() == "runs/mine"
