@@ -38,11 +38,10 @@ class ImageStore:
 
     def __init__(self, path: Path) -> None:
         self._dataset = Dataset.open(path)
-        self._held: dict[bytes, ray.ObjectRef] = {}
         self._good: set[int] = set()
 
     def put(self, rows: Sequence[int]) -> tuple[dict[int, ImageRef], list[BadImage]]:
-        """Puts the images of rows into the object store; images of earlier calls are let go.
+        """Puts the images of rows into the object store, where they stay while someone holds their references.
 
         Args:
             rows: Row numbers. Rows with equal images share one reference.
@@ -52,7 +51,7 @@ class ImageStore:
         """
         images: dict[int, ImageRef] = {}
         bad = []
-        held: dict[bytes, ray.ObjectRef] = {}
+        put: dict[bytes, ray.ObjectRef] = {}
         for row in dict.fromkeys(rows):
             try:
                 content = self._read(row)
@@ -60,10 +59,9 @@ class ImageStore:
                 bad.append(BadImage(row, self._dataset.samples[row].sample_id, str(error)))
                 continue
             key = hashlib.sha256(content).digest()
-            if key not in held:
-                held[key] = self._held.get(key) or ray.put(content)
-            images[row] = ImageRef(held[key], len(content))
-        self._held = held
+            if key not in put:
+                put[key] = ray.put(content)
+            images[row] = ImageRef(put[key], len(content))
         return images, bad
 
     def _read(self, row: int) -> bytes:

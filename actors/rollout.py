@@ -237,6 +237,8 @@ class RolloutPool:
             self._replace(errand, error)
             return
         except RayTaskError as error:
+            if errand.batch is not None:  # the request was at fault, the worker is sound
+                self._continue(errand.worker)
             raise (error.cause if isinstance(error.cause, FxrayError) else error) from None
         if errand.batch is not None:
             self._collect(errand, errand.batch, result)

@@ -1,0 +1,194 @@
+"""An engine in a process of its own, on a model that would love to sample what is forbidden, and its twin in PEFT."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+
+from fxray.engine.engine import Answers, Engine, Question
+from fxray.engine.settings import EngineSettings
+from fxray.grammar.prompts import TEMPLATES
+from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, SamplingSettings
+
+MIN_PIXELS, MAX_PIXELS = 56 * 56, 112 * 112
+RANK = 8
+
+
+class EngineUnderTest(Engine):
+    def sync_by(self, how: str) -> None:
+        self._settings = replace(self._settings, sync=how)
+
+    def acknowledge_only(self, blob: AdapterBlob) -> Any:
+        proof = self.load_adapter(blob)
+        self.use_base_model()
+        return proof
+
+
+@pytest.fixture(scope="module")
+def settings(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineSettings:
+    """Settings for a copy of the random model in which forbidden tokens have thirtyfold embeddings, hence logits."""
+    from fxray.model.load import load_model, load_tokenizer
+
+    folder = tmp_path_factory.mktemp("hostile")
+    tokenizer = load_tokenizer(random_model_dir)
+    model = load_model(random_model_dir, dtype="float32")
+    rows = tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS))
+    model.get_input_embeddings().weight.data[rows] *= 30
+    model.save_pretrained(folder)
+    for file in random_model_dir.iterdir():
+        if not (folder / file.name).exists():
+            (folder / file.name).write_bytes(file.read_bytes())
+    return EngineSettings(
+        model_path=folder,
+        dtype="float32",
+        min_pixels=MIN_PIXELS,
+        max_pixels=MAX_PIXELS,
+        lora_rank=RANK,
+        max_num_seqs=16,
+        max_model_len=256,
+        block_size=32,
+        kv_cache_bytes=32 * 2**20,
+        gpu_memory_utilization=0.5,
+        num_gpus=0,
+        enforce_eager=True,
+        threads=1,
+        sync="bytes",
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def engine(settings: EngineSettings) -> Iterator[Callable[..., Any]]:
+    """Calls a method of an engine that lives in an actor: `engine("generate", questions, sampling)`."""
+    with tempfile.TemporaryDirectory(prefix="fx-", dir="/tmp") as folder:
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, _temp_dir=folder
+        )
+        actor = ray.remote(EngineUnderTest).options(num_cpus=1).remote(settings)
+        yield lambda method, *args: ray.get(getattr(actor, method).remote(*args), timeout=280)
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def twin(settings: EngineSettings) -> "Twin":
+    return Twin(settings)
+
+
+class Twin:
+    """The same model in transformers and PEFT, one answer at a time."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        from fxray.model.adapter import POLICY, attach_adapter
+        from fxray.model.load import load_image_processor, load_model, load_tokenizer
+
+        self.name = POLICY
+        self.tokenizer = load_tokenizer(settings.model_path)
+        self.image_processor = load_image_processor(settings.model_path, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+        model = load_model(settings.model_path, dtype="float32")
+        self.image_token_id = model.config.image_token_id
+        self.model = attach_adapter(model, rank=RANK, alpha=2 * RANK, dropout=0, seed=0).eval()
+        self.forbidden = self.tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS))
+
+    def questions(self, *seeds: int) -> list[Question]:
+        from fxray.model.prompts import render_prompt
+
+        rng = np.random.default_rng(0)
+        sizes = [(112, 112), (168, 168), (300, 90)]
+        images = [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for w, h in sizes]
+        return [
+            Question(render_prompt(self.tokenizer, TEMPLATES[i % 9]), images[i % 3], seed, f"sample-{i}")
+            for i, seed in enumerate(seeds)
+        ]
+
+    def randomise(self, seed: int) -> None:
+        """Gives both halves of the adapter random weights, far from the base."""
+        import torch
+
+        from fxray.model.adapter import adapter_parameters
+
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in adapter_parameters(self.model, self.name).values():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+
+    def blob(self, version: int, **changes: Any) -> AdapterBlob:
+        from fxray.model.adapter import adapter_bytes, adapter_parameters
+
+        content, config = adapter_bytes(self.model, self.name)
+        content = changes.get("content", content)
+        num_modules = len(adapter_parameters(self.model, self.name)) // 2
+        return AdapterBlob(version, content, config, hashlib.sha256(content).hexdigest(), num_modules)
+
+    def logits(self, question: Question, answers: Answers, index: int, *, with_adapter: bool) -> Any:
+        """Logits [R, V] before each token of an answer, forbidden ones included."""
+        import contextlib
+
+        import torch
+
+        from fxray.model.prompts import count_image_tokens, encode_prompt, preprocess
+
+        pixel_values, grid = preprocess(self.image_processor, [question.image])
+        prompt = encode_prompt(self.tokenizer, question.prompt, count_image_tokens(grid, 2)[0])
+        assert answers.prompt_token_ids.tolist() == prompt
+        ids = torch.tensor([[*prompt, *answers.rollouts[index].token_ids.tolist()]])
+        with torch.no_grad(), contextlib.nullcontext() if with_adapter else self.model.disable_adapter():
+            logits = self.model(
+                input_ids=ids,
+                pixel_values=pixel_values,
+                image_grid_thw=grid,
+                mm_token_type_ids=(ids == self.image_token_id).int(),
+            ).logits[0]
+        return logits[len(prompt) - 1 : -1]
+
+    def gap_nats(
+        self, questions: list[Question], drawn: list[Answers], sampling: SamplingSettings, *, with_adapter: bool
+    ) -> float:
+        """Largest |difference| between the sampler's log-probabilities and the twin's."""
+        import torch
+
+        worst = 0.0
+        for question, answers in zip(questions, drawn, strict=True):
+            for index, rollout in enumerate(answers.rollouts):
+                logits = self.logits(question, answers, index, with_adapter=with_adapter)
+                logits[:, self.forbidden] = -torch.inf
+                ids = torch.tensor(rollout.token_ids.tolist())[:, None]
+                logprobs = (logits / sampling.temperature).log_softmax(-1).gather(1, ids)[:, 0]
+                worst = max(worst, float((logprobs - torch.tensor(rollout.logprobs.tolist())).abs().max()))
+        return worst
+
+
+@pytest.fixture
+def damage(twin: Twin) -> SimpleNamespace:
+    """Adapters that must never be sampled from; each with a checksum of its own."""
+    from safetensors.torch import load, save
+
+    def changed(change: Callable[[dict[str, Any]], dict[str, Any]]) -> AdapterBlob:
+        tensors = change(load(twin.blob(9).safetensors))
+        return twin.blob(9, content=save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+    def without_last(tensors: dict[str, Any]) -> dict[str, Any]:
+        return dict(sorted(tensors.items())[:-1])
+
+    good = twin.blob(9)
+    flipped = bytearray(good.safetensors)
+    flipped[-1000] ^= 1
+    return SimpleNamespace(
+        corrupted=replace(good, safetensors=bytes(flipped)),
+        cut_on_the_way=replace(good, safetensors=good.safetensors[:-100]),
+        cut_by_the_learner=twin.blob(9, content=good.safetensors[:-100]),
+        empty=changed(lambda _: {}),
+        misnamed=changed(lambda tensors: {name.replace("visual", "vision"): t for name, t in tensors.items()}),
+        halved=changed(without_last),
+        thinner=changed(lambda tensors: {n: t[:4] if "lora_A" in n else t[:, :4] for n, t in tensors.items()}),
+        not_finite=changed(lambda tensors: {name: tensor / 0 for name, tensor in tensors.items()}),
+        fewer=changed(lambda tensors: {name: t for name, t in tensors.items() if ".visual." not in name}),
+        full_weights=changed(lambda tensors: {"lm_head.weight": next(iter(tensors.values()))}),
+    )

@@ -1,0 +1,37 @@
+import os
+import sys
+from types import ModuleType
+
+import pytest
+
+from fxray.engine.environment import is_cpu_build, prepare_environment
+from fxray.errors import ResourceError
+
+
+@pytest.fixture(autouse=True)
+def untouched_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+
+def test_an_engine_is_refused_where_vllm_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+    os.environ.pop("HF_HUB_OFFLINE", None)
+    with pytest.raises(ResourceError, match="vLLM was imported before HF_HUB_OFFLINE was set"):
+        prepare_environment(threads=1)
+
+
+def test_a_second_engine_finds_the_environment_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+    os.environ |= {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "7",
+    }
+    prepare_environment(threads=3)
+    if is_cpu_build():
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+        assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
