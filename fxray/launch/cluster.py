@@ -46,7 +46,7 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
                 _temp_dir=temp_dir,
                 _node_ip_address="127.0.0.1",
             )
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones here
         raise ResourceError(
             f"Ray cannot be {'joined' if address else 'started'}: {error}",
             where=f"ray.address {address}" if address else "local Ray",
