@@ -136,9 +136,8 @@ def encode(pixels: Pixels) -> bytes:
 
 def _draw_box(rng: np.random.Generator, taken: list[Box], size_px: int, largest_frac: float) -> Box | None:
     """A box of whole pixels with a gap to all `taken` ones, or None where the draw hit one of them."""
-    width, height = (
-        int(side) for side in rng.integers(*(round(f * size_px) for f in (SMALLEST_SIDE_FRAC, largest_frac)), 2)
-    )
+    shortest, longest = round(SMALLEST_SIDE_FRAC * size_px), round(largest_frac * size_px)
+    width, height = (int(side) for side in rng.integers(shortest, longest, 2))
     x, y = int(rng.integers(0, size_px - width + 1)), int(rng.integers(0, size_px - height + 1))
     gap = round(GAP_FRAC * size_px)
     for box in taken:

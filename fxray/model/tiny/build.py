@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import distributed
@@ -104,7 +103,7 @@ def _train(
 
 
 def _write_card(recipe: Recipe, ability: Ability, num_parameters: int, seconds: float) -> str:
-    template = cast(str, resources.files(__package__).joinpath("card.md").read_text())
+    template = resources.files(__package__).joinpath("card.md").read_text()
     return template.format(
         recipe=recipe, ability=ability, millions=num_parameters / 1e6, minutes=seconds / 60, torch=torch.__version__
     )

@@ -82,7 +82,8 @@ def train_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=whole,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        extra_special_tokens={
+        additional_special_tokens=list(SPECIAL_TOKENS),
+        model_specific_special_tokens={
             "image_token": "<|image_pad|>",
             "video_token": "<|video_pad|>",
             "vision_bos_token": "<|vision_start|>",

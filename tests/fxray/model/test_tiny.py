@@ -132,9 +132,9 @@ def _hidden_by_transformers(
 
 
 def test_cells_say_what_covers_them(tokenizer: PreTrainedTokenizerFast) -> None:
-    batch = GroundingBatches(tokenizer, seed=4, images_per_batch=8).draw(0)
-    rng = np.random.default_rng((4, 0))
-    rng.random()
+    batch = GroundingBatches(tokenizer, seed=3, images_per_batch=8).draw(0)
+    rng = np.random.default_rng((3, 0))
+    assert rng.random() < 0.75
     assert batch.grid == (4, 4)
     scene = draw_scene(rng, 4 * CELL_PX, 4 * CELL_PX)
     covered = np.zeros((112, 112), np.float32)
