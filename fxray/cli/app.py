@@ -15,7 +15,6 @@ from fxray.errors import FxrayError
 
 app = typer.Typer(
     name="fxray",
-    help="Train, evaluate and use a detector that says whether, where and why an image looks generated.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
