@@ -9,7 +9,7 @@ weights as one that never did.
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray.train
@@ -42,11 +42,16 @@ def run_rank(settings: SftSettings, attempt_dir: Path, start_from: Path | None) 
     """
     context = ray.train.get_context()
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    trainer = Trainer(settings, attempt_dir, rank=context.get_world_rank(), device=get_device())
+    trainer = Trainer(settings, attempt_dir, rank=context.get_world_rank(), device=get_device(), report=_report)
     reported = ray.train.get_checkpoint()
     if newest := Path(reported.path) if reported else start_from:
         trainer.restore(newest)
     trainer.run()
+
+
+def _report(state: SftState, folder: Path) -> None:
+    mode = CheckpointUploadMode.NO_UPLOAD
+    ray.train.report({"step": state.step}, checkpoint=Checkpoint(str(folder)), checkpoint_upload_mode=mode)
 
 
 class Trainer:
@@ -57,10 +62,19 @@ class Trainer:
         attempt_dir: Folder for checkpoints and progress.
         rank: Of this worker.
         device: Where it computes.
+        report: Told of each checkpoint, on every rank.
     """
 
-    def __init__(self, settings: SftSettings, attempt_dir: Path, *, rank: int, device: torch.device) -> None:
-        self._settings, self._attempt_dir, self._rank = settings, attempt_dir, rank
+    def __init__(
+        self,
+        settings: SftSettings,
+        attempt_dir: Path,
+        *,
+        rank: int,
+        device: torch.device,
+        report: Callable[[SftState, Path], None],
+    ) -> None:
+        self._settings, self._attempt_dir, self._rank, self._report = settings, attempt_dir, rank, report
         num_ranks = dist.get_world_size()
         path = resolve_model_path(settings.model_path)
         dataset = Dataset.open(Path(settings.dataset_path))
@@ -128,7 +142,7 @@ class Trainer:
             logprobs_R = self._engine(pack(self._base, [example.row for example in chunk]), 1.0)
             share = -(logprobs_R * weight_R.to(logprobs_R.device)).sum() / max(1.0, num_learnt)
             self._engine.backward(share, is_last=chunk is chunks[-1])
-            loss += float(share)
+            loss += share.item()
         norm = self._engine.step(rate)
         (loss,) = self._sum_over_ranks(loss)
         return {
@@ -150,21 +164,18 @@ class Trainer:
                 file.write(json.dumps(record) + "\n")
 
     def _save(self, step: int) -> None:
-        """Writes a checkpoint aside, renames it, and reports it to Ray Train; all ranks together."""
+        """Writes a checkpoint aside, renames and reports it; all ranks together."""
         folder = self._attempt_dir / f"step-{step:06d}"
         optimizer_state = self._engine.optimizer_state()
-        corrupt_rows = self._gather_corrupt_rows()
+        state = SftState(step, self._num_steps, self._gather_corrupt_rows())
         with self._engine.whole(self._adapter):
             if self._rank == 0:
                 with atomic_dir(folder) as aside:
                     save_adapter(self._model, aside / checkpoint.ADAPTER_DIR)
                     save_file(optimizer_state, aside / checkpoint.OPTIMIZER_FILE)
-                    checkpoint.write_state(aside, SftState(step, self._num_steps, corrupt_rows), self._settings)
-        ray.train.report(
-            {"step": step},
-            checkpoint=Checkpoint(str(folder)) if self._rank == 0 else None,
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
+                    checkpoint.write_state(aside, state, self._settings)
+        dist.barrier()
+        self._report(state, folder)
 
     def _gather_corrupt_rows(self) -> dict[int, str]:
         per_rank: list[dict[int, str]] = [{} for _ in range(dist.get_world_size())]

@@ -1,0 +1,191 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from fxray.data.dataset import Dataset
+from fxray.data.order import rows_of_step
+from fxray.errors import DataError, DeadlineError
+from fxray.model.adapter import attach_adapter
+from fxray.model.load import load_image_processor, load_model, load_tokenizer
+from fxray.model.packed import PackedPolicy, pack
+from fxray.sft import batches
+from fxray.sft.batches import ExampleReader, read_ahead, token_weights
+from fxray.sft.settings import SftSettings
+
+
+def make_reader(settings: SftSettings, *, rank: int = 0, num_ranks: int = 1) -> ExampleReader:
+    path = Path(settings.model_path)
+    processor = load_image_processor(path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    dataset = Dataset.open(Path(settings.dataset_path))
+    return ExampleReader(settings, dataset, load_tokenizer(path), processor, rank=rank, num_ranks=num_ranks)
+
+
+def plain_loss(model: PeftModel, reader: ExampleReader, step: int, pad_token_id: int) -> tuple[torch.Tensor, list[int]]:
+    """The textbook form: padded rows, -100 on everything but the answer. Also the number of learnt tokens a row."""
+    base = model.get_base_model()
+    examples = reader.read(step)
+    sequences = [torch.tensor([*e.row.prompt_token_ids.tolist(), *e.row.answers[0].tolist()]) for e in examples]
+    input_ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_token_id)
+    labels = torch.full_like(input_ids, -100)
+    for row, example in enumerate(examples):
+        start, end = len(example.row.prompt_token_ids), len(sequences[row])
+        labels[row, start:end] = input_ids[row, start:end]
+    is_token = torch.stack([torch.arange(input_ids.shape[1]) < len(sequence) for sequence in sequences])
+    logits = base(
+        input_ids=input_ids,
+        attention_mask=is_token.long(),
+        mm_token_type_ids=(input_ids == base.config.image_token_id).long(),
+        pixel_values=torch.cat([e.row.pixel_values for e in examples]),
+        image_grid_thw=torch.stack([e.row.grid_thw for e in examples]),
+    ).logits
+    loss = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+    )
+    return loss, (labels != -100).sum(1).tolist()
+
+
+def test_loss_is_on_the_answers_tokens_alone(settings: SftSettings) -> None:
+    reader = make_reader(settings)
+    tokenizer = load_tokenizer(Path(settings.model_path))
+
+    examples = reader.read(0)
+    base = load_model(Path(settings.model_path), dtype="float32")
+    packed = pack(base, [example.row for example in examples])
+
+    texts = [tokenizer.decode(example.row.answers[0]) for example in examples]
+    assert all(text.startswith("<think>\n") and text.endswith("</verdict><|im_end|>") for text in texts)
+    assert tokenizer.decode(packed.target_R) == "".join(texts)
+    # Each target is predicted from the token before it, the first one from the end of the prompt.
+    assert torch.equal(packed.input_ids_T[packed.predictor_R + 1], packed.target_R)
+    for example in examples:
+        prompt = tokenizer.decode(example.row.prompt_token_ids)
+        assert prompt.endswith("<|im_start|>assistant\n")
+        assert "<think>" not in prompt
+
+
+def test_loss_and_gradient_equal_the_textbook_form(settings: SftSettings) -> None:
+    reader = make_reader(settings)
+    base = load_model(Path(settings.model_path), dtype="float32")
+    model = attach_adapter(base, rank=8, alpha=32, dropout=0.0, seed=1)
+    adapter = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapter:
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    pad_token_id = int(load_tokenizer(Path(settings.model_path)).pad_token_id)
+
+    expected, num_learnt = plain_loss(model, reader, 0, pad_token_id)
+    expected_gradient = torch.autograd.grad(expected, adapter)
+    examples = reader.read(0)
+    logprobs_R = PackedPolicy(model)(pack(base, [example.row for example in examples]), 1.0)
+    loss = -(logprobs_R * token_weights(examples)).sum()
+    gradient = torch.autograd.grad(loss, adapter)
+
+    assert [len(example.row.answers[0]) for example in examples] == num_learnt
+    # The policy leaves the two vision placeholders out of its vocabulary: ~ln(1 + 2 / 900) a token untrained.
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
+    for got, wanted in zip(gradient, expected_gradient, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0.05, atol=0.02 * float(wanted.abs().max()))
+
+
+def test_the_ranks_share_every_step_without_overlap(settings: SftSettings) -> None:
+    whole, first, second = (
+        make_reader(settings),
+        make_reader(settings, rank=0, num_ranks=2),
+        make_reader(settings, rank=1, num_ranks=2),
+    )
+
+    for step in (0, 5, 6):
+        ids = [example.row.sample_id for example in whole.read(step)]
+        shares = [example.row.sample_id for reader in (first, second) for example in reader.read(step)]
+        assert ids == shares
+        rows = rows_of_step(settings.seed, "sft", num_rows=24, batch_size=4, step=step)
+        assert ids == [f"sample-{row}" for _, row in rows]
+
+
+def test_templates_change_from_epoch_to_epoch_and_are_the_same_on_every_reader(settings: SftSettings) -> None:
+    def prompts(reader: ExampleReader, steps: range) -> dict[str, tuple[int, ...]]:
+        examples = [example for step in steps for example in reader.read(step)]
+        return {example.row.sample_id: tuple(example.row.prompt_token_ids.tolist()) for example in examples}
+
+    reader = make_reader(settings)
+    first_epoch, second_epoch = prompts(reader, range(6)), prompts(reader, range(6, 12))
+
+    assert first_epoch.keys() == second_epoch.keys()
+    assert len(first_epoch) == 24
+    assert first_epoch == prompts(make_reader(settings), range(6))
+    assert sum(first_epoch[name] != second_epoch[name] for name in first_epoch) > 12
+
+
+def test_a_corrupt_image_stops_the_job_and_names_its_row(settings: SftSettings, corrupt_dataset_path: Path) -> None:
+    reader = make_reader(replace(settings, dataset_path=str(corrupt_dataset_path), batch_size=8))
+
+    with pytest.raises(DataError, match="row 2, sample sample-2"):
+        reader.read(0)
+
+
+def test_a_skipped_image_is_counted_and_weighs_nothing(settings: SftSettings, corrupt_dataset_path: Path) -> None:
+    settings = replace(settings, dataset_path=str(corrupt_dataset_path), batch_size=8, on_corrupt_image="skip")
+    reader = make_reader(settings)
+
+    examples = reader.read(0)
+
+    assert [example.row.sample_id for example in examples if not example.is_learnt] == ["sample-2"]
+    assert list(reader.corrupt_rows) == [2]
+    assert "sample-2" in reader.corrupt_rows[2]
+    expected = [
+        weight
+        for example in examples
+        for weight in [0.0 if example.row.sample_id == "sample-2" else 1.0] * len(example.row.answers[0])
+    ]
+    assert token_weights(examples).tolist() == expected
+
+
+def test_a_cached_image_is_the_image(settings: SftSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached, again = make_reader(settings), make_reader(settings)
+    first = cached.read(0)
+    monkeypatch.setattr(again, "_dataset", None)  # nothing can be read any more
+    monkeypatch.setattr(cached._dataset, "image_bytes", None)
+
+    for before, after in zip(first, cached.read(0), strict=True):
+        assert torch.equal(before.row.pixel_values, after.row.pixel_values)
+        assert torch.equal(before.row.grid_thw, after.row.grid_thw)
+
+
+def test_reading_ahead_keeps_the_order_and_stays_ahead() -> None:
+    seen: list[int] = []
+
+    def read(step: int) -> int:
+        seen.append(step)
+        return step * step
+
+    results = read_ahead(read, range(3, 9))
+    assert next(results) == 9
+    deadline_s = time.monotonic() + 5
+    while len(seen) < 3 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+
+    assert seen == [3, 4, 5]
+    assert list(results) == [16, 25, 36, 49, 64]
+    assert list(read_ahead(read, range(4, 4))) == []
+
+
+def test_what_a_read_raises_reaches_the_training() -> None:
+    def read(step: int) -> int:
+        if step == 2:
+            raise DataError("no such row")
+        return step
+
+    with pytest.raises(DataError, match="no such row"):
+        list(read_ahead(read, range(4)))
+
+
+def test_a_read_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "READ_DEADLINE_S", 0.05)
+
+    with pytest.raises(DeadlineError, match="samples of step 0"):
+        next(read_ahead(lambda _: time.sleep(1), range(1)))

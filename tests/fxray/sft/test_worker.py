@@ -1,0 +1,140 @@
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from fxray.errors import CheckpointError
+from fxray.sft.checkpoint import latest, read_state
+from fxray.sft.settings import SftSettings
+from fxray.sft.worker import Trainer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def single_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A process group of this process alone, without a socket; DeepSpeed adopts it."""
+    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+            patch.setenv(name, value)
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        yield
+        dist.destroy_process_group()
+
+
+def train(settings: SftSettings, folder: Path, start_from: Path | None = None) -> dict[str, torch.Tensor]:
+    """Runs a rank to its end; returns the adapter."""
+    folder.mkdir(parents=True)
+    trainer = Trainer(settings, folder, rank=0, device=torch.device("cpu"), report=lambda *_: None)
+    if start_from:
+        trainer.restore(start_from)
+    trainer.run()
+    newest = latest(folder.parent)
+    assert newest is not None
+    return load_file(newest / "adapter" / "adapter_model.safetensors")
+
+
+def losses(folder: Path) -> dict[int, float]:
+    records = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+    return {record["step"]: record["metrics"]["loss"] for record in records if "step" in record}
+
+
+def test_tower_projector_and_language_model_all_learn(single_rank: None, settings: SftSettings, tmp_path: Path) -> None:
+    start = train(replace(settings, max_steps=1, learning_rate=1e-30), tmp_path / "start" / "a")
+    end = train(replace(settings, max_steps=3), tmp_path / "end" / "a")
+
+    unmoved = [name for name in end if torch.equal(end[name], start[name])]
+    assert unmoved == []
+    # Rank and scale apart, LoRA sits on all linear layers but the head: 4 x (qkv, proj, gate, up, down) in the tower,
+    # two in the projector, 4 x (q, k, v, o, gate, up, down) in the language model, each with two matrices.
+    prefix = "base_model.model.model."
+    counts = [
+        sum(name.startswith(prefix + part) for name in end)
+        for part in ("visual.blocks", "visual.merger", "language_model")
+    ]
+    assert counts == [2 * 4 * 5, 2 * 2, 2 * 4 * 7]
+    assert len(end) == sum(counts)
+
+
+def test_a_job_that_is_continued_ends_with_the_weights_of_one_that_never_stopped(
+    single_rank: None, settings: SftSettings, tmp_path: Path
+) -> None:
+    whole = train(settings, tmp_path / "whole" / "a")
+    folder = tmp_path / "parts" / "a"
+    folder.mkdir(parents=True)
+    trainer = Trainer(settings, folder, rank=0, device=torch.device("cpu"), report=lambda *_: None)
+    learn = trainer._learn
+
+    def die_in_the_fourth_step(step: int, examples: object) -> dict[str, float]:
+        if step == 3:
+            raise KeyboardInterrupt
+        return learn(step, examples)
+
+    trainer._learn = die_in_the_fourth_step
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    newest = latest(folder.parent)
+    assert newest is not None
+    assert newest.name == "step-000002"
+    parts = train(settings, tmp_path / "parts" / "b", start_from=newest)
+
+    assert parts.keys() == whole.keys()
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    whole_losses = losses(tmp_path / "whole" / "a")
+    assert list(whole_losses) == [1, 2, 3, 4, 5, 6]
+    assert whole_losses == losses(folder) | losses(tmp_path / "parts" / "b")
+    assert list(losses(tmp_path / "parts" / "b")) == [3, 4, 5, 6]
+
+
+def test_micro_batches_and_zero_stages_do_not_change_what_is_learnt(
+    single_rank: None, settings: SftSettings, tmp_path: Path
+) -> None:
+    settings = replace(settings, lora_dropout=0.0, max_steps=3)
+    whole = train(replace(settings, micro_batch_size=4), tmp_path / "whole" / "a")
+
+    for name, other in {
+        "micro": replace(settings, micro_batch_size=1),
+        "zero": replace(settings, micro_batch_size=2, zero_stage=2),
+    }.items():
+        parts = train(other, tmp_path / name / "a")
+        for key in whole:
+            torch.testing.assert_close(parts[key], whole[key], rtol=1e-3, atol=2e-4)
+
+
+def test_the_loss_falls(single_rank: None, settings: SftSettings, tmp_path: Path) -> None:
+    train(replace(settings, max_steps=24, epochs=9, lora_dropout=0.0), tmp_path / "a")
+
+    by_step = losses(tmp_path / "a")
+    assert by_step[24] < by_step[1] - 0.4  # the frozen head of an untrained model leaves little more to win
+
+
+def test_a_skipped_image_is_in_the_checkpoint_and_out_of_the_loss(
+    single_rank: None, settings: SftSettings, corrupt_dataset_path: Path, tmp_path: Path
+) -> None:
+    settings = replace(
+        settings, dataset_path=str(corrupt_dataset_path), on_corrupt_image="skip", batch_size=8, max_steps=2, epochs=2
+    )
+
+    train(settings, tmp_path / "a")
+
+    newest = latest(tmp_path)
+    assert newest is not None
+    state = read_state(newest, settings)
+    assert list(state.corrupt_rows) == [2]
+    records = [json.loads(line) for line in (tmp_path / "a" / "progress.jsonl").read_text().splitlines()]
+    assert [record["metrics"]["num_skipped"] for record in records if "step" in record] == [1, 1]
+
+
+def test_an_optimizer_file_of_another_rank_is_refused(single_rank: None, settings: SftSettings, tmp_path: Path) -> None:
+    train(replace(settings, max_steps=1), tmp_path / "a" / "a")
+    newest = latest(tmp_path / "a")
+    assert newest is not None
+
+    with pytest.raises(CheckpointError, match="other values of lora_rank"):
+        train(replace(settings, max_steps=1, lora_rank=16), tmp_path / "b" / "a", start_from=newest)
