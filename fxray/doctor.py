@@ -28,6 +28,7 @@ MIN_SHARED_MIB = 512
 MIN_MEMORY_GIB = 8
 MIN_DISK_GIB = 5
 SHARED_MEMORY = Path("/dev/shm")
+RAY_REMEDY = "end what loads this machine and try again; Ray's logs lie in the folder for temporary files"
 
 
 class Level(StrEnum):
@@ -166,11 +167,11 @@ def _ray() -> Iterator[Finding]:
     try:
         num_cpus = _start_ray()
     except FxrayError as error:
-        yield Finding(Level.FAIL, "Ray", error.message, error.remedy)
+        remedy = RAY_REMEDY if "fxray doctor" in error.remedy else error.remedy
+        yield Finding(Level.FAIL, "Ray", error.message, remedy)
         return
     except Exception as error:  # noqa: BLE001 - other processes are started here, and Ray raises bare Exceptions
-        remedy = "end other programs and try again; Ray's own logs lie in the folder for temporary files"
-        yield Finding(Level.FAIL, "Ray", f"{type(error).__name__}: {error}", remedy)
+        yield Finding(Level.FAIL, "Ray", f"{type(error).__name__}: {error}", RAY_REMEDY)
         return
     yield Finding(Level.OK, "Ray", f"starts and runs a task; {num_cpus:.0f} processors")
 
