@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long one example takes says more about what else the machine does than about the code.
+hypothesis.settings.register_profile("fxray", deadline=None)
+hypothesis.settings.load_profile("fxray")
 
 SLOW_MARKERS = ("slow", "ray", "vllm", "gpu")
 
