@@ -52,7 +52,7 @@ def corrupt_dataset_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings(random_model_dir: Path, dataset_path: Path) -> SftSettings:
     return SftSettings(
         model_path=str(random_model_dir),

@@ -1,0 +1,211 @@
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+
+from fxray.errors import CheckpointError, DataError, WorkerDiedError
+from fxray.events import Event, Note, PhaseStarted, Step
+from fxray.sft.checkpoint import SftState, write_state
+from fxray.sft.job import run_sft
+from fxray.sft.settings import SftSettings
+
+NUM_STEPS = 30
+DRIVER = Path(__file__).parent / "job_driver.py"
+
+
+def with_ray(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test that runs whole jobs."""
+    return pytest.mark.ray(pytest.mark.slow(pytest.mark.timeout(600)(test)))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _temp_dir=tempfile.mkdtemp(prefix="fxs", dir="/tmp"),
+        _node_ip_address="127.0.0.1",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def long_settings(settings: SftSettings) -> SftSettings:
+    """A job that lasts long enough to be killed in the middle."""
+    return replace(settings, max_steps=NUM_STEPS, epochs=9, checkpoint_every_steps=4)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    cluster: None, long_settings: SftSettings, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Event]]:
+    """Run directory and events of a job to which nothing happens."""
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    events: list[Event] = []
+    assert run_sft(long_settings, run_dir=run_dir, on_event=events.append) == run_dir / "sft" / "adapter"
+    return run_dir, events
+
+
+def adapter_bytes(run_dir: Path) -> bytes:
+    return (run_dir / "sft" / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def is_rank(process: psutil.Process) -> bool:
+    return any("RayTrainWorker" in part for part in process.cmdline())
+
+
+def kill_ranks() -> None:
+    """Kills what runs a rank under this driver's Ray."""
+    for process in psutil.Process().children(recursive=True):
+        if is_rank(process):
+            process.kill()
+
+
+def test_a_job_that_died_at_its_very_end_is_only_finished(settings: SftSettings, tmp_path: Path) -> None:
+    folder = tmp_path / "sft" / "attempts" / "attempt-0" / "step-000006"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+    write_state(folder, SftState(6, 6, {2: "row 2: cut short"}), settings)
+    events: list[Event] = []
+
+    assert run_sft(settings, run_dir=tmp_path, on_event=events.append) == tmp_path / "sft" / "adapter"
+    assert run_sft(settings, run_dir=tmp_path, on_event=events.append) == tmp_path / "sft" / "adapter"
+
+    assert events == [Note("left out of SFT: row 2: cut short", is_warning=True)]
+    assert adapter_bytes(tmp_path) == b"weights"
+    assert [path.name for path in (tmp_path / "sft").iterdir()] == ["adapter"]
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings: SftSettings, tmp_path: Path) -> None:
+    folder = tmp_path / "sft" / "attempts" / "attempt-0" / "step-000002"
+    folder.mkdir(parents=True)
+    write_state(folder, SftState(2, 6, {}), settings)
+
+    with pytest.raises(CheckpointError, match="other values of learning_rate"):
+        run_sft(replace(settings, learning_rate=1.0), run_dir=tmp_path, on_event=lambda _: None)
+    assert folder.is_dir()
+
+
+@with_ray
+def test_a_job_tells_each_step_and_leaves_nothing_but_the_adapter(uninterrupted: tuple[Path, list[Event]]) -> None:
+    run_dir, events = uninterrupted
+
+    assert events[0] == PhaseStarted("sft", NUM_STEPS, 0)
+    assert [event.step for event in events[1:] if isinstance(event, Step)] == list(range(1, NUM_STEPS + 1))
+    assert len(events) == NUM_STEPS + 1
+    assert {"loss", "learning_rate", "grad_norm", "tokens_per_s", "seconds"} <= set(events[1].metrics)
+    assert sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob("*")) == [
+        "sft",
+        "sft/adapter",
+        "sft/adapter/adapter_config.json",
+        "sft/adapter/adapter_model.safetensors",
+    ]
+
+
+@with_ray
+def test_a_job_whose_worker_is_killed_ends_with_the_same_weights(
+    uninterrupted: tuple[Path, list[Event]], long_settings: SftSettings, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+
+    def kill_on_the_way(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Step) and event.step == 6:
+            kill_ranks()
+
+    run_sft(long_settings, run_dir=tmp_path, on_event=kill_on_the_way)
+
+    assert [event.step for event in events if isinstance(event, Step)] == list(range(1, NUM_STEPS + 1))
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert len(notes) == 1
+    assert notes[0].startswith("an SFT worker died; the job goes on from step ")
+    assert adapter_bytes(tmp_path) == adapter_bytes(uninterrupted[0])
+
+
+@with_ray
+def test_a_job_whose_workers_keep_dying_gives_up(cluster: None, long_settings: SftSettings, tmp_path: Path) -> None:
+    def kill(event: Event) -> None:
+        if isinstance(event, Step | PhaseStarted | Note):
+            kill_ranks()
+
+    with pytest.raises(WorkerDiedError, match="the job failed"):
+        run_sft(replace(long_settings, max_failures=1), run_dir=tmp_path, on_event=kill)
+
+
+@with_ray
+def test_what_a_worker_refuses_ends_the_job_at_once(
+    cluster: None, settings: SftSettings, corrupt_dataset_path: Path, tmp_path: Path
+) -> None:
+    settings = replace(settings, dataset_path=str(corrupt_dataset_path), batch_size=8)
+    events: list[Event] = []
+
+    with pytest.raises(DataError, match="row 2, sample sample-2"):
+        run_sft(settings, run_dir=tmp_path, on_event=events.append)
+
+    assert events == [PhaseStarted("sft", 1, 0)]
+    assert not (tmp_path / "sft" / "adapter").exists()
+
+
+@with_ray
+def test_two_ranks_under_zero_2_learn_what_one_rank_learns(
+    cluster: None, settings: SftSettings, tmp_path: Path
+) -> None:
+    settings = replace(settings, lora_dropout=0.0, max_steps=3)
+
+    run_sft(settings, run_dir=tmp_path / "one", on_event=lambda _: None)
+    run_sft(replace(settings, num_workers=2, zero_stage=2), run_dir=tmp_path / "two", on_event=lambda _: None)
+
+    one, two = (load_file(tmp_path / name / "sft" / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-4)
+
+
+@with_ray
+def test_a_job_whose_driver_is_killed_goes_on_and_ends_with_the_same_weights(
+    uninterrupted: tuple[Path, list[Event]], long_settings: SftSettings, tmp_path: Path
+) -> None:
+    command = [sys.executable, str(DRIVER), str(tmp_path), json.dumps(asdict(long_settings))]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if line == "step 6\n":
+            break
+    family = psutil.Process(driver.pid).children(recursive=True)
+    ranks = [process for process in family if is_rank(process)]
+    driver.kill()
+    driver.wait(timeout=30)
+    _, alive = psutil.wait_procs(ranks, timeout=60)
+    assert len(ranks) == 1
+    assert alive == []
+    for process in family:  # Ray's agents look for their parent only now and then
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+    start_s = time.monotonic()
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=True)
+
+    steps = second.stdout.splitlines()
+    first_step = int(steps[0].removeprefix("started "))
+    assert first_step in range(4, NUM_STEPS, 4)
+    assert steps[1:] == [f"step {step}" for step in range(first_step + 1, NUM_STEPS + 1)]
+    assert adapter_bytes(tmp_path) == adapter_bytes(uninterrupted[0])
+    print(f"went on in {time.monotonic() - start_s:.1f} s")
