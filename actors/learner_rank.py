@@ -35,6 +35,7 @@ from fxray.model.adapter import (
     attach_adapter,
     load_adapter,
     load_tensors,
+    lora_layers,
     save_adapter,
 )
 from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
@@ -96,7 +97,7 @@ class LearnerWorker:
         if spec.initial_adapter is not None:
             load_adapter(model, Path(spec.initial_adapter), POLICY)
         add_adapter(model, REFERENCE)
-        self._model = model.train()
+        self._model, self._lora_layers = model.train(), lora_layers(model)
         self._policy, self._reference = adapter_parameters(model, POLICY), adapter_parameters(model, REFERENCE)
         join_ranks(
             rank=self._rank, world_size=self._num_ranks, address=address, port=port, timeout_s=exchange_deadline_s
@@ -138,7 +139,7 @@ class LearnerWorker:
         """One pass: gradients are added up; returns sums over its tokens."""
         batch = pack(self._base, each.rows, self._forbidden_ids)
         if settings.kl_beta > 0 and each.reference_T is None:
-            with self._timed("reference"), torch.no_grad(), active_adapter(self._model, REFERENCE):
+            with self._timed("reference"), torch.no_grad(), active_adapter(self._lora_layers, REFERENCE):
                 each.reference_T = self._engine(batch, settings.temperature)
         with self._timed("forward"):
             logprobs_T = self._engine(batch, settings.temperature)

@@ -1,7 +1,7 @@
 """LoRA adapters side by side on one frozen base: made, switched, and exchanged in PEFT's own layout."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -53,14 +53,22 @@ def add_adapter(peft_model: PeftModel, name: str) -> None:
             parameter.requires_grad_(requires_grad=False)
 
 
+def lora_layers(peft_model: PeftModel) -> list[LoraLayer]:
+    """The layers that adapters sit on."""
+    return [module for module in peft_model.modules() if isinstance(module, LoraLayer)]
+
+
 @contextmanager
-def active_adapter(peft_model: PeftModel, name: str) -> Iterator[None]:
+def active_adapter(layers: Sequence[LoraLayer], name: str) -> Iterator[None]:
     """Lets another adapter speak for a while.
 
     PEFT's own `set_adapter` would also switch `requires_grad`, which an optimizer that has already taken hold of the
     parameters must not see.
+
+    Args:
+        layers: As `lora_layers` gives them.
+        name: Of the adapter.
     """
-    layers = [module for module in peft_model.modules() if isinstance(module, LoraLayer)]
     before = [layer._active_adapter for layer in layers]
     try:
         for layer in layers:

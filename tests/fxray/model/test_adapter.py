@@ -18,6 +18,7 @@ from fxray.model.adapter import (
     attach_adapter,
     load_adapter,
     load_adapter_bytes,
+    lora_layers,
     save_adapter,
 )
 from fxray.model.load import load_model
@@ -42,13 +43,13 @@ def logits(model):
 def test_the_adapter_sits_on_tower_projector_and_language_model(model):
     names = {name.removesuffix(".lora_A.weight") for name in adapter_parameters(model, POLICY) if "lora_A" in name}
     inside = {name.removeprefix("base_model.model.") for name in names}
-    linear = {name for name, module in load_linear(model) if not name.startswith("lm_head")}
+    linear = {name for name, module in linear_layers(model) if not name.startswith("lm_head")}
     assert inside == linear
     assert any(name.startswith("model.visual.blocks") for name in inside)
     assert "model.visual.merger.mlp.0" in inside
 
 
-def load_linear(model):
+def linear_layers(model):
     core = model.get_base_model()
     return [
         (name.removesuffix(".base_layer"), module)
@@ -83,7 +84,7 @@ def test_switching_adapters_leaves_requires_grad_alone(model):
         for parameter in adapter_parameters(model, REFERENCE).values():
             parameter.zero_()
     as_policy = logits(model)
-    with active_adapter(model, REFERENCE):
+    with active_adapter(lora_layers(model), REFERENCE):
         as_reference = logits(model)
         assert all(p.requires_grad for p in adapter_parameters(model, POLICY).values())
     with model.disable_adapter():
