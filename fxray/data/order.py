@@ -1,4 +1,4 @@
-"""The order in which training rows are visited: a function of seed, name and position alone, so a cursor is one number."""
+"""The order in which training rows are visited: a function of seed, name and position, so a cursor is one number."""
 
 import hashlib
 

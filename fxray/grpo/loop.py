@@ -184,7 +184,7 @@ def prove_policy(learner: Learner, rollouts: Sequence[RolloutGroup], plan: Stage
 def reward_metrics(
     rollouts: Sequence[RolloutGroup], scores: Sequence[GroupScore], has_spread_B: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Means over the valid answers of a step, and what was left out; `iou` counts generated images, as evaluation does."""
+    """Means over the valid answers of a step, and what was left out; `iou` counts generated images alone."""
     is_valid_N = np.concatenate([score.is_valid_G for score in scores])
     is_generated_N = np.concatenate(
         [np.full(len(group.rollouts), group.prompt.annotation.verdict is Verdict.GENERATED) for group in rollouts]

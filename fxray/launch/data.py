@@ -61,4 +61,5 @@ def _splits(config: Config, run: RunDirectory) -> Splits:
     data = config.data
     if data.train and data.validation and data.test:
         return Splits(data.train, data.validation, data.test, is_synthetic=False)
-    return Splits(*(run.data_file(split) for split in ("train", "validation", "test")), is_synthetic=True)
+    train, validation, test = (run.data_file(split) for split in ("train", "validation", "test"))
+    return Splits(train, validation, test, is_synthetic=True)

@@ -9,6 +9,7 @@ from fxray.errors import DeadlineError
 from fxray.grpo.types import ImageRef
 
 if TYPE_CHECKING:
+    from actors.learner import LearnerGroup
     from actors.reward_pool import RewardPool
     from actors.rollout import RolloutPool
     from fxray.engine.settings import EngineSettings

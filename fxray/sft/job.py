@@ -48,6 +48,8 @@ def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
         return adapter_dir
     newest = checkpoint.latest(attempts_dir)
     state = checkpoint.read_state(newest, settings) if newest else None
+    if newest and state:  # its last steps may have been done after the driver that should have told of them was killed
+        _Watch(newest.parent / checkpoint.PROGRESS_FILE, on_event).tell(last_step=state.step)
     if newest is None or state is None or state.step < state.num_steps:
         attempt_dir = attempts_dir / checkpoint.new_attempt(attempts_dir, keep=newest)
         _train(settings, attempt_dir, start_from=newest, on_event=on_event)
@@ -101,8 +103,8 @@ class _Watch:
         self._last_step = -1
         self._deadline_s = time.monotonic() + START_DEADLINE_S
 
-    def tell(self) -> None:
-        """Tells what is new.
+    def tell(self, last_step: int | None = None) -> None:
+        """Tells what is new, up to a step.
 
         Raises:
             DeadlineError: Nothing has been new for too long.
@@ -111,7 +113,7 @@ class _Watch:
             self._deadline_s = time.monotonic() + STEP_DEADLINE_S
             num_steps = record["num_steps"]
             if "step" in record:
-                if record["step"] > self._last_step:
+                if self._last_step < record["step"] <= (last_step or num_steps):
                     self._last_step = record["step"]
                     self._on_event(Step(PHASE, record["step"], num_steps, record["metrics"]))
             elif self._last_step < 0:
