@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import struct
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -116,7 +117,22 @@ def load_model(path: Path, *, dtype: str) -> Qwen2_5_VLForConditionalGeneration:
         raise ModelError(f"cannot be loaded: {error}", where=str(path), remedy="fetch the model again") from error
     if wrong := sorted(report["missing_keys"]) or sorted(report["mismatched_keys"]):
         raise ModelError(f"{len(wrong)} weights are missing or misshapen, {wrong[0]} for one", where=str(path))
+    embedding = model.model.visual.patch_embed.proj
+    embedding.forward = partial(_embed_patches, embedding)
     return model.requires_grad_(requires_grad=False).eval()
+
+
+def _embed_patches(embedding: torch.nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
+    """The convolution of whole patches as the matrix product that it is: on a CPU five times as fast.
+
+    Args:
+        embedding: Its kernel is as large as a patch.
+        patches: [N, channels, frames, height, width].
+
+    Returns:
+        One vector per patch, [N, width of the tower].
+    """
+    return torch.nn.functional.linear(patches.flatten(1), embedding.weight.flatten(1), embedding.bias)
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:

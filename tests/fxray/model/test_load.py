@@ -94,3 +94,12 @@ def test_placeholders_are_the_tokens_of_the_vocabulary(random_model_dir):
     tokenizer = load_tokenizer(random_model_dir)
     expected = set(tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"]))
     assert placeholder_ids(load_model(random_model_dir, dtype="float32").config) == expected
+
+
+def test_patches_are_embedded_as_the_convolution_would(random_model_dir):
+    embedding = load_model(random_model_dir, dtype="float32").model.visual.patch_embed.proj
+    patches = torch.randn(12, 3, 2, 14, 14, generator=torch.Generator().manual_seed(0))
+
+    convolved = torch.nn.Conv3d.forward(embedding, patches)
+
+    torch.testing.assert_close(embedding(patches), convolved.flatten(1), rtol=1e-5, atol=1e-5)
