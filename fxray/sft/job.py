@@ -140,4 +140,14 @@ class _Watch:
             for line in file:
                 if line.endswith(b"\n"):
                     self._num_read_bytes += len(line)
-                    yield json.loads(line)
+                    if (record := _as_record(line)) is not None:
+                        yield record
+
+
+def _as_record(line: bytes) -> dict[str, Any] | None:
+    """A line of the progress file; None where the death of a worker tore it."""
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return record

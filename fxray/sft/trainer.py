@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.train import (
     CheckpointConfig,
     ControllerError,
@@ -21,6 +22,7 @@ from fxray.errors import FxrayError, WorkerDiedError
 from fxray.sft.settings import SftSettings
 
 CONTROLLER_POLL_S = 0.2
+WORKER_START_S = 300
 
 
 class StopAtRefusal(UserCallback):
@@ -92,4 +94,7 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(WORKER_START_S))
+    if len(ray.nodes()) == 1:  # nobody reclaims the machine that the driver runs on, and a process costs seconds
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     logging.getLogger("ray.train").setLevel(logging.ERROR)

@@ -159,9 +159,11 @@ class Trainer:
         return [float(value) for value in tensor]
 
     def _tell(self, **record: object) -> None:
+        path = self._attempt_dir / PROGRESS_FILE
         if self._rank == 0:
-            with (self._attempt_dir / PROGRESS_FILE).open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            ends_what_was_torn = "\n" if "first_step" in record and path.exists() else ""
+            with path.open("a") as file:
+                file.write(f"{ends_what_was_torn}{json.dumps(record)}\n")
 
     def _save(self, step: int) -> None:
         """Writes a checkpoint aside, renames and reports it; all ranks together."""

@@ -93,6 +93,31 @@ def test_a_job_that_died_at_its_very_end_is_only_finished(settings: SftSettings,
     assert [path.name for path in (tmp_path / "sft").iterdir()] == ["adapter"]
 
 
+def test_a_torn_progress_line_is_passed_over(settings: SftSettings, tmp_path: Path) -> None:
+    folder = tmp_path / "sft" / "attempts" / "attempt-0" / "step-000002"
+    (folder / "adapter").mkdir(parents=True)
+    write_state(folder, SftState(2, 2, {}), settings)
+    lines = [
+        '{"first_step": 0, "num_steps": 2}',
+        '{"step": 1, "num_steps": 2, "metrics": {"loss": 3.5}}',
+        '{"step": 2, "num_ste',
+        '{"first_step": 1, "num_steps": 2}',
+        '{"step": 2, "num_steps": 2, "metrics": {"loss": 2.5}}',
+        '{"step": 3',
+    ]
+    (folder.parent / "progress.jsonl").write_text("\n".join(lines))
+    events: list[Event] = []
+
+    run_sft(settings, run_dir=tmp_path, on_event=events.append)
+
+    assert events == [
+        PhaseStarted("sft", 2, 0),
+        Step("sft", 1, 2, {"loss": 3.5}),
+        Note("an SFT worker died; the job goes on from step 1", is_warning=True),
+        Step("sft", 2, 2, {"loss": 2.5}),
+    ]
+
+
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings: SftSettings, tmp_path: Path) -> None:
     folder = tmp_path / "sft" / "attempts" / "attempt-0" / "step-000002"
     folder.mkdir(parents=True)
@@ -203,9 +228,11 @@ def test_a_job_whose_driver_is_killed_goes_on_and_ends_with_the_same_weights(
     start_s = time.monotonic()
     second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=True)
 
-    steps = second.stdout.splitlines()
-    first_step = int(steps[0].removeprefix("started "))
+    told = second.stdout.splitlines()
+    # First what the first driver did not live to tell, or not for sure, then what is new.
+    assert [line for line in told if line.startswith("step")] == [f"step {step}" for step in range(1, NUM_STEPS + 1)]
+    first_step = int([line for line in told if line.startswith("started")][-1].removeprefix("started "))
     assert first_step in range(4, NUM_STEPS, 4)
-    assert steps[1:] == [f"step {step}" for step in range(first_step + 1, NUM_STEPS + 1)]
+    assert told.index(f"started {first_step}") == told.index(f"step {first_step + 1}") - 1
     assert adapter_bytes(tmp_path) == adapter_bytes(uninterrupted[0])
     print(f"went on in {time.monotonic() - start_s:.1f} s")
