@@ -121,9 +121,9 @@ class Trainer:
             metrics = self._learn(step, examples)
             seconds = time.monotonic() - start_s
             metrics |= {"seconds": seconds, "tokens_per_s": metrics["num_tokens"] / seconds}
+            self._tell(step=step + 1, num_steps=self._num_steps, metrics=metrics)  # a saved step has been told
             if step + 1 == self._num_steps or (step + 1) % every == 0:
                 self._save(step + 1)
-            self._tell(step=step + 1, num_steps=self._num_steps, metrics=metrics)
 
     def _learn(self, step: int, examples: Sequence[Example]) -> dict[str, float]:
         """One update on the mean over the answer tokens of the whole batch."""
