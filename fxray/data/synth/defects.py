@@ -8,8 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-Pixels = np.ndarray
-"""Float32 colours (height, width, 3) of about 0 to 255."""
+from fxray.data.synth.crops import Pixels
 
 Paint = Callable[[np.random.Generator, Pixels, Pixels], Pixels]
 """Draws from the generator, the pixels under the flaw (H, W, 3) and the whole picture; returns new pixels (H, W, 3)."""

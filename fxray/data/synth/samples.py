@@ -6,15 +6,15 @@ augmentation and the same encoder. So neither texture, size nor compression tell
 
 import io
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from PIL import Image
 
 from fxray.data.dataset import Row
-from fxray.data.synth.defects import PAINTS, Pixels
+from fxray.data.synth.crops import Pixels, draw_crop, draw_varied_crop
+from fxray.data.synth.defects import PAINTS
 from fxray.data.synth.families import Family
-from fxray.data.synth.photographs import Photograph, load_photograph
+from fxray.data.synth.photographs import Photograph, Split, photographs_of
 from fxray.errors import DataError
 from fxray.schema import Annotation, Box, Region, Sample, Verdict
 
@@ -29,7 +29,6 @@ MIN_CHANGE = 11.0
 CROPS_PER_PHOTOGRAPH = 4
 MAX_PHOTOGRAPHS = 100
 JPEG_QUALITY = 95
-LARGEST_SHORT_SIDE_PX = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +43,13 @@ class Planted:
 def draw_row(
     rng: np.random.Generator,
     sample_id: str,
-    photographs: tuple[Photograph, ...],
+    split: Split,
     family: Family,
     verdict: Verdict,
     size_px: int,
 ) -> Row:
-    """One dataset row of `size_px` squared, its image a JPEG crop of any of `photographs`."""
-    photograph, planted = plant(rng, photographs, family, size_px)
+    """One dataset row of `size_px` squared, its image a JPEG crop of any photograph of `split`."""
+    photograph, planted = plant(rng, split, family, size_px)
     is_generated = verdict is Verdict.GENERATED
     captions = rng.choice(family.captions, len(planted.boxes))
     regions = tuple(Region(box, str(caption)) for box, caption in zip(planted.boxes, captions, strict=True))
@@ -67,24 +66,29 @@ def draw_row(
     return Row(sample, image=encode(planted.flawed if is_generated else planted.clean))
 
 
-def plant(
-    rng: np.random.Generator, photographs: tuple[Photograph, ...], family: Family, size_px: int
-) -> tuple[Photograph, Planted]:
+def plant(rng: np.random.Generator, split: Split, family: Family, size_px: int) -> tuple[Photograph, Planted]:
     """Draws crops until the family's flaws show in one; a blur, say, does not show in a plain sky.
+
+    Train crops are varied (`draw_varied_crop`), those of the other splits are not.
 
     Raises:
         DataError: They show in none of many crops of any photograph.
     """
+    photographs = photographs_of(split)
     num_regions = 1 + int(rng.choice(len(REGION_COUNT_FRACS), p=REGION_COUNT_FRACS))
     for _ in range(MAX_PHOTOGRAPHS):
         photograph = photographs[int(rng.integers(len(photographs)))]
         for _ in range(CROPS_PER_PHOTOGRAPH):
-            planted = _plant_in_crop(rng, draw_crop(rng, photograph, size_px), family, num_regions)
+            if split == "train":
+                crop = draw_varied_crop(rng, photographs, photograph, size_px, size_px)
+            else:
+                crop = draw_crop(rng, photograph, size_px, size_px)
+            planted = _plant_in_crop(rng, crop, family, num_regions)
             if planted is not None:
                 return photograph, planted
     raise DataError(
         f"flaws of family {family.name!r} show in none of {MAX_PHOTOGRAPHS * CROPS_PER_PHOTOGRAPH} crops",
-        where=", ".join(photograph.name for photograph in photographs),
+        where=f"photographs of split {split}",
         remedy="lower MIN_CHANGE, or take photographs with more detail",
     )
 
@@ -99,32 +103,6 @@ def _plant_in_crop(rng: np.random.Generator, clean: Pixels, family: Family, num_
         if len(boxes) == num_regions:
             return Planted(clean, flawed, tuple(sorted(boxes, key=lambda box: (box.y_min, box.x_min))))
     return None
-
-
-def draw_crop(rng: np.random.Generator, photograph: Photograph, size_px: int) -> Pixels:
-    """A square piece at a random place and scale, perhaps mirrored, a little brighter or darker."""
-    picture = _handy_photograph(photograph)
-    shortest = min(picture.size)
-    side = shortest * float(np.exp(rng.uniform(np.log(min(1.0, max(0.3, 0.6 * size_px / shortest))), 0)))
-    x, y = rng.uniform(0, picture.width - side), rng.uniform(0, picture.height - side)
-    crop = picture.resize(
-        (size_px, size_px), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side), reducing_gap=2.0
-    )
-    pixels = np.asarray(crop, np.float32)
-    if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    mean = pixels.mean()
-    pixels = (pixels - mean) * np.float32(rng.uniform(0.85, 1.15)) + mean + np.float32(rng.uniform(-18, 18))
-    return pixels.clip(0, 255)
-
-
-@cache
-def _handy_photograph(photograph: Photograph) -> Image.Image:
-    """The photograph, scaled down where it is much larger than any crop needs."""
-    picture = load_photograph(photograph)
-    factor = min(1.0, LARGEST_SHORT_SIDE_PX / min(picture.size))
-    size = (round(picture.width * factor), round(picture.height * factor))
-    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def encode(pixels: Pixels) -> bytes:

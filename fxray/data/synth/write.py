@@ -7,7 +7,7 @@ import numpy as np
 
 from fxray.data.dataset import Row, write_dataset
 from fxray.data.synth.families import FAMILIES
-from fxray.data.synth.photographs import Split, photographs_of
+from fxray.data.synth.photographs import Split
 from fxray.data.synth.samples import draw_row
 from fxray.schema import Verdict
 
@@ -50,11 +50,10 @@ def synthesise(
 
 def draw_split(split: Split, num_rows: int, size_px: int, seed: int, progress: Progress) -> Iterator[Row]:
     """The rows of a split; row `i` depends only on split, seed and `i`."""
-    photographs = photographs_of(split)
     for index in range(num_rows):
         rng = np.random.default_rng((seed, _SPLITS.index(split), index))
         verdict = Verdict.GENERATED if index % 2 else Verdict.REAL
         family = FAMILIES[index // 2 % len(FAMILIES)]
-        yield draw_row(rng, f"{split}-{index:06d}", photographs, family, verdict, size_px)
+        yield draw_row(rng, f"{split}-{index:06d}", split, family, verdict, size_px)
         if (index + 1) % 100 == 0 or index + 1 == num_rows:
             progress(split, index + 1, num_rows)

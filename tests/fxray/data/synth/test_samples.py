@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fxray.data.synth.families import FAMILIES, Family
-from fxray.data.synth.photographs import PHOTOGRAPHS, load_photograph, photographs_of
+from fxray.data.synth.photographs import PHOTOGRAPHS, load_photograph
 from fxray.data.synth.samples import MIN_CHANGE, SMALLEST_SIDE_FRAC, draw_row, plant
 from fxray.grammar import parse, render
 from fxray.schema import Annotation, Box, Region, Verdict
@@ -30,7 +30,7 @@ def test_no_two_splits_share_a_photograph() -> None:
 @pytest.mark.parametrize("photograph", PHOTOGRAPHS, ids=lambda photograph: photograph.name)
 def test_every_photograph_is_there_and_is_no_plain_colour(photograph: object) -> None:
     picture = load_photograph(photograph)
-    assert min(picture.size) >= 250
+    assert min(picture.size) >= SIZE_PX
     assert np.asarray(picture).std() > 10
 
 
@@ -38,7 +38,7 @@ def test_every_photograph_is_there_and_is_no_plain_colour(photograph: object) ->
 def test_boxes_are_true(family: Family) -> None:
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        _, planted = plant(rng, photographs_of("train"), family, SIZE_PX)
+        _, planted = plant(rng, "train", family, SIZE_PX)
         is_outside = np.ones((SIZE_PX, SIZE_PX), bool)
         change = np.abs(planted.flawed - planted.clean).mean(2)
         assert 1 <= len(planted.boxes) <= 4
@@ -55,10 +55,7 @@ def test_boxes_are_true(family: Family) -> None:
 
 def test_a_pair_differs_only_inside_the_boxes_up_to_encoding() -> None:
     family = FAMILIES[0]
-    rows = [
-        draw_row(np.random.default_rng(5), "id", photographs_of("test"), family, verdict, SIZE_PX)
-        for verdict in Verdict
-    ]
+    rows = [draw_row(np.random.default_rng(5), "id", "test", family, verdict, SIZE_PX) for verdict in Verdict]
     real, generated = (np.asarray(Image.open(io.BytesIO(row.image or b"")), np.float32) for row in rows)
     is_inside = np.zeros((SIZE_PX, SIZE_PX), bool)
     for region in rows[1].sample.annotation.regions:
