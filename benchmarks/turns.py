@@ -17,7 +17,9 @@ from typing import Any
 STEP_DEADLINE_S = 900.0
 END_DEADLINE_S = 60.0
 LOG_LINES = 20
-QUIET = {
+ENVIRONMENT = {
+    "RAY_worker_niceness": "0",  # both sides have the parent's priority; Ray would lower its workers'
+    "RAY_raylet_start_wait_time_s": "120",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -63,7 +65,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=log.open("w"),
             text=True,
-            env=os.environ | QUIET,
+            env=os.environ | ENVIRONMENT,
         )
         self._receive()
         self.steps.clear()

@@ -117,13 +117,15 @@ class Engine:
         """
         if not questions:
             return []
+        from vllm.exceptions import VLLMValidationError
+
         prompts = [{"prompt": question.prompt, "multi_modal_data": {"image": question.image}} for question in questions]
         params = [self._sampling_params(question, sampling) for question in questions]
         try:
             outputs = self._llm.generate(
                 prompts, params, use_tqdm=False, lora_request=self._adapter[0] if self._adapter else None
             )
-        except ValueError as error:
+        except (ValueError, VLLMValidationError) as error:
             raise ConfigError(
                 f"vLLM refuses a prompt: {error}",
                 where=f"samples {questions[0].where} to {questions[-1].where}",

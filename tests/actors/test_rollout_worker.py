@@ -1,0 +1,151 @@
+"""Real engines behind the pool: what a group is does not depend on who draws it, nor on who dies meanwhile."""
+
+import hashlib
+import io
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+
+from actors.rollout import RolloutPool
+from actors.rollout_worker import RolloutWorker
+from actors.weight_sync import AdapterPublisher
+from fxray.data.frame import Frame
+from fxray.engine.settings import EngineSettings
+from fxray.grammar.prompts import TEMPLATES
+from fxray.grpo.types import AdapterBlob, ImageRef, PromptGroup, RolloutGroup, SamplingSettings
+from fxray.schema import Annotation, Verdict
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+SAMPLING = SamplingSettings(group_size=4, temperature=1.0, top_p=1.0, max_new_tokens=32)
+
+
+class WarmWorker(RolloutWorker):
+    """Starts its engine once, so that two pools can share it, and can be found and killed."""
+
+    def start(self) -> None:
+        if not hasattr(self, "_engine"):
+            super().start()
+
+    def generate(self, jobs: Any, sampling: SamplingSettings) -> Any:
+        if self._name.startswith("doomed") and jobs[0].group_id.startswith("deadly"):
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return super().generate(jobs, sampling)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with tempfile.TemporaryDirectory(prefix="fx-", dir="/tmp") as folder:
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, _temp_dir=folder
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def settings(random_model_dir: Path) -> EngineSettings:
+    return EngineSettings(
+        model_path=random_model_dir,
+        dtype="float32",
+        min_pixels=56 * 56,
+        max_pixels=112 * 112,
+        lora_rank=8,
+        max_num_seqs=16,
+        max_model_len=256,
+        block_size=32,
+        kv_cache_bytes=32 * 2**20,
+        gpu_memory_utilization=0.5,
+        num_gpus=0,
+        enforce_eager=True,
+        threads=1,
+        sync="bytes",
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def adapter(random_model_dir: Path) -> AdapterBlob:
+    import torch
+
+    from fxray.model.adapter import POLICY, adapter_bytes, adapter_parameters, attach_adapter
+    from fxray.model.load import load_model
+
+    model = attach_adapter(load_model(random_model_dir, dtype="float32"), rank=8, alpha=16, dropout=0, seed=0)
+    parameters = adapter_parameters(model, POLICY)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    content, config = adapter_bytes(model, POLICY)
+    return AdapterBlob(1, content, config, hashlib.sha256(content).hexdigest(), len(parameters) // 2)
+
+
+def prompts(model_dir: Path, name: str) -> list[PromptGroup]:
+    from fxray.model.load import load_tokenizer
+    from fxray.model.prompts import render_prompt
+
+    tokenizer, rng = load_tokenizer(model_dir), np.random.default_rng(0)
+    groups = []
+    for i in range(16):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (112, 112, 3), dtype=np.uint8)).save(buffer, "PNG")
+        content = buffer.getvalue()
+        handle = ray.put(content) if i % 2 else content
+        frame = Frame(112, 112, 112, 112)
+        prompt = render_prompt(tokenizer, TEMPLATES[i % 9])
+        image = ImageRef(handle, len(content))
+        groups.append(PromptGroup(f"{name}/{i}", f"s{i}", image, prompt, Annotation(Verdict.REAL), frame, 77 + i))
+    return groups
+
+
+def texts(groups: list[RolloutGroup]) -> list[list[str]]:
+    return [[rollout.text for rollout in group.rollouts] for group in groups]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_groups_are_the_same_from_one_worker_from_two_and_around_a_kill(
+    settings: EngineSettings, adapter: AdapterBlob
+) -> None:
+    actor = ray.remote(WarmWorker)
+    warm = actor.options(num_cpus=0).remote(settings, "warm")
+    names = iter(["doomed", "heir"])
+    limits = {"max_num_seqs": 16, "start_deadline_s": 280, "step_deadline_s": 280, "max_restarts": 1}
+    single = RolloutPool(lambda _: warm, num_workers=1, **limits)
+    AdapterPublisher(single).publish(adapter)
+    asked = prompts(settings.model_path, "calm")
+    alone = single.generate(asked, SAMPLING)
+    assert [group.prompt for group in alone] == asked
+    assert {group.policy_version for group in alone} == {1}
+    assert all(len(set(group)) == 4 for group in texts(alone))
+
+    doomed = RolloutPool(lambda _: actor.options(num_cpus=0).remote(settings, next(names)), num_workers=1, **limits)
+    AdapterPublisher(doomed).publish(adapter)
+    asked = prompts(settings.model_path, "deadly")
+    survived = doomed.generate(asked, SAMPLING)
+    assert doomed.num_deaths == 1
+    assert doomed.facts.num_leases == 2
+    assert [group.prompt for group in survived] == asked
+    assert {group.policy_version for group in survived} == {1}
+    assert texts(survived) == texts(alone)
+    for one, other in zip(alone, survived, strict=True):
+        np.testing.assert_array_equal(one.prompt_token_ids, other.prompt_token_ids)
+        for a, b in zip(one.rollouts, other.rollouts, strict=True):
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+
+    workers = iter([warm, doomed._idle[0].actor])
+    both = RolloutPool(lambda _: next(workers), num_workers=2, **limits)
+    while len(AdapterPublisher(both).publish(adapter)) < 2:
+        pass
+    shared = both.generate(prompts(settings.model_path, "shared"), SAMPLING)
+    assert both.facts.num_leases == 2
+    assert texts(shared) == texts(alone)
+    both.close()
