@@ -34,11 +34,15 @@ def draw_crop(rng: np.random.Generator, photograph: Photograph, width_px: int, h
 def draw_varied_crop(
     rng: np.random.Generator, photographs: tuple[Photograph, ...], photograph: Photograph, width_px: int, height_px: int
 ) -> Pixels:
-    """A piece of `photograph` that is varied in shape, colour and sharpness; one in three is blended with another."""
+    """A piece of `photograph` that is varied in shape, colour and sharpness; every other one is blended with another.
+
+    Where the blend follows a cloud, its edges teach that a sharp outline alone is no flaw.
+    """
     pixels = _turned_cut(rng, photograph, width_px, height_px)
-    if rng.random() < 0.35:
+    if rng.random() < 0.5:
         other = photographs[int(rng.integers(len(photographs)))]
-        share = np.float32(rng.uniform(0.15, 0.5))
+        kind = rng.random()
+        share = np.float32(rng.uniform(0.15, 0.5)) if kind < 0.4 else _cloud(rng, width_px, height_px, kind < 0.8)
         pixels = (1 - share) * pixels + share * _turned_cut(rng, other, width_px, height_px)
     pixels = _recolour(rng, pixels)
     if rng.random() < 0.2:
@@ -47,6 +51,15 @@ def draw_varied_crop(
     if rng.random() < 0.2:
         pixels = pixels + rng.normal(0, rng.uniform(2, 8), pixels.shape).astype(np.float32)
     return pixels.clip(0, 255)
+
+
+def _cloud(rng: np.random.Generator, width: int, height: int, is_sharp: bool) -> Pixels:
+    """Smooth noise between 0 and 1 (height, width, 1), pushed towards both ends where its edges shall be sharp."""
+    cells = int(rng.integers(2, 7))
+    coarse = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
+    levels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32)[..., None] / 255
+    steepness = np.float32(rng.uniform(10, 60) if is_sharp else 1)
+    return ((levels - np.float32(0.5)) * steepness + np.float32(0.5)).clip(0, 1)
 
 
 def _cut(rng: np.random.Generator, photograph: Photograph, width: int, height: int, stretch: float) -> Image.Image:

@@ -16,7 +16,7 @@ from fxray.model.tiny.tokenizer import MAX_WHOLE_NUMBER, SPECIAL_TOKENS
 
 QUESTIONS_PER_IMAGE = 2
 GRIDS = ((4, 4), (3, 4), (4, 3), (3, 5), (5, 3))
-"""Rows and columns of image tokens; the first, of square images, fills three of four batches."""
+"""Rows and columns of image tokens; the first, of square images, fills five of six batches."""
 IGNORED = -100
 _MIN_COVER_FRAC = 0.15
 _REPEAT_FRAC = 0.08
@@ -67,7 +67,7 @@ class GroundingBatches:
     def draw(self, index: int) -> Batch:
         """Batch number `index`."""
         rng = np.random.default_rng((self._seed, index))
-        grid = GRIDS[0] if rng.random() < 0.75 else GRIDS[int(rng.integers(1, len(GRIDS)))]
+        grid = GRIDS[0] if rng.random() < 5 / 6 else GRIDS[int(rng.integers(1, len(GRIDS)))]
         scenes = [draw_scene(rng, grid[1] * CELL_PX, grid[0] * CELL_PX) for _ in range(self._images_per_batch)]
         rows = [self._row(rng, scene, grid) for scene in scenes for _ in range(QUESTIONS_PER_IMAGE)]
         length = max(len(ids) for ids, _, _ in rows)

@@ -27,8 +27,8 @@ class Recipe:
     """How long each stage is, and the seed of weights and scenes."""
 
     seed: int = 0
-    stage_1_steps: int = 1200
-    stage_2_steps: int = 5000
+    stage_1_steps: int = 3000
+    stage_2_steps: int = 5500
 
 
 def build(out_dir: Path, recipe: Recipe, *, threads: int, progress: Progress) -> Ability:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from fxray.data.synth.photographs import Split, load_photograph, photographs_of
+from fxray.data.synth.crops import draw_crop, draw_varied_crop
+from fxray.data.synth.photographs import Split, photographs_of
 
 COLOURS = {
     "red": (215, 40, 40),
@@ -25,6 +26,8 @@ FILTERS = ("blurred", "noisy", "dark", "bright", "negative", "pixelated", "tiled
 FILLS = (*COLOURS, *PATTERNS, *FILTERS)
 FORMS = ("disc", "square", "triangle", "diamond", "ring", "cross")
 MAX_SHAPES = 4
+MIN_CHANGE = 11.0
+"""A shape that changes colours (0 to 255) by less on average would not show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +53,17 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, width_px: int, height_px: int, split: Split = "train") -> Scene:
-    """A random scene with no shape in one of eight, else one to four that do not overlap."""
+    """A random scene: in three of ten no shape, else one to four that do not overlap."""
     pixels = _background(rng, width_px, height_px, split)
     shapes: list[Shape] = []
-    for box in _place(rng, width_px, height_px, 0 if rng.random() < 0.125 else int(rng.integers(1, MAX_SHAPES + 1))):
-        form = str(rng.choice(FORMS, p=(0.22, 0.38, 0.1, 0.1, 0.1, 0.1)))
-        mask = _mask(form, box[2] - box[0], box[3] - box[1])
+    for box in _place(rng, width_px, height_px, 0 if rng.random() < 0.3 else int(rng.integers(1, MAX_SHAPES + 1))):
+        form = str(rng.choice(FORMS, p=(0.19, 0.45, 0.09, 0.09, 0.09, 0.09)))
+        mask = _mask(rng, form, box[2] - box[0], box[3] - box[1])
         inside = pixels[box[1] : box[3], box[0] : box[2]]
         fill, painted = _paint(rng, inside)
-        inside[mask] = painted[mask]
+        if np.abs(painted - inside).mean() < MIN_CHANGE:
+            continue
+        inside += mask * (painted - inside)
         shapes.append(Shape(fill, form, box))
     if rng.random() < 0.3:
         pixels += rng.normal(0, rng.uniform(1, 5), pixels.shape).astype(np.float32)
@@ -73,7 +78,7 @@ def _place(rng: np.random.Generator, width: int, height: int, count: int) -> lis
     largest = 66 if count == 1 else 58 if count == 2 else 46
     for _ in range(count):
         for _ in range(12):
-            w, h = (int(side) for side in rng.integers(16, largest, 2))
+            w, h = (int(side) for side in rng.integers(18, largest, 2))
             x, y = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
             if all(x >= b[2] + 2 or x + w <= b[0] - 2 or y >= b[3] + 2 or y + h <= b[1] - 2 for b in boxes):
                 boxes.append((x, y, x + w, y + h))
@@ -81,41 +86,49 @@ def _place(rng: np.random.Generator, width: int, height: int, count: int) -> lis
     return boxes
 
 
-def _mask(form: str, width: int, height: int) -> np.ndarray:
-    """Where a shape of this form that touches all four sides of its box is (height, width; bool)."""
+def _mask(rng: np.random.Generator, form: str, width: int, height: int) -> np.ndarray:
+    """How much of a shape of this form, which touches all sides of its box, covers each pixel (height, width, 1).
+
+    Every other shape has soft edges; a soft square also has round corners.
+    """
     y, x = np.ogrid[0:height, 0:width]
     v, u = (y + 0.5) / height * 2 - 1, (x + 0.5) / width * 2 - 1
+    is_soft = rng.random() < 0.5
     match form:
         case "disc":
-            return u**2 + v**2 <= 1
+            inside = 1 - np.sqrt(u**2 + v**2)
         case "ring":
-            return np.abs(np.sqrt(u**2 + v**2) - 0.77) <= 0.23
+            inside = 0.23 - np.abs(np.sqrt(u**2 + v**2) - 0.77)
         case "triangle":
-            return np.abs(u) <= (v + 1) / 2 + 1 / height
+            inside = (v + 1) / 2 + 1 / height - np.abs(u)
         case "diamond":
-            return np.abs(u) + np.abs(v) <= 1 + 1 / width
+            inside = 1 + 1 / width - np.abs(u) - np.abs(v)
         case "cross":
-            return (np.abs(u) <= 0.36) | (np.abs(v) <= 0.36)
-    return np.ones((height, width), bool)
+            inside = np.maximum(0.36 - np.abs(u), 0.36 - np.abs(v))
+        case _:
+            inside = 1 - (u**6 + v**6) ** (1 / 6) if is_soft else np.ones((height, width))
+    edge_px = rng.uniform(1, 2.5) if is_soft else 1e-3
+    return (inside * min(height, width) / 2 / edge_px).clip(0, 1)[..., None].astype(np.float32)
 
 
 def _paint(rng: np.random.Generator, under: np.ndarray) -> tuple[str, np.ndarray]:
-    """A fill and what it makes of the pixels `under` it; a filter that would not show gives way to a colour."""
-    kind = rng.random()
-    if kind < 0.35:
-        fill = str(rng.choice(list(COLOURS)))
-    elif kind < 0.55:
-        fill = str(rng.choice(PATTERNS))
-    else:
-        fill = str(rng.choice(FILTERS))
-        filtered = _filter(rng, fill, under)
-        if np.abs(filtered - under).mean() > 9:
-            return fill, filtered
-        fill = str(rng.choice(list(COLOURS)))
-    if fill in COLOURS:
-        colour = np.asarray(COLOURS[fill], np.float32) + rng.normal(0, 9, 3)
-        return fill, colour + (1 - rng.uniform(0.75, 1.0)) * (under - under.mean())
-    return fill, _pattern(rng, fill, under)
+    """A fill and what it makes of the pixels `under` it; one that would not show mostly gives way to another."""
+    for _ in range(4):
+        kind = rng.random()
+        if kind < 0.25:
+            fill = str(rng.choice(list(COLOURS)))
+            colour = np.asarray(COLOURS[fill], np.float32) + rng.normal(0, 9, 3)
+            painted = colour + (1 - rng.uniform(0.75, 1.0)) * (under - under.mean())
+        elif kind < 0.45:
+            fill = str(rng.choice(PATTERNS))
+            painted = _pattern(rng, fill, under)
+        else:
+            fill = str(rng.choice(FILTERS))
+            painted = _filter(rng, fill, under)
+        painted = painted.clip(0, 255)
+        if np.abs(painted - under).mean() >= MIN_CHANGE:
+            break
+    return fill, painted
 
 
 def _pattern(rng: np.random.Generator, fill: str, under: np.ndarray) -> np.ndarray:
@@ -170,27 +183,14 @@ def _filter(rng: np.random.Generator, fill: str, under: np.ndarray) -> np.ndarra
 
 
 def _background(rng: np.random.Generator, width: int, height: int, split: Split) -> np.ndarray:
-    """A crop of a photograph in three of four scenes, else a painted ground (height, width, 3; float32)."""
-    if rng.random() < 0.25:
+    """A varied crop of a photograph in six of seven scenes, else a painted ground (height, width, 3; float32)."""
+    if rng.random() < 1 / 7:
         return _painted_ground(rng, width, height)
     photographs = photographs_of(split)
-    picture = load_photograph(photographs[int(rng.integers(len(photographs)))])
-    limit = min(picture.width / width, picture.height / height)
-    scale = min(
-        limit, rng.uniform(0.7, 1.0) if rng.random() < 0.2 else np.exp(rng.uniform(0, np.log(max(limit, 1.01))))
-    )
-    w, h = width * scale, height * scale
-    x, y = rng.uniform(0, picture.width - w), rng.uniform(0, picture.height - h)
-    crop = picture.resize((width, height), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h))
-    pixels = np.asarray(crop, np.float32)
-    if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    if rng.random() < 0.12:
-        pixels = pixels.mean(2, keepdims=True).repeat(3, 2)
-    if rng.random() < 0.25:
-        pixels = pixels * rng.uniform(0.8, 1.2, 3).astype(np.float32)
-    mean = pixels.mean()
-    return (pixels - mean) * np.float32(rng.uniform(0.7, 1.25)) + mean + np.float32(rng.uniform(-25, 25))
+    photograph = photographs[int(rng.integers(len(photographs)))]
+    if split != "train":
+        return draw_crop(rng, photograph, width, height)
+    return draw_varied_crop(rng, photographs, photograph, width, height)
 
 
 def _painted_ground(rng: np.random.Generator, width: int, height: int) -> np.ndarray:

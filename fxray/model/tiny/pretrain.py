@@ -76,26 +76,32 @@ class AnswerLoss:
         self._number_of_id[self._number_ids_K] = torch.arange(len(self._number_ids_K))
 
     def __call__(self, features_BCH: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Mean over answer tokens, given the image tokens' features."""
+        """Mean over answer tokens, given the image tokens' features; short and long rows go apart to save padding."""
+        features_NCH = features_BCH.repeat_interleave(QUESTIONS_PER_IMAGE, 0)
+        num_tokens_N = (batch.ids_NT != self._model.config.text_config.pad_token_id).sum(1)
+        parts = [self._sum_losses(features_NCH, batch, rows) for rows in num_tokens_N.argsort(stable=True).chunk(2)]
+        return torch.stack(parts).sum() / (batch.labels_NT != IGNORED).sum()
+
+    def _sum_losses(self, features_NCH: torch.Tensor, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
         model = self._model
-        embeds_NTH = model.get_input_embeddings()(batch.ids_NT)
-        is_image_NT = batch.ids_NT == model.config.image_token_id
-        embeds_NTH[is_image_NT] = features_BCH.repeat_interleave(QUESTIONS_PER_IMAGE, 0).flatten(0, 1).float()
+        labels_NT = batch.labels_NT[rows]
+        length = int((labels_NT != IGNORED).any(0).nonzero().max()) + 1
+        ids_NT, labels_NT = batch.ids_NT[rows, :length], labels_NT[:, 1:length]
+        embeds_NTH = model.get_input_embeddings()(ids_NT)
+        embeds_NTH[ids_NT == model.config.image_token_id] = features_NCH[rows].flatten(0, 1)
+        positions_3NT = batch.positions_3NT[:, rows, :length]
         language = model.model.language_model
-        hidden_NTH = language(
-            inputs_embeds=embeds_NTH, position_ids=batch.positions_3NT, use_cache=False
-        ).last_hidden_state
-        labels_NT = batch.labels_NT[:, 1:]
+        hidden_NTH = language(inputs_embeds=embeds_NTH, position_ids=positions_3NT, use_cache=False).last_hidden_state
         is_answer_NT = labels_NT != IGNORED
         logprobs_AV = model.lm_head(hidden_NTH[:, :-1][is_answer_NT]).log_softmax(-1)
         targets_A = labels_NT[is_answer_NT]
         losses_A = -logprobs_AV.gather(1, targets_A[:, None]).squeeze(1)
-        is_coordinate_A = batch.is_coordinate_NT[:, 1:][is_answer_NT]
+        is_coordinate_A = batch.is_coordinate_NT[rows, 1:length][is_answer_NT]
         true_number = self._number_of_id[targets_A[is_coordinate_A]]
         distance_AK = torch.arange(len(self._number_ids_K)) - true_number[:, None]
         weights_AK = (-0.5 * (distance_AK / COORDINATE_SPREAD_PX) ** 2).softmax(-1)
         soft = -(weights_AK * logprobs_AV[is_coordinate_A][:, self._number_ids_K]).sum(-1)
-        return (losses_A[~is_coordinate_A].sum() + soft.sum()) / len(targets_A)
+        return losses_A[~is_coordinate_A].sum() + soft.sum()
 
 
 class WeightAverage:
