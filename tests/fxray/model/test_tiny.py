@@ -1,5 +1,7 @@
 """The tiny base model: what ships with fxray, and the code that builds it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,6 @@ from fxray.grammar import render
 from fxray.grammar.prompts import TEMPLATES
 from fxray.model.tiny.architecture import CELL_PX, build_model, build_processor
 from fxray.model.tiny.batches import QUESTIONS_PER_IMAGE, Batch, GroundingBatches, patchify
-from fxray.model.tiny.build import Recipe, build
 from fxray.model.tiny.grounding import FILLS, FORMS, draw_scene
 from fxray.model.tiny.pretrain import encode_images
 from fxray.model.tiny.questions import NOTHING, ask
@@ -146,16 +147,17 @@ def test_cells_say_what_covers_them(tokenizer: PreTrainedTokenizerFast) -> None:
 
 @pytest.mark.slow
 def test_a_short_build_is_the_same_twice(tmp_path: Path) -> None:
-    losses: list[list[float]] = []
-    for name in ("a", "b"):
-        told: list[float] = []
-        build(
-            tmp_path / name,
-            Recipe(seed=3, stage_1_steps=2, stage_2_steps=2),
-            threads=1,
-            progress=lambda stage, step, num_steps, loss, told=told: told.append(loss),
-        )
-        losses.append(told)
+    code = (
+        "import sys; from pathlib import Path; from fxray.model.tiny.build import Recipe, build\n"
+        "tell = lambda stage, step, num_steps, loss: print('loss', step, loss)\n"
+        "build(Path(sys.argv[1]), Recipe(seed=3, stage_1_steps=2, stage_2_steps=2), threads=1, progress=tell)"
+    )
+    losses = []
+    for name in ("a", "b"):  # a process of its own, since a build makes and ends a process group
+        command = [sys.executable, "-c", code, str(tmp_path / name)]
+        output = subprocess.run(command, capture_output=True, text=True, timeout=250, check=True).stdout
+        losses.append([line for line in output.splitlines() if line.startswith("loss")])
+    assert len(losses[0]) == 4
     assert losses[0] == losses[1]
     for file in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()

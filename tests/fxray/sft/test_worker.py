@@ -18,7 +18,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def single_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A process group of this process alone, without a socket; DeepSpeed adopts it."""
+    """A process group of this process alone, without a socket; DeepSpeed adopts it, or one that is there already."""
+    if dist.is_initialized():
+        yield
+        return
     store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
