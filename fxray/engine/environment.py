@@ -40,7 +40,12 @@ def prepare_environment(*, threads: int) -> None:
     if is_cpu_build():
         threads = threads or len(os.sched_getaffinity(0))
         # Ray sets OMP_NUM_THREADS to an actor's logical processors, which say nothing about threads.
-        wanted |= {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        wanted |= {
+            "OMP_NUM_THREADS": str(threads),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # Else the sampler compiles a C++ kernel on the first call: seconds of waiting and a compiler needed.
+            "TORCHDYNAMO_DISABLE": "1",
+        }
     late = sorted(name for name in _ALWAYS if os.environ.get(name) != wanted[name])
     if "vllm" in sys.modules and late:
         raise ResourceError(f"vLLM was imported before {late[0]} was set", remedy="start the engine in a fresh process")
