@@ -184,8 +184,12 @@ def _start_ray() -> float:
     with ray_cluster(RayConfig(object_store_mib=80), min_cpus=1):
         import ray
 
-        assert ray.get(ray.remote(os.getpid).remote(), timeout=60) > 0
+        assert ray.get(ray.remote(_process_id).remote(), timeout=60) > 0
         return float(ray.cluster_resources()["CPU"])
+
+
+def _process_id() -> int:
+    return os.getpid()  # Ray takes no built-in function as a task
 
 
 def version_of(distribution: str) -> str | None:
