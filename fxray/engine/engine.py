@@ -81,7 +81,7 @@ class Engine:
 
         self._settings = settings
         self._num_loads = 0
-        self._adapter: tuple[Any, AdapterBlob] | None = None
+        self._adapter: tuple[Any, int] | None = None
         try:
             self._llm = LLM(**_llm_arguments(settings))
         except (ValueError, RuntimeError, OSError, AssertionError) as error:
@@ -99,7 +99,7 @@ class Engine:
     @property
     def policy_version(self) -> int:
         """Version of the adapter in use, `BASE_VERSION` without one."""
-        return BASE_VERSION if self._adapter is None else self._adapter[1].version
+        return BASE_VERSION if self._adapter is None else self._adapter[1]
 
     def generate(self, questions: Sequence[Question], sampling: SamplingSettings) -> list[Answers]:
         """Draws a group of answers to each question.
@@ -161,13 +161,15 @@ class Engine:
             "count_bound_modules", request.lora_int_id, blob.peft_config, blob.safetensors
         )
         if num_bound != blob.num_modules:
+            self._on_workers("keep_only_adapter", self._adapter[0].lora_int_id if self._adapter else 0)
             raise SyncError(
                 f"{num_bound} LoRA modules are bound, {blob.num_modules} were published"
                 + (f"; missing {missing}" if missing else ""),
                 where=where,
                 remedy="sampler and learner must hold the same base model and adapter layers",
             )
-        self._adapter = (request, blob)
+        self._on_workers("keep_only_adapter", request.lora_int_id)
+        self._adapter = (request, blob.version)
         return SyncProof(worker, blob.version, sha256, num_bound)
 
     def use_base_model(self) -> None:
@@ -189,7 +191,6 @@ class Engine:
                 write_atomically(Path(folder) / "adapter_model.safetensors", blob.safetensors)
                 request = LoRARequest(name, self._num_loads, folder)
                 self._llm.llm_engine.add_lora(request)
-        self._on_workers("keep_only_adapter", request.lora_int_id)
         return request
 
     def _on_workers(self, method: str, *args: object) -> Any:

@@ -79,7 +79,7 @@ class AdapterExtension:
         manager.activate_adapter(lora_id)
 
     def keep_only_adapter(self, lora_id: int) -> None:
-        """Forgets every adapter but this one."""
+        """Forgets every adapter but this one; 0 forgets all."""
         for other in set(self._manager.list_adapters()) - {lora_id}:
             self._manager.remove_adapter(other)
 

@@ -91,8 +91,9 @@ class TestOneEngine:
         questions = twin.questions(1)
         twin.randomise(9)
         engine("load_adapter", twin.blob(3))
-        with pytest.raises(SyncError):
-            engine("load_adapter", damage.misnamed)
+        for refused in (damage.misnamed, damage.fewer):
+            with pytest.raises(SyncError):
+                engine("load_adapter", refused)
         drawn = engine("generate", questions, FOUR)
         assert twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS
 
