@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(2400)]
 
-DEADLINE_S = 400
+DEADLINE_S = 800
 SCHEDULE = """
 stages:
   - name: alpha

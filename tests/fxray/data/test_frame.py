@@ -86,7 +86,7 @@ def test_conversion_never_degenerates_and_is_true_to_half_a_model_pixel(data):
     scales = (frame.width_px / frame.model_width_px, frame.height_px / frame.model_height_px) * 2
     for value, value_back, scale in zip(box, back, scales, strict=True):
         assert abs(value - value_back) <= scale * 1.000001  # a vanishing box is off by up to one, all others by half
-    if model_box.x_max - model_box.x_min > 1:
+    if model_box.x_max - model_box.x_min > 2:  # a vanishing box becomes the one or two pixels that it touches
         assert abs(box.x_min - back.x_min) <= 0.500001 * scales[0]
 
 
