@@ -1,4 +1,5 @@
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -63,18 +64,20 @@ def pool_for(
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
+    temp_dir = tempfile.mkdtemp(prefix="fxr", dir="/tmp")
     ray.init(
         address="local",
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=200_000_000,
         log_to_driver=False,
-        _temp_dir=tempfile.mkdtemp(prefix="fxr", dir="/tmp"),
+        _temp_dir=temp_dir,
         _node_ip_address="127.0.0.1",
         runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
     )
     yield
     ray.shutdown()
+    shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def test_a_worker_masks_the_answer_whose_function_raises(monkeypatch: pytest.MonkeyPatch) -> None:

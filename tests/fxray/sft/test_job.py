@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ def with_ray(test: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
+    temp_dir = tempfile.mkdtemp(prefix="fxs", dir="/tmp")
     ray.init(
         address="local",
         num_cpus=2,
@@ -39,11 +41,12 @@ def cluster() -> Iterator[None]:
         object_store_memory=200_000_000,
         log_to_driver=False,
         logging_level="ERROR",
-        _temp_dir=tempfile.mkdtemp(prefix="fxs", dir="/tmp"),
+        _temp_dir=temp_dir,
         _node_ip_address="127.0.0.1",
     )
     yield
     ray.shutdown()
+    shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
