@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +34,7 @@ class CustomReward:
             ConfigError: The function cannot be loaded, or returned something other than a finite number.
         """
         value = load_reward(self.path)(answer_text, annotation, frame)
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
             raise ConfigError(
                 f"returned {value!r}, expected a finite number",
                 where=self.path,

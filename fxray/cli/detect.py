@@ -1,5 +1,6 @@
 """`fxray detect`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,8 @@ def detect(
         adapter = adapter or latest_adapter(run_dir)
         config = str(run_dir / "config.yaml")
     assert config is not None
+    if sys.stderr.isatty():
+        typer.echo("starting the engine", err=True)
     detector = open_detector(checked_config(config, overrides), adapter)
     from fxray.detect.files import drawing_path
     from fxray.detect.offline import detect_files

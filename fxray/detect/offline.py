@@ -1,48 +1,17 @@
-"""Many images at once, from a dataset or from disk, batch by batch so that memory does not grow with their number."""
+"""Many image files at once, batch by batch so that memory does not grow with their number."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from fxray.data.dataset import Dataset
-from fxray.data.images import decode_image
 from fxray.detect.detector import Detector
 from fxray.detect.files import files_in, read_image
 from fxray.detect.finding import Finding
 from fxray.errors import DataError
-from fxray.evaluate.predictions import Prediction
 
 BATCH_SIZE = 64
 """Images that are held decoded and asked about at once."""
-
-
-def answer_dataset(
-    detector: Detector,
-    dataset: Dataset,
-    rows: Sequence[int],
-    *,
-    progress: Callable[[int, int], None],
-) -> list[Prediction]:
-    """A prediction for each of some rows.
-
-    Args:
-        detector: The model.
-        dataset: Where the images are.
-        rows: Which of them.
-        progress: Told after each batch how many rows are done, and how many there are.
-
-    Raises:
-        DataError: An image cannot be read; names the row.
-    """
-    predictions: list[Prediction] = []
-    for start in range(0, len(rows), BATCH_SIZE):
-        batch = rows[start : start + BATCH_SIZE]
-        names = [dataset.samples[row].sample_id for row in batch]
-        images = [decode_image(dataset.image_bytes(row), f"{dataset.path} row {row}") for row in batch]
-        predictions += detector.predict(list(zip(names, images, strict=True)))
-        progress(len(predictions), len(rows))
-    return predictions
 
 
 def detect_files(detector: Detector, paths: Sequence[Path]) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +25,12 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
     Raises:
         ResourceError: The cluster cannot be reached, or the machine has too little shared memory.
     """
+    address = config.address or os.environ.get("RAY_ADDRESS")
     _quieten()
+    if not address:
+        _stay_on_loopback()
     import ray
 
-    address = config.address or os.environ.get("RAY_ADDRESS")
     temp_dir = None
     try:
         if address:
@@ -64,6 +67,15 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+
+
+def _stay_on_loopback() -> None:
+    """Keeps Ray from taking the address that other machines reach; Ray reads this switch when it is imported."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if "ray" in sys.modules:
+        from ray._private import ray_constants
+
+        ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _check_shared_memory(needed_mib: int) -> None:

@@ -1,5 +1,10 @@
 """A detector in this process: one engine, an adapter of a run, and the question that evaluation asks."""
 
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,16 +34,17 @@ def open_detector(config: Config, adapter: Path | None) -> Detector:
         ModelError: The engine cannot be started.
         SyncError: The adapter does not fit the model.
     """
-    from fxray.engine.engine import Engine
-
     model_path = resolve_model_path(config.model.path)
     settings = engine_settings(config, model_path)
-    if adapter is None:
-        engine = Engine(settings)
-    else:
-        blob = _read(adapter)
-        engine = Engine(replace(settings, lora_rank=int(str(blob.peft_config["r"]))))
-        engine.load_adapter(blob)
+    blob = _read(adapter) if adapter else None
+    with _stderr_held_back():
+        from fxray.engine.engine import Engine
+
+        if blob is None:
+            engine = Engine(settings)
+        else:
+            engine = Engine(replace(settings, lora_rank=int(str(blob.peft_config["r"]))))
+            engine.load_adapter(blob)
     return Detector(
         engine,
         render_prompt(load_tokenizer(model_path), EVALUATION_TEMPLATE),
@@ -65,6 +71,26 @@ def latest_adapter(run_dir: Path) -> Path:
         if adapter.is_dir():
             return adapter
     raise CheckpointError("no phase of this run is finished", where=str(run_dir), remedy="let `fxray train` go on")
+
+
+@contextmanager
+def _stderr_held_back() -> Iterator[None]:
+    """What libraries write to stderr in the block, from C++ too, is shown only if the block fails."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            held_back.seek(0)
+            os.write(stderr, held_back.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _read(adapter: Path) -> AdapterBlob:

@@ -22,6 +22,11 @@ def agrees(answer_text, annotation, frame):
 def not_a_number(answer_text, annotation, frame):
     return float("nan")
 
+def half(answer_text, annotation, frame):
+    import numpy
+
+    return numpy.float32(0.5)
+
 def nothing(answer_text, annotation, frame):
     return None
 
@@ -50,6 +55,10 @@ def test_users_rewards_enter_the_sum_with_their_weights():
     scored = score(answer, TRUTH, FRAME, own)
     assert scored.custom == {"users_rewards:brevity": -len(answer) / 100, "users_rewards:agrees": 1.0}
     assert scored.total == pytest.approx(0.25 + 1 + 1 + 2 - 0.5 * len(answer) / 100 - 2.0)
+
+
+def test_a_number_of_numpy_is_a_number():
+    assert score("", TRUTH, FRAME, stage(CustomReward("users_rewards:half", 1.0))).custom == {"users_rewards:half": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -17,25 +17,24 @@ Paint = Callable[[np.random.Generator, Pixels, Pixels], Pixels]
 def tile_texture(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """One small piece repeats in both directions."""
     height, width = under.shape[:2]
-    tile = int(rng.integers(11, 18))
-    top, left = int(rng.integers(0, height - tile)), int(rng.integers(0, width - tile))
-    piece = under[top : top + tile, left : left + tile]
-    piece = (piece - piece.mean((0, 1))) * rng.uniform(1.2, 1.6) + piece.mean((0, 1))
+    tile = int(rng.integers(10, 16))
+    piece = _stress(_liveliest_piece(rng, under, tile, tile), rng.uniform(45, 60))
     return piece[np.arange(height) % tile][:, np.arange(width) % tile]
 
 
-def blur(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
-    """Detail melts away."""
-    return _smooth(under, rng.uniform(5, 8))
+def smear(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
+    """Detail is drawn out into streaks, along the rows or along the columns."""
+    streaks = _smooth(under, 1.0).mean(int(rng.integers(0, 2)), keepdims=True)
+    return np.broadcast_to(_stress(streaks, rng.uniform(35, 50)), under.shape)
 
 
 def duplicate_part(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixels:
-    """A part of the picture stands two by two times beside itself."""
+    """A part of the picture stands two by two times beside itself, each copy cut out with a rim."""
     height, width = under.shape[:2]
-    side = picture.shape[0]
-    top, left = int(rng.integers(0, side - height)), int(rng.integers(0, side - width))
-    part = _resize(picture[top : top + height, left : left + width], width // 2, height // 2)
-    part = (part - part.mean((0, 1))) * 1.2 + part.mean((0, 1))
+    part = _resize(_liveliest_piece(rng, picture, height, width), width // 2, height // 2)
+    part = _stress(part, rng.uniform(35, 50))
+    rim = 245 if rng.random() < 0.5 else 10
+    part[:3], part[-3:], part[:, :3], part[:, -3:] = rim, rim, rim, rim
     return part[np.arange(height) % (height // 2)][:, np.arange(width) % (width // 2)]
 
 
@@ -59,18 +58,18 @@ def shift_colour(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> P
     grey = under.mean(2, keepdims=True)
     angle = rng.uniform(0, 2 * np.pi)
     away = np.array([np.cos(angle), np.cos(angle - 2.09), np.cos(angle + 2.09)], np.float32)
-    return grey + (under - grey)[..., [1, 2, 0]] + rng.uniform(55, 80) * away
+    return grey + (under - grey)[..., [1, 2, 0]] + rng.uniform(75, 110) * away
 
 
 def bend_geometry(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
-    """Rows and columns swing sideways."""
+    """Rows and columns swing sideways like rubber, light on one flank of each wave and dark on the other."""
     height, width = under.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     reach, phase = rng.uniform(6, 10), rng.uniform(0, 6.28)
-    bent_x = x + reach * np.sin(2 * np.pi * y / rng.uniform(16, 26) + phase)
-    bent_y = y + 0.6 * reach * np.sin(2 * np.pi * x / rng.uniform(16, 26))
-    bent = under[bent_y.astype(int).clip(0, height - 1), bent_x.astype(int).clip(0, width - 1)]
-    return (bent - bent.mean((0, 1))) * 1.25 + bent.mean((0, 1))
+    wave = 2 * np.pi * (y + reach * np.sin(2 * np.pi * x / rng.uniform(30, 50) + phase)) / rng.uniform(14, 22)
+    bent_x = x + reach * np.sin(wave)
+    bent = under[y, bent_x.astype(int).clip(0, width - 1)]
+    return bent + (rng.uniform(35, 55) * np.cos(wave))[..., None].astype(np.float32)
 
 
 def lay_checker(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
@@ -78,7 +77,7 @@ def lay_checker(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pi
     height, width = under.shape[:2]
     cell = int(rng.integers(5, 9))
     y, x = np.mgrid[0:height, 0:width] // cell
-    strength = rng.uniform(24, 40)
+    strength = rng.uniform(40, 60)
     if rng.random() < 0.5:
         return under + np.where((x + y) % 2 == 0, strength, -strength)[..., None].astype(np.float32)
     inner_y, inner_x = np.mgrid[0:height, 0:width] % (2 * cell)
@@ -87,14 +86,14 @@ def lay_checker(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pi
 
 def cast_shadow(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """Darkness that nothing casts."""
-    return under * rng.uniform(0.25, 0.45)
+    return under * rng.uniform(0.1, 0.3)
 
 
 def burst_noise(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """Coarse grain."""
     height, width = under.shape[:2]
-    grain = rng.normal(0, rng.uniform(40, 60), (height // 2 + 1, width // 2 + 1, 3)).astype(np.float32)
-    return under + grain.repeat(2, 0).repeat(2, 1)[:height, :width]
+    grain = rng.normal(0, rng.uniform(65, 90), (height // 4 + 1, width // 4 + 1, 3)).astype(np.float32)
+    return under + grain.repeat(4, 0).repeat(4, 1)[:height, :width]
 
 
 def put_object(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
@@ -106,6 +105,21 @@ def put_object(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pix
     colour = rng.uniform(30, 225, 3)
     colour = colour + np.sign(colour - under.mean((0, 1))) * 40
     return (colour * (1.25 - 0.9 * distance)).astype(np.float32)
+
+
+def _liveliest_piece(rng: np.random.Generator, pixels: Pixels, height: int, width: int) -> Pixels:
+    """Of five pieces of this size at random places the one whose colours differ most."""
+    tops = rng.integers(0, pixels.shape[0] - height, 5)
+    lefts = rng.integers(0, pixels.shape[1] - width, 5)
+    pieces = [pixels[top : top + height, left : left + width] for top, left in zip(tops, lefts, strict=True)]
+    return max(pieces, key=lambda piece: float(piece.std()))
+
+
+def _stress(pixels: Pixels, contrast: float) -> Pixels:
+    """The pixels, their differences from the mean colour stretched to at least this standard deviation."""
+    mean = pixels.mean((0, 1))
+    away = pixels - mean
+    return away * max(1.0, contrast / max(float(away.std()), 4.0)) + mean
 
 
 def _smooth(pixels: Pixels, radius_px: float) -> Pixels:
@@ -120,7 +134,7 @@ def _resize(pixels: Pixels, width: int, height: int) -> Pixels:
 
 PAINTS: dict[str, Paint] = {
     "texture-tiling": tile_texture,
-    "blur-patch": blur,
+    "blur-patch": smear,
     "duplicated-part": duplicate_part,
     "broken-text": break_text,
     "colour-error": shift_colour,

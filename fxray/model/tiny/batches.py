@@ -19,7 +19,7 @@ GRIDS = ((4, 4), (3, 4), (4, 3), (3, 5), (5, 3))
 """Rows and columns of image tokens; the first, of square images, fills five of six batches."""
 IGNORED = -100
 _MIN_COVER_FRAC = 0.15
-_REPEAT_FRAC = 0.08
+_REPEAT_FRAC = 0.12
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 
 from fxray.files import atomic_dir
 from fxray.model.tiny.ability import Ability, measure_ability
-from fxray.model.tiny.architecture import build_model, save_model
+from fxray.model.tiny.architecture import build_model, save_model, sharpen
 from fxray.model.tiny.pretrain import SHARDS_PER_STEP, CellHeads, WeightAverage, pretrain_language, pretrain_vision
 from fxray.model.tiny.vocabulary import build_tokenizer
 
@@ -27,8 +27,8 @@ class Recipe:
     """How long each stage is, and the seed of weights and scenes."""
 
     seed: int = 0
-    stage_1_steps: int = 3000
-    stage_2_steps: int = 5500
+    stage_1_steps: int = 2000
+    stage_2_steps: int = 4500
 
 
 def build(out_dir: Path, recipe: Recipe, *, threads: int, progress: Progress) -> Ability:
@@ -98,6 +98,7 @@ def _train(
         on_step=lambda step, loss: progress("language", step, recipe.stage_2_steps, loss),
     )
     average.swap()
+    sharpen(model)
     distributed.destroy_process_group()
     return model, tokenizer
 

@@ -26,7 +26,7 @@ FILTERS = ("blurred", "noisy", "dark", "bright", "negative", "pixelated", "tiled
 FILLS = (*COLOURS, *PATTERNS, *FILTERS)
 FORMS = ("disc", "square", "triangle", "diamond", "ring", "cross")
 MAX_SHAPES = 4
-MIN_CHANGE = 11.0
+MIN_CHANGE = 14.0
 """A shape that changes colours (0 to 255) by less on average would not show."""
 
 

@@ -26,7 +26,7 @@ def problems(*overrides):
         (["rollout.max_model_len=239"], "rollout.max_model_len", "at least 240: 16 image tokens"),
         (["evaluate.max_new_tokens=401"], "rollout.max_model_len", "at least 513"),
         (["sft.batch_size=33"], "sft.batch_size", "a multiple of 32"),
-        (["sft.num_workers=2"], "sft.batch_size", "a multiple of 64"),
+        (["sft.num_workers=4"], "sft.batch_size", "a multiple of 64"),
         (["learner.num_ranks=17"], "learner.num_ranks", "at most grpo.prompts_per_step = 16"),
         (["rollout.num_workers=17"], "rollout.num_workers", "at most grpo.prompts_per_step = 16"),
         (["grpo.steps_per_stage=5", "grpo.warmup_steps=6"], "grpo.warmup_steps", "at most grpo.steps_per_stage = 5"),

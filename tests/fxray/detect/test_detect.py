@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.detect.detector import Detector
 from fxray.detect.files import drawing_path, files_in
-from fxray.detect.offline import BATCH_SIZE, answer_dataset, detect_files
+from fxray.detect.offline import BATCH_SIZE, detect_files
 from fxray.engine.engine import Answers, Question
-from fxray.errors import DataError
 from fxray.grpo.types import Rollout, SamplingSettings
-from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
+from fxray.schema import Box, Region, Tag, Verdict
 
 GENERATED = (
     "<think>\n<|object_ref_start|>Hand bent<|object_ref_end|><|box_start|>(0,28),(28,56)<|box_end|>\n</think>\n"
@@ -75,28 +73,14 @@ def test_answers_are_greedy_and_boxes_in_original_pixels(detector: Detector, sou
     assert prediction.seconds is not None
 
 
-def test_a_dataset_is_answered_row_by_row_in_batches(tmp_path: Path, detector: Detector, source: FixedAnswers) -> None:
-    rows = [
-        Row(Sample(f"s{i}", 112, 112, Annotation(Verdict.REAL), "real", "thing", "p"), image=png(0 if i % 3 else 255))
-        for i in range(BATCH_SIZE + 6)
-    ]
-    write_dataset(tmp_path / "d.parquet", rows)
-    told: list[tuple[int, int]] = []
-    chosen = [5, 3, *range(6, BATCH_SIZE + 6)]
-    predictions = answer_dataset(
-        detector, Dataset.open(tmp_path / "d.parquet"), chosen, progress=lambda done, of: told.append((done, of))
-    )
-    assert [p.sample_id for p in predictions] == [f"s{i}" for i in chosen]
-    assert [p.verdict for p in predictions[:3]] == [Verdict.GENERATED, Verdict.REAL, Verdict.REAL]
-    assert [len(batch) for batch in source.batches] == [BATCH_SIZE, 2]
-    assert told == [(64, 66), (66, 66)]
-
-
-def test_a_damaged_row_is_named(tmp_path: Path, detector: Detector) -> None:
-    sample = Sample("s", 112, 112, Annotation(Verdict.REAL), "real", "thing", "p")
-    write_dataset(tmp_path / "d.parquet", [Row(sample, image=b"no image")])
-    with pytest.raises(DataError, match="row 0"):
-        answer_dataset(detector, Dataset.open(tmp_path / "d.parquet"), [0], progress=lambda done, of: None)
+def test_a_folder_is_answered_in_batches(tmp_path: Path, detector: Detector, source: FixedAnswers) -> None:
+    for number in range(BATCH_SIZE + 6):
+        (tmp_path / f"{number:03d}.png").write_bytes(png(0 if number % 3 else 255))
+    findings = list(detect_files(detector, [tmp_path]))
+    assert [finding.file.name for finding in findings] == [f"{number:03d}.png" for number in range(BATCH_SIZE + 6)]
+    verdicts = [finding.prediction.verdict for finding in findings[:3] if finding.prediction]
+    assert verdicts == [Verdict.REAL, Verdict.GENERATED, Verdict.GENERATED]
+    assert [len(batch) for batch in source.batches] == [BATCH_SIZE, 6]
 
 
 def test_one_bad_file_never_stops_the_rest(tmp_path: Path, detector: Detector) -> None:

@@ -1,0 +1,34 @@
+"""A local Ray of a run, in a process of its own because Ray reads its settings once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+LISTENERS = """
+import json, os, psutil
+from fxray.config.tree import RayConfig
+from fxray.launch.cluster import ray_cluster
+
+with ray_cluster(RayConfig(object_store_mib=128), min_cpus=2):
+    import ray
+
+    class Worker:
+        def pid(self):
+            return os.getpid()
+
+    ray.get(ray.remote(Worker).remote().pid.remote(), timeout=120)
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    sockets = [socket for process in processes for socket in process.net_connections("tcp")]
+    print(json.dumps([socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN]))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_local_ray_listens_on_loopback_only():
+    done = subprocess.run([sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=240, check=True)
+    addresses = set(json.loads(done.stdout.splitlines()[-1]))
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
