@@ -20,7 +20,7 @@ def build(
     seed: Annotated[int, typer.Option(min=0, help="Of weights and scenes.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Processes of one thread each; 0 takes all processors.")] = 0,
 ) -> None:
-    """Pretrain the tiny Qwen2.5-VL on generic grounding, from nothing (about an hour on two cores).
+    """Pretrain the tiny Qwen2.5-VL on generic grounding, from nothing (about 35 minutes on two cores).
 
     \b
     Example:

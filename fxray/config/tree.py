@@ -113,7 +113,9 @@ class GrpoConfig(Section):
     """mu: passes over each batch of rollouts."""
     learning_rate: Positive = 1e-5
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps of linear warm-up at the start of each stage; constant afterwards."""
+    """Steps of linear warm-up at the start of each stage."""
+    rate_decay: Literal["none", "linear"] = "none"
+    """After warm-up the rate stays as it is, or falls along a line that reaches 0 at the end of the stage."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Positive = 1.0
     temperature: Positive = 1.0

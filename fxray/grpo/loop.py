@@ -47,6 +47,7 @@ class StagePlan:
         sampling: How answers are drawn.
         update: How they are learnt from; `learning_rate` is the rate after warm-up.
         warmup_steps: Steps in which the rate rises linearly.
+        rate_decay: "none", or "linear": after warm-up the rate falls, to reach 0 after the last step.
         normalisation: "group-std" or "none".
         probe_every_steps: Steps between two logprob probes; 0 probes the first and the last policy only.
         probe_tolerance_nats: Largest |difference| that a probe may show.
@@ -58,6 +59,7 @@ class StagePlan:
     sampling: SamplingSettings
     update: UpdateSettings
     warmup_steps: int
+    rate_decay: str
     normalisation: str
     probe_every_steps: int
     probe_tolerance_nats: float
@@ -217,4 +219,7 @@ def _is_probe_due(plan: StagePlan, step: int) -> bool:
 
 
 def _rate(plan: StagePlan, step: int) -> float:
-    return plan.update.learning_rate * min(1.0, (step + 1) / (plan.warmup_steps + 1))
+    if step < plan.warmup_steps:
+        return plan.update.learning_rate * (step + 1) / (plan.warmup_steps + 1)
+    left = (plan.num_steps - step) / max(1, plan.num_steps - plan.warmup_steps)
+    return plan.update.learning_rate * (left if plan.rate_decay == "linear" else 1.0)

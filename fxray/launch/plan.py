@@ -40,6 +40,7 @@ def plan_stage(config: Config, stage: Stage, num_samples: int) -> StagePlan:
             max_new_tokens=max_new_tokens,
         ),
         warmup_steps=grpo.warmup_steps,
+        rate_decay=grpo.rate_decay,
         normalisation=grpo.advantage_normalisation,
         probe_every_steps=config.rollout.probe_every_steps,
         probe_tolerance_nats=config.rollout.probe_tolerance_nats,

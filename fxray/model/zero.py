@@ -36,6 +36,9 @@ def join_ranks(*, rank: int, world_size: int, address: str, port: int, timeout_s
     where = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": world_size, "MASTER_ADDR": address, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in where.items()})
     backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if world_size == 1 and not torch.distributed.is_initialized():  # nobody to meet, so no port is opened
+        store, timeout = torch.distributed.HashStore(), timedelta(seconds=timeout_s)  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_s))
 
 

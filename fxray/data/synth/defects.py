@@ -24,8 +24,8 @@ def tile_texture(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> P
 
 def smear(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """Detail is drawn out into streaks, along the rows or along the columns."""
-    streaks = _smooth(under, 1.0).mean(int(rng.integers(0, 2)), keepdims=True)
-    return np.broadcast_to(_stress(streaks, rng.uniform(35, 50)), under.shape)
+    streaks = under.mean(int(rng.integers(0, 2)), keepdims=True)
+    return np.broadcast_to(_stress(streaks, rng.uniform(55, 75)), under.shape)
 
 
 def duplicate_part(rng: np.random.Generator, under: Pixels, picture: Pixels) -> Pixels:
@@ -69,7 +69,7 @@ def bend_geometry(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> 
     wave = 2 * np.pi * (y + reach * np.sin(2 * np.pi * x / rng.uniform(30, 50) + phase)) / rng.uniform(14, 22)
     bent_x = x + reach * np.sin(wave)
     bent = under[y, bent_x.astype(int).clip(0, width - 1)]
-    return bent + (rng.uniform(35, 55) * np.cos(wave))[..., None].astype(np.float32)
+    return bent + (rng.uniform(50, 75) * np.cos(wave))[..., None].astype(np.float32)
 
 
 def lay_checker(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:

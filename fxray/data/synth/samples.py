@@ -24,7 +24,7 @@ LARGEST_SIDE_FRACS = (0.50, 0.42, 0.36, 0.34)
 """The longest side of a flaw, as a share of the image's, where there are one, two, three and four."""
 SMALLEST_SIDE_FRAC = 0.22
 GAP_FRAC = 0.03
-MIN_CHANGE = 26.0
+MIN_CHANGE = 30.0
 """A flaw that changes colours (0 to 255) by less on average would not show, and is drawn elsewhere."""
 CROPS_PER_PHOTOGRAPH = 4
 MAX_PHOTOGRAPHS = 100

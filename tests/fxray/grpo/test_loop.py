@@ -106,10 +106,10 @@ class Bandit:
 REWARDS = StageRewards("alpha", 0.0, 1.0, RightWrong(1.0, -1.0), RightWrong(2.0, -1.0))
 
 
-def plan(num_steps: int = 6, probe_every_steps: int = 0) -> StagePlan:
+def plan(num_steps: int = 6, probe_every_steps: int = 0, rate_decay: str = "none") -> StagePlan:
     sampling = SamplingSettings(G, 1.0, 1.0, 8)
     update = UpdateSettings(0.1, 1.0, 0.2, 0.2, 0.0, "answer", 2.0, 1, 8)
-    return StagePlan("alpha", REWARDS, num_steps, sampling, update, 2, "group-std", probe_every_steps, 1e-3)
+    return StagePlan("alpha", REWARDS, num_steps, sampling, update, 2, rate_decay, "group-std", probe_every_steps, 1e-3)
 
 
 def draw(step: int) -> list[PromptGroup]:
@@ -176,6 +176,12 @@ def test_the_rate_warms_up() -> None:
     bandit = Bandit()
     run(bandit, num_steps=4)
     assert bandit.rates == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.1])
+
+
+def test_the_rate_may_fall_to_nothing_by_the_end_of_the_stage() -> None:
+    bandit = Bandit()
+    run(bandit, num_steps=6, rate_decay="linear")
+    assert bandit.rates == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.075, 0.05, 0.025])
 
 
 def test_a_masked_answer_leaves_means_and_advantages() -> None:
