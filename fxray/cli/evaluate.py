@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fxray.cli.arguments import SetOption, checked_config
+from fxray.cli.tables import print_table, show_report
 
 
 def evaluate(
@@ -62,11 +63,9 @@ def evaluate(
 
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
         return
-    from rich.console import Console
-
     from fxray.evaluate.table import generator_table
 
-    Console().print(generator_table(evaluation))
+    print_table(generator_table(evaluation))
 
 
 def _answer(config: str, overrides: list[str] | None, adapter: Path | None, data: Path, out: Path) -> Path:
@@ -81,7 +80,7 @@ def _answer(config: str, overrides: list[str] | None, adapter: Path | None, data
 
 
 def report(run_dir: Annotated[Path, typer.Argument(help="A run directory, finished or not.")]) -> None:
-    """Write report.html and metrics.json of a run.
+    """Write report.html and metrics.json of a run, and print its table of stages.
 
     \b
     Example:
@@ -89,4 +88,4 @@ def report(run_dir: Annotated[Path, typer.Argument(help="A run directory, finish
     """
     from fxray.report import write_report
 
-    typer.echo(write_report(run_dir))
+    show_report(write_report(run_dir))

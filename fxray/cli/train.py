@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from fxray.cli.arguments import ConfigOption, RunDirOption, SetOption, checked_config, run_folder
+from fxray.cli.tables import show_report
 
 
 def train(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOption = None) -> None:
@@ -24,7 +25,7 @@ def train(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOpti
 
     with show_progress() as on_event:
         report = launch.train(tree, run_folder(run_dir, config), on_event)
-    typer.echo(report)
+    show_report(report)
 
 
 def sft(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOption = None) -> None:

@@ -121,9 +121,10 @@ def run_stage(
         scores = ports.scorer.score(rollouts, plan.rewards, cursor.step / plan.num_steps)
         groups, has_spread_B = with_advantages(rollouts, scores, plan.normalisation)
         scored_s = time.monotonic()
+        probe = {}
         if _is_probe_due(plan, cursor.step):
-            prove_policy(ports.learner, rollouts, plan)
-        metrics = ports.learner.update(groups, replace(plan.update, learning_rate=_rate(plan, cursor.step)))
+            probe["probe_gap_nats"] = prove_policy(ports.learner, rollouts, plan)
+        metrics = probe | ports.learner.update(groups, replace(plan.update, learning_rate=_rate(plan, cursor.step)))
         updated_s = time.monotonic()
         cursor = Cursor(plan.name, cursor.step + 1, cursor.policy_version + 1)
         ports.publisher.publish(ports.learner.export_adapter(cursor.policy_version))

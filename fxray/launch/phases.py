@@ -22,16 +22,13 @@ from fxray.launch.sft import train_sft
 from fxray.launch.stages import stage_version, train_stage
 from fxray.launch.start import image_fetcher
 from fxray.model.load import resolve_model_path
-from fxray.report import write_report
+from fxray.report import Report, write_report
 
 NO_FT, SFT = "no-ft", "sft"
 
 
-def train(config: Config, run_dir: Path, on_event: OnEvent = ignore) -> Path:
+def train(config: Config, run_dir: Path, on_event: OnEvent = ignore) -> Report:
     """Trains, evaluates and reports; on an existing run directory, what is missing of it.
-
-    Returns:
-        Path of the report.
 
     Raises:
         FxrayError: What stopped it; the same call goes on from the last checkpoint.

@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fxray.data.images import decode_image
-from fxray.evaluate.comparison import STAGE_TITLES, title_of
+from fxray.evaluate.comparison import STAGE_TITLES, Comparison, title_of
 from fxray.evaluate.scores import METRICS
 from fxray.files import write_atomically
 from fxray.report.chart import draw_panel
@@ -34,14 +35,19 @@ _LINKS = ("metrics.json", "metrics.jsonl", "config.yaml", "versions.json", "data
 _LINK_PATTERNS = ("sft/adapter", "grpo/*/final/adapter", "evaluation/*/predictions.parquet")
 
 
-def write_report(run_dir: Path) -> Path:
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was written: the page, and the evaluations that it shows."""
+
+    page: Path
+    comparison: Comparison
+
+
+def write_report(run_dir: Path) -> Report:
     """Writes `report.html` and `metrics.json` into a run directory.
 
     Args:
         run_dir: Of a finished, running or interrupted run; what is missing in it is said in the report.
-
-    Returns:
-        Path of the report.
 
     Raises:
         FxrayError: It is no run directory.
@@ -50,7 +56,7 @@ def write_report(run_dir: Path) -> Path:
     record = read_run(run_dir)
     write_atomically(run_dir / NUMBERS_FILE, json.dumps(numbers_of(record), indent=2, allow_nan=False) + "\n")
     write_atomically(run_dir / REPORT_FILE, render_page(record))
-    return run_dir / REPORT_FILE
+    return Report(run_dir / REPORT_FILE, record.comparison)
 
 
 def numbers_of(record: RunRecord) -> dict[str, Any]:

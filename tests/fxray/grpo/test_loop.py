@@ -172,6 +172,13 @@ def test_a_continued_stage_equals_the_uninterrupted_one() -> None:
     assert [m["reward"] for _, m in rest] == [m["reward"] for _, m in history[3:]]
 
 
+def test_what_a_probe_measured_is_among_the_metrics_of_its_step() -> None:
+    bandit = Bandit()
+    bandit.gap_nats = 1e-4
+    _, history = run(bandit, num_steps=3, probe_every_steps=2)
+    assert [metrics.get("probe_gap_nats") for _, metrics in history] == [1e-4, None, 1e-4]
+
+
 def test_the_rate_warms_up() -> None:
     bandit = Bandit()
     run(bandit, num_steps=4)

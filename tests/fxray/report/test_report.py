@@ -82,7 +82,7 @@ def test_the_curves_of_figure_3_are_there(page: Page) -> None:
 
 def test_synthetic_data_is_called_so_on_the_face(page: Page, make_run: MakeRun) -> None:
     assert "SYNTHETIC" in page.text[: page.text.index("Stages")]
-    other = write_report(make_run(num_samples=8, is_synthetic=False)).read_text("utf-8")
+    other = write_report(make_run(num_samples=8, is_synthetic=False)).page.read_text("utf-8")
     assert "SYNTHETIC" not in other
 
 
@@ -113,7 +113,7 @@ def test_hostile_captions_stay_text(make_run: MakeRun) -> None:
     write_predictions(hostile, path)
     (run_dir / "config.yaml").write_text(f"seed: 1\n# {HOSTILE}\n")
     (run_dir / "versions.json").write_text(json.dumps({"packages": {HOSTILE: HOSTILE}, "machine": HOSTILE}))
-    page = Page(write_report(run_dir).read_text("utf-8"))
+    page = Page(write_report(run_dir).page.read_text("utf-8"))
     assert not {tag for tag, _ in page.tags} & {"script", "img"}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert page.open == []
@@ -134,14 +134,14 @@ def test_the_numbers_are_there_as_json(run_dir: Path) -> None:
 
 def test_a_stage_that_is_missing_is_said(make_run: MakeRun) -> None:
     run_dir = make_run(num_samples=8, stages={"no-ft": (0.5, 0.1), "sft": (0.8, 0.3)})
-    text = Page(write_report(run_dir).read_text("utf-8")).text
+    text = Page(write_report(run_dir).page.read_text("utf-8")).text
     assert text.count("not evaluated") == 3
     assert "The gain from SFT to the last stage is not measured" in text
 
 
 def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 3\n")
-    page = Page(write_report(tmp_path).read_text("utf-8"))
+    page = Page(write_report(tmp_path).page.read_text("utf-8"))
     assert "Nothing has been evaluated yet." in page.text
     assert "No step is recorded." in page.text
     assert "data.json is missing or unreadable" in page.text
@@ -153,7 +153,7 @@ def test_damaged_parts_are_said_and_the_rest_is_shown(make_run: MakeRun) -> None
     (run_dir / "evaluation" / "alpha" / "predictions.parquet").write_bytes(b"PAR1 torn")
     (run_dir / "metrics.jsonl").write_text("nonsense\n")
     (run_dir / "versions.json").write_text("[]")
-    text = Page(write_report(run_dir).read_text("utf-8")).text
+    text = Page(write_report(run_dir).page.read_text("utf-8")).text
     assert "alpha: not readable as Parquet" in text
     assert "is not a record of a step" in text
     assert "versions.json is no JSON object" in text
@@ -163,7 +163,7 @@ def test_damaged_parts_are_said_and_the_rest_is_shown(make_run: MakeRun) -> None
 def test_a_lost_test_set_is_said(make_run: MakeRun) -> None:
     run_dir = make_run(num_samples=8)
     shutil.rmtree(run_dir / "data")
-    text = Page(write_report(run_dir).read_text("utf-8")).text
+    text = Page(write_report(run_dir).page.read_text("utf-8")).text
     assert "the held-out images cannot be read, so nothing is scored" in text
 
 
@@ -171,7 +171,7 @@ def test_answers_to_other_samples_are_no_gain(make_run: MakeRun) -> None:
     run_dir = make_run(num_samples=8)
     path = run_dir / "evaluation" / "sft" / "predictions.parquet"
     write_predictions(read_predictions(path)[:4], path)
-    text = Page(write_report(run_dir).read_text("utf-8")).text
+    text = Page(write_report(run_dir).page.read_text("utf-8")).text
     assert "were not scored on the same samples" in text
     assert "The gain from SFT to the last stage is not measured" in text
     assert "GRPO γ" in text
@@ -185,7 +185,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_the_report_of_a_run_is_the_same_twice_but_for_its_date(run_dir: Path) -> None:
     def undated() -> str:
-        text = write_report(run_dir).read_text("utf-8")
+        text = write_report(run_dir).page.read_text("utf-8")
         return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)
 
     assert undated() == undated()

@@ -1,0 +1,32 @@
+"""Tables on a terminal, and as plain as wide elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fxray.report import Report
+
+PLAIN_WIDTH = 160
+"""Columns where there is no terminal; a table of ours fits."""
+
+
+def print_table(table: Table) -> None:
+    """Prints a table to stdout, in the terminal's width if there is one."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
+
+
+def show_report(report: Report) -> None:
+    """Prints the table of stages, if one is evaluated, and where the page is."""
+    if report.comparison.evaluations:
+        from fxray.evaluate.table import stage_table
+
+        print_table(stage_table(report.comparison))
+    typer.echo(report.page)
