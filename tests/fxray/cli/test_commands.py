@@ -6,7 +6,9 @@ from typer.testing import CliRunner
 from fxray import launch
 from fxray.cli.app import app
 from fxray.errors import CheckpointError, ConfigError, DataError, FxrayError
+from fxray.evaluate.comparison import Comparison
 from fxray.events import Note
+from fxray.report import Report
 
 
 def run(*arguments):
@@ -103,7 +105,8 @@ def test_training_commands_hand_configuration_folder_and_listener_on(command, fu
     def stand_in(config, run_dir, *rest):
         got.extend([config.seed, run_dir, *rest[:-1]])
         rest[-1](Note("under way"))
-        return run_dir / "result"
+        page = run_dir / "result"
+        return Report(page, Comparison((), None)) if command == "train" else page
 
     monkeypatch.setattr(launch, function, stand_in)
     result = run(command, "-c", "tiny", "-s", "seed=5", "-d", tmp_path, *extra)
@@ -114,6 +117,6 @@ def test_training_commands_hand_configuration_folder_and_listener_on(command, fu
 
 def test_the_run_folder_is_named_after_the_configuration(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launch, "train", lambda config, run_dir, on_event: run_dir)
+    monkeypatch.setattr(launch, "train", lambda config, run_dir, on_event: Report(run_dir, Comparison((), None)))
     (tmp_path / "mine.yaml").write_text("extends: tiny\n")
     assert run("train", "-c", "mine.yaml").stdout.strip() == "runs/mine"
