@@ -20,7 +20,6 @@ def synth(
     num_validation: Annotated[int, typer.Option(min=1, help="Rows of the validation split.")] = 256,
     num_test: Annotated[int, typer.Option(min=1, help="Rows of the test split, of unseen photographs.")] = 512,
     size_px: Annotated[int, typer.Option(min=56, max=2048, help="Side of the square images.")] = 168,
-    captions_per_family: Annotated[int, typer.Option(min=1, max=3, help="Ways in which one family is described.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same bytes.")] = 0,
 ) -> None:
     """Make synthetic data: crops of real photographs, half of them with planted defects.
@@ -43,7 +42,6 @@ def synth(
             num_test=num_test,
             size_px=size_px,
             seed=seed,
-            captions_per_family=captions_per_family,
             progress=lambda split, done, total: on_event(Step(split, done, total)),
         )
     typer.echo(out)

@@ -53,8 +53,6 @@ class SynthConfig(Section):
     num_test: Count = 512
     size_px: Annotated[int, Field(ge=56, le=2048)] = 168
     """Side of the square samples, in pixels."""
-    captions_per_family: Annotated[int, Field(ge=1, le=3)] = 3
-    """Ways in which the flaws of one family are described."""
     seed: int = 0
 
 

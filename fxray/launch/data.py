@@ -45,7 +45,6 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
             num_test=synth.num_test,
             size_px=synth.size_px,
             seed=synth.seed,
-            captions_per_family=synth.captions_per_family,
             progress=lambda split, done, total: on_event(Step(f"{PHASE} {split}", done, total)),
         )
         on_event(PhaseDone(PHASE, time.monotonic() - start_s, str(run.data_file("train").parent)))

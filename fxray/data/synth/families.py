@@ -14,9 +14,6 @@ class Family:
     captions: tuple[str, ...]
 
 
-CAPTIONS_PER_FAMILY = 3
-"""Ways in which each family is described; fewer can be drawn, the first ones."""
-
 FAMILIES = (
     Family(
         "texture-tiling",
@@ -34,7 +31,7 @@ FAMILIES = (
         (Tag.UNKNOWN, Tag.STRUCTURE),
         ("letters broken", "text unreadable", "script without meaning"),
     ),
-    Family("colour-error", (Tag.ARTISTIC,), ("hue shifted", "colour unnatural", "paint of a wrong colour")),
+    Family("colour-error", (Tag.ARTISTIC,), ("colour unnatural", "hue shifted", "paint of a wrong colour")),
     Family(
         "geometry-bend",
         (Tag.PERSPECTIVE, Tag.STRUCTURE),
@@ -43,17 +40,17 @@ FAMILIES = (
     Family(
         "checker-artefact",
         (Tag.TEXTURE, Tag.OTHER),
-        ("checker artefact", "grid laid over the surface", "seams crossing the surface"),
+        ("grid laid over the surface", "checker artefact", "seams crossing the surface"),
     ),
     Family(
         "shadow-error",
         (Tag.PERSPECTIVE,),
-        ("shadow cast wrongly", "shadow without an object", "darkness without a cause"),
+        ("shadow without an object", "shadow cast wrongly", "darkness without a cause"),
     ),
-    Family("noise-burst", (Tag.OTHER,), ("speckles unexplained", "grain too coarse", "noise gathered in one place")),
+    Family("noise-burst", (Tag.OTHER,), ("grain too coarse", "noise gathered in one place", "speckles unexplained")),
     Family(
         "unknown-object",
         (Tag.UNKNOWN,),
-        ("blob without meaning", "object of no known kind", "thing that fits nowhere"),
+        ("object of no known kind", "blob without meaning", "thing that fits nowhere"),
     ),
 )

@@ -13,7 +13,7 @@ from PIL import Image
 from fxray.data.dataset import Row
 from fxray.data.synth.crops import Pixels, draw_crop, draw_varied_crop
 from fxray.data.synth.defects import PAINTS
-from fxray.data.synth.families import CAPTIONS_PER_FAMILY, Family
+from fxray.data.synth.families import Family
 from fxray.data.synth.photographs import Photograph, Split, photographs_of
 from fxray.errors import DataError
 from fxray.schema import Annotation, Box, Region, Sample, Verdict
@@ -47,12 +47,11 @@ def draw_row(
     family: Family,
     verdict: Verdict,
     size_px: int,
-    captions_per_family: int = CAPTIONS_PER_FAMILY,
 ) -> Row:
     """One dataset row of `size_px` squared, its image a JPEG crop of any photograph of `split`."""
     photograph, planted = plant(rng, split, family, size_px)
     is_generated = verdict is Verdict.GENERATED
-    captions = rng.choice(family.captions[:captions_per_family], len(planted.boxes))
+    captions = rng.choice(family.captions, len(planted.boxes))
     regions = tuple(Region(box, str(caption)) for box, caption in zip(planted.boxes, captions, strict=True))
     annotation = Annotation(verdict, regions, family.tags) if is_generated else Annotation(verdict)
     sample = Sample(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fxray.data.dataset import Row, write_dataset
-from fxray.data.synth.families import CAPTIONS_PER_FAMILY, FAMILIES
+from fxray.data.synth.families import FAMILIES
 from fxray.data.synth.photographs import Split
 from fxray.data.synth.samples import draw_row
 from fxray.schema import Verdict
@@ -29,7 +29,6 @@ def synthesise(
     size_px: int,
     seed: int,
     progress: Progress,
-    captions_per_family: int = CAPTIONS_PER_FAMILY,
 ) -> None:
     """Writes `train.parquet`, `validation.parquet` and `test.parquet` into `out_dir`, byte for byte by `seed`.
 
@@ -43,27 +42,23 @@ def synthesise(
         size_px: Side of the square images.
         seed: Seed of all draws.
         progress: Told about each hundred rows.
-        captions_per_family: How many captions describe one family; with 1 a caption says no more than the family.
 
     Raises:
         DataError: A photograph's package is not installed.
         ResourceError: The disk is full.
     """
     for split, num_rows in zip(_SPLITS, (num_train, num_validation, num_test), strict=True):
-        rows = draw_split(split, num_rows, size_px, seed, progress, captions_per_family)
-        write_dataset(out_dir / f"{split}.parquet", rows)
+        write_dataset(out_dir / f"{split}.parquet", draw_split(split, num_rows, size_px, seed, progress))
 
 
-def draw_split(
-    split: Split, num_rows: int, size_px: int, seed: int, progress: Progress, captions_per_family: int
-) -> Iterator[Row]:
+def draw_split(split: Split, num_rows: int, size_px: int, seed: int, progress: Progress) -> Iterator[Row]:
     """The rows of a split; row `i` depends only on split, seed and `i`, whichever thread draws it."""
 
     def draw(index: int) -> Row:
         rng = np.random.default_rng((seed, _SPLITS.index(split), index))
         verdict = Verdict.GENERATED if index % 2 else Verdict.REAL
         family = FAMILIES[index // 2 % len(FAMILIES)]
-        return draw_row(rng, f"{split}-{index:06d}", split, family, verdict, size_px, captions_per_family)
+        return draw_row(rng, f"{split}-{index:06d}", split, family, verdict, size_px)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and numpy let other threads run
         for start in range(0, num_rows, _ROWS_AT_ONCE):
