@@ -29,6 +29,7 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
     _quieten()
     if not address:
         _stay_on_loopback()
+        _check_shared_memory(config.object_store_mib)
     import ray
 
     temp_dir = None
@@ -36,7 +37,6 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
         if address:
             ray.init(address=address, namespace="fxray", log_to_driver=False, logging_level="WARNING")
         else:
-            _check_shared_memory(config.object_store_mib)
             temp_dir = tempfile.mkdtemp(prefix="fxray-", dir="/tmp")  # unix sockets below it allow 107 characters
             ray.init(
                 address="local",
@@ -50,6 +50,8 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
                 _node_ip_address="127.0.0.1",
             )
     except Exception as error:  # Ray raises bare ones here
+        if temp_dir:
+            shutil.rmtree(temp_dir, ignore_errors=True)
         raise ResourceError(
             f"Ray cannot be {'joined' if address else 'started'}: {error}",
             where=f"ray.address {address}" if address else "local Ray",

@@ -1,6 +1,4 @@
 import io
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,16 +30,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples[5] = replace(samples[5], width_px=10, height_px=20)
     write_dataset(path, [Row(sample, image) for sample, image in zip(samples, IMAGES, strict=True)])
     return path
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with tempfile.TemporaryDirectory(prefix="fx-", dir="/tmp") as folder:
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, _temp_dir=folder
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.mark.ray

@@ -4,9 +4,7 @@ import hashlib
 import io
 import os
 import signal
-import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +37,6 @@ class WarmWorker(RolloutWorker):
         if self._name.startswith("doomed") and jobs[0].group_id.startswith("deadly"):
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
         return super().generate(jobs, sampling)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with tempfile.TemporaryDirectory(prefix="fx-", dir="/tmp") as folder:
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, _temp_dir=folder
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,10 @@ import sys
 
 import pytest
 
+from fxray.config.tree import RayConfig
+from fxray.errors import ResourceError
+from fxray.launch.cluster import ray_cluster
+
 LISTENERS = """
 import json, os, psutil
 from fxray.config.tree import RayConfig
@@ -23,6 +27,16 @@ with ray_cluster(RayConfig(object_store_mib=128), min_cpus=2):
     sockets = [socket for process in processes for socket in process.net_connections("tcp")]
     print(json.dumps([socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN]))
 """
+
+
+def test_too_little_shared_memory_is_said_with_its_own_remedy(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    with (
+        pytest.raises(ResourceError, match=r"^/dev/shm: \d+ MiB of shared memory are free.*\n.*ray.object_store_mib"),
+        ray_cluster(RayConfig(object_store_mib=2**30), min_cpus=1),
+    ):
+        pytest.fail("Ray was started")
 
 
 @pytest.mark.ray
