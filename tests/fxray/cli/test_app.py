@@ -84,7 +84,8 @@ def test_wrong_usage_is_exit_code_2():
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_command_leaves_with_the_signals_code_and_cleans_up(number, code, tmp_path):
     waiting = (
-        "import time, sys, fxray.cli.config as c\n"
+        "import signal, time, sys, fxray.cli.config as c\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs in a script's background ignore it
         "def wait():\n"
         "    try:\n        print('ready', flush=True); time.sleep(30)\n"
         "    finally:\n        print('cleaned', flush=True)\n"
