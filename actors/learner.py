@@ -136,8 +136,10 @@ class LearnerGroup:
             strategy = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
             options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": strategy}
             self._ranks.append(actor.options(**options).remote(self._spec, rank, self._num_ranks))
-        where = [self._ranks[0].call.remote("find_address")]
-        ((address, port),) = _await(where, end - time.monotonic(), "learner rank 0 to come up")
+        address, port = "", 0
+        if self._num_ranks > 1:
+            where = [self._ranks[0].call.remote("open_meeting")]
+            ((address, port),) = _await(where, end - time.monotonic(), "learner rank 0 to come up")
         ready = [rank.call.remote("start", address, port, self._deadline_s) for rank in self._ranks]
         _await(ready, end - time.monotonic(), "the learner's ranks to load the model")
 

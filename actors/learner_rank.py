@@ -41,6 +41,7 @@ from fxray.model.adapter import (
 from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
 from fxray.model.packed import PackedPolicy, PackedRow, pack
 from fxray.model.prompts import forbidden_ids, preprocess
+from fxray.model.ranks import open_meeting
 from fxray.model.zero import ZeroEngine, join_ranks
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -60,7 +61,7 @@ class _Prepared:
 
 
 class LearnerWorker:
-    """One rank. Every method but `find_address` is collective: all ranks must call it together.
+    """One rank. Every method but `open_meeting` is collective: all ranks must call it together.
 
     Args:
         spec: What the learner is made of.
@@ -71,12 +72,13 @@ class LearnerWorker:
     def __init__(self, spec: LearnerSpec, rank: int, num_ranks: int) -> None:
         self._spec, self._rank, self._num_ranks = spec, rank, num_ranks
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._listener: socket.socket | None = None
 
-    def find_address(self) -> tuple[str, int]:
-        """Address of this node and a port that is free on it, for rank 0."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+    def open_meeting(self) -> tuple[str, int]:
+        """Starts to listen on this node's own address, for rank 0; returns address and port."""
+        address = ray.util.get_node_ip_address()
+        self._listener = open_meeting(address)
+        return address, self._listener.getsockname()[1]
 
     def start(self, address: str, port: int, exchange_deadline_s: float) -> None:
         """Loads the model and joins the other ranks at rank 0's address.
@@ -100,7 +102,12 @@ class LearnerWorker:
         self._model, self._lora_layers = model.train(), lora_layers(model)
         self._policy, self._reference = adapter_parameters(model, POLICY), adapter_parameters(model, REFERENCE)
         join_ranks(
-            rank=self._rank, world_size=self._num_ranks, address=address, port=port, timeout_s=exchange_deadline_s
+            rank=self._rank,
+            world_size=self._num_ranks,
+            address=address,
+            port=port,
+            listener=self._listener,
+            timeout_s=exchange_deadline_s,
         )
         self._engine = ZeroEngine(
             PackedPolicy(model, self._forbidden_ids),

@@ -1,5 +1,6 @@
-"""What tests of several packages need: quick tests first, GPU tests only where there is one, a random model."""
+"""What tests of several packages need: quick tests first, GPU tests only where there is one, a random model, a Ray."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -35,3 +36,16 @@ def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     save_model(folder, build_model(tokenizer, seed=0), tokenizer)
     return folder
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """One small local Ray for all tests that drive actors from this process; actors end with the test's handles."""
+    from fxray.config.tree import RayConfig
+    from fxray.launch.cluster import ray_cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "actors"))  # where workers find `reward_functions`
+        with ray_cluster(RayConfig(num_cpus=2, object_store_mib=192), min_cpus=2):
+            yield

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fxray import __version__
-from fxray.cli import config, data, detect, doctor, evaluate, tiny, train
+from fxray.cli import config, data, detect, doctor, evaluate, model, tiny, train
 from fxray.errors import FxrayError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.add_typer(tiny.app, name="tiny")
+app.add_typer(model.app, name="model")
 
 
 def _show_version(is_asked: bool) -> None:

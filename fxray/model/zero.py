@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,7 @@ from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 
 from fxray.errors import CheckpointError, ModelError
+from fxray.model.ranks import meet
 
 # Otherwise DeepSpeed compiles operators for minutes on first use; none of them is needed here.
 deepspeed.ops.__compatible_ops__ = {}
@@ -23,23 +25,25 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _STEP = "step"
 
 
-def join_ranks(*, rank: int, world_size: int, address: str, port: int, timeout_s: float) -> None:
-    """Makes this process one of the ranks of a job. Each rank sees its own GPU as the first, if it has any.
+def join_ranks(
+    *, rank: int, world_size: int, address: str, port: int, listener: socket.socket | None, timeout_s: float
+) -> None:
+    """Makes this process one of the ranks of a job, as `meet` does, for DeepSpeed too.
+
+    Each rank sees its own GPU as the first, if it has any.
 
     Args:
         rank: Of this process.
         world_size: Ranks in all.
         address: Where rank 0 runs.
-        port: A free one there.
+        port: Where rank 0 listens.
+        listener: The socket that listens there, on rank 0.
         timeout_s: For any exchange between ranks.
     """
-    where = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": world_size, "MASTER_ADDR": address, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in where.items()})
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if world_size == 1 and not torch.distributed.is_initialized():  # nobody to meet, so no port is opened
-        store, timeout = torch.distributed.HashStore(), timedelta(seconds=timeout_s)  # type: ignore[attr-defined]
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_s))
+    os.environ["LOCAL_RANK"] = "0"
+    if not torch.distributed.is_initialized():
+        meet(rank=rank, world_size=world_size, address=address, port=port, listener=listener, timeout_s=timeout_s)
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_s))
 
 
 class ZeroEngine:

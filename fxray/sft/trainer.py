@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from ray.train import (
     TrainingFailedError,
     UserCallback,
 )
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 from ray.train.v2.api.config import LoggingConfig
 
 from fxray.errors import FxrayError, WorkerDiedError
@@ -23,6 +25,32 @@ from fxray.sft.settings import SftSettings
 
 CONTROLLER_POLL_S = 0.2
 WORKER_START_S = 300
+EXCHANGE_S = 1800
+"""For the ranks to meet, and for any exchange between them."""
+
+_listener: socket.socket | None = None
+"""In rank 0's process: where the others meet it."""
+
+
+class OwnAddressConfig(TorchConfig):
+    """Ray Train's process group, met at rank 0's own address and not on all of them."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return _OwnAddressBackend
+
+
+class _OwnAddressBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:  # noqa: ARG002
+        """Lets the ranks meet."""
+        world_size = len(worker_group)
+        address, port = worker_group.execute_single(0, _open_meeting) if world_size > 1 else ("", 0)
+        worker_group.execute(_set_torch_distributed_env_vars)
+        joining = [
+            worker_group.execute_single_async(rank, _join, rank, world_size, address, port)
+            for rank in range(world_size)
+        ]
+        ray.get(joining, timeout=EXCHANGE_S)
 
 
 class StopAtRefusal(UserCallback):
@@ -48,6 +76,7 @@ def make_trainer(settings: SftSettings, attempt_dir: Path, *, start_from: Path |
     return TorchTrainer(
         _run_rank,
         train_loop_config={"settings": settings, "attempt_dir": attempt_dir, "start_from": start_from},
+        torch_config=OwnAddressConfig(),
         scaling_config=ScalingConfig(
             num_workers=settings.num_workers, use_gpu=settings.gpus_per_worker > 0, resources_per_worker=resources
         ),
@@ -80,6 +109,22 @@ def fit(trainer: TorchTrainer) -> None:
             where="SFT",
             remedy="see the workers' logs in Ray's session folder; the same command goes on from the last checkpoint",
         ) from error
+
+
+def _open_meeting() -> tuple[str, int]:
+    from fxray.model.ranks import open_meeting
+
+    global _listener  # noqa: PLW0603 (two calls into one process, with nothing else between them)
+    address = ray.util.get_node_ip_address()
+    _listener = open_meeting(address)
+    return address, _listener.getsockname()[1]
+
+
+def _join(rank: int, world_size: int, address: str, port: int) -> None:
+    from fxray.model.ranks import meet
+
+    listener = _listener if rank == 0 else None
+    meet(rank=rank, world_size=world_size, address=address, port=port, listener=listener, timeout_s=EXCHANGE_S)
 
 
 def _run_rank(config: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from peft import PeftModel
@@ -16,6 +17,7 @@ from fxray.model.adapter import adapter_tensors
 from fxray.model.load import load_model
 
 RANK_TEST = runpy.run_path(str(Path(__file__).with_name("test_learner_rank.py")))
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 SETTINGS, make_group, spec = RANK_TEST["SETTINGS"], RANK_TEST["make_group"], RANK_TEST["spec"]
 
 
@@ -59,16 +61,8 @@ def test_only_valid_answers_with_tokens_are_learnt(random_model_dir):
     assert learnable_answers(make_group(random_model_dir, 0, valid=(True, False, True))) == [0, 2]
 
 
-@pytest.fixture(scope="module")
-def local_ray(tmp_path_factory):
-    folder = f"/tmp/fxl{os.getpid()}"
-    ray.init(_temp_dir=folder, object_store_memory=int(200e6), num_cpus=2, include_dashboard=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
-def groups(random_model_dir, local_ray):
+def groups(random_model_dir, cluster):
     """Five groups whose images lie in the object store."""
     made = [make_group(random_model_dir, index) for index in range(5)]
     for group in made:
@@ -88,6 +82,12 @@ def start(model_dir, num_ranks=1, **changes):
     )
 
 
+def listening_addresses(learner):
+    pids = ray.get([rank.__ray_call__.remote(lambda _: os.getpid()) for rank in learner._ranks])
+    sockets = [socket for pid in pids for socket in psutil.Process(pid).net_connections("tcp")]
+    return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+
+
 def moments(folder):
     from safetensors.numpy import load_file
 
@@ -103,6 +103,7 @@ def test_ranks_and_zero_stages_change_no_result(random_model_dir, groups, tmp_pa
     for num_ranks, stage in ((1, 0), (2, 0), (2, 2)):
         learner = start(random_model_dir, num_ranks, zero_stage=stage, max_tokens_per_micro_batch=300)
         metrics = learner.update(groups, SETTINGS)
+        assert listening_addresses(learner) <= LOOPBACK
         folder = tmp_path / f"{num_ranks}-{stage}"
         folder.mkdir()
         learner.save(folder)
@@ -154,7 +155,7 @@ def adapter_names(blob):
 
 
 @pytest.mark.ray
-def test_waits_end_at_their_deadline(local_ray):
+def test_waits_end_at_their_deadline(cluster):
     @ray.remote(num_cpus=0)
     def sleep():
         import time
@@ -169,7 +170,7 @@ def test_waits_end_at_their_deadline(local_ray):
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_room_that_never_comes_is_named(random_model_dir, local_ray):
+def test_room_that_never_comes_is_named(random_model_dir, cluster):
     with pytest.raises(DeadlineError, match=r"room for 2 learner ranks of \{'CPU': 64\}"):
         LearnerGroup(
             spec(random_model_dir),

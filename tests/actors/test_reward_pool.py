@@ -1,6 +1,4 @@
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from actors.reward_pool import RewardPool, RewardWorker
 from fxray.data.frame import Frame
@@ -60,24 +57,6 @@ def pool_for(
         yield pool
     finally:
         pool.close()
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    temp_dir = tempfile.mkdtemp(prefix="fxr", dir="/tmp")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        log_to_driver=False,
-        _temp_dir=temp_dir,
-        _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
-    )
-    yield
-    ray.shutdown()
-    shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def test_a_worker_masks_the_answer_whose_function_raises(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,8 @@
-"""The families of planted flaws: what each is called, how captions name it, and which of the six tags it carries."""
+"""The families of planted flaws: what each is called, how captions name it, and which of the six tags it carries.
+
+A caption is a noun and what is wrong with it. Where the tiny base model has a word for a fill that looks like the flaw
+("blurred", "tiled"), the caption uses that word, as a large model brings its words along.
+"""
 
 from dataclasses import dataclass
 
@@ -11,46 +15,18 @@ class Family:
 
     name: str
     tags: tuple[Tag, ...]
-    captions: tuple[str, ...]
+    caption: str
 
 
 FAMILIES = (
-    Family(
-        "texture-tiling",
-        (Tag.TEXTURE,),
-        ("texture repeated in tiles", "pattern repeated like wallpaper", "surface copied tile by tile"),
-    ),
-    Family("blur-patch", (Tag.TEXTURE,), ("detail smeared away", "surface melted into blur", "texture lost in blur")),
-    Family(
-        "duplicated-part",
-        (Tag.STRUCTURE,),
-        ("part duplicated", "copy of another part", "shape repeated where it cannot be"),
-    ),
-    Family(
-        "broken-text",
-        (Tag.UNKNOWN, Tag.STRUCTURE),
-        ("letters broken", "text unreadable", "script without meaning"),
-    ),
-    Family("colour-error", (Tag.ARTISTIC,), ("colour unnatural", "hue shifted", "paint of a wrong colour")),
-    Family(
-        "geometry-bend",
-        (Tag.PERSPECTIVE, Tag.STRUCTURE),
-        ("lines bent", "outline twisted", "geometry warped like rubber"),
-    ),
-    Family(
-        "checker-artefact",
-        (Tag.TEXTURE, Tag.OTHER),
-        ("grid laid over the surface", "checker artefact", "seams crossing the surface"),
-    ),
-    Family(
-        "shadow-error",
-        (Tag.PERSPECTIVE,),
-        ("shadow without an object", "shadow cast wrongly", "darkness without a cause"),
-    ),
-    Family("noise-burst", (Tag.OTHER,), ("grain too coarse", "noise gathered in one place", "speckles unexplained")),
-    Family(
-        "unknown-object",
-        (Tag.UNKNOWN,),
-        ("object of no known kind", "blob without meaning", "thing that fits nowhere"),
-    ),
+    Family("texture-tiling", (Tag.TEXTURE,), "patch tiled"),
+    Family("blur-patch", (Tag.TEXTURE,), "patch blurred"),
+    Family("duplicated-part", (Tag.STRUCTURE,), "patch duplicated"),
+    Family("broken-text", (Tag.UNKNOWN, Tag.STRUCTURE), "patch of broken letters"),
+    Family("colour-error", (Tag.ARTISTIC,), "patch tinted"),
+    Family("geometry-bend", (Tag.PERSPECTIVE, Tag.STRUCTURE), "patch wavy"),
+    Family("checker-artefact", (Tag.TEXTURE, Tag.OTHER), "patch checkered"),
+    Family("shadow-error", (Tag.PERSPECTIVE,), "patch dark"),
+    Family("noise-burst", (Tag.OTHER,), "patch noisy"),
+    Family("unknown-object", (Tag.UNKNOWN,), "patch of no known kind"),
 )

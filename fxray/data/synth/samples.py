@@ -51,8 +51,7 @@ def draw_row(
     """One dataset row of `size_px` squared, its image a JPEG crop of any photograph of `split`."""
     photograph, planted = plant(rng, split, family, size_px)
     is_generated = verdict is Verdict.GENERATED
-    captions = rng.choice(family.captions, len(planted.boxes))
-    regions = tuple(Region(box, str(caption)) for box, caption in zip(planted.boxes, captions, strict=True))
+    regions = tuple(Region(box, family.caption) for box in planted.boxes)
     annotation = Annotation(verdict, regions, family.tags) if is_generated else Annotation(verdict)
     sample = Sample(
         sample_id=sample_id,

@@ -1,5 +1,7 @@
 """Questions about a grounding scene and their answers, in Qwen's chat format with Qwen's box syntax.
 
+Some ask for a phrase, whatever the scene shows: a language model has read its language before it describes flaws.
+
 A box in an answer is `<|object_ref_start|>red disc<|object_ref_end|><|box_start|>(x,y),(x,y)<|box_end|>`, in pixels of
 the model's frame, one object a line from top to bottom.
 """
@@ -8,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from fxray.data.synth.families import FAMILIES
 from fxray.model.tiny.grounding import COLOURS, FILLS, FORMS, Scene, Shape
 
 SYSTEMS = (
@@ -29,6 +32,21 @@ _AT = ("What is at ({},{})?", "Name the thing at ({},{}).")
 _INSIDE = ("What is in <|box_start|>({},{}),({},{})<|box_end|>?",)
 _PART = ("In which part of the image is the {}?", "Which row and column is the {} in?")
 _CAPTION = ("Describe the image.", "Say what you see.", "Give a caption.")
+_PHRASE = ("Write a phrase.", "Write a short phrase.", "Say any phrase.")
+_GO_ON = ("Go on: {}",)
+_NOUNS = (
+    *("patch", "texture", "pattern", "surface", "detail", "part", "edge", "outline", "colour", "light", "shadow"),
+    *("grain", "object", "thing", "place", "corner", "sign", "wall", "sky", "face", "hand", "leg", "hair", "floor"),
+)
+_ENDINGS = (
+    *FILLS,
+    *("duplicated", "repeated", "broken", "bent", "twisted", "melted", "smeared away", "out of place", "too smooth"),
+    *("of broken letters", "of no known kind", "of a wrong colour", "without a cause", "without meaning"),
+    *("like wallpaper", "like rubber", "with a seam", "with too many parts", "that fits nowhere"),
+)
+_CAPTIONS = {family.caption for family in FAMILIES}
+PHRASES = tuple(p for p in (f"{noun} {ending}" for noun in _NOUNS for ending in _ENDINGS) if p not in _CAPTIONS)
+"""Of the words of the flaws' captions and others, but none of the captions."""
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 NOTHING = "There is none."
 
@@ -36,8 +54,8 @@ NOTHING = "There is none."
 def ask(rng: np.random.Generator, scene: Scene) -> tuple[str, str, str]:
     """A random system prompt, question and answer about `scene`; more than half of them ask for boxes."""
     system = str(rng.choice(SYSTEMS))
-    kinds = ("list", "where", "caption", "count", "at", "inside", "part")
-    kind = str(rng.choice(kinds, p=(0.46, 0.24, 0.07, 0.05, 0.08, 0.05, 0.05)))
+    kinds = ("list", "where", "caption", "count", "at", "inside", "part", "phrase")
+    kind = str(rng.choice(kinds, p=(0.42, 0.22, 0.06, 0.04, 0.07, 0.04, 0.05, 0.10)))
     if not scene.shapes and kind in ("inside", "part"):
         kind = "list"
     match kind:
@@ -51,6 +69,8 @@ def ask(rng: np.random.Generator, scene: Scene) -> tuple[str, str, str]:
             return system, str(rng.choice(_COUNT)), str(len(scene.shapes))
         case "at":
             return system, *_ask_at(rng, scene)
+        case "phrase":
+            return system, *_ask_phrase(rng)
     shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
     if kind == "inside":
         return system, str(rng.choice(_INSIDE)).format(*shape.box), shape.name
@@ -97,6 +117,16 @@ def _ask_at(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
     return str(rng.choice(_AT)).format(x, y), inside[0] if inside else "background"
 
 
+def _ask_phrase(rng: np.random.Generator) -> tuple[str, str]:
+    """Asks for any phrase, between the marks that name things, or for the rest of one."""
+    phrase = str(rng.choice(PHRASES))
+    if rng.random() < 0.6:
+        return str(rng.choice(_PHRASE)), f"<|object_ref_start|>{phrase}<|object_ref_end|>"
+    words = phrase.split()
+    num_given = int(rng.integers(1, len(words)))
+    return str(rng.choice(_GO_ON)).format(" ".join(words[:num_given])), " ".join(words[num_given:])
+
+
 def _describe(shapes: tuple[Shape, ...]) -> str:
     return ", ".join(f"a {shape.name}" for shape in shapes) + "." if shapes else NOTHING
 
@@ -105,5 +135,6 @@ def corpus() -> list[str]:
     """Texts with every word that questions and answers use, for the tokenizer."""
     fills, forms = (*COLOURS, *FILLS), FORMS
     texts = [*SYSTEMS, *_LIST, *_WHERE, *_COUNT, *_AT, *_INSIDE, *_PART, *_CAPTION, NOTHING, "background"]
+    texts += [*_PHRASE, *_GO_ON, *_NOUNS, *_ENDINGS]
     names = [f"{fill} {form}, a {fill} {form}." for fill in fills for form in forms]
     return [*texts, *names, *(f"{row} {column}" for row in _ROWS for column in _COLUMNS), "shape"]

@@ -17,8 +17,8 @@ def vocabulary_texts() -> list[str]:
     texts += questions.corpus() * 10
     texts += [render(Annotation(Verdict.REAL))] * 500
     for family in FAMILIES:
-        regions = tuple(Region(box, caption) for caption in family.captions)
-        texts += [render(Annotation(Verdict.GENERATED, regions, family.tags))] * 50
+        answer = render(Annotation(Verdict.GENERATED, (Region(box, family.caption),) * 2, family.tags))
+        texts += [answer] * 50
     return texts
 
 

@@ -21,6 +21,7 @@ COMMANDS = [
     ["doctor"],
     ["data", "synth"],
     ["tiny", "build"],
+    ["model", "random"],
     ["config", "show"],
     ["config", "check"],
 ]

@@ -1,7 +1,6 @@
 """An engine in a process of its own, on a model that would love to sample what is forbidden, and its twin in PEFT."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -66,15 +65,11 @@ def settings(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def engine(settings: EngineSettings) -> Iterator[Callable[..., Any]]:
+def engine(cluster: None, settings: EngineSettings) -> Iterator[Callable[..., Any]]:
     """Calls a method of an engine that lives in an actor: `engine("generate", questions, sampling)`."""
-    with tempfile.TemporaryDirectory(prefix="fx-", dir="/tmp") as folder:
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, _temp_dir=folder
-        )
-        actor = ray.remote(EngineUnderTest).options(num_cpus=1).remote(settings)
-        yield lambda method, *args: ray.get(getattr(actor, method).remote(*args), timeout=280)
-        ray.shutdown()
+    actor = ray.remote(EngineUnderTest).options(num_cpus=0).remote(settings)
+    yield lambda method, *args: ray.get(getattr(actor, method).remote(*args), timeout=280)
+    ray.kill(actor)
 
 
 @pytest.fixture(scope="module")

@@ -43,8 +43,8 @@ def test_answers_are_short(tokenizer: PreTrainedTokenizerFast) -> None:
         one, two = (
             len(tokenizer(render(Annotation(Verdict.GENERATED, regions, family.tags))).input_ids)
             for regions in (
-                (Region(Box(10, 20, 110, 99), family.captions[0]),),
-                (Region(Box(10, 20, 110, 99), family.captions[0]),) * 2,
+                (Region(Box(10, 20, 110, 99), family.caption),),
+                (Region(Box(10, 20, 110, 99), family.caption),) * 2,
             )
         )
         assert two - one <= 20
@@ -86,7 +86,7 @@ def test_pretraining_knows_no_answer_of_the_detection_task() -> None:
     said = set()
     for _ in range(300):
         said.add(ask(rng, draw_scene(rng, 112, 112))[2])
-    captions = [caption for family in FAMILIES for caption in family.captions]
+    captions = [family.caption for family in FAMILIES]
     assert NOTHING in said
     assert not [
         answer for answer in said if any(word in answer for word in ("<think>", "<tag>", "<verdict>", *captions))

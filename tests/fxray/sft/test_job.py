@@ -1,18 +1,15 @@
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 import pytest
-import ray
 import torch
 from safetensors.torch import load_file
 
@@ -29,24 +26,6 @@ DRIVER = Path(__file__).parent / "job_driver.py"
 def with_ray(test: Callable[..., None]) -> Callable[..., None]:
     """Marks a test that runs whole jobs."""
     return pytest.mark.ray(pytest.mark.slow(pytest.mark.timeout(600)(test)))
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    temp_dir = tempfile.mkdtemp(prefix="fxs", dir="/tmp")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _temp_dir=temp_dir,
-        _node_ip_address="127.0.0.1",
-    )
-    yield
-    ray.shutdown()
-    shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +58,14 @@ def kill_ranks() -> None:
     for process in psutil.Process().children(recursive=True):
         if is_rank(process):
             process.kill()
+
+
+def listening_addresses() -> set[str]:
+    """Where the ranks under this driver's Ray listen."""
+    ranks = [process for process in psutil.Process().children(recursive=True) if is_rank(process)]
+    assert ranks
+    sockets = [socket for rank in ranks for socket in rank.net_connections("tcp")]
+    return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
 
 
 def test_a_job_that_died_at_its_very_end_is_only_finished(settings: SftSettings, tmp_path: Path) -> None:
@@ -196,10 +183,17 @@ def test_two_ranks_under_zero_2_learn_what_one_rank_learns(
     cluster: None, settings: SftSettings, tmp_path: Path
 ) -> None:
     settings = replace(settings, lora_dropout=0.0, max_steps=3)
+    addresses: set[str] = set()
+
+    def look_around(event: Event) -> None:
+        if isinstance(event, Step):
+            addresses.update(listening_addresses())
 
     run_sft(settings, run_dir=tmp_path / "one", on_event=lambda _: None)
-    run_sft(replace(settings, num_workers=2, zero_stage=2), run_dir=tmp_path / "two", on_event=lambda _: None)
+    run_sft(replace(settings, num_workers=2, zero_stage=2), run_dir=tmp_path / "two", on_event=look_around)
 
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     one, two = (load_file(tmp_path / name / "sft" / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name in one:

@@ -1,0 +1,48 @@
+"""`fxray model`: base models for measurements."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write random models of real shapes.")
+
+
+@app.callback()
+def model() -> None:
+    """Base models."""
+
+
+@app.command()
+def random(
+    out: Annotated[Path, typer.Argument(help="Folder for the model; it replaces what is there.")],
+    like: Annotated[str, typer.Option(help="qwen2.5-vl-3b, qwen2.5-vl-7b or qwen2.5-vl-32b.")],
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="At most so many layers of language model and vision tower.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights.")] = 0,
+) -> None:
+    """Write a model of real shape and random bfloat16 weights, to measure speed and memory without a download.
+
+    It loads in transformers and vLLM; its answers are noise.
+
+    \b
+    Examples:
+      fxray model random /tmp/3b --like qwen2.5-vl-3b
+      fxray model random /tmp/32b-4 --like qwen2.5-vl-32b --layers 4
+    """
+    from fxray.cli.progress import show_progress
+    from fxray.events import PhaseStarted, Step
+    from fxray.model.random import write_random_model
+
+    mib = 2**20
+    with show_progress() as on_event:
+        on_event(PhaseStarted("MiB of weights"))
+        write_random_model(
+            out,
+            like,
+            num_layers=layers,
+            seed=seed,
+            progress=lambda done, total: on_event(Step("MiB of weights", done // mib, total // mib)),
+        )
+    typer.echo(out)

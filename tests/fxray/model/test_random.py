@@ -1,0 +1,105 @@
+"""Random checkpoints of real shapes."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from fxray.errors import ConfigError, ResourceError
+from fxray.model import random
+from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
+from fxray.model.random import shape_config, weights, write_random_model
+
+
+def write(out_dir: Path, **changes: int) -> list[tuple[int, int]]:
+    told: list[tuple[int, int]] = []
+    arguments = {"num_layers": 1, "seed": 0} | changes
+    write_random_model(out_dir, "qwen2.5-vl-3b", progress=lambda *each: told.append(each), **arguments)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("like", "num_parameters"),
+    [("qwen2.5-vl-3b", 3_754_622_976), ("qwen2.5-vl-7b", 8_292_166_656), ("qwen2.5-vl-32b", 33_452_718_336)],
+)
+def test_a_shape_has_as_many_parameters_as_the_published_model(like: str, num_parameters: int) -> None:
+    assert sum(math.prod(tensor.shape) for tensor in weights(shape_config(like))) == num_parameters
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three billion's widths, one layer deep, in small shards."""
+    folder = tmp_path_factory.mktemp("random") / "3b-1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random, "SHARD_BYTES", 2**28)
+        told = write(folder)
+    assert (
+        told[-1][0]
+        == told[-1][1]
+        == sum(tensor.num_bytes for tensor in weights(shape_config("qwen2.5-vl-3b", num_layers=1)))
+    )
+    return folder
+
+
+def test_its_index_names_every_weight_and_where_it_lies(small: Path) -> None:
+    index = json.loads((small / "model.safetensors.index.json").read_text())
+    shards = set(index["weight_map"].values())
+    assert len(shards) > 1
+    size = 0
+    for shard in shards:
+        with safe_open(small / shard, "pt") as file:
+            assert set(file.keys()) == {name for name, where in index["weight_map"].items() if where == shard}
+            size += sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
+    assert size == index["metadata"]["total_size"]
+
+
+def test_it_loads_whole_with_the_tiny_tokenizer_and_processor(small: Path) -> None:
+    folder = resolve_model_path(str(small))
+    model = load_model(folder, dtype="bfloat16")
+    assert model.config.text_config.hidden_size == 2048
+    assert model.config.image_token_id == load_tokenizer(folder).convert_tokens_to_ids("<|image_pad|>")
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    matrix = model.model.language_model.layers[0].mlp.gate_proj.weight.float()
+    assert matrix.std().item() == pytest.approx(0.02, rel=0.01)
+    assert torch.equal(model.model.language_model.norm.weight, torch.ones(2048, dtype=torch.bfloat16))
+    assert load_image_processor(folder, min_pixels=3136, max_pixels=12544).patch_size == 14
+
+
+def test_the_same_seed_writes_the_same_bytes(small: Path, tmp_path: Path) -> None:
+    write(tmp_path / "again")
+    write(tmp_path / "other", seed=1)
+    with (
+        safe_open(next(small.glob("*00001-of*")), "pt") as first,
+        safe_open(next((tmp_path / "again").glob("*00001*")), "pt") as again,
+        safe_open(next((tmp_path / "other").glob("*00001*")), "pt") as other,
+    ):
+        name = next(name for name in first.keys() if name.endswith("qkv.weight"))  # noqa: SIM118
+        assert torch.equal(first.get_tensor(name), again.get_tensor(name))
+        assert not torch.equal(first.get_tensor(name), other.get_tensor(name))
+
+
+def test_an_unknown_shape_and_a_full_disk_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"no shape 'qwen3'.*\n.*qwen2.5-vl-3b"):
+        write_random_model(tmp_path / "out", "qwen3", num_layers=None, seed=0, progress=lambda *_: None)
+    monkeypatch.setattr(random.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(ResourceError, match=r"do not fit into 0\.0 GB"):
+        write(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_writing_needs_little_memory(tmp_path: Path) -> None:
+    """The weights here are 1.6 GB; torch and transformers alone take most of what is allowed."""
+    code = (
+        "import resource, sys; from pathlib import Path; from fxray.model.random import write_random_model as w;"
+        "w(Path(sys.argv[1]), 'qwen2.5-vl-3b', num_layers=6, seed=0, progress=lambda *_: None);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=True)
+    assert int(done.stdout.splitlines()[-1]) < 1200
