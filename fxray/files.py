@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fxray.errors import ResourceError
+from fxray.errors import ConfigError, ResourceError
 
 
 @contextmanager
@@ -52,6 +52,25 @@ def atomic_dir(path: Path) -> Iterator[Path]:
             aside.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_to_replace(path: Path, *, unless_it_holds: str) -> None:
+    """Keeps `atomic_dir` from taking the place of a folder that is something else, a home directory for one.
+
+    Args:
+        path: What is about to be replaced; where there is nothing, or an empty folder, all is well.
+        unless_it_holds: A file that shows that the folder is of the kind that is written.
+
+    Raises:
+        ConfigError: It is a file, or a folder with other things in it.
+    """
+    if not path.exists() or (path.is_dir() and ((path / unless_it_holds).is_file() or not any(path.iterdir()))):
+        return
+    raise ConfigError(
+        f"is there already, and holds no {unless_it_holds}",
+        where=str(path),
+        remedy="name a new or an empty folder; nothing was changed",
+    )
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -1,6 +1,7 @@
 """What tests of several packages need: quick tests first, GPU tests only where there is one, a random model, a Ray."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
@@ -44,8 +45,9 @@ def cluster() -> Iterator[None]:
     from fxray.config.tree import RayConfig
     from fxray.launch.cluster import ray_cluster
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "actors"))  # where workers find `reward_functions`
-        with ray_cluster(RayConfig(num_cpus=2, object_store_mib=192), min_cpus=2):
-            yield
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # what Ray's processes shall see, and later tests shall not
+            patch.delenv("RAY_ADDRESS", raising=False)
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent / "actors"))  # where workers find `reward_functions`
+            stack.enter_context(ray_cluster(RayConfig(num_cpus=2, object_store_mib=192), min_cpus=2))
+        yield

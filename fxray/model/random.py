@@ -17,7 +17,7 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from fxray.errors import ConfigError, ResourceError
-from fxray.files import atomic_dir
+from fxray.files import atomic_dir, refuse_to_replace
 from fxray.model.load import load_tokenizer, resolve_model_path
 
 SHAPES = ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-32b")
@@ -95,7 +95,7 @@ def write_random_model(
     """Writes a model of random bfloat16 weights, loadable by transformers and vLLM.
 
     Args:
-        out_dir: Appears, or is replaced, as a whole at the end.
+        out_dir: Appears as a whole at the end, in place of a model that is there.
         like: One of `SHAPES`.
         num_layers: As in `shape_config`.
         seed: Of the weights.
@@ -105,9 +105,10 @@ def write_random_model(
         Its configuration.
 
     Raises:
-        ConfigError: There is no such shape.
+        ConfigError: There is no such shape, or something that is no model lies at `out_dir`.
         ResourceError: The disk has too little room.
     """
+    refuse_to_replace(out_dir, unless_it_holds="config.json")
     config = shape_config(like, num_layers=num_layers)
     tensors = weights(config)
     total = sum(tensor.num_bytes for tensor in tensors)

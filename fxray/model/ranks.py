@@ -8,7 +8,6 @@ import socket
 from datetime import timedelta
 
 import psutil
-import torch
 from torch import distributed
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
@@ -22,11 +21,19 @@ def open_meeting(address: str) -> socket.socket:
 
 
 def meet(
-    *, rank: int, world_size: int, address: str, port: int, listener: socket.socket | None, timeout_s: float
+    *,
+    backend: str,
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+    listener: socket.socket | None,
+    timeout_s: float,
 ) -> None:
-    """Makes this process one of the ranks of a job: NCCL where there are GPUs, else Gloo.
+    """Makes this process one of the ranks of a job.
 
     Args:
+        backend: "nccl" for ranks that train on GPUs, else "gloo".
         rank: Of this process.
         world_size: Ranks in all; a single one opens no port.
         address: Of rank 0; unused where it is alone, like port and listener.
@@ -46,7 +53,6 @@ def meet(
         _exchange_through(_interface_of(address))
         descriptor = None if listener is None else listener.detach()
         store = TCPStore(address, port, world_size, rank == 0, timeout, master_listen_fd=descriptor)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 

@@ -41,9 +41,18 @@ def join_ranks(
         timeout_s: For any exchange between ranks.
     """
     os.environ["LOCAL_RANK"] = "0"
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
     if not torch.distributed.is_initialized():
-        meet(rank=rank, world_size=world_size, address=address, port=port, listener=listener, timeout_s=timeout_s)
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_s))
+        meet(
+            backend=backend,
+            rank=rank,
+            world_size=world_size,
+            address=address,
+            port=port,
+            listener=listener,
+            timeout_s=timeout_s,
+        )
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_s))
 
 
 class ZeroEngine:

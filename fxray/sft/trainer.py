@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError
 from ray.train import (
     CheckpointConfig,
     ControllerError,
@@ -20,7 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 from ray.train.v2.api.config import LoggingConfig
 
-from fxray.errors import FxrayError, WorkerDiedError
+from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
 from fxray.sft.settings import SftSettings
 
 CONTROLLER_POLL_S = 0.2
@@ -44,13 +45,21 @@ class _OwnAddressBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:  # noqa: ARG002
         """Lets the ranks meet."""
         world_size = len(worker_group)
+        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
         address, port = worker_group.execute_single(0, _open_meeting) if world_size > 1 else ("", 0)
         worker_group.execute(_set_torch_distributed_env_vars)
         joining = [
-            worker_group.execute_single_async(rank, _join, rank, world_size, address, port)
+            worker_group.execute_single_async(rank, _join, backend, rank, world_size, address, port)
             for rank in range(world_size)
         ]
-        ray.get(joining, timeout=EXCHANGE_S)
+        try:
+            ray.get(joining, timeout=EXCHANGE_S)
+        except GetTimeoutError as error:
+            raise DeadlineError(
+                f"{world_size} ranks did not meet within {EXCHANGE_S} s",
+                where=f"SFT, rank 0 at {address}:{port}",
+                remedy="check that the nodes reach each other at this address",
+            ) from error
 
 
 class StopAtRefusal(UserCallback):
@@ -120,11 +129,19 @@ def _open_meeting() -> tuple[str, int]:
     return address, _listener.getsockname()[1]
 
 
-def _join(rank: int, world_size: int, address: str, port: int) -> None:
+def _join(backend: str, rank: int, world_size: int, address: str, port: int) -> None:
     from fxray.model.ranks import meet
 
     listener = _listener if rank == 0 else None
-    meet(rank=rank, world_size=world_size, address=address, port=port, listener=listener, timeout_s=EXCHANGE_S)
+    meet(
+        backend=backend,
+        rank=rank,
+        world_size=world_size,
+        address=address,
+        port=port,
+        listener=listener,
+        timeout_s=EXCHANGE_S,
+    )
 
 
 def _run_rank(config: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fxray.errors import ResourceError
-from fxray.files import atomic_dir, atomic_path, write_atomically
+from fxray.errors import ConfigError, ResourceError
+from fxray.files import atomic_dir, atomic_path, refuse_to_replace, write_atomically
 
 
 def half_write(path: Path) -> None:
@@ -54,3 +54,20 @@ def test_a_truly_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ResourceError), atomic_path(tmp_path / "a"), full.open("wb", buffering=0) as device:
         device.write(b"x")
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_only_its_own_kind_is_replaced(tmp_path):
+    def refuse(path):
+        refuse_to_replace(path, unless_it_holds="config.json")
+
+    refuse(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    refuse(tmp_path / "empty")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    refuse(tmp_path / "model")
+    (tmp_path / "file").write_text("letters")
+    for other in (tmp_path, tmp_path / "file"):
+        with pytest.raises(ConfigError, match=r"holds no config\.json\n.*nothing was changed"):
+            refuse(other)
+    assert (tmp_path / "file").read_text() == "letters"

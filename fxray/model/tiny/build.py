@@ -12,7 +12,7 @@ from torch import distributed
 from torch import multiprocessing as mp
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
-from fxray.files import atomic_dir
+from fxray.files import atomic_dir, refuse_to_replace
 from fxray.model.tiny.ability import Ability, measure_ability
 from fxray.model.tiny.architecture import build_model, save_model, sharpen
 from fxray.model.tiny.pretrain import SHARDS_PER_STEP, CellHeads, WeightAverage, pretrain_language, pretrain_vision
@@ -35,7 +35,7 @@ def build(out_dir: Path, recipe: Recipe, *, threads: int, progress: Progress) ->
     """Trains the tiny model and writes it with its model card, loadable by transformers and vLLM, to `out_dir`.
 
     Args:
-        out_dir: Appears, or is replaced, as a whole at the end.
+        out_dir: Appears as a whole at the end, in place of a model that is there.
         recipe: Seed and steps.
         threads: Processes that share out each step's shards, one thread each; there is work for two. How many there
             are changes the result by rounding only.
@@ -43,7 +43,11 @@ def build(out_dir: Path, recipe: Recipe, *, threads: int, progress: Progress) ->
 
     Returns:
         What the model can do on photographs it was not trained on.
+
+    Raises:
+        ConfigError: Something that is no model lies at `out_dir`.
     """
+    refuse_to_replace(out_dir, unless_it_holds="config.json")
     start_s = time.monotonic()
     world = min(threads, SHARDS_PER_STEP)
     with tempfile.TemporaryDirectory() as meeting:

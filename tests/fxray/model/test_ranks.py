@@ -17,7 +17,7 @@ from fxray.model.ranks import meet
 
 rank, port, fd = map(int, sys.argv[1:])
 listener = socket.socket(fileno=fd) if rank == 0 else None
-meet(rank=rank, world_size=2, address="127.0.0.1", port=port, listener=listener, timeout_s=100)
+meet(backend="gloo", rank=rank, world_size=2, address="127.0.0.1", port=port, listener=listener, timeout_s=100)
 total = torch.tensor(rank + 1.0)
 distributed.all_reduce(total)
 sockets = psutil.Process().net_connections("tcp")
