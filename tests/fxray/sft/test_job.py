@@ -50,14 +50,19 @@ def adapter_bytes(run_dir: Path) -> bytes:
 
 
 def is_rank(process: psutil.Process) -> bool:
-    return any("RayTrainWorker" in part for part in process.cmdline())
+    """Whether a living process runs a rank; one that was killed a moment ago may still be listed."""
+    try:
+        return any("RayTrainWorker" in part for part in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill_ranks() -> None:
     """Kills what runs a rank under this driver's Ray."""
     for process in psutil.Process().children(recursive=True):
         if is_rank(process):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def listening_addresses() -> set[str]:
