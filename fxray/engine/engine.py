@@ -261,10 +261,8 @@ def _llm_arguments(settings: EngineSettings) -> dict[str, Any]:
         "mm_processor_cache_gb": 0,
         "skip_mm_profiling": is_cpu_build(),
         "disable_log_stats": True,
+        "tensor_parallel_size": settings.tensor_parallel_size,
     }
     if is_cpu_build():
         return arguments | {"kv_cache_memory_bytes": settings.kv_cache_bytes}
-    return arguments | {
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "tensor_parallel_size": max(1, settings.num_gpus),
-    }
+    return arguments | {"gpu_memory_utilization": settings.gpu_memory_utilization}

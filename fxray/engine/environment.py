@@ -9,13 +9,14 @@ from fxray.errors import ResourceError
 _ALWAYS = {
     # The engine core in the same process: it starts in half the time, and dies with its actor.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # Adapters are bound through the model runner whose LoRA manager is known.
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+"""vLLM's model runner: 0 is V1, which fxray takes; who sets 1 gets V2, with the same adapters."""
 
 
 def is_cpu_build() -> bool:
@@ -36,7 +37,7 @@ def prepare_environment(*, threads: int) -> None:
     Raises:
         ResourceError: vLLM is already imported, and read another environment.
     """
-    wanted = dict(_ALWAYS)
+    wanted = _ALWAYS | {_RUNNER: os.environ.get(_RUNNER, "0")}
     if is_cpu_build():
         threads = threads or len(os.sched_getaffinity(0))
         # Ray sets OMP_NUM_THREADS to an actor's logical processors, which say nothing about threads.

@@ -15,6 +15,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.lora.utils import parse_fine_tuned_lora_name
 
 from fxray.engine.lora_maths import SingleAdapterWrapper
+from fxray.engine.versions import name_mapper
 
 READ_BACK_TOLERANCE = 0.01
 """Relative; rounding to bfloat16 stays well below."""
@@ -55,8 +56,9 @@ class AdapterExtension:
                 return f"module {name} lacks its lora_{'B' if 'A' in parts else 'A'} weight"
             layer, index = place
             inputs, outputs = layer.lora_a_stacked[index].shape[-1], layer.lora_b_stacked[index].shape[-2]
-            got, expected = (tuple(parts["A"].shape), tuple(parts["B"].shape)), ((rank, inputs), (outputs, rank))
-            if layer.tp_size == 1 and got != expected:
+            a, b = _share(layer, index, parts["A"], parts["B"])
+            got, expected = (tuple(a.shape), tuple(b.shape)), ((rank, inputs), (outputs, rank))
+            if got != expected:
                 return f"module {name} has shapes {got}, the engine needs {expected}"
         return ""
 
@@ -72,7 +74,7 @@ class AdapterExtension:
             device="cpu",
             dtype=worker_manager.lora_config.lora_dtype,
             model_vocab_size=worker_manager.vocab_size,
-            weights_mapper=self._name_mapper,
+            weights_mapper=name_mapper(manager.model),
             skip_prefixes=getattr(manager.model, "lora_skip_prefixes", None),
         )
         manager.add_adapter(adapter)
@@ -105,16 +107,12 @@ class AdapterExtension:
     def _manager(self) -> Any:
         return self.model_runner.lora_manager._adapter_manager
 
-    @property
-    def _name_mapper(self) -> Any:
-        mapper = getattr(self._manager.model, "hf_to_vllm_mapper", None)
-        return None if mapper is None else mapper.get_rename_mapper()
-
     def _modules(self, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
         """Tensors "A" and "B" of each module, under the engine's name for it."""
         modules: dict[str, dict[str, torch.Tensor]] = {}
+        mapper = name_mapper(self._manager.model)
         for tensor_name, tensor in tensors.items():
-            name, is_a = parse_fine_tuned_lora_name(tensor_name, self._name_mapper)
+            name, is_a = parse_fine_tuned_lora_name(tensor_name, mapper)
             modules.setdefault(name, {})["A" if is_a else "B"] = tensor
         return modules
 
@@ -133,12 +131,21 @@ class AdapterExtension:
         if place is None:
             return False
         layer, index = place
-        if layer.tp_size > 1:  # each rank holds a part; names alone are checked
-            return True
+        expected_a, expected_b = _share(layer, index, parts["A"], parts["B"] * scaling)
         rank = parts["A"].shape[0]
         a = layer.lora_a_stacked[index][slot, 0, :rank]
         b = layer.lora_b_stacked[index][slot, 0, :, :rank]
-        return _is_near(a, parts["A"]) and _is_near(b, parts["B"] * scaling)
+        return _is_near(a, expected_a) and _is_near(b, expected_b)
+
+
+def _share(layer: Any, index: int, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What of a module's weights belongs to this rank of a tensor-parallel engine, by the layer's own rule."""
+    if layer.tp_size == 1:
+        return a, b
+    if layer.n_slices == 1:
+        return layer.slice_lora_a(a), layer.slice_lora_b(b)
+    alone_a, alone_b = ([tensor if i == index else None for i in range(layer.n_slices)] for tensor in (a, b))
+    return layer.slice_lora_a(alone_a)[index], layer.slice_lora_b(alone_b)[index]
 
 
 def _is_near(got: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -19,7 +19,7 @@ class EngineSettings:
         block_size: Tokens of a KV-cache block.
         kv_cache_bytes: Memory for keys and values; on a GPU, `gpu_memory_utilization` counts instead.
         gpu_memory_utilization: Part of a GPU's memory that the engine may take.
-        num_gpus: GPUs that share the model; 0 on processors alone.
+        tensor_parallel_size: Ranks that share the model, each with a GPU of its own where there are any.
         enforce_eager: No CUDA graphs and no compilation.
         threads: Threads on a CPU; 0 takes all.
         sync: "bytes" binds adapters from memory, "file" through vLLM's stock loader.
@@ -36,7 +36,7 @@ class EngineSettings:
     block_size: int
     kv_cache_bytes: int
     gpu_memory_utilization: float
-    num_gpus: int
+    tensor_parallel_size: int
     enforce_eager: bool
     threads: int
     sync: str

@@ -33,7 +33,7 @@ def engine_settings(config: Config, model_path: Path) -> "EngineSettings":
         block_size=rollout.block_size,
         kv_cache_bytes=int(rollout.kv_cache_gib * 2**30),
         gpu_memory_utilization=rollout.gpu_memory_utilization,
-        num_gpus=int(rollout.gpus_per_worker),
+        tensor_parallel_size=max(1, int(rollout.gpus_per_worker)),
         enforce_eager=rollout.enforce_eager,
         threads=rollout.threads,
         sync=rollout.sync,

@@ -52,7 +52,7 @@ def settings(random_model_dir: Path) -> EngineSettings:
         block_size=32,
         kv_cache_bytes=32 * 2**20,
         gpu_memory_utilization=0.5,
-        num_gpus=0,
+        tensor_parallel_size=1,
         enforce_eager=True,
         threads=1,
         sync="bytes",

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,7 +57,7 @@ def settings(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
         block_size=32,
         kv_cache_bytes=32 * 2**20,
         gpu_memory_utilization=0.5,
-        num_gpus=0,
+        tensor_parallel_size=1,
         enforce_eager=True,
         threads=1,
         sync="bytes",
@@ -64,12 +65,28 @@ def settings(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     )
 
 
-@pytest.fixture(scope="module")
-def engine(cluster: None, settings: EngineSettings) -> Iterator[Callable[..., Any]]:
+@contextmanager
+def running(settings: EngineSettings) -> Iterator[Callable[..., Any]]:
     """Calls a method of an engine that lives in an actor: `engine("generate", questions, sampling)`."""
     actor = ray.remote(EngineUnderTest).options(num_cpus=0).remote(settings)
-    yield lambda method, *args: ray.get(getattr(actor, method).remote(*args), timeout=280)
-    ray.kill(actor)
+    try:
+        yield lambda method, *args: ray.get(getattr(actor, method).remote(*args), timeout=280)
+    finally:
+        ray.kill(actor)
+
+
+@pytest.fixture(scope="module")
+def engine(cluster: None, settings: EngineSettings) -> Iterator[Callable[..., Any]]:
+    """The engine that most tests share."""
+    with running(settings) as call:
+        yield call
+
+
+@pytest.fixture
+def parallel_engine(cluster: None, settings: EngineSettings) -> Iterator[Callable[..., Any]]:
+    """An engine whose model lies on two ranks."""
+    with running(replace(settings, tensor_parallel_size=2)) as call:
+        yield call
 
 
 @pytest.fixture(scope="module")

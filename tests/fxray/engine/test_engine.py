@@ -110,11 +110,11 @@ class TestOneEngine:
     def test_forbidden_tokens_are_never_sampled_however_likely(self, engine: Call, twin: Any) -> None:
         questions = twin.questions(*range(12))
         drawn = engine("generate", questions, FOUR)
-        mass = [
-            twin.logits(q, a, 0, with_adapter=False).softmax(-1)[:, twin.forbidden].sum(-1).max()
-            for q, a in zip(questions, drawn, strict=True)
-        ]
-        assert min(mass) > 0.25
+        chance_by_luck = 1.0
+        for question, answers in zip(questions, drawn, strict=True):
+            forbidden_R = twin.logits(question, answers, 0, with_adapter=False).softmax(-1)[:, twin.forbidden].sum(-1)
+            chance_by_luck *= float((1 - forbidden_R).prod())
+        assert chance_by_luck < 1e-12
         sampled = {token for answers in drawn for rollout in answers.rollouts for token in rollout.token_ids.tolist()}
         assert not sampled & set(twin.forbidden)
         greedy = engine("generate", questions, GREEDY)
@@ -160,3 +160,20 @@ class TestOneEngine:
     def test_nothing_is_drawn_for_no_questions(self, engine: Call) -> None:
         assert engine("generate", [], FOUR) == []
         assert BASE_VERSION < 0
+
+
+@pytest.mark.vllm
+@pytest.mark.ray
+def test_each_rank_of_a_parallel_engine_holds_its_share_of_the_adapter(
+    parallel_engine: Call, twin: Any, damage: SimpleNamespace
+) -> None:
+    questions = twin.questions(1, 2)
+    twin.randomise(11)
+    blob = twin.blob(3)
+    assert parallel_engine("load_adapter", blob).num_bound_modules == blob.num_modules
+    for refused in (damage.thinner, damage.fewer, damage.misnamed):
+        with pytest.raises(SyncError):
+            parallel_engine("load_adapter", refused)
+    drawn = parallel_engine("generate", questions, FOUR)
+    assert twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS
+    assert twin.gap_nats(questions, drawn, FOUR, with_adapter=False) > 0.1
