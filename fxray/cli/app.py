@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fxray import __version__
-from fxray.cli import config, data, detect, doctor, evaluate, model, tiny, train
+from fxray.cli import config, data, detect, doctor, evaluate, model, plan, tiny, train
 from fxray.errors import FxrayError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("grpo")(train.grpo)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
 app.command("detect")(detect.detect)
+app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")

@@ -192,12 +192,14 @@ def _shape(config: Config, shape: ModelShape) -> Iterator[Problem]:
             f"must be at most {shape.hidden_size}, the model's hidden_size",
             "lower model.lora.rank",
         )
-    if shape.num_attention_heads % max(1, int(rollout.gpus_per_worker)):
+    num_ranks, heads = max(1, int(rollout.gpus_per_worker)), (shape.num_attention_heads, shape.vision.num_heads)
+    if any(number % num_ranks for number in heads):
+        possible = [n for n in range(1, num_ranks) if not any(number % n for number in heads)]
         yield Problem(
             "rollout.gpus_per_worker",
             str(rollout.gpus_per_worker),
-            f"must divide the model's {shape.num_attention_heads} attention heads",
-            "set rollout.gpus_per_worker to 1, 2 or 4",
+            f"must divide the {heads[0]} attention heads of the model and the {heads[1]} of its vision tower",
+            f"set rollout.gpus_per_worker to {possible[-1]}, and rollout.num_workers higher for the GPUs that are left",
         )
     per_token_bytes = shape.cached_numbers_per_token * BYTES_PER_NUMBER[config.model.dtype]
     needed_gib = per_token_bytes * rollout.max_model_len / 2**30

@@ -1,48 +1,92 @@
-"""The numbers of a base model that limit a configuration, read from its config.json alone."""
+"""The numbers of a base model that limit a configuration and fill a GPU, read from its config.json alone."""
 
 import json
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel, Field
 
 from fxray.config.problem import Problem
 
 MODEL_TYPE = "qwen2_5_vl"
+_ASSETS = Path(__file__).resolve().parents[1] / "assets"
+
+
+class VisionShape(BaseModel, frozen=True):
+    """The vision tower and the projector behind it."""
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    out_hidden_size: int
+    patch_size: int = 14
+    temporal_patch_size: int = 2
+    spatial_merge_size: int = 2
+    in_channels: int = Field(3, validation_alias=AliasChoices("in_channels", "in_chans"))
 
 
 class ModelShape(BaseModel, frozen=True):
-    """The language model's part of a Qwen2.5-VL configuration."""
+    """A Qwen2.5-VL model: the language model's numbers, and its vision tower."""
 
     max_position_embeddings: int
     hidden_size: int
+    intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
+    vocab_size: int
+    tie_word_embeddings: bool = False
+    vision: VisionShape
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def key_size(self) -> int:
+        """Width of the keys of a token in one layer, and of its values."""
+        return self.num_key_value_heads * self.head_size
 
     @property
     def cached_numbers_per_token(self) -> int:
         """Keys and values of all layers."""
-        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.hidden_size // self.num_attention_heads
+        return 2 * self.num_hidden_layers * self.key_size
 
 
 def read_shape(path: str) -> ModelShape | Problem | None:
     """The shape of a base model.
 
     Args:
-        path: As in `model.path`: a folder, "tiny", or a name, which no folder of this machine may stand for.
+        path: As in `model.path`: a folder, "tiny", or a name, whose shape is known where it is one of the published
+            sizes.
 
     Returns:
-        The shape; a problem where it is another kind of model; None where its folder is not known here.
+        The shape; a problem where it is another kind of model; None where nothing is known of it here.
     """
-    folder = Path(__file__).resolve().parents[1] / "assets" / "tiny" if path == "tiny" else Path(path).expanduser()
-    file = folder / "config.json"
-    if not file.is_file():
+    file = _config_file(path)
+    if file is None:
         return None
     remedy = "give the folder of a Qwen2.5-VL model, or `tiny`"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
+        is_folder = file.name == "config.json"
+        if not isinstance(config, dict) or (is_folder and config.get("model_type") != MODEL_TYPE):
             return Problem("model.path", path, f"must hold a model of type {MODEL_TYPE} in its config.json", remedy)
-        return ModelShape.model_validate(config.get("text_config", config))
+        return ModelShape.model_validate(_flat(config))
     except (OSError, ValueError) as error:
         return Problem("model.path", path, f"must hold a readable config.json, got {error}", remedy)
+
+
+def _config_file(path: str) -> Path | None:
+    folder = _ASSETS / "tiny" if path == "tiny" else Path(path).expanduser()
+    published = _ASSETS / "shapes" / f"{path.rpartition('/')[2].lower().removesuffix('-instruct')}.json"
+    return next((file for file in (folder / "config.json", published) if file.is_file()), None)
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Published files have the language model's numbers on top, newer ones in a part of their own."""
+    text = config.get("text_config", config)
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+    return text | {"vision": config.get("vision_config"), "tie_word_embeddings": tied}

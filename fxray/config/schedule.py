@@ -8,6 +8,7 @@ A preset is a file in configs/schedules; a user's own file may hold any number o
         rewards: {r_base: 0, w_iou: 1, label: {right: 1, wrong: -1}, format: {right: 2, wrong: -1}}
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,6 +67,11 @@ class Stage(Section):
     learning_rate: Positive | None = None
     max_new_tokens: Count | None = None
     reference: Literal["sft", "previous-stage"] | None = None
+
+    def num_steps(self, steps_per_stage: int, num_samples: int, prompts_per_step: int) -> int:
+        """Updates of this stage: what `grpo.steps_per_stage` says, else the stage itself, else its epochs."""
+        of_epochs = math.ceil(self.epochs * num_samples / prompts_per_step)
+        return steps_per_stage or self.steps or max(1, of_epochs)
 
 
 class Schedule(Section):

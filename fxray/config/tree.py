@@ -156,6 +156,9 @@ class RolloutConfig(Section):
     kv_cache_gib: Positive = 4.0
     gpu_memory_utilization: Fraction = 0.9
     """Part of a GPU's memory that one engine may take; on a CPU kv_cache_gib alone counts."""
+    sleep: bool = False
+    """On a GPU that engine and learner share: give the engine's memory to the learner while it learns (weights wait in
+    the host's memory, the cache is dropped). Without it both hold their part all the time."""
     enforce_eager: bool = False
     """Skip CUDA graphs and compilation; always so on a CPU."""
     sync: Literal["bytes", "file"] = "bytes"

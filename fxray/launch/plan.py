@@ -1,7 +1,5 @@
 """From the configuration tree to the plain values that stages, learner and engines are made of."""
 
-import math
-
 from fxray.config.schedule import Stage
 from fxray.config.tree import Config
 from fxray.grpo.loop import StagePlan
@@ -22,11 +20,10 @@ def plan_stage(config: Config, stage: Stage, num_samples: int) -> StagePlan:
     """
     grpo = config.grpo
     max_new_tokens = stage.max_new_tokens or grpo.max_new_tokens
-    of_epochs = math.ceil(stage.epochs * num_samples / grpo.prompts_per_step)
     return StagePlan(
         name=stage.name,
         rewards=stage_rewards(config, stage),
-        num_steps=grpo.steps_per_stage or stage.steps or max(1, of_epochs),
+        num_steps=stage.num_steps(grpo.steps_per_stage, num_samples, grpo.prompts_per_step),
         sampling=SamplingSettings(grpo.group_size, grpo.temperature, grpo.top_p, max_new_tokens),
         update=UpdateSettings(
             learning_rate=stage.learning_rate or grpo.learning_rate,

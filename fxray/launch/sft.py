@@ -1,5 +1,6 @@
 """The SFT phase of a run."""
 
+import math
 from pathlib import Path
 
 from fxray.config.tree import Config
@@ -23,7 +24,7 @@ def sft_settings(config: Config, model_path: Path, train: Path) -> SftSettings:
         lora_alpha=model.lora.alpha,
         lora_dropout=model.lora.dropout,
         gradient_checkpointing=model.gradient_checkpointing,
-        gpus_per_worker=config.learner.gpus_per_rank,
+        gpus_per_worker=math.ceil(config.learner.gpus_per_rank),  # no engine runs beside it
         threads=config.learner.threads,
         templates=config.data.templates,
         on_corrupt_image=config.data.on_corrupt_image,

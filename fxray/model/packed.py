@@ -20,6 +20,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from fxray.errors import ModelError
 from fxray.model import attention
+from fxray.model.adapter import lora_layers
 from fxray.model.load import placeholder_ids
 from fxray.model.prompts import count_image_tokens
 
@@ -89,9 +90,21 @@ class PackedPolicy(torch.nn.Module):
         if odd := set(core.config.text_config.layer_types) - {"full_attention"}:
             raise ModelError(f"attention layers of type {sorted(odd)}, expected only full attention")
         core.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
+        self._is_bfloat16 = core.dtype == torch.bfloat16
+        for layer in lora_layers(model):
+            # Autocast brings the adapter to the input's type; PEFT would copy the input in float32, once per layer.
+            layer.cast_input_dtype_enabled = False
 
     def forward(self, batch: PackedBatch, temperature: float) -> torch.Tensor:
-        """Log-probabilities of the answer tokens at a temperature, float32 [R]."""
+        """Log-probabilities of the answer tokens at a temperature, float32 [R].
+
+        A bfloat16 base multiplies in bfloat16, adapters included, as the sampler does; norms, softmax and all
+        log-probabilities are float32.
+        """
+        with torch.autocast(batch.input_ids_T.device.type, torch.bfloat16, enabled=self._is_bfloat16):
+            return self._logprobs(batch, temperature)
+
+    def _logprobs(self, batch: PackedBatch, temperature: float) -> torch.Tensor:
         core: Qwen2_5_VLForConditionalGeneration = self.model.get_base_model()
         images = core.model.visual(batch.pixel_values, grid_thw=batch.grid_thw_N3).pooler_output
         embeds = core.get_input_embeddings()(batch.input_ids_T)
@@ -124,8 +137,8 @@ def chosen_logprobs(
     """
 
     def logprobs(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        logits = lm_head(hidden).float() / temperature
-        return -cross_entropy(logits.index_fill(-1, excluded_X, -torch.inf), target, reduction="none")
+        logits = lm_head(hidden).float().div_(temperature).index_fill_(-1, excluded_X, -torch.inf)
+        return -cross_entropy(logits, target, reduction="none")
 
     chunk = max(1, LOGITS_BUDGET // lm_head.out_features)
     if len(hidden_RD) <= chunk:

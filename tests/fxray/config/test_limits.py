@@ -11,7 +11,10 @@ SHAPE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 700,
 }
+VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": 64}
 
 
 def problems(*overrides):
@@ -70,7 +73,7 @@ def test_the_longest_answer_of_any_stage_counts(tmp_path):
 
 
 def model(folder, **changes):
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl", "text_config": SHAPE | changes}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl", "text_config": SHAPE | changes, "vision_config": VISION}))
     return f"model.path={folder}"
 
 
@@ -80,7 +83,7 @@ def model(folder, **changes):
         ({"max_position_embeddings": 400}, [], "rollout.max_model_len", "at most 400"),
         ({"max_position_embeddings": 512}, ["sft.max_answer_tokens=401"], "sft.max_answer_tokens", "513 tokens"),
         ({"hidden_size": 8}, [], "model.lora.rank", "at most 8"),
-        ({}, ["rollout.gpus_per_worker=3"], "rollout.gpus_per_worker", "divide the model's 4 attention heads"),
+        ({}, ["rollout.gpus_per_worker=3"], "rollout.gpus_per_worker", "divide the 4 attention heads of the model and the 4 of its vision"),
         ({}, ["rollout.kv_cache_gib=1e-4"], "rollout.kv_cache_gib", "at least 0.000244"),
     ],
 )
@@ -102,5 +105,7 @@ def test_another_model_or_a_broken_config_is_a_problem_not_a_crash(tmp_path, con
     assert "config.json" in problems(f"model.path={tmp_path}")["model.path"].bound
 
 
-def test_a_model_that_is_not_here_is_not_judged():
-    assert problems("model.path=Qwen/Qwen2.5-VL-3B-Instruct") == {}
+def test_a_model_that_is_not_here_is_judged_by_its_published_shape_alone():
+    assert problems("model.path=somebody/elses-model", "rollout.gpus_per_worker=3") == {}
+    found = problems("model.path=Qwen/Qwen2.5-VL-3B-Instruct", "rollout.gpus_per_worker=3")
+    assert "the 16 attention heads" in found["rollout.gpus_per_worker"].bound

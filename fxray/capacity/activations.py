@@ -1,0 +1,134 @@
+"""What a pass of the learner keeps in memory: a count, tensor by tensor, of what the backward pass will want.
+
+A frozen linear layer keeps nothing; its adapter keeps the input (shared by the layers that read the same one) and the
+narrow product. A norm keeps its input in float32. Constants are counts of tensors in the sources of transformers 5.19;
+tests compare them with measured bytes.
+"""
+
+from dataclasses import dataclass
+
+from fxray.config.model_shape import ModelShape
+
+FLOAT32_BYTES = 4
+LOGITS_COPIES = 3
+"""Log-probabilities of the whole vocabulary, their gradient and that of the logits live side by side, in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The size of one pass.
+
+    Attributes:
+        prompt_tokens: Of each group, image tokens included.
+        patches: Of each group's image.
+        answer_tokens: Of each answer; all are taken to be as long.
+        num_answers: Of each group.
+        num_groups: Packed into the pass.
+    """
+
+    prompt_tokens: int
+    patches: int
+    answer_tokens: int
+    num_answers: int
+    num_groups: int
+
+    @property
+    def tokens(self) -> int:
+        """Packed tokens of the language model."""
+        return self.num_groups * (self.prompt_tokens + self.num_answers * self.answer_tokens)
+
+    @property
+    def learnt_tokens(self) -> int:
+        """Answer tokens: those that need logits."""
+        return self.num_groups * self.num_answers * self.answer_tokens
+
+    @property
+    def gathered_keys(self) -> int:
+        """Keys of one layer where each answer has its own copy of the prompt's: the attention of a CPU."""
+        per_answer = self.prompt_tokens + self.answer_tokens
+        return self.num_groups * (self.prompt_tokens + self.num_answers * per_answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """Bytes of a pass.
+
+    Attributes:
+        kept: What lives from the forward pass until the backward pass comes by.
+        recomputed: What one layer makes anew in the backward pass, where activations are recomputed.
+        logits: What turning hidden states into log-probabilities holds at once.
+    """
+
+    kept: int
+    recomputed: int
+    logits: int
+
+    @property
+    def peak(self) -> int:
+        """Logits and a recomputed layer are never there together."""
+        return self.kept + max(self.recomputed, self.logits)
+
+
+def count_activations(
+    shape: ModelShape,
+    size: Pass,
+    *,
+    rank: int,
+    bytes_per_number: int,
+    is_checkpointed: bool,
+    gathers_keys: bool,
+    max_logits: int,
+) -> Activations:
+    """Bytes of one pass with gradients.
+
+    Args:
+        shape: The model.
+        size: The pass.
+        rank: Of the adapters.
+        bytes_per_number: 2 for bfloat16, 4 for float32.
+        is_checkpointed: Activations are recomputed layer by layer.
+        gathers_keys: The attention of a CPU, which copies the prompt's keys for each answer.
+        max_logits: Most logits that are held at once; with more, they are recomputed in the backward pass.
+    """
+    patches = size.num_groups * size.patches
+    layer = _layer_bytes(shape, size, rank, bytes_per_number, gathers_keys=gathers_keys)
+    gradients = size.tokens * (shape.intermediate_size + 2 * shape.hidden_size) * bytes_per_number
+    block = patches * _block_bytes(shape, rank, bytes_per_number)
+    ends = _ends_bytes(shape, size, patches, bytes_per_number)
+    logits = min(size.learnt_tokens * shape.vocab_size, max_logits) * FLOAT32_BYTES
+    is_chunked = size.learnt_tokens * shape.vocab_size > max_logits
+    inputs = shape.num_hidden_layers * size.tokens * shape.hidden_size
+    inputs += shape.vision.depth * patches * shape.vision.hidden_size
+    if is_checkpointed:
+        kept, recomputed = inputs * bytes_per_number, max(layer + gradients, block)
+    else:
+        kept, recomputed = shape.num_hidden_layers * layer + shape.vision.depth * block, 0
+    saved_logits = 0 if is_chunked else logits
+    return Activations(kept + ends + saved_logits, recomputed, LOGITS_COPIES * logits - saved_logits)
+
+
+def _norm_inputs(bytes_per_number: int) -> int:
+    """Numbers, in the model's type, that a norm's input takes: a float32 copy, or the tensor itself."""
+    return FLOAT32_BYTES // bytes_per_number
+
+
+def _layer_bytes(shape: ModelShape, size: Pass, rank: int, number: int, *, gathers_keys: bool) -> int:
+    """One layer of the language model: norms, queries, attention, and the gated product."""
+    keys = size.gathered_keys if gathers_keys else size.tokens
+    of_width = 2 * _norm_inputs(number) + 5  # 2 norms; their 2 outputs, queries, attention before and after ordering
+    of_token = of_width * shape.hidden_size + 4 * shape.intermediate_size + 7 * rank + 2 * shape.head_size
+    return number * (size.tokens * of_token + 2 * keys * shape.key_size)
+
+
+def _block_bytes(shape: ModelShape, rank: int, number: int) -> int:
+    """One block of the vision tower, per patch."""
+    of_width = 2 * _norm_inputs(number) + 9  # outputs of norms, q, k, v, and attention by window, joined, reordered
+    return number * (of_width * shape.vision.hidden_size + 4 * shape.vision.intermediate_size + 5 * rank)
+
+
+def _ends_bytes(shape: ModelShape, size: Pass, patches: int, number: int) -> int:
+    """Embeddings, projector, rotations, and the last norm with the hidden states that predict answers."""
+    projector = patches * shape.vision.hidden_size * (_norm_inputs(number) + 3)
+    language = shape.hidden_size * (size.tokens * (_norm_inputs(number) + 1) + size.learnt_tokens)
+    rotations = 6 * size.tokens * shape.head_size  # cosine and sine on three axes
+    return number * (projector + language + rotations)

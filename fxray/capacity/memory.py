@@ -1,0 +1,206 @@
+"""Bytes of every role, and whether those that share a GPU fit on it."""
+
+import math
+from dataclasses import dataclass
+
+from fxray.capacity.activations import Pass, count_activations
+from fxray.capacity.devices import GIB
+from fxray.capacity.weights import count_adapter, count_weights
+from fxray.config.limits import BYTES_PER_NUMBER, PROMPT_TOKENS, image_tokens
+from fxray.config.model_shape import ModelShape
+from fxray.config.schedule import load_stages
+from fxray.config.tree import Config
+
+FLOAT32_BYTES = 4
+PATCHES_PER_TOKEN = 4
+MAX_LOGITS = 2**27
+"""As `fxray.model.packed.LOGITS_BUDGET`; a test keeps them equal."""
+CONTEXT_BYTES = int(1.5 * GIB)
+"""CUDA context, libraries and fragmentation of one process. An assumption, not measured yet."""
+PROFILE_BYTES = 2 * GIB
+"""What an engine sets aside beside weights and cache: its largest batch, CUDA graphs. An assumption, not measured."""
+ZERO3_LIVE_NUMBERS = 10**9
+"""Most weights that ZeRO-3 holds whole at a time, DeepSpeed's default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something that takes memory."""
+
+    name: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A process on a GPU.
+
+    Attributes:
+        name: "engine", "learner" or "sft".
+        parts: What it holds.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.num_bytes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Who must fit where: an engine into its part of a GPU, and all that share a GPU onto it.
+
+    Attributes:
+        roles: Their names.
+        num_bytes: What they need together.
+        available_bytes: What is there for them.
+    """
+
+    roles: tuple[str, ...]
+    num_bytes: int
+    available_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        return self.num_bytes <= self.available_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Who needs what.
+
+    Attributes:
+        roles: Engine, learner rank and SFT worker.
+        cards: The GPUs that they meet on; none where there are no GPUs.
+        cached_tokens: Tokens that one engine's key-value cache holds.
+    """
+
+    roles: tuple[Role, ...]
+    cards: tuple[Card, ...]
+    cached_tokens: int
+
+    @property
+    def fits(self) -> bool:
+        return all(card.fits for card in self.cards)
+
+
+def plan_memory(config: Config, shape: ModelShape, memory_bytes: int) -> MemoryPlan:
+    """Memory of a run.
+
+    Args:
+        config: The configuration.
+        shape: Its base model.
+        memory_bytes: Of one GPU; without GPUs it says nothing.
+    """
+    engine, cached_tokens = _engine(config, shape, memory_bytes)
+    learner, sft = _learner(config, shape), _sft(config, shape)
+    cards = _cards(config, engine, learner, sft, memory_bytes)
+    return MemoryPlan((engine, learner, sft), tuple(cards), cached_tokens)
+
+
+def grpo_pass(config: Config) -> Pass:
+    """The largest pass of the learner: every answer as long as it may be."""
+    prompt = image_tokens(config) + PROMPT_TOKENS
+    answer = max(stage.max_new_tokens or config.grpo.max_new_tokens for stage in load_stages(config.grpo.schedule))
+    of_group = prompt + config.grpo.group_size * answer
+    num_groups = min(
+        max(1, config.learner.max_tokens_per_micro_batch // of_group),
+        math.ceil(config.grpo.prompts_per_step / config.learner.num_ranks),
+    )
+    return Pass(prompt, PATCHES_PER_TOKEN * image_tokens(config), answer, config.grpo.group_size, num_groups)
+
+
+def sft_pass(config: Config) -> Pass:
+    """The largest pass of an SFT worker."""
+    image = image_tokens(config)
+    return Pass(
+        image + PROMPT_TOKENS, PATCHES_PER_TOKEN * image, config.sft.max_answer_tokens, 1, config.sft.micro_batch_size
+    )
+
+
+def cache_bytes_per_token(config: Config, shape: ModelShape) -> int:
+    """Keys and values of a token on one rank of an engine; ranks beyond the key heads hold copies."""
+    ranks = max(1, int(config.rollout.gpus_per_worker))
+    number = BYTES_PER_NUMBER[config.model.dtype]
+    return shape.cached_numbers_per_token * number // min(ranks, shape.num_key_value_heads)
+
+
+def _engine(config: Config, shape: ModelShape, memory_bytes: int) -> tuple[Role, int]:
+    rollout, number = config.rollout, BYTES_PER_NUMBER[config.model.dtype]
+    ranks = max(1, int(rollout.gpus_per_worker))
+    weights = count_weights(shape).total * number // ranks
+    adapter = count_adapter(shape, config.model.lora.rank) * number // ranks
+    of_token = cache_bytes_per_token(config, shape)
+    parts = [Part("base weights", weights), Part("adapter in use", adapter)]
+    if rollout.gpus_per_worker > 0:
+        parts.append(Part("largest batch and CUDA graphs (assumed)", PROFILE_BYTES))
+        room = int(rollout.gpu_memory_utilization * memory_bytes) - weights - adapter - PROFILE_BYTES
+    else:
+        room = int(rollout.kv_cache_gib * GIB)
+    parts.append(Part("cache of keys and values", max(room, rollout.max_model_len * of_token)))
+    return Role("engine", tuple(parts)), max(0, room) // of_token
+
+
+def _learner(config: Config, shape: ModelShape) -> Role:
+    learner = config.learner
+    parts = _training_parts(
+        config, shape, grpo_pass(config), learner.num_ranks, learner.zero_stage, num_frozen_adapters=1
+    )
+    return Role("learner rank", parts)
+
+
+def _sft(config: Config, shape: ModelShape) -> Role:
+    sft = config.sft
+    parts = _training_parts(config, shape, sft_pass(config), sft.num_workers, sft.zero_stage, num_frozen_adapters=0)
+    return Role("SFT worker", parts)
+
+
+def _training_parts(
+    config: Config, shape: ModelShape, size: Pass, num_ranks: int, zero_stage: int, *, num_frozen_adapters: int
+) -> tuple[Part, ...]:
+    """What a rank holds; ZeRO 1 shares the optimizer, 2 the gradients too, 3 the weights too."""
+    number = BYTES_PER_NUMBER[config.model.dtype]
+    weights, adapter = count_weights(shape).total, count_adapter(shape, config.model.lora.rank)
+    of_weights, of_gradients, of_optimizer = (num_ranks if zero_stage >= stage else 1 for stage in (3, 2, 1))
+    num_copies = 3 if zero_stage else 2  # both moments, and ZeRO's own copy of what it updates
+    activations = count_activations(
+        shape,
+        size,
+        rank=config.model.lora.rank,
+        bytes_per_number=number,
+        is_checkpointed=config.model.gradient_checkpointing,
+        gathers_keys=config.learner.gpus_per_rank == 0,
+        max_logits=MAX_LOGITS,
+    )
+    parts = [
+        Part("base weights", weights * number // of_weights),
+        Part("adapters", (1 + num_frozen_adapters) * adapter * FLOAT32_BYTES // of_weights),
+        Part("gradients", adapter * FLOAT32_BYTES // of_gradients),
+        Part("optimizer", num_copies * adapter * FLOAT32_BYTES // of_optimizer),
+        Part("activations", activations.kept + activations.recomputed),
+        Part("logits", activations.peak - activations.kept - activations.recomputed),
+    ]
+    if zero_stage == 3 and num_ranks > 1:
+        parts.append(Part("weights gathered for a layer (ZeRO-3)", min(ZERO3_LIVE_NUMBERS, weights) * number))
+    if config.learner.gpus_per_rank > 0:
+        parts.append(Part("CUDA context and fragmentation (assumed)", CONTEXT_BYTES))
+    return tuple(part for part in parts if part.num_bytes > 0)
+
+
+def _cards(config: Config, engine: Role, learner: Role, sft: Role, memory_bytes: int) -> list[Card]:
+    """Who meets on a GPU; SFT has its GPUs to itself, for the engines start when it is done."""
+    rollout, of_rank = config.rollout, config.learner.gpus_per_rank
+    budget = int(rollout.gpu_memory_utilization * memory_bytes)
+    cards = []
+    if rollout.gpus_per_worker > 0:
+        cards.append(Card((engine.name,), engine.num_bytes, budget))
+    if 0 < rollout.gpus_per_worker < 1 and 0 < of_rank < 1:
+        together = max(budget, learner.num_bytes) if rollout.sleep else budget + learner.num_bytes
+        cards.append(Card((engine.name, learner.name), together, memory_bytes))
+    elif of_rank > 0:
+        cards.append(Card((learner.name,), learner.num_bytes, memory_bytes))
+    if of_rank > 0:
+        cards.append(Card((sft.name,), sft.num_bytes, memory_bytes))
+    return cards

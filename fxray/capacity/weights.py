@@ -1,0 +1,106 @@
+"""How many numbers a Qwen2.5-VL model and its adapters hold, counted from the model's shape."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fxray.config.model_shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer that an adapter sits on: [inputs] to [outputs]."""
+
+    inputs: int
+    outputs: int
+    has_bias: bool = False
+
+    @property
+    def num_weights(self) -> int:
+        return self.inputs * self.outputs + (self.outputs if self.has_bias else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Numbers of the base model by part.
+
+    Attributes:
+        embedding: Of the tokens.
+        language: All layers of the language model and its last norm.
+        head: Of the output; 0 where it is the embedding.
+        vision: Vision tower and projector.
+    """
+
+    embedding: int
+    language: int
+    head: int
+    vision: int
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.language + self.head + self.vision
+
+
+def count_weights(shape: ModelShape) -> Weights:
+    """The base model's numbers."""
+    text, vision = shape, shape.vision
+    patch_inputs = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    of_layer = sum(linear.num_weights for linear in language_linears(shape)) + 2 * text.hidden_size
+    of_block = sum(linear.num_weights for linear in vision_linears(shape)) + 2 * vision.hidden_size
+    of_merger = sum(linear.num_weights for linear in merger_linears(shape)) + vision.hidden_size
+    return Weights(
+        embedding=text.vocab_size * text.hidden_size,
+        language=text.num_hidden_layers * of_layer + text.hidden_size,
+        head=0 if text.tie_word_embeddings else text.vocab_size * text.hidden_size,
+        vision=patch_inputs * vision.hidden_size + vision.depth * of_block + of_merger,
+    )
+
+
+def count_adapter(shape: ModelShape, rank: int) -> int:
+    """Numbers of one adapter of this rank on every linear layer but the head."""
+    return sum(rank * (linear.inputs + linear.outputs) for linear in _adapted(shape))
+
+
+def count_modules(shape: ModelShape) -> int:
+    """Layers that an adapter sits on."""
+    return sum(1 for _ in _adapted(shape))
+
+
+def language_linears(shape: ModelShape) -> list[Linear]:
+    """The linear layers of one layer of the language model."""
+    width, keys = shape.hidden_size, shape.key_size
+    queries = shape.num_attention_heads * shape.head_size
+    return [
+        Linear(width, queries, has_bias=True),
+        Linear(width, keys, has_bias=True),
+        Linear(width, keys, has_bias=True),
+        Linear(queries, width),
+        Linear(width, shape.intermediate_size),
+        Linear(width, shape.intermediate_size),
+        Linear(shape.intermediate_size, width),
+    ]
+
+
+def vision_linears(shape: ModelShape) -> list[Linear]:
+    """The linear layers of one block of the vision tower."""
+    width, inner = shape.vision.hidden_size, shape.vision.intermediate_size
+    return [
+        Linear(width, 3 * width, has_bias=True),
+        Linear(width, width, has_bias=True),
+        Linear(width, inner, has_bias=True),
+        Linear(width, inner, has_bias=True),
+        Linear(inner, width, has_bias=True),
+    ]
+
+
+def merger_linears(shape: ModelShape) -> list[Linear]:
+    """The linear layers of the projector, which joins a square of patches into one token."""
+    joined = shape.vision.hidden_size * shape.vision.spatial_merge_size**2
+    return [Linear(joined, joined, has_bias=True), Linear(joined, shape.vision.out_hidden_size, has_bias=True)]
+
+
+def _adapted(shape: ModelShape) -> Iterator[Linear]:
+    for _ in range(shape.num_hidden_layers):
+        yield from language_linears(shape)
+    for _ in range(shape.vision.depth):
+        yield from vision_linears(shape)
+    yield from merger_linears(shape)

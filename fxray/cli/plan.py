@@ -1,0 +1,126 @@
+"""`fxray plan`: what a configuration needs, before anything is loaded."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fxray.cli.arguments import ConfigOption, SetOption, checked_config
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fxray.capacity.plan import Plan
+
+PAPER_SAMPLES = 13_158
+"""Three quarters of the paper's 8,772 generated images and as many real ones."""
+
+
+def plan(
+    config: ConfigOption,
+    overrides: SetOption = None,
+    gpu: Annotated[str, typer.Option(help="h200, h100, a100, a100-40, l40s or rtx-4090.")] = "h100",
+    memory_gib: Annotated[
+        float | None, typer.Option(min=1, metavar="GIB", help="Another amount of memory on each GPU.")
+    ] = None,
+    num_samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Rows of the training split; by default those of data.train, else the paper's 13,158."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+) -> None:
+    """Say what a configuration needs: memory of each role, whether it fits, seconds of a step, hours of a run.
+
+    Parameters are counted exactly, activations from the shapes of every tensor; times rest on the coefficients that are
+    printed with them. Exit code 1 where it does not fit, with the smallest change that does.
+
+    \b
+    Examples:
+      fxray plan --config qwen2.5-vl-7b
+      fxray plan --config qwen2.5-vl-32b --gpu h200 --set rollout.gpus_per_worker=1
+      fxray plan --config qwen2.5-vl-3b --memory-gib 24
+    """
+    from fxray.capacity.devices import GIB, find_gpu
+    from fxray.capacity.plan import draw_plan
+    from fxray.cli.tables import print_table
+
+    tree = checked_config(config, overrides)
+    device = find_gpu(gpu)
+    memory_bytes = int(memory_gib * GIB) if memory_gib else device.memory_bytes
+    result = draw_plan(tree, device, memory_bytes, num_samples or _rows_of(tree.data.train) or PAPER_SAMPLES)
+    if as_json:
+        typer.echo(json.dumps(result.as_json(), indent=2))
+    else:
+        print_table(_memory_table(result))
+        for line in (*_fits(result), *_times(result)):
+            typer.echo(line)
+    if not result.memory.fits:
+        raise typer.Exit(1)
+
+
+def _rows_of(file: Path | None) -> int | None:
+    """Rows of a Parquet file, from its footer alone; None where it is not there."""
+    if file is None or not file.is_file():
+        return None
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(file).num_rows)
+
+
+def _memory_table(plan: "Plan") -> "Table":
+    from rich.table import Table
+
+    from fxray.capacity.devices import GIB
+
+    table = Table(title="Memory of each process at its largest pass", title_justify="left")
+    table.add_column("what")
+    for role in plan.memory.roles:
+        table.add_column(f"{role.name}, GiB", justify="right")
+    names = dict.fromkeys(part.name for role in plan.memory.roles for part in role.parts)
+    for name in names:
+        of_roles = [
+            next((f"{part.num_bytes / GIB:.2f}" for part in role.parts if part.name == name), "")
+            for role in plan.memory.roles
+        ]
+        table.add_row(name, *of_roles)
+    table.add_section()
+    table.add_row("together", *(f"{role.num_bytes / GIB:.2f}" for role in plan.memory.roles))
+    return table
+
+
+def _fits(plan: "Plan") -> list[str]:
+    from fxray.capacity.advice import as_options
+    from fxray.capacity.devices import GIB
+
+    lines = []
+    for card in plan.memory.cards:
+        verdict = "fits" if card.fits else "does not fit"
+        amounts = f"{card.num_bytes / GIB:.1f} of {card.available_bytes / GIB:.1f} GiB"
+        place = "in its part of a GPU" if card.roles == ("engine",) else "on one GPU"
+        lines.append(f"{' and '.join(card.roles)} {place}: {amounts}, {verdict}")
+    if not plan.memory.cards:
+        lines.append("no GPU is asked for: these bytes are of the host's memory, and times are not modelled")
+    if plan.change is None:
+        lines.append("no small change makes it fit: use GPUs with more memory, more of them, or a smaller model")
+    elif plan.change:
+        lines.append(f"the smallest change that fits: {as_options(plan.change)}")
+    lines.append(f"cache of one engine: {plan.memory.cached_tokens:,} tokens")
+    return lines
+
+
+def _times(plan: "Plan") -> list[str]:
+    time = plan.duration
+    if time is None or not plan.memory.fits:
+        return []
+    step = (
+        f"a GRPO step: {time.step_s:.0f} s (reading prompts {time.prefill_s:.1f}, writing answers {time.decode_s:.1f}, "
+        f"learning {time.learn_s:.1f}, the rest {time.overhead_s:.1f}); the bottleneck is {time.bottleneck}"
+    )
+    run = (
+        f"a run on {plan.num_samples:,} samples: {time.hours:.1f} h ({time.num_sft_steps:,} SFT steps of "
+        f"{time.sft_step_s:.1f} s, {time.num_grpo_steps:,} GRPO steps), without start and evaluation"
+    )
+    return [step, run, f"times are modelled, not measured, with {plan.coefficients.shown()}"]

@@ -1,0 +1,150 @@
+"""Predicted bytes against counted ones, on models of real architecture and small shape."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from fxray.capacity.activations import Activations, Pass, count_activations
+from fxray.config.model_shape import ModelShape, read_shape
+from fxray.model import packed
+from fxray.model.adapter import attach_adapter
+from fxray.model.footprint import footprint
+from fxray.model.load import load_model
+from fxray.model.packed import LOGITS_BUDGET, PackedPolicy, PackedRow, chosen_logprobs, pack
+from fxray.model.random import shape_config
+
+CPU = torch.device("cpu")
+RANK = 8
+TEXT = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+VISION = ("depth", "hidden_size", "intermediate_size", "num_heads")
+SIZES = {
+    "long-image": ((256, 1024, 3, 8, 2), (3, 128, 384, 4), 1152, Pass(298, 1024, 32, 8, 1)),
+    "wide": ((512, 2752, 3, 4, 1), (3, 320, 860, 4), 1152, Pass(106, 256, 64, 4, 1)),
+    "deep": ((192, 512, 8, 6, 2), (2, 256, 700, 4), 1152, Pass(58, 64, 64, 8, 3)),
+    "many-words": ((256, 1024, 2, 8, 2), (2, 128, 384, 4), 12000, Pass(298, 1024, 48, 2, 1)),
+}
+"""Language model, vision tower (numbers in the order of TEXT and VISION), vocabulary, and the size of a pass."""
+
+
+def build(folder: Path, text: tuple[int, ...], vision: tuple[int, ...], vocabulary: int) -> ModelShape:
+    """Writes a random model; returns its shape as a configuration check would read it."""
+    parent = shape_config("qwen2.5-vl-3b", num_layers=1)
+    half = text[0] // text[3] // 2
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "mrope_section": [half - 2 * (half * 3 // 8), *[half * 3 // 8] * 2],
+    }
+    config = Qwen2_5_VLConfig(
+        text_config=dict(zip(TEXT, text, strict=True)) | {"vocab_size": vocabulary, "rope_parameters": rope},
+        vision_config=dict(zip(VISION, vision, strict=True))
+        | {"out_hidden_size": text[0], "fullatt_block_indexes": [vision[0] - 1]},
+        tie_word_embeddings=True,
+        **{name: getattr(parent, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")},
+    )
+    torch.manual_seed(0)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    shape = read_shape(str(folder))
+    assert isinstance(shape, ModelShape)
+    return shape
+
+
+def rows(model: Any, size: Pass) -> list[PackedRow]:
+    side = int(size.patches**0.5)
+    num_image = size.patches // 4
+    words = size.prompt_tokens - num_image
+    ids = [*[model.config.image_token_id] * num_image, *[7] * words]
+    return [
+        PackedRow(
+            f"sample-{index}",
+            np.array(ids, np.int32),
+            tuple(np.full(size.answer_tokens, 9, np.int32) for _ in range(size.num_answers)),
+            torch.randn(size.patches, 3 * 2 * 14 * 14),
+            torch.tensor([1, side, side]),
+        )
+        for index in range(size.num_groups)
+    ]
+
+
+@pytest.mark.parametrize(("dtype", "is_checkpointed"), [("float32", False), ("bfloat16", False), ("bfloat16", True)])
+@pytest.mark.parametrize("name", SIZES)
+def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
+    tmp_path: Path, name: str, dtype: str, is_checkpointed: bool
+) -> None:
+    text, vision, vocabulary, size = SIZES[name]
+    shape = build(tmp_path, text, vision, vocabulary)
+    model = load_model(tmp_path, dtype=dtype)
+    if is_checkpointed:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    peft_model = attach_adapter(model, rank=RANK, alpha=32, dropout=0.0, seed=0).train()
+    policy, batch = PackedPolicy(peft_model), pack(model, rows(model, size))
+    assert len(batch.input_ids_T) == size.tokens
+    with footprint(CPU) as whole:
+        with footprint(CPU) as forward:
+            logprobs = policy(batch, 1.0)
+        logprobs.sum().backward()
+    predicted = count_activations(
+        shape,
+        size,
+        rank=RANK,
+        bytes_per_number=model.dtype.itemsize,
+        is_checkpointed=is_checkpointed,
+        gathers_keys=True,
+        max_logits=LOGITS_BUDGET,
+    )
+    ratio = predicted.peak / whole.peak_bytes
+    print(f"{name}, {dtype}, recomputed {is_checkpointed}: {ratio:.3f} of {whole.peak_bytes / 1e6:.1f} MB")
+    assert predicted.kept == pytest.approx(forward.left_bytes, rel=0.15)
+    assert predicted.peak == pytest.approx(whole.peak_bytes, rel=0.15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probabilities_in_chunks_are_the_plain_ones_in_a_fraction_of_the_memory(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(32, 8000, bias=False).to(dtype).requires_grad_(requires_grad=False)
+    hidden = torch.randn(512, 32, generator=generator).to(dtype)
+    target = torch.randint(5, 8000, (512,), generator=generator)
+    results = []
+    for budget in (2**30, 64 * 8000):
+        monkeypatch.setattr(packed, "LOGITS_BUDGET", budget)
+        leaf = hidden.clone().requires_grad_()
+        with footprint(CPU) as memory:
+            logprobs = chosen_logprobs(head, leaf, target, 0.8, torch.tensor([3]))
+            logprobs.sum().backward()
+        results.append((logprobs.detach(), leaf.grad, memory.peak_bytes))
+    (plain, plain_gradient, plain_bytes), (chunked, chunked_gradient, chunked_bytes) = results
+    torch.testing.assert_close(chunked, plain, rtol=0, atol=2e-6 if dtype == torch.float32 else 0)
+    torch.testing.assert_close(chunked_gradient, plain_gradient, rtol=1e-5, atol=1e-6)
+    assert plain_bytes == pytest.approx(3 * 512 * 8000 * 4, rel=0.03)
+    assert chunked_bytes == pytest.approx(3 * 64 * 8000 * 4, rel=0.1)
+
+
+def test_a_hand_counted_pass() -> None:
+    """One layer of width 2, inner width 3, one head and key head of size 2; one block of width 4, inner width 5."""
+    shape = ModelShape.model_validate(
+        {
+            "max_position_embeddings": 99,
+            "hidden_size": 2,
+            "intermediate_size": 3,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "num_key_value_heads": 1,
+            "vocab_size": 7,
+            "vision": {"depth": 1, "hidden_size": 4, "intermediate_size": 5, "num_heads": 1, "out_hidden_size": 2},
+        }
+    )
+    size = Pass(prompt_tokens=6, patches=16, answer_tokens=3, num_answers=2, num_groups=1)
+    assert (size.tokens, size.learnt_tokens, size.gathered_keys) == (12, 6, 24)
+    layer = 4 * (12 * (7 * 2 + 4 * 3 + 7 * 1 + 2 * 2) + 2 * 12 * 2)
+    block = 4 * 16 * (11 * 4 + 4 * 5 + 5 * 1)
+    ends = 4 * (16 * 4 * 4 + 2 * (12 * 2 + 6) + 6 * 12 * 2)
+    logits = 4 * 6 * 7
+    assert count_activations(
+        shape, size, rank=1, bytes_per_number=4, is_checkpointed=False, gathers_keys=False, max_logits=10**9
+    ) == Activations(kept=layer + block + ends + logits, recomputed=0, logits=2 * logits)

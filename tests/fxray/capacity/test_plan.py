@@ -1,0 +1,174 @@
+"""Who needs how much, whether it fits, and what helps where it does not."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fxray.capacity.activations import Pass
+from fxray.capacity.advice import apply, as_options, find_change
+from fxray.capacity.devices import GIB, GPUS
+from fxray.capacity.duration import Coefficients, forward_flops, plan_duration
+from fxray.capacity.memory import MAX_LOGITS, grpo_pass, plan_memory
+from fxray.capacity.plan import draw_plan, known_shape, refuse_what_does_not_fit
+from fxray.capacity.weights import count_adapter, count_weights
+from fxray.cli.app import app
+from fxray.config.limits import check
+from fxray.config.load import load_config
+from fxray.errors import ResourceError
+from fxray.model.packed import LOGITS_BUDGET
+
+H100 = GPUS["h100"]
+
+
+def config(name: str = "qwen2.5-vl-3b", *overrides: str):
+    return load_config(name, overrides)
+
+
+def part(plan, role: str, name: str) -> int:
+    (found,) = [part.num_bytes for each in plan.roles if each.name == role for part in each.parts if part.name == name]
+    return found
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-32b"])
+def test_the_shipped_configurations_fit_on_80_gb(name: str) -> None:
+    tree = config(name)
+    plan = draw_plan(tree, H100, H100.memory_bytes, 13158)
+    assert plan.memory.fits
+    assert plan.change == ()
+    assert plan.memory.cached_tokens > 4 * tree.rollout.max_model_len
+
+
+def test_weights_adapters_and_optimizer_are_exact() -> None:
+    tree = config()
+    shape = known_shape(tree)
+    plan, adapter = plan_memory(tree, shape, H100.memory_bytes), count_adapter(shape, 8)
+    for role in ("engine", "learner rank", "SFT worker"):
+        assert part(plan, role, "base weights") == 2 * count_weights(shape).total
+    assert part(plan, "learner rank", "adapters") == 2 * 4 * adapter
+    assert part(plan, "learner rank", "optimizer") == 2 * 4 * adapter
+    assert part(plan, "SFT worker", "adapters") == 4 * adapter
+    assert LOGITS_BUDGET == MAX_LOGITS
+
+
+def test_zero_shares_what_its_stage_says() -> None:
+    eight = [config("qwen2.5-vl-32b", "learner.num_ranks=8", f"learner.zero_stage={stage}") for stage in range(4)]
+    plans = [plan_memory(tree, known_shape(tree), H100.memory_bytes) for tree in eight]
+    parts = [
+        [part(plan, "learner rank", name) for plan in plans] for name in ("base weights", "gradients", "optimizer")
+    ]
+    weights, gradients, optimizer = parts
+    assert [weights[0] // each for each in weights] == [1, 1, 1, 8]
+    assert [gradients[0] // each for each in gradients] == [1, 1, 8, 8]
+    assert [round(optimizer[0] * 1.5 / each) for each in optimizer[1:]] == [8, 8, 8]
+
+
+def test_ranks_of_an_engine_share_weights_and_keys_until_the_key_heads_run_out() -> None:
+    per_ranks = {}
+    for ranks in (1, 2, 4):
+        tree = config("qwen2.5-vl-3b", f"rollout.gpus_per_worker={ranks}", "learner.gpus_per_rank=1")
+        plan = plan_memory(tree, known_shape(tree), H100.memory_bytes)
+        per_ranks[ranks] = part(plan, "engine", "base weights"), plan.cached_tokens
+    assert per_ranks[1][0] == 2 * per_ranks[2][0] == 4 * per_ranks[4][0]
+    assert per_ranks[2][1] > 1.9 * per_ranks[1][1]
+    assert per_ranks[4][1] < 1.5 * per_ranks[2][1]  # two key heads on four ranks: each is held twice
+
+
+@pytest.mark.parametrize(
+    ("overrides", "memory_gib", "expected"),
+    [
+        ([], 24, "--set rollout.gpu_memory_utilization=0.4"),
+        (["model.gradient_checkpointing=false"], 50, "--set model.gradient_checkpointing=true"),
+        ([], 16, "--set rollout.sleep=true --set rollout.gpu_memory_utilization=0.6"),
+    ],
+)
+def test_the_smallest_change_is_found_and_fits(overrides: list[str], memory_gib: float, expected: str) -> None:
+    tree = config("qwen2.5-vl-3b", *overrides)
+    shape, memory = known_shape(tree), int(memory_gib * GIB)
+    assert not plan_memory(tree, shape, memory).fits
+    change = find_change(tree, shape, memory)
+    assert change is not None
+    assert as_options(change) == expected
+    changed = apply(tree, change)
+    assert plan_memory(changed, shape, memory).fits
+    assert check(changed) == []
+
+
+def test_sleep_lets_engine_and_learner_take_turns_on_a_gpu() -> None:
+    awake, asleep = (config("qwen2.5-vl-3b", f"rollout.sleep={value}") for value in ("false", "true"))
+    together = [plan_memory(tree, known_shape(tree), H100.memory_bytes).cards[1].num_bytes for tree in (awake, asleep)]
+    learner = plan_memory(awake, known_shape(awake), H100.memory_bytes).roles[1].num_bytes
+    assert together[0] - together[1] == learner
+
+
+def test_too_small_a_gpu_is_refused_with_who_needs_what_and_the_remedy() -> None:
+    with pytest.raises(ResourceError, match=r"engine need 9\.2 GiB of GPU memory by the plan") as caught:
+        refuse_what_does_not_fit(config(), 24 * GIB, "NVIDIA X on node 1")
+    assert "--set rollout.gpu_memory_utilization=0.4" in caught.value.remedy
+    assert "NVIDIA X on node 1" in str(caught.value)
+    refuse_what_does_not_fit(config(), H100.memory_bytes, "")
+    refuse_what_does_not_fit(config("qwen2.5-vl-3b", "model.path=unknown/model"), 1, "")
+
+
+def test_the_products_of_a_pass_are_counted_by_hand() -> None:
+    shape = known_shape(config())
+    weights = count_weights(shape)
+    size = Pass(prompt_tokens=100, patches=320, answer_tokens=10, num_answers=4, num_groups=3)
+    products = 2 * 3 * (140 * weights.language + 320 * weights.vision + 40 * 151936 * 2048)
+    seen = 3 * (100 * 100 / 2 + 4 * 10 * (100 + 5))
+    assert forward_flops(shape, size) == pytest.approx(products + 4 * 36 * 2048 * seen)
+
+
+def test_time_follows_work_and_speed() -> None:
+    def duration(tree, gpu=H100, **coefficients):
+        return plan_duration(
+            tree,
+            known_shape(tree),
+            gpu,
+            cached_tokens=10**6,
+            num_samples=6400,
+            coefficients=Coefficients(**coefficients),
+        )
+
+    tree = config()
+    plain = duration(tree)
+    assert plain.num_grpo_steps == 3 * 200
+    assert plain.num_sft_steps == 600
+    assert duration(tree, learner_mfu=0.7).learn_s == pytest.approx(plain.learn_s / 2)
+    assert duration(config("qwen2.5-vl-3b", "learner.num_ranks=2")).learn_s == pytest.approx(plain.learn_s / 2)
+    assert duration(config("qwen2.5-vl-3b", "grpo.kl_beta=0")).learn_s == pytest.approx(plain.learn_s * 3 / 4)
+    assert duration(tree, GPUS["h200"]).decode_s < plain.decode_s
+    assert duration(tree, GPUS["h200"]).learn_s == plain.learn_s
+    assert plain.hours == pytest.approx((600 * plain.step_s + 600 * plain.sft_step_s) / 3600)
+
+
+def test_a_pass_holds_as_many_whole_groups_as_its_tokens_allow() -> None:
+    of_group = 1280 + 96 + 4 * 1024
+    assert grpo_pass(config("qwen2.5-vl-3b", f"learner.max_tokens_per_micro_batch={2 * of_group}")).num_groups == 2
+    assert grpo_pass(config("qwen2.5-vl-3b", "learner.max_tokens_per_micro_batch=1")).num_groups == 1
+
+
+class TestCommand:
+    def run(self, *arguments: str):
+        return CliRunner().invoke(app, ["plan", *arguments])
+
+    def test_it_prints_bytes_verdict_and_hours(self) -> None:
+        result = self.run("--config", "qwen2.5-vl-3b")
+        assert result.exit_code == 0
+        assert "engine and learner rank on one GPU: 40.7 of 79.1 GiB, fits" in result.stdout
+        assert "not measured" in result.stdout
+
+    def test_what_does_not_fit_gets_exit_code_1_the_change_and_no_times(self) -> None:
+        result = self.run("--config", "qwen2.5-vl-3b", "--memory-gib", "24")
+        assert result.exit_code == 1
+        assert "the smallest change that fits: --set rollout.gpu_memory_utilization=0.4" in result.stdout
+        assert "GRPO step" not in result.stdout
+
+    def test_json_holds_the_same(self) -> None:
+        content = json.loads(self.run("--config", "qwen2.5-vl-3b", "--json").stdout)
+        assert content["fits"] is True
+        assert content["role_bytes"]["learner rank"] == pytest.approx(13.06 * GIB, rel=0.01)
+        assert content["hours"] > 0
+
+    def test_without_gpus_it_counts_the_hosts_memory(self) -> None:
+        assert "no GPU is asked for" in self.run("--config", "tiny").stdout
