@@ -42,7 +42,7 @@ from fxray.model.load import load_image_processor, load_model, load_tokenizer, r
 from fxray.model.packed import PackedPolicy, PackedRow, pack
 from fxray.model.prompts import forbidden_ids, preprocess
 from fxray.model.ranks import open_meeting
-from fxray.model.zero import ZeroEngine, join_ranks
+from fxray.model.zero import ZeroEngine, join_ranks, sharded_loading
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 
@@ -92,15 +92,6 @@ class LearnerWorker:
         path = resolve_model_path(spec.model_path)
         self._image_processor = load_image_processor(path, min_pixels=spec.min_pixels, max_pixels=spec.max_pixels)
         self._forbidden_ids = forbidden_ids(load_tokenizer(path))
-        self._base = load_model(path, dtype=spec.dtype)
-        if spec.gradient_checkpointing:
-            self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model = attach_adapter(self._base, rank=spec.lora_rank, alpha=spec.lora_alpha, dropout=0.0, seed=spec.seed)
-        if spec.initial_adapter is not None:
-            load_adapter(model, Path(spec.initial_adapter), POLICY)
-        add_adapter(model, REFERENCE)
-        self._model, self._lora_layers = model.train(), lora_layers(model)
-        self._policy, self._reference = adapter_parameters(model, POLICY), adapter_parameters(model, REFERENCE)
         join_ranks(
             rank=self._rank,
             world_size=self._num_ranks,
@@ -109,6 +100,16 @@ class LearnerWorker:
             listener=self._listener,
             timeout_s=exchange_deadline_s,
         )
+        with sharded_loading(spec.zero_stage):
+            self._base = load_model(path, dtype=spec.dtype)
+        if spec.gradient_checkpointing:
+            self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model = attach_adapter(self._base, rank=spec.lora_rank, alpha=spec.lora_alpha, dropout=0.0, seed=spec.seed)
+        if spec.initial_adapter is not None:
+            load_adapter(model, Path(spec.initial_adapter), POLICY)
+        add_adapter(model, REFERENCE)
+        self._model, self._lora_layers = model.train(), lora_layers(model)
+        self._policy, self._reference = adapter_parameters(model, POLICY), adapter_parameters(model, REFERENCE)
         self._engine = ZeroEngine(
             PackedPolicy(model, self._forbidden_ids),
             self._policy,

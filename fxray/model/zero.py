@@ -14,6 +14,8 @@ import torch
 from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
 from fxray.errors import CheckpointError, ModelError
 from fxray.model.ranks import meet
 
@@ -53,6 +55,28 @@ def join_ranks(
             timeout_s=timeout_s,
         )
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_s))
+
+
+@contextmanager
+def sharded_loading(stage: int) -> Iterator[None]:
+    """Under ZeRO-3, models that are loaded inside the block are spread over the ranks weight by weight.
+
+    No rank ever holds the whole model, so one that fits on no GPU can be loaded. Other stages load as usual. The ranks
+    must have joined.
+
+    Args:
+        stage: ZeRO stage.
+    """
+    if stage < 3 or torch.distributed.get_world_size() == 1:
+        yield
+        return
+    deepspeed.init_distributed(torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+    spread = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}})
+    try:
+        yield
+    finally:
+        del spread  # transformers looks whether it is alive
+        unset_hf_deepspeed_config()
 
 
 class ZeroEngine:

@@ -25,7 +25,7 @@ from fxray.files import atomic_dir
 from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter, load_adapter, save_adapter
 from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
 from fxray.model.packed import PackedPolicy, pack
-from fxray.model.zero import ZeroEngine
+from fxray.model.zero import ZeroEngine, sharded_loading
 from fxray.sft import checkpoint
 from fxray.sft.batches import Example, ExampleReader, read_ahead, token_weights
 from fxray.sft.checkpoint import PROGRESS_FILE, SftState
@@ -80,7 +80,8 @@ class Trainer:
         dataset = Dataset.open(Path(settings.dataset_path))
         processor = load_image_processor(path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
         self._reader = ExampleReader(settings, dataset, load_tokenizer(path), processor, rank=rank, num_ranks=num_ranks)
-        self._base = load_model(path, dtype=settings.dtype).to(device)
+        with sharded_loading(settings.zero_stage):
+            self._base = load_model(path, dtype=settings.dtype).to(device)
         if settings.gradient_checkpointing:
             self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._model = attach_adapter(

@@ -100,7 +100,7 @@ def moments(folder):
 @pytest.mark.timeout(600)
 def test_ranks_and_zero_stages_change_no_result(random_model_dir, groups, tmp_path):
     results = []
-    for num_ranks, stage in ((1, 0), (2, 0), (2, 2)):
+    for num_ranks, stage in ((1, 0), (2, 0), (2, 2), (2, 3)):
         learner = start(random_model_dir, num_ranks, zero_stage=stage, max_tokens_per_micro_batch=300)
         metrics = learner.update(groups, SETTINGS)
         assert listening_addresses(learner) <= LOOPBACK

@@ -73,7 +73,8 @@ def test_the_longest_answer_of_any_stage_counts(tmp_path):
 
 
 def model(folder, **changes):
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl", "text_config": SHAPE | changes, "vision_config": VISION}))
+    content = {"model_type": "qwen2_5_vl", "text_config": SHAPE | changes, "vision_config": VISION}
+    (folder / "config.json").write_text(json.dumps(content))
     return f"model.path={folder}"
 
 
@@ -83,7 +84,7 @@ def model(folder, **changes):
         ({"max_position_embeddings": 400}, [], "rollout.max_model_len", "at most 400"),
         ({"max_position_embeddings": 512}, ["sft.max_answer_tokens=401"], "sft.max_answer_tokens", "513 tokens"),
         ({"hidden_size": 8}, [], "model.lora.rank", "at most 8"),
-        ({}, ["rollout.gpus_per_worker=3"], "rollout.gpus_per_worker", "divide the 4 attention heads of the model and the 4 of its vision"),
+        ({}, ["rollout.gpus_per_worker=3"], "rollout.gpus_per_worker", "4 attention heads of the model and the 4"),
         ({}, ["rollout.kv_cache_gib=1e-4"], "rollout.kv_cache_gib", "at least 0.000244"),
     ],
 )
