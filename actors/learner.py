@@ -45,6 +45,8 @@ class LearnerSpec:
         max_tokens_per_micro_batch: Packed tokens of one pass.
         gradient_checkpointing: Recompute activations in the backward pass.
         threads: CPU threads of a rank; 0 takes all processors.
+        yields_memory: Memory that is not in use is given back after each call, for an engine on the same GPU.
+        memory_remedy: What to do when a pass runs out of memory.
     """
 
     model_path: str
@@ -61,6 +63,8 @@ class LearnerSpec:
     max_tokens_per_micro_batch: int
     gradient_checkpointing: bool
     threads: int
+    yields_memory: bool
+    memory_remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +74,23 @@ class RankPass:
     groups: tuple[TrainingGroup, ...]
     is_filler: bool
 
+    @property
+    def num_tokens(self) -> int:
+        """Packed tokens."""
+        return sum(map(_packed_length, self.groups))
+
 
 def learnable_answers(group: TrainingGroup) -> list[int]:
     """Indices of the answers that count: valid, and at least one token long."""
     rollouts = group.rollouts.rollouts
     return [i for i, is_valid in enumerate(group.is_valid_G) if is_valid and len(rollouts[i].token_ids)]
+
+
+def _packed_length(group: TrainingGroup) -> int:
+    answers = group.rollouts.rollouts
+    return packed_length(
+        len(group.rollouts.prompt_token_ids), [len(answers[i].token_ids) for i in learnable_answers(group)]
+    )
 
 
 class RankActor:
@@ -202,13 +218,7 @@ class LearnerGroup:
         return _await(calls, self._deadline_s, f"the learner's {method}")
 
     def _share(self, groups: Sequence[TrainingGroup]) -> list[list[RankPass]]:
-        lengths = [
-            packed_length(
-                len(group.rollouts.prompt_token_ids),
-                [len(group.rollouts.rollouts[i].token_ids) for i in learnable_answers(group)],
-            )
-            for group in groups
-        ]
+        lengths = [_packed_length(group) for group in groups]
         plan = plan_micro_batches(lengths, num_ranks=self._num_ranks, max_tokens=self._spec.max_tokens_per_micro_batch)
         return [[RankPass(tuple(groups[i] for i in each.groups), each.is_filler) for each in passes] for passes in plan]
 

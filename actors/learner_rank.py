@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 
 from actors.learner import LearnerSpec, RankPass, learnable_answers
 from fxray.data.images import decode_image
-from fxray.errors import CheckpointError
+from fxray.errors import CheckpointError, ResourceError
 from fxray.files import write_atomically
 from fxray.grpo.loss import grpo_loss, token_weights
 from fxray.grpo.types import UpdateSettings
@@ -130,6 +130,10 @@ class LearnerWorker:
             Sums over this rank's tokens and updates (see `fxray.grpo.loss.LossTerms`), "loss", "ratio_max" and
             "grad_norm", and the seconds of each phase.
         """
+        with self._memory(f"a pass of {max(each.num_tokens for each in passes):,} tokens"):
+            return self._update(passes, settings, num_groups)
+
+    def _update(self, passes: Sequence[RankPass], settings: UpdateSettings, num_groups: int) -> dict[str, float]:
         self._seconds.clear()
         with self._timed("preprocess"):
             prepared = [self._prepare(each, settings, num_groups) for each in passes]
@@ -175,12 +179,16 @@ class LearnerWorker:
     def probe(self, passes: Sequence[RankPass], temperature: float) -> float:
         """Largest |difference| in nats between the sampler's and the policy's log-probability of a token."""
         largest = 0.0
-        for each in passes:
-            batch = pack(self._base, self._rows(each), self._forbidden_ids)
-            with torch.no_grad():
-                logprobs_T = self._engine(batch, temperature)
-            largest = max(largest, float((logprobs_T - self._sampler_logprobs(each)).abs().max()))
+        with self._memory("a probe"):
+            for each in passes:
+                largest = max(largest, self._probe(each, temperature))
         return largest
+
+    def _probe(self, each: RankPass, temperature: float) -> float:
+        batch = pack(self._base, self._rows(each), self._forbidden_ids)
+        with torch.no_grad():
+            logprobs_T = self._engine(batch, temperature)
+        return float((logprobs_T - self._sampler_logprobs(each)).abs().max())
 
     def _prepare(self, each: RankPass, settings: UpdateSettings, num_groups: int) -> _Prepared:
         weights: list[float] = []
@@ -268,6 +276,21 @@ class LearnerWorker:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot be read: {error}", where=str(path / OPTIMIZER_FILE)) from error
         self._engine.load_optimizer_state(state, where=str(path / OPTIMIZER_FILE))
+
+    @contextmanager
+    def _memory(self, what: str) -> Iterator[None]:
+        """Tells who ran out of GPU memory, and gives back what others may use."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                f"out of GPU memory in {what}: {str(error).splitlines()[0]}",
+                where=f"learner rank {self._rank}",
+                remedy=self._spec.memory_remedy,
+            ) from error
+        finally:
+            if self._spec.yields_memory:
+                torch.cuda.empty_cache()
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -95,6 +95,7 @@ class RolloutPool:
         start_deadline_s: For an engine to come up.
         step_deadline_s: For one call of `generate` or `adopt`.
         max_restarts: Deaths of workers after which the pool gives up.
+        rests: Workers give their GPU's memory away between two calls of `generate`.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class RolloutPool:
         start_deadline_s: float,
         step_deadline_s: float,
         max_restarts: int,
+        rests: bool = False,
     ) -> None:
         self._spawn = spawn
         self._num_workers = num_workers
@@ -113,6 +115,7 @@ class RolloutPool:
         self._start_deadline_s = start_deadline_s
         self._step_deadline_s = step_deadline_s
         self._max_restarts = max_restarts
+        self._rests = rests
         self._policy: tuple[AdapterBlob, ray.ObjectRef] | None = None
         self._idle: list[_Worker] = []
         self._errands: dict[ray.ObjectRef, _Errand] = {}
@@ -138,6 +141,8 @@ class RolloutPool:
             while self._idle and batch.waiting:
                 self._lease(batch, size, start_s + self._step_deadline_s)
             self._settle(start_s + self._step_deadline_s, f"groups {_missing(batch)}")
+        if self._rests:
+            self._rest(start_s + self._step_deadline_s)
         groups = [batch.draws[index].to_group(prompt) for index, prompt in enumerate(prompts)]
         self.facts = RolloutFacts(
             seconds=time.monotonic() - start_s,
@@ -147,6 +152,23 @@ class RolloutPool:
             answer_bytes=sum(draw.num_bytes for draw in batch.draws.values()),
         )
         return groups
+
+    def _rest(self, deadline_s: float) -> None:
+        """Sends the idle workers to rest and waits; whoever dies meanwhile is replaced when it is needed."""
+        resting = {worker.actor.rest.remote(): worker for worker in self._idle}
+        _, late = ray.wait(list(resting), num_returns=len(resting), timeout=max(0.0, deadline_s - time.monotonic()))
+        if late:
+            raise DeadlineError(
+                f"{', '.join(resting[each].name for each in late)} did not give the GPU's memory away in time",
+                where="rollout pool",
+                remedy="see the workers' logs in Ray's session folder, or set rollout.sleep=false",
+            )
+        for reference, worker in resting.items():
+            try:
+                ray.get(reference)
+            except (RayActorError, OutOfMemoryError) as error:
+                self._idle.remove(worker)
+                self._replace(_Errand(worker, f"{worker.name} to rest", deadline_s), error)
 
     def adopt(self, adapter: AdapterBlob) -> list[SyncProof]:
         """Hands an adapter to every worker; those still starting get it before their first group.

@@ -92,6 +92,11 @@ class RolloutWorker:
             ModelError: vLLM cannot drive the model with these settings.
         """
         self._engine = Engine(self._settings)
+        self._engine.sleep()
+
+    def rest(self) -> None:
+        """Lets others have the GPU's memory until the next request, if the engine can sleep."""
+        self._engine.sleep()
 
     def load_adapter(self, adapter: AdapterBlob) -> SyncProof:
         """Takes over a policy and proves it.

@@ -201,6 +201,7 @@ def engine_settings(arguments: argparse.Namespace) -> EngineSettings:
         kv_cache_bytes=256 * 2**20,
         gpu_memory_utilization=0.8,
         tensor_parallel_size=1,
+        can_sleep=False,
         enforce_eager=False,
         threads=arguments.threads,
         sync="bytes",

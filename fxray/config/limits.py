@@ -25,7 +25,14 @@ def check(config: Config) -> list[Problem]:
     Raises:
         ConfigError: The reward schedule cannot be read.
     """
-    problems = [*_pixels(config), *_lengths(config), *_batches(config), *_engine(config), *_numerics(config)]
+    problems = [
+        *_pixels(config),
+        *_lengths(config),
+        *_batches(config),
+        *_engine(config),
+        *_sharing(config),
+        *_numerics(config),
+    ]
     shape = read_shape(config.model.path)
     if isinstance(shape, Problem):
         return [*problems, shape]
@@ -139,6 +146,37 @@ def _engine(config: Config) -> Iterator[Problem]:
             str(config.learner.gpus_per_rank),
             "must be at most 1: a rank drives one GPU",
             "raise learner.num_ranks instead",
+        )
+
+
+def _sharing(config: Config) -> Iterator[Problem]:
+    """Engines and ranks that take a part of a GPU each: Ray alone decides who meets whom."""
+    rollout, learner = config.rollout, config.learner
+    of_worker, of_rank = rollout.gpus_per_worker, learner.gpus_per_rank
+    is_shared = 0 < of_worker < 1 and 0 < of_rank < 1
+    if rollout.sleep and not is_shared:
+        yield Problem(
+            "rollout.sleep",
+            "true",
+            "must be false where engine and learner do not share a GPU",
+            "set rollout.sleep to false, or rollout.gpus_per_worker to 0.6 and learner.gpus_per_rank to 0.4",
+        )
+    if not is_shared or rollout.num_workers == learner.num_ranks == 1:
+        return
+    if rollout.num_workers != learner.num_ranks:
+        yield Problem(
+            "learner.num_ranks",
+            str(learner.num_ranks),
+            f"must be rollout.num_workers = {rollout.num_workers} where each engine shares its GPU with a rank",
+            "set both to the number of GPUs, or give engines and ranks GPUs of their own",
+        )
+    if of_worker <= 0.5 or abs(of_worker + of_rank - 1) > 1e-9:
+        yield Problem(
+            "rollout.gpus_per_worker",
+            str(of_worker),
+            f"must be above 0.5, and 1 together with learner.gpus_per_rank = {of_rank}, or two engines or two ranks "
+            "may get the same GPU",
+            "set rollout.gpus_per_worker to 0.6 and learner.gpus_per_rank to 0.4",
         )
 
 

@@ -82,6 +82,7 @@ class Engine:
         self._settings = settings
         self._num_loads = 0
         self._adapter: tuple[Any, int] | None = None
+        self._is_asleep = False
         try:
             self._llm = LLM(**_llm_arguments(settings))
         except (ValueError, RuntimeError, OSError, AssertionError) as error:
@@ -119,6 +120,7 @@ class Engine:
             return []
         from vllm.exceptions import VLLMValidationError
 
+        self._wake()
         prompts = [{"prompt": question.prompt, "multi_modal_data": {"image": question.image}} for question in questions]
         params = [self._sampling_params(question, sampling) for question in questions]
         try:
@@ -143,6 +145,7 @@ class Engine:
         Raises:
             SyncError: The bytes are not what the learner published, or not every module of theirs is bound.
         """
+        self._wake()
         where = f"{worker}, policy version {blob.version}"
         sha256 = hashlib.sha256(blob.safetensors).hexdigest()
         if sha256 != blob.sha256:
@@ -175,6 +178,17 @@ class Engine:
     def use_base_model(self) -> None:
         """Answers from now on come from the base model."""
         self._adapter = None
+
+    def sleep(self) -> None:
+        """Gives the GPU's memory away until the next call that needs it: weights wait in the host's memory."""
+        if self._settings.can_sleep and not self._is_asleep:
+            self._llm.sleep(level=1)
+            self._is_asleep = True
+
+    def _wake(self) -> None:
+        if self._is_asleep:
+            self._llm.wake_up()
+            self._is_asleep = False
 
     def _bind(self, blob: AdapterBlob) -> Any:
         from vllm.lora.request import LoRARequest
@@ -265,4 +279,7 @@ def _llm_arguments(settings: EngineSettings) -> dict[str, Any]:
     }
     if is_cpu_build():
         return arguments | {"kv_cache_memory_bytes": settings.kv_cache_bytes}
-    return arguments | {"gpu_memory_utilization": settings.gpu_memory_utilization}
+    return arguments | {
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "enable_sleep_mode": settings.can_sleep,
+    }

@@ -20,6 +20,7 @@ class EngineSettings:
         kv_cache_bytes: Memory for keys and values; on a GPU, `gpu_memory_utilization` counts instead.
         gpu_memory_utilization: Part of a GPU's memory that the engine may take.
         tensor_parallel_size: Ranks that share the model, each with a GPU of its own where there are any.
+        can_sleep: It shall be able to give its GPU memory away for a while.
         enforce_eager: No CUDA graphs and no compilation.
         threads: Threads on a CPU; 0 takes all.
         sync: "bytes" binds adapters from memory, "file" through vLLM's stock loader.
@@ -37,6 +38,7 @@ class EngineSettings:
     kv_cache_bytes: int
     gpu_memory_utilization: float
     tensor_parallel_size: int
+    can_sleep: bool
     enforce_eager: bool
     threads: int
     sync: str

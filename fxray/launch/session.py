@@ -13,6 +13,7 @@ from fxray.config.tree import Config
 from fxray.events import OnEvent, PhaseDone
 from fxray.launch.cluster import ray_cluster
 from fxray.launch.data import Splits, prepare_data
+from fxray.launch.devices import check_gpus, num_cluster_gpus
 from fxray.launch.run import RunDirectory, open_run
 
 
@@ -43,7 +44,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
         ConfigError: The configuration cannot run, or the directory belongs to another one.
         DataError: A dataset is missing or malformed.
         ModelError: The base model cannot be read.
-        ResourceError: Ray cannot be started.
+        ResourceError: Ray cannot be started, or its GPUs are too few or too small.
     """
     from fxray.model.load import resolve_model_path
 
@@ -53,6 +54,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     with open_run(run_dir, config) as run:
         splits = prepare_data(config, run, on_event)
         with ray_cluster(config.ray, min_cpus=num_cpus(config)):
+            check_gpus(config, num_cluster_gpus())
             yield Session(config, run, stages, splits, model_path, on_event)
 
 

@@ -34,6 +34,7 @@ def engine_settings(config: Config, model_path: Path) -> "EngineSettings":
         kv_cache_bytes=int(rollout.kv_cache_gib * 2**30),
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         tensor_parallel_size=max(1, int(rollout.gpus_per_worker)),
+        can_sleep=rollout.sleep,
         enforce_eager=rollout.enforce_eager,
         threads=rollout.threads,
         sync=rollout.sync,
@@ -56,6 +57,7 @@ def rollout_pool(config: Config, model_path: Path) -> "RolloutPool":
         start_deadline_s=rollout.start_deadline_s,
         step_deadline_s=rollout.step_deadline_s,
         max_restarts=rollout.max_restarts,
+        rests=rollout.sleep,
     )
 
 
@@ -91,6 +93,8 @@ def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGr
         max_tokens_per_micro_batch=learner.max_tokens_per_micro_batch,
         gradient_checkpointing=model.gradient_checkpointing,
         threads=learner.threads,
+        yields_memory=config.rollout.sleep,
+        memory_remedy=_memory_remedy(config),
     )
     return LearnerGroup(
         spec,
@@ -100,6 +104,18 @@ def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGr
         start_deadline_s=learner.start_deadline_s,
         step_deadline_s=learner.step_deadline_s,
     )
+
+
+def _memory_remedy(config: Config) -> str:
+    """What to change when a learner runs out of memory although the plan says that it fits."""
+    if config.learner.gpus_per_rank == 0:
+        return "lower learner.max_tokens_per_micro_batch or model.max_pixels"
+    tokens = max(1, config.learner.max_tokens_per_micro_batch // 2)
+    changes = [] if config.model.gradient_checkpointing else ["--set model.gradient_checkpointing=true"]
+    changes.append(f"--set learner.max_tokens_per_micro_batch={tokens}")
+    if 0 < config.rollout.gpus_per_worker < 1 and not config.rollout.sleep:
+        changes.append("--set rollout.sleep=true")
+    return f"{', or '.join(changes)}; `fxray plan` shows who needs what"
 
 
 def image_fetcher(path: Path, on_bad: Callable[[str], None]) -> Callable[[Sequence[int]], list[ImageRef | None]]:

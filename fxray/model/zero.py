@@ -13,7 +13,6 @@ import deepspeed.ops
 import torch
 from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
-
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from fxray.errors import CheckpointError, ModelError

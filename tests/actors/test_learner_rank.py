@@ -11,7 +11,7 @@ from PIL import Image
 from actors.learner import LearnerSpec, RankPass
 from actors.learner_rank import LearnerWorker
 from fxray.data.frame import Frame
-from fxray.errors import CheckpointError, DataError, ModelError
+from fxray.errors import CheckpointError, DataError, ModelError, ResourceError
 from fxray.grammar.prompts import TEMPLATES
 from fxray.grpo.types import ImageRef, PromptGroup, Rollout, RolloutGroup, TrainingGroup, UpdateSettings
 from fxray.model.load import load_tokenizer
@@ -48,6 +48,8 @@ def spec(model_dir, **changes):
         "max_tokens_per_micro_batch": 400,
         "gradient_checkpointing": False,
         "threads": 1,
+        "yields_memory": False,
+        "memory_remedy": "use smaller passes",
     }
     return LearnerSpec(**(values | changes))
 
@@ -267,3 +269,32 @@ def test_gradient_checkpointing_changes_no_number(worker, groups, random_model_d
     assert thrifty.update(one_pass(*groups), SETTINGS, num_groups=4)["grad_norm"] == pytest.approx(
         plain["grad_norm"], rel=1e-5
     )
+
+
+def test_a_pass_that_is_too_large_for_the_gpu_says_how_large_and_what_helps(worker, groups, monkeypatch):
+    def run_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.\nGPU 0 has ...")
+
+    monkeypatch.setattr(worker, "_engine", run_out)
+    num_tokens = sum(len(group.rollouts.prompt_token_ids) + 17 for group in groups)
+    with pytest.raises(ResourceError, match=f"in a pass of {num_tokens:,} tokens: CUDA out of memory") as caught:
+        worker.update(one_pass(*groups), SETTINGS, num_groups=4)
+    assert caught.value.remedy == "use smaller passes"
+    with pytest.raises(ResourceError, match="in a probe"):
+        worker.probe(one_pass(*groups), 1.0)
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_a_bfloat16_base_learns_in_the_same_direction(random_model_dir, groups, is_checkpointed):
+    results = []
+    for dtype in ("float32", "bfloat16"):
+        worker = start(random_model_dir, dtype=dtype, gradient_checkpointing=is_checkpointed)
+        assert {p.dtype for p in worker._policy.values()} == {torch.float32}
+        sums = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
+        state = worker._engine.optimizer_state()
+        moments = torch.cat([tensor.flatten() for name, tensor in sorted(state.items()) if name.startswith("exp_avg.")])
+        results.append((sums, moments))
+    (exact, direction), (rounded, other_direction) = results
+    assert rounded["surprisal"] == pytest.approx(exact["surprisal"], rel=0.01)
+    assert rounded["kl"] == pytest.approx(0, abs=1e-6)
+    assert torch.nn.functional.cosine_similarity(direction, other_direction, dim=0) > 0.98

@@ -57,6 +57,10 @@ class PlainWorker:
     def use_base_model(self) -> None:
         self.version = -1
 
+    def rest(self) -> None:
+        self._fault(f"rest {self.name}")
+        (self.once / f"{self.name}-rested").touch()
+
     def generate(self, jobs: Sequence[Job], sampling: SamplingSettings) -> list[Draw]:
         draws = []
         for job in jobs:
@@ -240,3 +244,24 @@ def test_what_a_failed_step_left_behind_does_not_reach_the_next(pool_with: Any) 
         with pytest.raises(DataError):
             pool.generate(prompts(8), TWO)
         check_groups(pool.generate(prompts(8), TWO), prompts(8))
+
+
+def test_workers_rest_when_all_answers_are_there_and_one_that_dies_then_is_replaced(
+    pool_with: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pool_with(num_workers=1) as pool:
+        pool.generate(prompts(2), TWO)
+    assert not list(tmp_path.glob("*-rested"))
+    with pool_with({"rest rollout-1": "once:die"}, num_workers=1, rests=True) as pool:
+        for num_deaths in (1, 1):
+            assert len(pool.generate(prompts(6), TWO)) == 6
+            assert pool.num_deaths == num_deaths
+    assert [path.name for path in tmp_path.glob("*-rested")] == ["rollout-2-rested"]
+
+
+def test_a_worker_that_does_not_come_to_rest_is_named(pool_with: Callable[..., Any]) -> None:
+    with (
+        pool_with({"rest rollout-1": "hang"}, num_workers=1, rests=True, step_deadline_s=8) as pool,
+        pytest.raises(DeadlineError, match="rollout-1 did not give the GPU's memory away"),
+    ):
+        pool.generate(prompts(2), TWO)

@@ -53,6 +53,7 @@ def settings(random_model_dir: Path) -> EngineSettings:
         kv_cache_bytes=32 * 2**20,
         gpu_memory_utilization=0.5,
         tensor_parallel_size=1,
+        can_sleep=False,
         enforce_eager=True,
         threads=1,
         sync="bytes",

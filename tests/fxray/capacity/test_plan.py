@@ -1,6 +1,7 @@
 """Who needs how much, whether it fits, and what helps where it does not."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +15,7 @@ from fxray.capacity.plan import draw_plan, known_shape, refuse_what_does_not_fit
 from fxray.capacity.weights import count_adapter, count_weights
 from fxray.cli.app import app
 from fxray.config.limits import check
-from fxray.config.load import load_config
+from fxray.config.load import load_config, shipped_folder
 from fxray.errors import ResourceError
 from fxray.model.packed import LOGITS_BUDGET
 
@@ -30,9 +31,17 @@ def part(plan, role: str, name: str) -> int:
     return found
 
 
-@pytest.mark.parametrize("name", ["qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-32b"])
-def test_the_shipped_configurations_fit_on_80_gb(name: str) -> None:
-    tree = config(name)
+def placements():
+    """The shipped files as they are, and with every placement that their first lines propose."""
+    for name in ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-32b"):
+        lines = (shipped_folder() / f"{name}.yaml").read_text().splitlines()
+        yield name, ()
+        yield from ((name, tuple(re.findall(r"--set (\S+)", line))) for line in lines if line.startswith("#   --set "))
+
+
+@pytest.mark.parametrize(("name", "overrides"), placements())
+def test_the_shipped_configurations_fit_on_80_gb(name: str, overrides: tuple[str, ...]) -> None:
+    tree = config(name, *overrides)
     plan = draw_plan(tree, H100, H100.memory_bytes, 13158)
     assert plan.memory.fits
     assert plan.change == ()

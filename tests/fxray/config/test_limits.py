@@ -17,6 +17,9 @@ SHAPE = {
 VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": 64}
 
 
+SHARED = ["rollout.gpus_per_worker=0.5", "learner.gpus_per_rank=0.5"]
+
+
 def problems(*overrides):
     return {problem.field: problem for problem in check(load_config("tiny", overrides))}
 
@@ -38,6 +41,13 @@ def problems(*overrides):
         (["rollout.block_size=48"], "rollout.block_size", "a multiple of 32 on a CPU"),
         (["rollout.gpus_per_worker=1.5"], "rollout.gpus_per_worker", "a whole number"),
         (["learner.gpus_per_rank=2"], "learner.gpus_per_rank", "at most 1"),
+        (["rollout.sleep=true"], "rollout.sleep", "do not share a GPU"),
+        (
+            [*SHARED, "rollout.gpus_per_worker=0.6", "learner.gpus_per_rank=0.4", "rollout.num_workers=2"],
+            "learner.num_ranks",
+            "must be rollout.num_workers = 2",
+        ),
+        ([*SHARED, "rollout.num_workers=2", "learner.num_ranks=2"], "rollout.gpus_per_worker", "above 0.5, and 1"),
         (["rollout.probe_tolerance_nats=0.15"], "rollout.probe_tolerance_nats", "at most 0.01"),
         (["model.dtype=bfloat16"], "rollout.probe_tolerance_nats", "at least 0.02"),
         (["grpo.importance_cap=0.5"], "grpo.importance_cap", "0 (off) or at least 1"),

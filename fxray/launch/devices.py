@@ -1,0 +1,109 @@
+"""The GPUs of a cluster, looked at before anything is loaded onto them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fxray.capacity.plan import refuse_what_does_not_fit
+from fxray.config.tree import Config
+from fxray.errors import DeadlineError, ResourceError
+
+LOOK_DEADLINE_S = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class FoundGpu:
+    """What a process that Ray gave a GPU sees.
+
+    Attributes:
+        name: As the driver tells it; empty where torch cannot use the GPU.
+        memory_bytes: Of it.
+        has_bfloat16: Whether it computes in bfloat16.
+        problem: Why torch cannot use it.
+    """
+
+    name: str
+    memory_bytes: int = 0
+    has_bfloat16: bool = False
+    problem: str = ""
+
+
+def num_gpus(config: Config) -> float:
+    """GPUs that a configuration asks for at once."""
+    rollout, learner = config.rollout, config.learner
+    grpo = rollout.num_workers * rollout.gpus_per_worker + learner.num_ranks * learner.gpus_per_rank
+    return max(grpo, config.sft.num_workers * math.ceil(learner.gpus_per_rank))
+
+
+def num_cluster_gpus() -> float:
+    """GPUs of the cluster that this process has joined."""
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def look_at_gpu() -> FoundGpu:
+    """Looks at the first GPU of this process."""
+    import torch
+
+    if not torch.cuda.is_available():
+        built = (
+            f"torch {torch.__version__} is built for {'CUDA ' + torch.version.cuda if torch.version.cuda else 'CPUs'}"
+        )
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:
+            return FoundGpu("", problem=f"{built}: {str(error).splitlines()[0]}")
+        return FoundGpu("", problem=built)
+    properties = torch.cuda.get_device_properties(0)
+    return FoundGpu(properties.name, properties.total_memory, torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def look_in_cluster() -> FoundGpu:
+    """Looks at one GPU of the cluster, in a process that Ray gives it."""
+    import ray
+    from ray.exceptions import GetTimeoutError
+
+    try:
+        return ray.get(ray.remote(num_gpus=0.01, num_cpus=0)(look_at_gpu).remote(), timeout=LOOK_DEADLINE_S)
+    except GetTimeoutError as error:
+        message = f"no GPU could be looked at within {LOOK_DEADLINE_S:g} s"
+        raise DeadlineError(
+            message, where="Ray cluster", remedy="check with `ray status` that a GPU is free"
+        ) from error
+
+
+def check_gpus(config: Config, available: float, look: Callable[[], FoundGpu] = look_in_cluster) -> None:
+    """Returns when the cluster's GPUs can do what a configuration asks of them, or it asks for none.
+
+    Args:
+        config: A checked one.
+        available: GPUs that the cluster has.
+        look: Looks at one of them.
+
+    Raises:
+        ResourceError: There are too few, torch cannot use them, or a role does not fit by the plan.
+    """
+    wanted = num_gpus(config)
+    if wanted == 0:
+        return
+    if wanted > available:
+        raise ResourceError(
+            f"the configuration asks for {wanted:g} GPUs, the cluster has {available:g}",
+            where="rollout, learner and sft",
+            remedy="lower rollout.num_workers, learner.num_ranks and sft.num_workers, or join a larger cluster with "
+            "ray.address; a shipped file's first lines show other placements",
+        )
+    found = look()
+    if found.problem:
+        raise ResourceError(
+            f"torch cannot use the GPU: {found.problem}",
+            where="Ray cluster",
+            remedy="install fxray[cuda] in an environment of its own, and compare its CUDA with the driver's "
+            "(`nvidia-smi`); `fxray doctor` shows both",
+        )
+    if config.model.dtype == "bfloat16" and not found.has_bfloat16:
+        raise ResourceError(
+            "the GPU does not compute in bfloat16", where=found.name, remedy="use another GPU, or model.dtype=float32"
+        )
+    refuse_what_does_not_fit(config, found.memory_bytes, where=found.name)
