@@ -4,8 +4,8 @@
 
 fxray runs as it always does, with Ray actors, vLLM and DeepSpeed; the peer is TRL's `GRPOTrainer` with PEFT. Each is a
 process of its own, and they take their steps in turn. Both get the same model, images, prompts, rewards, group size,
-LoRA rank and beta, and forbid the same tokens. All answers have 64 tokens; with the adapter of an SFT run (such as
-runs/demo/sft/adapter) in the model they are real answers and end by themselves.
+LoRA rank and beta, and forbid the same tokens. All answers have 64 tokens (256 at 504 px, the size for --gpu); with the
+adapter of an SFT run (such as runs/demo/sft/adapter) in the model they are real answers and end by themselves.
 
 The second table says what crossed the boundaries between fxray's actors in one further step. The exit code is 1 where
 more than 1.1 times the unique image bytes crossed one of them.
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from turns import Side
-from workload import GROUP_SIZE, LORA_RANK, MAX_NEW_TOKENS, WARMUP_STEPS, WORKLOADS, Job, Workload, prepare
+from workload import GROUP_SIZE, LORA_RANK, ON_GPU, WARMUP_STEPS, WORKLOADS, Job, Workload, prepare
 
 MAX_IMAGE_RATIO = 1.1
 HERE = Path(__file__).parent
@@ -32,13 +32,14 @@ PEERS = {"trl": ("TRL", HERE / "trl_peer.py")}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", choices=sorted(PEERS), default="trl")
-    parser.add_argument("--workload", choices=[*WORKLOADS, "both"], default="both")
+    parser.add_argument("--workload", choices=[*WORKLOADS, "both"], default="both", help="both: 112 and 448")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each system")
     parser.add_argument("--model", default="tiny", help="folder or name of the base model")
+    parser.add_argument("--gpu", action="store_true", help="engine and learner share one GPU; the peer uses vLLM there")
     parser.add_argument("--adapter", type=Path, help="folder of an SFT adapter to merge into the model first")
     args = parser.parse_args()
     name, script = PEERS[args.peer]
-    chosen = WORKLOADS.values() if args.workload == "both" else [WORKLOADS[args.workload]]
+    chosen = [WORKLOADS[name] for name in (("112", "448") if args.workload == "both" else (args.workload,))]
     print(
         f"A GRPO step of fxray and of {name} {importlib.metadata.version(args.peer)}: G = {GROUP_SIZE}, LoRA rank "
         f"{LORA_RANK} on all linear layers, {os.cpu_count()} processors; medians of {args.steps} steps after "
@@ -54,7 +55,8 @@ def run(workload: Workload, args: argparse.Namespace, peer: str, script: Path) -
     from fxray.model.load import resolve_model_path
 
     with tempfile.TemporaryDirectory(prefix="fxray-step-") as folder:
-        job = prepare(Path(folder), workload, resolve_model_path(args.model), args.adapter, args.steps)
+        overrides = ON_GPU if args.gpu else ()
+        job = prepare(Path(folder), workload, resolve_model_path(args.model), args.adapter, args.steps, overrides)
         ours, theirs, payload = take_steps(job, peer, script)
     print_speed(workload, {"fxray": ours, peer: theirs})
     print_breakdown(ours, theirs, peer)
@@ -95,7 +97,7 @@ def median(steps: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]
 def print_speed(workload: Workload, sides: dict[str, list[dict[str, Any]]]) -> None:
     print(
         f"\n{workload.num_prompts} prompts x {GROUP_SIZE} answers, {workload.model_px} px, "
-        f"at most {MAX_NEW_TOKENS} new tokens\n\n"
+        f"at most {workload.max_new_tokens} new tokens\n\n"
         f"{'':10}{'s/step':>8}{'fastest':>9}{'slowest':>9}{'samples/s':>11}{'tokens/answer':>15}{'reward':>8}"
     )
     seconds = {}

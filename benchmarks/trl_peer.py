@@ -85,7 +85,7 @@ def arguments(job: Job, config: Config, never_sampled: list[int]) -> GRPOConfig:
         max_completion_length=grpo.max_new_tokens,
         temperature=grpo.temperature,
         top_p=grpo.top_p,
-        generation_kwargs={"suppress_tokens": never_sampled},
+        **_sampler(config, never_sampled),
         beta=grpo.kl_beta,
         epsilon=grpo.clip_low,
         loss_type="grpo",
@@ -94,7 +94,6 @@ def arguments(job: Job, config: Config, never_sampled: list[int]) -> GRPOConfig:
         lr_scheduler_type="constant",
         max_grad_norm=grpo.max_grad_norm,
         shuffle_dataset=False,
-        use_vllm=False,
         use_cpu=not torch.cuda.is_available(),
         bf16=config.model.dtype == "bfloat16",
         gradient_checkpointing=config.model.gradient_checkpointing,
@@ -105,6 +104,19 @@ def arguments(job: Job, config: Config, never_sampled: list[int]) -> GRPOConfig:
         disable_tqdm=True,
         seed=config.seed,
     )
+
+
+def _sampler(config: Config, never_sampled: list[int]) -> dict[str, Any]:
+    """On a GPU vLLM in the trainer's own process, with the part of the memory that fxray's engine gets."""
+    if not torch.cuda.is_available():
+        return {"use_vllm": False, "generation_kwargs": {"suppress_tokens": never_sampled}}
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": config.rollout.gpu_memory_utilization,
+        "vllm_max_model_length": config.rollout.max_model_len,
+        "generation_kwargs": {"logit_bias": dict.fromkeys(never_sampled, -100.0)},
+    }
 
 
 def rows(job: Job, dataset: Dataset) -> Rows:

@@ -38,12 +38,14 @@ class Workload:
         num_prompts: Groups of a step.
         data_px: Side of the square images in the dataset.
         model_px: Side to which the image processor brings them.
+        max_new_tokens: Of an answer.
     """
 
     name: str
     num_prompts: int
     data_px: int
     model_px: int
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     @property
     def num_answers(self) -> int:
@@ -53,17 +55,38 @@ class Workload:
 WORKLOADS = {
     "112": Workload("112", num_prompts=16, data_px=168, model_px=112),
     "448": Workload("448", num_prompts=8, data_px=448, model_px=448),
+    "504": Workload("504", num_prompts=16, data_px=504, model_px=504, max_new_tokens=256),
 }
+ON_GPU = (
+    "model.dtype=bfloat16",
+    "rollout.probe_tolerance_nats=0.15",
+    "model.gradient_checkpointing=true",
+    "rollout.gpus_per_worker=0.6",
+    "learner.gpus_per_rank=0.4",
+    "rollout.gpu_memory_utilization=0.45",
+    "learner.max_tokens_per_micro_batch=16384",
+    "rollout.max_model_len=1024",
+)
+"""One GPU that engine and learner share, each with its own part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A workload made ready in a folder; `num_steps` counts the steps that are timed."""
+    """A workload made ready in a folder.
+
+    Attributes:
+        folder: Where it lies.
+        model_path: The prepared model.
+        workload: Its size.
+        num_steps: That are timed.
+        overrides: Of the configuration, for a GPU.
+    """
 
     folder: Path
     model_path: Path
     workload: Workload
     num_steps: int
+    overrides: tuple[str, ...] = ()
 
     @property
     def data_dir(self) -> Path:
@@ -83,11 +106,12 @@ class Job:
                 *files,
                 f"grpo.group_size={GROUP_SIZE}",
                 f"grpo.prompts_per_step={work.num_prompts}",
-                f"grpo.max_new_tokens={MAX_NEW_TOKENS}",
+                f"grpo.max_new_tokens={work.max_new_tokens}",
                 f"grpo.learning_rate={LEARNING_RATE}",
                 f"grpo.kl_beta={KL_BETA}",
                 f"rollout.max_num_seqs={work.num_answers}",
                 "rollout.probe_every_steps=0",
+                *self.overrides,
                 *overrides,
             ],
         )
@@ -96,16 +120,25 @@ class Job:
         """Writes the job for the sides to read."""
         path = self.folder / "job.json"
         fields = {"model_path": str(self.model_path), "workload": asdict(self.workload), "num_steps": self.num_steps}
+        fields |= {"overrides": self.overrides}
         path.write_text(json.dumps(fields))
         return path
 
     @classmethod
     def read(cls, path: Path) -> "Job":
         fields = json.loads(path.read_text())
-        return cls(path.parent, Path(fields["model_path"]), Workload(**fields["workload"]), fields["num_steps"])
+        work, overrides = Workload(**fields["workload"]), tuple(fields["overrides"])
+        return cls(path.parent, Path(fields["model_path"]), work, fields["num_steps"], overrides)
 
 
-def prepare(folder: Path, workload: Workload, model_path: Path, adapter: Path | None, num_steps: int) -> Job:
+def prepare(
+    folder: Path,
+    workload: Workload,
+    model_path: Path,
+    adapter: Path | None,
+    num_steps: int,
+    overrides: Sequence[str] = (),
+) -> Job:
     """Writes images enough for every step to see new ones, and a model whose answers are of use for timing.
 
     The bare base model answers in a few words. With an SFT adapter in it, it gives real answers that end by themselves;
@@ -122,12 +155,20 @@ def prepare(folder: Path, workload: Workload, model_path: Path, adapter: Path | 
         seed=0,
         progress=lambda *_: None,
     )
-    copy = Path(shutil.copytree(model_path, folder / "model"))
+    copy = Path(shutil.copytree(model_path, folder / "model", copy_function=_copy if adapter is None else shutil.copy2))
     if adapter is None:
         never_end(copy)
     else:
         merge(copy, adapter)
-    return Job(folder, copy, workload, num_steps)
+    return Job(folder, copy, workload, num_steps, tuple(overrides))
+
+
+def _copy(source: str, target: str) -> str:
+    """Weights can be large, and stay as they are: a link does."""
+    if source.endswith(".safetensors"):
+        Path(target).symlink_to(Path(source).resolve())
+        return target
+    return shutil.copy2(source, target)
 
 
 def never_end(model_path: Path) -> None:

@@ -15,9 +15,13 @@ hypothesis.settings.load_profile("fxray")
 SLOW_MARKERS = ("slow", "ray", "vllm", "gpu")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rehearse", action="store_true", help="run tests/gpu on a CPU, with the tiny model")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Puts the slower kinds last, and skips what needs a GPU where there is none."""
-    has_gpu = Path("/dev/nvidia0").exists()
+    has_gpu = Path("/dev/nvidia0").exists() or config.getoption("--rehearse")
     for item in items:
         if item.get_closest_marker("gpu") and not has_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

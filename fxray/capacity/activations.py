@@ -55,7 +55,8 @@ class Activations:
 
     Attributes:
         kept: What lives from the forward pass until the backward pass comes by.
-        recomputed: What one layer makes anew in the backward pass, where activations are recomputed.
+        recomputed: What one layer makes anew in the backward pass, where activations are recomputed, beyond the logits
+            that are freed by then.
         logits: What turning hidden states into log-probabilities holds at once.
     """
 
@@ -99,11 +100,11 @@ def count_activations(
     is_chunked = size.learnt_tokens * shape.vocab_size > max_logits
     inputs = shape.num_hidden_layers * size.tokens * shape.hidden_size
     inputs += shape.vision.depth * patches * shape.vision.hidden_size
+    saved_logits = 0 if is_chunked else logits
     if is_checkpointed:
-        kept, recomputed = inputs * bytes_per_number, max(layer + gradients, block)
+        kept, recomputed = inputs * bytes_per_number, max(0, max(layer + gradients, block) - saved_logits)
     else:
         kept, recomputed = shape.num_hidden_layers * layer + shape.vision.depth * block, 0
-    saved_logits = 0 if is_chunked else logits
     return Activations(kept + ends + saved_logits, recomputed, LOGITS_COPIES * logits - saved_logits)
 
 

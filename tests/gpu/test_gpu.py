@@ -1,0 +1,234 @@
+"""Engine, learner and whole steps where users run them. Numbers that a record wants are printed: run with `-s`."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fxray.engine.engine import Question
+from fxray.errors import ResourceError
+from fxray.grammar.prompts import TEMPLATES
+from fxray.grpo.types import AdapterBlob, SamplingSettings
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(420)]
+FOUR = SamplingSettings(group_size=4, temperature=1.0, top_p=1.0, max_new_tokens=48)
+GREEDY = SamplingSettings(group_size=1, temperature=0.0, top_p=1.0, max_new_tokens=32)
+
+
+class Policy:
+    """The learner's model on the GPU, packed and plain."""
+
+    def __init__(self, place: Any, *, dtype: str | None = None, is_checkpointed: bool = False) -> None:
+        from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter
+        from fxray.model.load import load_image_processor, load_model, load_tokenizer
+        from fxray.model.packed import PackedPolicy
+        from fxray.model.prompts import forbidden_ids
+
+        self.place, self.tokenizer = place, load_tokenizer(place.model)
+        self.processor = load_image_processor(place.model, min_pixels=3136, max_pixels=place.side_px**2)
+        self.base = load_model(place.model, dtype=dtype or place.dtype).to(place.device)
+        if is_checkpointed:
+            self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model = attach_adapter(self.base, rank=8, alpha=32, dropout=0.0, seed=0).to(place.device).train()
+        self.parameters = adapter_parameters(self.model, POLICY)
+        self.packed = PackedPolicy(self.model, forbidden_ids(self.tokenizer)).to(place.device)
+
+    def questions(self, *seeds: int) -> list[Question]:
+        from fxray.model.prompts import render_prompt
+
+        rng, side = np.random.default_rng(0), self.place.side_px
+        images = [Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)) for _ in seeds]
+        return [
+            Question(render_prompt(self.tokenizer, TEMPLATES[i % 9]), image, seed, f"sample-{i}")
+            for i, (seed, image) in enumerate(zip(seeds, images, strict=True))
+        ]
+
+    def rows(self, questions: list[Question], answers: list[list[np.ndarray]]) -> list[Any]:
+        from fxray.model.packed import PackedRow
+        from fxray.model.prompts import count_image_tokens, encode_prompt, preprocess
+
+        rows = []
+        for question, of_question in zip(questions, answers, strict=True):
+            pixels, grid = preprocess(self.processor, [question.image])
+            ids = np.array(encode_prompt(self.tokenizer, question.prompt, count_image_tokens(grid, 2)[0]), np.int32)
+            rows.append(PackedRow(question.where, ids, tuple(of_question), pixels, grid[0]))
+        return rows
+
+    def logprobs(self, rows: list[Any], temperature: float = 1.0) -> torch.Tensor:
+        from fxray.model.packed import pack
+
+        return self.packed(pack(self.base, rows), temperature)
+
+    def randomise(self, seed: int, scale: float = 0.02) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.parameters.values():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+
+    def blob(self, version: int) -> AdapterBlob:
+        from fxray.model.adapter import POLICY, adapter_bytes
+
+        content, config = adapter_bytes(self.model, POLICY)
+        return AdapterBlob(version, content, config, hashlib.sha256(content).hexdigest(), len(self.parameters) // 2)
+
+    def gap(self, questions: list[Question], drawn: list[Any], *, with_adapter: bool = True) -> torch.Tensor:
+        """Learner minus sampler, per token."""
+        import contextlib
+
+        rows = self.rows(questions, [[rollout.token_ids for rollout in answers.rollouts] for answers in drawn])
+        with torch.no_grad(), contextlib.nullcontext() if with_adapter else self.model.disable_adapter():
+            learner = self.logprobs(rows).cpu()
+        sampler = np.concatenate([rollout.logprobs for answers in drawn for rollout in answers.rollouts])
+        return learner - torch.from_numpy(sampler)
+
+
+@pytest.fixture(scope="module")
+def policy(place: Any) -> Policy:
+    return Policy(place)
+
+
+@pytest.mark.parametrize("runner", ["0", "1"])
+def test_sampler_and_learner_agree_for_base_adapter_and_every_sync(
+    place: Any, policy: Policy, start_engine: Any, runner: str
+) -> None:
+    if runner == "1" and not place.is_gpu:
+        pytest.skip("the second model runner needs a GPU")
+    engine = start_engine({"VLLM_USE_V2_MODEL_RUNNER": runner})
+    questions = policy.questions(1, 2, 3)
+    gap = policy.gap(questions, engine("generate", questions, FOUR), with_adapter=False)
+    assert gap.abs().max() < place.tolerance_nats
+    for version in (1, 2):
+        policy.randomise(version)
+        assert engine("load_adapter", policy.blob(version)).num_bound_modules == len(policy.parameters) // 2
+        drawn = engine("generate", questions, FOUR)
+        gap = policy.gap(questions, drawn)
+        importance = gap.exp().clamp(max=2.0)
+        print(
+            f"runner V{int(runner) + 1}, sync {version}: |difference| mean {gap.abs().mean():.2e}, max "
+            f"{gap.abs().max():.2e} nats; importance weight mean {importance.mean():.4f}, std {importance.std():.4f}"
+        )
+        assert gap.abs().max() < place.tolerance_nats
+        assert policy.gap(questions, drawn, with_adapter=False).abs().max() > 2 * place.tolerance_nats
+
+
+def test_a_sleeping_engine_gives_its_memory_away_and_wakes_with_its_adapter(
+    place: Any, policy: Policy, start_engine: Any
+) -> None:
+    if not place.is_gpu:
+        pytest.skip("vLLM sleeps on GPUs only")
+    overrides = ["rollout.sleep=true", "rollout.gpus_per_worker=0.6", "learner.gpus_per_rank=0.4"]
+    engine = start_engine({}, *overrides)
+    questions = policy.questions(1, 2)
+    policy.randomise(3)
+    engine("load_adapter", policy.blob(1))
+    before = [answers.rollouts[0].token_ids.tolist() for answers in engine("generate", questions, GREEDY)]
+    free_awake, total = torch.cuda.mem_get_info()
+    start_s = time.monotonic()
+    engine("sleep")
+    slept_s = time.monotonic() - start_s
+    free_asleep, _ = torch.cuda.mem_get_info()
+    assert free_asleep - free_awake > 0.3 * total
+    start_s = time.monotonic()
+    drawn = engine("generate", questions, FOUR)
+    print(f"sleep {slept_s:.2f} s, wake and answer {time.monotonic() - start_s:.2f} s")
+    assert policy.gap(questions, drawn).abs().max() < place.tolerance_nats
+    assert [a.rollouts[0].token_ids.tolist() for a in engine("generate", questions, GREEDY)] == before
+
+
+def test_packed_and_plain_have_the_same_loss_and_gradients(place: Any) -> None:
+    policy = Policy(place, dtype="float32")
+    policy.randomise(4)
+    questions, rng = policy.questions(1, 2), np.random.default_rng(1)
+    answers = [[rng.integers(20, 500, length).astype(np.int32) for length in (25, 31, 45)] for _ in questions]
+    rows = policy.rows(questions, answers)
+    alone = [
+        type(row)(row.sample_id, row.prompt_token_ids, (a,), row.pixel_values, row.grid_thw)
+        for row in rows
+        for a in row.answers
+    ]
+    results = []
+    for passes in ([rows], [[row] for row in alone]):
+        policy.model.zero_grad()
+        logprobs = torch.cat([policy.logprobs(each) for each in passes])
+        loss = (logprobs * torch.linspace(-1, 1, logprobs.numel(), device=logprobs.device)).sum()
+        loss.backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in policy.parameters.values()])
+        results.append((loss.item(), gradient))
+    (packed, packed_gradient), (plain, plain_gradient) = results
+    relative = float((packed_gradient - plain_gradient).norm() / plain_gradient.norm())
+    print(f"packed against one answer a row: loss {abs(packed - plain) / abs(plain):.1e}, gradient {relative:.1e}")
+    assert packed == pytest.approx(plain, rel=1e-4)
+    assert relative < 1e-3
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_the_plans_activations_are_what_the_allocator_counts(place: Any, is_checkpointed: bool) -> None:
+    from fxray.capacity.activations import Pass, count_activations
+    from fxray.config.model_shape import read_shape
+    from fxray.model.footprint import footprint
+    from fxray.model.packed import LOGITS_BUDGET
+
+    policy = Policy(place, is_checkpointed=is_checkpointed)
+    questions = policy.questions(1, 2)
+    rows = policy.rows(questions, [[np.full(128, 40, np.int32)] * 8 for _ in questions])
+    size = Pass(len(rows[0].prompt_token_ids), len(rows[0].pixel_values), 128, 8, 2)
+    policy.logprobs(rows).sum().backward()  # compiles, and makes the gradients' own memory
+    with footprint(torch.device(place.device)) as memory:
+        policy.logprobs(rows).sum().backward()
+    shape = read_shape(str(place.model))
+    predicted = count_activations(
+        shape,
+        size,
+        rank=8,
+        bytes_per_number=policy.base.dtype.itemsize,
+        is_checkpointed=is_checkpointed,
+        gathers_keys=not place.is_gpu,
+        max_logits=LOGITS_BUDGET,
+    )
+    print(
+        f"{size.tokens} tokens: counted {memory.peak_bytes / 2**30:.3f} GiB, the plan says {predicted.peak / 2**30:.3f}"
+    )
+    assert predicted.peak == pytest.approx(memory.peak_bytes, rel=0.15 if place.is_gpu else 0.2)
+
+
+def test_running_out_of_memory_gives_the_plans_advice(place: Any) -> None:
+    if not place.is_gpu:
+        pytest.skip("a CPU has no such error")
+    from fxray.config.load import load_config
+    from fxray.launch.devices import check_gpus, look_at_gpu
+
+    found = look_at_gpu()
+    config = load_config("qwen2.5-vl-3b", ["model.path=Qwen/Qwen2.5-VL-32B-Instruct"])
+    with pytest.raises(ResourceError, match="GiB of GPU memory by the plan") as caught:
+        check_gpus(config, 1, look=lambda: found)
+    assert "fxray plan" in caught.value.remedy
+
+
+def command(place: Any, run_dir: Path, *more: str) -> list[str]:
+    overrides = [part for override in place.overrides(*more) for part in ("--set", override)]
+    return [sys.executable, "-m", "fxray", "train", "--config", "smoke", "--run-dir", str(run_dir), *overrides]
+
+
+def test_a_whole_run_on_one_gpu_is_killed_and_goes_on(place: Any, tmp_path: Path) -> None:
+    steps = "grpo.steps_per_stage=4"
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(command(place, tmp_path / "run", steps), stdout=log, stderr=log, start_new_session=True)
+    end_s = time.monotonic() + 300
+    while not list((tmp_path / "run").glob("grpo/alpha/step-*")) and time.monotonic() < end_s:
+        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    again = command(place, tmp_path / "run", steps)
+    done = subprocess.run(again, check=False, capture_output=True, text=True, timeout=390)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "run" / "report.html").exists()
