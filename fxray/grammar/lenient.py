@@ -61,7 +61,7 @@ def read_leniently(text: str, blocks: dict[str, tuple[int, int]], strict: Parsed
     if (verdict, regions, tags) == (strict.verdict, strict.regions, strict.tags):
         return strict
     faults = (*strict.faults, Fault(FaultKind.READ_LENIENTLY, len(text)))
-    return ParsedAnswer(verdict, regions, tags, faults)
+    return ParsedAnswer(verdict, regions, tags, faults, strict.view)
 
 
 def _nested_tag_block(think: str) -> str:

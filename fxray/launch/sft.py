@@ -26,6 +26,8 @@ def sft_settings(config: Config, model_path: Path, train: Path) -> SftSettings:
         gpus_per_worker=config.learner.gpus_per_rank,
         threads=config.learner.threads,
         templates=config.data.templates,
+        view=config.data.view,
+        region_order=config.data.region_order,
         on_corrupt_image=config.data.on_corrupt_image,
         seed=config.seed,
         **sft.model_dump(),
