@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,11 @@ def print_table(table: Table) -> None:
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
+
+
+def number(value: float) -> str:
+    """Three decimals; a dash for what cannot be said."""
+    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 def show_report(report: Report) -> None:

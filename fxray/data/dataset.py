@@ -117,6 +117,11 @@ class Dataset:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_file": None}
 
+    def image_file(self, row: int) -> Path | None:
+        """Where the image of a row lies, or None where the dataset file holds it."""
+        relative = self._image_paths[row]
+        return None if relative is None else self.path.parent / relative
+
     def image_bytes(self, row: int) -> bytes:
         """The encoded image of a row, read from its row group or from the file beside the dataset.
 
@@ -124,13 +129,13 @@ class Dataset:
             DataError: The row has no image, or its file is missing.
         """
         where = f"{self.path} row {row}"
-        relative = self._image_paths[row]
-        if relative is not None:
+        file = self.image_file(row)
+        if file is not None:
             try:
-                return (self.path.parent / relative).read_bytes()
+                return file.read_bytes()
             except OSError as error:
                 raise DataError(
-                    f"field image_path: {relative!r} cannot be read: {error.strerror}",
+                    f"field image_path: {self._image_paths[row]!r} cannot be read: {error.strerror}",
                     where=where,
                     remedy="the path is relative to the dataset file; put the image there",
                 ) from error
