@@ -1,6 +1,6 @@
 """Draws what is said of an image onto it: numbered boxes, and below them the verdict, tags and captions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +16,7 @@ MIN_WIDTH_PX = 448
 MAX_ENLARGED_HEIGHT_PX = 2048
 MAX_LISTED_REGIONS = 12
 MAX_CAPTION_CHARACTERS = 240
-_INK, _FAINT, _PAPER = "#1b1f24", "#57606a", "#ffffff"
+_INK, _FAINT, _PAPER, _BACKING = "#1b1f24", "#57606a", "#ffffff", "#d8dde3"
 
 
 def draw_annotation(
@@ -53,6 +53,43 @@ def draw_annotation(
     panel.paste(picture, (0, 0))
     panel.paste(legend, (0, picture.height))
     return panel
+
+
+def fitted(image: Image.Image, regions: Sequence[Region], max_side_px: int) -> tuple[Image.Image, tuple[Region, ...]]:
+    """An image no longer than `max_side_px` on either side, and its regions in the same scale.
+
+    A larger image is reduced; a smaller one stays as it is.
+    """
+    scale = min(1.0, max_side_px / max(image.size))
+    if scale == 1.0:
+        return image, tuple(regions)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    x, y = size[0] / image.width, size[1] / image.height
+    scaled = (Box(r.box.x_min * x, r.box.y_min * y, r.box.x_max * x, r.box.y_max * y) for r in regions)
+    moved = tuple(Region(box, region.caption) for box, region in zip(scaled, regions, strict=True))
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS), moved
+
+
+def draw_notice(heading: str, text: str) -> Image.Image:
+    """A panel that says why there is no picture."""
+    font_px = 14
+    return _legend(MIN_WIDTH_PX, font_px, plain_text(heading), (), (), note=plain_text(text))
+
+
+def contact_sheet(panels: Iterable[Image.Image], num_columns: int) -> Image.Image:
+    """Panels in rows from left to right, each row as high as its highest panel."""
+    placed = list(panels)
+    rows = [placed[start : start + num_columns] for start in range(0, len(placed), num_columns)]
+    column_px, gap = max(panel.width for panel in placed), MIN_WIDTH_PX // 28
+    heights = [max(panel.height for panel in row) for row in rows]
+    width = gap + min(len(placed), num_columns) * (column_px + gap)
+    sheet = Image.new("RGB", (width, gap + sum(height + gap for height in heights)), _BACKING)
+    y = gap
+    for row, height in zip(rows, heights, strict=True):
+        for k, panel in enumerate(row):
+            sheet.paste(panel, (gap + k * (column_px + gap), y))
+        y += height + gap
+    return sheet
 
 
 def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
@@ -99,13 +136,14 @@ def _draw_number(canvas: ImageDraw.ImageDraw, k: int, x: int, y: int, font_px: i
     canvas.text((x + width / 2, y + height / 2), label, fill=_PAPER, font=font, anchor="mm")
 
 
-def _legend(width: int, font_px: int, title: str, tags: Sequence[Tag], captions: Sequence[str]) -> Image.Image:
+def _legend(
+    width: int, font_px: int, title: str, tags: Sequence[Tag], captions: Sequence[str], note: str = ""
+) -> Image.Image:
     margin, line_px = font_px, round(1.45 * font_px)
     indent = 2 * font_px
     rows: list[tuple[int | None, str, bool]] = [(None, line, True) for line in _wrap(title, font_px, width, margin)]
-    if tags:
-        tag_line = "; ".join(tag.value for tag in tags)
-        rows += [(None, line, False) for line in _wrap(tag_line, font_px, width, margin)]
+    if line_below := note or "; ".join(tag.value for tag in tags):
+        rows += [(None, line, False) for line in _wrap(line_below, font_px, width, margin)]
     for k, caption in enumerate(captions[:MAX_LISTED_REGIONS]):
         first, *rest = _wrap(plain_text(caption) or "(no caption)", font_px, width, margin + indent)
         rows += [(k, first, False), *((-1, line, False) for line in rest)]

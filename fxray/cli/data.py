@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fxray.cli import data_agreement, data_quality, data_select
+from fxray.cli import data_agreement, data_quality, data_select, data_show, data_stats
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, judge and show datasets.")
 
@@ -52,3 +52,6 @@ def synth(
 app.command("quality")(data_quality.quality)
 app.command("agreement")(data_agreement.agreement)
 app.command("select")(data_select.select)
+app.command("stats")(data_stats.stats)
+app.command("tokens")(data_stats.tokens)
+app.command("show")(data_show.show)

@@ -24,9 +24,9 @@ def print_table(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
 
 
-def number(value: float) -> str:
-    """Three decimals; a dash for what cannot be said."""
-    return "–" if math.isnan(value) else f"{value:.3f}"
+def number(value: float, decimals: int = 3) -> str:
+    """Fixed decimals; a dash for what cannot be said."""
+    return "–" if math.isnan(value) else f"{value:,.{decimals}f}"
 
 
 def show_report(report: Report) -> None:
