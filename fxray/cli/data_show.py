@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fxray.data.dataset import Dataset
 
 MAX_PANELS = 100
-PANEL_SIDE_PX = 448
+PANEL_SIDE_PX, PANEL_ENLARGED_PX = 448, 600
 SINGLE_SIDE_PX = 2048
 
 
@@ -135,5 +135,10 @@ def _panel(dataset: "Dataset", row: int, max_side_px: int, faults: list[str]) ->
     made_by = f"{sample.sample_id}, {sample.generator}" if sample.generator != "real" else sample.sample_id
     heading = f"{made_by}, by {sample.annotator}" if sample.annotator else made_by
     return draw_annotation(
-        image, heading=heading, verdict=sample.annotation.verdict, regions=regions, tags=sample.annotation.tags
+        image,
+        heading=heading,
+        verdict=sample.annotation.verdict,
+        regions=regions,
+        tags=sample.annotation.tags,
+        max_enlarged_height_px=max(max_side_px, PANEL_ENLARGED_PX),
     )
