@@ -30,12 +30,12 @@ def draw_charts(statistics: Statistics, folder: Path) -> dict[str, str]:
         Title of each picture by its file name.
     """
     charts: list[tuple[str, str, bool, Callable[[Any, Statistics], None], tuple[float, float]]] = [
-        ("regions.png", "Regions per generated image", bool(statistics.num_generated), _regions, (6.4, 3.6)),
-        ("heat-map.png", "Where regions lie", len(statistics.box_sides_B2) > 0, _heat_map, (4.6, 3.6)),
-        ("box-sizes.png", "Width and height of boxes", len(statistics.box_sides_B2) > 0, _box_sizes, (4.6, 3.6)),
-        ("box-areas.png", "Area of boxes", len(statistics.box_sides_B2) > 0, _box_areas, (6.4, 3.6)),
-        ("captions.png", "Words per caption", len(statistics.caption_words) > 0, _captions, (6.4, 3.6)),
-        ("tags.png", "Tags of generated images", bool(statistics.num_generated), _tags, (6.4, 3.6)),
+        ("regions.png", "Regions per generated image", bool(statistics.num_generated), _regions, (5.2, 3.6)),
+        ("heat-map.png", "Where regions lie", len(statistics.box_sides_B2) > 0, _heat_map, (5.2, 3.6)),
+        ("box-sizes.png", "Width and height of boxes", len(statistics.box_sides_B2) > 0, _box_sizes, (5.2, 3.6)),
+        ("box-areas.png", "Area of boxes", len(statistics.box_sides_B2) > 0, _box_areas, (5.2, 3.6)),
+        ("captions.png", "Words per caption", len(statistics.caption_words) > 0, _captions, (5.2, 3.6)),
+        ("tags.png", "Tags of generated images", bool(statistics.num_generated), _tags, (5.2, 3.6)),
         ("generators.png", "Generators and categories", True, _generators, _grid_size(statistics)),
     ]
     titles = {}
