@@ -20,7 +20,7 @@ MAX_CELLS = 40
 def select(
     data: Annotated[Path, typer.Argument(help="Dataset file with the rated images.")],
     ratings: Annotated[Path, typer.Argument(help="CSV file with the columns sample_id, rater, rating.")],
-    out: Annotated[Path, typer.Argument(help="Dataset file to write.")],
+    out: Annotated[Path, typer.Argument(help="Dataset file to write.", dir_okay=False)],
     top: Annotated[int, typer.Option(min=1, help="Images to keep of each category and generator.")],
     per_image: Annotated[int, typer.Option("--ratings", min=1, help="Ratings that each image must have.")] = 3,
     scale: Annotated[

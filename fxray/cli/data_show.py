@@ -42,6 +42,8 @@ def show(
     """
     from fxray.data.dataset import Dataset
 
+    if out is not None and out.exists() and out.is_dir() != bool(ids):
+        raise typer.BadParameter(f"--out {out}: a file for the sheet, a folder with --id")
     dataset = Dataset.open(data)
     faults: list[str] = []
     if ids:

@@ -116,11 +116,11 @@ def count_tokens(config: Config, data: Path, on_event: OnEvent) -> TokenCounts:
             )
         except DataError as error:
             unsayable.append(f"{error.where}: {error.message}")
-            continue
-        answers.append(len(answer.token_ids))
-        together.append(images[-1] + answers[-1])
-        if answers[-1] > config.sft.max_answer_tokens:
-            too_long.append(sample.sample_id)
+        else:
+            answers.append(len(answer.token_ids))
+            together.append(images[-1] + answers[-1])
+            if answers[-1] > config.sft.max_answer_tokens:
+                too_long.append(sample.sample_id)
         if done % _EVERY == 0 or done == len(samples):
             on_event(Step(PHASE, done, len(samples)))
     return TokenCounts(

@@ -172,3 +172,19 @@ def test_show_says_which_image_it_could_not_draw(tmp_path):
 def test_each_command_shows_an_example(command):
     shown = run(command, "--help").stdout
     assert f"  fxray data {command} " in shown
+
+
+def test_names_are_text_and_never_markup(tmp_path):
+    odd = [replace(row, sample=replace(row.sample, annotator="[/red] :smile:")) for row in rows()]
+    write_dataset(tmp_path / "a.parquet", odd)
+    shown = run("quality", tmp_path / "a.parquet", "--reference", tmp_path / "a.parquet").stdout
+    assert "│ [/red] :smile: │" in shown
+
+
+def test_a_place_of_the_wrong_kind_is_wrong_usage(data, tmp_path):
+    assert run("show", data, "--out", tmp_path).exit_code == 2
+    assert run("show", data, "--id", "s1", "--out", data).exit_code == 2
+    (tmp_path / "ratings.csv").write_text("sample_id,rater,rating\n")
+    assert run("select", data, tmp_path / "ratings.csv", tmp_path, "--top", 1).exit_code == 2
+    with pytest.raises(DataError, match="no such dataset file"):
+        run("stats", tmp_path)
