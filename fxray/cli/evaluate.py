@@ -46,11 +46,7 @@ def evaluate(
         raise typer.BadParameter("give --data, and either --predictions or --config")
     has_boxes = True
     if config is not None:
-        from rewards.stage import parts_off
-
-        tree = checked_config(config, overrides)
-        predictions = _answer(tree, adapter, data, out)
-        has_boxes = "iou" not in parts_off(tree.data.view)
+        predictions, has_boxes = out, _answer(checked_config(config, overrides), adapter, data, out)
     assert predictions is not None
     from fxray.data.dataset import Dataset
     from fxray.evaluate.evaluation import evaluate as score
@@ -77,14 +73,15 @@ def evaluate(
     print_table(generator_table(evaluation))
 
 
-def _answer(tree: "Config", adapter: Path | None, data: Path, out: Path) -> Path:
-    """Lets the model answer the samples of `data`; returns the predictions file."""
+def _answer(tree: "Config", adapter: Path | None, data: Path, out: Path) -> bool:
+    """Lets the model answer the samples of `data` into `out`; returns whether its answers have boxes."""
     from fxray import launch
     from fxray.cli.progress import show_progress
+    from rewards.stage import parts_off
 
     with show_progress() as on_event:
         launch.evaluate_adapter(tree, adapter, data, out, on_event)
-    return out
+    return "iou" not in parts_off(tree.data.view)
 
 
 def report(run_dir: Annotated[Path, typer.Argument(help="A run directory, finished or not.")]) -> None:

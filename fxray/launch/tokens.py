@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
-from fxray.data.frame import smart_frame
+from fxray.data.frame import Frame, smart_frame
 from fxray.data.statistics import Summary
 from fxray.errors import DataError
 from fxray.events import OnEvent, PhaseStarted, Step
 from fxray.grammar.prompts import templates_of
+from fxray.schema import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PHASE = "tokens"
 PIXELS_PER_TOKEN = 28 * 28
@@ -89,7 +93,6 @@ def count_tokens(config: Config, data: Path, on_event: OnEvent) -> TokenCounts:
     """
     from fxray.model.load import load_tokenizer, resolve_model_path
     from fxray.model.prompts import IMAGE_PLACEHOLDER, render_prompt
-    from fxray.sft.encode import encode_answer
 
     samples, view = Dataset.open(data).samples, config.data.view
     tokenizer = load_tokenizer(resolve_model_path(config.model.path))
@@ -99,25 +102,14 @@ def count_tokens(config: Config, data: Path, on_event: OnEvent) -> TokenCounts:
     on_event(PhaseStarted(PHASE, len(samples)))
     for done, sample in enumerate(samples, start=1):
         frame = smart_frame(
-            sample.width_px,
-            sample.height_px,
-            min_pixels=config.model.min_pixels,
-            max_pixels=config.model.max_pixels,
+            sample.width_px, sample.height_px, min_pixels=config.model.min_pixels, max_pixels=config.model.max_pixels
         )
         images.append(frame.model_width_px * frame.model_height_px // PIXELS_PER_TOKEN)
         try:
-            answer = encode_answer(
-                tokenizer,
-                sample,
-                frame,
-                max_answer_tokens=_ANY_LENGTH,
-                view=view,
-                region_order=config.data.region_order,
-            )
+            answers.append(_answer_tokens(tokenizer, sample, frame, config))
         except DataError as error:
             unsayable.append(f"{error.where}: {error.message}")
         else:
-            answers.append(len(answer.token_ids))
             together.append(images[-1] + answers[-1])
             if answers[-1] > config.sft.max_answer_tokens:
                 too_long.append(sample.sample_id)
@@ -137,3 +129,11 @@ def count_tokens(config: Config, data: Path, on_event: OnEvent) -> TokenCounts:
         unsayable=tuple(unsayable[:MAX_NAMED]),
         num_unsayable=len(unsayable),
     )
+
+
+def _answer_tokens(tokenizer: "PreTrainedTokenizerFast", sample: Sample, frame: Frame, config: Config) -> int:
+    from fxray.sft.encode import encode_answer
+
+    view, order = config.data.view, config.data.region_order
+    answer = encode_answer(tokenizer, sample, frame, max_answer_tokens=_ANY_LENGTH, view=view, region_order=order)
+    return len(answer.token_ids)
