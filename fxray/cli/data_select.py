@@ -44,6 +44,8 @@ def select(
     from fxray.events import Step
     from fxray.schema import Verdict
 
+    if scale and scale[0] >= scale[1]:
+        raise typer.BadParameter(f"--scale {scale[0]:g} {scale[1]:g}: LOW must be less than HIGH")
     if out.exists() and out.resolve() == data.resolve():
         raise typer.BadParameter("OUT is DATA; name another file")
     dataset = Dataset.open(data)

@@ -186,5 +186,7 @@ def test_a_place_of_the_wrong_kind_is_wrong_usage(data, tmp_path):
     assert run("show", data, "--id", "s1", "--out", data).exit_code == 2
     (tmp_path / "ratings.csv").write_text("sample_id,rater,rating\n")
     assert run("select", data, tmp_path / "ratings.csv", tmp_path, "--top", 1).exit_code == 2
+    reversed_scale = ["--top", 1, "--scale", 5, 1]
+    assert run("select", data, tmp_path / "ratings.csv", tmp_path / "b", *reversed_scale).exit_code == 2
     with pytest.raises(DataError, match="no such dataset file"):
         run("stats", tmp_path)

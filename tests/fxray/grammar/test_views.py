@@ -126,9 +126,10 @@ def test_a_view_without_regions_has_no_contradiction_to_find_after_clipping():
 @pytest.mark.parametrize("view", VIEWS)
 @given(text=st.lists(st.sampled_from([*"<>/|(), 9a\n", HEAD, BOX, "<think>", "</think>", "<tag>", "</verdict>"])))
 def test_any_text_is_read_in_every_view(view, text):
-    answer = parse("".join(text), view=view)
-    assert VIEWS[view].has_regions or not answer.regions
-    assert VIEWS[view].has_tags or not answer.tags
+    for lenient in (False, True):
+        answer = parse("".join(text), view=view, lenient=lenient)
+        assert VIEWS[view].has_regions or not answer.regions
+        assert VIEWS[view].has_tags or not answer.tags
 
 
 @pytest.mark.parametrize(("view", "wanted"), [("full", True), ("no-tags", True), ("no-bbox", False)])
@@ -155,6 +156,15 @@ def test_nine_templates_ask_for_the_parts_of_the_view_and_no_others(view):
         assert "flaw" not in words or VIEWS[view].has_regions
     assert templates_of("full") == TEMPLATES
     assert templates_of(view)[EVALUATION_TEMPLATE.index].query == EVALUATION_TEMPLATE.query
+
+
+def test_the_lenient_reading_finds_no_part_that_the_view_leaves_out():
+    foreign = '<think>[{"bbox_2d": [1, 2, 14, 28], "label": "Hand"}] <tag>texture error</tag></think>'
+    text = f"{foreign}<verdict>fake</verdict>"
+    full, plain = parse(text, lenient=True), parse(text, lenient=True, view="label-only")
+    assert (len(full.regions), full.tags) == (1, (Tag.TEXTURE,))
+    assert (plain.regions, plain.tags, plain.verdict) == ((), (), Verdict.GENERATED)
+    assert not plain.is_strict
 
 
 def test_regions_by_position_go_down_and_then_to_the_right():
