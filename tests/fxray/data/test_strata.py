@@ -18,6 +18,13 @@ def test_each_stratum_has_its_share():
     assert rows != draw_rows(STRATA, fraction=0.1, seed=1)
 
 
+def test_what_is_left_goes_to_the_largest_remainders():
+    strata = {"a": [(k, f"a{k}") for k in range(11)], "b": [(k, f"b{k}") for k in range(11, 30)]}
+    for seed in range(8):  # 1.1 and 1.9 of three
+        rows = draw_rows(strata, fraction=0.1, seed=seed)
+        assert (sum(row < 11 for row in rows), len(rows)) == (1, 3)
+
+
 def test_the_order_of_the_rows_does_not_matter():
     ids = {row: name for members in STRATA.values() for row, name in members}
     drawn = {ids[row] for row in draw_rows(STRATA, fraction=0.25, seed=3)}
