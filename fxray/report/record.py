@@ -32,6 +32,7 @@ class RunRecord:
         gallery_size: Cards of the gallery.
         versions: Package versions, git revision, machine, command.
         is_synthetic: True where the data are photographs with planted defects.
+        has_boxes: False where the run's view has none.
         steps: Recorded steps.
         comparison: Every stage that was evaluated.
         dataset: The held-out split; None where it cannot be read.
@@ -46,6 +47,7 @@ class RunRecord:
     gallery_size: int
     versions: dict[str, Any]
     is_synthetic: bool
+    has_boxes: bool
     steps: list[StepMetrics]
     comparison: Comparison
     dataset: Dataset | None
@@ -87,6 +89,7 @@ def read_run(run_dir: Path) -> RunRecord:
         gallery_size=settings.gallery_size,
         versions=_read_json(run_dir / "versions.json", notes),
         is_synthetic=is_synthetic or comparison.is_synthetic,
+        has_boxes=has_boxes,
         steps=_read_steps(run_dir, notes),
         comparison=comparison,
         dataset=dataset,

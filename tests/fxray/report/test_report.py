@@ -172,7 +172,10 @@ def test_a_run_in_a_view_without_boxes_reports_no_iou(make_run: MakeRun) -> None
     assert math.isnan(last["iou"].value)
     assert last["accuracy"].value > 0.5
     assert "IoU not measured" in comparison.gain.sentence()
-    Page((run_dir / "report.html").read_text("utf-8"))
+    page = Page((run_dir / "report.html").read_text("utf-8"))
+    assert not [attrs for _, attrs in page.tags if attrs.get("class") == "iou"]
+    assert "Found" in page.text
+    assert "located" not in page.text
 
 
 def test_a_lost_test_set_is_said(make_run: MakeRun) -> None:
