@@ -1,6 +1,6 @@
 """Draws what is said of an image onto it: numbered boxes, and below them the verdict, tags and captions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,10 +13,9 @@ PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, told apart by colour-blind eyes too; box k has colour k modulo their number."""
 
 MIN_WIDTH_PX = 448
-MAX_ENLARGED_HEIGHT_PX = 2048
 MAX_LISTED_REGIONS = 12
 MAX_CAPTION_CHARACTERS = 240
-_INK, _FAINT, _PAPER = "#1b1f24", "#57606a", "#ffffff"
+_INK, _FAINT, _PAPER, _BACKING = "#1b1f24", "#57606a", "#ffffff", "#d8dde3"
 
 
 def draw_annotation(
@@ -26,6 +25,7 @@ def draw_annotation(
     verdict: Verdict | None,
     regions: Sequence[Region] = (),
     tags: Sequence[Tag] = (),
+    max_enlarged_height_px: int = 2048,
 ) -> Image.Image:
     """The image with its boxes, and a legend below it.
 
@@ -35,11 +35,12 @@ def draw_annotation(
         verdict: None where no verdict could be read.
         regions: Boxes in pixels of the original; what lies outside the image is cut off.
         tags: Image-level tags.
+        max_enlarged_height_px: A narrow image is not enlarged beyond this height.
 
     Returns:
         A new RGB image, as wide as the (enlarged) original and at least 448 pixels.
     """
-    scale = max(1.0, min(MIN_WIDTH_PX / image.width, MAX_ENLARGED_HEIGHT_PX / image.height))
+    scale = max(1.0, min(MIN_WIDTH_PX / image.width, max_enlarged_height_px / image.height))
     size = (round(image.width * scale), max(1, round(image.height * scale)))
     picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     inside = [(region, clip(region.box, image.width, image.height)) for region in regions]
@@ -53,6 +54,43 @@ def draw_annotation(
     panel.paste(picture, (0, 0))
     panel.paste(legend, (0, picture.height))
     return panel
+
+
+def fitted(image: Image.Image, regions: Sequence[Region], max_side_px: int) -> tuple[Image.Image, tuple[Region, ...]]:
+    """An image no longer than `max_side_px` on either side, and its regions in the same scale.
+
+    A larger image is reduced; a smaller one stays as it is.
+    """
+    scale = min(1.0, max_side_px / max(image.size))
+    if scale == 1.0:
+        return image, tuple(regions)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    x, y = size[0] / image.width, size[1] / image.height
+    scaled = (Box(r.box.x_min * x, r.box.y_min * y, r.box.x_max * x, r.box.y_max * y) for r in regions)
+    moved = tuple(Region(box, region.caption) for box, region in zip(scaled, regions, strict=True))
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS), moved
+
+
+def draw_notice(heading: str, text: str) -> Image.Image:
+    """A panel that says why there is no picture."""
+    font_px = 14
+    return _legend(MIN_WIDTH_PX, font_px, plain_text(heading), (), (), note=plain_text(text))
+
+
+def contact_sheet(panels: Iterable[Image.Image], num_columns: int) -> Image.Image:
+    """Panels in rows from left to right, each row as high as its highest panel."""
+    placed = list(panels)
+    rows = [placed[start : start + num_columns] for start in range(0, len(placed), num_columns)]
+    column_px, gap = max(panel.width for panel in placed), MIN_WIDTH_PX // 28
+    heights = [max(panel.height for panel in row) for row in rows]
+    width = gap + min(len(placed), num_columns) * (column_px + gap)
+    sheet = Image.new("RGB", (width, gap + sum(height + gap for height in heights)), _BACKING)
+    y = gap
+    for row, height in zip(rows, heights, strict=True):
+        for k, panel in enumerate(row):
+            sheet.paste(panel, (gap + k * (column_px + gap), y))
+        y += height + gap
+    return sheet
 
 
 def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
@@ -86,9 +124,13 @@ def _draw_boxes(picture: Image.Image, boxes: Sequence[tuple[int, int, int, int]]
         edge = (x_min, y_min, x_max - 1, y_max - 1)
         canvas.rectangle(edge, outline=_PAPER, width=line_px + 2)  # a rim that shows on dark and on light pixels
         canvas.rectangle(edge, outline=PALETTE[k % len(PALETTE)], width=line_px)
-    for k, (x_min, y_min, _, _) in enumerate(boxes):  # after all boxes, so that no line crosses a number
+    height_px = round(1.4 * font_px)
+    for k, (x_min, y_min, x_max, y_max) in enumerate(boxes):  # after all boxes, so that no line crosses a number
+        y = y_min
+        if min(x_max - x_min, y_max - y_min) < 2 * height_px:  # the number would hide what it points at
+            y = y_min - height_px if y_min >= height_px else y_max
         x = min(x_min, picture.width - 2 * font_px)
-        y = min(y_min, picture.height - round(1.4 * font_px))
+        y = min(y, picture.height - height_px)
         _draw_number(canvas, k, max(0, x), max(0, y), font_px)
 
 
@@ -99,13 +141,14 @@ def _draw_number(canvas: ImageDraw.ImageDraw, k: int, x: int, y: int, font_px: i
     canvas.text((x + width / 2, y + height / 2), label, fill=_PAPER, font=font, anchor="mm")
 
 
-def _legend(width: int, font_px: int, title: str, tags: Sequence[Tag], captions: Sequence[str]) -> Image.Image:
+def _legend(
+    width: int, font_px: int, title: str, tags: Sequence[Tag], captions: Sequence[str], note: str = ""
+) -> Image.Image:
     margin, line_px = font_px, round(1.45 * font_px)
-    indent = 2 * font_px
+    indent = 2 * font_px if len(captions) < 10 else round(2.7 * font_px)
     rows: list[tuple[int | None, str, bool]] = [(None, line, True) for line in _wrap(title, font_px, width, margin)]
-    if tags:
-        tag_line = "; ".join(tag.value for tag in tags)
-        rows += [(None, line, False) for line in _wrap(tag_line, font_px, width, margin)]
+    if line_below := note or "; ".join(tag.value for tag in tags):
+        rows += [(None, line, False) for line in _wrap(line_below, font_px, width, margin)]
     for k, caption in enumerate(captions[:MAX_LISTED_REGIONS]):
         first, *rest = _wrap(plain_text(caption) or "(no caption)", font_px, width, margin + indent)
         rows += [(k, first, False), *((-1, line, False) for line in rest)]

@@ -66,6 +66,7 @@ class Sample:
         generator: Who made the image: a model, a defect family, or "real".
         category: What it shows.
         source: The photograph or collection it comes from; splits never share one.
+        annotator: Who marked it; None where that is not known.
     """
 
     sample_id: str
@@ -75,3 +76,4 @@ class Sample:
     generator: str
     category: str
     source: str
+    annotator: str | None = None

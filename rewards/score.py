@@ -9,7 +9,7 @@ from fxray.schema import Annotation
 from rewards.answer_format import format_reward
 from rewards.label import label_reward
 from rewards.localization import relaxed_iou
-from rewards.stage import StageRewards
+from rewards.stage import StageRewards, parts_off
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Score:
     Attributes:
         total: The weighted sum.
         label: R_C, unweighted.
-        iou: R_G (relaxed), unweighted.
+        iou: R_G (relaxed), unweighted; 0 where the view switches it off.
         format: R_F, unweighted.
         custom: Value of each of the user's rewards by its path, unweighted.
         is_right: The verdict is the true one.
@@ -53,11 +53,12 @@ def score(answer_text: str, annotation: Annotation, frame: Frame, stage: StageRe
     Raises:
         ConfigError: A user's reward cannot be loaded or returned no finite number. What it raises passes through.
     """
-    answer = parse(answer_text).clipped(frame.model_width_px, frame.model_height_px)
+    answer = parse(answer_text, view=stage.view).clipped(frame.model_width_px, frame.model_height_px)
     predicted = [frame.to_original(region.box) for region in answer.regions]
     truth = [box for region in annotation.regions if (box := clip(region.box, frame.width_px, frame.height_px))]
     r_label = label_reward(answer.verdict, annotation.verdict, right=stage.label.right, wrong=stage.label.wrong)
-    r_iou = relaxed_iou(predicted, truth, eta=stage.eta, matching=stage.matching)
+    is_off = "iou" in parts_off(stage.view)
+    r_iou = 0.0 if is_off else relaxed_iou(predicted, truth, eta=stage.eta, matching=stage.matching)
     r_format = format_reward(answer, right=stage.format.right, wrong=stage.format.wrong)
     custom = {reward.path: reward.value(answer_text, annotation, frame) for reward in stage.custom}
     total = stage.r_base + stage.w_iou * r_iou + stage.w_label * r_label + stage.w_format * r_format

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from fxray.grammar.views import VIEWS, ViewName
 from rewards.custom import CustomReward
 from rewards.localization import Matching
 
@@ -30,6 +31,7 @@ class StageRewards:
         eta: Relaxing constant of the IoU.
         matching: How predicted and true boxes are compared.
         custom: The user's own rewards.
+        view: What the answers are to speak of; `parts_off` says what that switches off.
     """
 
     name: str
@@ -43,6 +45,7 @@ class StageRewards:
     eta: float = 1.1
     matching: Matching = "union"
     custom: tuple[CustomReward, ...] = ()
+    view: ViewName = "full"
 
 
 def weights_at(stage: StageRewards, progress_frac: float) -> StageRewards:
@@ -59,3 +62,11 @@ def weights_at(stage: StageRewards, progress_frac: float) -> StageRewards:
         return stage
     w_iou = stage.w_iou + (stage.w_iou_final - stage.w_iou) * progress_frac
     return replace(stage, w_iou=w_iou, w_iou_final=None)
+
+
+def parts_off(view: ViewName) -> tuple[str, ...]:
+    """The parts of the reward that a view switches off: they earn nothing, whatever their weight (section 5.3).
+
+    Without boxes there is no R_G. Captions and tags have no reward of their own; without them R_F asks for less.
+    """
+    return () if VIEWS[view].has_regions else ("iou",)

@@ -20,6 +20,7 @@ RunDirOption = Annotated[
     Path | None,
     typer.Option("--run-dir", "-d", metavar="DIR", help="Folder of the run; by default runs/<name of the config>."),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
 
 def checked_config(path_or_name: str, overrides: list[str] | None) -> "Config":

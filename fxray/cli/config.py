@@ -31,8 +31,10 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
     tree = checked_config(config, overrides)
     from fxray.config.schedule import load_stages
     from rewards.custom import load_reward
+    from rewards.stage import parts_off
 
     for function in tree.reward.functions:
         load_reward(function.path)
     stages = ", ".join(stage.name for stage in load_stages(tree.grpo.schedule))
-    typer.echo(f"{config}: no problem found; stages {stages}")
+    off = ", ".join(parts_off(tree.data.view)) or "none"
+    typer.echo(f"{config}: no problem found; stages {stages}; view {tree.data.view}, reward parts switched off: {off}")

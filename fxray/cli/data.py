@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make datasets.")
+from fxray.cli import data_agreement, data_quality, data_select, data_show, data_stats
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, judge and show datasets.")
 
 
 @app.callback()
 def data() -> None:
-    """Make datasets."""
+    """Make, judge and show datasets."""
 
 
 @app.command()
@@ -45,3 +47,11 @@ def synth(
             progress=lambda split, done, total: on_event(Step(split, done, total)),
         )
     typer.echo(out)
+
+
+app.command("quality")(data_quality.quality)
+app.command("agreement")(data_agreement.agreement)
+app.command("select")(data_select.select)
+app.command("stats")(data_stats.stats)
+app.command("tokens")(data_stats.tokens)
+app.command("show")(data_show.show)

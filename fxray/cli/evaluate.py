@@ -1,12 +1,15 @@
 """`fxray evaluate` and `fxray report`: from answers to numbers, and from a run to a page."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fxray.cli.arguments import SetOption, checked_config
 from fxray.cli.tables import print_table, show_report
+
+if TYPE_CHECKING:
+    from fxray.config.tree import Config
 
 
 def evaluate(
@@ -41,8 +44,9 @@ def evaluate(
     """
     if data is None or (predictions is None) == (config is None):
         raise typer.BadParameter("give --data, and either --predictions or --config")
+    has_boxes = True
     if config is not None:
-        predictions = _answer(config, overrides, adapter, data, out)
+        predictions, has_boxes = out, _answer(checked_config(config, overrides), adapter, data, out)
     assert predictions is not None
     from fxray.data.dataset import Dataset
     from fxray.evaluate.evaluation import evaluate as score
@@ -57,6 +61,7 @@ def evaluate(
         seed=seed,
         name=predictions.stem,
         is_synthetic=has_planted_defects(sample.generator for sample in samples),
+        has_boxes=has_boxes,
     )
     if as_json:
         import json
@@ -68,15 +73,15 @@ def evaluate(
     print_table(generator_table(evaluation))
 
 
-def _answer(config: str, overrides: list[str] | None, adapter: Path | None, data: Path, out: Path) -> Path:
-    """Lets the model answer the samples of `data`; returns the predictions file."""
-    tree = checked_config(config, overrides)
+def _answer(tree: "Config", adapter: Path | None, data: Path, out: Path) -> bool:
+    """Lets the model answer the samples of `data` into `out`; returns whether its answers have boxes."""
     from fxray import launch
     from fxray.cli.progress import show_progress
+    from rewards.stage import parts_off
 
     with show_progress() as on_event:
         launch.evaluate_adapter(tree, adapter, data, out, on_event)
-    return out
+    return "iou" not in parts_off(tree.data.view)
 
 
 def report(run_dir: Annotated[Path, typer.Argument(help="A run directory, finished or not.")]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,15 @@ PLAIN_WIDTH = 160
 
 
 def print_table(table: Table) -> None:
-    """Prints a table to stdout, in the terminal's width if there is one."""
+    """Prints a table to stdout, in the terminal's width if there is one; names in it are text, never markup."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
+    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False, emoji=False).print(table)
+
+
+def number(value: float, decimals: int = 3) -> str:
+    """Fixed decimals; a dash for what cannot be said."""
+    return "–" if math.isnan(value) else f"{value:,.{decimals}f}"
 
 
 def show_report(report: Report) -> None:

@@ -69,6 +69,10 @@ class DataConfig(Section):
     """What a training image that cannot be read does: stop the run, or be counted and left out."""
     templates: Literal["shared", "by-class", "1+1", "3+2"] = "shared"
     """Chat templates: nine shared by both classes, or the paper's sets (3 real + 6 generated; ablations 1+1, 3+2)."""
+    view: Literal["full", "no-bbox", "no-caption", "no-tags", "label-only"] = "full"
+    """What answers speak of; the others are the paper's ablations. no-bbox and label-only switch the IoU reward off."""
+    region_order: Literal["annotation", "position"] = "annotation"
+    """Order of the regions in a training answer: as annotated, or by upper then left edge."""
 
     @model_validator(mode="after")
     def _files_or_synth(self) -> "DataConfig":
@@ -101,7 +105,9 @@ class SftConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Worker deaths after which the job gives up."""
     max_answer_tokens: Count = 1024
-    """A training answer longer than this is refused when the data is read."""
+    """Bound on a training answer; nothing is ever cut inside an image or a region."""
+    on_long_answer: Literal["error", "drop-regions"] = "error"
+    """What a longer answer does: stop the run, or lose its last regions, whole, until it fits; one always stays."""
 
 
 class GrpoConfig(Section):

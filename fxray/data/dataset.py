@@ -18,7 +18,9 @@ from fxray.files import atomic_path
 from fxray.grammar.render import check_caption
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+"""Version 1 had no column `annotator`; such files are read, never written."""
+
 VERSION_KEY = b"fxray.schema_version"
 ROWS_PER_GROUP = 16
 
@@ -44,10 +46,14 @@ SCHEMA = pa.schema(
         ("generator", pa.string()),
         ("category", pa.string()),
         ("source", pa.string()),
+        ("annotator", pa.string()),
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode()},
 )
-_WITHOUT_PIXELS = [name for name in SCHEMA.names if name != "image"]
+_LACKING: dict[str, frozenset[str]] = {SCHEMA_VERSION: frozenset(), "1": frozenset({"annotator"})}
+"""Versions that are read, and the columns that each of them lacks."""
+
+_NULLABLE = ("image", "image_path", "annotator")
 _REWRITE = "write the file with fxray.data.dataset.write_dataset, or mend the row"
 
 
@@ -84,9 +90,8 @@ class Dataset:
         if not path.is_file():
             raise DataError("no such dataset file", where=str(path), remedy="check the path, or run: fxray data synth")
         try:
-            schema = pq.read_schema(path)
-            _check_schema(schema, path)
-            table = pq.read_table(path, columns=_WITHOUT_PIXELS)
+            columns = _check_schema(pq.read_schema(path), path)
+            table = pq.read_table(path, columns=[name for name in columns if name != "image"])
         except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
             raise DataError(
                 f"not a readable Parquet file: {str(error)[:200]}", where=str(path), remedy="write the file again"
@@ -112,6 +117,11 @@ class Dataset:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_file": None}
 
+    def image_file(self, row: int) -> Path | None:
+        """Where the image of a row lies, or None where the dataset file holds it."""
+        relative = self._image_paths[row]
+        return None if relative is None else self.path.parent / relative
+
     def image_bytes(self, row: int) -> bytes:
         """The encoded image of a row, read from its row group or from the file beside the dataset.
 
@@ -119,13 +129,13 @@ class Dataset:
             DataError: The row has no image, or its file is missing.
         """
         where = f"{self.path} row {row}"
-        relative = self._image_paths[row]
-        if relative is not None:
+        file = self.image_file(row)
+        if file is not None:
             try:
-                return (self.path.parent / relative).read_bytes()
+                return file.read_bytes()
             except OSError as error:
                 raise DataError(
-                    f"field image_path: {relative!r} cannot be read: {error.strerror}",
+                    f"field image_path: {self._image_paths[row]!r} cannot be read: {error.strerror}",
                     where=where,
                     remedy="the path is relative to the dataset file; put the image there",
                 ) from error
@@ -185,20 +195,23 @@ def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield group
 
 
-def _check_schema(schema: pa.Schema, path: Path) -> None:
+def _check_schema(schema: pa.Schema, path: Path) -> list[str]:
+    """Refuses a file of another schema; returns the columns that a file of its version has."""
     version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode("utf-8", "replace")
-    if version != SCHEMA_VERSION:
+    if version not in _LACKING:
         raise DataError(
-            f"schema version {version!r} in the Arrow metadata, expected {SCHEMA_VERSION!r}",
+            f"schema version {version!r} in the Arrow metadata, expected {SCHEMA_VERSION!r} (or an earlier one)",
             where=str(path),
             remedy="a file of another origin goes through an importer, one of another fxray through that version",
         )
-    for field in SCHEMA:
+    fields = [field for field in SCHEMA if field.name not in _LACKING[version]]
+    for field in fields:
         found = schema.field(field.name).type if field.name in schema.names else None
         if found != field.type:
             raise DataError(
                 f"column {field.name!r} is {found}, expected {field.type}", where=str(path), remedy=_REWRITE
             )
+    return [field.name for field in fields]
 
 
 def _write_record(row: Row) -> dict[str, Any]:
@@ -215,6 +228,7 @@ def _write_record(row: Row) -> dict[str, Any]:
         "generator": sample.generator,
         "category": sample.category,
         "source": sample.source,
+        "annotator": sample.annotator,
     }
 
 
@@ -229,7 +243,7 @@ def _read_sample(fields: dict[str, Any], where: str) -> Sample:
         return DataError(f"field {field}: {fields[field]!r}, expected {expected}", where=where, remedy=_REWRITE)
 
     for field, value in fields.items():
-        if value is None and field not in ("image", "image_path"):
+        if value is None and field not in _NULLABLE:
             raise refuse(field, "a value")
     width, height = fields["width_px"], fields["height_px"]
     for field in ("width_px", "height_px"):
@@ -237,6 +251,8 @@ def _read_sample(fields: dict[str, Any], where: str) -> Sample:
             raise refuse(field, "a positive number of pixels")
     if not fields["sample_id"]:
         raise refuse("sample_id", "some text")
+    if fields.get("annotator") == "":
+        raise refuse("annotator", "a name, or null where it is not known")
     if fields["label"] not in set(Verdict):
         raise refuse("label", " or ".join(Verdict))
     if not set(fields["tags"]) <= set(Tag) or len(set(fields["tags"])) < len(fields["tags"]):
@@ -253,6 +269,7 @@ def _read_sample(fields: dict[str, Any], where: str) -> Sample:
         generator=fields["generator"],
         category=fields["category"],
         source=fields["source"],
+        annotator=fields.get("annotator"),
     )
 
 

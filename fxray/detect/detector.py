@@ -10,6 +10,7 @@ from PIL import Image
 from fxray.data.frame import Frame, smart_frame
 from fxray.engine.engine import Answers, Question
 from fxray.evaluate.predictions import Prediction, from_answer
+from fxray.grammar.views import ViewName
 from fxray.grpo.types import SamplingSettings
 
 
@@ -31,6 +32,7 @@ class Detector:
         min_pixels: Smallest area of an image after resizing, in square pixels, as in training.
         max_pixels: Largest area of an image after resizing, in square pixels, as in training.
         max_new_tokens: Longest answer.
+        view: What the answers speak of, as in training.
     """
 
     source: AnswerSource
@@ -38,6 +40,7 @@ class Detector:
     min_pixels: int
     max_pixels: int
     max_new_tokens: int
+    view: ViewName = "full"
 
     def frame_of(self, image: Image.Image) -> Frame:
         """What the model sees of an image.
@@ -68,7 +71,12 @@ class Detector:
         seconds = (time.monotonic() - start_s) / max(1, len(images))
         return [
             from_answer(
-                name, frame, answer.rollouts[0].text, is_finished=answer.rollouts[0].is_finished, seconds=seconds
+                name,
+                frame,
+                answer.rollouts[0].text,
+                is_finished=answer.rollouts[0].is_finished,
+                seconds=seconds,
+                view=self.view,
             )
             for (name, _), frame, answer in zip(images, frames, answers, strict=True)
         ]

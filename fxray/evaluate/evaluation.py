@@ -92,6 +92,7 @@ def evaluate(
     seed: int,
     name: str = "",
     is_synthetic: bool = False,
+    has_boxes: bool = True,
 ) -> Evaluation:
     """Scores a detector.
 
@@ -103,11 +104,12 @@ def evaluate(
         name: What to call the detector.
         is_synthetic: Whether the samples are photographs with planted defects; those that `fxray data synth` makes are
             known as such without being told.
+        has_boxes: False for a detector that was taught none: IoU and boxes are not reported.
 
     Raises:
         DataError: There is no sample, or the predictions are not those of just these samples.
     """
-    scores = score_samples(predictions, samples)
+    scores = score_samples(predictions, samples, has_boxes=has_boxes)
     is_synthetic = is_synthetic or has_planted_defects(scores.generators)
     groups = [
         group_of(generator, is_generated=bool(is_generated), is_synthetic=is_synthetic)

@@ -28,6 +28,7 @@ from fxray.data.frame import Frame
 from fxray.errors import DataError
 from fxray.files import atomic_path
 from fxray.grammar import parse
+from fxray.grammar.views import ViewName
 from fxray.schema import Box, Region, Tag, Verdict
 
 SCHEMA_VERSION = 1
@@ -115,6 +116,7 @@ def from_answer(
     is_finished: bool = True,
     lenient: bool = False,
     seconds: float | None = None,
+    view: ViewName = "full",
 ) -> Prediction:
     """Reads an answer and brings its boxes into the original image: the one place on the way out.
 
@@ -125,8 +127,9 @@ def from_answer(
         is_finished: False where the answer was cut at the length limit.
         lenient: Also read what foreign models write (`bbox_2d` JSON and the like).
         seconds: Time it took.
+        view: What the answer was to speak of.
     """
-    parsed = parse(text, lenient=lenient).clipped(frame.model_width_px, frame.model_height_px)
+    parsed = parse(text, lenient=lenient, view=view).clipped(frame.model_width_px, frame.model_height_px)
     faults = tuple(dict.fromkeys(fault.kind.value for fault in parsed.faults))
     return Prediction(
         sample_id=sample_id,

@@ -45,12 +45,15 @@ class SampleScores:
     values: dict[str, NDArray[np.float64]]
 
 
-def score_samples(predictions: Sequence[Prediction], samples: Sequence[Sample]) -> SampleScores:
+def score_samples(
+    predictions: Sequence[Prediction], samples: Sequence[Sample], *, has_boxes: bool = True
+) -> SampleScores:
     """Scores exactly one prediction for each sample.
 
     Args:
         predictions: In any order.
         samples: The truth.
+        has_boxes: False for a detector that was taught none; then IoU and boxes do not apply (paper, section 5.3).
 
     Raises:
         DataError: There is no sample, or the predictions are not those of just these samples.
@@ -63,7 +66,7 @@ def score_samples(predictions: Sequence[Prediction], samples: Sequence[Sample]) 
     is_generated = np.array([sample.annotation.verdict is Verdict.GENERATED for sample in samples])
     is_right = np.array([float(p.verdict is s.annotation.verdict) for p, s in pairs])
     is_parsed = [p.verdict is not None if p.is_strict is None else p.is_strict for p, _ in pairs]
-    ious = np.array([_ious(prediction, sample) for prediction, sample in pairs])
+    ious = np.array([_ious(prediction, sample) if has_boxes else (np.nan, np.nan) for prediction, sample in pairs])
     values = {
         "accuracy": is_right,
         "accuracy_real": np.where(is_generated, np.nan, is_right),
@@ -71,7 +74,7 @@ def score_samples(predictions: Sequence[Prediction], samples: Sequence[Sample]) 
         "iou": ious[:, 0],
         "matched_iou": ious[:, 1],
         "parse_rate": np.array(is_parsed, dtype=np.float64),
-        "boxes_per_image": np.where(is_generated, [len(p.regions) for p, _ in pairs], np.nan),
+        "boxes_per_image": np.where(is_generated & has_boxes, [len(p.regions) for p, _ in pairs], np.nan),
     }
     return SampleScores(tuple(s.sample_id for s in samples), tuple(s.generator for s in samples), is_generated, values)
 

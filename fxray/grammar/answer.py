@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fxray.geometry import clip
+from fxray.grammar.views import VIEWS, ViewName
 from fxray.schema import Region, Tag, Verdict
 
 
@@ -15,6 +16,8 @@ class FaultKind(StrEnum):
     REPEATED_BLOCK = "repeated-block"
     MISORDERED_BLOCK = "misordered-block"
     NESTED_BLOCK = "nested-block"
+    UNEXPECTED_BLOCK = "unexpected-block"
+    """A block that the view leaves out."""
     TEXT_OUTSIDE = "text-outside"
     """Something other than blank space before, between or after the blocks."""
     UNPAIRED_MARKER = "unpaired-marker"
@@ -22,6 +25,8 @@ class FaultKind(StrEnum):
     CAPTION_WITHOUT_BOX = "caption-without-box"
     BOX_WITHOUT_CAPTION = "box-without-caption"
     EMPTY_CAPTION = "empty-caption"
+    UNEXPECTED_CAPTION = "unexpected-caption"
+    """A caption where the view has none."""
     BROKEN_CAPTION = "broken-caption"
     """A line break or a block marker inside a caption."""
     MALFORMED_BOX = "malformed-box"
@@ -64,12 +69,14 @@ class ParsedAnswer:
         regions: In the model's frame as written: whole but not clipped; swapped and empty boxes are left out.
         tags: Known names of the first tag block, in the order written, each once.
         faults: At most one per kind and detail, in order of position.
+        view: The view in which it was read.
     """
 
     verdict: Verdict | None
     regions: tuple[Region, ...] = ()
     tags: tuple[Tag, ...] = ()
     faults: tuple[Fault, ...] = ()
+    view: ViewName = "full"
 
     @property
     def is_strict(self) -> bool:
@@ -90,7 +97,12 @@ class ParsedAnswer:
         return replace(self, regions=tuple(kept)).judged()
 
     def judged(self) -> "ParsedAnswer":
-        """The same answer with the faults of contradiction between verdict and regions as they now stand."""
+        """The same answer with the faults of contradiction between verdict and regions as they now stand.
+
+        A view without regions knows no such contradiction.
+        """
+        if not VIEWS[self.view].has_regions:
+            return self
         faults = [fault for fault in self.faults if fault.kind not in _CONTRADICTIONS]
         if self.verdict is Verdict.GENERATED and not self.regions:
             faults.insert(0, Fault(FaultKind.GENERATED_WITHOUT_REGION, 0))

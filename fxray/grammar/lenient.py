@@ -6,6 +6,7 @@ from itertools import islice
 
 from fxray.grammar.answer import Fault, FaultKind, ParsedAnswer
 from fxray.grammar.markers import CAPTION_END, CAPTION_START, REGION_MARKER, TAG, TAGS, THINK, VERDICT
+from fxray.grammar.views import VIEWS
 from fxray.schema import Box, Region, Tag, Verdict
 
 _NUMBER = r"\s*+([-+]?[0-9]{1,9}+(?:\.[0-9]{0,15}+)?)\s*+"
@@ -52,16 +53,17 @@ def read_leniently(text: str, blocks: dict[str, tuple[int, int]], strict: Parsed
         verdict = _VERDICT_WORDS.get(text[slice(*blocks[VERDICT])].strip().strip(".").lower())
     tags = strict.tags
     tag_text = text[slice(*blocks[TAG])] if TAG in blocks else _nested_tag_block(think)
-    lenient_tags = _read_tags(tag_text)
+    view = VIEWS[strict.view]
+    lenient_tags = _read_tags(tag_text) if view.has_tags else ()
     if len(lenient_tags) > len(tags):
         tags = lenient_tags
-    regions = _read_regions(think)
+    regions = _read_regions(think) if view.has_regions else ()
     if len(regions) <= len(strict.regions):
         regions = strict.regions
     if (verdict, regions, tags) == (strict.verdict, strict.regions, strict.tags):
         return strict
     faults = (*strict.faults, Fault(FaultKind.READ_LENIENTLY, len(text)))
-    return ParsedAnswer(verdict, regions, tags, faults)
+    return ParsedAnswer(verdict, regions, tags, faults, strict.view)
 
 
 def _nested_tag_block(think: str) -> str:

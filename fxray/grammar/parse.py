@@ -28,6 +28,7 @@ from fxray.grammar.markers import (
     THINK,
     VERDICT,
 )
+from fxray.grammar.views import VIEWS, View, ViewName
 from fxray.schema import Box, Region, Tag, Verdict
 
 _INTEGER = r"\s*+(-?[0-9]++)\s*+"
@@ -35,7 +36,7 @@ _CORNERS = re.compile(rf"\s*+\({_INTEGER},{_INTEGER}\)\s*+,\s*+\({_INTEGER},{_IN
 _VERDICTS = {verdict.value: verdict for verdict in Verdict}
 
 
-def parse(text: str, *, lenient: bool = False) -> ParsedAnswer:
+def parse(text: str, *, lenient: bool = False, view: ViewName = "full") -> ParsedAnswer:
     """Finds verdict, regions and tags in an answer, and everything that is wrong with its form.
 
     Args:
@@ -43,6 +44,7 @@ def parse(text: str, *, lenient: bool = False) -> ParsedAnswer:
         lenient: Also read what foreign models write: `bbox_2d` JSON, `[x1, y1, x2, y2]` lists, decimals, a tag block
             nested in the think block, near names of tags and verdicts. Whatever was found only so adds the fault
             `read-leniently`; an answer without fault is read the same either way.
+        view: What the answer was to speak of; a part that the view leaves out is a fault and counts for nothing.
 
     Returns:
         The parts, boxes in the model's frame as written. Call `clipped` before judging the form: contradictions
@@ -50,11 +52,12 @@ def parse(text: str, *, lenient: bool = False) -> ParsedAnswer:
     """
     text = _without_end_token(text)
     faults = _Faults()
-    blocks = _find_blocks(text, faults)
-    regions = _read_regions(text, *blocks[THINK], faults) if THINK in blocks else ()
+    parts = VIEWS[view]
+    blocks = _find_blocks(text, parts, faults)
+    regions = _read_regions(text, *blocks[THINK], parts, faults) if THINK in blocks else ()
     tags = _read_tags(text, *blocks[TAG], faults) if TAG in blocks else ()
     verdict = _read_verdict(text, *blocks[VERDICT], faults) if VERDICT in blocks else None
-    answer = ParsedAnswer(verdict, regions, tags, faults.in_order()).judged()
+    answer = ParsedAnswer(verdict, regions, tags, faults.in_order(), view).judged()
     if lenient and not answer.is_strict:
         answer = read_leniently(text, blocks, answer).judged()
     return answer
@@ -82,7 +85,7 @@ def _without_end_token(text: str) -> str:
     return text
 
 
-def _find_blocks(text: str, faults: _Faults) -> dict[str, tuple[int, int]]:
+def _find_blocks(text: str, view: View, faults: _Faults) -> dict[str, tuple[int, int]]:
     """Spans of the contents of the first think block, the first tag block and the last closed verdict block."""
     blocks: dict[str, tuple[int, int]] = {}
     first_at: dict[str, int] = {}
@@ -117,20 +120,25 @@ def _find_blocks(text: str, faults: _Faults) -> dict[str, tuple[int, int]]:
         faults.add(FaultKind.TEXT_OUTSIDE, end)
     for name, at in repeated_at.items():
         faults.add(FaultKind.REPEATED_BLOCK, at, name)
-    _check_order(first_at, len(text), faults)
-    return blocks
+    _check_presence(first_at, view, len(text), faults)
+    return {name: span for name, span in blocks.items() if name in view.blocks}
 
 
-def _check_order(first_at: dict[str, int], text_length: int, faults: _Faults) -> None:
+def _check_presence(first_at: dict[str, int], view: View, text_length: int, faults: _Faults) -> None:
     for name in BLOCKS:
-        if name not in first_at:
+        if name in view.blocks and name not in first_at:
             faults.add(FaultKind.MISSING_BLOCK, text_length, name)
+        if name in first_at and name not in view.blocks:
+            faults.add(FaultKind.UNEXPECTED_BLOCK, first_at[name], name)
     if [name for name in BLOCKS if name in first_at] != list(first_at):
         faults.add(FaultKind.MISORDERED_BLOCK, min(first_at.values()))
 
 
-def _read_regions(text: str, start: int, end: int, faults: _Faults) -> tuple[Region, ...]:
-    """Regions between `start` and `end`: a caption pair directly followed, blank space apart, by a box pair."""
+def _read_regions(text: str, start: int, end: int, view: View, faults: _Faults) -> tuple[Region, ...]:
+    """Regions between `start` and `end`: a caption pair directly followed, blank space apart, by a box pair.
+
+    Where the view has no captions, a box pair alone is a region.
+    """
     regions = []
     pieces = REGION_MARKER.split(text[start:end])  # text, marker, text, ..., marker, text
     markers = [*pieces[1::2], "", "", ""]
@@ -138,7 +146,10 @@ def _read_regions(text: str, start: int, end: int, faults: _Faults) -> tuple[Reg
     has_block_markers = BLOCK_MARKER.search(text, start, end) is not None
     while markers[i]:
         step = 1
-        if markers[i] == CAPTION_START and markers[i + 1] == CAPTION_END:
+        if markers[i] == CAPTION_START and markers[i + 1] == CAPTION_END and not view.has_captions:
+            faults.add(FaultKind.UNEXPECTED_CAPTION, position)
+            step = 2
+        elif markers[i] == CAPTION_START and markers[i + 1] == CAPTION_END:
             caption = pieces[2 * i + 2]
             _check_caption(caption, position, has_block_markers, faults)
             step = 2
@@ -150,6 +161,11 @@ def _read_regions(text: str, start: int, end: int, faults: _Faults) -> tuple[Reg
                 step = 4
             else:
                 faults.add(FaultKind.CAPTION_WITHOUT_BOX, position)
+        elif markers[i] == BOX_START and markers[i + 1] == BOX_END and not view.has_captions:
+            box = _read_box(pieces[2 * i + 2], position, faults)
+            if box is not None:
+                regions.append(Region(box, ""))
+            step = 2
         elif markers[i] == BOX_START and markers[i + 1] == BOX_END:
             faults.add(FaultKind.BOX_WITHOUT_CAPTION, position)
             step = 2

@@ -1,4 +1,4 @@
-"""The nine chat templates, and which of them asks about a sample.
+"""The nine chat templates (texts in `templates.yaml`), and which of them asks about a sample.
 
 System prompt and query vary, the structure of the answer never does, so the parser does not depend on the template.
 The paper (appendix A.1) has three templates for real images and six for generated ones, which lets the question leak
@@ -7,8 +7,13 @@ the label; by default fxray draws one of all nine whatever the label is.
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import Literal
 
+import yaml
+
+from fxray.grammar.views import ViewName
 from fxray.schema import Verdict
 
 TemplateSetting = Literal["shared", "by-class", "1+1", "3+2"]
@@ -30,46 +35,14 @@ class Template:
     query: str
 
 
-_TEXTS = (
-    (
-        "You check images. In think list each flaw and its box, then name tags, then give the verdict.",
-        "Is this image real or generated?",
-    ),
-    (
-        "You look for flaws. First think: flaws with boxes. Then the tag block. Then the verdict block.",
-        "Look at this image. Is it real?",
-    ),
-    (
-        "Give a think block of flaws and boxes, a tag block, and a verdict block: real or generated.",
-        "Check this image.",
-    ),
-    (
-        "You tell real images from generated ones. Think of each flaw with its box, tag them, give a verdict.",
-        "Was this image generated?",
-    ),
-    (
-        "Name each flaw in think, with a box. Put tags in tag. Say real or generated in verdict.",
-        "Find the flaws of this image.",
-    ),
-    (
-        "Answer in three blocks: think with flaws and boxes, tag with tags, verdict with real or generated.",
-        "Tell if this image is real or generated.",
-    ),
-    (
-        "You are an image checker. Think with flaws and boxes first, then tag, then verdict.",
-        "Which flaws has this image?",
-    ),
-    (
-        "List flaws and their boxes in the think block, tags in the tag block, and end with the verdict block.",
-        "Look for flaws and give a verdict.",
-    ),
-    (
-        "You give a verdict on images: first think of flaws with boxes, then give tags, then real or generated.",
-        "What is your verdict on this image?",
-    ),
-)
+@cache
+def templates_of(view: ViewName) -> tuple[Template, ...]:
+    """The nine templates in the words of a view; the same index asks the same question."""
+    texts = yaml.safe_load(resources.files("fxray.grammar").joinpath("templates.yaml").read_text("utf-8"))
+    return tuple(Template(index, **text[view]) for index, text in enumerate(texts))
 
-TEMPLATES = tuple(Template(index, system, query) for index, (system, query) in enumerate(_TEXTS))
+
+TEMPLATES = templates_of("full")
 
 EVALUATION_TEMPLATE = TEMPLATES[0]
 """Every evaluation and detection asks with this one."""

@@ -13,7 +13,7 @@ from fxray.config.schedule import load_stages
 from fxray.config.tree import Config
 from fxray.detect.detector import Detector
 from fxray.errors import CheckpointError
-from fxray.grammar.prompts import EVALUATION_TEMPLATE
+from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
 from fxray.grpo.types import AdapterBlob
 from fxray.launch.fleet import read_adapter
 from fxray.launch.run import RunDirectory
@@ -47,10 +47,11 @@ def open_detector(config: Config, adapter: Path | None) -> Detector:
             engine.load_adapter(blob)
     return Detector(
         engine,
-        render_prompt(load_tokenizer(model_path), EVALUATION_TEMPLATE),
+        render_prompt(load_tokenizer(model_path), templates_of(config.data.view)[EVALUATION_TEMPLATE.index]),
         min_pixels=config.model.min_pixels,
         max_pixels=config.model.max_pixels,
         max_new_tokens=config.evaluate.max_new_tokens,
+        view=config.data.view,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fxray.data.order import permutation
 from fxray.evaluate.predictions import Prediction, from_answer
 from fxray.events import OnEvent, PhaseStarted, Step
+from fxray.grammar.views import ViewName
 from fxray.grpo.ports import Generator
 from fxray.grpo.types import SamplingSettings
 from fxray.launch.prompts import PromptSource
@@ -18,6 +19,7 @@ def answer_split(
     sampling: SamplingSettings,
     *,
     batch_size: int,
+    view: ViewName,
     phase: str,
     on_event: OnEvent,
 ) -> list[Prediction]:
@@ -33,7 +35,12 @@ def answer_split(
         for group in groups:
             rollout, prompt = group.rollouts[0], group.prompt
             prediction = from_answer(
-                prompt.sample_id, prompt.frame, rollout.text, is_finished=rollout.is_finished, seconds=seconds
+                prompt.sample_id,
+                prompt.frame,
+                rollout.text,
+                is_finished=rollout.is_finished,
+                seconds=seconds,
+                view=view,
             )
             num_right += prediction.verdict is prompt.annotation.verdict
             predictions.append(prediction)

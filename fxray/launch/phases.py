@@ -112,6 +112,7 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
             rows,
             greedy(config),
             batch_size=policies.batch_size,
+            view=config.data.view,
             phase="evaluate",
             on_event=on_event,
         )
@@ -143,6 +144,7 @@ def _answer(session: Session, fleet: Fleet, name: str) -> None:
             rows_to_answer(len(fleet.test), session.config.evaluate.num_samples),
             greedy(session.config),
             batch_size=fleet.batch_size,
+            view=session.config.data.view,
             phase=phase,
             on_event=session.on_event,
         )

@@ -56,4 +56,4 @@ def stage_rewards(config: Config, stage: Stage) -> StageRewards:
         "format": RightWrong(stage.rewards.format.right, stage.rewards.format.wrong),
     }
     custom = tuple(CustomReward(function.path, function.weight) for function in config.reward.functions)
-    return StageRewards(name=stage.name, custom=custom, **weights)
+    return StageRewards(name=stage.name, custom=custom, view=config.data.view, **weights)

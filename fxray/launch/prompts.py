@@ -7,7 +7,7 @@ from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
 from fxray.data.frame import smart_frame
 from fxray.data.order import derived_seed, rows_of_step
-from fxray.grammar.prompts import EVALUATION_TEMPLATE, TEMPLATES, Template, draw_template
+from fxray.grammar.prompts import EVALUATION_TEMPLATE, Template, draw_template, templates_of
 from fxray.grpo.types import ImageRef, PromptGroup
 
 Fetch = Callable[[Sequence[int]], list[ImageRef | None]]
@@ -20,7 +20,7 @@ class PromptSource:
     Args:
         dataset: The samples, without pixels.
         fetch: Gives images by row.
-        config: For seed, templates, pixel bounds and batch size.
+        config: For seed, templates, view, pixel bounds and batch size.
         model_path: Folder of the base model, whose tokenizer knows the chat format.
     """
 
@@ -29,7 +29,7 @@ class PromptSource:
         from fxray.model.prompts import render_prompt
 
         tokenizer = load_tokenizer(model_path)
-        self._prompts = [render_prompt(tokenizer, template) for template in TEMPLATES]
+        self._prompts = [render_prompt(tokenizer, template) for template in templates_of(config.data.view)]
         self._dataset = dataset
         self._fetch = fetch
         self._config = config

@@ -27,6 +27,8 @@ def sft_settings(config: Config, model_path: Path, train: Path) -> SftSettings:
         gpus_per_worker=math.ceil(config.learner.gpus_per_rank),  # no engine runs beside it
         threads=config.learner.threads,
         templates=config.data.templates,
+        view=config.data.view,
+        region_order=config.data.region_order,
         on_corrupt_image=config.data.on_corrupt_image,
         seed=config.seed,
         **sft.model_dump(),

@@ -51,7 +51,7 @@ class Card:
     Attributes:
         sample: The truth.
         prediction: What was said of it; the answer cut to 4,000 characters.
-        iou: Of the unions of boxes; None for a real image.
+        iou: Of the unions of boxes; None for a real image, or where the detector was taught no boxes.
         image_uri: JPEG as a data URI.
         view_width: Width of the view.
         view_height: Height of the view.
@@ -103,6 +103,7 @@ def fill_shelves(
     *,
     num_cards: int,
     seed: int,
+    has_boxes: bool = True,
 ) -> list[Shelf]:
     """Draws the cards of a gallery.
 
@@ -112,38 +113,40 @@ def fill_shelves(
         load_image: Upright image of the i-th of `samples`.
         num_cards: About how many cards in all.
         seed: Of the draw.
+        has_boxes: False for a detector that was taught none: a flaw need not be located, and no card has an IoU.
     """
     members: dict[str, list[int]] = {title: [] for title in _SHELVES}
     for i, sample in enumerate(samples):
-        members[_kind_of(sample, predictions[sample.sample_id])].append(i)
+        members[_kind_of(sample, predictions[sample.sample_id], has_boxes=has_boxes)].append(i)
     shelves = []
     for k, (title, part) in enumerate(_SHELVES.items()):
         rows = members[title]
         num_drawn = min(len(rows), max(1, round(part * num_cards)))
         drawn = np.random.default_rng((seed, k)).permutation(len(rows))[:num_drawn]
         cards = tuple(
-            _card(samples[rows[j]], predictions[samples[rows[j]].sample_id], load_image(rows[j])) for j in sorted(drawn)
+            _card(samples[rows[j]], predictions[samples[rows[j]].sample_id], load_image(rows[j]), has_boxes=has_boxes)
+            for j in sorted(drawn)
         )
-        shelves.append(Shelf(title, len(rows), cards))
+        shelves.append(Shelf(title if has_boxes else title.removesuffix(" and located"), len(rows), cards))
     return [shelf for shelf in shelves if shelf.cards]
 
 
-def _kind_of(sample: Sample, prediction: Prediction) -> str:
+def _kind_of(sample: Sample, prediction: Prediction, *, has_boxes: bool) -> str:
     located, poorly, missed, false_alarm, cleared = _SHELVES
     if sample.annotation.verdict is Verdict.REAL:
         return cleared if prediction.verdict is Verdict.REAL else false_alarm
     if prediction.verdict is not Verdict.GENERATED:
         return missed
-    return located if region_ious(prediction.regions, sample)[0] >= LOCATED_IOU else poorly
+    return located if not has_boxes or region_ious(prediction.regions, sample)[0] >= LOCATED_IOU else poorly
 
 
-def _card(sample: Sample, prediction: Prediction, image: Image.Image) -> Card:
-    is_real = sample.annotation.verdict is Verdict.REAL
+def _card(sample: Sample, prediction: Prediction, image: Image.Image, *, has_boxes: bool) -> Card:
+    has_iou = has_boxes and sample.annotation.verdict is Verdict.GENERATED
     answer = prediction.answer or ""
     return Card(
         sample=sample,
         prediction=prediction,
-        iou=None if is_real else region_ious(prediction.regions, sample)[0],
+        iou=region_ious(prediction.regions, sample)[0] if has_iou else None,
         image_uri=_data_uri(image),
         view_width=max(1, round(sample.width_px * _scale(sample))),
         view_height=max(1, round(sample.height_px * _scale(sample))),

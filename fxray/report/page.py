@@ -120,6 +120,7 @@ def _gallery(record: RunRecord) -> Sequence[Shelf]:
         lambda i: decode_image(dataset.image_bytes(record.rows[i]), dataset.samples[record.rows[i]].sample_id),
         num_cards=record.gallery_size,
         seed=record.seed,
+        has_boxes=record.has_boxes,
     )
 
 

@@ -17,6 +17,7 @@ from fxray.errors import FxrayError
 from fxray.evaluate.comparison import STAGE_TITLES, Comparison, compare
 from fxray.evaluate.evaluation import Evaluation, evaluate
 from fxray.evaluate.predictions import Prediction, read_predictions
+from fxray.grammar.views import VIEWS
 from fxray.metrics import StepMetrics, read_metrics
 
 
@@ -31,6 +32,7 @@ class RunRecord:
         gallery_size: Cards of the gallery.
         versions: Package versions, git revision, machine, command.
         is_synthetic: True where the data are photographs with planted defects.
+        has_boxes: False where the run's view has none.
         steps: Recorded steps.
         comparison: Every stage that was evaluated.
         dataset: The held-out split; None where it cannot be read.
@@ -45,6 +47,7 @@ class RunRecord:
     gallery_size: int
     versions: dict[str, Any]
     is_synthetic: bool
+    has_boxes: bool
     steps: list[StepMetrics]
     comparison: Comparison
     dataset: Dataset | None
@@ -68,11 +71,15 @@ def read_run(run_dir: Path) -> RunRecord:
             where=str(run_dir),
             remedy="give the --run-dir of a `fxray train`",
         )
-    seed, settings = _settings(config_text, notes)
+    seed, settings, has_boxes = _settings(config_text, notes)
     is_synthetic = bool(data.get("is_synthetic", False))
     dataset = _open_dataset(run_dir, data, notes)
     answers = _read_answers(run_dir, notes)
-    evaluations = _evaluate_all(dataset, answers, settings.num_bootstrap, seed, is_synthetic, notes) if dataset else []
+    evaluations = []
+    if dataset:
+        evaluations = _evaluate_all(
+            dataset, answers, settings.num_bootstrap, seed, notes, is_synthetic=is_synthetic, has_boxes=has_boxes
+        )
     comparison = _compare(evaluations, notes)
     last = answers[comparison.evaluations[-1].name] if comparison.evaluations else []
     return RunRecord(
@@ -82,6 +89,7 @@ def read_run(run_dir: Path) -> RunRecord:
         gallery_size=settings.gallery_size,
         versions=_read_json(run_dir / "versions.json", notes),
         is_synthetic=is_synthetic or comparison.is_synthetic,
+        has_boxes=has_boxes,
         steps=_read_steps(run_dir, notes),
         comparison=comparison,
         dataset=dataset,
@@ -124,14 +132,15 @@ def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
     return content
 
 
-def _settings(config_text: str, notes: list[str]) -> tuple[int, EvaluateConfig]:
-    """Seed and evaluation settings that the run was made with; the defaults where they are not to be had."""
+def _settings(config_text: str, notes: list[str]) -> tuple[int, EvaluateConfig, bool]:
+    """Seed and evaluation settings of the run, and whether its view has boxes; defaults where these are missing."""
     try:
         tree = yaml.safe_load(config_text) or {}
-        return int(tree.get("seed", 0)), EvaluateConfig.model_validate(tree.get("evaluate", {}))
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        has_boxes = VIEWS[tree.get("data", {}).get("view", "full")].has_regions
+        return int(tree.get("seed", 0)), EvaluateConfig.model_validate(tree.get("evaluate", {})), has_boxes
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError) as error:
         notes.append(f"config.yaml cannot be read: {str(error).splitlines()[0]}")
-        return 0, EvaluateConfig()
+        return 0, EvaluateConfig(), True
 
 
 def _open_dataset(run_dir: Path, data: Mapping[str, Any], notes: list[str]) -> Dataset | None:
@@ -164,15 +173,23 @@ def _evaluate_all(
     answers: Mapping[str, Sequence[Prediction]],
     num_bootstrap: int,
     seed: int,
-    is_synthetic: bool,
     notes: list[str],
+    *,
+    is_synthetic: bool,
+    has_boxes: bool,
 ) -> list[Evaluation]:
     evaluations = []
     for name, predictions in answers.items():
         samples = [dataset.samples[row] for row in _rows(dataset, predictions)]
         try:
             evaluation = evaluate(
-                predictions, samples, num_bootstrap=num_bootstrap, seed=seed, name=name, is_synthetic=is_synthetic
+                predictions,
+                samples,
+                num_bootstrap=num_bootstrap,
+                seed=seed,
+                name=name,
+                is_synthetic=is_synthetic,
+                has_boxes=has_boxes,
             )
             evaluations.append(evaluation)
         except FxrayError as error:

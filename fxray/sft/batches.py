@@ -18,7 +18,7 @@ from fxray.data.frame import Frame, smart_frame
 from fxray.data.images import decode_image
 from fxray.data.order import rows_of_step
 from fxray.errors import DataError, DeadlineError
-from fxray.grammar.prompts import TEMPLATES, draw_template
+from fxray.grammar.prompts import draw_template, templates_of
 from fxray.model.packed import PackedRow
 from fxray.model.prompts import encode_prompt, preprocess, render_prompt
 from fxray.schema import Sample
@@ -38,10 +38,12 @@ class Example:
     Attributes:
         row: As the model takes it.
         is_learnt: False where the image cannot be read: the example fills its place and adds nothing to the loss.
+        num_dropped_regions: Regions that its answer leaves out to keep to its bound.
     """
 
     row: PackedRow
     is_learnt: bool
+    num_dropped_regions: int = 0
 
 
 class ExampleReader:
@@ -74,7 +76,7 @@ class ExampleReader:
         self._tokenizer = tokenizer
         self._image_processor = image_processor
         self._rank, self._num_ranks = rank, num_ranks
-        self._prompts = [render_prompt(tokenizer, template) for template in TEMPLATES]
+        self._prompts = [render_prompt(tokenizer, template) for template in templates_of(settings.view)]
         self._encode_prompt = lru_cache(maxsize=4096)(self._encode_prompt_anew)
         self._patches: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._cached_bytes = 0
@@ -102,10 +104,19 @@ class ExampleReader:
         )
         template = draw_template(s.templates, sample.annotation.verdict, (s.seed, sample.sample_id, epoch))
         prompt = self._encode_prompt(template.index, frame.model_width_px * frame.model_height_px // factor**2)
-        answer = encode_answer(self._tokenizer, sample, frame, max_answer_tokens=s.max_answer_tokens)
+        answer = encode_answer(
+            self._tokenizer,
+            sample,
+            frame,
+            max_answer_tokens=s.max_answer_tokens,
+            view=s.view,
+            region_order=s.region_order,
+            may_drop_regions=s.on_long_answer == "drop-regions",
+        )
         pixel_values, grid_thw = self._read_patches(row, sample, frame)
-        packed = PackedRow(sample.sample_id, prompt, (np.array(answer, dtype=np.int32),), pixel_values, grid_thw)
-        return Example(packed, is_learnt=row not in self.corrupt_rows)
+        token_ids = np.array(answer.token_ids, dtype=np.int32)
+        packed = PackedRow(sample.sample_id, prompt, (token_ids,), pixel_values, grid_thw)
+        return Example(packed, row not in self.corrupt_rows, answer.num_dropped_regions)
 
     def _encode_prompt_anew(self, template_index: int, num_image_tokens: int) -> NDArray[np.int32]:
         token_ids = encode_prompt(self._tokenizer, self._prompts[template_index], num_image_tokens)

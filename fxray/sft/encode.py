@@ -4,46 +4,88 @@ chat template | image tokens | query | <answer> <end token>
 not learnt ...........................| learnt ............
 """
 
+from dataclasses import dataclass, replace
+
 from transformers import PreTrainedTokenizerFast
 
 from fxray.data.frame import Frame
 from fxray.errors import DataError
 from fxray.grammar import render
+from fxray.grammar.views import VIEWS, RegionOrder, ViewName, in_order
 from fxray.schema import Annotation, Region, Sample
 
 END_TOKEN = "<|im_end|>"
 
 
+@dataclass(frozen=True, slots=True)
+class TaughtAnswer:
+    """An answer to learn.
+
+    Attributes:
+        token_ids: End token included.
+        num_dropped_regions: Regions of the sample that it leaves out to keep to its bound.
+    """
+
+    token_ids: list[int]
+    num_dropped_regions: int = 0
+
+
 def encode_answer(
-    tokenizer: PreTrainedTokenizerFast, sample: Sample, frame: Frame, *, max_answer_tokens: int
-) -> list[int]:
-    """Token ids of the answer that a sample teaches, end token included.
+    tokenizer: PreTrainedTokenizerFast,
+    sample: Sample,
+    frame: Frame,
+    *,
+    max_answer_tokens: int,
+    view: ViewName = "full",
+    region_order: RegionOrder = "annotation",
+    may_drop_regions: bool = False,
+) -> TaughtAnswer:
+    """The answer that a sample teaches. It is never cut: it is whole, or lacks whole regions.
 
     Args:
         tokenizer: The model's tokenizer.
         sample: Boxes in original pixels.
         frame: Original and model frame of the image.
         max_answer_tokens: Bound on the answer.
+        view: What the answer speaks of.
+        region_order: In which order it names the regions.
+        may_drop_regions: A longer answer loses its last regions until it fits; one region always stays.
 
     Raises:
         DataError: The answer cannot be said in the grammar, or is too long.
     """
     where = f"sample {sample.sample_id}"
-    try:
-        answer = render(in_model_frame(sample.annotation, frame))
-    except DataError as error:
-        raise DataError(error.message, where=where, remedy=error.remedy) from error
-    token_ids = tokenizer(answer + END_TOKEN, add_special_tokens=False).input_ids
-    if len(token_ids) > max_answer_tokens:
+    annotation = replace(sample.annotation, regions=in_order(sample.annotation.regions, region_order))
+    taught = _encode(tokenizer, annotation, frame, view, where)
+    num_regions = len(annotation.regions)
+    num_kept = num_regions
+    if may_drop_regions and VIEWS[view].has_regions:
+        while len(taught) > max_answer_tokens and num_kept > 1:
+            num_kept -= 1
+            shorter = replace(annotation, regions=annotation.regions[:num_kept])
+            taught = _encode(tokenizer, shorter, frame, view, where)
+    if len(taught) > max_answer_tokens:
+        left = f" with {num_kept} of its {num_regions} regions" if num_kept < num_regions else ""
         raise DataError(
-            f"the answer has {len(token_ids)} tokens, {max_answer_tokens} are allowed (sft.max_answer_tokens)",
+            f"the answer has {len(taught)} tokens{left}, {max_answer_tokens} are allowed (sft.max_answer_tokens)",
             where=where,
-            remedy="shorten its captions, leave the row out, or raise sft.max_answer_tokens",
+            remedy="shorten its captions, leave the row out, raise sft.max_answer_tokens, or let answers lose regions "
+            "with sft.on_long_answer=drop-regions",
         )
-    return list(token_ids)
+    return TaughtAnswer(taught, num_regions - num_kept)
 
 
 def in_model_frame(annotation: Annotation, frame: Frame) -> Annotation:
     """The annotation with its boxes in the model's frame."""
     regions = tuple(Region(frame.to_model(region.box), region.caption) for region in annotation.regions)
     return Annotation(annotation.verdict, regions, annotation.tags)
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, annotation: Annotation, frame: Frame, view: ViewName, where: str
+) -> list[int]:
+    try:
+        answer = render(in_model_frame(annotation, frame), view)
+    except DataError as error:
+        raise DataError(error.message, where=where, remedy=error.remedy) from error
+    return list(tokenizer(answer + END_TOKEN, add_special_tokens=False).input_ids)

@@ -6,6 +6,9 @@ from typing import Literal
 
 from fxray.errors import ConfigError
 from fxray.grammar.prompts import TemplateSetting
+from fxray.grammar.views import RegionOrder, ViewName
+
+LongAnswer = Literal["error", "drop-regions"]
 
 _MERELY_HOW = frozenset(
     {"model_path", "dataset_path", "gradient_checkpointing", "micro_batch_size", "num_workers", "gpus_per_worker"}
@@ -42,8 +45,11 @@ class SftSettings:
         zero_stage: DeepSpeed ZeRO stage.
         checkpoint_every_steps: Steps between two checkpoints.
         max_failures: Deaths of workers that the job survives.
-        max_answer_tokens: Longer answers are refused.
+        max_answer_tokens: Bound on an answer.
+        on_long_answer: Stop at a longer answer, or drop its last regions until it fits.
         templates: Which sets of chat templates there are.
+        view: What answers speak of.
+        region_order: Regions of an answer as annotated, or by position.
         on_corrupt_image: Stop at an image that cannot be read, or leave it out of its step.
         seed: Of order, templates, initial adapter and dropout.
     """
@@ -72,7 +78,10 @@ class SftSettings:
     checkpoint_every_steps: int
     max_failures: int
     max_answer_tokens: int
+    on_long_answer: LongAnswer
     templates: TemplateSetting
+    view: ViewName
+    region_order: RegionOrder
     on_corrupt_image: Literal["error", "skip"]
     seed: int
 

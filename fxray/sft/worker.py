@@ -133,10 +133,11 @@ class Trainer:
         rate = s.rate(step, self._num_steps)
         chunks = [examples[start : start + s.micro_batch_size] for start in range(0, len(examples), s.micro_batch_size)]
         weights = [token_weights(chunk) for chunk in chunks]
-        num_learnt, num_tokens, num_skipped = self._sum_over_ranks(
+        num_learnt, num_tokens, num_skipped, num_dropped = self._sum_over_ranks(
             sum(float(weight_R.sum()) for weight_R in weights),
             sum(len(e.row.prompt_token_ids) + len(e.row.answers[0]) for e in examples),
             sum(not e.is_learnt for e in examples),
+            sum(e.num_dropped_regions for e in examples),
         )
         loss = 0.0
         for chunk, weight_R in zip(chunks, weights, strict=True):
@@ -152,6 +153,7 @@ class Trainer:
             "grad_norm": norm,
             "num_tokens": num_tokens,
             "num_skipped": num_skipped,
+            "num_dropped_regions": num_dropped,
         }
 
     def _sum_over_ranks(self, *values: float) -> list[float]:

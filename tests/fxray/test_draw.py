@@ -3,7 +3,16 @@
 import pytest
 from PIL import Image, ImageColor
 
-from fxray.draw import MAX_CAPTION_CHARACTERS, PALETTE, draw_annotation, plain_text, side_by_side
+from fxray.draw import (
+    MAX_CAPTION_CHARACTERS,
+    PALETTE,
+    contact_sheet,
+    draw_annotation,
+    draw_notice,
+    fitted,
+    plain_text,
+    side_by_side,
+)
 from fxray.schema import Box, Region, Tag, Verdict
 
 GREY = (90, 90, 90)
@@ -87,3 +96,46 @@ def test_text_of_a_model_becomes_one_short_line() -> None:
     assert plain_text(" a\n\tb\x00c ") == "a b c"
     assert len(plain_text("x" * 10_000)) == MAX_CAPTION_CHARACTERS
     assert plain_text("x" * 10_000).endswith("…")
+
+
+def test_a_large_image_is_reduced_with_its_regions() -> None:
+    image, regions = fitted(Image.new("RGB", (2000, 500), GREY), [Region(Box(100, 100, 300, 500), "Hand bent")], 400)
+    assert image.size == (400, 100)
+    assert regions == (Region(Box(20, 20, 60, 100), "Hand bent"),)
+    small = Image.new("RGB", (30, 20), GREY)
+    assert fitted(small, regions, 400) == (small, regions)
+    sliver, (region,) = fitted(Image.new("L", (30_000, 1)), [Region(Box(0, 0, 30_000, 1), "Line")], 300)
+    assert sliver.size == (300, 1)
+    assert region.box == Box(0, 0, 300, 1)
+
+
+def test_a_narrow_image_is_not_enlarged_beyond_the_height_asked_for() -> None:
+    tall = Image.new("RGB", (5, 448), GREY)
+    panel = draw_annotation(tall, heading="Truth", verdict=None, max_enlarged_height_px=600)
+    assert panel.width == 448
+    assert panel.height < 700
+
+
+def test_a_number_stands_beside_a_box_that_it_would_hide() -> None:
+    first = ImageColor.getrgb(PALETTE[0])
+    inside = drawn((448, 448), Box(200, 200, 212, 212)).crop((206, 206, 207, 207)).getpixel((0, 0))
+    assert inside == GREY
+    above, below = drawn((448, 448), Box(200, 200, 212, 212)), drawn((448, 448), Box(200, 0, 212, 12))
+    assert above.getpixel((203, 190)) == first
+    assert below.getpixel((203, 22)) == first
+
+
+def test_a_sheet_holds_every_panel_in_rows() -> None:
+    panels = [Image.new("RGB", (448, height), (height, 0, 0)) for height in (100, 200, 50)]
+    sheet = contact_sheet(panels, 2)
+    assert sheet.size == (16 + 2 * 464, 16 + 216 + 66)
+    corners = [(16, 16), (480, 16), (16, 232)]
+    assert [sheet.getpixel(corner) for corner in corners] == [(100, 0, 0), (200, 0, 0), (50, 0, 0)]
+    assert sheet.getpixel((16, 116)) == sheet.getpixel((500, 240)) == sheet.getpixel((0, 0))
+
+
+def test_a_notice_says_why_there_is_no_picture() -> None:
+    short, long = draw_notice("s1", "damaged"), draw_notice("s1", "damaged " * 25)
+    assert short.width == 448
+    assert long.height > short.height
+    assert short.convert("L").getextrema()[0] < 60

@@ -1,15 +1,17 @@
 """Rewards of hand-made answers under every shipped stage, against totals worked out by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from fxray.data.frame import Frame
+from fxray.grammar.views import VIEWS
 from fxray.schema import Annotation, Box, Region, Tag, Verdict
 from rewards.score import score
-from rewards.stage import RightWrong, StageRewards, weights_at
+from rewards.stage import RightWrong, StageRewards, parts_off, weights_at
 
 SCHEDULES = Path(__file__).parents[2] / "configs" / "schedules"
 
@@ -165,3 +167,46 @@ def test_advantages_of_a_group_by_hand():
     assert totals == [4, 3, 1, -2]
     expected = [deviation / (math.sqrt(7) + 1e-4) for deviation in (2.5, 1.5, -0.5, -3.5)]
     assert advantages(totals) == pytest.approx(expected)
+
+
+BARE = f"<|box_start|>{HALF}<|box_end|>"
+TAGS = "<tag>structure errors</tag>"
+VERDICT = "<verdict>generated</verdict>"
+
+
+@pytest.mark.parametrize(
+    ("view", "text", "iou", "is_strict", "total"),
+    [
+        # alpha: iou + label (1, -1) + format (2, -1); without boxes the iou earns nothing, right or wrong.
+        ("no-bbox", f"{TAGS}{VERDICT}", 0.0, True, 3.0),
+        ("no-bbox", answer(EXACT), 0.0, False, 0.0),
+        ("label-only", VERDICT, 0.0, True, 3.0),
+        ("label-only", f"{TAGS}{VERDICT}", 0.0, False, 0.0),
+        ("no-tags", answer(HALF).replace("<tag>structure errors</tag>\n", ""), 0.55, True, 3.55),
+        ("no-tags", answer(HALF), 0.55, False, 0.55),
+        ("no-caption", f"<think>{BARE}</think>{TAGS}{VERDICT}", 0.55, True, 3.55),
+        ("no-caption", answer(HALF), 0.55, False, 0.55),
+    ],
+)
+def test_totals_in_a_view_worked_out_by_hand(view, text, iou, is_strict, total):
+    scored = score(text, GENERATED, FRAME, replace(STAGES["alpha"], view=view))
+    assert scored.total == pytest.approx(total)
+    assert scored.iou == pytest.approx(iou)
+    assert (scored.is_right, scored.is_strict) == (True, is_strict)
+
+
+@pytest.mark.parametrize("view", ["no-bbox", "label-only"])
+def test_without_boxes_a_real_image_earns_no_iou_either(view):
+    text = {"no-bbox": "<tag>none</tag><verdict>real</verdict>", "label-only": "<verdict>real</verdict>"}[view]
+    scored = score(text, REAL, FRAME, replace(STAGES["gamma"], view=view))
+    assert (scored.total, scored.iou) == (0.0, 0.0)  # -1 + 0.5 + 0.5
+
+
+def test_each_view_tells_which_parts_it_switches_off():
+    assert {view: parts_off(view) for view in VIEWS} == {
+        "full": (),
+        "no-bbox": ("iou",),
+        "no-caption": (),
+        "no-tags": (),
+        "label-only": ("iou",),
+    }

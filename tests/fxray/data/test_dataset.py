@@ -117,7 +117,7 @@ def test_missing_foreign_and_empty_files_are_refused(tmp_path: Path) -> None:
 def test_another_schema_is_refused(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([], schema=SCHEMA)
     pq.write_table(table.replace_schema_metadata({b"fxray.schema_version": b"9"}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"version '9'.*expected '1'"):
+    with pytest.raises(DataError, match=r"version '9'.*expected '2'"):
         Dataset.open(tmp_path / "a.parquet")
     pq.write_table(table.replace_schema_metadata(None), tmp_path / "b.parquet")
     with pytest.raises(DataError, match="version 'none'"):
@@ -125,6 +125,29 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     pq.write_table(table.drop_columns(["tags"]), tmp_path / "c.parquet")
     with pytest.raises(DataError, match="column 'tags' is None"):
         Dataset.open(tmp_path / "c.parquet")
+
+
+def test_a_file_of_version_1_is_read_and_knows_no_annotator(tmp_path: Path) -> None:
+    rows = [_row(number) for number in range(3)]
+    records = [{k: v for k, v in dataset._write_record(row).items() if k != "annotator"} for row in rows]
+    schema = SCHEMA.remove(SCHEMA.get_field_index("annotator")).with_metadata({b"fxray.schema_version": b"1"})
+    pq.write_table(pa.Table.from_pylist(records, schema=schema), tmp_path / "old.parquet")
+    opened = Dataset.open(tmp_path / "old.parquet")
+    assert opened.samples == [row.sample for row in rows]
+    assert [sample.annotator for sample in opened.samples] == [None, None, None]
+    assert opened.image_bytes(2) == rows[2].image
+    lacking = pa.Table.from_pylist(records, schema=schema).replace_schema_metadata(SCHEMA.metadata)
+    pq.write_table(lacking, tmp_path / "lacking.parquet")
+    with pytest.raises(DataError, match="column 'annotator' is None, expected string"):
+        Dataset.open(tmp_path / "lacking.parquet")
+
+
+def test_the_annotator_is_kept_and_may_be_unknown(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a.parquet", [_row(0, annotator="Ana B."), _row(1)])
+    assert pq.read_schema(tmp_path / "a.parquet").metadata[b"fxray.schema_version"] == b"2"
+    assert [sample.annotator for sample in Dataset.open(tmp_path / "a.parquet").samples] == ["Ana B.", None]
+    with pytest.raises(DataError, match="field annotator: '', expected a name"):
+        write_dataset(tmp_path / "b.parquet", [_row(0, annotator="")])
 
 
 _FLAW = {"x_min": 1.0, "y_min": 1.0, "x_max": 9.0, "y_max": 9.0, "caption": "hand fused"}

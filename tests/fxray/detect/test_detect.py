@@ -62,6 +62,16 @@ def png(grey: int, size: tuple[int, int] = (112, 112)) -> bytes:
     return encoded.getvalue()
 
 
+def test_answers_are_read_in_the_view_that_was_trained(source: FixedAnswers) -> None:
+    image = [("dark", Image.new("RGB", (112, 112)))]
+    bounds = {"min_pixels": 56 * 56, "max_pixels": 56 * 56, "max_new_tokens": 40}
+    (full,) = Detector(source, "prompt", **bounds).predict(image)
+    (plain,) = Detector(source, "prompt", **bounds, view="label-only").predict(image)
+    assert (full.is_strict, full.faults) == (True, ())
+    assert (plain.verdict, plain.regions, plain.tags) == (full.verdict, (), ())
+    assert plain.faults == ("unexpected-block",)
+
+
 def test_answers_are_greedy_and_boxes_in_original_pixels(detector: Detector, source: FixedAnswers) -> None:
     (prediction,) = detector.predict([("dark", Image.new("RGB", (112, 112)))])
     assert source.sampling == SamplingSettings(group_size=1, temperature=0.0, top_p=1.0, max_new_tokens=40)

@@ -140,6 +140,15 @@ def test_boxes_of_an_answer_are_clipped_before_they_are_scaled() -> None:
     assert outside.faults == ("generated-without-region",)
 
 
+def test_an_answer_is_read_in_its_view() -> None:
+    frame = Frame(width_px=100, height_px=300, model_width_px=56, model_height_px=84)
+    bare = "<think><|box_start|>(28,14),(56,84)<|box_end|></think><tag>none</tag><verdict>generated</verdict>"
+    prediction = from_answer("a", frame, bare, view="no-caption")
+    assert prediction.is_strict
+    assert prediction.regions == (Region(Box(50, 50, 100, 300), ""),)
+    assert from_answer("a", frame, bare).faults == ("generated-without-region", "box-without-caption")
+
+
 def test_a_cut_answer_is_a_prediction_with_faults() -> None:
     prediction = from_answer("a", Frame(28, 28, 28, 28), STRICT[:60], is_finished=False)
     assert prediction.verdict is None

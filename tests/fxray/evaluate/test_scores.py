@@ -63,6 +63,15 @@ def test_real_images_have_no_iou_whatever_is_predicted() -> None:
     assert math.isnan(scores.values["boxes_per_image"][0])
 
 
+def test_a_detector_that_was_taught_no_boxes_has_no_iou_but_all_the_rest() -> None:
+    samples = [sample("a", LEFT), sample("b", verdict=Verdict.REAL)]
+    predictions = [predicted("a"), predicted("b", verdict=Verdict.REAL)]
+    values = score_samples(predictions, samples, has_boxes=False).values
+    assert all(math.isnan(value) for name in ("iou", "matched_iou", "boxes_per_image") for value in values[name])
+    assert values["accuracy"].tolist() == values["parse_rate"].tolist() == [1, 1]
+    assert score_samples(predictions, samples).values["iou"][0] == 0
+
+
 def test_the_label_decides_the_class_never_the_absence_of_regions() -> None:
     scores = score_samples([predicted("a")], [sample("a")])
     assert scores.is_generated_N.tolist() == [True]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxray.grammar import ParsedAnswer, parse
+from fxray.grammar import FaultKind, ParsedAnswer, parse
+from fxray.grammar.markers import END_TOKENS
 from fxray.schema import Verdict
 
 REGION = "<|object_ref_start|>Leg<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>"
@@ -64,9 +65,14 @@ def test_any_sequence_of_pieces(text):
     check(parse(text, lenient=True))
 
 
-@given(st.text(st.characters()))
+@given(st.text(st.characters()).map(str.rstrip).filter(lambda text: not text.endswith(END_TOKENS)))
 def test_reading_ignores_one_end_token(text):
-    assert parse(text + "<|im_end|>") == parse(text.rstrip()) or text.rstrip() != text
+    assert parse(text + "<|im_end|>") == parse(text)
+
+
+def test_a_second_end_token_is_text():
+    assert parse(GOOD + "<|im_end|>").is_strict
+    assert [fault.kind for fault in parse(GOOD + "<|endoftext|><|im_end|>").faults] == [FaultKind.TEXT_OUTSIDE]
 
 
 def filled(piece: str) -> str:

@@ -2,12 +2,14 @@
 
 import html.parser
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fxray.data.dataset import Dataset
 from fxray.errors import FxrayError
@@ -158,6 +160,22 @@ def test_damaged_parts_are_said_and_the_rest_is_shown(make_run: MakeRun) -> None
     assert "is not a record of a step" in text
     assert "versions.json is no JSON object" in text
     assert "From SFT to GRPO γ" in text
+
+
+def test_a_run_in_a_view_without_boxes_reports_no_iou(make_run: MakeRun) -> None:
+    run_dir = make_run()
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config["data"] = config.get("data", {}) | {"view": "no-bbox"}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    comparison = write_report(run_dir).comparison
+    last = comparison.evaluations[-1].overall.metrics
+    assert math.isnan(last["iou"].value)
+    assert last["accuracy"].value > 0.5
+    assert "IoU not measured" in comparison.gain.sentence()
+    page = Page((run_dir / "report.html").read_text("utf-8"))
+    assert not [attrs for _, attrs in page.tags if attrs.get("class") == "iou"]
+    assert "Found" in page.text
+    assert "located" not in page.text
 
 
 def test_a_lost_test_set_is_said(make_run: MakeRun) -> None:

@@ -79,7 +79,10 @@ def settings(random_model_dir: Path, dataset_path: Path) -> SftSettings:
         checkpoint_every_steps=2,
         max_failures=2,
         max_answer_tokens=200,
+        on_long_answer="error",
         templates="shared",
+        view="full",
+        region_order="annotation",
         on_corrupt_image="error",
         seed=3,
     )

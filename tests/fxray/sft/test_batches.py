@@ -122,6 +122,29 @@ def test_templates_change_from_epoch_to_epoch_and_are_the_same_on_every_reader(s
     assert sum(first_epoch[name] != second_epoch[name] for name in first_epoch) > 12
 
 
+def test_questions_and_answers_keep_to_the_view(settings: SftSettings) -> None:
+    tokenizer = load_tokenizer(Path(settings.model_path))
+    rows = [example.row for example in make_reader(replace(settings, view="label-only")).read(0)]
+
+    answers = {tokenizer.decode(row.answers[0]) for row in rows}
+    assert answers == {"<verdict>real</verdict><|im_end|>", "<verdict>generated</verdict><|im_end|>"}
+    asked = [tokenizer.decode(row.prompt_token_ids) for row in rows]
+    assert not any("box" in question or "tag" in question for question in asked)
+
+
+def test_dropped_regions_are_counted(settings: SftSettings) -> None:
+    longest = max(len(e.row.answers[0]) for step in range(6) for e in make_reader(settings).read(step))
+    refusing = make_reader(replace(settings, max_answer_tokens=longest - 1))
+    with pytest.raises(DataError, match="on_long_answer=drop-regions"):
+        [refusing.read(step) for step in range(6)]
+
+    reader = make_reader(replace(settings, max_answer_tokens=longest - 1, on_long_answer="drop-regions"))
+    examples = [example for step in range(6) for example in reader.read(step)]
+    # One to three squares, all captions alike: only the answers with three lose one.
+    assert {example.num_dropped_regions for example in examples} == {0, 1}
+    assert sum(e.num_dropped_regions for e in examples) == sum(1 + k % 3 == 3 for k in range(1, 24, 2))
+
+
 def test_a_corrupt_image_stops_the_job_and_names_its_row(settings: SftSettings, corrupt_dataset_path: Path) -> None:
     reader = make_reader(replace(settings, dataset_path=str(corrupt_dataset_path), batch_size=8))
 
