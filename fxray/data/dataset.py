@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fxray.data.images import decode_image
+from fxray.data.check.rows import row_faults
+from fxray.data.check.rules import RULES, Severity
+from fxray.data.images import decode_image, read_image_file
 from fxray.errors import DataError
 from fxray.files import atomic_path
-from fxray.grammar.render import check_caption
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
 SCHEMA_VERSION = "1"
@@ -85,7 +86,7 @@ class Dataset:
             raise DataError("no such dataset file", where=str(path), remedy="check the path, or run: fxray data synth")
         try:
             schema = pq.read_schema(path)
-            _check_schema(schema, path)
+            check_schema(schema, path)
             table = pq.read_table(path, columns=_WITHOUT_PIXELS)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
             raise DataError(
@@ -116,19 +117,12 @@ class Dataset:
         """The encoded image of a row, read from its row group or from the file beside the dataset.
 
         Raises:
-            DataError: The row has no image, or its file is missing.
+            DataError: The row has no image, or its file is missing, no plain file or larger than 256 MiB.
         """
         where = f"{self.path} row {row}"
         relative = self._image_paths[row]
         if relative is not None:
-            try:
-                return (self.path.parent / relative).read_bytes()
-            except OSError as error:
-                raise DataError(
-                    f"field image_path: {relative!r} cannot be read: {error.strerror}",
-                    where=where,
-                    remedy="the path is relative to the dataset file; put the image there",
-                ) from error
+            return read_image_file(self.path.parent / relative, f"{where} field image_path")
         if self._file is None:
             self._file = pq.ParquetFile(self.path, memory_map=True)
             counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
@@ -185,7 +179,12 @@ def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield group
 
 
-def _check_schema(schema: pa.Schema, path: Path) -> None:
+def check_schema(schema: pa.Schema, path: Path) -> None:
+    """Compares a file's columns and version with those of this version of fxray.
+
+    Raises:
+        DataError: Another version, or a column that is missing or of another type.
+    """
     version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode("utf-8", "replace")
     if version != SCHEMA_VERSION:
         raise DataError(
@@ -224,49 +223,20 @@ def _read_sample(fields: dict[str, Any], where: str) -> Sample:
     Raises:
         DataError: A field is null or holds what it must not; the message names field and value.
     """
-
-    def refuse(field: str, expected: str) -> DataError:
-        return DataError(f"field {field}: {fields[field]!r}, expected {expected}", where=where, remedy=_REWRITE)
-
-    for field, value in fields.items():
-        if value is None and field not in ("image", "image_path"):
-            raise refuse(field, "a value")
-    width, height = fields["width_px"], fields["height_px"]
-    for field in ("width_px", "height_px"):
-        if fields[field] < 1:
-            raise refuse(field, "a positive number of pixels")
-    if not fields["sample_id"]:
-        raise refuse("sample_id", "some text")
-    if fields["label"] not in set(Verdict):
-        raise refuse("label", " or ".join(Verdict))
-    if not set(fields["tags"]) <= set(Tag) or len(set(fields["tags"])) < len(fields["tags"]):
-        raise refuse("tags", f"some of {', '.join(Tag)}, each once")
-    verdict = Verdict(fields["label"])
-    if verdict is Verdict.REAL and fields["regions"]:
-        raise refuse("regions", "none, as the label is real")
-    regions = tuple(_read_region(region, width, height, where) for region in fields["regions"])
+    for fault in row_faults(fields):
+        rule = RULES[fault.rule]
+        if rule.severity is Severity.ERROR:
+            raise DataError(f"field {fault.field}: {fault.message}", where=where, remedy=rule.remedy)
+    regions = tuple(
+        Region(Box(region["x_min"], region["y_min"], region["x_max"], region["y_max"]), region["caption"])
+        for region in fields["regions"]
+    )
     return Sample(
         sample_id=fields["sample_id"],
-        width_px=width,
-        height_px=height,
-        annotation=Annotation(verdict, regions, tuple(Tag(tag) for tag in fields["tags"])),
+        width_px=fields["width_px"],
+        height_px=fields["height_px"],
+        annotation=Annotation(Verdict(fields["label"]), regions, tuple(Tag(tag) for tag in fields["tags"])),
         generator=fields["generator"],
         category=fields["category"],
         source=fields["source"],
     )
-
-
-def _read_region(fields: dict[str, Any] | None, width_px: int, height_px: int, where: str) -> Region:
-    def refuse(problem: str, remedy: str = _REWRITE) -> DataError:
-        return DataError(f"field regions: {problem}", where=where, remedy=remedy)
-
-    if fields is None or None in fields.values():
-        raise refuse(f"{fields}, expected four numbers and a caption")
-    box = Box(fields["x_min"], fields["y_min"], fields["x_max"], fields["y_max"])
-    if not (0 <= box.x_min < box.x_max <= width_px and 0 <= box.y_min < box.y_max <= height_px):
-        raise refuse(f"{tuple(box)}, expected boxes with an area inside the {width_px}x{height_px} px image")
-    try:
-        check_caption(fields["caption"])
-    except DataError as error:
-        raise refuse(error.message, error.remedy) from error
-    return Region(box, fields["caption"])
