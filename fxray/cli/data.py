@@ -5,12 +5,19 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make datasets.")
+from fxray.cli import data_check, data_split
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check and split datasets.")
 
 
 @app.callback()
 def data() -> None:
-    """Make datasets."""
+    """Make, check and split datasets."""
+
+
+app.command("check")(data_check.check)
+app.command("split")(data_split.split)
+app.command("take")(data_split.take)
 
 
 @app.command()

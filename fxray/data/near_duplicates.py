@@ -1,16 +1,18 @@
 """Near duplicates: images that look alike whatever their size, format, compression and brightness.
 
 An image's fingerprint is its low frequencies: of the 32 x 32 grey image the first 8 x 8 coefficients of the cosine
-transform without the mean, as in a perceptual hash (pHash), but kept as numbers instead of bits. Each is weighted by
-its frequency, so that fine structure counts as much as the layout of light and dark, and the whole has length 1, so
-that contrast and brightness do not matter. Two images are near duplicates where their fingerprints lie closer than
-`MAX_DISTANCE`.
+transform without the mean, as in a perceptual hash (pHash), but kept as numbers instead of bits, and scaled to length
+1, so that contrast and brightness do not matter. Two images are near duplicates where their fingerprints lie closer
+than `MAX_LAYOUT_DISTANCE`, and also closer than `MAX_DISTANCE` when each coefficient is weighted by its frequency, so
+that fine structure counts as much as the layout of light and dark.
 
-The search is exact: a k-d tree over the leading coefficients gives candidates (leaving coefficients out can only bring
-two fingerprints closer), the whole fingerprint decides.
+The search is exact. Most of a fingerprint's length is in its leading coefficients, and leaving the others out can only
+bring two fingerprints closer: a k-d tree over the leading ones gives candidates, the whole fingerprint decides.
 
 Legend: N images, D = 63 coefficients, P pairs.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +21,14 @@ from PIL import Image
 SIDE_PX = 32
 NUM_COEFFICIENTS = 63
 MAX_DISTANCE = 0.3
-"""Between two fingerprints; 0 for the same picture, about 1.4 for two that have nothing in common."""
+"""Between two weighted fingerprints; 0 for the same picture, about 1.4 for two that have nothing in common."""
+MAX_LAYOUT_DISTANCE = 0.15
+"""Between two fingerprints as they are."""
 MIN_CONTRAST = 2.0
 """Standard deviation, of 255 grey levels, below which an image is flat: all flat images look alike."""
 
 _LOW = 8
-_NUM_LEADING = 12
+_NUM_LEADING = 10
 _BLOCK = 512
 _CROWD = 1000
 
@@ -55,12 +59,10 @@ def fingerprint(image: Image.Image) -> NDArray[np.float32] | None:
     if grey.std() < MIN_CONTRAST:
         return None
     corner = dctn(grey, norm="ortho")[:_LOW, :_LOW].ravel()
-    weighted = corner[_ORDER] * _WEIGHTS
-    length = float(np.linalg.norm(weighted))
-    return (weighted / length).astype(np.float32) if length > 0 else None
+    return _unit(corner[_ORDER]).astype(np.float32)
 
 
-def near_pairs(prints_ND: NDArray[np.float32], max_distance: float = MAX_DISTANCE) -> NDArray[np.int64]:
+def near_pairs(prints_ND: NDArray[np.float32]) -> NDArray[np.int64]:
     """Pairs of near duplicates; time grows about as N log N where there are few.
 
     Where more than a thousand images crowd around one, those within half the distance are not asked for neighbours of
@@ -68,35 +70,40 @@ def near_pairs(prints_ND: NDArray[np.float32], max_distance: float = MAX_DISTANC
 
     Args:
         prints_ND: Fingerprints, float32 [N, D].
-        max_distance: Pairs farther apart are left out.
 
     Returns:
-        int64 [P, 2], the smaller index first, without repetition.
+        int64 [P, 2], the smaller index first, without repetition, sorted.
     """
     from scipy.spatial import cKDTree
 
     if len(prints_ND) < 2:
         return np.empty((0, 2), np.int64)
+    weighted_ND = _unit(prints_ND * _WEIGHTS.astype(np.float32))
     leading = np.ascontiguousarray(prints_ND[:, :_NUM_LEADING], np.float64)
     tree = cKDTree(leading)
     is_settled = np.zeros(len(prints_ND), bool)
-    found = []
+    found = [np.empty((0, 2), np.int64)]
     for start in range(0, len(prints_ND), _BLOCK):
         asked = start + np.flatnonzero(~is_settled[start : start + _BLOCK])
-        sizes = tree.query_ball_point(leading[asked], max_distance, return_length=True)
+        sizes = tree.query_ball_point(leading[asked], MAX_LAYOUT_DISTANCE, return_length=True)
         for i in asked[sizes > 1]:
             if is_settled[i]:
                 continue
-            others = np.asarray(tree.query_ball_point(leading[i], max_distance))
+            others = np.asarray(tree.query_ball_point(leading[i], MAX_LAYOUT_DISTANCE))
             others = others[others != i]
-            distances = np.linalg.norm(prints_ND[others] - prints_ND[i], axis=1)
-            near = others[distances <= max_distance]
+            layout = np.linalg.norm(prints_ND[others] - prints_ND[i], axis=1) / MAX_LAYOUT_DISTANCE
+            detail = np.linalg.norm(weighted_ND[others] - weighted_ND[i], axis=1) / MAX_DISTANCE
+            apart = np.maximum(layout, detail)
+            near = others[apart <= 1]
             if len(near) > _CROWD:
-                is_settled[others[distances <= max_distance / 2]] = True
+                is_settled[others[apart <= 0.5]] = True
             found.append(np.column_stack([np.minimum(near, i), np.maximum(near, i)]))
-    if not found:
-        return np.empty((0, 2), np.int64)
     return np.unique(np.concatenate(found).astype(np.int64), axis=0)
+
+
+def _unit(vectors: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Vectors along the last axis scaled to length 1."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def components(num: int, pairs_P2: NDArray[np.int64]) -> NDArray[np.int32]:

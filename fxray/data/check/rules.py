@@ -66,9 +66,9 @@ _ALL = (
     Rule("image-path", _W, "image_path that leaves the dataset's folder", "keep the images beside the dataset file"),
     Rule("image-kind", _N, "read with a loss: frames, alpha, CMYK, 16 bits", "convert it yourself if that matters"),
     # the set
-    Rule("duplicate", _W, "same pixels more than once", _DECIDE),
-    Rule("duplicate-across-labels", _E, "same pixels, both labels", "one of the labels is wrong"),
-    Rule("duplicate-across-files", _E, "same pixels in several files", "split again: fxray data split"),
+    Rule("duplicate", _W, "same image file more than once", _DECIDE),
+    Rule("duplicate-across-labels", _E, "same image file, both labels", "one of the labels is wrong"),
+    Rule("duplicate-across-files", _E, "same image in several files", "split again: fxray data split"),
     Rule("near-duplicate", _N, "images that look alike", _DECIDE),
     Rule("near-duplicate-across-labels", _W, "images that look alike, both labels", _DECIDE),
     Rule("near-duplicate-across-files", _E, "images that look alike in several files", "split again: fxray data split"),
