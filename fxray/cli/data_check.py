@@ -86,4 +86,4 @@ def _print(result: Check) -> None:
 def _examples(found: Sequence[Finding]) -> str:
     from rich.markup import escape
 
-    return escape("\n".join(f"{finding.place}: {finding.message}" for finding in found[:2]))
+    return escape("\n".join(map(str, found[:2])))

@@ -2,7 +2,11 @@
 
 import io
 import stat
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,11 @@ MAX_IMAGE_BYTES = 256 * 2**20
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 """What is read. Pillow knows more, but some of it is handed to other programs (EPS to Ghostscript)."""
 
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error,
+    zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow has been seen to raise on damaged files."""
 _CONVERT = "convert it to JPEG, PNG or WebP"
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -70,8 +79,8 @@ def open_image(encoded: bytes, where: str) -> Image.Image:
         raise DataError(f"image has too many pixels: {error}", where=where, remedy="scale the image down") from error
     except UnidentifiedImageError as error:
         raise _unknown(encoded, where) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise damaged(encoded, where, error) from error
+    except _DAMAGE as error:
+        raise _damaged(encoded, where, error) from error
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise DataError(
             f"image of {image.width}x{image.height} px, expected at most {MAX_IMAGE_PIXELS} pixels",
@@ -94,10 +103,8 @@ def decode_image(encoded: bytes, where: str) -> Image.Image:
         DataError: The bytes are no image, are cut short or damaged, or hold too many pixels.
     """
     image = open_image(encoded, where)
-    try:
+    with decoding(encoded, where):
         return ImageOps.exif_transpose(eight_bits(image)).convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise damaged(encoded, where, error) from error
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -110,8 +117,22 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return scaled
 
 
-def damaged(encoded: bytes, where: str, error: Exception) -> DataError:
-    """The error of an image whose pixels cannot be decoded."""
+@contextmanager
+def decoding(encoded: bytes, where: str) -> Iterator[None]:
+    """Around whatever reads on in an opened image, its metadata too: what a damaged file raises becomes a DataError.
+
+    Raises:
+        DataError: The image is damaged or cut short.
+    """
+    try:
+        yield
+    except _DAMAGE as error:
+        if isinstance(error, DataError):
+            raise
+        raise _damaged(encoded, where, error) from error
+
+
+def _damaged(encoded: bytes, where: str, error: Exception) -> DataError:
     return DataError(
         f"image of {len(encoded)} bytes is damaged or cut short: {error}",
         where=where,

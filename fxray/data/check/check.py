@@ -87,11 +87,12 @@ def check(paths: Sequence[Path], on_event: OnEvent = ignore) -> Check:
 
 
 def _signals(rows: Sequence[SeenRow], groups: Sequence[Sequence[int]]) -> list[Signal] | None:
+    """The probe's answer. Where sources are too few to be kept apart (they name collections), look-alikes are."""
     is_usable = np.array([row.image is not None and row.label in set(Verdict) for row in rows], bool)
-    return probe(
-        [row.image.file for row, is_in in zip(rows, is_usable, strict=True) if is_in and row.image is not None],
-        np.array([row.label == Verdict.GENERATED for row in rows], bool)[is_usable],
-        clusters(rows, groups)[is_usable],
+    files = [row.image.file for row, is_in in zip(rows, is_usable, strict=True) if is_in and row.image is not None]
+    truth = np.array([row.label == Verdict.GENERATED for row in rows], bool)[is_usable]
+    return probe(files, truth, clusters(rows, groups)[is_usable]) or probe(
+        files, truth, clusters(rows, groups, ignores_source=True)[is_usable]
     )
 
 
@@ -100,8 +101,8 @@ def _leak_findings(signals: Sequence[Signal] | None, rows: Sequence[SeenRow]) ->
         return
     place = Place(rows[0].place.file)
     if signals is None:
-        expected = f"expected {leaks.MIN_IMAGES} readable images of each class, of {leaks.NUM_FOLDS} sources or more"
-        yield Finding("leak-untested", f"too few images or sources, {expected}", place)
+        expected = f"expected {leaks.MIN_IMAGES} readable images of each class"
+        yield Finding("leak-untested", f"too few images, {expected}", place)
         return
     together, *alone = signals
     if together.low > leaks.HINT_AUROC:

@@ -54,6 +54,9 @@ class Finding:
         """The rule itself."""
         return RULES[self.rule]
 
+    def __str__(self) -> str:
+        return f"{self.place}{f' {self.field}' if self.field else ''}: {self.message}"
+
     def to_json(self) -> dict[str, Any]:
         """The finding with severity and remedy, ready for `json.dumps`."""
         return {

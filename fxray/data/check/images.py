@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from fxray.data.check.rows import Fault
 from fxray.data.frame import MAX_ASPECT_RATIO
-from fxray.data.images import damaged, eight_bits, open_image
+from fxray.data.images import decoding, eight_bits, open_image
 from fxray.data.near_duplicates import fingerprint
 from fxray.errors import DataError
 
@@ -72,9 +72,10 @@ def inspect_image(encoded: bytes, declared_px: tuple[int, int] | None) -> tuple[
     """
     try:
         image = open_image(encoded, "")
-        with _large if image.width * image.height > LARGE_PIXELS else nullcontext():
+        is_large = image.width * image.height > LARGE_PIXELS
+        with _large if is_large else nullcontext(), decoding(encoded, ""):
             file, kind = _file_facts(image, encoded), _kind(image, encoded)
-            looks = _look(image, encoded)
+            looks = _look(image)
     except DataError as error:
         return None, [Fault("image-damaged", "image", error.message, encoded)]
     faults = list(_shape_faults(file, declared_px))
@@ -83,14 +84,11 @@ def inspect_image(encoded: bytes, declared_px: tuple[int, int] | None) -> tuple[
     return ImageFacts(file, hashlib.sha256(encoded).digest(), looks), faults
 
 
-def _look(image: Image.Image, encoded: bytes) -> NDArray[np.float32] | None:
+def _look(image: Image.Image) -> NDArray[np.float32] | None:
     """Decodes the whole file; a JPEG at a fraction of its size, which finds damage as well and costs less."""
     orientation = image.getexif().get(0x0112)
-    try:
-        image.draft("L", (_ENOUGH_PX, _ENOUGH_PX))
-        grey = eight_bits(image).convert("L")
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise damaged(encoded, "", error) from error
+    image.draft("L", (_ENOUGH_PX, _ENOUGH_PX))
+    grey = eight_bits(image).convert("L")
     if orientation:
         grey = grey.resize((_ENOUGH_PX, _ENOUGH_PX), Image.Resampling.BOX, reducing_gap=2.0)
         grey.getexif()[0x0112] = orientation

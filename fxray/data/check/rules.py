@@ -75,7 +75,7 @@ _ALL = (
     Rule("source-across-files", _E, "one source in several files", "split again: fxray data split"),
     Rule("leak", _E, "the files alone, not their pixels, give the label away", "encode both classes the same way"),
     Rule("leak-weak", _W, "the files alone hint at the label", "encode both classes the same way"),
-    Rule("leak-untested", _N, "too few images to look for a leak", "none"),
+    Rule("leak-untested", _N, "too few images to look for a leak", "add images, or compare the files yourself"),
     Rule("class-balance", _W, "many more images of one class", "add to the other, or let fxray data split balance"),
     Rule("generator-balance", _N, "a generator with few images", "its row of the evaluation will be uncertain"),
 )
