@@ -52,7 +52,7 @@ class Signal:
 def probe(
     files: Sequence[FileFacts], is_generated_N: NDArray[np.bool_], groups_N: NDArray[np.int64], *, seed: int = 0
 ) -> list[Signal] | None:
-    """Tries to tell the classes apart by all signals together, and by each one alone.
+    """Tries to tell the classes apart by all signals together and, where that goes, by each one alone.
 
     Args:
         files: Facts of N files.
@@ -61,7 +61,8 @@ def probe(
         seed: Of the draw, the folds and the resamples.
 
     Returns:
-        All signals together first, then each alone, strongest first; None where there are too few images or groups.
+        All signals together; where they hint at the label, then each alone, strongest first. None where there are too
+        few images or groups.
     """
     from threadpoolctl import threadpool_limits
 
@@ -76,6 +77,8 @@ def probe(
         return None
     with threadpool_limits(1):  # more threads than free cores make such small fits tens of times slower
         together = _signal("all together", features_NF, truth_N, folds, seed)
+        if together.low <= HINT_AUROC:
+            return [together]
         alone = [
             _signal(name, features_NF[:, columns], truth_N, folds, seed)
             for name, columns in _COLUMNS.items()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -75,7 +76,8 @@ def scan(paths: Sequence[Path], on_event: OnEvent = ignore) -> Scan:
         if len(result.rows) % BATCH_ROWS == 0 or len(result.rows) == num_rows:
             on_event(Step("check", len(result.rows), num_rows))
 
-    with ThreadPoolExecutor(num_threads) as pool:  # Pillow lets other threads run while it decodes
+    with ThreadPoolExecutor(num_threads) as pool, warnings.catch_warnings():  # Pillow lets other threads run
+        warnings.simplefilter("ignore")  # what Pillow mutters about odd metadata is no finding
         for path in paths:
             for place, fields in _rows_of(path, result.findings):
                 if place.sample_id and place.sample_id in ids:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fxray.data.check.findings import Finding, Place, shown
 from fxray.data.check.scan import SeenRow
-from fxray.data.near_duplicates import components, near_pairs
+from fxray.data.near_duplicates import NUM_COEFFICIENTS, components, near_pairs
 from fxray.schema import Verdict
 
 MAX_CLASS_RATIO = 1.5
@@ -40,8 +40,8 @@ def related_images(rows: Sequence[SeenRow]) -> list[list[int]]:
         if row.image is not None and (first := first_of.setdefault(row.image.digest, i)) != i:
             links.append((first, i))
     unique = [i for i in first_of.values() if _fingerprint(rows[i]) is not None]
-    prints = np.array([_fingerprint(rows[i]) for i in unique], np.float32).reshape(len(unique), -1)
-    pairs = np.array(unique, np.int64)[near_pairs(prints)] if unique else np.empty((0, 2), np.int64)
+    prints = np.array([_fingerprint(rows[i]) for i in unique], np.float32).reshape(-1, NUM_COEFFICIENTS)
+    pairs = np.array(unique, np.int64)[near_pairs(prints)]
     numbers = components(len(rows), np.concatenate([np.array(links, np.int64).reshape(-1, 2), pairs]))
     members: dict[int, list[int]] = defaultdict(list)
     for i, number in enumerate(numbers.tolist()):

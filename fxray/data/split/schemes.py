@@ -111,7 +111,8 @@ def refuse_empty_parts(rows: Rows, folds: Sequence[Fold], *, needs_validation: b
                 raise DataError(
                     f"fold {fold.name!r} has no {name} image in its {PART_NAMES[part]} part: the {name} images form "
                     f"{own} clusters that must not be cut (rows of one `source`, and look-alikes)",
-                    remedy="ask for fewer or larger parts, or give --ignore-source where `source` names a collection",
+                    remedy="ask for fewer folds or larger parts (--folds, --fractions, --validation-frac), or give "
+                    "--ignore-source where `source` names a collection",
                 )
 
 

@@ -51,14 +51,15 @@ def split(paths: Sequence[Path], settings: Settings, on_event: OnEvent = ignore)
         if finding.rule in _REFUSED:
             raise DataError(finding.message, where=str(finding.place), remedy=finding.kind.remedy)
     is_generated_N = np.array([sample.annotation.verdict is Verdict.GENERATED for sample in samples])
+    is_by_group = settings.scheme is Scheme.GROUP
+    if is_by_group:
+        _refuse_ungrouped([s.generator for s in samples], is_generated_N, settings.groups)
     rows = Rows(
         is_generated_N,
-        [settings.groups.get(s.generator, s.generator) for s in samples],
+        [settings.groups.get(s.generator, "") if is_by_group else s.generator for s in samples],
         clusters(seen.rows, related_images(seen.rows), ignores_source=settings.ignores_source),
         np.unique([f"{s.annotation.verdict}/{s.generator}" for s in samples], return_inverse=True)[1],
     )
-    if settings.scheme is Scheme.GROUP:
-        _refuse_ungrouped([s.generator for s in samples], is_generated_N, settings.groups)
     folds = _folds(rows, settings)
     if not settings.keeps_all:
         folds = [balance(rows, fold, settings.seed) for fold in folds]
