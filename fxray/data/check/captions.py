@@ -46,14 +46,16 @@ _NO_NOUN = _words(
     not never also just only even still almost
     looks looked looking seems seemed seeming appears appeared appearing lacks lacked lacking contains contained
     consists makes made makes becomes became becoming feels felt shows showed see seen look seem appear lack contain
+    merges melts disappears blends connects resembles fades dissolves vanishes intersects repeats floats goes comes
+    unlike somewhat upside facing pointing
     """
 )
-_ADJECTIVE_ENDINGS = ("ous", "ful", "less", "ish", "ical", "able", "ible", "ly")
+_ADJECTIVE_ENDINGS = ("ed", "ous", "ful", "less", "ish", "ical", "able", "ible", "ly")
 _NOUNS_WITH_SUCH_ENDINGS = _words(
     """
     family belly fly butterfly jelly assembly anomaly lily bully ally supply reply dragonfly table cable vegetable
     syllable fish jellyfish goldfish starfish dish radish rubbish polish finish brush bible crucible handful mouthful
-    constable
+    constable bed seed weed speed breed reed shed sled feed steed need deed hundred hatred
     """
 )
 

@@ -76,7 +76,7 @@ def _regions(fields: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault("regions-on-real", "regions", f"{shown(regions)}, expected none, as the label is real", regions)
     if label == Verdict.GENERATED and "regions" in fields and not regions:
         yield Fault("generated-without-regions", "regions", "none, expected at least one", regions)
-    seen, captions = set[tuple[Any, ...]](), set[str]()
+    seen, captions, repeated = set[tuple[Any, ...]](), set[str](), list[str]()
     for number, region in enumerate(regions):
         faults = list(_region(region, _pixels(fields.get("width_px")), _pixels(fields.get("height_px"))))
         yield from faults
@@ -86,9 +86,11 @@ def _regions(fields: Mapping[str, Any]) -> Iterator[Fault]:
         if whole in seen:
             yield Fault("region-repeated", "regions", f"region {number} repeats another: {shown(whole)}", whole)
         elif caption in captions:
-            yield Fault("caption-repeated", "regions", f"caption of region {number} repeats: {shown(caption)}", caption)
+            repeated.append(caption)
         seen.add(whole)
         captions.add(caption)
+    if repeated:
+        yield Fault("caption-repeated", "regions", f"{shown(repeated[0])} is said of several regions", repeated)
 
 
 def _region(region: Any, width_px: int | None, height_px: int | None) -> Iterator[Fault]:

@@ -48,6 +48,35 @@ merges with the floor|melting into the hair|floats above the ground
     .split("|")
 )
 
+# Written when the rule was finished, and not looked at while it was made: its error rates are those of these sixty.
+FRESH_LED = (
+    """
+Ear lobe merges into the earring|Dog paws have too many toes|Bus window reflects nothing
+Second arm grows from the back|Water surface looks like glass|Bird beak splits in two|Staircase leads nowhere
+Letters on the poster are not readable|Wing feathers fade into the sky|Tyre tread irregular|Sheep with three horns
+Rear wheel smaller than the front one|Bread crust appears metallic|Pair of glasses without a bridge
+Ring on the finger blends with the skin|Lamp post bends halfway|Clock hands duplicated, numerals in wrong order
+Broken keyboard keys|Skin pores absent, waxy look|Snow on the roof ends abruptly|Seed heads repeat
+Red stain without cause|Chess board has uneven squares|Bed legs vanish|A building whose floors do not line up
+Facial hair grows over the lip|Upper teeth fused into one band|Shoelaces go through the leather
+Crowded background of half-formed people|Speedboat hull warped
+""".strip()
+    .replace("\n", "|")
+    .split("|")
+)
+FRESH_NOT_LED = (
+    """
+Looks like wax|Not aligned|Clearly edited|Blends with the background|Too shiny|Does not follow perspective
+Stretched|Badly rendered|Has an extra joint|Slightly transparent|Physically impossible|Out of focus|Cut off
+Made of plastic|Glued together|Wrongly attached to the body|Seems to float|Melted and blurred|Unrecognizable
+There are two noses|It is unclear what this is|Duplicated|Illogical and surreal|Above the door nothing is readable
+Hanging in the air|Growing out of the wall|Smaller than it should be|Almost invisible|Rotated by 90 degrees
+Bends the wrong way
+""".strip()
+    .replace("\n", "|")
+    .split("|")
+)
+
 
 @pytest.mark.parametrize("caption", PAPER + LED + [family.caption for family in FAMILIES])
 def test_a_leading_noun_phrase_passes(caption: str) -> None:
@@ -57,7 +86,14 @@ def test_a_leading_noun_phrase_passes(caption: str) -> None:
 def test_most_captions_without_a_leading_noun_are_caught() -> None:
     missed = [caption for caption in NOT_LED if starts_with_noun(caption)]
     # Verbs outside the list count as nouns: the rule errs towards silence.
-    assert missed == ["merges with the floor", "melting into the hair", "floats above the ground"]
+    assert missed == ["melting into the hair"]
+
+
+def test_the_error_rates_on_captions_that_the_rule_was_not_made_with() -> None:
+    false_alarms = [caption for caption in FRESH_LED if not starts_with_noun(caption)]
+    missed = [caption for caption in FRESH_NOT_LED if starts_with_noun(caption)]
+    assert (len(FRESH_LED), len(false_alarms)) == (30, 0)
+    assert (len(FRESH_NOT_LED), len(missed)) == (30, 5)
 
 
 def test_blank_text_and_hostile_text_are_read_in_no_time() -> None:
