@@ -14,7 +14,7 @@ from fxray.data.check.leaks import Signal, probe
 from fxray.data.check.rules import Severity
 from fxray.data.check.scan import SeenRow, scan
 from fxray.data.check.whole import clusters, related_images, whole_findings
-from fxray.events import OnEvent, ignore
+from fxray.events import OnEvent, PhaseStarted, ignore
 from fxray.schema import Verdict
 
 
@@ -68,10 +68,12 @@ def check(paths: Sequence[Path], on_event: OnEvent = ignore) -> Check:
 
     Args:
         paths: Parquet files, which may be the splits of one set.
-        on_event: Is told of rows done.
+        on_event: Is told of rows done, and of what is looked for then.
     """
     seen = scan(paths, on_event)
+    on_event(PhaseStarted("look-alikes"))
     groups = related_images(seen.rows)
+    on_event(PhaseStarted("leak probe"))
     signals = _signals(seen.rows, groups)
     findings = [*seen.findings, *whole_findings(seen.rows, groups), *_leak_findings(signals, seen.rows)]
     counts = {str(path): Counter(row.label for row in seen.rows if row.place.file == str(path)) for path in paths}

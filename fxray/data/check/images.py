@@ -1,9 +1,8 @@
 """What can be said of one encoded image: its faults, the facts of its file, and its fingerprint."""
 
 import hashlib
-import threading
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,8 @@ LARGE_PIXELS = 16_000_000
 _ENOUGH_PX = 256
 _PNG_DEPTH_BYTE = 24
 _TURNED = range(5, 9)
-_large = threading.Lock()
+_alone = ThreadPoolExecutor(1)
+"""The one thread that decodes large images: each thread's allocator keeps what its largest image took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +73,20 @@ def inspect_image(encoded: bytes, declared_px: tuple[int, int] | None) -> tuple[
     try:
         image = open_image(encoded, "")
         is_large = image.width * image.height > LARGE_PIXELS
-        with _large if is_large else nullcontext(), decoding(encoded, ""):
-            file, kind = _file_facts(image, encoded), _kind(image, encoded)
-            looks = _look(image)
+        file, kind, looks = _alone.submit(_examine, image, encoded).result() if is_large else _examine(image, encoded)
     except DataError as error:
         return None, [Fault("image-damaged", "image", error.message, encoded)]
     faults = list(_shape_faults(file, declared_px))
     if kind:
         faults.append(Fault("image-kind", "image", kind, encoded))
     return ImageFacts(file, hashlib.sha256(encoded).digest(), looks), faults
+
+
+def _examine(image: Image.Image, encoded: bytes) -> tuple[FileFacts, str, NDArray[np.float32] | None]:
+    with decoding(encoded, ""):
+        examined = _file_facts(image, encoded), _kind(image, encoded), _look(image)
+    image.close()
+    return examined
 
 
 def _look(image: Image.Image) -> NDArray[np.float32] | None:

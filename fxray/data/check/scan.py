@@ -141,9 +141,11 @@ def _inspect(path: Path, encoded: Any, fields: dict[str, Any]) -> tuple[ImageFac
             encoded = read_image_file(path.parent / relative, "")
         except DataError as error:
             return None, [*faults, Fault("image-missing", field_name, error.message, relative)]
-    elif not encoded or not isinstance(encoded, bytes):
-        problem = "0 bytes" if encoded == b"" else "and image_path are both empty, expected one"
-        return None, [Fault("image-missing", field_name, problem, encoded)]
+    if encoded is None:
+        return None, [Fault("image-missing", field_name, "neither image nor image_path is given, expected one")]
+    if not isinstance(encoded, bytes) or not encoded:
+        expected = f"{shown(encoded)}, expected the bytes of an image"
+        return None, [*faults, Fault("image-missing", field_name, expected, encoded)]
     sides = (fields.get("width_px"), fields.get("height_px"))
     is_declared = all(isinstance(side, int) and side > 0 for side in sides)
     image, found = inspect_image(encoded, sides if is_declared else None)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from fxray.data.split.plan import Plan, content_checksum
 from fxray.data.split.schemes import Fold, Rows, balance, fixed, k_fold, leave_one_out, refuse_empty_parts
 from fxray.data.split.settings import Scheme, Settings
 from fxray.errors import DataError
-from fxray.events import OnEvent, ignore
+from fxray.events import OnEvent, PhaseStarted, ignore
 from fxray.schema import Verdict
 
 _REFUSED = ("file-unreadable", "repeated-id", "image-missing", "image-damaged")
@@ -50,6 +50,7 @@ def split(paths: Sequence[Path], settings: Settings, on_event: OnEvent = ignore)
     for finding in seen.findings:
         if finding.rule in _REFUSED:
             raise DataError(finding.message, where=str(finding.place), remedy=finding.kind.remedy)
+    on_event(PhaseStarted("look-alikes"))
     is_generated_N = np.array([sample.annotation.verdict is Verdict.GENERATED for sample in samples])
     is_by_group = settings.scheme is Scheme.GROUP
     if is_by_group:

@@ -85,6 +85,14 @@ def test_other_columns_and_types_are_told_and_the_rest_is_checked(tmp_path: Path
     assert check([tmp_path / "d.parquet"]).num_rows == 2
 
 
+def test_images_in_a_struct_as_other_tools_keep_them_are_told(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([row(0, is_generated=True)], schema=SCHEMA)
+    nested = pa.array([{"bytes": b"x", "path": "a.png"}])
+    pq.write_table(table.set_column(1, "image", nested), tmp_path / "a.parquet")
+    (finding,) = [f for f in check([tmp_path / "a.parquet"]).findings if f.rule == "image-missing"]
+    assert finding.message == "{'bytes': b'x', 'path': 'a.png'}, expected the bytes of an image"
+
+
 def test_copies_within_and_across_labels_and_files(tmp_path: Path) -> None:
     rows = balanced(24)
     rows[2]["image"] = rows[4]["image"]
