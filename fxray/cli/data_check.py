@@ -18,7 +18,8 @@ def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet files; several are splits of a set.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print every finding as JSON in place of tables.")] = False,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write an HTML page with the images of the findings.")
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Write an HTML page with the images of the findings."),
     ] = None,
 ) -> None:
     """Find what is wrong with a dataset: rows, images, copies, leaks, balance.
@@ -86,4 +87,6 @@ def _print(result: Check) -> None:
 def _examples(found: Sequence[Finding]) -> str:
     from rich.markup import escape
 
-    return escape("\n".join(map(str, found[:2])))
+    from fxray.draw import plain_text
+
+    return escape("\n".join(plain_text(str(finding)) for finding in found[:2]))

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def split(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet files that together are one set.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="By default split.json beside the first data file.")
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="By default split.json beside the first data file."),
     ] = None,
     scheme: Annotated[Scheme, typer.Option(help="How to split.")] = Scheme.K_FOLD,
     num_folds: Annotated[int, typer.Option("--folds", min=2, max=100, help="Of k-fold (paper: 4).")] = 4,

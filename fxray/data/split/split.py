@@ -45,7 +45,7 @@ def split(paths: Sequence[Path], settings: Settings, on_event: OnEvent = ignore)
     Raises:
         DataError: A row or image is faulty, a generator has no group, or a part would lack a class.
     """
-    samples = [sample for path in paths for sample in Dataset.open(path).samples]
+    samples = [sample for path in paths for sample in _open(path).samples]
     seen = scan(paths, on_event)
     for finding in seen.findings:
         if finding.rule in _REFUSED:
@@ -76,6 +76,14 @@ def split(paths: Sequence[Path], settings: Settings, on_event: OnEvent = ignore)
         tuple(sample.sample_id for sample in samples),
     )
     return Split(plan, rows)
+
+
+def _open(path: Path) -> Dataset:
+    try:
+        return Dataset.open(path)
+    except DataError as error:
+        remedy = f"{error.remedy}; fxray data check lists every fault"
+        raise DataError(error.message, where=error.where, remedy=remedy) from error
 
 
 def _folds(rows: Rows, settings: Settings) -> list[Fold]:

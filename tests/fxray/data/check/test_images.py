@@ -59,6 +59,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_image_is_one_finding(tmp_path: Path, name: str) -> None:
     content, rule = HOSTILE[name]
