@@ -52,6 +52,8 @@ def _id_and_texts(fields: Mapping[str, Any]) -> Iterator[Fault]:
     for field in _TEXTS:
         if field in fields and not isinstance(fields[field], str):
             yield _value(fields, field, "a value")
+    if fields.get("annotator") == "":
+        yield _value(fields, "annotator", "a name, or null where it is not known")
     label = fields.get("label")
     if isinstance(label, str) and label not in set(Verdict):
         yield Fault("label", "label", f"{shown(label)}, expected {' or '.join(Verdict)}", label)

@@ -45,6 +45,8 @@ def test_a_good_row_has_no_fault() -> None:
         ({"sample_id": ""}, ["value"]),
         ({"sample_id": None}, ["value"]),
         ({"generator": None, "source": None}, ["value", "value"]),
+        ({"annotator": ""}, ["value"]),
+        ({"annotator": None}, []),
         ({"width_px": 0}, ["value"]),
         ({"height_px": -3}, ["value"]),
         ({"width_px": None}, ["value"]),
