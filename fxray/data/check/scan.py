@@ -63,7 +63,7 @@ def scan(paths: Sequence[Path], on_event: OnEvent = ignore) -> Scan:
         on_event: Is told of rows done.
     """
     result, ids = Scan(), dict[str, Place]()
-    num_rows = sum(filter(None, map(_num_rows, paths)))
+    num_rows = sum(map(_num_rows, paths))
     num_threads = len(os.sched_getaffinity(0))
     waiting: deque[tuple[Place, dict[str, Any], Future[tuple[ImageFacts | None, list[Fault]]]]] = deque()
 
