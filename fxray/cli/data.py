@@ -5,14 +5,22 @@ from typing import Annotated
 
 import typer
 
-from fxray.cli import data_agreement, data_quality, data_select, data_show, data_stats
+from fxray.cli import (
+    data_agreement,
+    data_check,
+    data_quality,
+    data_select,
+    data_show,
+    data_split,
+    data_stats,
+)
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, judge and show datasets.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check, split, judge and show datasets.")
 
 
 @app.callback()
 def data() -> None:
-    """Make, judge and show datasets."""
+    """Make, check, split, judge and show datasets."""
 
 
 @app.command()
@@ -49,6 +57,9 @@ def synth(
     typer.echo(out)
 
 
+app.command("check")(data_check.check)
+app.command("split")(data_split.split)
+app.command("take")(data_split.take)
 app.command("quality")(data_quality.quality)
 app.command("agreement")(data_agreement.agreement)
 app.command("select")(data_select.select)

@@ -1,21 +1,22 @@
 """The one format of datasets: a Parquet file whose schema carries a version, with images inside or beside it.
 
-Opening reads everything but the pixels. Row groups are small, so reading one image touches a few hundred kilobytes.
+Opening reads everything but the pixels. Row groups with images inside are small, so reading one image touches a few
+hundred kilobytes.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fxray.data.images import decode_image
+from fxray.data.check.rows import row_faults
+from fxray.data.check.rules import RULES, Severity
+from fxray.data.images import decode_image, read_image_file
 from fxray.errors import DataError
 from fxray.files import atomic_path
-from fxray.grammar.render import check_caption
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
 SCHEMA_VERSION = "2"
@@ -23,6 +24,8 @@ SCHEMA_VERSION = "2"
 
 VERSION_KEY = b"fxray.schema_version"
 ROWS_PER_GROUP = 16
+ROWS_PER_GROUP_WITHOUT_PIXELS = 4096
+"""Of rows whose image is a file: a group costs as much as some dozens of them."""
 
 _REGION = pa.struct(
     [
@@ -53,7 +56,6 @@ SCHEMA = pa.schema(
 _LACKING: dict[str, frozenset[str]] = {SCHEMA_VERSION: frozenset(), "1": frozenset({"annotator"})}
 """Versions that are read, and the columns that each of them lacks."""
 
-_NULLABLE = ("image", "image_path", "annotator")
 _REWRITE = "write the file with fxray.data.dataset.write_dataset, or mend the row"
 
 
@@ -90,7 +92,7 @@ class Dataset:
         if not path.is_file():
             raise DataError("no such dataset file", where=str(path), remedy="check the path, or run: fxray data synth")
         try:
-            columns = _check_schema(pq.read_schema(path), path)
+            columns = check_schema(pq.read_schema(path), path)
             table = pq.read_table(path, columns=[name for name in columns if name != "image"])
         except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
             raise DataError(
@@ -99,7 +101,7 @@ class Dataset:
         if table.num_rows == 0:
             raise DataError("dataset without rows, expected at least one", where=str(path), remedy=_REWRITE)
         samples, seen = [], dict[str, int]()
-        for number, fields in enumerate(table.to_pylist()):
+        for number, fields in enumerate(_records(table)):
             sample = _read_sample(fields, f"{path} row {number}")
             if sample.sample_id in seen:
                 raise DataError(
@@ -118,7 +120,7 @@ class Dataset:
         return self.__dict__ | {"_file": None}
 
     def image_file(self, row: int) -> Path | None:
-        """Where the image of a row lies, or None where the dataset file holds it."""
+        """The image file of a row, or None where its image is inside the dataset file."""
         relative = self._image_paths[row]
         return None if relative is None else self.path.parent / relative
 
@@ -126,19 +128,12 @@ class Dataset:
         """The encoded image of a row, read from its row group or from the file beside the dataset.
 
         Raises:
-            DataError: The row has no image, or its file is missing.
+            DataError: The row has no image, or its file is missing, no plain file or larger than 256 MiB.
         """
         where = f"{self.path} row {row}"
         file = self.image_file(row)
         if file is not None:
-            try:
-                return file.read_bytes()
-            except OSError as error:
-                raise DataError(
-                    f"field image_path: {self._image_paths[row]!r} cannot be read: {error.strerror}",
-                    where=where,
-                    remedy="the path is relative to the dataset file; put the image there",
-                ) from error
+            return read_image_file(file, f"{where} field image_path")
         if self._file is None:
             self._file = pq.ParquetFile(self.path, memory_map=True)
             counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
@@ -189,13 +184,45 @@ def write_dataset(path: Path, rows: Iterable[Row]) -> None:
             raise DataError("dataset without rows, expected at least one", where=str(path), remedy="give some rows")
 
 
+def join_datasets(path: Path, parts: Iterable[Path]) -> None:
+    """Lays files that `write_dataset` wrote end to end, whole or not at all, without reading a row.
+
+    Raises:
+        DataError: There are no parts.
+    """
+    waiting, num_rows = list[pa.Table](), 0
+    with atomic_path(path) as aside, pq.ParquetWriter(aside, SCHEMA, compression="none") as writer:
+        for part in parts:
+            waiting.append(pq.read_table(part))
+            num_rows += waiting[-1].num_rows
+            if sum(table.num_rows for table in waiting) >= ROWS_PER_GROUP_WITHOUT_PIXELS:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting.clear()
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
+        if num_rows == 0:
+            raise DataError("dataset without rows, expected at least one", where=str(path), remedy="give some rows")
+
+
 def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    rest = iter(rows)
-    while group := list(islice(rest, ROWS_PER_GROUP)):
+    group, num_images = list[Row](), 0
+    for row in rows:
+        group.append(row)
+        num_images += row.image is not None
+        if num_images == ROWS_PER_GROUP or len(group) == ROWS_PER_GROUP_WITHOUT_PIXELS:
+            yield group
+            group, num_images = [], 0
+    if group:
         yield group
 
 
-def _check_schema(schema: pa.Schema, path: Path) -> list[str]:
+def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Its rows, a few at a time: all of them as dictionaries would take several times the room of the samples."""
+    for batch in table.to_batches(max_chunksize=ROWS_PER_GROUP_WITHOUT_PIXELS):
+        yield from batch.to_pylist()
+
+
+def check_schema(schema: pa.Schema, path: Path) -> list[str]:
     """Refuses a file of another schema; returns the columns that a file of its version has."""
     version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode("utf-8", "replace")
     if version not in _LACKING:
@@ -238,52 +265,21 @@ def _read_sample(fields: dict[str, Any], where: str) -> Sample:
     Raises:
         DataError: A field is null or holds what it must not; the message names field and value.
     """
-
-    def refuse(field: str, expected: str) -> DataError:
-        return DataError(f"field {field}: {fields[field]!r}, expected {expected}", where=where, remedy=_REWRITE)
-
-    for field, value in fields.items():
-        if value is None and field not in _NULLABLE:
-            raise refuse(field, "a value")
-    width, height = fields["width_px"], fields["height_px"]
-    for field in ("width_px", "height_px"):
-        if fields[field] < 1:
-            raise refuse(field, "a positive number of pixels")
-    if not fields["sample_id"]:
-        raise refuse("sample_id", "some text")
-    if fields.get("annotator") == "":
-        raise refuse("annotator", "a name, or null where it is not known")
-    if fields["label"] not in set(Verdict):
-        raise refuse("label", " or ".join(Verdict))
-    if not set(fields["tags"]) <= set(Tag) or len(set(fields["tags"])) < len(fields["tags"]):
-        raise refuse("tags", f"some of {', '.join(Tag)}, each once")
-    verdict = Verdict(fields["label"])
-    if verdict is Verdict.REAL and fields["regions"]:
-        raise refuse("regions", "none, as the label is real")
-    regions = tuple(_read_region(region, width, height, where) for region in fields["regions"])
+    for fault in row_faults(fields):
+        rule = RULES[fault.rule]
+        if rule.severity is Severity.ERROR:
+            raise DataError(f"field {fault.field}: {fault.message}", where=where, remedy=rule.remedy)
+    regions = tuple(
+        Region(Box(region["x_min"], region["y_min"], region["x_max"], region["y_max"]), region["caption"])
+        for region in fields["regions"]
+    )
     return Sample(
         sample_id=fields["sample_id"],
-        width_px=width,
-        height_px=height,
-        annotation=Annotation(verdict, regions, tuple(Tag(tag) for tag in fields["tags"])),
+        width_px=fields["width_px"],
+        height_px=fields["height_px"],
+        annotation=Annotation(Verdict(fields["label"]), regions, tuple(Tag(tag) for tag in fields["tags"])),
         generator=fields["generator"],
         category=fields["category"],
         source=fields["source"],
         annotator=fields.get("annotator"),
     )
-
-
-def _read_region(fields: dict[str, Any] | None, width_px: int, height_px: int, where: str) -> Region:
-    def refuse(problem: str, remedy: str = _REWRITE) -> DataError:
-        return DataError(f"field regions: {problem}", where=where, remedy=remedy)
-
-    if fields is None or None in fields.values():
-        raise refuse(f"{fields}, expected four numbers and a caption")
-    box = Box(fields["x_min"], fields["y_min"], fields["x_max"], fields["y_max"])
-    if not (0 <= box.x_min < box.x_max <= width_px and 0 <= box.y_min < box.y_max <= height_px):
-        raise refuse(f"{tuple(box)}, expected boxes with an area inside the {width_px}x{height_px} px image")
-    try:
-        check_caption(fields["caption"])
-    except DataError as error:
-        raise refuse(error.message, error.remedy) from error
-    return Region(box, fields["caption"])

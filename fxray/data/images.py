@@ -1,50 +1,156 @@
 """Encoded images to upright RGB pixels."""
 
 import io
+import stat
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fxray.errors import DataError
 
 MAX_IMAGE_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can claim gigabytes of pixels."""
+MAX_IMAGE_BYTES = 256 * 2**20
+"""Larger files are refused before they are read."""
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+"""What is read. Pillow knows more, but some of it is handed to other programs (EPS to Ghostscript)."""
+
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error,
+    zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow has been seen to raise on damaged files."""
+_CONVERT = "convert it to JPEG, PNG or WebP"
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def read_image_file(path: Path, where: str) -> bytes:
+    """A whole image file, if it is one of a sensible size.
+
+    Args:
+        path: The file.
+        where: The place to name in errors.
+
+    Raises:
+        DataError: It is missing, no plain file (a folder, a pipe, a device), larger than 256 MiB, or not readable.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path} is no plain file", where=where, remedy="name an image file")
+        if status.st_size > MAX_IMAGE_BYTES:
+            raise DataError(
+                f"{path} has {status.st_size} bytes, expected at most {MAX_IMAGE_BYTES}",
+                where=where,
+                remedy="scale the image down, or leave the row out",
+            )
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
+            where=where,
+            remedy="put the image there, or mend the path",
+        ) from error
+
+
+def open_image(encoded: bytes, where: str) -> Image.Image:
+    """The image with its header read and its pixels not yet decoded.
+
+    Args:
+        encoded: A file in one of `FORMATS`.
+        where: The place to name in errors.
+
+    Raises:
+        DataError: The bytes are no image, or claim too many pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"image has too many pixels: {error}", where=where, remedy="scale the image down") from error
+    except UnidentifiedImageError as error:
+        raise _unknown(encoded, where) from error
+    except _DAMAGE as error:
+        raise _damaged(encoded, where, error) from error
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise DataError(
+            f"image of {image.width}x{image.height} px, expected at most {MAX_IMAGE_PIXELS} pixels",
+            where=where,
+            remedy="scale the image down",
+        )
+    return image
 
 
 def decode_image(encoded: bytes, where: str) -> Image.Image:
     """The image as RGB, turned upright by its EXIF orientation, which is then gone.
 
+    Transparency is dropped, 16 bits per channel become the upper 8.
+
     Args:
-        encoded: A file in any format that Pillow reads; of an animation the first frame counts.
+        encoded: A file in one of `FORMATS`; of an animation the first frame counts.
         where: The place to name in errors.
 
     Raises:
         DataError: The bytes are no image, are cut short or damaged, or hold too many pixels.
     """
+    image = open_image(encoded, where)
+    with decoding(encoded, where):
+        return ImageOps.exif_transpose(eight_bits(image)).convert("RGB")
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits with 8 instead, which Pillow would cut off at white; any other as it is."""
+    if not image.mode.startswith("I;16"):
+        return image
+    scaled = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if orientation := image.getexif().get(0x0112):
+        scaled.getexif()[0x0112] = orientation
+    return scaled
+
+
+@contextmanager
+def decoding(encoded: bytes, where: str) -> Iterator[None]:
+    """Around whatever reads on in an opened image, its metadata too: what a damaged file raises becomes a DataError.
+
+    Raises:
+        DataError: The image is damaged or cut short.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(encoded))
-        if image.width * image.height > MAX_IMAGE_PIXELS:
-            raise DataError(
-                f"image of {image.width}x{image.height} px, expected at most {MAX_IMAGE_PIXELS} pixels",
-                where=where,
-                remedy="scale the image down",
-            )
-        return ImageOps.exif_transpose(image).convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise DataError(f"image has too many pixels: {error}", where=where, remedy="scale the image down") from error
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{len(encoded)} bytes that are no image Pillow knows (they start with {encoded[:8]!r})",
-            where=where,
-            remedy="give a JPEG, PNG, WebP or other common image file",
-        ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        yield
+    except _DAMAGE as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(
-            f"image of {len(encoded)} bytes is damaged or cut short: {error}",
-            where=where,
-            remedy="fetch the file again, or leave the row out",
-        ) from error
+        raise _damaged(encoded, where, error) from error
+
+
+def _damaged(encoded: bytes, where: str, error: Exception) -> DataError:
+    return DataError(
+        f"image of {len(encoded)} bytes is damaged or cut short: {error}",
+        where=where,
+        remedy="fetch the file again, or leave the row out",
+    )
+
+
+def _unknown(encoded: bytes, where: str) -> DataError:
+    """The error of bytes that are no image, with the kinds that people do try named."""
+    start = encoded[:512].lstrip()
+    if encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIC_BRANDS:
+        return DataError("a HEIC image, which is not read", where=where, remedy=_CONVERT)
+    if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in encoded[:4096]):
+        return DataError("an SVG drawing, which has no pixels", where=where, remedy=_CONVERT)
+    if not encoded:
+        return DataError("0 bytes that are no image", where=where, remedy="fetch the file again, or leave the row out")
+    return DataError(
+        f"{len(encoded)} bytes that are no image Pillow knows (they start with {encoded[:8]!r})",
+        where=where,
+        remedy=f"give one of {', '.join(FORMATS)}",
+    )

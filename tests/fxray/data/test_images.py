@@ -2,14 +2,16 @@
 
 import contextlib
 import io
+import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fxray.data.images import decode_image
+from fxray.data.images import MAX_IMAGE_BYTES, decode_image, read_image_file
 from fxray.errors import DataError
 
 
@@ -37,6 +39,44 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     form = "TIFF" if mode in ("CMYK", "I;16") else "PNG"
     decoded = decode_image(_encoded(image, form), "here")
     assert (decoded.mode, decoded.size) == ("RGB", (8, 6))
+
+
+def test_sixteen_bits_become_the_upper_eight() -> None:
+    ramp = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    for form in ("PNG", "TIFF"):
+        decoded = np.asarray(decode_image(_encoded(Image.fromarray(ramp), form), "here"))
+        assert decoded[..., 1].ravel().tolist() == list(range(256))
+
+
+def test_what_pillow_hands_to_other_programs_is_not_read() -> None:
+    script = _encoded(Image.new("RGB", (8, 6)), "EPS")
+    with pytest.raises(DataError, match="no image Pillow knows"):
+        decode_image(script, "here")
+
+
+def test_heic_and_svg_are_named() -> None:
+    with pytest.raises(DataError, match="HEIC"):
+        decode_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "here")
+    for drawing in (b"<svg xmlns='x'/>", b"  <?xml version='1.0'?>\n<!-- x --><svg/>"):
+        with pytest.raises(DataError, match="SVG"):
+            decode_image(drawing, "here")
+
+
+def test_only_plain_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"abc")
+    assert read_image_file(tmp_path / "a.png", "here") == b"abc"
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(4 * 2**30)
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, message in {
+        "huge.png": f"4294967296 bytes, expected at most {MAX_IMAGE_BYTES}",
+        "pipe.png": "no plain file",
+        "absent.png": "cannot be read: No such file",
+        "nul\0.png": "cannot be read",
+    }.items():
+        with pytest.raises(DataError, match=message) as caught:
+            read_image_file(tmp_path / name, "set.parquet row 3")
+        assert caught.value.where == "set.parquet row 3"
 
 
 def test_truncated_files_are_refused_with_their_place() -> None:

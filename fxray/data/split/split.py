@@ -1,0 +1,112 @@
+"""From dataset files to a split: look at every image, cluster what belongs together, deal the clusters."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxray.data.check.scan import scan
+from fxray.data.check.whole import clusters, related_images
+from fxray.data.dataset import Dataset
+from fxray.data.split.plan import Plan, content_checksum
+from fxray.data.split.schemes import Fold, Rows, balance, fixed, k_fold, leave_one_out, refuse_empty_parts
+from fxray.data.split.settings import Scheme, Settings
+from fxray.errors import DataError
+from fxray.events import OnEvent, PhaseStarted, ignore
+from fxray.schema import Verdict
+
+_REFUSED = ("file-unreadable", "repeated-id", "image-missing", "image-damaged")
+"""Rules whose breach leaves a row without id or image; others are for the check to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A plan, and what it was made of.
+
+    Attributes:
+        plan: To be written.
+        rows: Labels, keys, clusters and strata.
+    """
+
+    plan: Plan
+    rows: Rows
+
+
+def split(paths: Sequence[Path], settings: Settings, on_event: OnEvent = ignore) -> Split:
+    """Splits dataset files.
+
+    Args:
+        paths: Parquet files that together are one set.
+        settings: How.
+        on_event: Is told of rows done.
+
+    Raises:
+        DataError: A row or image is faulty, a generator has no group, or a part would lack a class.
+    """
+    samples = [sample for path in paths for sample in _open(path).samples]
+    seen = scan(paths, on_event)
+    for finding in seen.findings:
+        if finding.rule in _REFUSED:
+            raise DataError(finding.message, where=str(finding.place), remedy=finding.kind.remedy)
+    on_event(PhaseStarted("look-alikes"))
+    is_generated_N = np.array([sample.annotation.verdict is Verdict.GENERATED for sample in samples])
+    is_by_group = settings.scheme is Scheme.GROUP
+    if is_by_group:
+        _refuse_ungrouped([s.generator for s in samples], is_generated_N, settings.groups)
+    rows = Rows(
+        is_generated_N,
+        [settings.groups.get(s.generator, "") if is_by_group else s.generator for s in samples],
+        clusters(seen.rows, related_images(seen.rows), ignores_source=settings.ignores_source),
+        np.unique([f"{s.annotation.verdict}/{s.generator}" for s in samples], return_inverse=True)[1],
+    )
+    folds = _folds(rows, settings)
+    if not settings.keeps_all:
+        folds = [balance(rows, fold, settings.seed) for fold in folds]
+    needs_validation = settings.fractions[1] if settings.scheme is Scheme.FIXED else settings.validation_frac
+    refuse_empty_parts(rows, folds, needs_validation=needs_validation > 0)
+    digests = [row.image.digest for row in seen.rows if row.image is not None]
+    plan = Plan(
+        settings.scheme.value,
+        settings.seed,
+        tuple(paths),
+        content_checksum(samples, digests),
+        tuple(folds),
+        tuple(sample.sample_id for sample in samples),
+    )
+    return Split(plan, rows)
+
+
+def _open(path: Path) -> Dataset:
+    try:
+        return Dataset.open(path)
+    except DataError as error:
+        remedy = f"{error.remedy}; fxray data check lists every fault"
+        raise DataError(error.message, where=error.where, remedy=remedy) from error
+
+
+def _folds(rows: Rows, settings: Settings) -> list[Fold]:
+    match settings.scheme:
+        case Scheme.K_FOLD:
+            return k_fold(
+                rows,
+                num_folds=settings.num_folds,
+                validation_frac=settings.validation_frac,
+                seed=settings.seed,
+            )
+        case Scheme.FIXED:
+            return fixed(rows, fractions=settings.fractions, seed=settings.seed)
+        case _:
+            return leave_one_out(
+                rows, test_frac=settings.test_frac, validation_frac=settings.validation_frac, seed=settings.seed
+            )
+
+
+def _refuse_ungrouped(generators: Sequence[str], is_generated_N: NDArray[np.bool_], groups: Mapping[str, str]) -> None:
+    lost = sorted({g for g, is_in in zip(generators, is_generated_N, strict=True) if is_in and g not in groups})
+    if lost:
+        raise DataError(
+            f"no group for the generators {', '.join(map(repr, lost[:10]))}",
+            remedy="name them in the file of --groups",
+        )
