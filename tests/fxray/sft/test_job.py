@@ -184,7 +184,7 @@ def test_what_a_worker_refuses_ends_the_job_at_once(
 
 
 @with_ray
-def test_two_ranks_under_zero_2_learn_what_one_rank_learns(
+def test_two_ranks_under_zero_3_learn_what_one_rank_learns(
     cluster: None, settings: SftSettings, tmp_path: Path
 ) -> None:
     settings = replace(settings, lora_dropout=0.0, max_steps=3)
@@ -195,7 +195,7 @@ def test_two_ranks_under_zero_2_learn_what_one_rank_learns(
             addresses.update(listening_addresses())
 
     run_sft(settings, run_dir=tmp_path / "one", on_event=lambda _: None)
-    run_sft(replace(settings, num_workers=2, zero_stage=2), run_dir=tmp_path / "two", on_event=look_around)
+    run_sft(replace(settings, num_workers=2, zero_stage=3), run_dir=tmp_path / "two", on_event=look_around)
 
     assert addresses
     assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
