@@ -125,7 +125,7 @@ def _devices() -> Iterator[Finding]:
         )
     else:
         yield Finding(Level.OK, "GPUs", "none: models run on the CPU")
-    runner = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "vLLM's default")
+    runner = "V2" if os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0") not in ("", "0") else "V1"
     yield Finding(Level.OK, "vLLM model runner", runner)
 
 
