@@ -5,7 +5,11 @@ from typing import Annotated
 
 import typer
 
+from fxray.cli import data_export, data_import
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make datasets.")
+app.command("import", help=data_import.HELP)(data_import.import_)
+app.command("export", help=data_export.HELP)(data_export.export)
 
 
 @app.callback()

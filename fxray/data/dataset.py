@@ -21,6 +21,7 @@ from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 SCHEMA_VERSION = "1"
 VERSION_KEY = b"fxray.schema_version"
 ROWS_PER_GROUP = 16
+ROWS_PER_GROUP_WITHOUT_PIXELS = 4096
 
 _REGION = pa.struct(
     [
@@ -112,6 +113,11 @@ class Dataset:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_file": None}
 
+    def image_file(self, row: int) -> Path | None:
+        """The image file of a row, or None where its image is inside the dataset file."""
+        relative = self._image_paths[row]
+        return None if relative is None else self.path.parent / relative
+
     def image_bytes(self, row: int) -> bytes:
         """The encoded image of a row, read from its row group or from the file beside the dataset.
 
@@ -175,6 +181,28 @@ def write_dataset(path: Path, rows: Iterable[Row]) -> None:
                 records.append(record)
                 num_rows += 1
             writer.write_table(pa.Table.from_pylist(records, schema=SCHEMA))
+        if num_rows == 0:
+            raise DataError("dataset without rows, expected at least one", where=str(path), remedy="give some rows")
+
+
+def join_datasets(path: Path, parts: Iterable[Path]) -> None:
+    """Lays files that `write_dataset` wrote end to end, whole or not at all, without reading a row.
+
+    Their images are files, so row groups are large: a small one would cost more than it holds.
+
+    Raises:
+        DataError: There are no parts.
+    """
+    waiting, num_rows = list[pa.Table](), 0
+    with atomic_path(path) as aside, pq.ParquetWriter(aside, SCHEMA, compression="none") as writer:
+        for part in parts:
+            waiting.append(pq.read_table(part))
+            num_rows += waiting[-1].num_rows
+            if sum(table.num_rows for table in waiting) >= ROWS_PER_GROUP_WITHOUT_PIXELS:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting.clear()
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
         if num_rows == 0:
             raise DataError("dataset without rows, expected at least one", where=str(path), remedy="give some rows")
 
