@@ -10,6 +10,7 @@ from fxray.data.formats.mapping import Layout, read_mapped
 from fxray.data.formats.record import Rows
 from fxray.data.import_job import RECORDS_PER_PART, ImportJob, Summary
 from fxray.data.rows import Reading
+from fxray.errors import ConfigError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 
 ALONE_S = 60.0
@@ -46,9 +47,15 @@ def import_dataset(
         alone_s: Seconds beyond which Ray takes over.
 
     Raises:
-        ConfigError: The folder holds something else.
+        ConfigError: The folder holds something else, or lies inside the source.
         DataError: The source cannot be read, has no readable row, or `is_strict` and some cannot be read.
     """
+    if src.is_dir() and dst.resolve().is_relative_to(src.resolve()):
+        raise ConfigError(
+            "lies inside the folder that is read",
+            where=str(dst),
+            remedy=f"name a folder outside {src}; nothing was changed",
+        )
     job = ImportJob(dst, plan(form, src, images, reading) | {"layout": layout and layout.model_dump(mode="json")})
 
     def read() -> Rows:
