@@ -41,12 +41,18 @@ def export(
     ] = None,
 ) -> None:
     from fxray.cli.progress import show_progress
+    from fxray.data.exported import Guess
+    from fxray.data.exports import export_dataset
     from fxray.data.formats import catalogue
-    from fxray.launch.exports import export_dataset
 
-    found = catalogue.find(form, to_write=True)
+    found, guesses = catalogue.find(form, to_write=True), None
     if predictions is not None:
+        from fxray.evaluate.predictions import read_predictions
+
         typer.echo(f"note: {LOSSES[found.name]}", err=True)
+        guesses = {
+            each.sample_id: Guess(each.verdict, each.regions, each.tags) for each in read_predictions(predictions)
+        }
     with show_progress() as on_event:
-        export_dataset(found, src, dst, predictions=predictions, on_event=on_event)
+        export_dataset(found, src, dst, on_event=on_event, guesses=guesses)
     typer.echo(dst)

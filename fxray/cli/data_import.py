@@ -11,7 +11,10 @@ import typer
 from fxray.data.formats.catalogue import help_table
 
 if TYPE_CHECKING:
-    from fxray.data.import_job import Summary
+    from collections.abc import Iterator
+
+    from fxray.data.import_job import ImportJob, Summary
+    from fxray.data.rows import Reading
 
 SHOWN_FINDINGS = 10
 HELP = f"""Make a dataset of a tool's annotations.
@@ -81,9 +84,9 @@ def import_(
 ) -> None:
     from fxray.cli.progress import show_progress
     from fxray.data.formats import catalogue
+    from fxray.data.imports import import_dataset
     from fxray.data.rows import Reading
     from fxray.errors import ConfigError, DataError
-    from fxray.launch.imports import import_dataset
     from fxray.schema import Verdict
 
     found = catalogue.find(form)
@@ -110,9 +113,24 @@ def import_(
     )
     with show_progress() as on_event:
         summary = import_dataset(
-            found, src, dst, images=folder, reading=reading, is_strict=strict, on_event=on_event, layout=layout
+            found,
+            src,
+            dst,
+            images=folder,
+            reading=reading,
+            is_strict=strict,
+            on_event=on_event,
+            layout=layout,
+            all_cores=_all_cores,
         )
     _show(dst, summary)
+
+
+def _all_cores(job: ImportJob, parts: list[int], reading: Reading) -> Iterator[int]:
+    """Loads Ray, and what its actors need, only for an import that is worth it."""
+    from fxray.launch.imports import convert_on_all_cores
+
+    return convert_on_all_cores(job, parts, reading)
 
 
 def _show(dst: Path, summary: Summary) -> None:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO, Any
 
-from fxray.data.export import Exported
+from fxray.data.exported import Exported
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Finding, Place, RawRegion, Record, Rows, read_each

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fxray.data.export import Exported, predicted
+from fxray.data.exported import Exported, predicted
 from fxray.data.formats import fields
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Finding, Place, Raw, RawRegion, Record, Rows, read_each

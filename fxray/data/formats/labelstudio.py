@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from fxray.data.export import Exported, predicted
+from fxray.data.exported import Exported, predicted
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Place, RawRegion, Record, Rows, read_each

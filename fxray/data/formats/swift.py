@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fxray.data.export import Exported, predicted
+from fxray.data.exported import Exported, predicted
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Place, RawRegion, Record, Rows, Unit, read_each

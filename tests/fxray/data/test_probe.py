@@ -14,10 +14,10 @@ from PIL import Image
 
 from fxray.data.dataset import Dataset
 from fxray.data.formats.catalogue import find
+from fxray.data.imports import import_dataset
 from fxray.data.rows import Reading
 from fxray.errors import DataError
 from fxray.events import ignore
-from fxray.launch.imports import import_dataset
 
 
 def encoded(image, form, **options):

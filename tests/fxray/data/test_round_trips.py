@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fxray.data.dataset import Dataset, Row, write_dataset
+from fxray.data.exported import Guess
+from fxray.data.exports import export_dataset
 from fxray.data.formats.catalogue import FORMATS, find
 from fxray.data.images import decode_image
+from fxray.data.imports import import_dataset
 from fxray.data.orientation import upright_size
 from fxray.data.rows import Reading
 from fxray.errors import ConfigError, DataError
-from fxray.evaluate.predictions import Prediction, write_predictions
 from fxray.events import ignore
-from fxray.launch.exports import export_dataset
-from fxray.launch.imports import import_dataset
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
 WRITTEN = [form.name for form in FORMATS.values() if form.is_written]
@@ -75,13 +75,11 @@ def test_every_field_comes_back(form, content):
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as name:
         folder = Path(name)
         write_dataset(folder / "x.parquet", content)
-        assert export_dataset(
-            find(form), folder / "x.parquet", folder / "out", predictions=None, on_event=ignore
-        ) == len(content)
+        assert export_dataset(find(form), folder / "x.parquet", folder / "out", on_event=ignore) == len(content)
         again = bring_back(form, folder / "out", folder / "again")
         assert again.samples == [row.sample for row in content]
         assert [again.image_bytes(n) for n in range(len(content))] == [row.image for row in content]
-        export_dataset(find(form), again.path, folder / "twice", predictions=None, on_event=ignore)  # images in files
+        export_dataset(find(form), again.path, folder / "twice", on_event=ignore)  # images in files
         assert bring_back(form, folder / "twice", folder / "third").samples == again.samples
 
 
@@ -99,19 +97,16 @@ def dataset(tmp_path):
 
 
 @pytest.fixture
-def predictions(tmp_path):
-    guess = Prediction(
-        "one", Verdict.GENERATED, (Region(Box(12, 22, 62, 82), "hand odd"),), (Tag.TEXTURE,), answer="..."
-    )
-    write_predictions([guess, Prediction("two", None)], tmp_path / "said.jsonl")
-    return tmp_path / "said.jsonl"
+def guesses():
+    hand = Guess(Verdict.GENERATED, (Region(Box(12, 22, 62, 82), "hand odd"),), (Tag.TEXTURE,))
+    return {"one": hand, "two": Guess(None, (), ())}
 
 
-def test_pycocotools_loads_the_files_and_scores_the_results(dataset, predictions, tmp_path, capsys):
+def test_pycocotools_loads_the_files_and_scores_the_results(dataset, guesses, tmp_path, capsys):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    export_dataset(find("coco"), dataset, tmp_path / "out", predictions=predictions, on_event=ignore)
+    export_dataset(find("coco"), dataset, tmp_path / "out", guesses=guesses, on_event=ignore)
     truth = COCO(str(tmp_path / "out" / "annotations.json"))
     assert [image["file_name"].startswith("images/") for image in truth.loadImgs(truth.getImgIds())] == [True, True]
     loaded = truth.loadAnns(truth.getAnnIds(imgIds=[1]))
@@ -131,7 +126,7 @@ def test_datasets_loads_the_parquet_upright(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     import datasets
 
-    export_dataset(find("huggingface"), dataset, tmp_path / "out", predictions=None, on_event=ignore)
+    export_dataset(find("huggingface"), dataset, tmp_path / "out", on_event=ignore)
     loaded = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded[0]["image"].size == (200, 100)
     assert loaded[0]["regions"] == [{"box": list(region.box), "caption": region.caption} for region in FLAWS]
@@ -143,7 +138,7 @@ def test_datasets_loads_the_parquet_upright(dataset, tmp_path, monkeypatch):
 
 
 def test_swift_boxes_lie_in_the_raster_that_ms_swift_reads(dataset, tmp_path):
-    export_dataset(find("swift"), dataset, tmp_path / "out", predictions=None, on_event=ignore)
+    export_dataset(find("swift"), dataset, tmp_path / "out", on_event=ignore)
     first, second = map(json.loads, (tmp_path / "out" / "data.jsonl").read_text().splitlines())
     with Image.open(tmp_path / "out" / first["images"][0]) as image:
         assert image.size == (100, 200)  # as ms-swift opens it: unturned
@@ -156,8 +151,8 @@ def test_swift_boxes_lie_in_the_raster_that_ms_swift_reads(dataset, tmp_path):
     assert second["objects"] == {"ref": [], "bbox": []}
 
 
-def test_predictions_go_to_people_and_come_back_corrected(dataset, predictions, tmp_path):
-    export_dataset(find("labelstudio"), dataset, tmp_path / "out", predictions=predictions, on_event=ignore)
+def test_predictions_go_to_people_and_come_back_corrected(dataset, guesses, tmp_path):
+    export_dataset(find("labelstudio"), dataset, tmp_path / "out", guesses=guesses, on_event=ignore)
     tasks = json.loads((tmp_path / "out" / "tasks.json").read_text())
     result = tasks[0]["predictions"][0]["result"]
     assert result[0]["value"] == {
@@ -185,10 +180,10 @@ def test_equal_images_take_room_once_and_are_linked(dataset, tmp_path):
     image = picture((100, 200), 6, 51)
     both = [Row(sample, image), Row(Sample("copy", 200, 100, sample.annotation, "a", "b", "c"), image)]
     write_dataset(tmp_path / "twins.parquet", both)
-    export_dataset(find("coco"), tmp_path / "twins.parquet", tmp_path / "out", predictions=None, on_event=ignore)
+    export_dataset(find("coco"), tmp_path / "twins.parquet", tmp_path / "out", on_event=ignore)
     (file,) = (tmp_path / "out" / "images").rglob("*.jpg")
     kept = bring_back("coco", tmp_path / "out", tmp_path / "again")
-    export_dataset(find("swift"), kept.path, tmp_path / "linked", predictions=None, on_event=ignore)
+    export_dataset(find("swift"), kept.path, tmp_path / "linked", on_event=ignore)
     (linked,) = (tmp_path / "linked" / "images").rglob("*.jpg")
     assert linked.samefile(kept.image_file(0))
     assert not linked.samefile(file)
@@ -198,18 +193,18 @@ def test_what_is_there_stays(dataset, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     with pytest.raises(ConfigError, match="is there already"):
-        export_dataset(find("coco"), dataset, tmp_path / "mine", predictions=None, on_event=ignore)
+        export_dataset(find("coco"), dataset, tmp_path / "mine", on_event=ignore)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     with pytest.raises(ConfigError, match="expected one that is written"):
         find("voc", to_write=True)
 
 
 def test_predictions_of_other_samples_and_lost_images_are_refused(dataset, tmp_path):
-    write_predictions([Prediction("stranger", Verdict.REAL)], tmp_path / "said.jsonl")
+    strangers = {"stranger": Guess(Verdict.REAL, (), ())}
     with pytest.raises(DataError, match="'stranger' for one"):
-        export_dataset(find("coco"), dataset, tmp_path / "out", predictions=tmp_path / "said.jsonl", on_event=ignore)
+        export_dataset(find("coco"), dataset, tmp_path / "out", guesses=strangers, on_event=ignore)
     sample = Dataset.open(dataset).samples[0]
     write_dataset(tmp_path / "lost.parquet", [Row(sample, image_path="images/gone.jpg")])
     with pytest.raises(DataError, match="row 0"):
-        export_dataset(find("swift"), tmp_path / "lost.parquet", tmp_path / "out", predictions=None, on_event=ignore)
+        export_dataset(find("swift"), tmp_path / "lost.parquet", tmp_path / "out", on_event=ignore)
     assert not (tmp_path / "out").exists()

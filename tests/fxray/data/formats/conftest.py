@@ -12,9 +12,9 @@ from PIL import Image
 from fxray.data.dataset import Dataset
 from fxray.data.formats.catalogue import find
 from fxray.data.formats.mapping import load_mapping
+from fxray.data.imports import import_dataset
 from fxray.data.rows import Reading
 from fxray.events import ignore
-from fxray.launch.imports import import_dataset
 from fxray.schema import Verdict
 
 PICTURE_PX = (200, 100)
