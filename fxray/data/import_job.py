@@ -9,6 +9,7 @@ A part whose two files are there is done. Nothing ever holds more than one file 
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from fxray.data.dataset import join_datasets, write_dataset
 from fxray.data.formats.record import Finding, Record, Rows
-from fxray.data.image_store import ImageStore
+from fxray.data.image_store import FOLDER, ImageStore
 from fxray.data.rows import Reading, read_record
 from fxray.errors import ConfigError, DataError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
@@ -130,7 +131,6 @@ class ImportJob:
         """
         on_event(PhaseStarted("join", num_parts))
         num_rows, num_refused, num_warnings = 0, 0, 0
-        images: dict[str, int] = {}
         first: list[Finding] = []
         with atomic_path(self.root / FINDINGS) as aside, aside.open("w", encoding="utf-8") as out:
             for finding in self._findings(num_parts):
@@ -140,18 +140,16 @@ class ImportJob:
                 if not finding.is_warning and len(first) < 3:
                     first.append(finding)
         for number in range(num_parts):
-            done = json.loads(self._done(number).read_bytes())
-            num_rows += done["num_rows"]
-            images |= done["images"]
+            num_rows += json.loads(self._done(number).read_bytes())["num_rows"]
         if (is_strict and num_refused) or num_rows == 0:
             raise _refused(self.root / FINDINGS, num_rows, num_refused, first)
         parts = [path for number in range(num_parts) if (path := self._part(number)).exists()]
         join_datasets(self.root / DATASET, parts)
-        summary = Summary(num_rows, num_refused, num_warnings, len(images), sum(images.values()))
+        num_images, num_bytes = _write_sums(self.root)
+        summary = Summary(num_rows, num_refused, num_warnings, num_images, num_bytes)
         write_atomically(self.root / RECORD, json.dumps(self._plan | asdict(summary), indent=2) + "\n")
-        _write_sums(self.root, images)
         shutil.rmtree(self._work)
-        on_event(PhaseDone("join", 0, f"{num_rows} rows, {len(images)} images"))
+        on_event(PhaseDone("join", 0, f"{num_rows} rows, {num_images} images"))
         return summary
 
     def _findings(self, num_parts: int) -> Iterator[Finding]:
@@ -223,10 +221,19 @@ def _refused(findings: Path, num_rows: int, num_refused: int, first: list[Findin
     )
 
 
-def _write_sums(root: Path, images: Iterable[str]) -> None:
+def _write_sums(root: Path) -> tuple[int, int]:
+    """Lists the checksums of all files, as `sha256sum -c` reads them; returns the number of images and their bytes."""
+    num_images, num_bytes = 0, 0
     with atomic_path(root / SUMS) as aside, aside.open("w") as out:
-        for name in (DATASET, FINDINGS, RECORD):
+        for name in (DATASET, FINDINGS):
             with (root / name).open("rb") as file:
                 out.write(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
-        for path in sorted(images):
-            out.write(f"{Path(path).stem}  {path}\n")
+        for folder in sorted((root / FOLDER).iterdir()):
+            for image in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                if image.name.startswith("."):  # an interrupted write
+                    Path(image).unlink()
+                    continue
+                out.write(f"{image.name.split('.')[0]}  {FOLDER}/{folder.name}/{image.name}\n")
+                num_images += 1
+                num_bytes += image.stat().st_size
+    return num_images, num_bytes
