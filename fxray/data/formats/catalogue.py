@@ -3,15 +3,21 @@
 Reading this table imports no reader, so that a command's help can show it at once.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from fxray.data.formats.location import Images
-from fxray.data.formats.record import Frame, Rows
 from fxray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fxray.data.exported import Exported
+    from fxray.data.formats.location import Images
+    from fxray.data.formats.record import Frame, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,12 @@ class Reader(Protocol):
     def __call__(self, src: Path, images: Images) -> Rows: ...
 
 
+class Writer(Protocol):
+    """`write` of a format's module."""
+
+    def __call__(self, rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path: ...
+
+
 def find(name: str, *, to_write: bool = False) -> Format:
     """The format of a name.
 
@@ -83,9 +95,9 @@ def reader(form: Format) -> Reader:
     return cast(Reader, import_module(f"fxray.data.formats.{form.module}").read)
 
 
-def writer(form: Format) -> Callable[..., None]:
-    """The writer of a format that has one: `write(dataset, dst, progress)`."""
-    return cast("Callable[..., None]", import_module(f"fxray.data.formats.{form.module}").write)
+def writer(form: Format) -> Writer:
+    """The writer of a format that has one."""
+    return cast(Writer, import_module(f"fxray.data.formats.{form.module}").write)
 
 
 def help_table(*, to_write: bool = False) -> str:
