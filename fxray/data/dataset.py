@@ -1,11 +1,11 @@
 """The one format of datasets: a Parquet file whose schema carries a version, with images inside or beside it.
 
-Opening reads everything but the pixels. Row groups are small, so reading one image touches a few hundred kilobytes.
+Opening reads everything but the pixels. Row groups with images inside are small, so reading one image touches a few
+hundred kilobytes.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ SCHEMA_VERSION = "1"
 VERSION_KEY = b"fxray.schema_version"
 ROWS_PER_GROUP = 16
 ROWS_PER_GROUP_WITHOUT_PIXELS = 4096
+"""Of rows whose image is a file: a group costs as much as some dozens of them."""
 
 _REGION = pa.struct(
     [
@@ -95,7 +96,7 @@ class Dataset:
         if table.num_rows == 0:
             raise DataError("dataset without rows, expected at least one", where=str(path), remedy=_REWRITE)
         samples, seen = [], dict[str, int]()
-        for number, fields in enumerate(table.to_pylist()):
+        for number, fields in enumerate(_records(table)):
             sample = _read_sample(fields, f"{path} row {number}")
             if sample.sample_id in seen:
                 raise DataError(
@@ -188,8 +189,6 @@ def write_dataset(path: Path, rows: Iterable[Row]) -> None:
 def join_datasets(path: Path, parts: Iterable[Path]) -> None:
     """Lays files that `write_dataset` wrote end to end, whole or not at all, without reading a row.
 
-    Their images are files, so row groups are large: a small one would cost more than it holds.
-
     Raises:
         DataError: There are no parts.
     """
@@ -208,9 +207,21 @@ def join_datasets(path: Path, parts: Iterable[Path]) -> None:
 
 
 def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    rest = iter(rows)
-    while group := list(islice(rest, ROWS_PER_GROUP)):
+    group, num_images = list[Row](), 0
+    for row in rows:
+        group.append(row)
+        num_images += row.image is not None
+        if num_images == ROWS_PER_GROUP or len(group) == ROWS_PER_GROUP_WITHOUT_PIXELS:
+            yield group
+            group, num_images = [], 0
+    if group:
         yield group
+
+
+def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Its rows, a few at a time: all of them as dictionaries would take several times the room of the samples."""
+    for batch in table.to_batches(max_chunksize=ROWS_PER_GROUP_WITHOUT_PIXELS):
+        yield from batch.to_pylist()
 
 
 def _check_schema(schema: pa.Schema, path: Path) -> None:

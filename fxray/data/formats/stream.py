@@ -88,7 +88,9 @@ def first_key(path: Path) -> str | None:
                 if event != "start_map":
                     break
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            raise DataError(f"no JSON: {error}", where=str(path), remedy="check the path and the format") from error
+            raise DataError(
+                f"no JSON: {_first_line(error)}", where=str(path), remedy="check the path and the format"
+            ) from error
     return None
 
 
@@ -108,6 +110,12 @@ def _guarded(path: Path, rows: Iterator[tuple[str, Any]]) -> Iterator[Raw | Find
             "file", str(error).strip().splitlines()[0], f"JSON breaks after {last}; the rest is unread"
         )
         yield Finding.of(Place(str(path)), problem)
+
+
+def _first_line(error: Exception) -> str:
+    said = error.args[0] if error.args else ""  # the parser in C gives bytes, with a picture of the place below
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0]
 
 
 def _opened(path: Path) -> Any:
@@ -145,5 +153,7 @@ def is_object(path: Path, prefix: str) -> bool:
                 if place == prefix:
                     return bool(event == "start_map")
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            raise DataError(f"no JSON: {error}", where=str(path), remedy="check the path and the format") from error
+            raise DataError(
+                f"no JSON: {_first_line(error)}", where=str(path), remedy="check the path and the format"
+            ) from error
     raise DataError(f"nothing at {prefix!r}", where=str(path), remedy="correct `rows` in the mapping file")

@@ -151,6 +151,19 @@ def test_swift_boxes_lie_in_the_raster_that_ms_swift_reads(dataset, tmp_path):
     assert second["objects"] == {"ref": [], "bbox": []}
 
 
+def test_ms_swifts_own_preprocessor_takes_the_rows(dataset, tmp_path, monkeypatch):
+    reason = "its pins (peft, trl, datasets) exclude fxray's; add it with pip install --no-deps --target and PYTHONPATH"
+    core = pytest.importorskip("swift.dataset.preprocessor.core", reason=reason)
+    import datasets
+
+    export_dataset(find("swift"), dataset, tmp_path / "out", on_event=ignore)
+    monkeypatch.chdir(tmp_path / "out")
+    rows = datasets.Dataset.from_list([json.loads(line) for line in Path("data.jsonl").read_text().splitlines()])
+    first, second = core.AutoPreprocessor()(rows, strict=True, load_from_cache_file=False)
+    assert first["objects"]["bbox"] == [[20.25, 139.5, 80, 190], [0, 0, 100, 200]]
+    assert (first["objects"]["ref"][0], second["objects"]["bbox"]) == (FLAWS[0].caption, [])
+
+
 def test_predictions_go_to_people_and_come_back_corrected(dataset, guesses, tmp_path):
     export_dataset(find("labelstudio"), dataset, tmp_path / "out", guesses=guesses, on_event=ignore)
     tasks = json.loads((tmp_path / "out" / "tasks.json").read_text())
