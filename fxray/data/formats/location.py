@@ -43,7 +43,7 @@ class Images:
             raise FieldProblem(field, name, "a zero byte, expected the path of a file")
         folders = (*beside, self.folder)
         candidates = [folder / path for folder in folders]
-        if path.startswith("/") or _DRIVE.match(path):
+        if path.startswith(("/", "../")) or _DRIVE.match(path):  # of another machine: the name alone may be right
             candidates += [folder / path.rsplit("/", 1)[1] for folder in folders]
         for candidate in candidates:
             if _is_there(candidate):

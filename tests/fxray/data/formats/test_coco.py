@@ -66,6 +66,15 @@ def test_a_photograph_with_orientation_keeps_displayed_boxes_whatever_size_is_no
     ]
 
 
+def test_paths_of_another_machine_are_found_by_name(picture, written, imported):
+    picture("images/é.png")
+    names = ["..\\..\\media\\upload\\4\\é.png", "C:\\data\\é.png", "/mnt/x/é.png", "file:///mnt/%C3%A9.png"]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    src = written("c.json", {"images": images, "annotations": [], "categories": []})
+    found = imported("coco", src, images=src.parent / "images")
+    assert (len(found.samples), found.summary.num_images, found.findings) == (4, 1, [])
+
+
 def test_what_cannot_be_read_is_named(picture, written, imported):
     picture("a.png")
     images = [
