@@ -20,8 +20,8 @@ SHOWN_FINDINGS = 10
 HELP = f"""Make a dataset of a tool's annotations.
 
 Images are kept once each, under the name of their checksum. Rows that cannot be read are listed in findings.jsonl with
-file, row, field, value and reason; the others are imported. An interrupted import goes on when it is run again. On a
-large one Ray uses all cores.
+file, row, field, value and reason; the others are imported, and the exit code is 0 unless --strict. An interrupted
+import goes on when it is run again. A large one runs on all cores by Ray.
 
 \b
 Formats, what to name as SRC, the raster their boxes lie in, and what they carry:

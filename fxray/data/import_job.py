@@ -69,10 +69,11 @@ class ImportJob:
                 raise ConfigError(
                     "an unfinished import from another source, or with other options, is there",
                     where=str(root),
-                    remedy=f"finish it with the command that began it, or remove {self._work} or choose another folder",
+                    remedy="finish it with the command that began it, or name another folder",
                 )
         else:
-            refuse_unless_empty(root)
+            if not _was_refused(root):
+                refuse_unless_empty(root)
             self._work.mkdir(parents=True, exist_ok=True)
             write_atomically(plan_file, json.dumps(plan))
 
@@ -127,7 +128,7 @@ class ImportJob:
         """Joins the parts and writes the checksums.
 
         Raises:
-            DataError: There are no rows, or `is_strict` and some could not be read; the parts stay for another try.
+            DataError: There are no rows, or `is_strict` and some could not be read; only the findings stay.
         """
         on_event(PhaseStarted("join", num_parts))
         num_rows, num_refused, num_warnings = 0, 0, 0
@@ -142,6 +143,8 @@ class ImportJob:
         for number in range(num_parts):
             num_rows += json.loads(self._done(number).read_bytes())["num_rows"]
         if (is_strict and num_refused) or num_rows == 0:
+            shutil.rmtree(self.root / FOLDER, ignore_errors=True)
+            shutil.rmtree(self._work)
             raise _refused(self.root / FINDINGS, num_rows, num_refused, first)
         parts = [path for number in range(num_parts) if (path := self._part(number)).exists()]
         join_datasets(self.root / DATASET, parts)
@@ -211,13 +214,20 @@ def _with_id(record: Record, sample_id: str) -> Record:
     return Record(**(values | {"sample_id": sample_id}))
 
 
+def _was_refused(root: Path) -> bool:
+    """Whether all that a folder holds is what a refused import leaves."""
+    return root.is_dir() and [path.name for path in root.iterdir()] == [FINDINGS]
+
+
 def _refused(findings: Path, num_rows: int, num_refused: int, first: list[Finding]) -> DataError:
     shown = "".join(f"\n  {finding}" for finding in first)
     more = f"\n  and {num_refused - len(first)} more" if num_refused > len(first) else ""
     return DataError(
         f"{num_refused} rows cannot be read, {num_rows} can:{shown}{more}",
         where=str(findings),
-        remedy="mend the rows, or leave --strict out" if num_rows else "check the format, and the images' folder",
+        remedy="mend the rows, or leave --strict out; then run it again"
+        if num_rows
+        else "check the format, and the images' folder",
     )
 
 

@@ -58,6 +58,7 @@ def import_dataset(
             where=str(dst),
             remedy=f"name a folder outside {src}; nothing was changed",
         )
+    src, dst, images = src.absolute(), dst.absolute(), images.absolute()  # for processes that start elsewhere
     job = ImportJob(dst, plan(form, src, images, reading) | {"layout": layout and layout.model_dump(mode="json")})
 
     def read() -> Rows:

@@ -110,21 +110,24 @@ def test_a_killed_import_goes_on(source, tmp_path):
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
-def test_strict_refuses_and_a_second_try_without_it_has_little_to_do(source, tmp_path, monkeypatch):
+def test_strict_refuses_and_leaves_the_findings_alone(source, tmp_path):
     with pytest.raises(DataError, match=r"1 rows cannot be read, 19 can:\n  .*04\.png") as caught:
         import_(source, tmp_path / "a", is_strict=True)
     assert "--strict" in caught.value.remedy
-    assert not (tmp_path / "a" / "dataset.parquet").exists()
-    assert json.loads((tmp_path / "a" / "findings.jsonl").read_text())["field"] == "file"
-    monkeypatch.setattr(ImportJob, "convert", lambda *_: pytest.fail("nothing is left to convert"))
-    assert import_(source, tmp_path / "a").num_rows == 19
+    (left,) = (tmp_path / "a").iterdir()
+    assert json.loads(left.read_text())["field"] == "file"
+    Image.new("RGB", (50, 50)).save(source / "fake" / "04.png")  # mended
+    assert import_(source, tmp_path / "a", is_strict=True).num_rows == 20
 
 
-def test_an_unfinished_import_of_something_else_is_not_mixed_in(source, tmp_path):
-    with pytest.raises(DataError):
-        import_(source, tmp_path / "a", is_strict=True)
+def test_an_unfinished_import_of_something_else_is_not_mixed_in(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ImportJob, "convert", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            import_(source, tmp_path / "a")
     with pytest.raises(ConfigError, match="other options"):
         import_(source, tmp_path / "a", reading=Reading("displayed", label=Verdict.REAL))
+    assert import_(source, tmp_path / "a").num_rows == 19
 
 
 def test_what_is_there_stays(source, tmp_path):
