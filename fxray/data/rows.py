@@ -16,7 +16,7 @@ from fxray.data.probe import Probe, probe_image
 from fxray.errors import DataError
 from fxray.geometry import clip
 from fxray.grammar.lenient import TAG_NAMES, VERDICT_WORDS
-from fxray.grammar.markers import LINE_BREAK
+from fxray.grammar.markers import COORDINATE_LIMIT, LINE_BREAK
 from fxray.grammar.render import check_caption
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
@@ -96,7 +96,7 @@ def upright_box(region: RawRegion, unit: Unit, frame: Frame, probe: Probe) -> Bo
         )
     if frame == "stored":
         box = to_upright(box, width, height, probe.orientation)
-    return Box(*(float(np.float32(value)) for value in box))
+    return Box(*(float(np.float32(min(max(value, -COORDINATE_LIMIT), COORDINATE_LIMIT))) for value in box))
 
 
 def _annotation(record: Record, reading: Reading, probe: Probe, notes: _Notes) -> Annotation:

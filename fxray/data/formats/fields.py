@@ -37,9 +37,11 @@ def text(value: Any, field: str) -> str:
 
 
 def optional_text(value: Any, field: str) -> str | None:
-    """Text, a number as text, or None where there is none."""
+    """Text, a number or truth value as text, or None where there is none."""
     if value is None or value == "":
         return None
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str | int | float):
         return str(value)
     raise FieldProblem(field, value, "expected text")
@@ -108,12 +110,21 @@ def enclosing(xs: Iterable[float], ys: Iterable[float], field: str) -> Corners:
     return min(all_x), min(all_y), max(all_x), max(all_y)
 
 
+def pairs(points: Any, field: str) -> list[tuple[float, float]]:
+    """Points that are given as [[x, y], ...]."""
+    found = []
+    for index, point in enumerate(sequence(points, field)):
+        values = sequence(point, f"{field}[{index}]")
+        if len(values) != 2:
+            raise FieldProblem(field, points, "expected points as [x, y]")
+        found.append((number(values[0], field), number(values[1], field)))
+    return found
+
+
 def around_pairs(points: Any, field: str) -> Corners:
     """Corners of the smallest box around points that are given as [[x, y], ...]."""
-    pairs = [sequence(point, f"{field}[{index}]") for index, point in enumerate(sequence(points, field))]
-    if any(len(pair) != 2 for pair in pairs):
-        raise FieldProblem(field, points, "expected points as [x, y]")
-    return enclosing([number(x, field) for x, _ in pairs], [number(y, field) for _, y in pairs], field)
+    found = pairs(points, field)
+    return enclosing([x for x, _ in found], [y for _, y in found], field)
 
 
 def around_flat(polygons: Any, field: str) -> Corners:

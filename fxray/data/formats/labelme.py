@@ -4,6 +4,7 @@ A caption is a shape's description, else its label. Flags that are set and named
 Where the image file is missing, the copy inside the JSON file is taken.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,9 @@ def _region(where: str, shape: Mapping[str, Any]) -> RawRegion:
 
 def _around_circle(points: Any, field: str) -> fields.Corners:
     """Around a circle that is given by its centre and a point on its rim."""
-    pairs = fields.sequence(points, field)
-    if len(pairs) != 2:
+    found = fields.pairs(points, field)
+    if len(found) != 2:
         raise FieldProblem(field, points, "expected a centre and a point on the rim")
-    (x, y), (rim_x, rim_y) = (
-        [fields.number(value, field) for value in fields.sequence(pair, field)][:2] for pair in pairs
-    )
-    radius = ((x - rim_x) ** 2 + (y - rim_y) ** 2) ** 0.5
+    (x, y), (rim_x, rim_y) = found
+    radius = math.hypot(x - rim_x, y - rim_y)
     return x - radius, y - radius, x + radius, y + radius

@@ -85,19 +85,25 @@ def _read_task(place: Place, task: Mapping[str, Any], images: Images) -> Record:
 
 def _regions(marks: list[tuple[str, Mapping[str, Any]]]) -> tuple[tuple[RawRegion, ...], list[str]]:
     """Boxes with the texts that share their ids, and the names of their labels."""
-    captions: dict[Any, str] = {}
+    captions: dict[str, str] = {}
     for where, mark in marks:
         if mark.get("type") == "textarea":
             written = fields.mapping(mark.get("value"), f"{where}.value").get("text")
-            captions[mark.get("id")] = " ".join(written) if isinstance(written, list) else str(written)
+            captions[str(mark.get("id"))] = " ".join(_lines(written, f"{where}.value.text"))
     regions, kinds = [], []
     for where, mark in marks:
         if mark.get("type") in ("textarea", "choices", "rating", "number", "taxonomy", "relation", "pairwise"):
             continue
         corners, labels = _shape(where, mark)
-        regions.append(RawRegion(corners, captions.get(mark.get("id")) or ", ".join(labels), f"{where}.value"))
+        regions.append(RawRegion(corners, captions.get(str(mark.get("id"))) or ", ".join(labels), f"{where}.value"))
         kinds += labels
     return tuple(regions), kinds
+
+
+def _lines(written: Any, field: str) -> list[str]:
+    """The entries of a text area: a list, or one text."""
+    entries = [written] if isinstance(written, str) else fields.sequence(written, field)
+    return [fields.text(entry, f"{field}[{index}]") for index, entry in enumerate(entries)]
 
 
 def _shape(where: str, mark: Mapping[str, Any]) -> tuple[fields.Corners, list[str]]:

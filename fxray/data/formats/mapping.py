@@ -23,7 +23,7 @@ from typing import Any, Literal
 import jmespath
 import yaml
 from jmespath.exceptions import JMESPathError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
@@ -59,6 +59,14 @@ class Layout(BaseModel):
     frame: Frame = "displayed"
     labels: dict[str, Verdict] = {}
     tags: dict[str, Tag] = {}
+
+    @field_validator("labels", "tags", mode="before")
+    @classmethod
+    def _words(cls, words: Any) -> Any:
+        """YAML reads 0, 1, true as no text, and files label with them."""
+        if not isinstance(words, dict):
+            return words
+        return {fields.optional_text(word, "word"): name for word, name in words.items()}
 
 
 def load_mapping(path: Path) -> Layout:

@@ -47,7 +47,7 @@ def _read_row(place: Place, row: Mapping[str, Any], images: Images) -> Record:
     texts = [(field, str(turn.get("role")), str(turn.get("content") or "")) for field, turn in turns]
     said = "\n".join(text for _, role, text in texts if role == "assistant")
     objects = fields.mapping(row.get("objects") or {}, "objects")
-    kind = objects.get("bbox_type") or "real"
+    kind = str(objects.get("bbox_type") or "real")
     if kind not in _UNITS:
         raise FieldProblem("objects.bbox_type", kind, f"expected one of {', '.join(_UNITS)}")
     parsed = parse(said, lenient=True)

@@ -1,5 +1,7 @@
 """Layouts nobody foresaw, described in YAML."""
 
+from pathlib import Path
+
 import pytest
 
 from fxray.data.formats.mapping import load_mapping
@@ -66,6 +68,19 @@ def test_lists_lines_and_folders_of_files_are_rows(picture, written, imported):
     assert [finding["field"] for finding in lines.findings] == ["image (i)"]
 
 
+def test_labels_may_be_numbers_and_truth_values(picture, written, imported):
+    picture("a.png")
+    layout = written("layout.yaml", "fields: {image: i, label: l}\nlabels: {0: real, 1: generated, 'true': generated}\n")
+    rows = [{"i": "a.png", "l": label} for label in (0, 1, True, "1")]
+    found = imported("mapping", written("a.json", rows), mapping=layout, label=None)
+    assert [sample.annotation.verdict for sample in found.samples.values()] == [
+        Verdict.REAL,
+        Verdict.GENERATED,
+        Verdict.GENERATED,
+        Verdict.GENERATED,
+    ]
+
+
 def test_rows_that_do_not_fit_are_named(picture, written, imported):
     picture("b.png")
     rows = [
@@ -111,9 +126,11 @@ def test_rows_that_are_not_there_are_refused(written, imported):
         imported("mapping", written("a.json", {"data": {}}), mapping=written("layout.yaml", LAYOUT))
 
 
-def test_the_example_in_the_documentation_is_a_mapping(written):
+def test_the_examples_in_the_documentation_are_mappings(written):
     from fxray.data.formats import mapping
 
-    example = mapping.__doc__.split("\n\n")[1]
-    lines = [line[4:] for line in example.splitlines()]
-    assert load_mapping(written("layout.yaml", "\n".join(line.split("   ")[0] for line in lines if line.strip()))).rows
+    page = Path(__file__).parents[4] / "docs" / "data-formats.md"
+    told = page.read_text().split("```yaml\n")[1].split("```")[0]
+    assert load_mapping(written("page.yaml", told)).boxes == "xywh"
+    lines = [line[4:].split("   ")[0] for line in mapping.__doc__.split("\n\n")[1].splitlines()]
+    assert load_mapping(written("docstring.yaml", "\n".join(lines))).rows == "images"
