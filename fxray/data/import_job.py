@@ -220,6 +220,8 @@ def _was_refused(root: Path) -> bool:
 
 
 def _refused(findings: Path, num_rows: int, num_refused: int, first: list[Finding]) -> DataError:
+    if not num_rows + num_refused:
+        return DataError("no rows were found", where=str(findings.parent), remedy="check that SRC is of this format")
     shown = "".join(f"\n  {finding}" for finding in first)
     more = f"\n  and {num_refused - len(first)} more" if num_refused > len(first) else ""
     return DataError(

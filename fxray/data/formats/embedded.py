@@ -3,10 +3,13 @@
 import base64
 import binascii
 import json
+from bisect import bisect_right
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fxray.data.formats.record import FieldProblem, Record
@@ -39,10 +42,9 @@ def _from_labelme(path: Path) -> bytes:
 
 
 def _from_parquet(path: Path, row: int, field: str) -> bytes:
-    file, first_rows = _parquet(path)
-    group = max(index for index, first in enumerate(first_rows) if first <= row)
-    column = file.read_row_group(group, columns=[field], use_threads=False)[field]
-    value: Any = column[row - first_rows[group]].as_py()
+    _, first_rows = _parquet(path)
+    group = bisect_right(first_rows, row) - 1
+    value: Any = _column(path, group, field)[row - first_rows[group]].as_py()
     content = value.get("bytes") if isinstance(value, dict) else value
     if not content:
         raise FieldProblem(field, None, "no image bytes in the row")
@@ -51,8 +53,13 @@ def _from_parquet(path: Path, row: int, field: str) -> bytes:
 
 @lru_cache(maxsize=2)
 def _parquet(path: Path) -> tuple[pq.ParquetFile, list[int]]:
-    file, first_rows, count = pq.ParquetFile(path, memory_map=True), [], 0
-    for group in range(file.num_row_groups):
-        first_rows.append(count)
-        count += file.metadata.row_group(group).num_rows
-    return file, first_rows
+    """The file, and the first row of each of its row groups."""
+    file = pq.ParquetFile(path, memory_map=True)
+    counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    return file, list(accumulate(counts, initial=0))[:-1]
+
+
+@lru_cache(maxsize=1)
+def _column(path: Path, group: int, field: str) -> pa.ChunkedArray:
+    """The images of one row group, kept while its rows are read one after the other."""
+    return _parquet(path)[0].read_row_group(group, columns=[field], use_threads=False)[field]

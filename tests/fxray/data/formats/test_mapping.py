@@ -70,7 +70,9 @@ def test_lists_lines_and_folders_of_files_are_rows(picture, written, imported):
 
 def test_labels_may_be_numbers_and_truth_values(picture, written, imported):
     picture("a.png")
-    layout = written("layout.yaml", "fields: {image: i, label: l}\nlabels: {0: real, 1: generated, 'true': generated}\n")
+    layout = written(
+        "layout.yaml", "fields: {image: i, label: l}\nlabels: {0: real, 1: generated, 'true': generated}\n"
+    )
     rows = [{"i": "a.png", "l": label} for label in (0, 1, True, "1")]
     found = imported("mapping", written("a.json", rows), mapping=layout, label=None)
     assert [sample.annotation.verdict for sample in found.samples.values()] == [
