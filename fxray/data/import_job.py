@@ -20,7 +20,7 @@ from fxray.data.dataset import join_datasets, write_dataset
 from fxray.data.formats.record import Finding, Record, Rows
 from fxray.data.image_store import FOLDER, ImageStore
 from fxray.data.rows import Reading, read_record
-from fxray.errors import ConfigError, DataError
+from fxray.errors import ConfigError, DataError, FxrayError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.files import atomic_path, refuse_unless_empty, write_atomically
 
@@ -87,18 +87,27 @@ class ImportJob:
         if done.is_file():
             return int(json.loads(done.read_bytes())["num_parts"])
         on_event(PhaseStarted("read"))
-        num_parts, num_records = 0, 0
-        with atomic_path(self._work / "unread.jsonl") as aside, aside.open("w") as findings:
-            records = _named_apart(_records(rows(), findings.write))
-            while part := list(islice(records, RECORDS_PER_PART)):
-                content = "".join(record.to_json() + "\n" for record in part)
-                write_atomically(self._records(num_parts), content)
-                num_parts += 1
-                num_records += len(part)
-                on_event(Step("read", num_records, 0))
+        try:
+            num_parts, num_records = self._lay_down(rows(), on_event)
+        except FxrayError:  # the source is no such thing: as if nothing had been asked
+            shutil.rmtree(self._work)
+            if not any(self.root.iterdir()):
+                self.root.rmdir()
+            raise
         write_atomically(done, json.dumps({"num_parts": num_parts}))
         on_event(PhaseDone("read", 0, f"{num_records} rows"))
         return num_parts
+
+    def _lay_down(self, rows: Rows, on_event: OnEvent) -> tuple[int, int]:
+        num_parts, num_records = 0, 0
+        with atomic_path(self._work / "unread.jsonl") as aside, aside.open("w") as findings:
+            records = _named_apart(_records(rows, findings.write))
+            while part := list(islice(records, RECORDS_PER_PART)):
+                write_atomically(self._records(num_parts), "".join(record.to_json() + "\n" for record in part))
+                num_parts += 1
+                num_records += len(part)
+                on_event(Step("read", num_records, 0))
+        return num_parts, num_records
 
     def missing_parts(self, num_parts: int) -> list[int]:
         """Parts that are still to be converted, or whose images have gone since."""

@@ -1,5 +1,6 @@
 """The parts of a large import, converted on all cores of a machine or a cluster by Ray Data."""
 
+import logging
 from collections.abc import Iterator
 
 from fxray.config.tree import RayConfig
@@ -29,6 +30,7 @@ def convert_on_all_cores(job: ImportJob, parts: list[int], reading: Reading) -> 
             job.convert(row["item"], reading)
             return row
 
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False  # the command shows its own
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         for row in ray.data.from_items(parts, override_num_blocks=len(parts)).map(convert).iter_rows():
             yield int(row["item"])

@@ -130,6 +130,15 @@ def test_an_unfinished_import_of_something_else_is_not_mixed_in(source, tmp_path
     assert import_(source, tmp_path / "a").num_rows == 19
 
 
+def test_a_source_that_is_none_leaves_nothing(source, tmp_path):
+    for dst in (tmp_path / "new", tmp_path / "empty"):
+        with pytest.raises(DataError, match="no folder named after a label"):
+            import_(source / "fake", dst)
+        assert not dst.exists()
+        (tmp_path / "empty").mkdir(exist_ok=True)
+    assert import_(source, tmp_path / "new").num_rows == 19
+
+
 def test_what_is_there_stays(source, tmp_path):
     import_(source, tmp_path / "a")
     before = files(tmp_path / "a")
