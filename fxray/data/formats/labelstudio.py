@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from fxray.data.exported import Exported, predicted
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
-from fxray.data.formats.record import FieldProblem, Place, RawRegion, Record, Rows, read_each
+from fxray.data.formats.record import FieldProblem, Finding, Place, Raw, RawRegion, Record, Rows, read_each
 from fxray.grammar.lenient import TAG_NAMES, VERDICT_WORDS
 from fxray.schema import Box, Tag, Verdict
 
@@ -29,9 +29,13 @@ def read(src: Path, images: Images) -> Rows:
     Raises:
         DataError: There is no file, or it is no JSON.
     """
-    for path in stream.documents(src, ".json"):
-        rows = iter([(Place(str(path)), path)]) if _is_one_task(path) else stream.items(path, "", "task")
-        yield from read_each(rows, lambda place, task: _read_task(place, _opened(task), images))
+    return read_each(
+        stream.of_documents(src, ".json", _tasks), lambda place, task: _read_task(place, _opened(task), images)
+    )
+
+
+def _tasks(path: Path) -> Iterator[Raw | Finding]:
+    return iter([(Place(str(path)), path)]) if _is_one_task(path) else stream.items(path, "", "task")
 
 
 def _is_one_task(path: Path) -> bool:

@@ -16,7 +16,6 @@ Where rows are an object's values, an expression sees `{key: ..., value: ...}`.
 """
 
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,7 +104,7 @@ def read_mapped(src: Path, images: Images, layout: Layout) -> Rows:
         DataError: There is no file, or it is no JSON.
     """
     compiled = {name: jmespath.compile(expression) for name, expression in layout.fields if expression}
-    raw = chain.from_iterable(_rows(path, layout) for path in stream.documents(src, ".json"))
+    raw = stream.of_documents(src, ".json", lambda path: _rows(path, layout))
     return read_each(raw, lambda place, row: _read_row(place, row, images, layout, compiled))
 
 

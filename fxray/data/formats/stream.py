@@ -4,7 +4,9 @@ A broken file ends its rows with a finding; what came before it stands.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from fxray.data.formats.record import FieldProblem, Finding, Place, Raw
 from fxray.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20
+MAX_DEPTH = 200
+"""Of nesting in JSON. Paths to deeper places are as long as they are deep, so half a megabyte could fill the memory."""
 
 
 def items(path: Path, prefix: str, kind: str) -> Iterator[Raw | Finding]:
@@ -32,6 +36,7 @@ def entries(path: Path, prefix: str) -> Iterator[Raw | Finding]:
     """The values of an object in a JSON file, each called after its key."""
 
     def pairs() -> Iterator[tuple[str, Any]]:
+        _check_depth(path)
         with path.open("rb") as file:
             yield from ijson.kvitems(file, prefix, use_float=True)
 
@@ -74,6 +79,21 @@ def documents(src: Path, suffix: str) -> Iterator[Path]:
     yield from found
 
 
+def of_documents(src: Path, suffix: str, rows_of: Callable[[Path], Iterable[Any]]) -> Iterator[Any]:
+    """The rows of one file, or of all files of a kind below a folder; there a file that is unreadable is a finding.
+
+    Raises:
+        DataError: There is no file, or the only one cannot be read.
+    """
+    for path in documents(src, suffix):
+        try:
+            yield from rows_of(path)
+        except DataError as error:
+            if not src.is_dir():
+                raise
+            yield Finding.of(Place(str(path)), FieldProblem("file", path.name, error.message))
+
+
 def first_key(path: Path) -> str | None:
     """The first key of the object in a JSON file; None where the file is a list or anything else.
 
@@ -82,7 +102,7 @@ def first_key(path: Path) -> str | None:
     """
     with _opened(path) as file:
         try:
-            for _, event, value in ijson.parse(file):
+            for event, value in ijson.basic_parse(file):
                 if event == "map_key":
                     return str(value)
                 if event != "start_map":
@@ -95,8 +115,35 @@ def first_key(path: Path) -> str | None:
 
 
 def _numbered(path: Path, prefix: str) -> Iterator[tuple[int, Any]]:
+    _check_depth(path)
     with path.open("rb") as file:
         yield from enumerate(ijson.items(file, prefix, use_float=True))
+
+
+def _check_depth(path: Path) -> None:
+    status = path.stat()
+    depth = _depth(path, status.st_size, status.st_mtime_ns)
+    if depth > MAX_DEPTH:
+        raise DataError(
+            f"values nested more than {MAX_DEPTH} deep", where=str(path), remedy="no annotation tool writes such a file"
+        )
+
+
+@lru_cache(maxsize=8)
+def _depth(path: Path, num_bytes: int, mtime_ns: int) -> int:
+    """Depth of the deepest value of a JSON file, as far as it is JSON; reading stops beyond the bound."""
+    del num_bytes, mtime_ns  # they are there so that a changed file is read again
+    depth = deepest = 0
+    with path.open("rb") as file, suppress(ijson.JSONError, UnicodeDecodeError):
+        for event, _ in ijson.basic_parse(file):
+            if event in ("start_map", "start_array"):
+                depth += 1
+                deepest = max(deepest, depth)
+                if depth > MAX_DEPTH:
+                    break
+            elif event in ("end_map", "end_array"):
+                depth -= 1
+    return deepest
 
 
 def _guarded(path: Path, rows: Iterator[tuple[str, Any]]) -> Iterator[Raw | Finding]:
@@ -147,6 +194,7 @@ def is_object(path: Path, prefix: str) -> bool:
     Raises:
         DataError: There is nothing at the prefix.
     """
+    _check_depth(path)
     with _opened(path) as file:
         try:
             for place, event, _ in ijson.parse(file):
