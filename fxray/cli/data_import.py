@@ -86,17 +86,10 @@ def import_(
     from fxray.data.formats import catalogue
     from fxray.data.imports import import_dataset
     from fxray.data.rows import Reading
-    from fxray.errors import ConfigError, DataError
     from fxray.schema import Verdict
 
     found = catalogue.find(form)
-    if (mapping is None) == (form == "mapping"):
-        raise ConfigError("--mapping goes with the format mapping, and only with it", remedy="see docs/data-formats.md")
-    if not src.exists():
-        raise DataError("no such file or folder", where=str(src), remedy="check the path")
-    folder = images or (src if src.is_dir() else src.parent)
-    if not folder.is_dir():
-        raise DataError("no such folder", where=f"--images {folder}", remedy="check the path")
+    folder = _images_folder(form, src, images, mapping)
     frame, layout = found.frame, None
     if mapping is not None:
         from fxray.data.formats.mapping import load_mapping
@@ -124,6 +117,20 @@ def import_(
             all_cores=_all_cores,
         )
     _show(dst, summary)
+
+
+def _images_folder(form: str, src: Path, images: Path | None, mapping: Path | None) -> Path:
+    """Checks that the arguments fit one another and are there; gives the folder that image names are relative to."""
+    from fxray.errors import ConfigError, DataError
+
+    if (mapping is None) == (form == "mapping"):
+        raise ConfigError("--mapping goes with the format mapping, and only with it", remedy="see docs/data-formats.md")
+    if not src.exists():
+        raise DataError("no such file or folder", where=str(src), remedy="check the path")
+    folder = images or (src if src.is_dir() else src.parent)
+    if not folder.is_dir():
+        raise DataError("no such folder", where=f"--images {folder}", remedy="check the path")
+    return folder
 
 
 def _all_cores(job: ImportJob, parts: list[int], reading: Reading) -> Iterator[int]:
