@@ -17,7 +17,7 @@ from fxray.errors import FxrayError
 
 MATRIX = {
     "ray": ("2.58.1",),
-    "transformers": ("5.19.0",),
+    "transformers": ("5.19.0", "5.17"),
     "peft": ("0.21.2",),
     "deepspeed": ("0.19.8",),
     "torch": ("2.13.0", "2.11"),

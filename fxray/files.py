@@ -73,6 +73,18 @@ def refuse_to_replace(path: Path, *, unless_it_holds: str) -> None:
     )
 
 
+def refuse_unless_empty(path: Path) -> None:
+    """Keeps a command from writing among other things.
+
+    Raises:
+        ConfigError: It is a file, or a folder with something in it.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(
+            "is there already", where=str(path), remedy="name a new or an empty folder; nothing was changed"
+        )
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a whole file, or leaves the old one.
 

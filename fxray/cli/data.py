@@ -8,6 +8,8 @@ import typer
 from fxray.cli import (
     data_agreement,
     data_check,
+    data_export,
+    data_import,
     data_quality,
     data_select,
     data_show,
@@ -16,6 +18,8 @@ from fxray.cli import (
 )
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check, split, judge and show datasets.")
+app.command("import", help=data_import.HELP)(data_import.import_)
+app.command("export", help=data_export.HELP)(data_export.export)
 
 
 @app.callback()

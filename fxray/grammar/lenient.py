@@ -13,7 +13,7 @@ _NUMBER = r"\s*+([-+]?[0-9]{1,9}+(?:\.[0-9]{0,15}+)?)\s*+"
 _FOUR_NUMBERS = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:,|\)\s*+,\s*+\(){_NUMBER},{_NUMBER}[\])]")
 _JSON_CAPTION = re.compile(r'"(?:label|caption|description)"\s*+:\s*+("(?:[^"\\]|\\.)*+")')
 _MAX_ITEMS = 5_000  # boxes or tags: far beyond any honest answer; keeps a hostile one cheap
-_VERDICT_WORDS = {
+VERDICT_WORDS = {
     "real": Verdict.REAL,
     "authentic": Verdict.REAL,
     "genuine": Verdict.REAL,
@@ -23,7 +23,7 @@ _VERDICT_WORDS = {
     "ai generated": Verdict.GENERATED,
     "synthetic": Verdict.GENERATED,
 }
-_TAG_NAMES = TAGS | {
+TAG_NAMES = TAGS | {
     "perspective error": Tag.PERSPECTIVE,
     "artistic style": Tag.ARTISTIC,
     "unknown object": Tag.UNKNOWN,
@@ -50,7 +50,7 @@ def read_leniently(text: str, blocks: dict[str, tuple[int, int]], strict: Parsed
     think = text[think_start:think_end]
     verdict = strict.verdict
     if verdict is None and VERDICT in blocks:
-        verdict = _VERDICT_WORDS.get(text[slice(*blocks[VERDICT])].strip().strip(".").lower())
+        verdict = VERDICT_WORDS.get(text[slice(*blocks[VERDICT])].strip().strip(".").lower())
     tags = strict.tags
     tag_text = text[slice(*blocks[TAG])] if TAG in blocks else _nested_tag_block(think)
     view = VIEWS[strict.view]
@@ -75,7 +75,7 @@ def _nested_tag_block(think: str) -> str:
 def _read_tags(text: str) -> tuple[Tag, ...]:
     written = dict.fromkeys(text.replace(",", ";").split(";", _MAX_ITEMS))
     names = (item.strip().lower() for item in written)
-    return tuple(dict.fromkeys(_TAG_NAMES[name] for name in names if name in _TAG_NAMES))
+    return tuple(dict.fromkeys(TAG_NAMES[name] for name in names if name in TAG_NAMES))
 
 
 def _read_regions(think: str) -> tuple[Region, ...]:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fxray.data import dataset
-from fxray.data.dataset import SCHEMA, Dataset, Row, write_dataset
+from fxray.data.dataset import SCHEMA, Dataset, Row, join_datasets, write_dataset
 from fxray.errors import DataError
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
@@ -70,6 +70,32 @@ def test_opening_reads_no_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_an_image_costs_one_small_row_group(tmp_path: Path) -> None:
     write_dataset(tmp_path / "a.parquet", [_row(number) for number in range(100)])
     assert pq.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups == 7
+
+
+def test_rows_whose_images_are_files_share_large_row_groups(tmp_path: Path) -> None:
+    rows = [Row(_row(number).sample, image_path=f"images/{number}.png") for number in range(5000)]
+    write_dataset(tmp_path / "a.parquet", rows)
+    assert pq.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups == 2
+    mixed = [*rows[:20], *(_row(number) for number in range(5000, 5032)), *rows[20:40]]
+    write_dataset(tmp_path / "b.parquet", mixed)
+    assert pq.ParquetFile(tmp_path / "b.parquet").metadata.num_row_groups == 3
+    opened = Dataset.open(tmp_path / "b.parquet")
+    assert opened.image_bytes(20) == mixed[20].image
+    assert opened.image_bytes(51) == mixed[51].image
+    assert (opened.image_file(0), opened.image_file(20)) == (tmp_path / "images" / "0.png", None)
+
+
+def test_files_are_laid_end_to_end(tmp_path: Path) -> None:
+    parts = [tmp_path / f"{number}.parquet" for number in range(3)]
+    for number, part in enumerate(parts):
+        write_dataset(part, [_row(10 * number + row) for row in range(number + 1)])
+    join_datasets(tmp_path / "all.parquet", parts)
+    opened = Dataset.open(tmp_path / "all.parquet")
+    assert [sample.sample_id for sample in opened.samples] == ["s0", "s10", "s11", "s20", "s21", "s22"]
+    assert opened.image_bytes(4) == _row(21).image
+    with pytest.raises(DataError, match="without rows"):
+        join_datasets(tmp_path / "none.parquet", [])
+    assert not (tmp_path / "none.parquet").exists()
 
 
 def test_images_may_lie_beside_the_file(tmp_path: Path) -> None:

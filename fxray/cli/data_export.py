@@ -1,0 +1,58 @@
+"""`fxray data export`: from a dataset to another tool's files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fxray.data.formats.catalogue import help_table
+
+HELP = f"""Write a dataset in another tool's format.
+
+`fxray data import` reads each of them back without loss. With --predictions, Label Studio gets what a detector said as
+pre-annotations for people to correct, COCO gets it as results.json beside the truth (boxes alone, each with score 1),
+and the other formats get it in the place of the truth.
+
+\b
+Formats, what is written, the raster its boxes lie in, and what it carries:
+{help_table(to_write=True)}
+
+\b
+Examples:
+  fxray data export coco datasets/flaws/dataset.parquet export/coco
+  fxray data export labelstudio test.parquet to-correct/ --predictions predictions.parquet
+"""
+
+LOSSES = {
+    "coco": "results.json carries boxes and their image ids alone: no captions, tags, verdicts or confidence.",
+    "swift": "raw answers, faults and times are not carried.",
+    "labelstudio": "raw answers, faults and times are not carried.",
+    "huggingface": "raw answers, faults and times are not carried.",
+}
+"""What is lost of predictions; of a dataset nothing is."""
+
+
+def export(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="Name of a format.")],
+    src: Annotated[Path, typer.Argument(metavar="SRC", help="Parquet file of a dataset.")],
+    dst: Annotated[Path, typer.Argument(metavar="DST", help="New folder.")],
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What a detector said, as `fxray evaluate` writes it.")
+    ] = None,
+) -> None:
+    from fxray.cli.progress import show_progress
+    from fxray.data.exported import Guess
+    from fxray.data.exports import export_dataset
+    from fxray.data.formats import catalogue
+
+    found, guesses = catalogue.find(form, to_write=True), None
+    if predictions is not None:
+        from fxray.evaluate.predictions import read_predictions
+
+        typer.echo(f"note: {LOSSES[found.name]}", err=True)
+        guesses = {
+            each.sample_id: Guess(each.verdict, each.regions, each.tags) for each in read_predictions(predictions)
+        }
+    with show_progress() as on_event:
+        export_dataset(found, src, dst, on_event=on_event, guesses=guesses)
+    typer.echo(dst)

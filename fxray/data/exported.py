@@ -1,0 +1,112 @@
+"""Hands a dataset's samples to the writer of a format, one by one, each with its image as a file below the export.
+
+Images are linked where they lie on the same disk, so an export of a hundred gigabytes takes no room.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from fxray.data.dataset import Dataset
+from fxray.data.image_store import ImageStore
+from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT
+from fxray.data.probe import suffix_of
+from fxray.errors import DataError
+from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
+from fxray.schema import Region, Sample, Tag, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a detector said of a sample, for formats that carry predictions."""
+
+    verdict: Verdict | None
+    regions: tuple[Region, ...]
+    tags: tuple[Tag, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A sample on its way out.
+
+    Attributes:
+        number: Counted from 0.
+        sample: With boxes in pixels of the upright image.
+        image: Its file, relative to the export's folder.
+        orientation: EXIF orientation of that file, 1 to 8.
+        guess: What a detector said of it, where predictions are exported.
+    """
+
+    number: int
+    sample: Sample
+    image: str
+    orientation: int
+    guess: Guess | None = None
+
+
+def exported(
+    dataset: Dataset, dst: Path, on_event: OnEvent, guesses: Mapping[str, Guess] | None = None
+) -> Iterator[Exported]:
+    """The samples of a dataset, their images laid below `dst`.
+
+    Args:
+        dataset: An opened dataset.
+        dst: Folder of the export.
+        on_event: Is told how it goes.
+        guesses: By sample id.
+
+    Raises:
+        DataError: An image is missing or no image.
+    """
+    store = ImageStore(dst)
+    on_event(PhaseStarted("export", len(dataset)))
+    for number, sample in enumerate(dataset.samples):
+        image, orientation = _lay(dataset, number, dst, store)
+        guess = guesses.get(sample.sample_id) if guesses is not None else None
+        yield Exported(number, sample, image, orientation, guess)
+        if number % 64 == 63:
+            on_event(Step("export", number + 1, len(dataset)))
+    on_event(PhaseDone("export", 0, f"{len(dataset)} rows"))
+
+
+def predicted(row: Exported) -> Exported:
+    """The row with what a detector said in place of the truth; without a verdict, boxes mean generated."""
+    if row.guess is None:
+        return row
+    guess = row.guess
+    verdict = guess.verdict or (Verdict.GENERATED if guess.regions else Verdict.REAL)
+    annotation = replace(row.sample.annotation, verdict=verdict, regions=guess.regions, tags=guess.tags)
+    return replace(row, sample=replace(row.sample, annotation=annotation))
+
+
+def _lay(dataset: Dataset, number: int, dst: Path, store: ImageStore) -> tuple[str, int]:
+    where = f"{dataset.path} row {number}"
+    file = dataset.image_file(number)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            encoded = None if file else dataset.image_bytes(number)
+            with Image.open(file or io.BytesIO(encoded or b"")) as image:
+                orientation = image.getexif().get(ORIENTATION_TAG, UPRIGHT)
+                suffix = suffix_of(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"image cannot be read: {error}", where=where, remedy="run `fxray data check`") from error
+    orientation = orientation if orientation in range(1, 9) else UPRIGHT
+    if file is None or encoded is not None:
+        return store.put(encoded or b"", suffix), orientation
+    if len(file.stem) != 64 or file.parent.name != file.stem[:2]:
+        return store.put(file.read_bytes(), suffix), orientation
+    relative = f"images/{file.parent.name}/{file.name}"
+    target = dst / relative
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, target)
+        except OSError:  # another disk, or one without links
+            return store.put(file.read_bytes(), suffix), orientation
+    return relative, orientation

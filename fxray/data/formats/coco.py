@@ -1,0 +1,179 @@
+"""COCO JSON: images and annotations in two lists, joined by image id.
+
+A caption is an annotation's `caption` (or `description`), also among its `attributes`, as CVAT writes it; else the name
+of its category. Label, tags, generator, category, source and sample_id may stand beside an image's file name. An
+annotation without `bbox` takes the box around its polygons. The join goes through a file, so that size costs no memory.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import IO, Any
+
+from fxray.data.exported import Exported
+from fxray.data.formats import fields, stream
+from fxray.data.formats.location import Images
+from fxray.data.formats.record import FieldProblem, Finding, Place, RawRegion, Record, Rows, read_each
+from fxray.schema import Box, Region
+
+
+def read(src: Path, images: Images) -> Rows:
+    """One record per image, those without annotations too.
+
+    Raises:
+        DataError: The file is no JSON object.
+    """
+    stream.first_key(src)  # says at once that a file is no JSON
+    with tempfile.TemporaryDirectory(prefix="fxray-") as folder, closing(sqlite3.connect(f"{folder}/join")) as joined:
+        names = {}
+        for raw in stream.items(src, "categories", "category"):
+            if not isinstance(raw, Finding) and isinstance(raw[1], dict):
+                names[str(raw[1].get("id"))] = str(raw[1].get("name") or "")
+        yield from _lay_down(src, joined)
+        rows = stream.items(src, "images", "image")
+        yield from read_each(
+            rows, lambda place, row: _read_image(place, fields.mapping(row, "image"), images, names, joined)
+        )
+        yield from _left_over(src, joined)
+
+
+def _lay_down(src: Path, joined: sqlite3.Connection) -> Iterator[Finding]:
+    joined.execute("PRAGMA synchronous = OFF")
+    joined.execute("CREATE TABLE annotation (image TEXT, number INTEGER, content TEXT)")
+    for number, raw in enumerate(stream.items(src, "annotations", "annotation")):
+        if isinstance(raw, Finding):
+            yield raw
+            continue
+        place, row = raw
+        if not isinstance(row, dict) or row.get("image_id") is None:
+            yield Finding.of(place, FieldProblem("image_id", row, "an annotation of no image"))
+            continue
+        joined.execute("INSERT INTO annotation VALUES (?, ?, ?)", (str(row["image_id"]), number, json.dumps(row)))
+    joined.execute("CREATE INDEX by_image ON annotation (image)")
+
+
+def _read_image(place: Place, row: Any, images: Images, names: dict[str, str], joined: sqlite3.Connection) -> Record:
+    key = str(row.get("id"))
+    found = joined.execute("SELECT number, content FROM annotation WHERE image = ? ORDER BY number", (key,)).fetchall()
+    joined.execute("DELETE FROM annotation WHERE image = ?", (key,))
+    name = fields.text(row.get("file_name"), "file_name")
+    pairs = [_region(number, json.loads(content), names) for number, content in found]
+    tags = fields.texts(row.get("tags"), "tags")
+    return Record(
+        place=Place(place.file, f"{place.row} (id {key})"),
+        image=images.find(name, "file_name"),
+        image_field="file_name",
+        name=name,
+        regions=tuple(region for region, _ in pairs),
+        tags=tags or fields.tags_among(kind for _, kind in pairs),
+        size_px=fields.size(row.get("width"), row.get("height")),
+        label=fields.optional_text(row.get("label"), "label"),
+        **fields.origin(row),
+    )
+
+
+def _region(number: int, row: dict[str, Any], names: dict[str, str]) -> tuple[RawRegion, str]:
+    where = f"annotations[{number}]"
+    attributes = row.get("attributes")
+    kind = names.get(str(row.get("category_id")), "")
+    caption = fields.caption_in(row) or fields.caption_in(attributes if isinstance(attributes, dict) else {}) or kind
+    if isinstance(attributes, dict) and fields.number(attributes.get("rotation") or 0, f"{where}.attributes.rotation"):
+        raise FieldProblem(
+            f"{where}.attributes.rotation", attributes["rotation"], "a turned box, expected an upright one"
+        )
+    if row.get("bbox"):
+        corners = fields.from_xywh(fields.four_numbers(row["bbox"], f"{where}.bbox"))
+    elif isinstance(row.get("segmentation"), list):
+        corners = fields.around_flat(row["segmentation"], f"{where}.segmentation")
+    else:
+        raise FieldProblem(f"{where}.bbox", row.get("bbox"), "expected [x, y, width, height], or polygons")
+    return RawRegion(corners, caption, f"{where}.bbox"), kind
+
+
+def _left_over(src: Path, joined: sqlite3.Connection) -> Iterator[Finding]:
+    for image, number in joined.execute("SELECT image, min(number) FROM annotation GROUP BY image ORDER BY 2"):
+        problem = FieldProblem("image_id", image, "no image of this id is listed, or it is listed twice")
+        yield Finding.of(Place(str(src), f"annotation {number}"), problem)
+
+
+def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path:
+    """Writes `annotations.json` with boxes of the upright image, and `results.json` where there are predictions."""
+    path = dst / "annotations.json"
+    with ExitStack() as stack:
+        out = stack.enter_context(path.open("w"))
+        boxes = stack.enter_context(tempfile.TemporaryFile("w+"))
+        guesses = stack.enter_context((dst / "results.json" if has_predictions else Path(os.devnull)).open("w"))
+        out.write(
+            '{"info": {"description": "written by fxray"},\n"categories": [{"id": 1, "name": "flaw"}],\n"images": '
+        )
+        lists = images, truths, results = _JsonList(out), _JsonList(boxes), _JsonList(guesses)
+        for row in rows:
+            images.add(_as_image(row))
+            for region in row.sample.annotation.regions:
+                truths.add(_as_annotation(truths.length + 1, row, region))
+            for region in row.guess.regions if row.guess else ():
+                results.add(_as_result(row, region))
+        for written in lists:
+            written.close()
+        out.write(',\n"annotations": ')
+        boxes.seek(0)
+        shutil.copyfileobj(boxes, out)
+        out.write("}\n")
+    return path
+
+
+class _JsonList:
+    """A list that is written item by item."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self._out = out
+        self.length = 0
+
+    def add(self, item: dict[str, Any]) -> None:
+        self._out.write(("," if self.length else "[") + "\n" + json.dumps(item))
+        self.length += 1
+
+    def close(self) -> None:
+        self._out.write("]" if self.length else "[]")
+
+
+def _as_image(row: Exported) -> dict[str, Any]:
+    sample = row.sample
+    return {
+        "id": row.number + 1,
+        "file_name": row.image,
+        "width": sample.width_px,
+        "height": sample.height_px,
+        "label": sample.annotation.verdict,
+        "tags": list(sample.annotation.tags),
+        "sample_id": sample.sample_id,
+        "generator": sample.generator,
+        "category": sample.category,
+        "source": sample.source,
+    }
+
+
+def _as_annotation(number: int, row: Exported, region: Region) -> dict[str, Any]:
+    x, y, width, height = _xywh(region.box)
+    return {
+        "id": number,
+        "image_id": row.number + 1,
+        "category_id": 1,
+        "bbox": [x, y, width, height],
+        "area": width * height,
+        "iscrowd": 0,
+        "caption": region.caption,
+    }
+
+
+def _as_result(row: Exported, region: Region) -> dict[str, Any]:
+    return {"image_id": row.number + 1, "category_id": 1, "bbox": list(_xywh(region.box)), "score": 1.0}
+
+
+def _xywh(box: Box) -> tuple[float, float, float, float]:
+    return box.x_min, box.y_min, box.x_max - box.x_min, box.y_max - box.y_min

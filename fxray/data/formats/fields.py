@@ -1,0 +1,158 @@
+"""Fields of untrusted rows: what is there is of the expected kind, or the problem names it."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+
+from fxray.data.formats.record import FieldProblem
+from fxray.grammar.lenient import TAG_NAMES
+
+Corners = tuple[float, float, float, float]
+
+CAPTION_KEYS = ("caption", "description", "text", "explanation")
+"""Names under which tools keep free text, the first that is filled counts."""
+
+
+def mapping(value: Any, field: str) -> Mapping[str, Any]:
+    """An object of JSON."""
+    if not isinstance(value, Mapping):
+        raise FieldProblem(field, value, "expected an object")
+    return value
+
+
+def sequence(value: Any, field: str) -> Sequence[Any]:
+    """A list of JSON; null counts as an empty one."""
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise FieldProblem(field, value, "expected a list")
+    return value
+
+
+def text(value: Any, field: str) -> str:
+    """Some text that is not blank."""
+    if not isinstance(value, str) or not value.strip():
+        raise FieldProblem(field, value, "expected some text")
+    return value
+
+
+def optional_text(value: Any, field: str) -> str | None:
+    """Text, a number or truth value as text, or None where there is none."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise FieldProblem(field, value, "expected text")
+
+
+def texts(value: Any, field: str) -> tuple[str, ...]:
+    """A list of texts; one text alone is split at semicolons."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(";") if part.strip())
+    return tuple(text(item, f"{field}[{index}]") for index, item in enumerate(sequence(value, field)))
+
+
+class Origin(TypedDict):
+    """Id, generator, category and source of a row; None for what it does not say."""
+
+    sample_id: str | None
+    generator: str | None
+    category: str | None
+    source: str | None
+
+
+def origin(row: Mapping[str, Any], prefix: str = "") -> Origin:
+    """The fields of a row that say where its image comes from, named as in a dataset."""
+    return Origin(
+        sample_id=optional_text(row.get("sample_id"), f"{prefix}sample_id"),
+        generator=optional_text(row.get("generator"), f"{prefix}generator"),
+        category=optional_text(row.get("category"), f"{prefix}category"),
+        source=optional_text(row.get("source"), f"{prefix}source"),
+    )
+
+
+def number(value: Any, field: str) -> float:
+    """A finite number, or text that is one."""
+    try:
+        found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise FieldProblem(field, value, "expected a finite number")
+    return found
+
+
+def four_numbers(value: Any, field: str) -> Corners:
+    """A list of exactly four finite numbers."""
+    values = sequence(value, field)
+    if len(values) != 4:
+        raise FieldProblem(field, value, f"{len(values)} numbers, expected four")
+    a, b, c, d = (number(item, field) for item in values)
+    return a, b, c, d
+
+
+def from_xywh(box: Corners) -> Corners:
+    """Corners of a box that is given as corner, width and height."""
+    return box[0], box[1], box[0] + box[2], box[1] + box[3]
+
+
+def enclosing(xs: Iterable[float], ys: Iterable[float], field: str) -> Corners:
+    """Corners of the smallest box around some points.
+
+    Raises:
+        FieldProblem: There are no points.
+    """
+    all_x, all_y = list(xs), list(ys)
+    if not all_x or len(all_x) != len(all_y):
+        raise FieldProblem(field, f"{len(all_x)} x and {len(all_y)} y", "expected the points of an outline")
+    return min(all_x), min(all_y), max(all_x), max(all_y)
+
+
+def pairs(points: Any, field: str) -> list[tuple[float, float]]:
+    """Points that are given as [[x, y], ...]."""
+    found = []
+    for index, point in enumerate(sequence(points, field)):
+        values = sequence(point, f"{field}[{index}]")
+        if len(values) != 2:
+            raise FieldProblem(field, points, "expected points as [x, y]")
+        found.append((number(values[0], field), number(values[1], field)))
+    return found
+
+
+def around_pairs(points: Any, field: str) -> Corners:
+    """Corners of the smallest box around points that are given as [[x, y], ...]."""
+    found = pairs(points, field)
+    return enclosing([x for x, _ in found], [y for _, y in found], field)
+
+
+def around_flat(polygons: Any, field: str) -> Corners:
+    """Corners of the smallest box around polygons that are given as [[x1, y1, x2, y2, ...], ...]."""
+    flat: list[float] = []
+    for index, polygon in enumerate(sequence(polygons, field)):
+        values = [number(value, f"{field}[{index}]") for value in sequence(polygon, f"{field}[{index}]")]
+        if len(values) % 2:
+            raise FieldProblem(f"{field}[{index}]", polygon, "an odd number of coordinates")
+        flat += values
+    return enclosing(flat[0::2], flat[1::2], field)
+
+
+def caption_in(attributes: Mapping[str, Any]) -> str | None:
+    """The free text among an annotation's attributes, or None."""
+    found = (attributes.get(key) for key in CAPTION_KEYS)
+    return next((value for value in found if isinstance(value, str) and value.strip()), None)
+
+
+def tags_among(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of some class names that are names of tags: such a class also tags the image."""
+    return tuple(dict.fromkeys(name for name in names if name.strip().lower() in TAG_NAMES))
+
+
+def size(width: Any, height: Any) -> tuple[int, int] | None:
+    """The size in pixels that a tool noted, or None where it is no size."""
+    try:
+        width_px, height_px = int(width), int(height)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (width_px, height_px) if width_px > 0 and height_px > 0 else None

@@ -1,0 +1,94 @@
+"""A list of images in CSV or JSON lines, the simplest thing that a script writes.
+
+image      required: path of the file
+label, sample_id, generator, category, source
+tags       texts, or one text with semicolons
+regions    [{"box": [x_min, y_min, x_max, y_max], "caption": "..."}, ...]; in CSV as JSON in the cell
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fxray.data.formats import fields, stream
+from fxray.data.formats.location import Images
+from fxray.data.formats.record import FieldProblem, Finding, Place, Raw, RawRegion, Record, Rows, read_each
+from fxray.errors import DataError
+
+_COLUMNS = ("image", "label", "sample_id", "generator", "category", "source", "tags", "regions")
+_MAX_CELL = 2**24
+
+
+def read(src: Path, images: Images) -> Rows:
+    """The rows of a manifest.
+
+    Raises:
+        DataError: The file is missing, or has no column `image`.
+    """
+    rows = stream.lines(src) if src.suffix.lower() in (".jsonl", ".ndjson", ".json") else _csv_rows(src)
+    return read_each(rows, lambda place, row: read_row(place, fields.mapping(row, "row"), images))
+
+
+def read_row(place: Place, row: Any, images: Images) -> Record:
+    """One row of a manifest.
+
+    Raises:
+        FieldProblem: A field is missing, unknown or malformed.
+    """
+    for name in row:
+        if name not in _COLUMNS:
+            raise FieldProblem(str(name), row[name], f"no field of a manifest: {', '.join(_COLUMNS)}")
+    name = fields.text(row.get("image"), "image")
+    regions = tuple(
+        _region(fields.mapping(region, f"regions[{index}]"), f"regions[{index}]")
+        for index, region in enumerate(fields.sequence(row.get("regions"), "regions"))
+    )
+    return Record(
+        place=place,
+        image=images.find(name, "image"),
+        image_field="image",
+        name=name,
+        regions=regions,
+        tags=fields.texts(row.get("tags"), "tags"),
+        label=fields.optional_text(row.get("label"), "label"),
+        **fields.origin(row),
+    )
+
+
+def _region(region: Any, field: str) -> RawRegion:
+    corners = fields.four_numbers(region.get("box"), f"{field}.box")
+    return RawRegion(corners, fields.text(region.get("caption"), f"{field}.caption"), f"{field}.box")
+
+
+def _csv_rows(path: Path) -> Iterator[Raw | Finding]:
+    csv.field_size_limit(_MAX_CELL)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if "image" not in (reader.fieldnames or ()):
+                raise DataError(
+                    f"columns {', '.join(map(str, reader.fieldnames or ())) or 'none'}, expected one named image",
+                    where=str(path),
+                    remedy=f"the first line names the columns, some of {', '.join(_COLUMNS)}",
+                )
+            for row in reader:
+                place = Place(str(path), f"line {reader.line_num}")
+                yield _cells(place, row)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        yield Finding.of(Place(str(path)), FieldProblem("file", str(error), "CSV breaks here; the rest is unread"))
+
+
+def _cells(place: Place, row: dict[str | Any, Any]) -> Raw | Finding:
+    if None in row:
+        return Finding.of(place, FieldProblem("row", row[None], "more cells than columns"))
+    filled = {name: value for name, value in row.items() if value not in (None, "")}
+    if "regions" in filled:
+        try:
+            filled["regions"] = json.loads(filled["regions"])
+        except (ValueError, RecursionError) as error:
+            return Finding.of(place, FieldProblem("regions", filled["regions"], f"no JSON: {error}"))
+    return place, filled

@@ -1,0 +1,51 @@
+"""Images under the name of their own checksum: equal ones are kept once, and a name proves its content."""
+
+import hashlib
+import os
+from pathlib import Path
+
+FOLDER = "images"
+
+
+class ImageStore:
+    """The images beside a dataset file.
+
+    Args:
+        root: Folder of the dataset file.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folders: set[str] = set()
+
+    def put(self, encoded: bytes, suffix: str) -> str:
+        """Keeps an image, and returns its path relative to the dataset file: `images/ab/ab12....jpg`.
+
+        A file is written aside and renamed, and can only be read afterwards, so that no tool changes it in place.
+        """
+        digest = hashlib.sha256(encoded).hexdigest()
+        folder = f"{FOLDER}/{digest[:2]}"
+        relative = f"{folder}/{digest}.{suffix}"
+        path = f"{self._root}/{relative}"
+        if self._has(path, len(encoded)):
+            return relative
+        if folder not in self._folders:
+            os.makedirs(f"{self._root}/{folder}", exist_ok=True)  # noqa: PTH103 - once per image: pathlib is slow here
+            self._folders.add(folder)
+        aside = f"{self._root}/{folder}/.{digest}.{os.getpid()}.tmp"
+        file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o444)
+        try:
+            with os.fdopen(file, "wb") as out:
+                out.write(encoded)
+            os.replace(aside, path)  # noqa: PTH105
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise
+        return relative
+
+    @staticmethod
+    def _has(path: str, num_bytes: int) -> bool:
+        try:
+            return os.stat(path).st_size == num_bytes  # noqa: PTH116
+        except OSError:
+            return False

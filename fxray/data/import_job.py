@@ -1,0 +1,260 @@
+"""An import that streams, goes on where it stopped, and lands whole.
+
+    read     the reader's records, 256 to a file, in `.import/`        one process, row by row
+    convert  each file's images into `images/`, its rows into a part   any number of processes
+    land     parts into dataset.parquet, then SHA256SUMS               one process, part by part
+
+A part whose two files are there is done. Nothing ever holds more than one file of records or one image.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+from fxray.data.dataset import join_datasets, write_dataset
+from fxray.data.formats.record import Finding, Record, Rows
+from fxray.data.image_store import FOLDER, ImageStore
+from fxray.data.rows import Reading, read_record
+from fxray.errors import ConfigError, DataError, FxrayError
+from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
+from fxray.files import atomic_path, refuse_unless_empty, write_atomically
+
+RECORDS_PER_PART = 256
+DATASET, FINDINGS, SUMS, RECORD = "dataset.parquet", "findings.jsonl", "SHA256SUMS", "import.json"
+_WORK = ".import"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What came of an import.
+
+    Attributes:
+        num_rows: Rows of the dataset.
+        num_refused: Rows that could not be read.
+        num_warnings: Warnings on rows that were read.
+        num_images: Image files in the store.
+        num_image_bytes: Their size in bytes.
+    """
+
+    num_rows: int
+    num_refused: int
+    num_warnings: int
+    num_images: int
+    num_image_bytes: int
+
+
+class ImportJob:
+    """The folder of an import.
+
+    Args:
+        root: Where the dataset comes to lie.
+        plan: What is imported and how, in words that JSON holds; an unfinished import of another plan is not resumed.
+
+    Raises:
+        ConfigError: The folder holds something else.
+    """
+
+    def __init__(self, root: Path, plan: dict[str, object]) -> None:
+        self.root = root
+        self._work = root / _WORK
+        self._plan = plan
+        plan_file = self._work / "plan.json"
+        if plan_file.is_file():
+            if json.loads(plan_file.read_bytes()) != plan:
+                raise ConfigError(
+                    "an unfinished import from another source, or with other options, is there",
+                    where=str(root),
+                    remedy="finish it with the command that began it, or name another folder",
+                )
+        else:
+            if not _was_refused(root):
+                refuse_unless_empty(root)
+            self._work.mkdir(parents=True, exist_ok=True)
+            write_atomically(plan_file, json.dumps(plan))
+
+    def read(self, rows: Callable[[], Rows], on_event: OnEvent) -> int:
+        """Lays the records down in files; does nothing where an earlier run has done so.
+
+        Returns:
+            The number of parts.
+        """
+        done = self._work / "read.json"
+        if done.is_file():
+            return int(json.loads(done.read_bytes())["num_parts"])
+        on_event(PhaseStarted("read"))
+        try:
+            num_parts, num_records = self._lay_down(rows(), on_event)
+        except FxrayError:  # the source is no such thing: as if nothing had been asked
+            shutil.rmtree(self._work)
+            if not any(self.root.iterdir()):
+                self.root.rmdir()
+            raise
+        write_atomically(done, json.dumps({"num_parts": num_parts}))
+        on_event(PhaseDone("read", 0, f"{num_records} rows"))
+        return num_parts
+
+    def _lay_down(self, rows: Rows, on_event: OnEvent) -> tuple[int, int]:
+        num_parts, num_records = 0, 0
+        with atomic_path(self._work / "unread.jsonl") as aside, aside.open("w") as findings:
+            records = _named_apart(_records(rows, findings.write))
+            while part := list(islice(records, RECORDS_PER_PART)):
+                write_atomically(self._records(num_parts), "".join(record.to_json() + "\n" for record in part))
+                num_parts += 1
+                num_records += len(part)
+                on_event(Step("read", num_records, 0))
+        return num_parts, num_records
+
+    def missing_parts(self, num_parts: int) -> list[int]:
+        """Parts that are still to be converted, or whose images have gone since."""
+        return [number for number in range(num_parts) if not self._is_done(number)]
+
+    def convert(self, number: int, reading: Reading) -> int:
+        """Makes the records of one part rows, and keeps their images.
+
+        Returns:
+            The number of its records.
+        """
+        store, rows, findings = ImageStore(self.root), [], []
+        lines = self._records(number).read_text().splitlines()
+        for line in lines:
+            row, found = read_record(Record.from_json(line), reading, store)
+            findings += found
+            if row is not None:
+                rows.append(row)
+        if rows:
+            write_dataset(self._part(number), rows)
+        sizes = {row.image_path: (self.root / str(row.image_path)).stat().st_size for row in rows}
+        done = {"num_rows": len(rows), "images": sizes, "findings": [asdict(finding) for finding in findings]}
+        write_atomically(self._done(number), json.dumps(done))
+        return len(lines)
+
+    def land(self, num_parts: int, *, is_strict: bool, on_event: OnEvent) -> Summary:
+        """Joins the parts and writes the checksums.
+
+        Raises:
+            DataError: There are no rows, or `is_strict` and some could not be read; only the findings stay.
+        """
+        on_event(PhaseStarted("join", num_parts))
+        num_rows, num_refused, num_warnings = 0, 0, 0
+        first: list[Finding] = []
+        with atomic_path(self.root / FINDINGS) as aside, aside.open("w", encoding="utf-8") as out:
+            for finding in self._findings(num_parts):
+                out.write(json.dumps(asdict(finding), ensure_ascii=False).encode("utf-8", "replace").decode() + "\n")
+                num_warnings += finding.is_warning
+                num_refused += not finding.is_warning
+                if not finding.is_warning and len(first) < 3:
+                    first.append(finding)
+        for number in range(num_parts):
+            num_rows += json.loads(self._done(number).read_bytes())["num_rows"]
+        if (is_strict and num_refused) or num_rows == 0:
+            shutil.rmtree(self.root / FOLDER, ignore_errors=True)
+            shutil.rmtree(self._work)
+            raise _refused(self.root / FINDINGS, num_rows, num_refused, first)
+        parts = [path for number in range(num_parts) if (path := self._part(number)).exists()]
+        join_datasets(self.root / DATASET, parts)
+        num_images, num_bytes = _write_sums(self.root)
+        summary = Summary(num_rows, num_refused, num_warnings, num_images, num_bytes)
+        write_atomically(self.root / RECORD, json.dumps(self._plan | asdict(summary), indent=2) + "\n")
+        shutil.rmtree(self._work)
+        on_event(PhaseDone("join", 0, f"{num_rows} rows, {num_images} images"))
+        return summary
+
+    def _findings(self, num_parts: int) -> Iterator[Finding]:
+        with (self._work / "unread.jsonl").open() as lines:
+            for line in lines:
+                yield Finding(**json.loads(line))
+        for number in range(num_parts):
+            for fields in json.loads(self._done(number).read_bytes())["findings"]:
+                yield Finding(**fields)
+
+    def _is_done(self, number: int) -> bool:
+        try:
+            images = json.loads(self._done(number).read_bytes())["images"]
+            return all((self.root / path).stat().st_size == size for path, size in images.items())
+        except OSError:
+            return False
+
+    def _records(self, number: int) -> Path:
+        return self._work / f"records-{number:06d}.jsonl"
+
+    def _part(self, number: int) -> Path:
+        return self._work / f"part-{number:06d}.parquet"
+
+    def _done(self, number: int) -> Path:
+        return self._work / f"part-{number:06d}.json"
+
+
+def first_findings(path: Path, count: int) -> list[Finding]:
+    """The first findings of an import, refused rows before warnings."""
+    with path.open(encoding="utf-8") as lines:
+        found = [Finding(**json.loads(line)) for line in islice(lines, 100_000)]
+    return sorted(found, key=lambda finding: finding.is_warning)[:count]
+
+
+def _records(rows: Rows, note: Callable[[str], object]) -> Iterator[Record]:
+    for row in rows:
+        if isinstance(row, Finding):
+            note(json.dumps(asdict(row)) + "\n")
+        else:
+            yield row
+
+
+def _named_apart(records: Iterable[Record]) -> Iterator[Record]:
+    """Gives each record an id of its own: where a name comes again, it becomes "name#2", "name#3", ..."""
+    seen: dict[str, int] = {}
+    for record in records:
+        name = record.sample_id or record.name.encode("utf-8", "backslashreplace").decode()
+        unique, count = name, seen.get(name, 0)
+        while unique in seen:
+            count += 1
+            unique = f"{name}#{count}"
+        seen[name] = max(count, 1)
+        seen.setdefault(unique, 1)
+        yield _with_id(record, unique)
+
+
+def _with_id(record: Record, sample_id: str) -> Record:
+    values = {name: getattr(record, name) for name in Record.__slots__}
+    return Record(**(values | {"sample_id": sample_id}))
+
+
+def _was_refused(root: Path) -> bool:
+    """Whether all that a folder holds is what a refused import leaves."""
+    return root.is_dir() and [path.name for path in root.iterdir()] == [FINDINGS]
+
+
+def _refused(findings: Path, num_rows: int, num_refused: int, first: list[Finding]) -> DataError:
+    if not num_rows + num_refused:
+        return DataError("no rows were found", where=str(findings.parent), remedy="check that SRC is of this format")
+    shown = "".join(f"\n  {finding}" for finding in first)
+    more = f"\n  and {num_refused - len(first)} more" if num_refused > len(first) else ""
+    return DataError(
+        f"{num_refused} rows cannot be read, {num_rows} can:{shown}{more}",
+        where=str(findings),
+        remedy="mend the rows, or leave --strict out; then run it again"
+        if num_rows
+        else "check the format, and the images' folder",
+    )
+
+
+def _write_sums(root: Path) -> tuple[int, int]:
+    """Lists the checksums of all files, as `sha256sum -c` reads them; returns the number of images and their bytes."""
+    num_images, num_bytes = 0, 0
+    with atomic_path(root / SUMS) as aside, aside.open("w") as out:
+        for name in (DATASET, FINDINGS):
+            with (root / name).open("rb") as file:
+                out.write(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+        for folder in sorted((root / FOLDER).iterdir()):
+            for image in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                if image.name.startswith("."):  # an interrupted write
+                    Path(image).unlink()
+                    continue
+                out.write(f"{image.name.split('.')[0]}  {FOLDER}/{folder.name}/{image.name}\n")
+                num_images += 1
+                num_bytes += image.stat().st_size
+    return num_images, num_bytes

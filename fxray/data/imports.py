@@ -1,0 +1,102 @@
+"""Imports of any size: small ones in this process, large ones on all cores."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fxray.data.formats.catalogue import Format, reader
+from fxray.data.formats.location import Images
+from fxray.data.formats.mapping import Layout, read_mapped
+from fxray.data.formats.record import Rows
+from fxray.data.import_job import RECORDS_PER_PART, ImportJob, Summary
+from fxray.data.rows import Reading
+from fxray.errors import ConfigError
+from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
+
+AllCores = Callable[[ImportJob, list[int], Reading], Iterator[int]]
+"""Converts parts in many processes, and gives the number of each that is done."""
+ALONE_S = 60.0
+"""Where the rest would take one process longer than this, many take it: to start them takes up to half a minute."""
+TRIAL_PARTS = 4
+"""So many parts are done in this process first, to learn how fast it goes."""
+
+
+def import_dataset(
+    form: Format,
+    src: Path,
+    dst: Path,
+    *,
+    images: Path,
+    reading: Reading,
+    is_strict: bool,
+    on_event: OnEvent,
+    layout: Layout | None = None,
+    all_cores: AllCores | None = None,
+    alone_s: float = ALONE_S,
+) -> Summary:
+    """Imports annotations and images into a folder; an interrupted import goes on where it was.
+
+    Args:
+        form: The format.
+        src: File or folder of annotations.
+        dst: A new folder; on a cluster one that all nodes see.
+        images: Folder that image names are relative to.
+        reading: How records are read.
+        is_strict: Whether one unreadable row refuses the whole.
+        on_event: Is told how it goes.
+        layout: What the mapping file says, for the format `mapping`.
+        all_cores: What takes over where this process alone would be slow.
+        alone_s: Seconds beyond which it does.
+
+    Raises:
+        ConfigError: The folder holds something else, or lies inside the source.
+        DataError: The source cannot be read, has no readable row, or `is_strict` and some cannot be read.
+    """
+    if src.is_dir() and dst.resolve().is_relative_to(src.resolve()):
+        raise ConfigError(
+            "lies inside the folder that is read",
+            where=str(dst),
+            remedy=f"name a folder outside {src}; nothing was changed",
+        )
+    src, dst, images = src.absolute(), dst.absolute(), images.absolute()  # for processes that start elsewhere
+    job = ImportJob(dst, plan(form, src, images, reading) | {"layout": layout and layout.model_dump(mode="json")})
+
+    def read() -> Rows:
+        return read_mapped(src, Images(images), layout) if layout else reader(form)(src, Images(images))
+
+    num_parts = job.read(read, on_event)
+    missing = job.missing_parts(num_parts)
+    start_s = time.monotonic()
+    on_event(PhaseStarted("convert", num_parts, num_parts - len(missing)))
+    for done, _ in enumerate(_convert(job, missing, reading, all_cores, alone_s), num_parts - len(missing) + 1):
+        on_event(Step("convert", done, num_parts))
+    on_event(PhaseDone("convert", time.monotonic() - start_s))
+    return job.land(num_parts, is_strict=is_strict, on_event=on_event)
+
+
+def plan(form: Format, src: Path, images: Path, reading: Reading) -> dict[str, object]:
+    """What decides an import's outcome, as JSON holds it."""
+    status = src.stat() if src.exists() else None
+    return {
+        "format": form.name,
+        "source": str(src.resolve()),
+        "source_bytes": status.st_size if status else 0,
+        "source_mtime": status.st_mtime if status else 0,
+        "images": str(images.resolve()),
+        "records_per_part": RECORDS_PER_PART,
+        "reading": {name: getattr(reading, name) for name in Reading.__slots__},
+    }
+
+
+def _convert(
+    job: ImportJob, parts: list[int], reading: Reading, all_cores: AllCores | None, alone_s: float
+) -> Iterator[int]:
+    start_s = time.monotonic()
+    for count, part in enumerate(parts):
+        if all_cores and count >= TRIAL_PARTS:
+            left_s = (time.monotonic() - start_s) / count * (len(parts) - count)
+            if left_s > alone_s:
+                yield from all_cores(job, parts[count:], reading)
+                return
+        job.convert(part, reading)
+        yield part

@@ -1,0 +1,115 @@
+"""`fxray data import` and `export` as a stranger uses them."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fxray.cli.app import app
+from fxray.data.dataset import Dataset
+from fxray.data.formats.catalogue import FORMATS
+from fxray.errors import ConfigError, DataError, FxrayError
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, FxrayError):
+        raise result.exception
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in ("real/1.png", "fake/sdxl/2.png", "fake/3.jpg"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60, 40), (len(name) * 9, 9, 9)).save(path)
+    (tmp_path / "photos" / "fake" / "4.jpg").write_bytes(b"<svg/>")
+    return tmp_path / "photos"
+
+
+def test_folders_become_a_dataset_and_go_to_every_tool(photos, tmp_path):
+    result = run("data", "import", "folders", photos, tmp_path / "set")
+    assert result.stdout == f"{tmp_path / 'set' / 'dataset.parquet'}\n"
+    assert "3 rows, 3 images" in result.stderr
+    assert "refused: " in result.stderr
+    assert "4.jpg" in result.stderr
+    assert "SVG" in result.stderr
+    assert len(Dataset.open(tmp_path / "set" / "dataset.parquet")) == 3
+    for form in ("swift", "coco", "labelstudio", "huggingface"):
+        shown = run("data", "export", form, tmp_path / "set" / "dataset.parquet", tmp_path / form)
+        assert shown.stdout == f"{tmp_path / form}\n"
+
+
+def test_what_is_lost_of_predictions_is_said_before(photos, tmp_path):
+    run("data", "import", "folders", photos, tmp_path / "set")
+    data = tmp_path / "set" / "dataset.parquet"
+    region = {"box": [1, 2, 30, 40], "caption": "hand fused"}
+    said = {"sample_id": "fake/3.jpg", "verdict": "generated", "regions": [region]}
+    (tmp_path / "said.jsonl").write_text(json.dumps(said))
+    result = run("data", "export", "coco", data, tmp_path / "coco", "--predictions", tmp_path / "said.jsonl")
+    assert result.stderr.startswith("note: results.json carries boxes")
+    (box,) = json.loads((tmp_path / "coco" / "results.json").read_text())
+    images = json.loads((tmp_path / "coco" / "annotations.json").read_text())["images"]
+    assert images[box["image_id"] - 1]["sample_id"] == "fake/3.jpg"
+    assert box["bbox"] == [1, 2, 29, 38]
+
+
+def test_a_mapping_gives_the_frame_and_options_override_it(photos, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "rows.json").write_text(json.dumps([{"f": "a.jpg", "r": [{"box": [0, 0, 10, 10], "caption": "sky"}]}]))
+    (tmp_path / "layout.yaml").write_text("fields: {image: f, regions: r}\nframe: stored\n")
+    common = ["data", "import", "mapping", tmp_path / "rows.json"]
+    options = ["--mapping", tmp_path / "layout.yaml", "--label", "generated", "--generator", "sd"]
+    run(*common, tmp_path / "one", *options)
+    run(*common, tmp_path / "two", *options, "--boxes-frame", "displayed", "--boxes-unit", "percent")
+    boxes = {
+        name: Dataset.open(tmp_path / name / "dataset.parquet").samples[0].annotation.regions[0].box
+        for name in ("one", "two")
+    }
+    assert boxes == {"one": (50, 30, 60, 40), "two": (0, 0, 6, 4)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["import", "yolo", "photos", "out"], ConfigError, "expected one that is read: swift, coco"),
+        (["import", "coco", "gone.json", "out"], DataError, "no such file"),
+        (["import", "folders", "photos", "out", "--images", "gone"], DataError, "no such folder"),
+        (["import", "folders", "photos", "out", "--mapping", "x.yaml"], ConfigError, "--mapping goes with"),
+        (["import", "mapping", "photos", "out"], ConfigError, "--mapping goes with"),
+        (["import", "folders", "photos", "out", "--strict"], DataError, "1 rows cannot be read, 3 can"),
+        (["import", "coco", "photos/real/1.png", "out"], DataError, "no JSON"),
+        (["import", "labelstudio", "photos", "out"], DataError, r"no \.json file"),
+        (["import", "huggingface", "photos", "out"], DataError, r"no \.parquet file"),
+        (["export", "voc", "x.parquet", "out"], ConfigError, "expected one that is written: swift, coco"),
+        (["export", "coco", "x.parquet", "out"], DataError, "no such dataset file"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_error(photos, monkeypatch, arguments, error, message):
+    monkeypatch.chdir(photos.parent)
+    with pytest.raises(error, match=message) as caught:
+        run("data", *arguments)
+    assert caught.value.remedy
+
+
+def test_help_shows_every_format_with_its_frame_and_loads_nothing_heavy():
+    shown = run("data", "import", "--help").stdout
+    for form in FORMATS.values():
+        line = next(line for line in shown.splitlines() if line.strip().startswith(form.name))
+        assert form.frame in line
+    code = (
+        "import sys; from fxray.cli.app import app; app(['data', 'import', '--help'], standalone_mode=False);"
+        "print([name for name in ('PIL', 'pyarrow', 'numpy', 'ray', 'torch', 'ijson') if name in sys.modules])"
+    )
+    start_s = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert time.monotonic() - start_s < 10  # about 0.3 s where the machine is free

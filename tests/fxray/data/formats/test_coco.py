@@ -1,0 +1,118 @@
+"""Files as the COCO "Data format" page describes them, and as CVAT and Label Studio write theirs."""
+
+import json
+
+from fxray.schema import Box, Region, Tag, Verdict
+
+IMAGE = {"id": 1, "width": 200, "height": 100, "file_name": "a.png", "license": 4, "coco_url": ""}
+CATEGORIES = [{"id": 18, "name": "dog", "supercategory": "animal"}, {"id": 3, "name": "texture errors"}]
+
+
+def annotation(number, image, bbox, **more):
+    plain = {"id": number, "image_id": image, "category_id": 18, "bbox": bbox, "area": 1.0, "iscrowd": 0}
+    return plain | more
+
+
+def test_boxes_take_captions_or_their_category(picture, written, imported):
+    picture("a.png"), picture("b.png")
+    src = written(
+        "instances.json",
+        {
+            "info": {"year": 2017},
+            "annotations": [  # before the images: the order of lists is free
+                annotation(7, 1, [10, 20, 30.5, 40]),
+                annotation(8, 1, [0, 0, 200, 100], caption="fur smeared — 毛"),
+                annotation(9, 1, [5, 5, 5, 5], attributes={"description": "paw doubled", "occluded": False}),
+            ],
+            "images": [IMAGE, {"id": 2, "file_name": "b.png", "label": "real", "generator": "camera"}],
+            "categories": CATEGORIES,
+        },
+    )
+    found = imported("coco", src)
+    assert found.findings == []
+    assert found.samples["a.png"].annotation.regions == (
+        Region(Box(10, 20, 40.5, 60), "dog"),
+        Region(Box(0, 0, 200, 100), "fur smeared — 毛"),
+        Region(Box(5, 5, 10, 10), "paw doubled"),
+    )
+    assert found.samples["b.png"].annotation.verdict is Verdict.REAL
+    assert found.samples["b.png"].generator == "camera"
+
+
+def test_polygons_become_their_boxes(picture, written, imported):
+    picture("a.png")
+    polygons = [[12.5, 30, 60, 33, 40, 80], [100, 10, 120, 10, 110, 20]]
+    rows = [annotation(1, 1, None, segmentation=polygons, category_id=3)]
+    found = imported("coco", written("c.json", {"images": [IMAGE], "annotations": rows, "categories": CATEGORIES}))
+    only = found.samples["a.png"].annotation
+    assert only.regions == (Region(Box(12.5, 10, 120, 80), "texture errors"),)
+    assert only.tags == (Tag.TEXTURE,)
+
+
+def test_a_photograph_with_orientation_keeps_displayed_boxes_whatever_size_is_noted(picture, written, imported):
+    picture("a.jpg", orientation=8)
+    stored = IMAGE | {"file_name": "a.jpg"}  # as Label Studio notes it: the raster's size, the viewer's boxes
+    upright = stored | {"id": 2, "width": 100, "height": 200}
+    rows = [annotation(1, 1, [10, 20, 50, 60]), annotation(2, 2, [10, 20, 50, 60])]
+    src = written("c.json", {"images": [stored, upright], "annotations": rows, "categories": CATEGORIES})
+    found = imported("coco", src)
+    assert [s.annotation.regions[0].box for s in found.samples.values()] == [Box(10, 20, 60, 80)] * 2
+    (finding,) = found.findings
+    assert (finding["is_warning"], finding["field"], finding["value"]) == (True, "width, height", "200x100")
+    assert "--boxes-frame stored" in finding["reason"]
+    other = imported("coco", src, frame="stored")
+    assert [s.annotation.regions for s in other.samples.values()] != [
+        s.annotation.regions for s in found.samples.values()
+    ]
+
+
+def test_paths_of_another_machine_are_found_by_name(picture, written, imported):
+    picture("images/é.png")
+    names = ["..\\..\\media\\upload\\4\\é.png", "C:\\data\\é.png", "/mnt/x/é.png", "file:///mnt/%C3%A9.png"]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    src = written("c.json", {"images": images, "annotations": [], "categories": []})
+    found = imported("coco", src, images=src.parent / "images")
+    assert (len(found.samples), found.summary.num_images, found.findings) == (4, 1, [])
+
+
+def test_what_cannot_be_read_is_named(picture, written, imported):
+    picture("a.png")
+    images = [
+        IMAGE,
+        {"id": "two", "file_name": "gone.png"},
+        {"id": 3, "file_name": "a.png", "width": 640, "height": 480},
+        {"id": 4, "file_name": "a.png"},
+        {"id": 5, "file_name": "a.png"},
+        {"id": 6, "file_name": "https://example.org/a.png"},
+        {"id": 7},
+    ]
+    rows = [
+        annotation(1, 1, [1, 2, 3, 4]),
+        annotation(2, 4, [1, 2, 0, 4]),
+        annotation(3, 5, None, segmentation={"counts": "abc", "size": [100, 200]}),
+        annotation(4, 99, [1, 2, 3, 4]),
+        {"id": 5, "caption": "an image caption"},
+    ]
+    found = imported("coco", written("c.json", {"images": images, "annotations": rows, "categories": CATEGORIES}))
+    assert list(found.samples) == ["a.png"]
+    assert [(finding["row"], finding["field"]) for finding in found.findings] == [
+        ("annotation 4", "image_id"),
+        ("image 1", "file_name"),
+        ("image 4", "annotations[2].bbox"),
+        ("image 5", "file_name"),
+        ("image 6", "file_name"),
+        ("annotation 3", "image_id"),
+        ("image 2 (id 3)", "width, height"),
+        ("image 3 (id 4)", "annotations[1].bbox"),
+    ]
+
+
+def test_a_file_that_breaks_off_gives_what_came_before(picture, written, imported):
+    picture("a.png")
+    whole = json.dumps(
+        {"categories": CATEGORIES, "annotations": [annotation(1, 1, [1, 2, 3, 4])], "images": [IMAGE, IMAGE]}
+    )
+    found = imported("coco", written("c.json", whole[: whole.rindex("file_name")]))
+    assert found.samples["a.png"].annotation.regions == (Region(Box(1, 2, 4, 6), "dog"),)
+    assert found.findings[0]["field"] == "file"
+    assert "the rest is unread" in found.findings[0]["reason"]

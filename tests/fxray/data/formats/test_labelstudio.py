@@ -1,0 +1,98 @@
+"""Tasks as Label Studio's "Export annotations" and "Import pre-annotated data" pages show them."""
+
+import pytest
+
+from fxray.schema import Box, Region, Tag, Verdict
+
+BOX = {
+    "id": "Ei0XQ2",
+    "type": "rectanglelabels",
+    "from_name": "label",
+    "to_name": "image",
+    "original_width": 200,
+    "original_height": 100,
+    "image_rotation": 0,
+    "value": {"x": 5, "y": 10, "width": 50, "height": 40, "rotation": 0, "rectanglelabels": ["Hand"]},
+}
+CAPTION = BOX | {"type": "textarea", "from_name": "why", "value": {"x": 5, "y": 10, "text": ["fingers fused", "手"]}}
+
+
+def choices(*names):
+    return {"id": "c", "type": "choices", "from_name": "c", "to_name": "image", "value": {"choices": list(names)}}
+
+
+def task(number, image, *result, **more):
+    annotations = [{"id": 1001, "completed_by": 1, "was_cancelled": False, "result": list(result)}]
+    return {"id": number, "data": {"image": image}, "annotations": annotations, "predictions": []} | more
+
+
+def test_percents_of_the_displayed_image_become_pixels(picture, written, imported):
+    picture("images/cat.jpg", orientation=6)  # displayed 100x200
+    local = task(
+        1, "/data/local-files/?d=images/cat.jpg", BOX, CAPTION, choices("AI-generated"), choices("Texture errors")
+    )
+    upload = task(2, "/data/upload/3/8fe2ab01-cat.jpg", BOX)
+    found = imported("labelstudio", written("export.json", [local]), label=None)
+    (sample,) = found.samples.values()
+    assert sample.annotation.regions == (Region(Box(5, 20, 55, 100), "fingers fused 手"),)
+    assert (sample.annotation.verdict, sample.annotation.tags) == (Verdict.GENERATED, (Tag.TEXTURE,))
+    again = imported("labelstudio", written("upload.json", [upload]), images=written("images/x.txt", "").parent)
+    assert next(iter(again.samples.values())).annotation.regions == (Region(Box(5, 20, 55, 100), "Hand"),)
+
+
+def test_polygons_and_ellipses_become_boxes(picture, written, imported):
+    picture("a.png")
+    polygon = BOX | {"id": "p", "type": "polygonlabels"}
+    polygon["value"] = {"points": [[10, 10], [20, 50], [5, 30]], "polygonlabels": ["Hand"]}
+    ellipse = BOX | {"id": "e", "type": "ellipselabels"}
+    ellipse["value"] = {"x": 50, "y": 50, "radiusX": 10, "radiusY": 20, "rotation": 0, "ellipselabels": ["Eye"]}
+    found = imported("labelstudio", written("export.json", [task(1, "a.png", polygon, ellipse)]))
+    assert found.samples["a.png"].annotation.regions == (
+        Region(Box(10, 10, 40, 50), "Hand"),
+        Region(Box(80, 30, 120, 70), "Eye"),
+    )
+
+
+def test_of_several_annotations_the_last_counts_and_that_is_said(picture, written, imported):
+    picture("a.png")
+    later = BOX | {"value": BOX["value"] | {"x": 0, "width": 10}}
+    three = task(1, "a.png")
+    three["annotations"] = [
+        {"result": [BOX], "was_cancelled": False},
+        {"result": [later], "was_cancelled": False},
+        {"result": [], "was_cancelled": True},
+    ]
+    found = imported("labelstudio", written("export.json", [three]))
+    assert found.samples["a.png"].annotation.regions[0].box == Box(0, 10, 20, 50)
+    (finding,) = found.findings
+    assert finding["is_warning"]
+    assert "the last one is read" in finding["reason"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (
+            task(1, "a.png", BOX | {"value": BOX["value"] | {"rotation": 12.5}}),
+            "annotations[0].result[0].value.rotation",
+        ),
+        (task(1, "a.png", BOX | {"image_rotation": 90}), "annotations[0].result[0].image_rotation"),
+        (task(1, "a.png", BOX | {"type": "brushlabels"}), "annotations[0].result[0].type"),
+        (task(1, "a.png", BOX | {"value": BOX["value"] | {"x": None}}), "annotations[0].result[0].value.x"),
+        (task(1, "a.png", BOX | {"value": BOX["value"] | {"x": 99, "width": 0}}), "annotations[0].result[0].value"),
+        (task(1, "s3://bucket/a.png", BOX), "data.image"),
+        (task(1, ["a.png", "b.png"], BOX), "data.image"),
+        (task(1, "gone.png", BOX), "data.image"),
+        (task(1, "a.png", annotations=[]), "annotations"),
+        (task(1, "a.png", annotations=[{"was_cancelled": True, "result": []}]), "annotations"),
+        (task(1, "a.png", data={"left": "a.png", "right": "a.png"}), "data"),
+        (task(1, "a.png", data={"text": "hello"}), "data"),
+        ("a task", "task"),
+    ],
+)
+def test_what_cannot_be_read_is_named(picture, written, imported, bad, field):
+    picture("a.png")
+    found = imported("labelstudio", written("export.json", [task(7, "a.png", BOX), bad]))
+    assert [finding["field"] for finding in found.findings] == [field]
+    assert found.findings[0]["row"].startswith("task 1")
+    assert len(found.samples) == 1

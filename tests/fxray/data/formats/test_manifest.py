@@ -1,0 +1,96 @@
+import json
+
+import pytest
+
+from fxray.errors import DataError
+from fxray.schema import Box, Region, Tag, Verdict
+
+
+def test_csv_is_read(picture, written, imported):
+    picture("a, b.png"), picture("c.png")
+    regions = json.dumps([{"box": [1, 2, 3.5, 4], "caption": "Auge, doppelt — 目"}], ensure_ascii=False)
+    cell = regions.replace('"', '""')
+    text = (
+        "\ufeffimage,label,tags,regions,generator,source,sample_id\n"
+        f'"a, b.png",generated,texture errors; Unknown Objects,"{cell}",sdxl,web,one\n'
+        "c.png,real,,,,,\n"
+    )
+    found = imported("manifest", written("list.csv", text), label=None)
+    one = found.samples["one"]
+    assert one.annotation.regions == (Region(Box(1, 2, 3.5, 4), "Auge, doppelt — 目"),)
+    assert one.annotation.tags == (Tag.TEXTURE, Tag.UNKNOWN)
+    assert (one.generator, one.source, one.category) == ("sdxl", "web", "unknown")
+    real = found.samples["c.png"]
+    assert (real.annotation.verdict, real.generator, real.source) == (Verdict.REAL, "real", "c.png")
+
+
+def test_json_lines_are_read_and_a_photograph_is_turned(picture, written, imported):
+    picture("a.jpg", orientation=8)
+    row = {"image": "a.jpg", "regions": [{"box": [0, 150, 100, 200], "caption": "foot cut"}]}
+    found = imported("manifest", written("list.jsonl", json.dumps(row)), generator="dalle", category="cat")
+    sample = found.samples["a.jpg"]
+    assert (sample.width_px, sample.height_px, sample.generator, sample.category) == (100, 200, "dalle", "cat")
+    assert sample.annotation.regions == (Region(Box(0, 150, 100, 200), "foot cut"),)
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"image": "gone.png"}, "image"),
+        ({"label": "real"}, "image"),
+        ({"image": "a.png", "lable": "real"}, "lable"),
+        ({"image": "a.png", "label": "perhaps"}, "label"),
+        ({"image": "a.png", "label": "real", "regions": [{"box": [1, 2, 3, 4], "caption": "x"}]}, "regions[0].box"),
+        ({"image": "a.png", "regions": [{"box": [1, 2, 3, 4]}]}, "regions[0].caption"),
+        ({"image": "a.png", "regions": [{"box": [1, 2, 3, 4], "caption": "<|box_start|>"}]}, "regions[0].box"),
+        ({"image": "a.png", "regions": [{"box": [1, 2, True, 4], "caption": "x"}]}, "regions[0].box"),
+        ({"image": "a.png", "regions": [{"box": [500, 2, 600, 4], "caption": "x"}]}, "regions[0].box"),
+        ({"image": "a.png", "regions": "all"}, "regions"),
+        ({"image": "a.png", "tags": ["bad taste"]}, "tags"),
+        ({"image": "a.png", "tags": [1]}, "tags[0]"),
+        ({"image": "a.png", "generator": "half of a pair: \ud800"}, "generator"),
+        ({"image": "a.png\0"}, "image"),
+        ({"image": "x" * 5000}, "image"),
+        ([], "row"),
+    ],
+)
+def test_what_cannot_be_read_is_named(picture, written, imported, row, field):
+    picture("a.png")
+    src = written("list.jsonl", json.dumps({"image": "a.png"}) + "\n\n" + json.dumps(row) + "\n")
+    found = imported("manifest", src)
+    assert [(finding["row"], finding["field"]) for finding in found.findings] == [("line 3", field)]
+    assert all(len(finding["value"]) <= 120 for finding in found.findings)
+
+
+def test_a_box_over_the_border_is_cut_there_and_that_is_said(picture, written, imported):
+    picture("a.png")
+    far = {
+        "image": "a.png",
+        "regions": [{"box": [-5, 10, 250, 90], "caption": "x"}, {"box": [-0.4, 0, 200.4, 9], "caption": "y"}],
+    }
+    found = imported("manifest", written("list.jsonl", json.dumps(far)))
+    assert [region.box for region in found.samples["a.png"].annotation.regions] == [
+        Box(0, 10, 200, 90),
+        Box(0, 0, 200, 9),
+    ]
+    assert [(finding["field"], finding["is_warning"]) for finding in found.findings] == [("regions[0].box", True)]
+
+
+def test_line_breaks_in_captions_become_spaces(picture, written, imported):
+    picture("a.png")
+    row = {"image": "a.png", "regions": [{"box": [1, 2, 3, 4], "caption": "hand  fused\r\nthumb\u2028gone"}]}
+    found = imported("manifest", written("list.jsonl", json.dumps(row)))
+    assert found.samples["a.png"].annotation.regions[0].caption == "hand  fused thumb gone"
+
+
+def test_a_list_without_its_column_is_refused(written, imported):
+    with pytest.raises(DataError, match="expected one named image"):
+        imported("manifest", written("list.csv", "path,label\na.png,real\n"))
+
+
+def test_cells_that_do_not_fit_are_named(picture, written, imported):
+    picture("a.png")
+    text = 'image,regions\na.png,\na.png,,extra\na.png,"[{"\na.png,"never closed\n'
+    found = imported("manifest", written("list.csv", text))
+    assert [finding["field"] for finding in found.findings] == ["row", "regions", "file"]
+    assert len(found.samples) == 1

@@ -1,0 +1,51 @@
+"""Files that break, nest or lie."""
+
+import json
+import resource
+
+import pytest
+
+from fxray.errors import DataError
+
+TASK = {"data": {"image": "a.png"}, "annotations": [{"result": []}]}
+DEEP = '{"images": [' + "[" * 300_000 + "]" * 300_000 + "]}"
+
+
+@pytest.mark.parametrize("form", ["coco", "labelstudio", "via", "synthscars"])
+def test_half_a_megabyte_of_brackets_is_refused_in_little_memory(written, imported, form):
+    src = written("deep.json", DEEP if form in ("coco", "via") else f"[{DEEP}]")
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="nested more than 200 deep"):
+        imported(form, src)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 50 * 1024
+
+
+@pytest.mark.parametrize("form", ["labelme", "manifest", "swift"])
+def test_a_row_of_brackets_is_a_finding(picture, written, imported, form):
+    written("set/deep.json" if form == "labelme" else "set/rows.jsonl", DEEP.replace("images", "image"))
+    with pytest.raises(DataError, match="1 rows cannot be read"):
+        imported(
+            form,
+            written("set/x.txt", "").parent if form == "labelme" else written("set/x.txt", "").with_name("rows.jsonl"),
+        )
+
+
+def test_a_torn_file_in_a_folder_is_a_finding(picture, written, imported):
+    picture("set/a.png")
+    written("set/deep.json", DEEP)
+    written("set/torn.json", '{"data": ')
+    written("set/words.json", "no JSON at all")
+    written("set/latin.json", "[1]")
+    (written("set/latin.json", "").parent / "latin.json").write_bytes(b'[{"data": "\xe9"}]')
+    folder = written("set/good.json", json.dumps([TASK])).parent
+    found = imported("labelstudio", folder)
+    assert list(found.samples) == ["a.png"]
+    assert sorted(finding["file"].rsplit("/", 1)[1] for finding in found.findings) == [
+        "deep.json",
+        "latin.json",
+        "torn.json",
+        "words.json",
+    ]
+    layout = written("layout.yaml", "fields: {image: data.image}\n")
+    again = imported("mapping", folder, mapping=layout)
+    assert {finding["file"].rsplit("/", 1)[1] for finding in again.findings} >= {"deep.json", "torn.json", "words.json"}

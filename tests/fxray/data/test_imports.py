@@ -1,0 +1,187 @@
+"""Imports that are interrupted, refused, repeated, large."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from fxray.data import import_job
+from fxray.data.dataset import Dataset
+from fxray.data.formats.catalogue import find
+from fxray.data.import_job import ImportJob
+from fxray.data.imports import import_dataset
+from fxray.data.rows import Reading
+from fxray.errors import ConfigError, DataError
+from fxray.events import PhaseStarted, Step, ignore
+from fxray.schema import Verdict
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """Twenty images, ten of each label, one damaged; parts of three rows."""
+    monkeypatch.setattr(import_job, "RECORDS_PER_PART", 3)
+    for number in range(20):
+        path = tmp_path / "set" / ("real" if number % 2 else "fake") / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30 + number, 40), (number * 9, 9, 90)).save(path)
+    (tmp_path / "set" / "fake" / "04.png").write_bytes(b"no image")
+    return tmp_path / "set"
+
+
+def import_(source, dst, **options):
+    plain = {"images": source, "reading": Reading("displayed"), "is_strict": False, "on_event": ignore}
+    return import_dataset(find("folders"), source, dst, **(plain | options))
+
+
+def files(dst):
+    return {str(path.relative_to(dst)): path.read_bytes() for path in dst.rglob("*") if path.is_file()}
+
+
+def test_checksums_hold_and_nothing_else_is_left(source, tmp_path):
+    summary = import_(source, tmp_path / "a")
+    assert (summary.num_rows, summary.num_refused, summary.num_images) == (19, 1, 19)
+    listed = dict(line.split("  ")[::-1] for line in (tmp_path / "a" / "SHA256SUMS").read_text().splitlines())
+    found = files(tmp_path / "a")
+    assert {name: hashlib.sha256(found[name]).hexdigest() for name in listed} == listed
+    assert set(found) - set(listed) == {"SHA256SUMS", "import.json"}
+    assert summary.num_image_bytes == sum(len(content) for name, content in found.items() if name.startswith("images/"))
+    images = [path for path in (tmp_path / "a" / "images").rglob("*") if path.is_file()]
+    assert all(path.stat().st_mode & 0o222 == 0 for path in images)  # no tool changes them in place
+
+
+def test_an_interrupted_import_goes_on_and_ends_the_same(source, tmp_path, monkeypatch):
+    import_(source, tmp_path / "whole")
+    convert, done = ImportJob.convert, []
+
+    def stop_at_four(job, number, reading):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(number)
+        return convert(job, number, reading)
+
+    monkeypatch.setattr(ImportJob, "convert", stop_at_four)
+    with pytest.raises(KeyboardInterrupt):
+        import_(source, tmp_path / "parts")
+    assert not (tmp_path / "parts" / "dataset.parquet").exists()
+    again = []
+    monkeypatch.setattr(ImportJob, "convert", lambda job, n, reading: again.append(n) or convert(job, n, reading))
+    lost = next((tmp_path / "parts" / "images").rglob("*.png"))
+    lost.unlink()  # a part whose images have gone is done again
+    events = []
+    import_(source, tmp_path / "parts", on_event=events.append)
+    assert len(again) == 4
+    assert set(again) & set(done)
+    assert PhaseStarted("convert", 7, 3) in events
+    assert [event.step for event in events if isinstance(event, Step) and event.phase == "convert"] == [4, 5, 6, 7]
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+
+SLOW_IMPORT = """
+import sys, time
+from pathlib import Path
+from fxray.data import import_job, imports
+from fxray.data.formats.catalogue import find
+from fxray.data.rows import Reading
+from fxray.events import ignore
+import_job.RECORDS_PER_PART = 3
+convert = import_job.ImportJob.convert
+import_job.ImportJob.convert = lambda *job: (time.sleep(0.2), convert(*job))[1]
+src, dst = map(Path, sys.argv[1:])
+reading = Reading("displayed")
+imports.import_dataset(find("folders"), src, dst, images=src, reading=reading, is_strict=False, on_event=ignore)
+"""
+
+
+def test_a_killed_import_goes_on(source, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", SLOW_IMPORT, source, tmp_path / "a"])
+    deadline_s = time.monotonic() + 60
+    while not list((tmp_path / "a" / ".import").glob("part-000002.json")):
+        assert time.monotonic() < deadline_s, "the third part is never done"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    import_(source, tmp_path / "a")
+    import_(source, tmp_path / "b")
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_strict_refuses_and_leaves_the_findings_alone(source, tmp_path):
+    with pytest.raises(DataError, match=r"1 rows cannot be read, 19 can:\n  .*04\.png") as caught:
+        import_(source, tmp_path / "a", is_strict=True)
+    assert "--strict" in caught.value.remedy
+    (left,) = (tmp_path / "a").iterdir()
+    assert json.loads(left.read_text())["field"] == "file"
+    Image.new("RGB", (50, 50)).save(source / "fake" / "04.png")  # mended
+    assert import_(source, tmp_path / "a", is_strict=True).num_rows == 20
+
+
+def test_an_unfinished_import_of_something_else_is_not_mixed_in(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ImportJob, "convert", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            import_(source, tmp_path / "a")
+    with pytest.raises(ConfigError, match="other options"):
+        import_(source, tmp_path / "a", reading=Reading("displayed", label=Verdict.REAL))
+    assert import_(source, tmp_path / "a").num_rows == 19
+
+
+def test_a_source_that_is_none_leaves_nothing(source, tmp_path):
+    for dst in (tmp_path / "new", tmp_path / "empty"):
+        with pytest.raises(DataError, match="no folder named after a label"):
+            import_(source / "fake", dst)
+        assert not dst.exists()
+        (tmp_path / "empty").mkdir(exist_ok=True)
+    assert import_(source, tmp_path / "new").num_rows == 19
+
+
+def test_what_is_there_stays(source, tmp_path):
+    import_(source, tmp_path / "a")
+    before = files(tmp_path / "a")
+    with pytest.raises(ConfigError, match="is there already"):
+        import_(source, tmp_path / "a")
+    assert files(tmp_path / "a") == before
+    with pytest.raises(ConfigError, match="lies inside the folder that is read"):
+        import_(source, source / "fake" / "set")
+
+
+def test_many_processes_take_over_where_one_would_be_slow(source, tmp_path):
+    taken = []
+
+    def all_cores(job, parts, reading):
+        taken.extend(parts)
+        for part in reversed(parts):  # in any order
+            job.convert(part, reading)
+            yield part
+
+    import_(source, tmp_path / "many", all_cores=all_cores, alone_s=0)
+    import_(source, tmp_path / "one", all_cores=all_cores, alone_s=1000)
+    assert taken == [4, 5, 6]
+    assert files(tmp_path / "many") == files(tmp_path / "one")
+
+
+@pytest.mark.ray
+def test_ray_converts_the_parts(source, tmp_path, cluster, monkeypatch):
+    import contextlib
+
+    from fxray.launch import imports
+
+    monkeypatch.setattr(imports, "ray_cluster", lambda *_, **__: contextlib.nullcontext())  # the session's is there
+    import_(source, tmp_path / "many", all_cores=imports.convert_on_all_cores, alone_s=0)
+    import_(source, tmp_path / "one")
+    assert files(tmp_path / "many") == files(tmp_path / "one")
+
+
+def test_ids_are_unique_whatever_the_files_are_called(tmp_path):
+    Image.new("RGB", (30, 40)).save(tmp_path / "a.png")
+    rows = [{"image": "a.png", "sample_id": name} for name in ("a.png#2", "x", "x", "x#2")] + [{"image": "a.png"}] * 3
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reading = Reading("displayed", label=Verdict.GENERATED)
+    options = {"images": tmp_path, "reading": reading, "is_strict": True, "on_event": ignore}
+    import_dataset(find("manifest"), tmp_path / "list.jsonl", tmp_path / "a", **options)
+    names = [sample.sample_id for sample in Dataset.open(tmp_path / "a" / "dataset.parquet").samples]
+    assert names == ["a.png#2", "x", "x#2", "x#2#2", "a.png", "a.png#3", "a.png#4"]
