@@ -80,6 +80,7 @@ def read_record(record: Record, reading: Reading, store: ImageStore) -> tuple[Ro
             generator=_plain(record.generator or reading.generator or _nobody(annotation.verdict), "generator"),
             category=_plain(record.category or reading.category or "unknown", "category"),
             source=_plain(record.source or reading.source or record.name, "source"),
+            annotator=_plain(record.annotator, "annotator") if record.annotator else None,
         )
     except FieldProblem as problem:
         return None, [Finding.of(record.place, problem)]

@@ -155,6 +155,7 @@ def _as_image(row: Exported) -> dict[str, Any]:
         "generator": sample.generator,
         "category": sample.category,
         "source": sample.source,
+        "annotator": sample.annotator,
     }
 
 

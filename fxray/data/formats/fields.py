@@ -55,21 +55,23 @@ def texts(value: Any, field: str) -> tuple[str, ...]:
 
 
 class Origin(TypedDict):
-    """Id, generator, category and source of a row; None for what it does not say."""
+    """Id, generator, category, source and annotator of a row; None for what it does not say."""
 
     sample_id: str | None
     generator: str | None
     category: str | None
     source: str | None
+    annotator: str | None
 
 
 def origin(row: Mapping[str, Any], prefix: str = "") -> Origin:
-    """The fields of a row that say where its image comes from, named as in a dataset."""
+    """The fields of a row that say where its image and its marks come from, named as in a dataset."""
     return Origin(
         sample_id=optional_text(row.get("sample_id"), f"{prefix}sample_id"),
         generator=optional_text(row.get("generator"), f"{prefix}generator"),
         category=optional_text(row.get("category"), f"{prefix}category"),
         source=optional_text(row.get("source"), f"{prefix}source"),
+        annotator=optional_text(row.get("annotator"), f"{prefix}annotator"),
     )
 
 

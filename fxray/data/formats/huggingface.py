@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 500 * 2**20
 """Of images in one Parquet file, as the Hub likes it."""
 ROWS_PER_GROUP = 100
 
-_TEXTS = ("sample_id", "label", "generator", "category", "source")
+_TEXTS = ("sample_id", "label", "generator", "category", "source", "annotator")
 SCHEMA = pa.schema(
     [
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
@@ -180,5 +180,6 @@ tags:
 | generator | who made the image |
 | category | what it shows |
 | source | the photograph or collection; keep one source in one split |
+| annotator | who marked it, where that is known |
 | sample_id | unique |
 """

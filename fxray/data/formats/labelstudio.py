@@ -18,7 +18,7 @@ from fxray.data.formats.record import FieldProblem, Finding, Place, Raw, RawRegi
 from fxray.grammar.lenient import TAG_NAMES, VERDICT_WORDS
 from fxray.schema import Box, Tag, Verdict
 
-_EXTRAS = ("sample_id", "generator", "category", "source")
+_EXTRAS = ("sample_id", "generator", "category", "source", "annotator")
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 _IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic|heif)(\?.*)?$", re.IGNORECASE)
 
@@ -83,8 +83,16 @@ def _read_task(place: Place, task: Mapping[str, Any], images: Images) -> Record:
         label=verdicts[-1] if verdicts else fields.optional_text(data.get("label"), "data.label"),
         unit="percent",
         notes=tuple(notes),
-        **fields.origin(data, "data."),
+        **(fields.origin(data, "data.") | _completed_by(annotation, where)),
     )
+
+
+def _completed_by(annotation: Mapping[str, Any], where: str) -> Mapping[str, str]:
+    """Who finished an annotation, by mail address or number; predictions have nobody."""
+    user = annotation.get("completed_by")
+    name = user.get("email") or user.get("id") if isinstance(user, Mapping) else user
+    found = fields.optional_text(name, f"{where}.completed_by")
+    return {"annotator": found} if found else {}
 
 
 def _regions(marks: list[tuple[str, Mapping[str, Any]]]) -> tuple[tuple[RawRegion, ...], list[str]]:

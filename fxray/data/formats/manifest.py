@@ -1,7 +1,7 @@
 """A list of images in CSV or JSON lines, the simplest thing that a script writes.
 
 image      required: path of the file
-label, sample_id, generator, category, source
+label, sample_id, generator, category, source, annotator
 tags       texts, or one text with semicolons
 regions    [{"box": [x_min, y_min, x_max, y_max], "caption": "..."}, ...]; in CSV as JSON in the cell
 """
@@ -17,7 +17,7 @@ from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Finding, Place, Raw, RawRegion, Record, Rows, read_each
 from fxray.errors import DataError
 
-_COLUMNS = ("image", "label", "sample_id", "generator", "category", "source", "tags", "regions")
+_COLUMNS = ("image", "label", "sample_id", "generator", "category", "source", "annotator", "tags", "regions")
 _MAX_CELL = 2**24
 
 

@@ -44,6 +44,7 @@ class Fields(BaseModel):
     generator: str | None = None
     category: str | None = None
     source: str | None = None
+    annotator: str | None = None
 
 
 class Layout(BaseModel):

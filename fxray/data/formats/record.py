@@ -106,6 +106,7 @@ class Record:
         generator: Who made the image.
         category: What it shows.
         source: Where it comes from.
+        annotator: Who marked it.
         unit: Of the boxes.
         size_px: Width and height that the tool noted.
         notes: What was passed over on purpose: field, value, reason.
@@ -123,6 +124,7 @@ class Record:
     generator: str | None = None
     category: str | None = None
     source: str | None = None
+    annotator: str | None = None
     unit: Unit = "pixels"
     size_px: tuple[int, int] | None = None
     notes: tuple[tuple[str, str, str], ...] = ()

@@ -134,4 +134,5 @@ def _as_row(row: Exported) -> dict[str, Any]:
         "generator": sample.generator,
         "category": sample.category,
         "source": sample.source,
+        "annotator": sample.annotator,
     }

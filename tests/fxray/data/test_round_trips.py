@@ -52,7 +52,8 @@ def rows(draw, number):
     tags = tuple(draw(st.lists(st.sampled_from(list(Tag)), unique=True)))
     is_real = draw(st.booleans())
     annotation = Annotation(Verdict.REAL) if is_real else Annotation(Verdict.GENERATED, tuple(regions), tags)
-    sample = Sample(f"{number}-{draw(TEXT)}", width, height, annotation, draw(TEXT), draw(TEXT), draw(TEXT))
+    who = draw(st.none() | TEXT)
+    sample = Sample(f"{number}-{draw(TEXT)}", width, height, annotation, draw(TEXT), draw(TEXT), draw(TEXT), who)
     return Row(sample, image=picture(stored, orientation, draw(st.integers(0, 255))))
 
 

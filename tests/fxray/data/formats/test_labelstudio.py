@@ -36,6 +36,7 @@ def test_percents_of_the_displayed_image_become_pixels(picture, written, importe
     (sample,) = found.samples.values()
     assert sample.annotation.regions == (Region(Box(5, 20, 55, 100), "fingers fused 手"),)
     assert (sample.annotation.verdict, sample.annotation.tags) == (Verdict.GENERATED, (Tag.TEXTURE,))
+    assert sample.annotator == "1"
     again = imported("labelstudio", written("upload.json", [upload]), images=written("images/x.txt", "").parent)
     assert next(iter(again.samples.values())).annotation.regions == (Region(Box(5, 20, 55, 100), "Hand"),)
 
