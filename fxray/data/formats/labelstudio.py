@@ -83,16 +83,17 @@ def _read_task(place: Place, task: Mapping[str, Any], images: Images) -> Record:
         label=verdicts[-1] if verdicts else fields.optional_text(data.get("label"), "data.label"),
         unit="percent",
         notes=tuple(notes),
-        **(fields.origin(data, "data.") | _completed_by(annotation, where)),
+        **_origin(data, annotation, where),
     )
 
 
-def _completed_by(annotation: Mapping[str, Any], where: str) -> Mapping[str, str]:
-    """Who finished an annotation, by mail address or number; predictions have nobody."""
+def _origin(data: Mapping[str, Any], annotation: Mapping[str, Any], where: str) -> fields.Origin:
+    """As the data say, but who finished the annotation is its annotator; predictions have nobody."""
+    found = fields.origin(data, "data.")
     user = annotation.get("completed_by")
     name = user.get("email") or user.get("id") if isinstance(user, Mapping) else user
-    found = fields.optional_text(name, f"{where}.completed_by")
-    return {"annotator": found} if found else {}
+    found["annotator"] = fields.optional_text(name, f"{where}.completed_by") or found["annotator"]
+    return found
 
 
 def _regions(marks: list[tuple[str, Mapping[str, Any]]]) -> tuple[tuple[RawRegion, ...], list[str]]:
