@@ -89,8 +89,7 @@ class Dataset:
         Raises:
             DataError: The file is missing, no Parquet, of another schema version, or empty, or a row is malformed.
         """
-        if not path.is_file():
-            raise DataError("no such dataset file", where=str(path), remedy="check the path, or run: fxray data synth")
+        refuse_no_file(path)
         try:
             columns = check_schema(pq.read_schema(path), path)
             table = pq.read_table(path, columns=[name for name in columns if name != "image"])
@@ -220,6 +219,20 @@ def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
     """Its rows, a few at a time: all of them as dictionaries would take several times the room of the samples."""
     for batch in table.to_batches(max_chunksize=ROWS_PER_GROUP_WITHOUT_PIXELS):
         yield from batch.to_pylist()
+
+
+def refuse_no_file(path: Path) -> None:
+    """Sees to it that there is a file.
+
+    Raises:
+        DataError: There is nothing, or a folder; its dataset files are named.
+    """
+    if path.is_dir():
+        inside = sorted(file.name for file in path.glob("*.parquet"))[:5]
+        remedy = f"name a file in it: {', '.join(inside)}" if inside else "name a Parquet file"
+        raise DataError("is a folder, expected a dataset file", where=str(path), remedy=remedy)
+    if not path.is_file():
+        raise DataError("no such dataset file", where=str(path), remedy="check the path, or run: fxray data synth")
 
 
 def check_schema(schema: pa.Schema, path: Path) -> list[str]:
