@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fxray.data.check.rows import row_faults
 from fxray.data.check.rules import RULES, Severity
-from fxray.data.images import decode_image, read_image_file
+from fxray.data.images import read_image_file
 from fxray.errors import DataError
 from fxray.files import atomic_path
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
@@ -142,22 +142,6 @@ class Dataset:
         if not content:
             raise DataError("fields image and image_path are both empty, expected one", where=where, remedy=_REWRITE)
         return bytes(content)
-
-    def check(self) -> None:
-        """Decodes every image and compares its size with the row's.
-
-        Raises:
-            DataError: The first row whose image is damaged or of another size.
-        """
-        for row, sample in enumerate(self.samples):
-            where = f"{self.path} row {row} (sample {sample.sample_id!r})"
-            size = decode_image(self.image_bytes(row), where).size
-            if size != (sample.width_px, sample.height_px):
-                raise DataError(
-                    f"image is {size[0]}x{size[1]} px upright, expected {sample.width_px}x{sample.height_px}",
-                    where=where,
-                    remedy="width_px and height_px are those of the upright image (EXIF orientation applied)",
-                )
 
 
 def write_dataset(path: Path, rows: Iterable[Row]) -> None:
