@@ -7,6 +7,7 @@ import typer
 
 from fxray.cli.arguments import SetOption, checked_config
 from fxray.cli.tables import print_table, show_report
+from fxray.grammar.views import ViewName
 
 if TYPE_CHECKING:
     from fxray.config.tree import Config
@@ -24,6 +25,10 @@ def evaluate(
     adapter: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Adapter in PEFT layout; without it the base model answers.")
     ] = None,
+    view: Annotated[
+        ViewName | None,
+        typer.Option(help="With --predictions: what their detector was taught; without boxes IoU is left out."),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the answers go, when --config makes them.")] = Path(
         "predictions.parquet"
     ),
@@ -40,13 +45,19 @@ def evaluate(
     \b
     Examples:
       fxray evaluate --predictions theirs.jsonl --data test.parquet
+      fxray evaluate --predictions labels.jsonl --data test.parquet --view label-only
       fxray evaluate --config tiny --adapter runs/demo/sft/adapter --data test.parquet --out mine.parquet
     """
     if data is None or (predictions is None) == (config is None):
         raise typer.BadParameter("give --data, and either --predictions or --config")
-    has_boxes = True
+    if view is not None and config is not None:
+        raise typer.BadParameter("--view goes with --predictions; a configuration has its own: --set data.view=...")
+    from rewards.stage import parts_off
+
     if config is not None:
-        predictions, has_boxes = out, _answer(checked_config(config, overrides), adapter, data, out)
+        tree = checked_config(config, overrides)
+        predictions, view = out, tree.data.view
+        _answer(tree, adapter, data, out)
     assert predictions is not None
     from fxray.data.dataset import Dataset
     from fxray.evaluate.evaluation import evaluate as score
@@ -61,7 +72,7 @@ def evaluate(
         seed=seed,
         name=predictions.stem,
         is_synthetic=has_planted_defects(sample.generator for sample in samples),
-        has_boxes=has_boxes,
+        has_boxes="iou" not in parts_off(view or "full"),
     )
     if as_json:
         import json
@@ -73,15 +84,13 @@ def evaluate(
     print_table(generator_table(evaluation))
 
 
-def _answer(tree: "Config", adapter: Path | None, data: Path, out: Path) -> bool:
-    """Lets the model answer the samples of `data` into `out`; returns whether its answers have boxes."""
+def _answer(tree: "Config", adapter: Path | None, data: Path, out: Path) -> None:
+    """Lets the model answer the samples of `data` into `out`."""
     from fxray import launch
     from fxray.cli.progress import show_progress
-    from rewards.stage import parts_off
 
     with show_progress() as on_event:
         launch.evaluate_adapter(tree, adapter, data, out, on_event)
-    return "iou" not in parts_off(tree.data.view)
 
 
 def report(run_dir: Annotated[Path, typer.Argument(help="A run directory, finished or not.")]) -> None:
