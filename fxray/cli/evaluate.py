@@ -7,7 +7,6 @@ import typer
 
 from fxray.cli.arguments import SetOption, checked_config
 from fxray.cli.tables import print_table, show_report
-from fxray.grammar.views import ViewName
 
 if TYPE_CHECKING:
     from fxray.config.tree import Config
@@ -26,8 +25,12 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Adapter in PEFT layout; without it the base model answers.")
     ] = None,
     view: Annotated[
-        ViewName | None,
-        typer.Option(help="With --predictions: what their detector was taught; without boxes IoU is left out."),
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --predictions: what their detector was taught (full, no-bbox, no-caption, no-tags, label-only); "
+            "without boxes IoU is left out.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the answers go, when --config makes them.")] = Path(
         "predictions.parquet"
@@ -52,11 +55,10 @@ def evaluate(
         raise typer.BadParameter("give --data, and either --predictions or --config")
     if view is not None and config is not None:
         raise typer.BadParameter("--view goes with --predictions; a configuration has its own: --set data.view=...")
-    from rewards.stage import parts_off
-
+    has_boxes = _has_boxes(view or "full")
     if config is not None:
         tree = checked_config(config, overrides)
-        predictions, view = out, tree.data.view
+        predictions, has_boxes = out, _has_boxes(tree.data.view)
         _answer(tree, adapter, data, out)
     assert predictions is not None
     from fxray.data.dataset import Dataset
@@ -72,7 +74,7 @@ def evaluate(
         seed=seed,
         name=predictions.stem,
         is_synthetic=has_planted_defects(sample.generator for sample in samples),
-        has_boxes="iou" not in parts_off(view or "full"),
+        has_boxes=has_boxes,
     )
     if as_json:
         import json
@@ -82,6 +84,16 @@ def evaluate(
     from fxray.evaluate.table import generator_table
 
     print_table(generator_table(evaluation))
+
+
+def _has_boxes(view: str) -> bool:
+    """Whether a detector of that view points at places."""
+    from fxray.grammar.views import VIEWS
+
+    for name, parts in VIEWS.items():
+        if name == view:
+            return parts.has_regions
+    raise typer.BadParameter(f"--view {view}: expected one of {', '.join(VIEWS)}")
 
 
 def _answer(tree: "Config", adapter: Path | None, data: Path, out: Path) -> None:
