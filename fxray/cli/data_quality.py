@@ -30,19 +30,17 @@ def quality(
         typer.Option(metavar="FILE", help="YAML file with fraction, min_iou, ...: the options below, written down."),
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option(help="Part of the generated images to draw.", show_default="0.05")
+        float | None, typer.Option(help="Part of the generated images to draw; by default 0.05.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     covered: Annotated[
         bool, typer.Option("--covered", help="Draw only among images that the reference holds.")
     ] = False,
-    min_iou: Annotated[float | None, typer.Option(help="IoU from which on a box agrees.", show_default="0.2")] = None,
-    min_box_share: Annotated[
-        float | None, typer.Option(help="Share of boxes that must agree.", show_default="0.5")
-    ] = None,
+    min_iou: Annotated[float | None, typer.Option(help="IoU from which on a box agrees; by default 0.2.")] = None,
+    min_box_share: Annotated[float | None, typer.Option(help="Share of boxes that must agree; by default 0.5.")] = None,
     min_tag_accuracy: Annotated[
         float | None,
-        typer.Option(help="Mean accuracy of tags (|both| / |either|) to reach.", show_default="1/3"),
+        typer.Option(help="Mean accuracy of tags (|both| / |either|) to reach; by default 1/3."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
