@@ -146,7 +146,9 @@ def _legend(
 ) -> Image.Image:
     margin, line_px = font_px, round(1.45 * font_px)
     indent = 2 * font_px if len(captions) < 10 else round(2.7 * font_px)
-    rows: list[tuple[int | None, str, bool]] = [(None, line, True) for line in _wrap(title, font_px, width, margin)]
+    rows: list[tuple[int | None, str, bool]] = [
+        (None, line, True) for line in _wrap(title, font_px, width, margin, bold=True)
+    ]
     if line_below := note or "; ".join(tag.value for tag in tags):
         rows += [(None, line, False) for line in _wrap(line_below, font_px, width, margin)]
     for k, caption in enumerate(captions[:MAX_LISTED_REGIONS]):
@@ -166,9 +168,9 @@ def _legend(
     return legend
 
 
-def _wrap(text: str, font_px: int, width: int, margin: int) -> list[str]:
+def _wrap(text: str, font_px: int, width: int, margin: int, *, bold: bool = False) -> list[str]:
     """Lines no wider than the panel; a word that is wider by itself is broken."""
-    font, room = _font(font_px, bold=False), max(font_px, width - margin - font_px)
+    font, room = _font(font_px, bold=bold), max(font_px, width - margin - font_px)
     lines = [""]
     for word in text.split(" "):
         joined = f"{lines[-1]} {word}" if lines[-1] else word

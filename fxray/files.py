@@ -15,10 +15,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write a file at; it takes the place of `path` when the block ends well.
 
     Raises:
-        ResourceError: The disk is full or not writable; `path` is untouched.
+        ResourceError: The disk is full or not writable, or `path` is a folder; it is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise ResourceError("is a folder, expected a file to write", where=str(path), remedy="name a file in it")
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _make_parent(path)
     try:
         with _disk_errors(path):
             yield aside
@@ -36,8 +38,8 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     Raises:
         ResourceError: The disk is full or not writable; `path` is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _make_parent(path)
     shutil.rmtree(aside, ignore_errors=True)
     try:
         with _disk_errors(path):
@@ -85,6 +87,14 @@ def refuse_unless_empty(path: Path) -> None:
         )
 
 
+def relative_path(target: Path, folder: Path) -> str:
+    """The way from a folder to a file as the kernel goes it, whatever links lead to either.
+
+    A link that is the file itself stays: its name is the one that the user knows.
+    """
+    return os.path.relpath(target.parent.resolve() / target.name, folder.resolve())
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a whole file, or leaves the old one.
 
@@ -93,6 +103,22 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     with atomic_path(path) as aside:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _make_parent(path: Path) -> None:
+    """Makes the folder of a file.
+
+    Raises:
+        ResourceError: It cannot be made, for a file stands in its way, for one.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"its folder cannot be made: {error.strerror} ({error.filename})",
+            where=str(path),
+            remedy="choose another folder",
+        ) from error
 
 
 @contextmanager

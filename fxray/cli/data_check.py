@@ -21,6 +21,9 @@ def check(
         Path | None,
         typer.Option(metavar="FILE", dir_okay=False, help="Write an HTML page with the images of the findings."),
     ] = None,
+    ignore_source: Annotated[
+        bool, typer.Option("--ignore-source", help="`source` names collections, which files may share.")
+    ] = False,
 ) -> None:
     """Find what is wrong with a dataset: rows, images, copies, leaks, balance.
 
@@ -37,15 +40,14 @@ def check(
     """
     from fxray.cli.progress import show_progress
     from fxray.data.check.check import check as check_files
-    from fxray.errors import DataError
+    from fxray.data.dataset import refuse_no_file
 
     for file in files:
-        if not file.is_file():
-            raise DataError("no such dataset file", where=str(file), remedy="check the path")
+        refuse_no_file(file)
     if len({file.resolve() for file in files}) < len(files):
         raise typer.BadParameter("a file is given twice; give each split once")
     with show_progress() as on_event:
-        result = check_files(files, on_event)
+        result = check_files(files, on_event, ignores_source=ignore_source)
     if as_json:
         import json
 
@@ -85,8 +87,6 @@ def _print(result: Check) -> None:
 
 
 def _examples(found: Sequence[Finding]) -> str:
-    from rich.markup import escape
-
     from fxray.draw import plain_text
 
-    return escape("\n".join(plain_text(str(finding)) for finding in found[:2]))
+    return "\n".join(plain_text(str(finding)) for finding in found[:2])

@@ -25,16 +25,23 @@ def quality(
         Path | None,
         typer.Option(metavar="FILE", help="Dataset file with reference annotations; without it, list what to mark."),
     ] = None,
-    fraction: Annotated[float, typer.Option(min=0.0001, max=1, help="Part of the generated images to draw.")] = 0.05,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML file with fraction, min_iou, ...: the options below, written down."),
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Part of the generated images to draw; by default 0.05.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     covered: Annotated[
         bool, typer.Option("--covered", help="Draw only among images that the reference holds.")
     ] = False,
-    min_iou: Annotated[float, typer.Option(min=0, max=1, help="IoU from which on a box agrees.")] = 0.2,
-    min_box_share: Annotated[float, typer.Option(min=0, max=1, help="Share of boxes that must agree.")] = 0.5,
+    min_iou: Annotated[float | None, typer.Option(help="IoU from which on a box agrees; by default 0.2.")] = None,
+    min_box_share: Annotated[float | None, typer.Option(help="Share of boxes that must agree; by default 0.5.")] = None,
     min_tag_accuracy: Annotated[
-        float, typer.Option(min=0, max=1, help="Mean accuracy of tags (|both| / |either|) to reach.")
-    ] = 1 / 3,
+        float | None,
+        typer.Option(help="Mean accuracy of tags (|both| / |either|) to reach; by default 1/3."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a drawn part of the annotations with a reference set, annotator by annotator.
@@ -47,29 +54,33 @@ def quality(
       fxray data quality annotated.parquet > ids-to-mark.txt
       fxray data quality annotated.parquet --reference reference.parquet
       fxray data quality annotated.parquet --reference reference.parquet --covered --min-iou 0.3 --json
+      fxray data quality annotated.parquet --reference reference.parquet --thresholds our-rules.yaml
     """
+    from fxray.config.quality import load_quality
     from fxray.data.dataset import Dataset
     from fxray.data.quality import Thresholds, compare, draw_for_control, judge
 
     if covered and reference is None:
         raise typer.BadParameter("--covered needs --reference")
+    options = {"min_iou": min_iou, "min_box_share": min_box_share, "min_tag_accuracy": min_tag_accuracy}
+    rules = load_quality(thresholds, options | {"fraction": fraction})
     samples = Dataset.open(annotations).samples
     if reference is None:
-        rows = draw_for_control(samples, fraction=fraction, seed=seed)
+        rows = draw_for_control(samples, fraction=rules.fraction, seed=seed)
         typer.echo("\n".join(samples[row].sample_id for row in rows))
         return
     references = {sample.sample_id: sample for sample in Dataset.open(reference).samples}
     if covered:
         samples = _covered(samples, references, annotations, reference)
-    rows = draw_for_control(samples, fraction=fraction, seed=seed)
+    rows = draw_for_control(samples, fraction=rules.fraction, seed=seed)
     images = compare([samples[row] for row in rows], references)
-    thresholds = Thresholds(min_iou, min_box_share, min_tag_accuracy)
-    overall, annotators = judge(images, thresholds)
+    asked = Thresholds(rules.min_iou, rules.min_box_share, rules.min_tag_accuracy)
+    overall, annotators = judge(images, asked)
     is_passed = overall.is_passed and all(annotator.is_passed for annotator in annotators)
     if as_json:
-        typer.echo(json.dumps(_quality_json(overall, annotators, images, thresholds, is_passed=is_passed), indent=2))
+        typer.echo(json.dumps(_quality_json(overall, annotators, images, asked, is_passed=is_passed), indent=2))
     else:
-        _show_quality(overall, annotators, images, thresholds, is_passed=is_passed)
+        _show_quality(overall, annotators, images, asked, is_passed=is_passed)
     raise typer.Exit(0 if is_passed else 1)
 
 

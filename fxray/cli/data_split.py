@@ -139,7 +139,6 @@ def _groups(files: list[Path], path: Path | None) -> Mapping[str, str]:
 
 
 def _print(result: Split) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     from fxray.cli.tables import print_table
@@ -150,5 +149,5 @@ def _print(result: Split) -> None:
     table = Table("fold", "train", "validation", "test", "left out", title=title, title_justify="left")
     for fold in plan.folds:
         numbers = counts(fold, result.rows.is_generated_N).values()
-        table.add_row(escape(fold.name), *(f"{real} + {generated}" for real, generated in numbers))
+        table.add_row(fold.name, *(f"{real} + {generated}" for real, generated in numbers))
     print_table(table)

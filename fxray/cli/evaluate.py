@@ -24,6 +24,14 @@ def evaluate(
     adapter: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Adapter in PEFT layout; without it the base model answers.")
     ] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --predictions: what their detector was taught (full, no-bbox, no-caption, no-tags, label-only); "
+            "without boxes IoU is left out.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the answers go, when --config makes them.")] = Path(
         "predictions.parquet"
     ),
@@ -40,13 +48,18 @@ def evaluate(
     \b
     Examples:
       fxray evaluate --predictions theirs.jsonl --data test.parquet
+      fxray evaluate --predictions labels.jsonl --data test.parquet --view label-only
       fxray evaluate --config tiny --adapter runs/demo/sft/adapter --data test.parquet --out mine.parquet
     """
     if data is None or (predictions is None) == (config is None):
         raise typer.BadParameter("give --data, and either --predictions or --config")
-    has_boxes = True
+    if view is not None and config is not None:
+        raise typer.BadParameter("--view goes with --predictions; a configuration has its own: --set data.view=...")
+    has_boxes = _has_boxes(view or "full")
     if config is not None:
-        predictions, has_boxes = out, _answer(checked_config(config, overrides), adapter, data, out)
+        tree = checked_config(config, overrides)
+        predictions, has_boxes = out, _has_boxes(tree.data.view)
+        _answer(tree, adapter, data, out)
     assert predictions is not None
     from fxray.data.dataset import Dataset
     from fxray.evaluate.evaluation import evaluate as score
@@ -73,15 +86,23 @@ def evaluate(
     print_table(generator_table(evaluation))
 
 
-def _answer(tree: "Config", adapter: Path | None, data: Path, out: Path) -> bool:
-    """Lets the model answer the samples of `data` into `out`; returns whether its answers have boxes."""
+def _has_boxes(view: str) -> bool:
+    """Whether a detector of that view points at places."""
+    from fxray.grammar.views import VIEWS
+
+    for name, parts in VIEWS.items():
+        if name == view:
+            return parts.has_regions
+    raise typer.BadParameter(f"--view {view}: expected one of {', '.join(VIEWS)}")
+
+
+def _answer(tree: "Config", adapter: Path | None, data: Path, out: Path) -> None:
+    """Lets the model answer the samples of `data` into `out`."""
     from fxray import launch
     from fxray.cli.progress import show_progress
-    from rewards.stage import parts_off
 
     with show_progress() as on_event:
         launch.evaluate_adapter(tree, adapter, data, out, on_event)
-    return "iou" not in parts_off(tree.data.view)
 
 
 def report(run_dir: Annotated[Path, typer.Argument(help="A run directory, finished or not.")]) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fxray.data.check.rows import row_faults
 from fxray.data.check.rules import RULES, Severity
-from fxray.data.images import decode_image, read_image_file
+from fxray.data.images import read_image_file
 from fxray.errors import DataError
 from fxray.files import atomic_path
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
@@ -89,8 +89,7 @@ class Dataset:
         Raises:
             DataError: The file is missing, no Parquet, of another schema version, or empty, or a row is malformed.
         """
-        if not path.is_file():
-            raise DataError("no such dataset file", where=str(path), remedy="check the path, or run: fxray data synth")
+        refuse_no_file(path)
         try:
             columns = check_schema(pq.read_schema(path), path)
             table = pq.read_table(path, columns=[name for name in columns if name != "image"])
@@ -143,22 +142,6 @@ class Dataset:
         if not content:
             raise DataError("fields image and image_path are both empty, expected one", where=where, remedy=_REWRITE)
         return bytes(content)
-
-    def check(self) -> None:
-        """Decodes every image and compares its size with the row's.
-
-        Raises:
-            DataError: The first row whose image is damaged or of another size.
-        """
-        for row, sample in enumerate(self.samples):
-            where = f"{self.path} row {row} (sample {sample.sample_id!r})"
-            size = decode_image(self.image_bytes(row), where).size
-            if size != (sample.width_px, sample.height_px):
-                raise DataError(
-                    f"image is {size[0]}x{size[1]} px upright, expected {sample.width_px}x{sample.height_px}",
-                    where=where,
-                    remedy="width_px and height_px are those of the upright image (EXIF orientation applied)",
-                )
 
 
 def write_dataset(path: Path, rows: Iterable[Row]) -> None:
@@ -220,6 +203,20 @@ def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
     """Its rows, a few at a time: all of them as dictionaries would take several times the room of the samples."""
     for batch in table.to_batches(max_chunksize=ROWS_PER_GROUP_WITHOUT_PIXELS):
         yield from batch.to_pylist()
+
+
+def refuse_no_file(path: Path) -> None:
+    """Sees to it that there is a file.
+
+    Raises:
+        DataError: There is nothing, or a folder; its dataset files are named.
+    """
+    if path.is_dir():
+        inside = sorted(file.name for file in path.glob("*.parquet"))[:5]
+        remedy = f"name a file in it: {', '.join(inside)}" if inside else "name a Parquet file"
+        raise DataError("is a folder, expected a dataset file", where=str(path), remedy=remedy)
+    if not path.is_file():
+        raise DataError("no such dataset file", where=str(path), remedy="check the path, or run: fxray data synth")
 
 
 def check_schema(schema: pa.Schema, path: Path) -> list[str]:

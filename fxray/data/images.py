@@ -35,18 +35,19 @@ def read_image_file(path: Path, where: str) -> bytes:
 
     Args:
         path: The file.
-        where: The place to name in errors.
+        where: The place to name in errors; the path itself is named once.
 
     Raises:
         DataError: It is missing, no plain file (a folder, a pipe, a device), larger than 256 MiB, or not readable.
     """
+    name = "" if where == str(path) else f"{path} "
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path} is no plain file", where=where, remedy="name an image file")
+            raise DataError(f"{name}is no plain file", where=where, remedy="name an image file")
         if status.st_size > MAX_IMAGE_BYTES:
             raise DataError(
-                f"{path} has {status.st_size} bytes, expected at most {MAX_IMAGE_BYTES}",
+                f"{name}has {status.st_size} bytes, expected at most {MAX_IMAGE_BYTES}",
                 where=where,
                 remedy="scale the image down, or leave the row out",
             )
@@ -55,7 +56,7 @@ def read_image_file(path: Path, where: str) -> bytes:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
+            f"{name}cannot be read: {getattr(error, 'strerror', None) or error}",
             where=where,
             remedy="put the image there, or mend the path",
         ) from error

@@ -1,10 +1,10 @@
 """Some rows of a dataset as a dataset of their own, one image in memory at a time."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fxray.data.dataset import Dataset, Row, write_dataset
+from fxray.files import relative_path
 
 
 def write_subset(dataset: Dataset, rows: Sequence[int], path: Path, progress: Callable[[int, int], None]) -> None:
@@ -27,7 +27,7 @@ def write_subset(dataset: Dataset, rows: Sequence[int], path: Path, progress: Ca
             if beside is None:
                 yield Row(dataset.samples[row], image=dataset.image_bytes(row))
             else:
-                yield Row(dataset.samples[row], image_path=os.path.relpath(beside, path.parent))
+                yield Row(dataset.samples[row], image_path=relative_path(beside, path.parent))
             progress(done, len(rows))
 
     write_dataset(path, read())

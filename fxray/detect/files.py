@@ -4,8 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fxray.data.images import decode_image
-from fxray.errors import DataError
+from fxray.data.images import decode_image, read_image_file
 
 
 def files_in(path: Path) -> list[Path]:
@@ -20,13 +19,9 @@ def read_image(file: Path) -> Image.Image:
     """The upright RGB pixels of an image file.
 
     Raises:
-        DataError: It is missing, or no image.
+        DataError: It is missing, no plain file, larger than 256 MiB, or no image.
     """
-    try:
-        encoded = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(file), remedy="check the path") from error
-    return decode_image(encoded, str(file))
+    return decode_image(read_image_file(file, str(file)), str(file))
 
 
 def drawing_path(folder: Path, file: Path, taken: set[Path]) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fxray.config.tree import Config
+from fxray.errors import DataError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.files import write_atomically
 from fxray.launch.run import RunDirectory
@@ -27,10 +28,8 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
     """Makes sure that the three splits are there and readable, and records where in `data.json`.
 
     Raises:
-        DataError: A file is missing, empty or malformed.
+        DataError: A file is missing, empty or malformed, or an image of the training part is in another.
     """
-    from fxray.data.dataset import Dataset
-
     splits = _splits(config, run)
     synth = config.data.synth
     if synth is not None and not all(path.exists() for path in (splits.train, splits.validation, splits.test)):
@@ -48,13 +47,40 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
             progress=lambda split, done, total: on_event(Step(f"{PHASE} {split}", done, total)),
         )
         on_event(PhaseDone(PHASE, time.monotonic() - start_s, str(run.data_file("train").parent)))
-    for path in (splits.train, splits.validation, splits.test):
-        Dataset.open(path)
+    refuse_shared_samples(splits)
     record = {name: str(getattr(splits, name)) for name in ("train", "validation", "test")}
     write_atomically(
         run.root / "data.json", json.dumps(record | {"is_synthetic": splits.is_synthetic}, indent=2) + "\n"
     )
     return splits
+
+
+def refuse_shared_samples(splits: Splits) -> None:
+    """Opens the three files and sees to it that no sample that trains is in the others.
+
+    It goes by `sample_id`, which costs nothing. Copies under another id, look-alikes and shared sources are for
+    `fxray data check` to find, which reads every image.
+
+    Raises:
+        DataError: A file is missing, empty or malformed, or a sample is in two.
+    """
+    from fxray.data.dataset import Dataset
+
+    trained = {sample.sample_id: row for row, sample in enumerate(Dataset.open(splits.train).samples)}
+    for path in (splits.validation, splits.test):
+        shared = [
+            (row, sample.sample_id)
+            for row, sample in enumerate(Dataset.open(path).samples)
+            if sample.sample_id in trained
+        ]
+        if shared:
+            row, sample_id = shared[0]
+            raise DataError(
+                f"field sample_id: {len(shared)} samples are in {splits.train} too, such as {sample_id!r} in its row "
+                f"{trained[sample_id]}",
+                where=f"{path} row {row}",
+                remedy="split again: fxray data split; where ids only happen to be equal, make them unique",
+            )
 
 
 def _splits(config: Config, run: RunDirectory) -> Splits:

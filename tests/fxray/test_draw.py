@@ -139,3 +139,11 @@ def test_a_notice_says_why_there_is_no_picture() -> None:
     assert short.width == 448
     assert long.height > short.height
     assert short.convert("L").getextrema()[0] < 60
+
+
+def test_a_long_heading_stays_inside_its_panel() -> None:
+    panel = draw_annotation(
+        Image.new("RGB", (448, 100), "white"), heading="W" * 90, verdict=Verdict.REAL, regions=(), tags=()
+    )
+    right_edge = panel.crop((panel.width - 8, 100, panel.width, panel.height))
+    assert right_edge.getextrema() == ((255, 255),) * 3

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fxray.errors import ConfigError, ResourceError
-from fxray.files import atomic_dir, atomic_path, refuse_to_replace, write_atomically
+from fxray.files import atomic_dir, atomic_path, refuse_to_replace, relative_path, write_atomically
 
 
 def half_write(path: Path) -> None:
@@ -71,3 +71,30 @@ def test_only_its_own_kind_is_replaced(tmp_path):
         with pytest.raises(ConfigError, match=r"holds no config\.json\n.*nothing was changed"):
             refuse(other)
     assert (tmp_path / "file").read_text() == "letters"
+
+
+@pytest.mark.parametrize("write", [atomic_path, atomic_dir])
+def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path, write) -> None:
+    (tmp_path / "a").write_text("old")
+    for target in (tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"):
+        with pytest.raises(ResourceError, match=r"/b.*: its folder cannot be made: .*/a"), write(target):
+            pass
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_folder_in_the_place_of_a_file_is_said_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ResourceError, match="is a folder"), atomic_path(tmp_path / "a") as aside:
+        aside.write_text("new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_relative_path_is_the_way_the_kernel_goes(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
+    (tmp_path / "a").write_text("here")
+    (tmp_path / "alias").symlink_to("a")
+    assert relative_path(tmp_path / "a", tmp_path / "link" / "new") == "../../../a"
+    assert relative_path(tmp_path / "link" / ".." / "b", tmp_path) == "deep/b"
+    assert relative_path(tmp_path / "alias", tmp_path / "link") == "../../alias"
+    assert (tmp_path / "link" / relative_path(tmp_path / "alias", tmp_path / "link")).read_text() == "here"

@@ -63,19 +63,21 @@ class Check:
         }
 
 
-def check(paths: Sequence[Path], on_event: OnEvent = ignore) -> Check:
+def check(paths: Sequence[Path], on_event: OnEvent = ignore, *, ignores_source: bool = False) -> Check:
     """Checks dataset files, however faulty; never raises for what is in them.
 
     Args:
         paths: Parquet files, which may be the splits of one set.
         on_event: Is told of rows done, and of what is looked for then.
+        ignores_source: Files may share sources, which name collections.
     """
     seen = scan(paths, on_event)
     on_event(PhaseStarted("look-alikes"))
     groups = related_images(seen.rows)
     on_event(PhaseStarted("leak probe"))
-    signals = _signals(seen.rows, groups)
-    findings = [*seen.findings, *whole_findings(seen.rows, groups), *_leak_findings(signals, seen.rows)]
+    signals = _signals(seen.rows, groups, ignores_source=ignores_source)
+    whole = whole_findings(seen.rows, groups, ignores_source=ignores_source)
+    findings = [*seen.findings, *whole, *_leak_findings(signals, seen.rows)]
     counts = {str(path): Counter(row.label for row in seen.rows if row.place.file == str(path)) for path in paths}
     generators = Counter(row.generator for row in seen.rows if row.label == Verdict.GENERATED)
     return Check(
@@ -88,12 +90,12 @@ def check(paths: Sequence[Path], on_event: OnEvent = ignore) -> Check:
     )
 
 
-def _signals(rows: Sequence[SeenRow], groups: Sequence[Sequence[int]]) -> list[Signal] | None:
+def _signals(rows: Sequence[SeenRow], groups: Sequence[Sequence[int]], *, ignores_source: bool) -> list[Signal] | None:
     """The probe's answer. Where sources are too few to be kept apart (they name collections), look-alikes are."""
     is_usable = np.array([row.image is not None and row.label in set(Verdict) for row in rows], bool)
     files = [row.image.file for row, is_in in zip(rows, is_usable, strict=True) if is_in and row.image is not None]
     truth = np.array([row.label == Verdict.GENERATED for row in rows], bool)[is_usable]
-    return probe(files, truth, clusters(rows, groups)[is_usable]) or probe(
+    return probe(files, truth, clusters(rows, groups, ignores_source=ignores_source)[is_usable]) or probe(
         files, truth, clusters(rows, groups, ignores_source=True)[is_usable]
     )
 

@@ -72,7 +72,12 @@ _ALL = (
     Rule("near-duplicate", _N, "images that look alike", _DECIDE),
     Rule("near-duplicate-across-labels", _W, "images that look alike, both labels", _DECIDE),
     Rule("near-duplicate-across-files", _E, "images that look alike in several files", "split again: fxray data split"),
-    Rule("source-across-files", _E, "one source in several files", "split again: fxray data split"),
+    Rule(
+        "source-across-files",
+        _E,
+        "one source in several files",
+        "split again: fxray data split; or check with --ignore-source where `source` names a collection",
+    ),
     Rule("leak", _E, "the files alone, not their pixels, give the label away", "encode both classes the same way"),
     Rule("leak-weak", _W, "the files alone hint at the label", "encode both classes the same way"),
     Rule("leak-untested", _N, "too few images to look for a leak", "add images, or compare the files yourself"),

@@ -19,15 +19,19 @@ REPEATED_CAPTION_FRAC = 0.05
 MAX_OTHERS = 20
 
 
-def whole_findings(rows: Sequence[SeenRow], groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
+def whole_findings(
+    rows: Sequence[SeenRow], groups: Sequence[Sequence[int]], *, ignores_source: bool = False
+) -> Iterator[Finding]:
     """Every breach that no single row shows.
 
     Args:
         rows: Of all files.
         groups: Of `related_images`.
+        ignores_source: Files may share sources.
     """
     yield from _copies(rows, groups)
-    yield from _shared_sources(rows)
+    if not ignores_source:
+        yield from _shared_sources(rows)
     yield from _balance(rows)
     yield from _captions(rows)
 

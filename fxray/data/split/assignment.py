@@ -3,7 +3,7 @@
 A cluster is never cut. scikit-learn's StratifiedGroupKFold does the same for parts of equal size; here the parts may
 have any size, and one rule serves every scheme.
 
-Legend: N rows, C clusters, P parts, S strata.
+Legend: N rows, K strata of a row, C clusters, P parts, S strata.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 
 
 def deal(
-    clusters_N: NDArray[np.int64], strata_N: NDArray[np.int64], fractions: Sequence[float], rng: np.random.Generator
+    clusters_N: NDArray[np.int64], strata_NK: NDArray[np.int64], fractions: Sequence[float], rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Gives each cluster, large ones first, to the part where it brings all strata nearest to their share.
 
     The cost of a part is the sum over strata of its squared distance from its share, in units of the stratum's size, so
-    that a rare stratum counts as much as a frequent one. Ties among clusters are ordered by chance.
+    that a rare stratum counts as much as a frequent one, and over the strata of its column, so that columns count
+    alike. Ties among clusters are ordered by chance.
 
     Args:
         clusters_N: Cluster of each row.
-        strata_N: Stratum of each row, such as its generator; -1 where the row counts for nothing.
+        strata_NK: Strata of each row, such as its generator and its label, no number in two columns. Small strata leave
+            remainders; a coarser one sees to it that these do not all fall to one part.
         fractions: Share of each part; they add up to 1.
         rng: Of the order among clusters of one size.
 
@@ -30,17 +32,19 @@ def deal(
         Part of each row, int64 [N].
     """
     names, cluster_N, sizes_C = np.unique(clusters_N, return_inverse=True, return_counts=True)
-    num_strata = int(strata_N.max(initial=-1)) + 1
-    counts_S = np.bincount(strata_N[strata_N >= 0], minlength=num_strata)
+    counts_S = np.bincount(strata_NK.ravel())
+    weights_S = np.zeros(len(counts_S))
+    for strata_N in strata_NK.T:
+        strata = np.unique(strata_N)
+        weights_S[strata] = 1 / (counts_S[strata] * len(strata))
     wanted_PS = np.outer(fractions, counts_S)
     held_PS = np.zeros_like(wanted_PS)
-    weights_S = 1 / np.maximum(counts_S, 1)
     part_C = np.zeros(len(names), np.int64)
     by_cluster = np.argsort(cluster_N, kind="stable")
     ends_C = np.cumsum(sizes_C)
     for c in np.lexsort((rng.permutation(len(names)), -sizes_C)):
         rows = by_cluster[ends_C[c] - sizes_C[c] : ends_C[c]]
-        strata, counts = np.unique(strata_N[rows][strata_N[rows] >= 0], return_counts=True)
+        strata, counts = np.unique(strata_NK[rows], return_counts=True)
         rise_PS = counts * (2 * (held_PS[:, strata] - wanted_PS[:, strata]) + counts)
         part = int((rise_PS @ weights_S[strata]).argmin())
         held_PS[part, strata] += counts

@@ -8,7 +8,6 @@ One letter per fold: t train, v validation, e test, - left out.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from fxray.data.split.schemes import LEFT_OUT, PART_NAMES, TEST, TRAIN, VALIDATION, Fold
 from fxray.errors import DataError
-from fxray.files import write_atomically
+from fxray.files import relative_path, write_atomically
 from fxray.schema import Sample
 
 VERSION = 1
@@ -60,7 +59,7 @@ def write_plan(path: Path, plan: Plan) -> None:
         "scheme": plan.scheme,
         "seed": plan.seed,
         "checksum": plan.checksum,
-        "files": [os.path.relpath(file, path.parent) for file in plan.files],
+        "files": [relative_path(file, path.parent) for file in plan.files],
         "folds": [fold.name for fold in plan.folds],
         "assignment": {
             sample_id: "".join(row) for sample_id, row in zip(plan.sample_ids, zip(*columns, strict=True), strict=True)

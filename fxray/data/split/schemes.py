@@ -47,7 +47,7 @@ class Fold(NamedTuple):
 def k_fold(rows: Rows, *, num_folds: int, validation_frac: float, seed: int) -> list[Fold]:
     """Each row is in the test part of one fold."""
     rng = np.random.default_rng((seed, 0))
-    tests_N = deal(rows.clusters_N, rows.strata_N, [1 / num_folds] * num_folds, rng)
+    tests_N = _deal(rows, np.ones(len(rows.keys), bool), [1 / num_folds] * num_folds, rng)
     return [
         Fold(str(k), _with_validation(rows, np.where(tests_N == k, TEST, TRAIN), validation_frac, rng))
         for k in range(num_folds)
@@ -56,7 +56,7 @@ def k_fold(rows: Rows, *, num_folds: int, validation_frac: float, seed: int) -> 
 
 def fixed(rows: Rows, *, fractions: tuple[float, float, float], seed: int) -> list[Fold]:
     """One fold whose train, validation and test parts have the given shares."""
-    parts_N = deal(rows.clusters_N, rows.strata_N, fractions, np.random.default_rng((seed, 0)))
+    parts_N = _deal(rows, np.ones(len(rows.keys), bool), fractions, np.random.default_rng((seed, 0)))
     return [Fold("0", parts_N + TRAIN)]
 
 
@@ -95,25 +95,33 @@ def balance(rows: Rows, fold: Fold, seed: int) -> Fold:
     return Fold(fold.name, parts_N)
 
 
-def refuse_empty_parts(rows: Rows, folds: Sequence[Fold], *, needs_validation: bool) -> None:
+def refuse_empty_parts(rows: Rows, folds: Sequence[Fold], *, needs_validation: bool, ignores_source: bool) -> None:
     """Sees to it that every part that is asked for has images of both classes.
 
     Raises:
-        DataError: One has not; there are too few clusters.
+        DataError: A class has no image, or a part has none of it for there are too few clusters.
     """
-    for fold in folds:
-        for part in (TRAIN, VALIDATION, TEST) if needs_validation else (TRAIN, TEST):
-            is_in_N = fold.parts_N == part
-            for is_generated, name in ((False, "real"), (True, "generated")):
-                if (is_in_N & (rows.is_generated_N == is_generated)).any():
-                    continue
-                own = len(np.unique(rows.clusters_N[rows.is_generated_N == is_generated]))
-                raise DataError(
-                    f"fold {fold.name!r} has no {name} image in its {PART_NAMES[part]} part: the {name} images form "
-                    f"{own} clusters that must not be cut (rows of one `source`, and look-alikes)",
-                    remedy="ask for fewer folds or larger parts (--folds, --fractions, --validation-frac), or give "
-                    "--ignore-source where `source` names a collection",
-                )
+    for is_generated, name in ((False, "real"), (True, "generated")):
+        num_clusters = len(np.unique(rows.clusters_N[rows.is_generated_N == is_generated]))
+        if num_clusters == 0:
+            raise DataError(f"there is no {name} image", where="field label", remedy=f"add {name} images")
+        parts = (TRAIN, VALIDATION, TEST) if needs_validation else (TRAIN, TEST)
+        lacking = [
+            (fold, part)
+            for fold in folds
+            for part in parts
+            if not ((fold.parts_N == part) & (rows.is_generated_N == is_generated)).any()
+        ]
+        if lacking:
+            fold, part = lacking[0]
+            bound = "look-alikes" if ignores_source else "rows of one `source`, and look-alikes"
+            collections = "" if ignores_source else ", or --ignore-source where `source` names a collection"
+            raise DataError(
+                f"fold {fold.name!r} has no {name} image in its {PART_NAMES[part]} part: the {name} images form "
+                f"{num_clusters} clusters that must not be cut ({bound})",
+                remedy="give more images, fewer folds or larger parts (--folds, --fractions, --validation-frac; "
+                f"--validation-frac 0 makes no validation part){collections}",
+            )
 
 
 def _held_out(
@@ -125,9 +133,7 @@ def _held_out(
     has_other_N = np.isin(rows.clusters_N, rows.clusters_N[is_other_N])
     parts_N = np.where(has_held_N, TEST, TRAIN)
     mixed_N = has_held_N & has_other_N
-    parts_N[mixed_N] = TRAIN + (TEST - TRAIN) * deal(
-        rows.clusters_N[mixed_N], rows.strata_N[mixed_N], [1 - test_frac, test_frac], rng
-    )
+    parts_N[mixed_N] = TRAIN + (TEST - TRAIN) * _deal(rows, mixed_N, [1 - test_frac, test_frac], rng)
     parts_N[is_held_N & (parts_N == TRAIN)] = LEFT_OUT
     parts_N[is_other_N & (parts_N == TEST)] = LEFT_OUT
     free_N = ~has_held_N & ~has_other_N  # clusters of real images alone fill up both sides
@@ -137,9 +143,7 @@ def _held_out(
         for part in (TRAIN, TEST)
     ]
     share = lacking[1] / sum(lacking) if sum(lacking) else test_frac
-    parts_N[free_N] = TRAIN + (TEST - TRAIN) * deal(
-        rows.clusters_N[free_N], rows.strata_N[free_N], [1 - share, share], rng
-    )
+    parts_N[free_N] = TRAIN + (TEST - TRAIN) * _deal(rows, free_N, [1 - share, share], rng)
     return _with_validation(rows, parts_N, validation_frac, rng)
 
 
@@ -150,6 +154,14 @@ def _with_validation(
     if validation_frac == 0:
         return parts_N
     train_N = parts_N == TRAIN
-    aside = deal(rows.clusters_N[train_N], rows.strata_N[train_N], [1 - validation_frac, validation_frac], rng)
+    aside = _deal(rows, train_N, [1 - validation_frac, validation_frac], rng)
     parts_N[train_N] = np.where(aside == 1, VALIDATION, TRAIN)
     return parts_N
+
+
+def _deal(
+    rows: Rows, is_in_N: NDArray[np.bool_], fractions: Sequence[float], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Deals some of the rows by generator and label."""
+    strata_NK = np.stack([rows.is_generated_N, rows.strata_N + 2], axis=1).astype(np.int64)
+    return deal(rows.clusters_N[is_in_N], strata_NK[is_in_N], fractions, rng)

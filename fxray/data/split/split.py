@@ -62,10 +62,10 @@ def split(paths: Sequence[Path], settings: Settings, on_event: OnEvent = ignore)
         np.unique([f"{s.annotation.verdict}/{s.generator}" for s in samples], return_inverse=True)[1],
     )
     folds = _folds(rows, settings)
+    wanted = settings.fractions[1] if settings.scheme is Scheme.FIXED else settings.validation_frac
+    refuse_empty_parts(rows, folds, needs_validation=wanted > 0, ignores_source=settings.ignores_source)
     if not settings.keeps_all:
         folds = [balance(rows, fold, settings.seed) for fold in folds]
-    needs_validation = settings.fractions[1] if settings.scheme is Scheme.FIXED else settings.validation_frac
-    refuse_empty_parts(rows, folds, needs_validation=needs_validation > 0)
     digests = [row.image.digest for row in seen.rows if row.image is not None]
     plan = Plan(
         settings.scheme.value,

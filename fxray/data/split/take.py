@@ -1,7 +1,6 @@
 """Writes the parts of a split as datasets, once it is sure that the data are still those that were split."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from fxray.data.split.schemes import PART_NAMES, TEST, TRAIN, VALIDATION, Fold
 from fxray.data.split.streaming import stream_rows
 from fxray.errors import DataError
 from fxray.events import OnEvent, Step, ignore
+from fxray.files import relative_path
 
 
 def verify(plan: Plan, datasets: Sequence[Dataset], where: str, on_event: OnEvent = ignore) -> None:
@@ -98,7 +98,7 @@ def _rows_of_part(
             if row.image_path is None:
                 yield Row(row.sample, image=row.content)
             else:
-                relative = os.path.relpath(dataset.path.parent / row.image_path, out_dir)
+                relative = relative_path(dataset.path.parent / row.image_path, out_dir)
                 yield Row(row.sample, image_path=relative)
         number += len(dataset)
         on_event(Step(f"write {PART_NAMES[part]}", number, total))

@@ -59,6 +59,12 @@ def test_foreign_predictions_are_scored_by_the_same_code(datasets, tmp_path):
     )
     assert (numbers["num_real"], numbers["num_generated"], numbers["is_synthetic"]) == (4, 4, True)
     assert numbers["overall"]["accuracy"]["value"] == 1
+    assert numbers["overall"]["iou"]["value"] == 1
+    given = ("evaluate", "--predictions", predictions, "--data", datasets / "test.parquet", "--json", "--view")
+    without_boxes = json.loads(run(*given, "label-only").stdout)["overall"]
+    assert without_boxes["accuracy"]["value"] == 1
+    assert without_boxes["iou"]["value"] is None
+    assert json.loads(run(*given, "no-caption").stdout)["overall"]["iou"]["value"] == 1
 
 
 def test_predictions_of_other_samples_are_refused(datasets, tmp_path):
@@ -74,6 +80,8 @@ def test_predictions_of_other_samples_are_refused(datasets, tmp_path):
         ["evaluate", "--data", "x.parquet"],
         ["evaluate", "--data", "x.parquet", "--config", "tiny", "--predictions", "y.jsonl"],
         ["evaluate", "--predictions", "y.jsonl"],
+        ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--view", "boxes"],
+        ["evaluate", "--data", "x.parquet", "--config", "tiny", "--view", "full"],
         ["detect", "x.png"],
         ["detect", "x.png", "--config", "tiny", "--run-dir", "runs/demo"],
         ["data", "synth", "out", "--size-px", "3"],

@@ -69,6 +69,32 @@ def test_quality_lists_what_to_mark_and_passes_or_fails(data, tmp_path):
     assert run("quality", data, "--covered").exit_code == 2
 
 
+def test_thresholds_of_quality_come_from_a_file_and_options_go_first(data, tmp_path):
+    write_dataset(tmp_path / "far.parquet", rows(shift=15))  # IoU 1 / 7
+    (tmp_path / "rules.yaml").write_text("fraction: 0.5\nmin_iou: 0.14\nmin_tag_accuracy: 1\n")
+    given = ("quality", data, "--reference", tmp_path / "far.parquet", "--thresholds", tmp_path / "rules.yaml")
+    passed = run(*given, "--json")
+    numbers = json.loads(passed.stdout)
+    assert passed.exit_code == 0
+    assert numbers["thresholds"] == {"min_iou": 0.14, "min_box_share": 0.5, "min_tag_accuracy": 1}
+    assert len(numbers["images"]) == 10
+    assert run(*given, "--min-iou", 0.15).exit_code == 1
+    with pytest.raises(ConfigError, match=r"min_iou is 1.5; must be less than or equal to 1 \(--min-iou\)"):
+        run(*given, "--min-iou", 1.5)
+    (tmp_path / "rules.yaml").write_text("min_iuo: 0.14\n")
+    with pytest.raises(ConfigError, match=r"rules.yaml:1(.|\n)*did you mean `min_iou`"):
+        run(*given)
+    (tmp_path / "rules.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="no mapping of keys to values"):
+        run(*given)
+
+
+def test_a_folder_in_place_of_a_dataset_is_told_its_files(data):
+    for command in ("check", "stats", "show", "split"):
+        with pytest.raises(DataError, match=r"is a folder, expected a dataset file\n.*name a file in it: a.parquet"):
+            run(command, data.parent)
+
+
 def test_agreement_goes_by_id_or_by_image(data, tmp_path):
     write_dataset(tmp_path / "ben.parquet", rows(shift=10))  # no annotator: the file's name; half shared: 1 / 3
     numbers = json.loads(run("agreement", data, tmp_path / "ben.parquet", "--json").stdout)
@@ -179,6 +205,9 @@ def test_names_are_text_and_never_markup(tmp_path):
     write_dataset(tmp_path / "a.parquet", odd)
     shown = run("quality", tmp_path / "a.parquet", "--reference", tmp_path / "a.parquet").stdout
     assert "│ [/red] :smile: │" in shown
+    bare = replace(rows()[1].sample, sample_id="[b]1[/b]", annotation=Annotation(Verdict.GENERATED))
+    write_dataset(tmp_path / "b.parquet", [Row(bare, picture(1))])
+    assert "([b]1[/b])" in run("check", tmp_path / "b.parquet").stdout
 
 
 def test_a_place_of_the_wrong_kind_is_wrong_usage(data, tmp_path):
@@ -188,5 +217,5 @@ def test_a_place_of_the_wrong_kind_is_wrong_usage(data, tmp_path):
     assert run("select", data, tmp_path / "ratings.csv", tmp_path, "--top", 1).exit_code == 2
     reversed_scale = ["--top", 1, "--scale", 5, 1]
     assert run("select", data, tmp_path / "ratings.csv", tmp_path / "b", *reversed_scale).exit_code == 2
-    with pytest.raises(DataError, match="no such dataset file"):
+    with pytest.raises(DataError, match="is a folder, expected a dataset file"):
         run("stats", tmp_path)

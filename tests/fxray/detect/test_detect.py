@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,6 +106,15 @@ def test_one_bad_file_never_stops_the_rest(tmp_path: Path, detector: Detector) -
     assert "no image Pillow knows" in texts[2]
     assert "no verdict" in texts[4]
     assert "longer than 200 times" in texts[5]
+
+
+def test_what_is_no_image_file_is_not_read(tmp_path: Path, detector: Detector) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "huge.png").open("wb") as huge:
+        huge.truncate(4 * 2**30)
+    pipe, huge_one = detect_files(detector, [tmp_path / "pipe.png", tmp_path / "huge.png"])
+    assert pipe.problem == "is no plain file"
+    assert huge_one.problem == f"has {4 * 2**30} bytes, expected at most {256 * 2**20}"
 
 
 def test_words_claim_evidence_never_proof(tmp_path: Path, detector: Detector) -> None:

@@ -125,6 +125,8 @@ def test_a_source_in_two_files_and_an_id_used_twice(tmp_path: Path) -> None:
     found = check([write(tmp_path / "train.parquet", rows), write(tmp_path / "test.parquet", others)])
     assert of_rule(found, "source-across-files") == [[4, 3]]
     assert of_rule(found, "repeated-id") == [[5, 0]]
+    collections = check([tmp_path / "train.parquet", tmp_path / "test.parquet"], ignores_source=True)
+    assert found_rules(found) - found_rules(collections) == {"source-across-files"}
 
 
 def test_balance_of_classes_and_generators(tmp_path: Path) -> None:

@@ -172,6 +172,28 @@ def test_sources_that_name_collections_can_be_ignored(tmp_path: Path) -> None:
     assert part_counts(make(tmp_path, rows, ignores_source=True)) == {"train": 60, "test": 20}
 
 
+def test_many_generators_with_few_images_each_are_split_as_usual(tmp_path: Path) -> None:
+    rows = balanced(160)
+    for i, r in enumerate(rows):
+        if r["label"] == "generated":
+            r["generator"] = f"generator {i // 2 % 10}"
+    for fold in make(tmp_path, rows, validation_frac=0.05).plan.folds:
+        counts = Counter((r["label"], int(p)) for r, p in zip(rows, fold.parts_N, strict=True))
+        assert counts["real", TEST] == counts["generated", TEST] == 20
+        assert counts["real", VALIDATION] == counts["generated", VALIDATION] == 3
+
+
+def test_a_refusal_names_the_class_that_lacks_and_no_option_that_was_given(tmp_path: Path) -> None:
+    rows = [r | {"source": "one"} if r["label"] == "generated" else r for r in balanced(80)]
+    with pytest.raises(DataError, match="no generated image in its train part: the generated images form 1 clusters"):
+        make(tmp_path, rows, num_folds=2)
+    with pytest.raises(DataError, match=r"must not be cut \(look-alikes\)") as caught:
+        make(tmp_path, balanced(80), num_folds=60, ignores_source=True)
+    assert "--ignore-source" not in caught.value.remedy
+    with pytest.raises(DataError, match="there is no real image"):
+        make(tmp_path, [r for r in balanced(80) if r["label"] == "generated"])
+
+
 def test_the_same_seed_gives_the_same_split_and_another_another(tmp_path: Path) -> None:
     rows = balanced(80)
     first, again, other = (make(tmp_path, rows, seed=seed).plan for seed in (3, 3, 4))

@@ -44,11 +44,13 @@ def test_images_beside_the_dataset_stay_there(tmp_path: Path) -> None:
     for i in range(16):
         (tmp_path / "images" / f"{i}.jpg").write_bytes(encoded(picture(i)))
         rows.append(row(i, is_generated=i % 2 == 1, image_path=f"images/{i}.jpg") | {"image": None})
-    _, test = take(planned(tmp_path, rows), tmp_path / "deep" / "f0", "0")
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    _, test = take(planned(tmp_path, rows), tmp_path / "link" / "f0", "0")
     opened = Dataset.open(test)
     for i, sample in enumerate(opened.samples):
         assert opened.image_bytes(i) == encoded(picture(int(sample.sample_id[1:])))
-    assert [p.name for p in (tmp_path / "deep" / "f0").iterdir() if p.suffix != ".parquet"] == []
+    assert [p.name for p in (tmp_path / "link" / "f0").iterdir() if p.suffix != ".parquet"] == []
 
 
 def test_the_split_may_move_with_its_data(tmp_path: Path) -> None:
