@@ -1,0 +1,1 @@
+import fxray.torchvision_hook
