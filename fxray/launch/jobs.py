@@ -214,8 +214,13 @@ def _exit_code(info: Any) -> int:
 
 def described(jobs: list[Any]) -> list[Mapping[str, str]]:
     """Name, state, configuration and run directory of fxray's jobs, the newest last."""
-    ours = [job for job in jobs if "fxray" in (job.metadata or {})]
+    ours = [job for job in jobs if "run_dir" in (job.metadata or {})]
     return [
-        {"job": job.submission_id, "status": job.status.value, **{k: job.metadata[k] for k in ("config", "run_dir")}}
+        {
+            "job": job.submission_id or "",
+            "status": job.status.value,
+            "config": job.metadata.get("config", ""),
+            "run_dir": job.metadata["run_dir"],
+        }
         for job in sorted(ours, key=lambda job: job.start_time or 0)
     ]

@@ -13,8 +13,9 @@ from fxray.config.tree import Config
 
 CONFIG_FILE = "config.yaml"
 SCHEDULE_FILE = "schedule.yaml"
+START_FILE = "sitecustomize.py"
 START_HOOK = "import fxray.torchvision_hook\n"
-"""Python reads `sitecustomize.py` in every process of the job: the hook acts without being installed."""
+"""Python reads it in every process of the job: the hook acts without being installed."""
 
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "runs", "datasets")
 
@@ -34,7 +35,7 @@ def write_package(folder: Path, config: Config, user_folder: Path) -> None:
         name = package.__name__
         shutil.copytree(Path(package.__path__[0]), folder / name, ignore=_LEFT_OUT)
     shutil.copytree(shipped_folder(), folder / "fxray" / "configs", dirs_exist_ok=True)
-    (folder / "sitecustomize.py").write_text(START_HOOK)
+    (folder / START_FILE).write_text(START_HOOK)
     document = yaml.safe_load(dump_config(config))
     document["ray"]["address"] = None
     if config.grpo.schedule.endswith((".yaml", ".yml")):
