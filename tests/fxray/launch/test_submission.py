@@ -56,6 +56,11 @@ def environment(**changes: str) -> dict[str, str]:
     return kept | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | changes
 
 
+def run(command: list[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    options = {"cwd": folder, "env": environment(), "capture_output": True, "text": True, "timeout": 400}
+    return subprocess.run(command, check=False, **options)
+
+
 def python_without_fxray(folder: Path) -> Path:
     """A virtual environment that sees the installed packages, but neither this checkout nor any `.pth` file."""
     venv.create(folder, with_pip=False)
@@ -63,9 +68,7 @@ def python_without_fxray(folder: Path) -> Path:
     ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
     (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    found = subprocess.run(
-        [python, "-c", "import fxray"], cwd=folder, env=environment(), capture_output=True, text=True
-    )
+    found = run([python, "-c", "import fxray"], folder)
     assert "No module named 'fxray'" in found.stderr
     return python
 
@@ -115,7 +118,7 @@ def await_dashboard(address: str, log: Path) -> None:
 
 def fxray(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fxray", *words, "--address", cluster.address]
-    return subprocess.run(command, cwd=cluster.folder, env=environment(), capture_output=True, text=True, timeout=240)
+    return run(command, cluster.folder)
 
 
 def submit(cluster: Cluster, run_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -126,9 +129,8 @@ def test_rays_own_command_trains_and_fxrays_goes_on_with_the_run(cluster):
     run_dir = cluster.folder / "run"
     ray_job = [cluster.python, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.address]
     ray_job += ["--working-dir", ".", "--", "python", "-m", "fxray", "train"]
-    quoted = [f"'{word}'" if " " in word else word for word in cluster.overrides()]  # Ray joins them for a shell
-    options = ["--config", "smoke", "--run-dir", str(run_dir), *quoted]
-    done = subprocess.run([*ray_job, *options], cwd=TOP, env=environment(), capture_output=True, text=True, timeout=400)
+    options = ["--config", "smoke", "--run-dir", str(run_dir), *cluster.overrides()]
+    done = run([*ray_job, *options], TOP)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (run_dir / "report.html").is_file()
     assert (run_dir / "grpo" / "only" / "final" / "adapter" / "adapter_model.safetensors").is_file()
