@@ -1,5 +1,6 @@
 """Training as a job on a cluster of its own, in whose Python fxray is not installed, only what it depends on."""
 
+import json
 import os
 import shutil
 import socket
@@ -13,9 +14,14 @@ import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+
+from actors.placement import NODE_TYPES
+from fxray.errors import FxrayError
+from fxray.launch import jobs
 
 TOP = Path(__file__).resolve().parents[3]
 START_DEADLINE_S = 120
@@ -25,6 +31,7 @@ stages:
     rewards: {w_iou: 1.0, label: {right: 1.0, wrong: -1.0}, format: {right: 2.0, wrong: -1.0}}
 """
 SMALLEST = (
+    "ray.use_node_types=true",
     "data.synth={num_train: 4, num_validation: 1, num_test: 2, size_px: 112}",
     *("sft.max_steps=1", "sft.batch_size=2", "sft.micro_batch_size=2", "sft.num_workers=1"),
     *("grpo.group_size=2", "grpo.prompts_per_step=2", "grpo.steps_per_stage=1", "grpo.max_new_tokens=8"),
@@ -83,6 +90,7 @@ def cluster() -> Iterator[Cluster]:
     ports = {name: free_port() for name in names}
     command = [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
     command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", f"--object-store-memory={2**27}"]
+    command += [f"--resources={json.dumps(dict.fromkeys(NODE_TYPES, 1))}"]
     command += [f"--temp-dir={folder / 'ray'}", *(f"--{name}={port}" for name, port in ports.items())]
     path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # as activating the environment does
     with (folder / "head.log").open("w") as log:
@@ -101,6 +109,12 @@ def cluster() -> Iterator[Cluster]:
         head.wait(30)
         psutil.wait_procs(processes, timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def client(cluster, monkeypatch) -> Any:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", cluster.address)
+    return jobs.connect(cluster.address)
 
 
 def await_dashboard(address: str, log: Path) -> None:
@@ -125,7 +139,7 @@ def submit(cluster: Cluster, run_dir: Path, *words: str) -> subprocess.Completed
     return fxray(cluster, "submit", "-c", "smoke", "-d", str(run_dir), *cluster.overrides(), *words)
 
 
-def test_rays_own_command_trains_and_fxrays_goes_on_with_the_run(cluster):
+def test_rays_own_command_trains_and_fxrays_goes_on_with_the_run(cluster, client):
     run_dir = cluster.folder / "run"
     ray_job = [cluster.python, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.address]
     ray_job += ["--working-dir", ".", "--", "python", "-m", "fxray", "train"]
@@ -146,24 +160,28 @@ def test_rays_own_command_trains_and_fxrays_goes_on_with_the_run(cluster):
     other = submit(cluster, run_dir, "--set", "seed=1")
     assert other.returncode == 2
     assert "this run was started with other values of seed" in other.stdout
-    assert "SUCCEEDED" in fxray(cluster, "job", "list").stdout
+    described = jobs.described(client.list_jobs())
+    assert [(job["status"], job["config"], job["run_dir"]) for job in described] == [
+        ("SUCCEEDED", "smoke", str(run_dir)),
+        ("FAILED", "smoke", str(run_dir)),
+    ]
 
 
-def test_what_cannot_run_is_refused_before_it_is_queued(cluster):
-    num_jobs = len(fxray(cluster, "job", "list").stdout.splitlines())
+def test_what_cannot_run_is_refused_before_it_is_queued(cluster, client):
+    num_jobs = len(client.list_jobs())
     too_much = submit(cluster, cluster.folder / "b", "--set", "learner.gpus_per_rank=1", "--set", "sft.num_workers=1")
     assert too_much.returncode == 1
-    assert "SFT asks for 1 SFT workers of 1 GPU" in too_much.stderr
+    assert "SFT asks for 1 SFT workers of 1 GPU, 1 CPU, a node with `learner` each" in too_much.stderr
     assert "GRPO asks for 1 learner ranks of 1 GPU" in too_much.stderr
     assert too_much.stderr.count("error:") == 1
-    assert len(fxray(cluster, "job", "list").stdout.splitlines()) == num_jobs
+    assert len(client.list_jobs()) == num_jobs
 
 
-def test_a_job_that_was_stopped_is_reported_so(cluster):
+def test_a_job_that_was_stopped_is_reported_so(cluster, client):
     handed_in = submit(cluster, cluster.folder / "c", "--no-follow", "--submission-id", "to-stop")
     assert handed_in.stdout.strip() == "to-stop"
-    assert fxray(cluster, "job", "stop", "to-stop").stdout == "to-stop is asked to stop\n"
+    assert jobs.stop(client, "to-stop")
     followed = fxray(cluster, "job", "logs", "to-stop")
     assert (followed.returncode, followed.stderr.splitlines()[-1]) == (1, "to-stop stopped")
-    unknown = fxray(cluster, "job", "logs", "nope")
-    assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (1, "error: nope: the cluster has no such job")
+    with pytest.raises(FxrayError, match="nope: the cluster has no such job"):
+        jobs.stop(client, "nope")
