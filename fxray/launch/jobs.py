@@ -49,7 +49,7 @@ def connect(address: str) -> Any:
         theirs = answer.json().get("ray_version")
     except (ConnectionError, RuntimeError, requests.RequestException) as error:
         raise ResourceError(
-            f"no Ray dashboard answers: {str(error).splitlines()[0]}",
+            f"no Ray dashboard answers: {_first_line(error)}",
             where=address,
             remedy="check that the head node runs and that its dashboard is reached from here; "
             "`ray dashboard cluster.yaml` or `kubectl port-forward` opens it on 127.0.0.1:8265",
@@ -64,10 +64,23 @@ def connect(address: str) -> Any:
 
 
 def cluster_nodes(address: str) -> list[dict[str, float]]:
-    """What each living node of a cluster offers in all: {"CPU": 8, "GPU": 1, ...}."""
-    from ray.util.state import list_nodes
+    """What each living node of a cluster offers in all, taken or free: {"CPU": 8, "GPU": 1, ...}.
 
-    nodes = list_nodes(address=address, limit=10_000, timeout=NODES_DEADLINE_S, filters=[("state", "=", "ALIVE")])
+    Raises:
+        ResourceError: The cluster does not tell.
+    """
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
+    alive = [("state", "=", "ALIVE")]
+    try:
+        nodes = list_nodes(address=address, limit=10_000, timeout=NODES_DEADLINE_S, filters=alive, detail=True)
+    except RayStateApiException as error:
+        raise ResourceError(
+            f"the cluster does not list its nodes: {_first_line(error)}",
+            where=address,
+            remedy="look at `ray status` on the head node",
+        ) from error
     return [dict(node.resources_total) for node in nodes]
 
 
@@ -203,6 +216,10 @@ def status_of(client: Any, job: str) -> str:
         raise FxrayError(
             "the cluster has no such job", where=job, remedy="`fxray job list` shows those that there are"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _exit_code(info: Any) -> int:

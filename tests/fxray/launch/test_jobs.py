@@ -1,5 +1,7 @@
 """Jobs against a client that plays the cluster; a real one is in test_submission."""
 
+import http.server
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -151,3 +153,29 @@ def test_all_that_is_missing_is_one_error():
         jobs.refuse_what_has_no_place(load_config("smoke", ["learner.gpus_per_rank=1"]), [{"CPU": 4}, {"CPU": 2}])
     assert caught.value.message.count("there is room for 0") == 2
     assert "it has 2 nodes with 6 CPU and 0 GPU" in caught.value.message
+
+
+@pytest.fixture
+def not_a_cluster():
+    """Address of a web server that is no Ray dashboard."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *words):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_another_web_server_is_not_taken_for_a_cluster(not_a_cluster, monkeypatch):
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", not_a_cluster)
+    with pytest.raises(ResourceError, match="no Ray dashboard answers"):
+        jobs.connect(not_a_cluster)
+    with pytest.raises(ResourceError, match="the cluster does not list its nodes"):
+        jobs.cluster_nodes(not_a_cluster)
