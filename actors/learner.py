@@ -18,6 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.placement import node_share
 from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
 from fxray.grpo.packing import packed_length, plan_micro_batches
 from fxray.grpo.types import AdapterBlob, RolloutGroup, TrainingGroup, UpdateSettings
@@ -113,6 +114,7 @@ class LearnerGroup:
         num_ranks: DeepSpeed ranks.
         cpus_per_rank: Processors that Ray reserves for a rank.
         gpus_per_rank: GPUs that Ray reserves for a rank.
+        node_type: Custom resource that a rank's node must offer; any node where empty.
         start_deadline_s: For all ranks to be placed and ready.
         step_deadline_s: For any other call.
 
@@ -131,13 +133,15 @@ class LearnerGroup:
         gpus_per_rank: float,
         start_deadline_s: float,
         step_deadline_s: float,
+        node_type: str = "",
     ) -> None:
         self._spec = spec
         self._num_ranks = num_ranks
         self._deadline_s = step_deadline_s
         self._ranks: list[Any] = []
         bundle = {"CPU": max(cpus_per_rank, 0.01)} | ({"GPU": gpus_per_rank} if gpus_per_rank else {})
-        self._placement = placement_group([bundle] * num_ranks, strategy="PACK")
+        self._node_share = node_share(node_type)
+        self._placement = placement_group([bundle | self._node_share] * num_ranks, strategy="PACK")
         try:
             self._start(bundle, start_deadline_s)
         except BaseException:
@@ -150,7 +154,8 @@ class LearnerGroup:
         actor = ray.remote(RankActor)
         for rank in range(self._num_ranks):
             strategy = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
-            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": strategy}
+            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "resources": self._node_share}
+            options |= {"scheduling_strategy": strategy}
             self._ranks.append(actor.options(**options).remote(self._spec, rank, self._num_ranks))
         address, port = "", 0
         if self._num_ranks > 1:

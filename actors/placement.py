@@ -2,6 +2,9 @@
 
 from typing import Any
 
+NODE_TYPES = LEARNER, ROLLOUT, REWARD = "learner", "rollout", "reward"
+"""Custom resources that the node types of cluster.yaml and deploy/ offer, one of each."""
+
 
 def actor_options(*, num_cpus: float, num_gpus: float, node_type: str = "") -> dict[str, Any]:
     """Ray's options for an actor that is never restarted behind its owner's back.
@@ -14,7 +17,12 @@ def actor_options(*, num_cpus: float, num_gpus: float, node_type: str = "") -> d
     return {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
-        "resources": {node_type: 0.001} if node_type else {},
+        "resources": node_share(node_type),
         "max_restarts": 0,
         "max_task_retries": 0,
     }
+
+
+def node_share(node_type: str) -> dict[str, float]:
+    """What an actor takes of a node's custom resource: so little that it never limits how many share the node."""
+    return {node_type: 0.001} if node_type else {}

@@ -21,6 +21,7 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
+from actors.placement import node_share
 from fxray.data.frame import Frame
 from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
 from fxray.grpo.types import GroupScore, RolloutGroup
@@ -125,11 +126,13 @@ class RewardPool:
         group_deadline_s: float,
         max_restarts: int,
         start_deadline_s: float = 120,
+        node_type: str = "",
     ) -> None:
         self._function_paths = tuple(function_paths)
         self._group_deadline_s = group_deadline_s
         self._max_restarts = max_restarts
         self._start_deadline_s = start_deadline_s
+        self._node_share = node_share(node_type)
         self._idle: list[Any] = []
         self._leases: dict[ray.ObjectRef, _Lease] = {}
         self.counters = RewardCounters()
@@ -178,7 +181,7 @@ class RewardPool:
         self._leases.clear()
 
     def _start_worker(self) -> None:
-        worker = RewardActor.options(num_cpus=0).remote()
+        worker = RewardActor.options(num_cpus=0, resources=self._node_share).remote()
         deadline_s = time.monotonic() + self._start_deadline_s
         self._leases[worker.load.remote(self._function_paths)] = _Lease(worker, None, deadline_s)
 

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fxray import __version__
-from fxray.cli import config, data, detect, doctor, evaluate, model, plan, tiny, train
+from fxray.cli import config, data, detect, doctor, evaluate, job, model, plan, tiny, train
 from fxray.errors import FxrayError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("sft")(train.sft)
 app.command("grpo")(train.grpo)
+app.command("submit")(job.submit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
 app.command("detect")(detect.detect)
@@ -31,6 +32,7 @@ app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
+app.add_typer(job.app, name="job")
 app.add_typer(tiny.app, name="tiny")
 app.add_typer(model.app, name="model")
 

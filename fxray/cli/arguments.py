@@ -23,6 +23,10 @@ RunDirOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
 
+UNPACKED_JOB = "working_dir_files"
+"""Name of the folder below which Ray unpacks what travels with a job."""
+
+
 def checked_config(path_or_name: str, overrides: list[str] | None) -> "Config":
     """The configuration, with every cross-field check passed.
 
@@ -39,5 +43,27 @@ def checked_config(path_or_name: str, overrides: list[str] | None) -> "Config":
 
 
 def run_folder(run_dir: Path | None, path_or_name: str) -> Path:
-    """The run directory that was given, or the one that belongs to the configuration."""
-    return run_dir or Path("runs") / Path(path_or_name).stem
+    """The run directory that was given, or the one that belongs to the configuration.
+
+    Raises:
+        ConfigError: It would lie in the working directory of a Ray job, which is deleted with the job.
+    """
+    folder = run_dir or Path("runs") / Path(path_or_name).stem
+    return folder_of_job(folder) if UNPACKED_JOB in Path.cwd().parts else folder
+
+
+def folder_of_job(run_dir: Path) -> Path:
+    """The run directory of a job on a cluster, which outlives the job's working directory.
+
+    Raises:
+        ConfigError: It is a relative path.
+    """
+    from fxray.errors import ConfigError
+
+    if not run_dir.is_absolute():
+        raise ConfigError(
+            f"{run_dir} is relative, to a folder that is deleted with the job",
+            where="--run-dir",
+            remedy="give an absolute path that every node reads and writes, such as /shared/runs/7b",
+        )
+    return run_dir

@@ -233,6 +233,12 @@ class RayConfig(Section):
     """Logical processors of a local Ray; 0 lets it count, but never fewer than the actors need."""
     object_store_mib: Annotated[int, Field(ge=80)] = 512
     """Object store of a local Ray."""
+    use_node_types: bool = False
+    """Place learner, engines and rewards on nodes that offer the custom resources learner, rollout and reward, as those
+    of cluster.yaml and deploy/ do; otherwise on any node."""
+    autoscales: bool = False
+    """The cluster brings nodes when they are asked for: those that are missing at the start are waited for, within the
+    start deadlines, and not refused."""
 
 
 class Config(Section):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from actors.placement import NODE_TYPES
 from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
 
@@ -41,6 +42,7 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
             ray.init(
                 address="local",
                 namespace="fxray",
+                resources=dict.fromkeys(NODE_TYPES, 1) if config.use_node_types else None,
                 num_cpus=max(config.num_cpus or os.cpu_count() or 1, min_cpus),
                 object_store_memory=config.object_store_mib * 2**20,
                 include_dashboard=False,

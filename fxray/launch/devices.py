@@ -59,15 +59,15 @@ def look_at_gpu() -> FoundGpu:
     return FoundGpu(properties.name, properties.total_memory, torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def look_in_cluster() -> FoundGpu:
+def look_in_cluster(deadline_s: float = LOOK_DEADLINE_S) -> FoundGpu:
     """Looks at one GPU of the cluster, in a process that Ray gives it."""
     import ray
     from ray.exceptions import GetTimeoutError
 
     try:
-        return ray.get(ray.remote(num_gpus=0.01, num_cpus=0)(look_at_gpu).remote(), timeout=LOOK_DEADLINE_S)
+        return ray.get(ray.remote(num_gpus=0.01, num_cpus=0)(look_at_gpu).remote(), timeout=deadline_s)
     except GetTimeoutError as error:
-        message = f"no GPU could be looked at within {LOOK_DEADLINE_S:g} s"
+        message = f"no GPU could be looked at within {deadline_s:g} s"
         raise DeadlineError(
             message, where="Ray cluster", remedy="check with `ray status` that a GPU is free"
         ) from error

@@ -132,7 +132,12 @@ def _lock(root: Path) -> Iterator[None]:
 
 
 def _adopt_config(root: Path, config: Config) -> None:
-    file = root / "config.yaml"
+    file, own_schedule = root / "config.yaml", root / "schedule.yaml"
+    schedule = None
+    if config.grpo.schedule.endswith((".yaml", ".yml")):  # kept in the run, for a job's folder goes with the job
+        schedule = Path(config.grpo.schedule).read_text(encoding="utf-8")
+        if not file.exists() or (own_schedule.exists() and own_schedule.read_text(encoding="utf-8") == schedule):
+            config = config.model_copy(update={"grpo": config.grpo.model_copy(update={"schedule": str(own_schedule)})})
     if file.exists():
         before, now = (c.model_dump(mode="json") for c in (load_config(file, []), config))
         changed = [
@@ -151,4 +156,6 @@ def _adopt_config(root: Path, config: Config) -> None:
         raise ConfigError(
             "the folder is not empty and is not a run directory", where=str(root), remedy="choose another --run-dir"
         )
+    if schedule is not None and config.grpo.schedule == str(own_schedule):
+        write_atomically(own_schedule, schedule)
     write_atomically(file, dump_config(config))

@@ -1,9 +1,11 @@
 """What every phase of a run needs: the configuration checked, the run directory locked, the data there."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fxray.config.limits import check
@@ -13,7 +15,7 @@ from fxray.config.tree import Config
 from fxray.events import OnEvent, PhaseDone
 from fxray.launch.cluster import ray_cluster
 from fxray.launch.data import Splits, prepare_data
-from fxray.launch.devices import check_gpus, num_cluster_gpus
+from fxray.launch.devices import check_gpus, look_in_cluster, num_cluster_gpus
 from fxray.launch.run import RunDirectory, open_run
 
 
@@ -54,7 +56,10 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     with open_run(run_dir, config) as run:
         splits = prepare_data(config, run, on_event)
         with ray_cluster(config.ray, min_cpus=num_cpus(config)):
-            check_gpus(config, num_cluster_gpus())
+            if config.ray.autoscales:  # the look asks for a GPU, so that a node with one comes
+                check_gpus(config, math.inf, partial(look_in_cluster, config.rollout.start_deadline_s))
+            else:
+                check_gpus(config, num_cluster_gpus())
             yield Session(config, run, stages, splits, model_path, on_event)
 
 

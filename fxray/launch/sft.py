@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from actors.placement import LEARNER, node_share
 from fxray.config.tree import Config
 from fxray.events import Event, Step
 from fxray.launch.session import Session
@@ -25,6 +26,7 @@ def sft_settings(config: Config, model_path: Path, train: Path) -> SftSettings:
         lora_dropout=model.lora.dropout,
         gradient_checkpointing=model.gradient_checkpointing,
         gpus_per_worker=math.ceil(config.learner.gpus_per_rank),  # no engine runs beside it
+        node_resources=node_share(LEARNER if config.ray.use_node_types else ""),
         threads=config.learner.threads,
         templates=config.data.templates,
         view=config.data.view,

@@ -44,12 +44,16 @@ def engine_settings(config: Config, model_path: Path) -> "EngineSettings":
 
 def rollout_pool(config: Config, model_path: Path) -> "RolloutPool":
     """The engines; they come up in the background."""
-    from actors.placement import actor_options
+    from actors.placement import ROLLOUT, actor_options
     from actors.rollout import RolloutPool
     from actors.rollout_worker import RolloutActor
 
     rollout, settings = config.rollout, engine_settings(config, model_path)
-    options = actor_options(num_cpus=rollout.cpus_per_worker, num_gpus=rollout.gpus_per_worker)
+    options = actor_options(
+        num_cpus=rollout.cpus_per_worker,
+        num_gpus=rollout.gpus_per_worker,
+        node_type=ROLLOUT if config.ray.use_node_types else "",
+    )
     return RolloutPool(
         lambda name: RolloutActor.options(**options).remote(settings, name),
         num_workers=rollout.num_workers,
@@ -63,6 +67,7 @@ def rollout_pool(config: Config, model_path: Path) -> "RolloutPool":
 
 def reward_pool(config: Config) -> "RewardPool":
     """The reward workers, with the user's functions loaded."""
+    from actors.placement import REWARD
     from actors.reward_pool import RewardPool
 
     return RewardPool(
@@ -70,12 +75,14 @@ def reward_pool(config: Config) -> "RewardPool":
         function_paths=[function.path for function in config.reward.functions],
         group_deadline_s=config.reward.group_deadline_s,
         max_restarts=config.rollout.max_restarts,
+        node_type=REWARD if config.ray.use_node_types else "",
     )
 
 
 def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGroup":
     """The DeepSpeed ranks, with an adapter as policy and reference."""
     from actors.learner import LearnerGroup, LearnerSpec
+    from actors.placement import LEARNER
 
     learner, model = config.learner, config.model
     spec = LearnerSpec(
@@ -103,6 +110,7 @@ def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGr
         gpus_per_rank=learner.gpus_per_rank,
         start_deadline_s=learner.start_deadline_s,
         step_deadline_s=learner.step_deadline_s,
+        node_type=LEARNER if config.ray.use_node_types else "",
     )
 
 

@@ -12,7 +12,7 @@ LongAnswer = Literal["error", "drop-regions"]
 
 _MERELY_HOW = frozenset(
     {"model_path", "dataset_path", "gradient_checkpointing", "micro_batch_size", "num_workers", "gpus_per_worker"}
-    | {"threads", "zero_stage", "checkpoint_every_steps", "max_failures"}
+    | {"node_resources", "threads", "zero_stage", "checkpoint_every_steps", "max_failures"}
 )
 """Where and in how many parts the work is done; what comes out is the same but for rounding."""
 
@@ -41,6 +41,7 @@ class SftSettings:
         max_grad_norm: Gradients are clipped to this norm.
         num_workers: Ranks.
         gpus_per_worker: GPUs of a rank; 0 trains on the CPU.
+        node_resources: Custom resources that a rank takes of its node.
         threads: CPU threads of a rank; 0 shares the processors of a node between its ranks.
         zero_stage: DeepSpeed ZeRO stage.
         checkpoint_every_steps: Steps between two checkpoints.
@@ -73,6 +74,7 @@ class SftSettings:
     max_grad_norm: float
     num_workers: int
     gpus_per_worker: float
+    node_resources: dict[str, float]
     threads: int
     zero_stage: int
     checkpoint_every_steps: int

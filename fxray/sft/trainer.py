@@ -82,6 +82,7 @@ def make_trainer(settings: SftSettings, attempt_dir: Path, *, start_from: Path |
     """
     _quieten()
     resources = {"CPU": 1.0} | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {})
+    resources |= settings.node_resources
     return TorchTrainer(
         _run_rank,
         train_loop_config={"settings": settings, "attempt_dir": attempt_dir, "start_from": start_from},

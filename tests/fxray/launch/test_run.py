@@ -37,6 +37,34 @@ def test_more_workers_do_not_change_what_a_run_is(tmp_path: Path) -> None:
         assert load_config(run.root / "config.yaml", []).rollout.num_workers == 3
 
 
+ONE_STAGE = "stages:\n  - {name: only, rewards: {r_base: %s, w_iou: 1.0}}\n"
+
+
+def with_schedule(folder: Path, r_base: float):
+    folder.mkdir(exist_ok=True)
+    (folder / "mine.yaml").write_text(ONE_STAGE % r_base)
+    return load_config("tiny", [f"grpo.schedule={folder / 'mine.yaml'}"])
+
+
+def test_a_schedule_file_is_kept_in_the_run_and_may_lie_elsewhere_the_next_time(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", with_schedule(tmp_path / "a", 0.5)):
+        (tmp_path / "a" / "mine.yaml").unlink()
+    with open_run(tmp_path / "run", with_schedule(tmp_path / "b", 0.5)) as run:
+        kept = Path(load_config(run.root / "config.yaml", []).grpo.schedule)
+        assert (kept.parent, kept.read_text()) == (run.root, ONE_STAGE % 0.5)
+    with open_run(tmp_path / "run", load_config(tmp_path / "run" / "config.yaml", [])):
+        assert kept.read_text() == ONE_STAGE % 0.5
+
+
+def test_a_schedule_file_with_other_words_is_another_run(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", with_schedule(tmp_path / "a", 0.5)):
+        pass
+    other = with_schedule(tmp_path / "a", 0.25)
+    with pytest.raises(ConfigError, match=r"other values of grpo\.schedule"), open_run(tmp_path / "run", other):
+        pass
+    assert (tmp_path / "run" / "schedule.yaml").read_text() == ONE_STAGE % 0.5
+
+
 def test_a_second_driver_is_told_who_holds_the_run(tmp_path: Path) -> None:
     config = load_config("tiny", [])
     code = (

@@ -74,6 +74,7 @@ def settings(random_model_dir: Path, dataset_path: Path) -> SftSettings:
         max_grad_norm=1.0,
         num_workers=1,
         gpus_per_worker=0,
+        node_resources={},
         threads=1,
         zero_stage=0,
         checkpoint_every_steps=2,

@@ -1,0 +1,243 @@
+"""Jobs on a Ray cluster, over the Jobs API of its dashboard: handed in, followed, stopped."""
+
+import asyncio
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fxray import __version__
+from fxray.config.tree import Config
+from fxray.errors import ConfigError, FxrayError, ResourceError
+from fxray.launch.demand import missing
+from fxray.launch.package import CONFIG_FILE, write_package
+
+NODES_DEADLINE_S = 30
+RECONNECT_S = 2.0
+MAX_RECONNECTS = 30
+
+
+def connect(address: str) -> Any:
+    """A client of the Jobs API.
+
+    Args:
+        address: Of the dashboard: "http://127.0.0.1:8265".
+
+    Raises:
+        ConfigError: It is no such address.
+        ResourceError: Nothing answers there, or the cluster runs another version of Ray.
+    """
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{address!r} is not the address of a Ray dashboard",
+            where="--address",
+            remedy="give http://HOST:8265; from outside, `ray dashboard cluster.yaml` or `kubectl port-forward` opens "
+            "it on 127.0.0.1",
+        )
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # or Ray prefers RAY_ADDRESS to what it is given
+    import ray
+    import requests
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        client = JobSubmissionClient(address)
+        answer = requests.get(f"{address.rstrip('/')}/api/version", timeout=NODES_DEADLINE_S)
+        theirs = answer.json().get("ray_version")
+    except (ConnectionError, RuntimeError, requests.RequestException) as error:
+        raise ResourceError(
+            f"no Ray dashboard answers: {_first_line(error)}",
+            where=address,
+            remedy="check that the head node runs and that its dashboard is reached from here; "
+            "`ray dashboard cluster.yaml` or `kubectl port-forward` opens it on 127.0.0.1:8265",
+        ) from error
+    if theirs != ray.__version__:
+        raise ResourceError(
+            f"the cluster runs Ray {theirs}, this fxray needs {ray.__version__}",
+            where=address,
+            remedy="install the same Ray on both sides; the set-up commands of cluster.yaml and deploy/Dockerfile do",
+        )
+    return client
+
+
+def cluster_nodes(address: str) -> list[dict[str, float]]:
+    """What each living node of a cluster offers in all, taken or free: {"CPU": 8, "GPU": 1, ...}.
+
+    Raises:
+        ResourceError: The cluster does not tell.
+    """
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
+    alive = [("state", "=", "ALIVE")]
+    try:
+        nodes = list_nodes(address=address, limit=10_000, timeout=NODES_DEADLINE_S, filters=alive, detail=True)
+    except RayStateApiException as error:
+        raise ResourceError(
+            f"the cluster does not list its nodes: {_first_line(error)}",
+            where=address,
+            remedy="look at `ray status` on the head node",
+        ) from error
+    return [dict(node.resources_total) for node in nodes]
+
+
+def refuse_what_has_no_place(config: Config, nodes: list[dict[str, float]]) -> None:
+    """Returns when a cluster has a place for every process of a run.
+
+    Raises:
+        ResourceError: It names everything that has none.
+    """
+    lines = missing(config, nodes)
+    if lines:
+        num_cpus, num_gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
+        message = "\n  ".join(["the cluster is too small for this configuration:", *lines])
+        raise ResourceError(
+            f"{message}\n  it has {len(nodes)} nodes with {num_cpus:g} CPU and {num_gpus:g} GPU",
+            remedy="lower these fields or add nodes; where an autoscaler brings them, --set ray.autoscales=true waits",
+        )
+
+
+def submit(
+    client: Any, config: Config, run_dir: Path, *, name: str, user_folder: Path, submission_id: str | None = None
+) -> str:
+    """Hands a training in.
+
+    Args:
+        client: Of `connect`.
+        config: A checked one that the cluster has a place for.
+        run_dir: On the cluster, an absolute path that every node reads and writes.
+        name: Of the configuration, for the record.
+        user_folder: Where modules of the user's reward functions lie.
+        submission_id: Name of the job; by default Ray makes one.
+
+    Returns:
+        The job's name.
+
+    Raises:
+        FxrayError: A job on this run directory is not done, or Ray refuses this one.
+    """
+    for job in client.list_jobs():
+        if (job.metadata or {}).get("run_dir") == str(run_dir) and not job.status.is_terminal():
+            raise FxrayError(
+                f"job {job.submission_id} works on this run directory ({job.status.value.lower()})",
+                where=str(run_dir),
+                remedy=f"`fxray job logs {job.submission_id}` follows it, `fxray job stop {job.submission_id}` ends it",
+            )
+    metadata = {"fxray": __version__, "config": name, "run_dir": str(run_dir)}
+    command = ["python", "-m", "fxray", "train", "--config", CONFIG_FILE, "--run-dir", str(run_dir)]
+    with tempfile.TemporaryDirectory(prefix="fxray-job-") as folder:
+        write_package(Path(folder), config, user_folder)
+        try:
+            return client.submit_job(
+                entrypoint=shlex.join(command),
+                runtime_env={"working_dir": folder},
+                metadata=metadata,
+                submission_id=submission_id,
+            )
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise FxrayError(f"Ray refuses the job: {reason}", where=submission_id or "") from error
+
+
+def follow(client: Any, job: str, show: Callable[[str], None]) -> int:
+    """Shows what a job writes until it ends; joins it again where the connection is lost.
+
+    Args:
+        client: Of `connect`.
+        job: Its name.
+        show: Called with each piece of its output, once.
+
+    Returns:
+        The exit code of its driver, 1 where it has none.
+
+    Raises:
+        FxrayError: There is no such job.
+        ResourceError: The cluster cannot be reached any more.
+    """
+    import aiohttp
+
+    status_of(client, job)
+    num_shown = num_lost = 0
+
+    async def tail() -> None:
+        """Shows what comes after the characters that were shown; Ray tells from the start each time."""
+        nonlocal num_shown
+        position = 0
+        async for piece in client.tail_job_logs(job):
+            news = piece[max(0, num_shown - position) :]
+            position += len(piece)
+            if news:
+                num_shown = position
+                show(news)
+
+    while True:
+        with suppress(OSError, RuntimeError, aiohttp.ClientError):
+            asyncio.run(tail())
+        try:
+            if client.get_job_status(job).is_terminal():
+                return _exit_code(client.get_job_info(job))
+            num_lost = 0
+        except (OSError, RuntimeError) as error:
+            num_lost += 1
+            if num_lost > MAX_RECONNECTS:
+                raise ResourceError(
+                    "the cluster does not answer any more",
+                    where=f"job {job}",
+                    remedy=f"the job may go on; `fxray job logs {job}` looks again",
+                ) from error
+        time.sleep(RECONNECT_S)
+
+
+def stop(client: Any, job: str) -> bool:
+    """Asks a job to end; its driver may clean up first.
+
+    Returns:
+        False where it had ended already.
+
+    Raises:
+        FxrayError: There is no such job.
+    """
+    status_of(client, job)
+    return bool(client.stop_job(job))
+
+
+def status_of(client: Any, job: str) -> str:
+    """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+
+    Raises:
+        FxrayError: There is no such job.
+    """
+    try:
+        return str(client.get_job_status(job).value)
+    except RuntimeError as error:
+        raise FxrayError(
+            "the cluster has no such job", where=job, remedy="`fxray job list` shows those that there are"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _exit_code(info: Any) -> int:
+    if info.status.value == "SUCCEEDED":
+        return 0
+    code = info.driver_exit_code
+    return 1 if not code else code if code > 0 else 128 - code
+
+
+def described(jobs: list[Any]) -> list[Mapping[str, str]]:
+    """Name, state, configuration and run directory of fxray's jobs, the newest last."""
+    ours = [job for job in jobs if "run_dir" in (job.metadata or {})]
+    return [
+        {
+            "job": job.submission_id or "",
+            "status": job.status.value,
+            "config": job.metadata.get("config", ""),
+            "run_dir": job.metadata["run_dir"],
+        }
+        for job in sorted(ours, key=lambda job: job.start_time or 0)
+    ]

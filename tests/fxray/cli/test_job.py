@@ -1,0 +1,49 @@
+import pytest
+from typer.testing import CliRunner
+
+from fxray.cli import app
+from fxray.cli.arguments import run_folder
+from fxray.errors import ConfigError, ResourceError
+
+
+@pytest.fixture(autouse=True)
+def settings_of_this_process_stay(monkeypatch):
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+
+
+def submit(*words: str):
+    result = CliRunner().invoke(app.app, ["submit", "-c", "smoke", *words])
+    return result.exit_code, result.exception
+
+
+def test_a_relative_run_directory_is_refused_before_the_cluster_is_asked():
+    _, error = submit("-d", "runs/a", "--address", "http://127.0.0.1:9")
+    assert isinstance(error, ConfigError)
+    assert "runs/a is relative, to a folder that is deleted with the job" in str(error)
+
+
+def test_a_configuration_that_cannot_run_is_refused_before_the_cluster_is_asked():
+    _, error = submit("-d", "/r", "--address", "http://127.0.0.1:9", "-s", "sft.batch_size=31")
+    assert isinstance(error, ConfigError)
+    assert "sft.batch_size is 31" in str(error)
+
+
+def test_a_cluster_that_does_not_answer_is_named():
+    _, error = submit("-d", "/r", "--address", "http://127.0.0.1:9")
+    assert isinstance(error, ResourceError)
+    assert str(error).startswith("http://127.0.0.1:9: no Ray dashboard answers")
+
+
+def test_there_is_no_run_directory_by_default():
+    assert submit()[0] == 2
+
+
+def test_in_a_jobs_own_folder_a_run_directory_must_be_absolute(tmp_path, monkeypatch):
+    inside = tmp_path / "working_dir_files" / "_ray_pkg_1"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    assert run_folder(tmp_path / "run", "tiny") == tmp_path / "run"
+    with pytest.raises(ConfigError, match="runs/tiny is relative"):
+        run_folder(None, "tiny")
+    monkeypatch.chdir(tmp_path)
+    assert str(run_folder(None, "tiny")) == "runs/tiny"

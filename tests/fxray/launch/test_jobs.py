@@ -1,0 +1,181 @@
+"""Jobs against a client that plays the cluster; a real one is in test_submission."""
+
+import http.server
+import threading
+from types import SimpleNamespace
+
+import pytest
+from ray.job_submission import JobStatus
+
+from fxray.config.load import load_config
+from fxray.errors import ConfigError, FxrayError, ResourceError
+from fxray.launch import jobs
+
+
+class Client:
+    """A cluster with one job, whose log connection breaks after each of the given beginnings."""
+
+    def __init__(self, status: JobStatus, *logs: list[str], code: int | None = None, metadata: dict | None = None):
+        self.logs, self.status, self.code, self.metadata = list(logs), status, code, metadata
+        self.num_silent = 0
+        self.handed_in: dict = {}
+
+    def get_job_status(self, job: str) -> JobStatus:
+        if job != "a":
+            raise RuntimeError("404: job does not exist")
+        if self.num_silent > 1:
+            self.num_silent -= 1
+            raise ConnectionError("no route")
+        return JobStatus.RUNNING if self.logs else self.status
+
+    def get_job_info(self, job: str):
+        return SimpleNamespace(status=self.status, driver_exit_code=self.code)
+
+    async def tail_job_logs(self, job: str):
+        pieces = self.logs.pop(0) if self.logs else []
+        for piece in pieces:
+            yield piece
+        if self.logs:
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+
+    def list_jobs(self):
+        return [
+            SimpleNamespace(submission_id="a", status=self.status, metadata=self.metadata, start_time=1),
+            SimpleNamespace(submission_id="b", status=JobStatus.SUCCEEDED, metadata=None, start_time=0),
+        ]
+
+    def submit_job(self, **job):
+        if job["submission_id"] == "taken":
+            raise RuntimeError("Request failed.\nValueError: Job with submission_id taken already exists.")
+        self.handed_in = job
+        return "a"
+
+    def stop_job(self, job: str) -> bool:
+        return not self.status.is_terminal()
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch):
+    monkeypatch.setattr(jobs, "RECONNECT_S", 0)
+
+
+def follow(client: Client) -> tuple[int, str]:
+    shown: list[str] = []
+    return jobs.follow(client, "a", shown.append), "".join(shown)
+
+
+def test_a_broken_connection_shows_no_line_twice_and_none_too_few():
+    logs = (["one\ntw"], ["one\n"], ["one\ntwo\n", "three\n"])
+    assert follow(Client(JobStatus.SUCCEEDED, *logs)) == (0, "one\ntwo\nthree\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (JobStatus.SUCCEEDED, 0, 0),
+        (JobStatus.FAILED, 2, 2),
+        (JobStatus.FAILED, -9, 137),
+        (JobStatus.FAILED, None, 1),
+        (JobStatus.STOPPED, None, 1),
+    ],
+)
+def test_the_exit_code_is_the_jobs(status, code, expected):
+    assert follow(Client(status, code=code)) == (expected, "")
+
+
+def test_a_cluster_that_stays_silent_is_given_up(monkeypatch):
+    client = Client(JobStatus.RUNNING)
+    monkeypatch.setattr(jobs, "status_of", lambda client, job: "RUNNING")
+    client.num_silent = jobs.MAX_RECONNECTS + 2
+    with pytest.raises(ResourceError, match="job a: the cluster does not answer"):
+        jobs.follow(client, "a", print)
+
+
+def test_a_short_silence_is_waited_out(monkeypatch):
+    client = Client(JobStatus.SUCCEEDED, code=0)
+    monkeypatch.setattr(jobs, "status_of", lambda client, job: "RUNNING")
+    client.num_silent = jobs.MAX_RECONNECTS
+    assert follow(client) == (0, "")
+
+
+def hand_in(client: Client, tmp_path, **changes) -> str:
+    arguments = {"name": "smoke", "user_folder": tmp_path, "submission_id": None} | changes
+    return jobs.submit(client, load_config("smoke"), tmp_path / "my run", **arguments)
+
+
+def test_a_job_carries_its_record_and_a_command_that_needs_no_shell_tricks(tmp_path):
+    client = Client(JobStatus.SUCCEEDED)
+    assert hand_in(client, tmp_path) == "a"
+    job = client.handed_in
+    assert job["entrypoint"] == f"python -m fxray train --config config.yaml --run-dir '{tmp_path}/my run'"
+    assert job["metadata"]["config"] == "smoke"
+    assert job["metadata"]["run_dir"] == f"{tmp_path}/my run"
+
+
+def test_a_run_that_is_worked_on_is_not_handed_in_again(tmp_path):
+    metadata = {"run_dir": f"{tmp_path}/my run"}
+    with pytest.raises(FxrayError, match=r"job a works on this run directory \(running\)"):
+        hand_in(Client(JobStatus.RUNNING, metadata=metadata), tmp_path)
+    assert hand_in(Client(JobStatus.FAILED, metadata=metadata), tmp_path) == "a"
+
+
+def test_a_name_that_is_taken_is_said_in_one_line(tmp_path):
+    with pytest.raises(FxrayError, match=r"^taken: Ray refuses the job: ValueError: Job with submission_id taken"):
+        hand_in(Client(JobStatus.SUCCEEDED), tmp_path, submission_id="taken")
+
+
+def test_an_unknown_job_is_said():
+    for ask in (jobs.stop, jobs.status_of):
+        with pytest.raises(FxrayError, match="nope: the cluster has no such job"):
+            ask(Client(JobStatus.RUNNING), "nope")
+
+
+def test_stopping_says_whether_there_was_something_to_stop():
+    assert jobs.stop(Client(JobStatus.RUNNING), "a")
+    assert not jobs.stop(Client(JobStatus.FAILED), "a")
+
+
+def test_only_training_jobs_are_listed():
+    metadata = {"run_dir": "/shared/a", "config": "7b"}
+    assert jobs.described(Client(JobStatus.RUNNING, metadata=metadata).list_jobs()) == [
+        {"job": "a", "status": "RUNNING", "config": "7b", "run_dir": "/shared/a"}
+    ]
+
+
+@pytest.mark.parametrize("address", ["auto", "ray://10.0.0.1:10001", "10.0.0.1:8265", ""])
+def test_an_address_that_is_no_dashboards_is_refused(address):
+    with pytest.raises(ConfigError, match=r"--address.*\n.*http://HOST:8265"):
+        jobs.connect(address)
+
+
+def test_all_that_is_missing_is_one_error():
+    with pytest.raises(ResourceError) as caught:
+        jobs.refuse_what_has_no_place(load_config("smoke", ["learner.gpus_per_rank=1"]), [{"CPU": 4}, {"CPU": 2}])
+    assert caught.value.message.count("there is room for 0") == 2
+    assert "it has 2 nodes with 6 CPU and 0 GPU" in caught.value.message
+
+
+@pytest.fixture
+def not_a_cluster():
+    """Address of a web server that is no Ray dashboard."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *words):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_another_web_server_is_not_taken_for_a_cluster(not_a_cluster, monkeypatch):
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", not_a_cluster)
+    with pytest.raises(ResourceError, match="no Ray dashboard answers"):
+        jobs.connect(not_a_cluster)
+    with pytest.raises(ResourceError, match="the cluster does not list its nodes"):
+        jobs.cluster_nodes(not_a_cluster)

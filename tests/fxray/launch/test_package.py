@@ -1,0 +1,67 @@
+import ast
+from pathlib import Path
+
+from fxray.config.load import load_config
+from fxray.launch.package import CONFIG_FILE, START_FILE, START_HOOK, write_package
+
+TOP = Path(__file__).resolve().parents[3]
+STAGES = "stages:\n  - name: alpha\n    rewards: {w_iou: 1.0}\n"
+
+
+def written(tmp_path: Path, *overrides: str) -> Path:
+    folder = tmp_path / "package"
+    folder.mkdir()
+    write_package(folder, load_config("smoke", overrides), tmp_path)
+    return folder
+
+
+def test_the_configuration_travels_whole_without_its_address(tmp_path):
+    folder = written(tmp_path, "ray.address=10.0.0.1:6379", "seed=7")
+    assert load_config(folder / CONFIG_FILE) == load_config("smoke", ["seed=7"])
+
+
+def test_a_schedule_file_travels(tmp_path):
+    (tmp_path / "mine.yaml").write_text(STAGES)
+    folder = written(tmp_path, f"grpo.schedule={tmp_path / 'mine.yaml'}")
+    (tmp_path / "mine.yaml").unlink()
+    schedule = Path(load_config(folder / CONFIG_FILE).grpo.schedule)
+    assert (schedule.parent, schedule.read_text()) == (folder, STAGES)
+
+
+def test_modules_of_reward_functions_travel_and_nothing_else_of_the_folder(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "score.py").write_text("def length(answer, annotation, frame): return 0.0\n")
+    (tmp_path / "single.py").write_text("def one(answer, annotation, frame): return 1.0\n")
+    (tmp_path / "secret.txt").write_text("no")
+    functions = "[{path: 'mine.score:length'}, {path: 'single:one'}, {path: 'elsewhere:f'}]"
+    folder = written(tmp_path, f"reward.functions={functions}")
+    assert {entry.name for entry in folder.iterdir()} == {
+        "fxray",
+        "actors",
+        "rewards",
+        "mine",
+        "single.py",
+        CONFIG_FILE,
+        START_FILE,
+    }
+    assert (folder / "mine" / "score.py").is_file()
+
+
+def test_a_module_of_the_user_never_takes_the_place_of_fxrays(tmp_path):
+    (tmp_path / "rewards.py").write_text("raise SystemExit\n")
+    folder = written(tmp_path, "reward.functions=[{path: 'rewards.custom:load_reward'}]")
+    assert not (folder / "rewards.py").exists()
+
+
+def test_it_travels_small_and_whole(tmp_path):
+    folder = written(tmp_path)
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 16 * 2**20
+    assert not [file for file in files if file.suffix == ".pyc"]
+    assert (folder / "fxray" / "configs" / "schedules" / "paper.yaml").is_file()
+    assert (folder / "fxray" / "torchvision_hook.py").is_file()
+
+
+def test_the_checkouts_start_file_does_the_same():
+    body = ast.parse((TOP / START_FILE).read_text()).body
+    assert ast.unparse(body[1:]) == START_HOOK.strip()

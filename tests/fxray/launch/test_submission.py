@@ -1,0 +1,187 @@
+"""Training as a job on a cluster of its own, in whose Python fxray is not installed, only what it depends on."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.request
+import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from actors.placement import NODE_TYPES
+from fxray.errors import FxrayError
+from fxray.launch import jobs
+
+TOP = Path(__file__).resolve().parents[3]
+START_DEADLINE_S = 120
+ONE_STAGE = """
+stages:
+  - name: only
+    rewards: {w_iou: 1.0, label: {right: 1.0, wrong: -1.0}, format: {right: 2.0, wrong: -1.0}}
+"""
+SMALLEST = (
+    "ray.use_node_types=true",
+    "data.synth={num_train: 4, num_validation: 1, num_test: 2, size_px: 112}",
+    *("sft.max_steps=1", "sft.batch_size=2", "sft.micro_batch_size=2", "sft.num_workers=1"),
+    *("grpo.group_size=2", "grpo.prompts_per_step=2", "grpo.steps_per_stage=1", "grpo.max_new_tokens=8"),
+    *("evaluate.max_new_tokens=8", "evaluate.num_bootstrap=10", "evaluate.gallery_size=1"),
+)
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(540)]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    address: str
+    python: Path
+    folder: Path
+
+    def overrides(self) -> list[str]:
+        values = (*SMALLEST, f"grpo.schedule={self.folder / 'one-stage.yaml'}")
+        return [word for value in values for word in ("--set", value)]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
+    return kept | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | changes
+
+
+def run(command: list[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    options = {"cwd": folder, "env": environment(), "capture_output": True, "text": True, "timeout": 400}
+    return subprocess.run(command, check=False, **options)
+
+
+def python_without_fxray(folder: Path) -> Path:
+    """A virtual environment that sees the installed packages, but neither this checkout nor any `.pth` file."""
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+    (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    found = run([python, "-c", "import fxray"], folder)
+    assert "No module named 'fxray'" in found.stderr
+    return python
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="fxj-", dir="/tmp"))  # unix sockets below it allow 107 characters
+    python = python_without_fxray(folder / "env")
+    (folder / "one-stage.yaml").write_text(ONE_STAGE)
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+    names += ("runtime-env-agent-port", "metrics-export-port", "ray-client-server-port")
+    ports = {name: free_port() for name in names}
+    command = [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
+    command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", f"--object-store-memory={2**27}"]
+    command += [f"--resources={json.dumps(dict.fromkeys(NODE_TYPES, 1))}"]
+    command += [f"--temp-dir={folder / 'ray'}", *(f"--{name}={port}" for name, port in ports.items())]
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # as activating the environment does
+    with (folder / "head.log").open("w") as log:
+        head = subprocess.Popen(command, cwd=folder, env=environment(PATH=path), stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    try:
+        await_dashboard(address, folder / "head.log")
+        yield Cluster(address, python, folder)
+    finally:
+        processes = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
+        for process in reversed(processes):
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        head.wait(30)
+        psutil.wait_procs(processes, timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def client(cluster, monkeypatch) -> Any:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", cluster.address)
+    return jobs.connect(cluster.address)
+
+
+def await_dashboard(address: str, log: Path) -> None:
+    end = time.monotonic() + START_DEADLINE_S
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(f"{address}/api/v0/nodes", timeout=5) as answer:
+                if b"ALIVE" in answer.read():
+                    return
+        except OSError:
+            pass
+        time.sleep(0.5)
+    pytest.fail(f"no dashboard within {START_DEADLINE_S} s: {log.read_text()[-2000:]}")
+
+
+def fxray(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fxray", *words, "--address", cluster.address]
+    return run(command, cluster.folder)
+
+
+def submit(cluster: Cluster, run_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return fxray(cluster, "submit", "-c", "smoke", "-d", str(run_dir), *cluster.overrides(), *words)
+
+
+def test_rays_own_command_trains_and_fxrays_goes_on_with_the_run(cluster, client):
+    run_dir = cluster.folder / "run"
+    ray_job = [cluster.python, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.address]
+    ray_job += ["--working-dir", ".", "--", "python", "-m", "fxray", "train"]
+    options = ["--config", "smoke", "--run-dir", str(run_dir), *cluster.overrides()]
+    done = run([*ray_job, *options], TOP)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (run_dir / "report.html").is_file()
+    assert (run_dir / "grpo" / "only" / "final" / "adapter" / "adapter_model.safetensors").is_file()
+
+    report, made_s = run_dir / "report.html", (run_dir / "sft" / "adapter").stat().st_mtime
+    report.unlink()
+    again = submit(cluster, run_dir)
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    assert again.stdout.rstrip().endswith(str(report))
+    assert report.is_file()
+    assert (run_dir / "sft" / "adapter").stat().st_mtime == made_s
+
+    other = submit(cluster, run_dir, "--set", "seed=1")
+    assert other.returncode == 2
+    assert "this run was started with other values of seed" in other.stdout
+    described = jobs.described(client.list_jobs())
+    assert [(job["status"], job["config"], job["run_dir"]) for job in described] == [
+        ("SUCCEEDED", "smoke", str(run_dir)),
+        ("FAILED", "smoke", str(run_dir)),
+    ]
+
+
+def test_what_cannot_run_is_refused_before_it_is_queued(cluster, client):
+    num_jobs = len(client.list_jobs())
+    too_much = submit(cluster, cluster.folder / "b", "--set", "learner.gpus_per_rank=1", "--set", "sft.num_workers=1")
+    assert too_much.returncode == 1
+    assert "SFT asks for 1 SFT workers of 1 GPU, 1 CPU, a node with `learner` each" in too_much.stderr
+    assert "GRPO asks for 1 learner ranks of 1 GPU" in too_much.stderr
+    assert too_much.stderr.count("error:") == 1
+    assert len(client.list_jobs()) == num_jobs
+
+
+def test_a_job_that_was_stopped_is_reported_so(cluster, client):
+    handed_in = submit(cluster, cluster.folder / "c", "--no-follow", "--submission-id", "to-stop")
+    assert handed_in.stdout.strip() == "to-stop"
+    assert jobs.stop(client, "to-stop")
+    followed = fxray(cluster, "job", "logs", "to-stop")
+    assert (followed.returncode, followed.stderr.splitlines()[-1]) == (1, "to-stop stopped")
+    with pytest.raises(FxrayError, match="nope: the cluster has no such job"):
+        jobs.stop(client, "nope")

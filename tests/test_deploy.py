@@ -1,0 +1,150 @@
+"""Files that make clusters: Ray's own reading of them, and what fxray asks of the nodes that they describe.
+
+KubeRay's schema is not among the packages of this project. The fields that it requires and knows are listed here by
+hand, from KubeRay's published types; the rest is read by the code with which Ray's autoscaler reads a RayCluster.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from actors.placement import NODE_TYPES
+from fxray import __version__
+from fxray.config.load import load_config
+from fxray.launch.demand import missing
+
+TOP = Path(__file__).resolve().parents[1]
+DEPLOY = TOP / "deploy"
+ON_NODE_TYPES = "ray.use_node_types=true"
+
+REQUIRED = {
+    "RayCluster": {"headGroupSpec"},
+    "RayJob": {"entrypoint"},
+    "headGroupSpec": {"rayStartParams", "template"},
+    "workerGroupSpecs": {"groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"},
+}
+KNOWN = {
+    "RayCluster": REQUIRED["RayCluster"]
+    | {"workerGroupSpecs", "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions"},
+    "RayJob": REQUIRED["RayJob"]
+    | {"clusterSelector", "metadata", "submissionMode", "runtimeEnvYAML", "rayClusterSpec", "backoffLimit"},
+    "headGroupSpec": REQUIRED["headGroupSpec"] | {"serviceType"},
+    "workerGroupSpecs": REQUIRED["workerGroupSpecs"] | {"replicas", "numOfHosts", "scaleStrategy"},
+}
+
+
+def documents(name: str) -> dict[str, dict]:
+    return {document["kind"]: document for document in yaml.safe_load_all((DEPLOY / name).read_text())}
+
+
+def autoscaling_config() -> dict:
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    return _derive_autoscaling_config_from_ray_cr(documents("raycluster.yaml")["RayCluster"])
+
+
+def cloud_config() -> dict:
+    """cluster.yaml as its last comment says to change it."""
+    text = (TOP / "cluster.yaml").read_text()
+    config = yaml.safe_load(text) | yaml.safe_load("\n".join(re.findall(r"^#\| (.*)$", text, re.MULTILINE)))
+    config["worker_start_ray_commands"] = [
+        re.sub(r" --resources='.*'", "", command) for command in config["worker_start_ray_commands"]
+    ]
+    return config
+
+
+def nodes_of(types: dict[str, dict], head: str) -> list[dict[str, float]]:
+    """Every node that may ever be there."""
+    return [
+        node["resources"]
+        for name, node in types.items()
+        for _ in range(1 if name == head else node.get("max_workers", 0))
+    ]
+
+
+def check(what: str, spec: dict) -> None:
+    assert REQUIRED[what] <= set(spec), what
+    assert set(spec) <= KNOWN[what], what
+
+
+def test_kuberay_objects_have_the_fields_that_they_need():
+    for name in ("raycluster.yaml", "rayjob.yaml"):
+        for kind, document in documents(name).items():
+            assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", document["metadata"]["name"])
+            if kind in ("RayCluster", "RayJob"):
+                assert document["apiVersion"] == "ray.io/v1"
+                check(kind, document["spec"])
+    spec = documents("raycluster.yaml")["RayCluster"]["spec"]
+    check("headGroupSpec", spec["headGroupSpec"])
+    for group in spec["workerGroupSpecs"]:
+        check("workerGroupSpecs", group)
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        pod = group["template"]["spec"]
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_rays_autoscaler_reads_a_pool_of_rollout_nodes_that_starts_at_none():
+    types = autoscaling_config()["available_node_types"]
+    assert (types["rollout"]["min_workers"], types["rollout"]["max_workers"]) == (0, 8)
+    assert types["rollout"]["resources"]["GPU"] == 1
+    assert types["headgroup"]["resources"]["CPU"] == 0
+
+
+def test_the_job_runs_on_the_cluster_beside_it_with_options_that_exist():
+    cluster, job = documents("raycluster.yaml")["RayCluster"], documents("rayjob.yaml")["RayJob"]["spec"]
+    assert job["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    words = job["entrypoint"].split()
+    assert words[:4] == ["python", "-m", "fxray", "train"]
+    overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    assert load_config(words[words.index("--config") + 1], overrides).ray.use_node_types
+    assert job["metadata"]["run_dir"] == words[words.index("--run-dir") + 1]
+
+
+def test_images_and_versions_are_those_of_this_checkout():
+    text = (DEPLOY / "raycluster.yaml").read_text()
+    assert set(re.findall(r"fxray:([\d.]+)$", text, re.MULTILINE)) == {__version__}
+    (ray_version,) = re.findall(r'"ray\[[^]]*\]==([\d.]+)"', (TOP / "pyproject.toml").read_text())
+    assert documents("raycluster.yaml")["RayCluster"]["spec"]["rayVersion"] == ray_version
+
+
+def test_the_cloud_part_of_the_cluster_file_is_one_that_ray_accepts():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(cloud_config())
+    validate_config(config)
+    types = config["available_node_types"]
+    assert config["max_workers"] == sum(node["max_workers"] for name, node in types.items() if name != "head")
+    assert types["rollout"]["min_workers"] == 0
+    assert types["rollout"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+
+
+@pytest.mark.parametrize("source", [cloud_config, autoscaling_config])
+def test_each_placed_role_has_a_node_type_that_offers_its_resource(source):
+    config = source()
+    types = config["available_node_types"]
+    for role in NODE_TYPES:
+        assert types[role]["resources"][role] == 1
+        assert [name for name, node in types.items() if role in node["resources"]] == [role]
+    nodes = nodes_of(types, config["head_node_type"])
+    for name in ("qwen2.5-vl-3b", "qwen2.5-vl-7b"):
+        overrides = [ON_NODE_TYPES, "data.train=t", "data.validation=v", "data.test=e"]
+        separate = ["rollout.gpus_per_worker=1", "learner.gpus_per_rank=1", "rollout.sleep=false"]
+        assert missing(load_config(name, overrides + separate), nodes) == []
+
+
+def test_machines_of_ones_own_offer_every_role():
+    start = yaml.safe_load((TOP / "cluster.yaml").read_text())["worker_start_ray_commands"][-1]
+    (offered,) = re.findall(r"--resources='(.*?)'", start)
+    assert json.loads(offered) == dict.fromkeys(NODE_TYPES, 1)
+
+
+def test_the_image_takes_what_the_package_is_built_from():
+    left_out = set((DEPLOY / "Dockerfile.dockerignore").read_text().split())
+    assert not left_out & {"fxray", "actors", "rewards", "configs", "constraints", "README.md", "LICENSE"}
+    assert "--constraint constraints/cpu.txt uv" in (DEPLOY / "Dockerfile").read_text()
