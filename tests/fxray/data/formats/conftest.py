@@ -12,6 +12,7 @@ from PIL import Image
 from fxray.data.dataset import Dataset
 from fxray.data.formats.catalogue import find
 from fxray.data.formats.mapping import load_mapping
+from fxray.data.images import decode_image
 from fxray.data.imports import import_dataset
 from fxray.data.rows import Reading
 from fxray.events import ignore
@@ -53,7 +54,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., SimpleNa
             found, src, dst, images=images, reading=reading, is_strict=is_strict, on_event=ignore, layout=layout
         )
         dataset = Dataset.open(dst / "dataset.parquet")
-        dataset.check()
+        for row, sample in enumerate(dataset.samples):
+            assert decode_image(dataset.image_bytes(row), sample.sample_id).size == (sample.width_px, sample.height_px)
         findings = [json.loads(line) for line in (dst / "findings.jsonl").read_text().splitlines()]
         samples = {sample.sample_id: sample for sample in dataset.samples}
         return SimpleNamespace(samples=samples, findings=findings, dataset=dataset, summary=summary)
