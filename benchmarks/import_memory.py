@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SHOW = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+SHOW = "\nprint(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]))"
 IMPORT = """
 from pathlib import Path
 import sys

@@ -1,7 +1,7 @@
 """What tests of several packages need: quick tests first, GPU tests only where there is one, a random model, a Ray."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -42,6 +42,13 @@ def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     save_model(folder, build_model(tokenizer, seed=0), tokenizer)
     return folder
+
+
+@pytest.fixture
+def peak_kib() -> Callable[[], int]:
+    """This process's peak of resident memory since the test began; what other tests took is forgotten."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import resource
 import struct
 import time
 import zlib
@@ -108,7 +107,7 @@ def test_each_hostile_image_gives_one_finding_and_never_more(tmp_path):
         assert decode_image(dataset.image_bytes(row), sample.sample_id).size == (sample.width_px, sample.height_px)
 
 
-def test_a_sparse_file_and_a_pipe_are_refused_unread(tmp_path):
+def test_a_sparse_file_and_a_pipe_are_refused_unread(tmp_path, peak_kib):
     folder = tmp_path / "set" / "fake"
     folder.mkdir(parents=True)
     with (folder / "sparse.jpg").open("wb") as file:
@@ -116,7 +115,7 @@ def test_a_sparse_file_and_a_pipe_are_refused_unread(tmp_path):
         file.truncate(4 * 2**30)
     os.mkfifo(folder / "pipe.jpg")
     (folder / "fine.jpg").write_bytes(encoded(NOISE, "JPEG"))
-    before_kib, start_s = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before_kib, start_s = peak_kib(), time.monotonic()
     dst = tmp_path / "imported"
     import_dataset(
         find("folders"),
@@ -128,7 +127,7 @@ def test_a_sparse_file_and_a_pipe_are_refused_unread(tmp_path):
         on_event=ignore,
     )
     assert time.monotonic() - start_s < 10
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100 * 1024
+    assert peak_kib() - before_kib < 100 * 1024
     findings = [json.loads(line) for line in (dst / "findings.jsonl").read_text().splitlines()]
     assert [finding["reason"] for finding in findings] == [
         "no ordinary file",

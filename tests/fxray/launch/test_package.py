@@ -1,8 +1,10 @@
-import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from fxray.config.load import load_config
-from fxray.launch.package import CONFIG_FILE, START_FILE, START_HOOK, write_package
+from fxray.launch.package import CONFIG_FILE, START_FILE, write_package
 
 TOP = Path(__file__).resolve().parents[3]
 STAGES = "stages:\n  - name: alpha\n    rewards: {w_iou: 1.0}\n"
@@ -62,6 +64,8 @@ def test_it_travels_small_and_whole(tmp_path):
     assert (folder / "fxray" / "torchvision_hook.py").is_file()
 
 
-def test_the_checkouts_start_file_does_the_same():
-    body = ast.parse((TOP / START_FILE).read_text()).body
-    assert ast.unparse(body[1:]) == START_HOOK.strip()
+def test_the_checkouts_start_file_brings_the_hook_and_settles_no_fxray():
+    code = "import sys; print('fxray_torchvision_hook' in sys.modules, 'fxray' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(TOP)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
