@@ -57,7 +57,7 @@ def run(session: Session, job: Job, recorder: Recorder, turns: Turns) -> None:
                 report["payload"] = recorder.stop(prompts)
 
         run_stage(
-            plan, Cursor(STAGE, 0, 0), fleet.ports, draw=draw, observe=observe, save=lambda _: turns.end_step(report)
+            plan, Cursor(STAGE, 0, 0), fleet.ports, draw=draw, observe=observe, save=lambda *_: turns.end_step(report)
         )
 
 

@@ -121,11 +121,10 @@ def print_breakdown(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], pe
         return median(ours, lambda step: step["metrics"].get(f"seconds/{name}", 0.0))
 
     draw = median(ours, lambda step: step["draw_s"])
-    generate = median(ours, lambda step: step["metrics"]["seconds/generate"] - step["draw_s"])
     inside = ("preprocess", "reference", "forward", "backward", "step")
     update = ", ".join(f"{name} {part(f'update/{name}'):.3f}" for name in inside)
     print(
-        f"fxray, seconds: prompts {draw:.3f}, generate {generate:.3f}, score {part('score'):.3f}, "
+        f"fxray, seconds: prompts {draw:.3f}, generate {part('generate'):.3f}, score {part('score'):.3f}, "
         f"update {part('update'):.3f} ({update}), publish {part('publish'):.3f}"
     )
     rest = median(theirs, lambda step: step["seconds"] - step["generate"] - step["score"])

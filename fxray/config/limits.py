@@ -32,6 +32,7 @@ def check(config: Config) -> list[Problem]:
         *_engine(config),
         *_sharing(config),
         *_numerics(config),
+        *_staleness(config),
     ]
     shape = read_shape(config.model.path)
     if isinstance(shape, Problem):
@@ -202,6 +203,25 @@ def _numerics(config: Config) -> Iterator[Problem]:
             "grpo.importance_cap",
             str(cap),
             "must be 0 (off) or at least 1, or it scales every token down",
+            "set grpo.importance_cap to 2",
+        )
+
+
+def _staleness(config: Config) -> Iterator[Problem]:
+    if config.grpo.max_staleness == 0:
+        return
+    if config.rollout.sleep:
+        yield Problem(
+            "grpo.max_staleness",
+            str(config.grpo.max_staleness),
+            "must be 0 with rollout.sleep: engine and learner take turns on their GPU",
+            "set grpo.max_staleness to 0, or give engines and learner GPUs of their own",
+        )
+    if config.grpo.importance_cap == 0:
+        yield Problem(
+            "grpo.importance_cap",
+            "0",
+            f"must not be off with grpo.max_staleness = {config.grpo.max_staleness}, whose answers need it",
             "set grpo.importance_cap to 2",
         )
 

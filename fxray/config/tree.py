@@ -140,6 +140,9 @@ class GrpoConfig(Section):
     """(r - mean) / (std + 1e-4) within the group, or r - mean."""
     importance_cap: Annotated[float, Field(ge=0)] = 2.0
     """Ratio learner/sampler probability per token, truncated here; 0 switches the correction off."""
+    max_staleness: Annotated[int, Field(ge=0, le=8)] = 0
+    """Policy versions that answers are behind the policy that learns from them: 0 is on-policy; with k, answers of the
+    next k steps are drawn while the learner learns."""
     schedule: str = "paper"
     """Reward schedule: a preset in configs/schedules (paper, linear, fixed-alpha, ...) or a YAML file."""
     steps_per_stage: Annotated[int, Field(ge=0)] = 0

@@ -1,10 +1,12 @@
-"""The GRPO loop of one stage: generate, score, advantages, update, publish, log, save. It knows four ports and no Ray.
+"""The GRPO loop of one stage: publish, generate, score, advantages, update, log, save. It knows four ports and no Ray.
 
-    draw(step) ─► generator ─► scorer ─► advantages ─► learner ─► publisher ─► observe, save
-       rows        policy v     rewards     (pure)      v + 1      proves v + 1
+    draw(step) ─► publisher ─► generator ─► scorer ─► advantages ─► learner ─► observe, save
+       rows        proves v     policy v     rewards     (pure)      v + 1
+    └────────────── fxray/grpo/sampler.py ────────┘
 
-Each phase waits for the one before it: sampling is on-policy. What a step draws depends on (seed, stage, step) alone,
-so a run that is continued at step t is the run that never stopped.
+Each phase waits for the one before it, so sampling is on-policy, unless `max_staleness` lets the sampler run ahead by
+that many steps. What a step draws, and from which policy, depends on (seed, stage, step) alone, so a run that is
+continued at step t is the run that never stopped.
 
 Deviations from GRPO as published (DeepSeekMath, section 4.1): tokens carry a truncated importance weight between
 learner and sampler; a group without spread in its rewards gives no policy gradient and keeps its KL term.
@@ -18,10 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fxray.errors import DataError, SyncError
+from fxray.errors import SyncError
 from fxray.grpo.advantage import group_advantages
 from fxray.grpo.ports import Generator, Learner, Publisher, Scorer
+from fxray.grpo.sampler import Sampled, Sampler
 from fxray.grpo.types import (
+    AdapterBlob,
     GroupScore,
     PromptGroup,
     RolloutGroup,
@@ -51,6 +55,7 @@ class StagePlan:
         normalisation: "group-std" or "none".
         probe_every_steps: Steps between two logprob probes; 0 probes the first and the last policy only.
         probe_tolerance_nats: Largest |difference| that a probe may show.
+        max_staleness: Policy versions that the answers of a step may be behind the policy that learns from them.
     """
 
     name: str
@@ -63,6 +68,7 @@ class StagePlan:
     normalisation: str
     probe_every_steps: int
     probe_tolerance_nats: float
+    max_staleness: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,8 @@ def run_stage(
     *,
     draw: Callable[[int], Sequence[PromptGroup]],
     observe: Callable[[Cursor, dict[str, float]], None],
-    save: Callable[[Cursor], None],
+    save: Callable[[Cursor, Sequence[AdapterBlob]], None],
+    past: Sequence[AdapterBlob] = (),
 ) -> Cursor:
     """Runs a stage from `cursor` to its end.
 
@@ -101,7 +108,9 @@ def run_stage(
         ports: Generator, scorer, learner, publisher.
         draw: Prompts of a step, a function of the step alone.
         observe: Called after each step with the new cursor and the step's metrics.
-        save: Called after each step; decides itself whether a checkpoint is due.
+        save: Called after each step, also with the older policies that steps to come are drawn from; decides itself
+            whether a checkpoint is due.
+        past: What `save` was called with at `cursor`.
 
     Returns:
         The cursor at the end of the stage.
@@ -109,40 +118,59 @@ def run_stage(
     Raises:
         SyncError: The sampler does not sample from the policy that the learner holds.
         DataError: A step without a single readable image.
+        CheckpointError: `past` lacks a policy.
     """
-    ports.publisher.publish(ports.learner.export_adapter(cursor.policy_version))
-    while cursor.step < plan.num_steps:
-        start_s = time.monotonic()
-        prompts = draw(cursor.step)
-        if not prompts:
-            raise DataError("no image of this step can be read", where=f"stage {plan.name}, step {cursor.step}")
-        rollouts = ports.generator.generate(prompts, plan.sampling)
-        generated_s = time.monotonic()
-        scores = ports.scorer.score(rollouts, plan.rewards, cursor.step / plan.num_steps)
-        groups, has_spread_B = with_advantages(rollouts, scores, plan.normalisation)
-        scored_s = time.monotonic()
-        probe = {}
-        if _is_probe_due(plan, cursor.step):
-            probe["probe_gap_nats"] = prove_policy(ports.learner, rollouts, plan)
-        metrics = probe | ports.learner.update(groups, replace(plan.update, learning_rate=_rate(plan, cursor.step)))
-        updated_s = time.monotonic()
-        cursor = Cursor(plan.name, cursor.step + 1, cursor.policy_version + 1)
-        ports.publisher.publish(ports.learner.export_adapter(cursor.policy_version))
-        end_s = time.monotonic()
-        metrics |= reward_metrics(rollouts, scores, has_spread_B) | {
-            "seconds": end_s - start_s,
-            "seconds/generate": generated_s - start_s,
-            "seconds/score": scored_s - generated_s,
-            "seconds/update": updated_s - scored_s,
-            "seconds/publish": end_s - updated_s,
-            "policy_version": float(cursor.policy_version),
-        }
-        metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["seconds"]
-        observe(cursor, metrics)
-        save(cursor)
-    last_prompts = draw(plan.num_steps)[:1]
-    prove_policy(ports.learner, ports.generator.generate(last_prompts, plan.sampling), plan)
+    ahead = Sampler(
+        ports.generator,
+        ports.scorer,
+        ports.publisher,
+        draw,
+        stage=plan.rewards,
+        sampling=plan.sampling,
+        num_steps=plan.num_steps,
+        start_version=cursor.policy_version - cursor.step,
+        max_staleness=plan.max_staleness,
+    )
+    with ahead as sampler:
+        for adapter in [*past, ports.learner.export_adapter(cursor.policy_version)]:
+            sampler.offer(adapter)
+        while cursor.step < plan.num_steps:
+            start_s = time.monotonic()
+            sampled, probe = _take(sampler, plan, cursor, ports.learner)
+            taken_s = time.monotonic()
+            groups, has_spread_B = with_advantages(sampled.rollouts, sampled.scores, plan.normalisation)
+            update = replace(plan.update, learning_rate=_rate(plan, cursor.step))
+            metrics = probe | ports.learner.update(groups, update)
+            staleness = cursor.policy_version - sampled.version
+            cursor = Cursor(plan.name, cursor.step + 1, cursor.policy_version + 1)
+            sampler.offer(ports.learner.export_adapter(cursor.policy_version))
+            end_s = time.monotonic()
+            metrics |= reward_metrics(sampled.rollouts, sampled.scores, has_spread_B)
+            metrics |= {f"seconds/{name}": seconds for name, seconds in sampled.seconds.items()}
+            metrics |= {
+                "seconds": end_s - start_s,
+                "seconds/wait": taken_s - start_s,
+                "seconds/update": end_s - taken_s,
+                "policy_version": float(cursor.policy_version),
+                "staleness": float(staleness),
+            }
+            metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["seconds"]
+            observe(cursor, metrics)
+            save(cursor, sampler.past(cursor.step))
+        prove_policy(ports.learner, sampler.draw_with(cursor.policy_version, plan.num_steps)(), plan)
     return cursor
+
+
+def _take(sampler: Sampler, plan: StagePlan, cursor: Cursor, learner: Learner) -> tuple[Sampled, dict[str, float]]:
+    """The answers of the next step, and what a probe of the present policy shows if one is due."""
+    if not _is_probe_due(plan, cursor.step):
+        return sampler.take(cursor.step), {}
+    if plan.max_staleness == 0 or cursor.step == 0:  # the step's own answers are the present policy's
+        sampled = sampler.take(cursor.step)
+        return sampled, {"probe_gap_nats": prove_policy(learner, sampled.rollouts, plan)}
+    drawn = sampler.draw_with(cursor.policy_version, cursor.step)
+    sampled = sampler.take(cursor.step)
+    return sampled, {"probe_gap_nats": prove_policy(learner, drawn(), plan)}
 
 
 def with_advantages(

@@ -142,3 +142,10 @@ def read_adapter(folder: Path, version: int) -> AdapterBlob:
         modules = {name.partition(".lora_")[0] for name in tensors.keys()}  # noqa: SIM118  not a mapping
     config: dict[str, object] = json.loads((folder / CONFIG_FILE).read_text())
     return AdapterBlob(version, content, config, hashlib.sha256(content).hexdigest(), len(modules))
+
+
+def write_adapter(adapter: AdapterBlob, folder: Path) -> None:
+    """Writes what `read_adapter` reads."""
+    folder.mkdir(parents=True)
+    (folder / WEIGHTS_FILE).write_bytes(adapter.safetensors)
+    (folder / CONFIG_FILE).write_text(json.dumps(adapter.peft_config))

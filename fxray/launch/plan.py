@@ -41,6 +41,7 @@ def plan_stage(config: Config, stage: Stage, num_samples: int) -> StagePlan:
         normalisation=grpo.advantage_normalisation,
         probe_every_steps=config.rollout.probe_every_steps,
         probe_tolerance_nats=config.rollout.probe_tolerance_nats,
+        max_staleness=grpo.max_staleness,
     )
 
 

@@ -1,5 +1,6 @@
 """The GRPO stages of a run: each starts from the one before, or from its own last checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,11 +10,15 @@ from fxray.errors import CheckpointError
 from fxray.events import PhaseStarted, Step
 from fxray.grpo.loop import Cursor, run_stage
 from fxray.grpo.ports import Learner
-from fxray.launch.fleet import Fleet
+from fxray.grpo.types import AdapterBlob
+from fxray.launch.fleet import Fleet, read_adapter, write_adapter
 from fxray.launch.plan import plan_stage
 from fxray.launch.session import Session
 from fxray.metrics import MetricsLog
 from fxray.model.load import base_fingerprint
+
+PAST = "past"
+"""Folder of a checkpoint with older policies, each in PEFT layout below its version: see `grpo.max_staleness`."""
 
 
 def train_stage(session: Session, fleet: Fleet, stage: Stage) -> None:
@@ -33,18 +38,22 @@ def train_stage(session: Session, fleet: Fleet, stage: Stage) -> None:
     session.on_event(PhaseStarted(stage.name, plan.num_steps, cursor.step))
     fingerprint = base_fingerprint(session.model_path)
 
-    def checkpoint(path: Path, cursor: Cursor) -> None:
-        state = CheckpointState(**asdict(cursor), base_fingerprint=fingerprint)
-        save_checkpoint(path, state, fleet.learner.save)
+    def checkpoint(path: Path, cursor: Cursor, past: Sequence[AdapterBlob] = ()) -> None:
+        def write(folder: Path) -> None:
+            fleet.learner.save(folder)
+            for adapter in past:
+                write_adapter(adapter, folder / PAST / str(adapter.version))
+
+        save_checkpoint(path, CheckpointState(**asdict(cursor), base_fingerprint=fingerprint), write)
 
     def observe(cursor: Cursor, metrics: dict[str, float]) -> None:
         metrics |= fleet.counters()
         log.log(stage.name, cursor.step, metrics)
         session.on_event(Step(stage.name, cursor.step, plan.num_steps, metrics))
 
-    def save(cursor: Cursor) -> None:
+    def save(cursor: Cursor, past: Sequence[AdapterBlob]) -> None:
         if cursor.step % session.config.checkpoint.every_steps == 0 and cursor.step < plan.num_steps:
-            checkpoint(step_dir(stage_dir, cursor.step), cursor)
+            checkpoint(step_dir(stage_dir, cursor.step), cursor, past)
             retain(stage_dir, session.config.checkpoint.keep_last)
 
     with session.phase(stage.name, str(session.run.stage_adapter(stage.name))):
@@ -55,8 +64,16 @@ def train_stage(session: Session, fleet: Fleet, stage: Stage) -> None:
             draw=lambda step: fleet.training_prompts.of_step(stage.name, step),
             observe=observe,
             save=save,
+            past=_read_past(stage_dir),
         )
         checkpoint(stage_dir / "final", cursor)
+
+
+def _read_past(stage_dir: Path) -> list[AdapterBlob]:
+    """The older policies that the steps after the newest checkpoint are drawn from."""
+    newest = latest(stage_dir)
+    folders = (newest / PAST).iterdir() if newest is not None and (newest / PAST).is_dir() else []
+    return sorted((read_adapter(folder, int(folder.name)) for folder in folders), key=lambda each: each.version)
 
 
 def stage_version(session: Session, name: str) -> int:

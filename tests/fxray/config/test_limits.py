@@ -51,6 +51,8 @@ def problems(*overrides):
         (["rollout.probe_tolerance_nats=0.15"], "rollout.probe_tolerance_nats", "at most 0.01"),
         (["model.dtype=bfloat16"], "rollout.probe_tolerance_nats", "at least 0.02"),
         (["grpo.importance_cap=0.5"], "grpo.importance_cap", "0 (off) or at least 1"),
+        (["grpo.importance_cap=0", "grpo.max_staleness=1"], "grpo.importance_cap", "must not be off"),
+        ([*SHARED, "rollout.sleep=true", "grpo.max_staleness=1"], "grpo.max_staleness", "must be 0 with rollout.sleep"),
     ],
 )
 def test_each_field_that_cannot_stay_is_named_with_bound_and_remedy(overrides, field, bound):

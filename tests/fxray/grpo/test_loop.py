@@ -1,6 +1,8 @@
 """The loop over in-process ports: what it hands on, in which order, and that a continued stage is the same stage."""
 
 import hashlib
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from fxray.data.frame import Frame
-from fxray.errors import DataError, SyncError
+from fxray.errors import CheckpointError, DataError, SyncError
 from fxray.grpo.loop import Cursor, Ports, StagePlan, run_stage
 from fxray.grpo.types import (
     AdapterBlob,
@@ -106,10 +108,11 @@ class Bandit:
 REWARDS = StageRewards("alpha", 0.0, 1.0, RightWrong(1.0, -1.0), RightWrong(2.0, -1.0))
 
 
-def plan(num_steps: int = 6, probe_every_steps: int = 0, rate_decay: str = "none") -> StagePlan:
+def plan(num_steps: int = 6, probe_every_steps: int = 0, rate_decay: str = "none", max_staleness: int = 0) -> StagePlan:
     sampling = SamplingSettings(G, 1.0, 1.0, 8)
     update = UpdateSettings(0.1, 1.0, 0.2, 0.2, 0.0, "answer", 2.0, 1, 8)
-    return StagePlan("alpha", REWARDS, num_steps, sampling, update, 2, rate_decay, "group-std", probe_every_steps, 1e-3)
+    numbers = (2, rate_decay, "group-std", probe_every_steps, 1e-3, max_staleness)
+    return StagePlan("alpha", REWARDS, num_steps, sampling, update, *numbers)
 
 
 def draw(step: int) -> list[PromptGroup]:
@@ -127,7 +130,7 @@ def run(bandit: Bandit, cursor: Cursor = Cursor("alpha", 0, 0), **kwargs):
         bandit.ports,
         draw=draw,
         observe=lambda cursor, metrics: history.append((cursor, metrics)),
-        save=lambda cursor: bandit.calls.append(f"save {cursor.step}"),
+        save=lambda cursor, _: bandit.calls.append(f"save {cursor.step}"),
     )
     return end, history
 
@@ -137,10 +140,9 @@ def test_a_step_samples_from_the_policy_that_the_last_step_made() -> None:
     end, _ = run(bandit, num_steps=2)
     assert end == Cursor("alpha", 2, 2)
     assert bandit.calls == [
-        "publish v0",
-        *("generate v0", "score 0", "probe", "update", "publish v1", "save 1"),
-        *("generate v1", "score 0.5", "update", "publish v2", "save 2"),
-        *("generate v2", "probe"),
+        *("publish v0", "generate v0", "score 0", "probe", "update", "save 1"),
+        *("publish v1", "generate v1", "score 0.5", "update", "save 2"),
+        *("publish v2", "generate v2", "probe"),
     ]
 
 
@@ -152,24 +154,40 @@ def test_the_policy_climbs_its_reward() -> None:
     assert history[0][1]["num_tokens"] == 2 * G * 2
 
 
-def test_a_continued_stage_equals_the_uninterrupted_one() -> None:
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 2, 4])
+@pytest.mark.parametrize("killed_after", [1, 3, 5])
+def test_a_continued_stage_equals_the_uninterrupted_one(killed_after: int, max_staleness: int) -> None:
     whole, first, second = Bandit(), Bandit(), Bandit()
-    _, history = run(whole, num_steps=6)
+    _, history = run(whole, num_steps=6, max_staleness=max_staleness, probe_every_steps=2)
+    kept: list[tuple[float, list[AdapterBlob]]] = []
 
-    class KilledError(Exception):
-        pass
-
-    def die(cursor: Cursor) -> None:
-        if cursor.step == 3:
+    def die(cursor: Cursor, past: Sequence[AdapterBlob]) -> None:
+        if cursor.step == killed_after:
+            kept.append((first.policy, list(past)))
             raise KilledError
 
+    present = plan(6, 2, max_staleness=max_staleness)
     with pytest.raises(KilledError):
-        run_stage(plan(6), Cursor("alpha", 0, 0), first.ports, draw=draw, observe=lambda *_: None, save=die)
-    second.policy = first.policy
-    end, rest = run(second, Cursor("alpha", 3, 3), num_steps=6)
+        run_stage(present, Cursor("alpha", 0, 0), first.ports, draw=draw, observe=lambda *_: None, save=die)
+    ((second.policy, past),) = kept
+    assert len(past) == min(killed_after, max_staleness)
+    rest = []
+    end = run_stage(
+        present,
+        Cursor("alpha", killed_after, killed_after),
+        second.ports,
+        draw=draw,
+        observe=lambda _, metrics: rest.append(metrics),
+        save=lambda *_: None,
+        past=past,
+    )
     assert end == Cursor("alpha", 6, 6)
     assert second.policy == whole.policy
-    assert [m["reward"] for _, m in rest] == [m["reward"] for _, m in history[3:]]
+    assert [m["reward"] for m in rest] == [m["reward"] for _, m in history[killed_after:]]
 
 
 def test_what_a_probe_measured_is_among_the_metrics_of_its_step() -> None:
@@ -220,4 +238,105 @@ def test_a_sampler_that_ignores_the_adapter_stops_the_stage(gap_nats: float) -> 
 
 def test_a_step_without_images_is_an_error_that_names_its_place() -> None:
     with pytest.raises(DataError, match="stage alpha, step 0"):
-        run_stage(plan(), Cursor("alpha", 0, 0), Bandit().ports, draw=lambda _: [], observe=lambda *_: None, save=print)
+        run_stage(
+            plan(),
+            Cursor("alpha", 0, 0),
+            Bandit().ports,
+            draw=lambda _: [],
+            observe=lambda *_: None,
+            save=lambda *_: None,
+        )
+
+
+# Sampling ahead of the learner
+
+
+@pytest.mark.parametrize(
+    ("max_staleness", "versions"), [(0, [0, 1, 2, 3, 4, 5]), (1, [0, 0, 1, 2, 3, 4]), (3, [0, 0, 0, 0, 1, 2])]
+)
+def test_every_step_is_drawn_from_the_policy_a_fixed_number_of_steps_before(
+    max_staleness: int, versions: list[int]
+) -> None:
+    bandit = Bandit()
+    _, history = run(bandit, max_staleness=max_staleness)
+    assert [call for call in bandit.calls if call.startswith("generate")] == [
+        *(f"generate v{version}" for version in versions),
+        "generate v6",  # the last probe
+    ]
+    assert [metrics["staleness"] for _, metrics in history] == [step - v for step, v in enumerate(versions)]
+
+
+def test_with_overlap_a_probe_is_drawn_from_the_present_policy() -> None:
+    bandit = Bandit()
+    bandit.gap_nats = 1e-5
+    _, history = run(bandit, max_staleness=2, probe_every_steps=3)
+    assert ["probe_gap_nats" in metrics for _, metrics in history] == [True, False, False, True, False, False]
+    # before step 5, which is drawn from version 3 as well
+    drawn = [call for call in bandit.calls if call.startswith("generate")]
+    assert drawn == [f"generate v{version}" for version in (0, 0, 0, 1, 2, 3, 3, 6)]
+
+
+class Slow(Bandit):
+    """Takes its time, and knows whether two calls of one port ran at once."""
+
+    def __init__(self, generate_s: float, update_s: float) -> None:
+        super().__init__()
+        self.generate_s, self.update_s = generate_s, update_s
+        self.is_generating = threading.Lock()
+
+    def generate(self, prompts: Sequence[PromptGroup], sampling: SamplingSettings) -> list[RolloutGroup]:
+        assert self.is_generating.acquire(blocking=False), "two calls of generate at once"
+        time.sleep(self.generate_s)
+        self.is_generating.release()
+        return super().generate(prompts, sampling)
+
+    def update(self, groups: Sequence[TrainingGroup], settings: UpdateSettings) -> dict[str, float]:
+        time.sleep(self.update_s)
+        return super().update(groups, settings)
+
+
+@pytest.mark.parametrize(("generate_s", "update_s"), [(0.05, 0.05), (0.06, 0.02), (0.02, 0.06)])
+def test_a_step_with_overlap_takes_as_long_as_the_slower_half(generate_s: float, update_s: float) -> None:
+    _, history = run(Slow(generate_s, update_s), num_steps=12, max_staleness=1)
+    steady = sorted(metrics["seconds"] for _, metrics in history[2:-2])
+    assert steady[len(steady) // 2] < 1.15 * max(generate_s, update_s) + 0.004
+    waits = [metrics["seconds/wait"] for _, metrics in history[2:-2]]
+    idle = [metrics["seconds/idle"] for _, metrics in history[3:-2]]
+    if generate_s > update_s:
+        assert min(waits) > 0.5 * (generate_s - update_s)
+    if generate_s < update_s:
+        assert min(idle) > 0.5 * (update_s - generate_s)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 3])
+def test_what_fails_while_sampling_ahead_stops_the_stage_at_its_step(max_staleness: int) -> None:
+    bandit, seen = Bandit(), []
+    with pytest.raises(DataError, match="stage alpha, step 4"):
+        run_stage(
+            plan(max_staleness=max_staleness),
+            Cursor("alpha", 0, 0),
+            bandit.ports,
+            draw=lambda step: draw(step) if step != 4 else [],
+            observe=lambda cursor, _: seen.append(cursor.step),
+            save=lambda *_: None,
+        )
+    assert seen == [1, 2, 3, 4]
+
+
+def test_a_stage_that_fails_leaves_no_one_sampling() -> None:
+    bandit = Slow(0.1, 0.0)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        run_stage(plan(max_staleness=4), Cursor("alpha", 0, 0), bandit.ports, draw=draw, observe=fail, save=fail)
+    assert not bandit.is_generating.locked()
+    before = len(bandit.calls)
+    time.sleep(0.15)
+    assert len(bandit.calls) == before
+
+
+def test_a_checkpoint_without_the_policies_behind_it_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="policy version 2, which step 3 is drawn from"):
+        run(Bandit(), Cursor("alpha", 3, 3), max_staleness=1)
