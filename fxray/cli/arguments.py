@@ -17,8 +17,13 @@ SetOption = Annotated[
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override one field: grpo.group_size=8. May be repeated."),
 ]
 RunDirOption = Annotated[
-    Path | None,
-    typer.Option("--run-dir", "-d", metavar="DIR", help="Folder of the run; by default runs/<name of the config>."),
+    str | None,
+    typer.Option(
+        "--run-dir",
+        "-d",
+        metavar="DIR",
+        help="Folder of the run, also in object storage (s3://bucket/run); by default runs/<name of the config>.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
@@ -42,17 +47,17 @@ def checked_config(path_or_name: str, overrides: list[str] | None) -> "Config":
     return config
 
 
-def run_folder(run_dir: Path | None, path_or_name: str) -> Path:
-    """The run directory that was given, or the one that belongs to the configuration.
+def chosen_run(run_dir: str | None, path_or_name: str) -> str:
+    """The run directory that was given, or the one that belongs to the configuration: a path, or an address.
 
     Raises:
         ConfigError: It would lie in the working directory of a Ray job, which is deleted with the job.
     """
-    folder = run_dir or Path("runs") / Path(path_or_name).stem
-    return folder_of_job(folder) if UNPACKED_JOB in Path.cwd().parts else folder
+    chosen = run_dir or f"runs/{Path(path_or_name).stem}"
+    return run_of_job(chosen) if UNPACKED_JOB in Path.cwd().parts else chosen
 
 
-def folder_of_job(run_dir: Path) -> Path:
+def run_of_job(run_dir: str) -> str:
     """The run directory of a job on a cluster, which outlives the job's working directory.
 
     Raises:
@@ -60,10 +65,16 @@ def folder_of_job(run_dir: Path) -> Path:
     """
     from fxray.errors import ConfigError
 
-    if not run_dir.is_absolute():
+    if "://" not in run_dir and not Path(run_dir).is_absolute():
         raise ConfigError(
             f"{run_dir} is relative, to a folder that is deleted with the job",
             where="--run-dir",
-            remedy="give an absolute path that every node reads and writes, such as /shared/runs/7b",
+            remedy="give an address such as s3://bucket/runs/7b, or an absolute path such as /shared/runs/7b",
         )
     return run_dir
+
+
+def within(run_dir: str, path: Path, folder: Path) -> str:
+    """What to call a file of a run that is worked on in `folder`: its place below the run directory as it was given."""
+    base, _, options = run_dir.partition("?")
+    return f"{base.rstrip('/')}/{path.resolve().relative_to(folder.resolve()).as_posix()}{options and '?'}{options}"

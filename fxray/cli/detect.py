@@ -12,7 +12,7 @@ from fxray.cli.arguments import SetOption, checked_config
 def detect(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", "-d", metavar="DIR", help="A run; its last finished phase answers.")
+        str | None, typer.Option("--run-dir", "-d", metavar="DIR", help="A run; its last finished phase answers.")
     ] = None,
     config: Annotated[
         str | None, typer.Option("--config", "-c", metavar="FILE", help="In place of a run: model and engine.")
@@ -39,10 +39,12 @@ def detect(
     if (run_dir is None) == (config is None):
         raise typer.BadParameter("give either --run-dir or --config")
     from fxray.launch.detector import latest_adapter, open_detector
+    from fxray.remote import local_copy
 
     if run_dir is not None:
-        adapter = adapter or latest_adapter(run_dir)
-        config = str(run_dir / "config.yaml")
+        folder = local_copy(run_dir)
+        adapter = adapter or latest_adapter(folder)
+        config = str(folder / "config.yaml")
     assert config is not None
     if sys.stderr.isatty():
         typer.echo("starting the engine", err=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxray.cli.arguments import SetOption, checked_config
+from fxray.cli.arguments import SetOption, checked_config, within
 from fxray.cli.tables import print_table, show_report
 
 if TYPE_CHECKING:
@@ -105,13 +105,17 @@ def _answer(tree: "Config", adapter: Path | None, data: Path, out: Path) -> None
         launch.evaluate_adapter(tree, adapter, data, out, on_event)
 
 
-def report(run_dir: Annotated[Path, typer.Argument(help="A run directory, finished or not.")]) -> None:
+def report(run_dir: Annotated[str, typer.Argument(help="A run directory, finished or not.")]) -> None:
     """Write report.html and metrics.json of a run, and print its table of stages.
 
     \b
-    Example:
+    Examples:
       fxray report runs/demo
+      fxray report s3://bucket/runs/7b
     """
+    from fxray.remote import local_folder
     from fxray.report import write_report
 
-    show_report(write_report(run_dir))
+    with local_folder(run_dir) as folder:
+        written = write_report(folder)
+    show_report(written, within(run_dir, written.page, folder))

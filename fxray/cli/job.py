@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fxray.cli.arguments import ConfigOption, SetOption, checked_config, folder_of_job
+from fxray.cli.arguments import ConfigOption, SetOption, checked_config, run_of_job
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Follow, stop and list jobs on a Ray cluster.")
 
@@ -27,12 +27,12 @@ LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 def submit(
     config: ConfigOption,
     run_dir: Annotated[
-        Path,
+        str,
         typer.Option(
             "--run-dir",
             "-d",
             metavar="DIR",
-            help="Folder of the run: an absolute path that every node reaches.",
+            help="Folder of the run: an address (s3://bucket/run), or an absolute path that every node reaches.",
         ),
     ],
     overrides: SetOption = None,
@@ -57,7 +57,7 @@ def submit(
     from fxray.launch.demand import missing
 
     tree = checked_config(config, overrides)
-    run_dir = folder_of_job(run_dir)
+    run_dir = run_of_job(run_dir)
     client = _connect(address)
     nodes = jobs.cluster_nodes(address)
     if tree.ray.autoscales:

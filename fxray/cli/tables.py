@@ -29,10 +29,10 @@ def number(value: float, decimals: int = 3) -> str:
     return "–" if math.isnan(value) else f"{value:,.{decimals}f}"
 
 
-def show_report(report: Report) -> None:
+def show_report(report: Report, page: str) -> None:
     """Prints the table of stages, if one is evaluated, and where the page is."""
     if report.comparison.evaluations:
         from fxray.evaluate.table import stage_table
 
         print_table(stage_table(report.comparison))
-    typer.echo(report.page)
+    typer.echo(page)

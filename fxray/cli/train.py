@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fxray.cli.arguments import ConfigOption, RunDirOption, SetOption, checked_config, run_folder
+from fxray.cli.arguments import ConfigOption, RunDirOption, SetOption, checked_config, chosen_run, within
 from fxray.cli.tables import show_report
 
 
@@ -18,14 +18,17 @@ def train(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOpti
     Examples:
       fxray train --config tiny
       fxray train -c configs/qwen2.5-vl-7b.yaml -d runs/7b -s data.train=train.parquet -s seed=1
+      fxray train -c configs/qwen2.5-vl-7b.yaml -d s3://bucket/runs/7b
     """
     tree = checked_config(config, overrides)
     from fxray import launch
     from fxray.cli.progress import show_progress
+    from fxray.remote import local_folder
 
-    with show_progress() as on_event:
-        report = launch.train(tree, run_folder(run_dir, config), on_event)
-    show_report(report)
+    run = chosen_run(run_dir, config)
+    with show_progress() as on_event, local_folder(run, on_event) as folder:
+        report = launch.train(tree, folder, on_event)
+    show_report(report, within(run, report.page, folder))
 
 
 def sft(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOption = None) -> None:
@@ -38,10 +41,12 @@ def sft(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOption
     tree = checked_config(config, overrides)
     from fxray import launch
     from fxray.cli.progress import show_progress
+    from fxray.remote import local_folder
 
-    with show_progress() as on_event:
-        adapter = launch.run_sft_phase(tree, run_folder(run_dir, config), on_event)
-    typer.echo(adapter)
+    run = chosen_run(run_dir, config)
+    with show_progress() as on_event, local_folder(run, on_event) as folder:
+        adapter = launch.run_sft_phase(tree, folder, on_event)
+    typer.echo(within(run, adapter, folder))
 
 
 def grpo(
@@ -61,7 +66,9 @@ def grpo(
     tree = checked_config(config, overrides)
     from fxray import launch
     from fxray.cli.progress import show_progress
+    from fxray.remote import local_folder
 
-    with show_progress() as on_event:
-        adapter = launch.run_grpo_stage(tree, run_folder(run_dir, config), stage, on_event)
-    typer.echo(adapter)
+    run = chosen_run(run_dir, config)
+    with show_progress() as on_event, local_folder(run, on_event) as folder:
+        adapter = launch.run_grpo_stage(tree, folder, stage, on_event)
+    typer.echo(within(run, adapter, folder))

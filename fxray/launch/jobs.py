@@ -101,14 +101,14 @@ def refuse_what_has_no_place(config: Config, nodes: list[dict[str, float]]) -> N
 
 
 def submit(
-    client: Any, config: Config, run_dir: Path, *, name: str, user_folder: Path, submission_id: str | None = None
+    client: Any, config: Config, run_dir: str, *, name: str, user_folder: Path, submission_id: str | None = None
 ) -> str:
     """Hands a training in.
 
     Args:
         client: Of `connect`.
         config: A checked one that the cluster has a place for.
-        run_dir: On the cluster, an absolute path that every node reads and writes.
+        run_dir: On the cluster: an address in object storage, or an absolute path that every node reads and writes.
         name: Of the configuration, for the record.
         user_folder: Where modules of the user's reward functions lie.
         submission_id: Name of the job; by default Ray makes one.
@@ -120,14 +120,14 @@ def submit(
         FxrayError: A job on this run directory is not done, or Ray refuses this one.
     """
     for job in client.list_jobs():
-        if (job.metadata or {}).get("run_dir") == str(run_dir) and not job.status.is_terminal():
+        if (job.metadata or {}).get("run_dir") == run_dir and not job.status.is_terminal():
             raise FxrayError(
                 f"job {job.submission_id} works on this run directory ({job.status.value.lower()})",
-                where=str(run_dir),
+                where=run_dir,
                 remedy=f"`fxray job logs {job.submission_id}` follows it, `fxray job stop {job.submission_id}` ends it",
             )
-    metadata = {"fxray": __version__, "config": name, "run_dir": str(run_dir)}
-    command = ["python", "-m", "fxray", "train", "--config", CONFIG_FILE, "--run-dir", str(run_dir)]
+    metadata = {"fxray": __version__, "config": name, "run_dir": run_dir}
+    command = ["python", "-m", "fxray", "train", "--config", CONFIG_FILE, "--run-dir", run_dir]
     with tempfile.TemporaryDirectory(prefix="fxray-job-") as folder:
         write_package(Path(folder), config, user_folder)
         try:

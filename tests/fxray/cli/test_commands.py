@@ -125,6 +125,8 @@ def test_training_commands_hand_configuration_folder_and_listener_on(command, fu
 
 def test_the_run_folder_is_named_after_the_configuration(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launch, "train", lambda config, run_dir, on_event: Report(run_dir, Comparison((), None)))
+    monkeypatch.setattr(
+        launch, "train", lambda config, run_dir, on_event: Report(run_dir / "page", Comparison((), None))
+    )
     (tmp_path / "mine.yaml").write_text("extends: tiny\n")
-    assert run("train", "-c", "mine.yaml").stdout.strip() == "runs/mine"
+    assert run("train", "-c", "mine.yaml").stdout.strip() == "runs/mine/page"

@@ -2,7 +2,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fxray.cli import app
-from fxray.cli.arguments import run_folder
+from fxray.cli.arguments import chosen_run
 from fxray.errors import ConfigError, ResourceError
 
 
@@ -42,8 +42,9 @@ def test_in_a_jobs_own_folder_a_run_directory_must_be_absolute(tmp_path, monkeyp
     inside = tmp_path / "working_dir_files" / "_ray_pkg_1"
     inside.mkdir(parents=True)
     monkeypatch.chdir(inside)
-    assert run_folder(tmp_path / "run", "tiny") == tmp_path / "run"
+    assert chosen_run("/shared/run", "tiny") == "/shared/run"
+    assert chosen_run("s3://bucket/run", "tiny") == "s3://bucket/run"
     with pytest.raises(ConfigError, match="runs/tiny is relative"):
-        run_folder(None, "tiny")
+        chosen_run(None, "tiny")
     monkeypatch.chdir(tmp_path)
-    assert str(run_folder(None, "tiny")) == "runs/tiny"
+    assert chosen_run(None, "tiny") == "runs/tiny"

@@ -1,0 +1,270 @@
+"""A run directory in object storage: worked on in a folder of this machine, and kept there by a mirror.
+
+    s3://bucket/runs/7b ── pull, at the start ──► ~/.cache/fxray/runs/<hash> ── every 30 s, and at the end ──► s3://...
+
+What is whole over there is listed in `.mirror.json`, which is written after the files that it names; so a driver that
+dies while it copies leaves the copy before, and at most the last half minute is learnt again. Files are compared by
+size and modification time. Works with every scheme that `pyarrow.fs` opens: s3, gs, abfs, hdfs; credentials come from
+the environment, as usual there.
+
+One driver at a time: `.lease.json` names it and is renewed with every copy; one that has not been renewed for
+`LEASE_S` seconds is taken over.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyarrow import ArrowException
+from pyarrow.fs import FileSystem, FileType
+
+from fxray.errors import FxrayError, ResourceError
+from fxray.events import Note, OnEvent, ignore
+
+LIST, LEASE = ".mirror.json", ".lease.json"
+PERIOD_S = 30.0
+LEASE_S = 4 * PERIOD_S
+SETTLE_S = 1.0
+"""Between taking a lease and looking whether somebody else took it at the same time."""
+REMEDY = "check the address, the credentials in the environment (AWS_ACCESS_KEY_ID, ...) and the network"
+
+Entry = tuple[int, int]
+"""Size in bytes and modification time in nanoseconds, of the file here."""
+
+
+def is_remote(run_dir: str) -> bool:
+    """Whether a run directory is an address such as s3://bucket/runs/7b, and no path."""
+    return "://" in run_dir and not run_dir.startswith("file://")
+
+
+@contextmanager
+def local_folder(run_dir: str, on_event: OnEvent = ignore) -> Iterator[Path]:
+    """A folder of this machine to work on a run in.
+
+    Args:
+        run_dir: A path, which is given back; or an address in object storage, which is copied here and kept up to date
+            until the block ends.
+        on_event: Told when a copy fails; it is tried again.
+
+    Raises:
+        ResourceError: The storage cannot be reached, or the last copy failed; the folder here has everything.
+        FxrayError: Another driver works on the run.
+    """
+    if not is_remote(run_dir):
+        yield Path(run_dir.removeprefix("file://"))
+        return
+    mirror = Mirror(run_dir, cache_folder(run_dir))
+    with mirror.held(on_event):
+        yield mirror.folder
+
+
+def local_copy(run_dir: str) -> Path:
+    """A folder of this machine to read a run in: the one that is given, or a copy of the one in object storage.
+
+    Raises:
+        ResourceError: The storage cannot be read.
+    """
+    if not is_remote(run_dir):
+        return Path(run_dir.removeprefix("file://"))
+    mirror = Mirror(run_dir, cache_folder(f"{run_dir}#copy"))
+    mirror.pull()
+    return mirror.folder
+
+
+def cache_folder(run_dir: str) -> Path:
+    """Where a remote run is worked on: always the same folder, so that what is there need not be copied again."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "fxray" / "runs" / hashlib.sha256(run_dir.rstrip("/").encode()).hexdigest()[:16]
+
+
+class Mirror:
+    """Keeps a folder and its copy in object storage equal.
+
+    Args:
+        address: Of the copy.
+        folder: Here.
+
+    Raises:
+        ResourceError: `pyarrow.fs` cannot open the address.
+    """
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self.address, self.folder = address.rstrip("/"), folder
+        self._owner = {"owner": uuid.uuid4().hex, "pid": os.getpid(), "node": platform.node()}
+        with self._storage_errors():
+            self._storage, self._base = FileSystem.from_uri(self.address)
+
+    @contextmanager
+    def held(self, on_event: OnEvent) -> Iterator[None]:
+        """Takes the lease, copies here what is there, and copies back until the block ends.
+
+        Raises:
+            ResourceError: See `local_folder`.
+            FxrayError: Likewise.
+        """
+        self._take_lease()
+        try:
+            self.pull()
+            stop = threading.Event()
+            keeper = threading.Thread(target=self._keep, args=(stop, on_event), name="mirror", daemon=True)
+            keeper.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                keeper.join()
+                self.push()
+        finally:
+            self._drop_lease()
+
+    def pull(self) -> None:
+        """Makes the folder here equal to what is listed there; what is here alone is removed.
+
+        Raises:
+            ResourceError: The storage cannot be read.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._storage_errors():
+            there = self._listed()
+            here = self._files_here()
+            for name in here.keys() - there.keys():
+                (self.folder / name).unlink(missing_ok=True)
+            for name, entry in there.items():
+                if here.get(name) != entry:
+                    self._fetch(name, entry)
+        _remove_empty_folders(self.folder)
+
+    def push(self) -> None:
+        """Copies what is new or changed here, says what is whole there, and removes there what is no more here.
+
+        Raises:
+            ResourceError: The storage cannot be written.
+            FxrayError: Another driver has taken the run over.
+        """
+        with self._storage_errors():
+            self._refuse_if_held()
+            self._renew_lease()
+            there = self._listed()
+            here = {
+                name: entry
+                for name, entry in self._files_here().items()
+                if there.get(name) == entry or self._send(name)
+            }
+            if here != there:
+                self._write(LIST, json.dumps({"format": 1, "files": here}))
+            for name in there.keys() - here.keys():
+                self._storage.delete_file(self._path(name))
+
+    def _keep(self, stop: threading.Event, on_event: OnEvent) -> None:
+        while not stop.wait(PERIOD_S):
+            try:
+                self.push()
+            except FxrayError as error:
+                on_event(Note(f"not copied, will be tried again: {error}", is_warning=True))
+
+    def _files_here(self) -> dict[str, Entry]:
+        """Files below the folder but those that are being written, and locks."""
+        found = {}
+        for file in self.folder.rglob("*"):
+            name = file.relative_to(self.folder)
+            if any(part.startswith(".") for part in name.parts):
+                continue
+            try:
+                status = file.stat()
+            except FileNotFoundError:  # a checkpoint that was let go
+                continue
+            if file.is_file():
+                found[name.as_posix()] = (status.st_size, status.st_mtime_ns)
+        return found
+
+    def _listed(self) -> dict[str, Entry]:
+        content = self._read(LIST)
+        files = {} if content is None else json.loads(content)["files"]
+        return {name: (size, time_ns) for name, (size, time_ns) in files.items()}
+
+    def _fetch(self, name: str, entry: Entry) -> None:
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.tmp")
+        with self._storage.open_input_stream(self._path(name)) as source, aside.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 22)
+        os.utime(aside, ns=(entry[1], entry[1]))
+        aside.replace(target)
+
+    def _send(self, name: str) -> bool:
+        """Copies a file there, unless it has vanished meanwhile."""
+        try:
+            source = (self.folder / name).open("rb")
+        except FileNotFoundError:
+            return False
+        with source, self._storage.open_output_stream(self._path(name)) as sink:
+            shutil.copyfileobj(source, sink, 1 << 22)
+        return True
+
+    def _take_lease(self) -> None:
+        with self._storage_errors():
+            self._refuse_if_held()
+            self._renew_lease()
+            time.sleep(SETTLE_S)
+            self._refuse_if_held()
+
+    def _refuse_if_held(self) -> None:
+        content = self._read(LEASE)
+        lease = json.loads(content) if content else {}
+        if lease.get("owner") in (None, self._owner["owner"]) or time.time() - lease["renewed"] > LEASE_S:
+            return
+        raise FxrayError(
+            f"another driver (pid {lease['pid']} on {lease['node']}) works on this run",
+            where=self.address,
+            remedy=f"wait for it, end it, or choose another --run-dir; if it is dead, its lease ends {LEASE_S:.0f} s "
+            "after its last copy",
+        )
+
+    def _holder(self) -> str | None:
+        content = self._read(LEASE)
+        return json.loads(content)["owner"] if content else None
+
+    def _renew_lease(self) -> None:
+        self._write(LEASE, json.dumps(self._owner | {"renewed": time.time()}))
+
+    def _drop_lease(self) -> None:
+        with self._storage_errors():
+            if self._holder() == self._owner["owner"]:
+                self._storage.delete_file(self._path(LEASE))
+
+    def _path(self, name: str) -> str:
+        return f"{self._base}/{name}"
+
+    def _read(self, name: str) -> bytes | None:
+        if self._storage.get_file_info(self._path(name)).type == FileType.NotFound:
+            return None
+        with self._storage.open_input_stream(self._path(name)) as source:
+            return source.read()
+
+    def _write(self, name: str, content: str) -> None:
+        with self._storage.open_output_stream(self._path(name)) as sink:
+            sink.write(content.encode())
+
+    @contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except FxrayError:
+            raise
+        except (OSError, ArrowException, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ResourceError(f"the storage cannot be used: {reason}", where=self.address, remedy=REMEDY) from error
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    for each in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(each.iterdir()):
+            each.rmdir()

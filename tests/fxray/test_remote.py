@@ -1,0 +1,157 @@
+"""A run directory in object storage, against a server that speaks S3 on loopback."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow.fs import FileSystem
+
+from fxray import remote
+from fxray.errors import FxrayError, ResourceError
+from fxray.events import Event
+from fxray.remote import LEASE_S, Mirror, is_remote, local_copy, local_folder
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def address(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """Where a run may lie, in a bucket of its own."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "SETTLE_S", 0.0)
+    bucket = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:40]
+    storage, _ = FileSystem.from_uri(f"s3://{bucket}?allow_bucket_creation=true")
+    storage.create_dir(bucket)
+    return f"s3://{bucket}/runs/7b"
+
+
+def write(folder: Path, name: str, content: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    return {file.relative_to(folder).as_posix(): file.read_text() for file in files}
+
+
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From here on this is another machine: nothing of the run lies here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{time.monotonic_ns()}"))
+
+
+@pytest.mark.parametrize("run_dir", ["runs/7b", "/shared/7b", "file:///shared/7b"])
+def test_a_path_is_worked_on_where_it_is(run_dir: str) -> None:
+    assert not is_remote(run_dir)
+    with local_folder(run_dir) as folder:
+        assert folder == Path(run_dir.removeprefix("file://"))
+    assert local_copy(run_dir) == folder
+
+
+def test_another_machine_goes_on_with_what_the_first_left(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with local_folder(address) as folder:
+        write(folder, "config.yaml", "seed: 0")
+        write(folder, "grpo/alpha/step-000020/state.json", "{}")
+        write(folder, "grpo/alpha/.step-000040.1.tmp/state.json", "half")
+        write(folder, ".lock", "pid 1")
+    elsewhere(monkeypatch, tmp_path)
+    with local_folder(address) as second:
+        assert second != folder
+        assert contents(second) == {"config.yaml": "seed: 0", "grpo/alpha/step-000020/state.json": "{}"}
+        write(second, "grpo/alpha/step-000040/state.json", "{}")
+        (second / "grpo/alpha/step-000020/state.json").unlink()
+    elsewhere(monkeypatch, tmp_path)
+    assert contents(local_copy(address)) == {"config.yaml": "seed: 0", "grpo/alpha/step-000040/state.json": "{}"}
+    assert not (local_copy(address) / "grpo/alpha/step-000020").exists()
+
+
+def test_only_what_changed_is_copied(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    send = Mirror._send
+    monkeypatch.setattr(Mirror, "_send", lambda self, name: sent.append(name) or send(self, name))
+    with local_folder(address) as folder:
+        write(folder, "data/train.parquet", "x" * 1000)
+        write(folder, "metrics.jsonl", "1\n")
+    sent.clear()
+    with local_folder(address) as folder:
+        write(folder, "metrics.jsonl", "1\n2\n")
+    assert sent == ["metrics.jsonl"]
+
+
+def test_a_driver_that_dies_while_it_copies_leaves_the_copy_before(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with local_folder(address) as folder:
+        write(folder, "grpo/alpha/step-000020/state.json", "20")
+    mirror = Mirror(address, folder)
+    mirror._take_lease()
+    write(folder, "grpo/alpha/step-000040/adapter.bin", "40")
+    write(folder, "grpo/alpha/step-000040/state.json", "40")
+    assert mirror._send("grpo/alpha/step-000040/adapter.bin")  # and no more: the list still names the copy before
+    elsewhere(monkeypatch, tmp_path)
+    monkeypatch.setattr(remote, "LEASE_S", -1.0)
+    with local_folder(address) as second:
+        assert contents(second) == {"grpo/alpha/step-000020/state.json": "20"}
+
+
+def test_a_second_driver_is_refused_until_the_lease_of_a_dead_one_ends(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = Mirror(address, tmp_path / "first")
+    with first.held(lambda _: None):
+        elsewhere(monkeypatch, tmp_path)
+        with pytest.raises(FxrayError, match=f"another driver .pid {os.getpid()} on .* works on this run"):
+            local_folder(address).__enter__()
+        now_s = time.time()
+        monkeypatch.setattr(remote.time, "time", lambda: now_s + LEASE_S + 1)
+        with local_folder(address) as folder:
+            write(folder, "config.yaml", "second")
+            write(first.folder, "config.yaml", "first")
+            with pytest.raises(FxrayError, match="another driver"):  # it was not dead: it stops writing
+                first.push()
+        write(first.folder, "config.yaml", "second")
+    assert contents(local_copy(address)) == {"config.yaml": "second"}
+
+
+def test_a_copy_that_fails_is_told_and_tried_again(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    monkeypatch.setattr(remote, "PERIOD_S", 0.05)
+    with local_folder(address, events.append) as folder:
+        write(folder, "metrics.jsonl", "1")
+        with monkeypatch.context() as broken:
+            broken.setattr(Mirror, "_send", lambda *_: (_ for _ in ()).throw(OSError("no route to host")))
+            deadline_s = time.monotonic() + 20
+            while not events and time.monotonic() < deadline_s:
+                time.sleep(0.01)
+    assert "no route to host" in str(events[0])
+    assert contents(local_copy(address)) == {"metrics.jsonl": "1"}
+
+
+@pytest.mark.parametrize("wrong", ["nosuch://bucket/run", "s3://"])
+def test_an_address_that_cannot_be_opened_is_one_error(wrong: str) -> None:
+    with pytest.raises(ResourceError, match="the storage cannot be used"):
+        local_folder(wrong).__enter__()
+
+
+def test_a_storage_that_does_not_answer_is_one_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(ResourceError, match=r"s3://.*the storage cannot be used"):
+        local_copy(f"{address}-other")
