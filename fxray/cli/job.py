@@ -41,6 +41,9 @@ def submit(
     submission_id: Annotated[
         str | None, typer.Option(metavar="JOB", help="Name of the job; by default Ray makes one.")
     ] = None,
+    driver_on: Annotated[
+        str, typer.Option(metavar="TYPE", help="Node type for the driver (reward, ...), in place of the head.")
+    ] = "",
 ) -> None:
     """Train on a Ray cluster, as `fxray train` does here.
 
@@ -52,6 +55,7 @@ def submit(
     Examples:
       fxray submit --config qwen2.5-vl-7b --run-dir /shared/runs/7b
       fxray submit -c my.yaml -d /shared/runs/a --no-follow --submission-id a -s ray.use_node_types=true
+      fxray submit -c my.yaml -d s3://bucket/runs/a --driver-on reward
     """
     from fxray.launch import jobs
     from fxray.launch.demand import missing
@@ -66,7 +70,15 @@ def submit(
     else:
         jobs.refuse_what_has_no_place(tree, nodes)
     name = Path(config).stem
-    job = jobs.submit(client, tree, run_dir, name=name, user_folder=Path.cwd(), submission_id=submission_id)
+    job = jobs.submit(
+        client,
+        tree,
+        run_dir,
+        name=name,
+        user_folder=Path.cwd(),
+        submission_id=submission_id,
+        driver_on=driver_on,
+    )
     if not follow:
         typer.echo(job)
         return

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from actors.placement import NODE_TYPES, node_share
 from fxray import __version__
 from fxray.config.tree import Config
 from fxray.errors import ConfigError, FxrayError, ResourceError
@@ -101,7 +102,14 @@ def refuse_what_has_no_place(config: Config, nodes: list[dict[str, float]]) -> N
 
 
 def submit(
-    client: Any, config: Config, run_dir: str, *, name: str, user_folder: Path, submission_id: str | None = None
+    client: Any,
+    config: Config,
+    run_dir: str,
+    *,
+    name: str,
+    user_folder: Path,
+    submission_id: str | None = None,
+    driver_on: str = "",
 ) -> str:
     """Hands a training in.
 
@@ -112,13 +120,19 @@ def submit(
         name: Of the configuration, for the record.
         user_folder: Where modules of the user's reward functions lie.
         submission_id: Name of the job; by default Ray makes one.
+        driver_on: Type of the node that the driver runs on; the head where empty.
 
     Returns:
         The job's name.
 
     Raises:
         FxrayError: A job on this run directory is not done, or Ray refuses this one.
+        ConfigError: There is no such node type.
     """
+    if driver_on not in ("", *NODE_TYPES):
+        raise ConfigError(
+            f"{driver_on!r} is no node type", where="--driver-on", remedy=f"give one of {', '.join(NODE_TYPES)}"
+        )
     for job in client.list_jobs():
         if (job.metadata or {}).get("run_dir") == run_dir and not job.status.is_terminal():
             raise FxrayError(
@@ -136,6 +150,7 @@ def submit(
                 runtime_env={"working_dir": folder},
                 metadata=metadata,
                 submission_id=submission_id,
+                entrypoint_resources=node_share(driver_on) or None,
             )
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Training as a job on a cluster of its own, in whose Python fxray is not installed, only what it depends on."""
+"""Training as a job on a cluster of two nodes, in whose Python fxray is not installed, only what it depends on."""
 
 import json
 import os
@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow.fs import FileSelector, FileSystem
 
 from actors.placement import NODE_TYPES
 from fxray.errors import FxrayError
@@ -46,6 +48,7 @@ class Cluster:
     address: str
     python: Path
     folder: Path
+    storage: dict[str, str]
 
     def overrides(self) -> list[str]:
         values = (*SMALLEST, f"grpo.schedule={self.folder / 'one-stage.yaml'}")
@@ -81,34 +84,78 @@ def python_without_fxray(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def storage() -> Iterator[dict[str, str]]:
+    """How a bucket of object storage on loopback is reached."""
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    yield variables | {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(storage: dict[str, str]) -> Iterator[Cluster]:
+    """A head that offers nothing, and a node with an address of its own that offers everything."""
     folder = Path(tempfile.mkdtemp(prefix="fxj-", dir="/tmp"))  # unix sockets below it allow 107 characters
     python = python_without_fxray(folder / "env")
     (folder / "one-stage.yaml").write_text(ONE_STAGE)
-    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
-    names += ("runtime-env-agent-port", "metrics-export-port", "ray-client-server-port")
-    ports = {name: free_port() for name in names}
-    command = [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
-    command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", f"--object-store-memory={2**27}"]
-    command += [f"--resources={json.dumps(dict.fromkeys(NODE_TYPES, 1))}"]
-    command += [f"--temp-dir={folder / 'ray'}", *(f"--{name}={port}" for name, port in ports.items())]
+    port, dashboard = free_port(), free_port()
     path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # as activating the environment does
-    with (folder / "head.log").open("w") as log:
-        head = subprocess.Popen(command, cwd=folder, env=environment(PATH=path), stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    variables = environment(PATH=path, XDG_CACHE_HOME=str(folder / "cache"), **storage)
+    variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1"  # or a node may not join one on loopback
+    of_head = [
+        "--head",
+        f"--port={port}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}",
+        "--num-cpus=0",
+    ]
+    of_head += [
+        "--node-ip-address=127.0.0.1",
+        f"--ray-client-server-port={free_port()}",
+        f"--temp-dir={folder / 'ray'}",
+    ]
+    of_node = [f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.2", "--num-cpus=2"]
+    of_node += [f"--resources={json.dumps(dict.fromkeys(NODE_TYPES, 1))}"]
+    started = []
     try:
-        await_dashboard(address, folder / "head.log")
-        yield Cluster(address, python, folder)
+        started.append(start_node(python, of_head, folder, "head", variables))
+        address = f"http://127.0.0.1:{dashboard}"
+        await_nodes(address, 1, folder / "head.log")
+        started.append(start_node(python, of_node, folder, "node", variables))
+        await_nodes(address, 2, folder / "node.log")
+        yield Cluster(address, python, folder, storage)
     finally:
-        processes = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
-        for process in reversed(processes):
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        head.wait(30)
-        psutil.wait_procs(processes, timeout=30)
+        for node in reversed(started):
+            end_family(node)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_node(
+    python: Path, options: list[str], folder: Path, name: str, variables: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    agent = (
+        "dashboard-agent-listen-port",
+        "dashboard-agent-grpc-port",
+        "runtime-env-agent-port",
+        "metrics-export-port",
+    )
+    command = [python, "-m", "ray.scripts.scripts", "start", "--block", f"--object-store-memory={2**27}", *options]
+    command += [f"--{port}={free_port()}" for port in agent]
+    with (folder / f"{name}.log").open("w") as log:
+        return subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=log)
+
+
+def end_family(node: subprocess.Popen[bytes]) -> None:
+    processes = [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]
+    for process in reversed(processes):
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    node.wait(30)
+    psutil.wait_procs(processes, timeout=30)
 
 
 @pytest.fixture
@@ -117,17 +164,17 @@ def client(cluster, monkeypatch) -> Any:
     return jobs.connect(cluster.address)
 
 
-def await_dashboard(address: str, log: Path) -> None:
+def await_nodes(address: str, number: int, log: Path) -> None:
     end = time.monotonic() + START_DEADLINE_S
     while time.monotonic() < end:
         try:
             with urllib.request.urlopen(f"{address}/api/v0/nodes", timeout=5) as answer:
-                if b"ALIVE" in answer.read():
+                if answer.read().count(b'"ALIVE"') >= number:
                     return
         except OSError:
             pass
         time.sleep(0.5)
-    pytest.fail(f"no dashboard within {START_DEADLINE_S} s: {log.read_text()[-2000:]}")
+    pytest.fail(f"not {number} nodes within {START_DEADLINE_S} s: {log.read_text()[-2000:]}")
 
 
 def fxray(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
@@ -135,7 +182,7 @@ def fxray(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
     return run(command, cluster.folder)
 
 
-def submit(cluster: Cluster, run_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def submit(cluster: Cluster, run_dir: Path | str, *words: str) -> subprocess.CompletedProcess[str]:
     return fxray(cluster, "submit", "-c", "smoke", "-d", str(run_dir), *cluster.overrides(), *words)
 
 
@@ -185,3 +232,18 @@ def test_a_job_that_was_stopped_is_reported_so(cluster, client):
     assert (followed.returncode, followed.stderr.splitlines()[-1]) == (1, "to-stop stopped")
     with pytest.raises(FxrayError, match="nope: the cluster has no such job"):
         jobs.stop(client, "nope")
+
+
+def test_the_driver_may_run_on_another_node_than_the_head_with_its_run_in_object_storage(cluster, client, monkeypatch):
+    for name, value in cluster.storage.items():
+        monkeypatch.setenv(name, value)
+    bucket, base = FileSystem.from_uri("s3://bucket?allow_bucket_creation=true")
+    bucket.create_dir(base)
+    done = submit(cluster, "s3://bucket/runs/a", "--driver-on", "reward", "--submission-id", "off-head")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.rstrip().endswith("s3://bucket/runs/a/report.html")
+    assert client.get_job_info("off-head").driver_info.node_ip_address == "127.0.0.2"
+    kept = {info.path for info in bucket.get_file_info(FileSelector(f"{base}/runs/a", recursive=True))}
+    for name in ("report.html", "grpo/only/final/adapter/adapter_model.safetensors", ".mirror.json"):
+        assert f"{base}/runs/a/{name}" in kept
+    assert f"{base}/runs/a/.lease.json" not in kept
