@@ -129,6 +129,29 @@ def read_metrics(run_dir: Path) -> list[StepMetrics]:
     return [_from_line(line, where=f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
+def read_last_metrics(run_dir: Path, num_bytes: int) -> tuple[list[StepMetrics], int]:
+    """The steps at the end of a log, without reading the rest, and how many lines among them are no records.
+
+    Args:
+        run_dir: The run directory.
+        num_bytes: About so much of the file is read.
+    """
+    path = run_dir / METRICS_FILE
+    if not path.is_file():
+        return [], 0
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = file.seek(max(0, size - num_bytes))
+        lines = file.read().split(b"\n")[1 if start else 0 : -1]
+    steps, num_damaged = [], 0
+    for line in lines:
+        try:
+            steps.append(_from_line(line, where=str(path)))
+        except DataError:
+            num_damaged += 1
+    return steps, num_damaged
+
+
 def _from_line(line: bytes, where: str) -> StepMetrics:
     try:
         record = json.loads(line)
