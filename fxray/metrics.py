@@ -152,6 +152,13 @@ def read_last_metrics(run_dir: Path, num_bytes: int) -> tuple[list[StepMetrics],
     return steps, num_damaged
 
 
+def wait_fracs(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Shares of a step in which "learning" waited for answers and "sampling" for a policy, as far as they are known."""
+    whole = metrics.get("seconds", 0.0)
+    sources = {"learning": "seconds/wait", "sampling": "seconds/idle"}
+    return {who: metrics[name] / whole for who, name in sources.items() if name in metrics and whole > 0}
+
+
 def _from_line(line: bytes, where: str) -> StepMetrics:
     try:
         record = json.loads(line)

@@ -19,7 +19,7 @@ from fxray.files import write_atomically
 from fxray.spans import Span, role_of
 
 TIMELINE_FILE, OLD_TIMELINE_FILE = "timeline.json", "timeline.old.json"
-MAX_BYTES = 32 * 2**20
+MAX_BYTES = 8 * 2**20
 SHORTEST_S = 0.005
 ROLES = ("driver", "rollout", "reward", "learner", "images")
 """Groups of tracks, from top to bottom. What is none of the others' is the driver's own."""

@@ -12,7 +12,7 @@ EXIT_CODES = {"running": 0, "finished": 0, "failed": 3, "stopped": 3, "dead": 4,
 
 
 def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory, or a copy of it.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run directory, a copy of it, or s3://bucket/run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with --watch one line each time.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Again and again, until the run is over.")] = False,
     every_s: Annotated[float, typer.Option("--every", min=0.2, metavar="SECONDS", help="Pause of --watch.")] = 2.0,
@@ -28,13 +28,13 @@ def status(
       fxray status runs/demo --watch
       fxray status /shared/runs/7b --json | jq .left_s
     """
-    from fxray.status.summary import read_status
+    from fxray.status.summary import read_remote_status, read_status
     from fxray.status.words import as_json as to_json
     from fxray.status.words import as_lines
 
     is_block = watch and not as_json and sys.stdout.isatty()
     while True:
-        found = read_status(run)
+        found = read_remote_status(run) if "://" in run else read_status(Path(run))
         if as_json:
             typer.echo(json.dumps(to_json(found), indent=None if watch else 2))
         else:

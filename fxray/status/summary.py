@@ -4,10 +4,11 @@ import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 
@@ -21,6 +22,12 @@ SILENCE_S = 60.0
 RECENT_STEPS = 10
 TAIL_BYTES = 256 * 1024
 SFT = "sft"
+WAITS = ("wait", "idle")
+"""Seconds of a step that are no part of it, but waits of one side for the other."""
+SMALL_FILES = re.compile(
+    r"(status\.json|metrics\.jsonl|config\.yaml|report\.html|.*/state\.json|sft/adapter/[^/]*\.json)"
+)
+"""What `read_status` needs of a run directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ class RunStatus:
     """Where a run stands.
 
     Attributes:
-        run_dir: The run directory.
+        run_dir: The run directory, or its address.
         state: "running", "finished", "failed", "stopped", "dead": its driver ended without a word; or
             "unknown": there is no record.
         record: The driver's last word on itself; None where there is none.
@@ -59,12 +66,12 @@ class RunStatus:
         step_s: Median seconds of a step, everything counted; NaN where not known.
         left_s: Seconds until the phase is done; NaN where not known.
         checkpoint: The newest one.
-        used_bytes: Of the run directory.
+        used_bytes: Of the run directory; 0 where not known.
         free_bytes: Of its disk.
         notes: What is damaged or missing, in words.
     """
 
-    run_dir: Path
+    run_dir: Path | str
     state: str
     record: StatusRecord | None
     silent_s: float
@@ -86,7 +93,20 @@ class RunStatus:
         """Mean seconds of the parts of a step; parts that overlap may add up to more than the step."""
         prefix = "seconds/"
         parts = {name.removeprefix(prefix): value for name, value in self.recent.items() if name.startswith(prefix)}
-        return {name: value for name, value in parts.items() if "/" not in name}
+        return {name: value for name, value in parts.items() if "/" not in name and name not in WAITS}
+
+
+def read_remote_status(address: str) -> RunStatus:
+    """Reads a run in object storage, from a copy of its small files.
+
+    Raises:
+        ResourceError: The storage cannot be read.
+        FxrayError: There is no run.
+    """
+    from fxray.remote import local_copy
+
+    status = read_status(local_copy(address, SMALL_FILES))
+    return replace(status, run_dir=address, used_bytes=0, free_bytes=0)
 
 
 def read_status(run_dir: Path, now: float | None = None) -> RunStatus:
@@ -213,12 +233,18 @@ def _newest_checkpoint(run_dir: Path, now: float) -> CheckpointFacts | None:
     found += [path for path in (run_dir / "sft" / "adapter",) if path.is_dir()]
     if not found:
         return None
-    newest = max(found, key=lambda path: path.stat().st_mtime)
+    newest = max(found, key=_written)
     try:
         step = int(json.loads((newest / "state.json").read_text())["step"]) if newest.name != "adapter" else None
     except (OSError, ValueError, KeyError, TypeError):
         step = None
-    return CheckpointFacts(str(newest.relative_to(run_dir)), step, max(0.0, now - newest.stat().st_mtime))
+    return CheckpointFacts(str(newest.relative_to(run_dir)), step, max(0.0, now - _written(newest)))
+
+
+def _written(checkpoint: Path) -> float:
+    """When a checkpoint was written, by the small files in it, whose times survive a copy."""
+    found = [file.stat().st_mtime for file in checkpoint.glob("*.json")]
+    return max(found) if found else checkpoint.stat().st_mtime
 
 
 def _used_bytes(run_dir: Path) -> int:

@@ -5,6 +5,7 @@ import math
 import time
 from typing import Any
 
+from fxray.metrics import wait_fracs
 from fxray.status.record import StatusRecord
 from fxray.status.summary import RunStatus
 
@@ -31,6 +32,7 @@ def as_lines(status: RunStatus) -> list[str]:
         ("phase", _phase(status)),
         ("phases", ", ".join(f"{phase.name} {phase.state}" for phase in status.phases)),
         ("step", _breakdown(status)),
+        ("waits", _waits(status)),
         (f"last {status.num_recent}" if status.num_recent > 1 else "last", _facts(status)),
     ]
     if record is not None:
@@ -38,7 +40,8 @@ def as_lines(status: RunStatus) -> list[str]:
     if status.checkpoint is not None:
         at = f" (step {status.checkpoint.step})" if status.checkpoint.step is not None else ""
         rows.append(("checkpoint", f"{status.checkpoint.path}{at}, {duration(status.checkpoint.age_s)} old"))
-    rows.append(("disk", f"{size(status.used_bytes)} used, {size(status.free_bytes)} free"))
+    if status.used_bytes:
+        rows.append(("disk", f"{size(status.used_bytes)} used, {size(status.free_bytes)} free"))
     rows += [("note", note) for note in status.notes]
     if record is not None and record.error is not None:
         error = record.error
@@ -106,6 +109,13 @@ def _breakdown(status: RunStatus) -> str:
     parts = status.breakdown_s
     whole = status.recent.get("seconds", sum(parts.values()))
     return "  ".join(f"{name} {value:.2f} s ({value / whole:.0%})" for name, value in parts.items() if whole)
+
+
+def _waits(status: RunStatus) -> str:
+    for_what = {"learning": "for answers", "sampling": "for a policy"}
+    shares = wait_fracs(status.recent)
+    words = [f"{who} {frac:.0%} of the step {for_what[who]}" for who, frac in shares.items()]
+    return ", ".join(words)
 
 
 def _facts(status: RunStatus) -> str:

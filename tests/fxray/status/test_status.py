@@ -21,6 +21,7 @@ from fxray.status.words import as_json, as_lines, duration, size
 NOW = 1_800_000_000.0
 METRICS = {"reward": 1.5, "reward/iou": 0.25, "parse_rate": 0.5, "policy_version": 3.0, "seconds": 4.0}
 SECONDS = {"seconds/generate": 3.0, "seconds/update": 0.9, "seconds/update/forward": 0.5}
+SECONDS |= {"seconds/wait": 3.0, "seconds/idle": 1.0}
 
 
 def record(**changes) -> StatusRecord:
@@ -59,7 +60,7 @@ def run(tmp_path: Path) -> Path:
     checkpoint = tmp_path / "grpo" / "alpha" / "step-000002"
     checkpoint.mkdir(parents=True)
     (checkpoint / "state.json").write_text('{"step": 2}')
-    os.utime(checkpoint, (NOW - 30, NOW - 30))
+    os.utime(checkpoint / "state.json", (NOW - 30, NOW - 30))
     os.utime(tmp_path / "sft" / "adapter", (NOW - 60, NOW - 60))
     log(tmp_path, 3)
     return tmp_path
@@ -90,6 +91,7 @@ def test_a_running_run_says_where_it_is_and_when_it_will_be_done(run: Path) -> N
         "alpha 3/10 steps, policy version 3, 4.0 s a step, left 27 s",
         "sft done, alpha now, beta to do",
         "generate 3.00 s (75%)  update 0.90 s (22%)",
+        "waits      learning 75% of the step for answers, sampling 25% of the step for a policy",
         "last 3     reward +1.500  iou 0.250  parsed 50.0%",
         "rollout-1 idle 3 s, rollout-2 draw 1 min 15 s",
         "waiting    since 1 min 15 s for 12 groups from rollout-2",
