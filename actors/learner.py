@@ -19,9 +19,11 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.placement import node_share
+from fxray import spans
 from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
 from fxray.grpo.packing import packed_length, plan_micro_batches
 from fxray.grpo.types import AdapterBlob, RolloutGroup, TrainingGroup, UpdateSettings
+from fxray.waiting import waiting_for
 
 MEANS = {"kl": "kl", "clip_frac": "clipped", "importance": "importance", "entropy": "surprisal"}
 """Metrics that are means over tokens, and the sums they come from. The entropy is estimated by the mean surprisal."""
@@ -150,7 +152,7 @@ class LearnerGroup:
 
     def _start(self, bundle: dict[str, float], deadline_s: float) -> None:
         end = time.monotonic() + deadline_s
-        _await([self._placement.ready()], deadline_s, f"room for {self._num_ranks} learner ranks of {bundle}")
+        _await([self._placement.ready()], deadline_s, f"room for {self._num_ranks} learner ranks of {bundle}", "place")
         actor = ray.remote(RankActor)
         for rank in range(self._num_ranks):
             strategy = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
@@ -160,9 +162,9 @@ class LearnerGroup:
         address, port = "", 0
         if self._num_ranks > 1:
             where = [self._ranks[0].call.remote("open_meeting")]
-            ((address, port),) = _await(where, end - time.monotonic(), "learner rank 0 to come up")
+            ((address, port),) = _await(where, end - time.monotonic(), "learner rank 0 to come up", "meet")
         ready = [rank.call.remote("start", address, port, self._deadline_s) for rank in self._ranks]
-        _await(ready, end - time.monotonic(), "the learner's ranks to load the model")
+        _await(ready, end - time.monotonic(), "the learner's ranks to load the model", "start")
 
     def update(self, groups: Sequence[TrainingGroup], settings: UpdateSettings) -> dict[str, float]:
         """Applies `settings.num_updates` optimizer steps; returns metrics by name.
@@ -173,11 +175,14 @@ class LearnerGroup:
         if not learnable:
             return {"loss": 0.0, "grad_norm": 0.0, "ratio_max": 1.0, "tokens": 0.0} | dict.fromkeys(MEANS, 0.0)
         shares = self._share(learnable)
+        start_s = time.monotonic()
         calls = [
             rank.call.remote("update", share, settings, len(learnable))
             for rank, share in zip(self._ranks, shares, strict=True)
         ]
-        return _join(_await(calls, self._deadline_s, "the learner's update"), settings.num_updates)
+        of_ranks = _await(calls, self._deadline_s, "the learner's update")
+        _record_phases(of_ranks, start_s)
+        return _join(of_ranks, settings.num_updates)
 
     def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> float:
         """Largest |difference| in nats between the sampler's log-probabilities in `groups` and the learner's."""
@@ -187,7 +192,7 @@ class LearnerGroup:
         ]
         shares = self._share([group for group in as_training if learnable_answers(group)])
         calls = [rank.call.remote("probe", share, temperature) for rank, share in zip(self._ranks, shares, strict=True)]
-        return max(_await(calls, self._deadline_s, "the learner's log-probabilities of a probe"))
+        return max(_await(calls, self._deadline_s, "the learner's log-probabilities of a probe", "probe"))
 
     def export_adapter(self, version: int) -> AdapterBlob:
         """The policy's adapter as bytes, named as PEFT names it."""
@@ -242,8 +247,18 @@ def _join(of_ranks: Sequence[dict[str, float]], num_updates: int) -> dict[str, f
     }
 
 
-def _await(calls: Sequence[Any], deadline_s: float, what: str) -> list[Any]:
-    """Results of calls in their order; the first failure ends the wait.
+def _record_phases(of_ranks: Sequence[dict[str, float]], start_s: float) -> None:
+    """Draws the phases of an update, one after another with the summed length of each: they alternate in truth."""
+    for rank, sums in enumerate(of_ranks):
+        since_s = start_s
+        for name, seconds in sums.items():
+            if name.startswith("seconds/"):
+                spans.record(f"learner-{rank}", name.removeprefix("seconds/"), since_s, since_s + seconds, is_part=True)
+                since_s += seconds
+
+
+def _await(calls: Sequence[Any], deadline_s: float, what: str, name: str = "") -> list[Any]:
+    """Results of calls, one per rank, in their order; the first failure ends the wait.
 
     Raises:
         DeadlineError: They are not all there in time.
@@ -251,15 +266,20 @@ def _await(calls: Sequence[Any], deadline_s: float, what: str) -> list[Any]:
     """
     end = time.monotonic() + deadline_s
     pending = list(calls)
+    name = name or what.removeprefix("the learner's ")
+    begun = {call: spans.begin(f"learner-{rank}", name, f"{what} (rank {rank})") for rank, call in enumerate(calls)}
     try:
         while pending:
-            ready, pending = ray.wait(pending, timeout=max(0.0, end - time.monotonic()))
+            with waiting_for(begun[call] for call in pending):
+                ready, pending = ray.wait(pending, timeout=max(0.0, end - time.monotonic()))
             if not ready:
                 raise DeadlineError(
                     f"no answer within {deadline_s:.0f} s",
                     where=f"waiting for {what}",
                     remedy="look at the Ray logs, or raise the learner's deadline in the configuration",
                 )
+            for call in ready:
+                begun[call].end()
             ray.get(ready)
         return ray.get(list(calls), timeout=max(1.0, end - time.monotonic()))
     except RayTaskError as error:

@@ -22,10 +22,13 @@ from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.placement import node_share
+from fxray import spans
 from fxray.data.frame import Frame
 from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
 from fxray.grpo.types import GroupScore, RolloutGroup
 from fxray.schema import Annotation
+from fxray.spans import Span
+from fxray.waiting import waiting_for
 from rewards.custom import load_reward
 from rewards.score import Score, score
 from rewards.stage import StageRewards, weights_at
@@ -101,6 +104,7 @@ class _Lease:
     worker: Any
     group: int | None
     deadline_s: float
+    span: Span
 
 
 class RewardPool:
@@ -183,18 +187,22 @@ class RewardPool:
     def _start_worker(self) -> None:
         worker = RewardActor.options(num_cpus=0, resources=self._node_share).remote()
         deadline_s = time.monotonic() + self._start_deadline_s
-        self._leases[worker.load.remote(self._function_paths)] = _Lease(worker, None, deadline_s)
+        self._leases[worker.load.remote(self._function_paths)] = _Lease(
+            worker, None, deadline_s, spans.begin_on_lane("reward", "start", "a reward worker to start")
+        )
 
     def _submit(self, worker: Any, index: int, group: RolloutGroup, stage: StageRewards) -> None:
         texts = [rollout.text for rollout in group.rollouts]
         prompt = group.prompt
         reference = worker.score.remote(prompt.group_id, texts, prompt.annotation, prompt.frame, stage)
-        self._leases[reference] = _Lease(worker, index, time.monotonic() + self._group_deadline_s)
+        span = spans.begin_on_lane("reward", "score", f"the reward of group {prompt.group_id}")
+        self._leases[reference] = _Lease(worker, index, time.monotonic() + self._group_deadline_s, span)
 
     def _settle(self) -> list[tuple[int, GroupScore | str]]:
         """Waits for a lease to end or to run past its deadline; gives the scored groups, or why they were not."""
         patience_s = max(0.0, min(lease.deadline_s for lease in self._leases.values()) - time.monotonic())
-        ready, _ = ray.wait(list(self._leases), num_returns=1, timeout=patience_s)
+        with waiting_for(lease.span for lease in self._leases.values()):
+            ready, _ = ray.wait(list(self._leases), num_returns=1, timeout=patience_s)
         if ready:
             outcomes = [self._collect(reference, self._leases.pop(reference)) for reference in ready]
         else:
@@ -204,6 +212,7 @@ class RewardPool:
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _collect(self, reference: ray.ObjectRef, lease: _Lease) -> tuple[int, GroupScore | str] | None:
+        lease.span.end()
         try:
             result = ray.get(reference, timeout=self._group_deadline_s)
         except RayActorError as error:
@@ -223,6 +232,7 @@ class RewardPool:
 
     def _give_up(self, lease: _Lease) -> tuple[int, str]:
         """Kills a worker that is late and starts another."""
+        lease.span.end(failed="killed at its deadline")
         ray.kill(lease.worker)
         if lease.group is None:
             raise DeadlineError(

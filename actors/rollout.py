@@ -20,9 +20,13 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from actors.rollout_worker import Draw, Job, RolloutActor
 from actors.weight_sync import check_proof
+from actors.whereabouts import node_of
+from fxray import spans
 from fxray.engine.settings import EngineSettings
 from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
 from fxray.grpo.types import AdapterBlob, PromptGroup, RolloutGroup, SamplingSettings, SyncProof
+from fxray.spans import Span
+from fxray.waiting import waiting_for
 
 BATCHES_PER_LEASE = 8
 """A lease fills an engine at most this often, so that a death does not cost more."""
@@ -68,11 +72,15 @@ class _Errand:
     """What a worker is busy with: starting, taking over an adapter, or drawing the groups `lease` of `batch`."""
 
     worker: "_Worker"
-    what: str
+    span: Span
     deadline_s: float
     adapter: AdapterBlob | None = None
     batch: _Batch | None = None
     lease: tuple[int, ...] = ()
+
+    @property
+    def what(self) -> str:
+        return self.span.what
 
 
 @dataclass(eq=False, slots=True)
@@ -81,6 +89,10 @@ class _Worker:
     actor: Any
     adapter: AdapterBlob | None = None
     proof: SyncProof | None = None
+
+    def begin(self, name: str, what: str, **facts: float) -> Span:
+        """Something that the driver wants of this worker begins."""
+        return spans.begin(self.name, name, what, where=lambda: node_of(self.actor), facts={**facts})
 
 
 class RolloutPool:
@@ -155,20 +167,25 @@ class RolloutPool:
 
     def _rest(self, deadline_s: float) -> None:
         """Sends the idle workers to rest and waits; whoever dies meanwhile is replaced when it is needed."""
-        resting = {worker.actor.rest.remote(): worker for worker in self._idle}
-        _, late = ray.wait(list(resting), num_returns=len(resting), timeout=max(0.0, deadline_s - time.monotonic()))
+        resting = {
+            worker.actor.rest.remote(): _Errand(worker, worker.begin("rest", f"{worker.name} to rest"), deadline_s)
+            for worker in self._idle
+        }
+        with waiting_for(errand.span for errand in resting.values()):
+            _, late = ray.wait(list(resting), num_returns=len(resting), timeout=max(0.0, deadline_s - time.monotonic()))
         if late:
             raise DeadlineError(
-                f"{', '.join(resting[each].name for each in late)} did not give the GPU's memory away in time",
+                f"{', '.join(resting[each].worker.name for each in late)} did not give the GPU's memory away in time",
                 where="rollout pool",
                 remedy="see the workers' logs in Ray's session folder, or set rollout.sleep=false",
             )
-        for reference, worker in resting.items():
+        for reference, errand in resting.items():
             try:
                 ray.get(reference)
+                errand.span.end()
             except (RayActorError, OutOfMemoryError) as error:
-                self._idle.remove(worker)
-                self._replace(_Errand(worker, f"{worker.name} to rest", deadline_s), error)
+                self._idle.remove(errand.worker)
+                self._replace(errand, error)
 
     def adopt(self, adapter: AdapterBlob) -> list[SyncProof]:
         """Hands an adapter to every worker; those still starting get it before their first group.
@@ -214,16 +231,19 @@ class RolloutPool:
         name = f"rollout-{self._num_spawned}"
         worker = _Worker(name, self._spawn(name))
         deadline_s = time.monotonic() + self._start_deadline_s
-        self._errands[worker.actor.start.remote()] = _Errand(worker, f"{name} to start", deadline_s)
+        self._errands[worker.actor.start.remote()] = _Errand(
+            worker, worker.begin("start", f"{name} to start"), deadline_s
+        )
 
     def _lease(self, batch: _Batch, size: int, deadline_s: float) -> None:
         worker = self._idle.pop()
         lease = tuple(batch.waiting.popleft() for _ in range(min(size, len(batch.waiting))))
         batch.num_leases += 1
-        batch.image_bytes += sum(batch.prompts[index].image.num_bytes for index in lease)
+        num_bytes = sum(batch.prompts[index].image.num_bytes for index in lease)
+        batch.image_bytes += num_bytes
         reference = worker.actor.generate.remote([Job.of(batch.prompts[index]) for index in lease], batch.sampling)
-        what = f"{len(lease)} groups from {worker.name}"
-        self._errands[reference] = _Errand(worker, what, deadline_s, batch=batch, lease=lease)
+        span = worker.begin("draw", f"{len(lease)} groups from {worker.name}", groups=len(lease), bytes=num_bytes)
+        self._errands[reference] = _Errand(worker, span, deadline_s, batch=batch, lease=lease)
 
     def _continue(self, worker: _Worker) -> None:
         """Sends a worker on: to the newest policy if it has another, else to the idle ones."""
@@ -233,17 +253,20 @@ class RolloutPool:
             return
         deadline_s = time.monotonic() + self._step_deadline_s
         if wanted is None:
-            request, what = worker.actor.use_base_model.remote(), f"{worker.name} to drop its adapter"
+            request = worker.actor.use_base_model.remote()
+            span = worker.begin("drop adapter", f"{worker.name} to drop its adapter")
         else:
             request = worker.actor.load_adapter.remote(reference)
             what = f"{worker.name} to load policy version {wanted.version}"
+            span = worker.begin("load adapter", what, version=wanted.version, bytes=len(wanted.safetensors))
         worker.adapter, worker.proof = wanted, None
-        self._errands[request] = _Errand(worker, what, deadline_s, adapter=wanted)
+        self._errands[request] = _Errand(worker, span, deadline_s, adapter=wanted)
 
     def _settle(self, deadline_s: float, what: str) -> None:
         """Waits for one errand to end, and deals with how it ended."""
         until_s = min([deadline_s, *(errand.deadline_s for errand in self._errands.values())])
-        ready, _ = ray.wait(list(self._errands), num_returns=1, timeout=max(0.0, until_s - time.monotonic()))
+        with waiting_for(errand.span for errand in self._errands.values()):
+            ready, _ = ray.wait(list(self._errands), num_returns=1, timeout=max(0.0, until_s - time.monotonic()))
         if not ready:
             late = ", ".join(errand.what for errand in self._errands.values() if errand.deadline_s <= until_s)
             raise DeadlineError(
@@ -259,9 +282,11 @@ class RolloutPool:
             self._replace(errand, error)
             return
         except RayTaskError as error:
+            errand.span.end(failed="refused")
             if errand.batch is not None:  # the request was at fault, the worker is sound
                 self._continue(errand.worker)
             raise (error.cause if isinstance(error.cause, FxrayError) else error) from None
+        errand.span.end()
         if errand.batch is not None:
             self._collect(errand, errand.batch, result)
         if errand.adapter is not None:
@@ -279,6 +304,8 @@ class RolloutPool:
         """Puts a dead worker's groups back and starts another worker."""
         self.num_deaths += 1
         ray.kill(errand.worker.actor)
+        errand.span.end(failed="the worker died")
+        spans.retire(errand.worker.name, str(error))
         if errand.batch is not None:
             errand.batch.waiting.extendleft(reversed(errand.lease))
         if self.num_deaths > self._max_restarts:

@@ -129,6 +129,36 @@ def read_metrics(run_dir: Path) -> list[StepMetrics]:
     return [_from_line(line, where=f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
+def read_last_metrics(run_dir: Path, num_bytes: int) -> tuple[list[StepMetrics], int]:
+    """The steps at the end of a log, without reading the rest, and how many lines among them are no records.
+
+    Args:
+        run_dir: The run directory.
+        num_bytes: About so much of the file is read.
+    """
+    path = run_dir / METRICS_FILE
+    if not path.is_file():
+        return [], 0
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = file.seek(max(0, size - num_bytes))
+        lines = file.read().split(b"\n")[1 if start else 0 : -1]
+    steps, num_damaged = [], 0
+    for line in lines:
+        try:
+            steps.append(_from_line(line, where=str(path)))
+        except DataError:
+            num_damaged += 1
+    return steps, num_damaged
+
+
+def wait_fracs(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Shares of a step in which "learning" waited for answers and "sampling" for a policy, as far as they are known."""
+    whole = metrics.get("seconds", 0.0)
+    sources = {"learning": "seconds/wait", "sampling": "seconds/idle"}
+    return {who: metrics[name] / whole for who, name in sources.items() if name in metrics and whole > 0}
+
+
 def _from_line(line: bytes, where: str) -> StepMetrics:
     try:
         record = json.loads(line)

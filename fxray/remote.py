@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import threading
 import time
@@ -66,16 +67,20 @@ def local_folder(run_dir: str, on_event: OnEvent = ignore) -> Iterator[Path]:
         yield mirror.folder
 
 
-def local_copy(run_dir: str) -> Path:
+def local_copy(run_dir: str, names: re.Pattern[str] | None = None) -> Path:
     """A folder of this machine to read a run in: the one that is given, or a copy of the one in object storage.
+
+    Args:
+        run_dir: A path or an address.
+        names: Of an address, only the files whose whole name matches.
 
     Raises:
         ResourceError: The storage cannot be read.
     """
     if not is_remote(run_dir):
         return Path(run_dir.removeprefix("file://"))
-    mirror = Mirror(run_dir, cache_folder(f"{run_dir}#copy"))
-    mirror.pull()
+    mirror = Mirror(run_dir, cache_folder(f"{run_dir}#{names.pattern if names else 'copy'}"))
+    mirror.pull(names)
     return mirror.folder
 
 
@@ -125,15 +130,19 @@ class Mirror:
         finally:
             self._drop_lease()
 
-    def pull(self) -> None:
+    def pull(self, names: re.Pattern[str] | None = None) -> None:
         """Makes the folder here equal to what is listed there; what is here alone is removed.
+
+        Args:
+            names: Only what matches is taken.
 
         Raises:
             ResourceError: The storage cannot be read.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._storage_errors():
-            there = self._listed()
+            listed = self._listed()
+            there = {name: listed[name] for name in listed if names is None or names.fullmatch(name)}
             here = self._files_here()
             for name in here.keys() - there.keys():
                 (self.folder / name).unlink(missing_ok=True)

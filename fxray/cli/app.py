@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fxray import __version__
-from fxray.cli import config, data, detect, doctor, evaluate, job, model, plan, tiny, train
+from fxray.cli import config, data, detect, doctor, evaluate, job, model, plan, status, tiny, train
 from fxray.errors import FxrayError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("grpo")(train.grpo)
 app.command("submit")(job.submit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
+app.command("status")(status.status)
 app.command("detect")(detect.detect)
 app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fxray.events import Event, Note, OnEvent, PhaseDone, PhaseStarted, Step
+from fxray.metrics import wait_fracs
 
 PLAIN_INTERVAL_S = 20.0
 """At least so long between two lines of one phase where no terminal is."""
@@ -83,7 +84,8 @@ class Meter:
     def facts(self) -> list[str]:
         """What the last steps measured, as "name value"."""
         shown = ((name, text.format(self.metrics[key])) for key, name, text in FACTS if key in self.metrics)
-        return [f"{name} {value}" for name, value in shown]
+        waits = (f"{who} waits {frac:.0%}" for who, frac in wait_fracs(self.metrics).items())
+        return [*(f"{name} {value}" for name, value in shown), *waits]
 
 
 class PlainView:

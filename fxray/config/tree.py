@@ -236,12 +236,18 @@ class RayConfig(Section):
     """Logical processors of a local Ray; 0 lets it count, but never fewer than the actors need."""
     object_store_mib: Annotated[int, Field(ge=80)] = 512
     """Object store of a local Ray."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port at which a local Ray shows the run's series to Prometheus, on loopback; 0 takes a free one, which `fxray
+    status` tells. A cluster's nodes have their own."""
     use_node_types: bool = False
     """Place learner, engines and rewards on nodes that offer the custom resources learner, rollout and reward, as those
     of cluster.yaml and deploy/ do; otherwise on any node."""
     autoscales: bool = False
     """The cluster brings nodes when they are asked for: those that are missing at the start are waited for, within the
     start deadlines, and not refused."""
+    stall_warning_s: Positive = 60
+    """The driver warns when it has waited so long for a worker, and again whenever the wait has doubled; what usually
+    takes longer is a stall at three times its usual length."""
 
 
 class Config(Section):

@@ -46,6 +46,7 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
                 num_cpus=max(config.num_cpus or os.cpu_count() or 1, min_cpus),
                 object_store_memory=config.object_store_mib * 2**20,
                 include_dashboard=False,
+                _metrics_export_port=config.metrics_port or None,
                 log_to_driver=False,
                 logging_level="WARNING",
                 _temp_dir=temp_dir,

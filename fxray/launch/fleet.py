@@ -18,6 +18,7 @@ from fxray.grpo.types import AdapterBlob
 from fxray.launch import start
 from fxray.launch.prompts import PromptSource
 from fxray.launch.session import Session
+from fxray.launch.traced import traced
 from fxray.model.adapter import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -94,11 +95,14 @@ class Fleet(Policies):
         if self._rewards is None:
             self._rewards = start.reward_pool(self._session.config)
             self._closing.callback(self._rewards.close)
-        return Ports(self.pool, self._rewards, self.learner, self.publisher)
+        return traced(Ports(self.pool, self._rewards, self.learner, self.publisher))
 
     def counters(self) -> dict[str, float]:
         """What went wrong so far and was lived with."""
-        counters = {"num_corrupt_images": float(self.num_corrupt_images)}
+        counters = {
+            "num_corrupt_images": float(self.num_corrupt_images),
+            "num_rollout_deaths": float(self.pool.num_deaths),
+        }
         if self._rewards is not None:
             counters |= {
                 "num_reward_timeouts": float(self._rewards.counters.timeouts),

@@ -1,7 +1,7 @@
 """The run directory: what a run is, where each part of it lies, and who may write to it.
 
     config.yaml versions.json data.json data/ sft/ grpo/<stage>/ evaluation/<name>/ metrics.jsonl tensorboard/
-    report.html metrics.json
+    report.html metrics.json status.json timeline.json
 
 One driver at a time holds the lock. A run is continued with the configuration that it was started with; only what
 cannot change its result may differ.

@@ -17,6 +17,7 @@ from fxray.launch.cluster import ray_cluster
 from fxray.launch.data import Splits, prepare_data
 from fxray.launch.devices import check_gpus, look_in_cluster, num_cluster_gpus
 from fxray.launch.run import RunDirectory, open_run
+from fxray.launch.watch import watch_run
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,18 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     refuse(check(config), where="configuration")
     stages = load_stages(config.grpo.schedule)
     model_path = resolve_model_path(config.model.path)
-    with open_run(run_dir, config) as run:
-        splits = prepare_data(config, run, on_event)
-        with ray_cluster(config.ray, min_cpus=num_cpus(config)):
+    warning_s, names = config.ray.stall_warning_s, [stage.name for stage in stages]
+    with (
+        open_run(run_dir, config) as run,
+        watch_run(run.root, on_event, warning_s=warning_s, phases=names) as watch,
+    ):
+        splits = prepare_data(config, run, watch.on_event)
+        with ray_cluster(config.ray, min_cpus=num_cpus(config)), watch.exporting():
             if config.ray.autoscales:  # the look asks for a GPU, so that a node with one comes
                 check_gpus(config, math.inf, partial(look_in_cluster, config.rollout.start_deadline_s))
             else:
                 check_gpus(config, num_cluster_gpus())
-            yield Session(config, run, stages, splits, model_path, on_event)
+            yield Session(config, run, stages, splits, model_path, watch.on_event)
 
 
 def num_cpus(config: Config) -> int:

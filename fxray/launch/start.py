@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fxray import spans
 from fxray.config.tree import Config
 from fxray.errors import DeadlineError
 from fxray.grpo.types import ImageRef
+from fxray.waiting import waiting_for
 
 if TYPE_CHECKING:
     from actors.learner import LearnerGroup
@@ -145,7 +147,8 @@ def image_fetcher(path: Path, on_bad: Callable[[str], None]) -> Callable[[Sequen
 
     def fetch(rows: Sequence[int]) -> list[ImageRef | None]:
         try:
-            images, bad = ray.get(store.put.remote(list(rows)), timeout=IMAGES_DEADLINE_S)
+            with spans.span("images", "read", f"{len(rows)} images of {path.name}") as span, waiting_for([span]):
+                images, bad = ray.get(store.put.remote(list(rows)), timeout=IMAGES_DEADLINE_S)
         except GetTimeoutError as error:
             message = f"{len(rows)} images were not read within {IMAGES_DEADLINE_S:g} s"
             raise DeadlineError(message, where=str(path), remedy="check the disk that the dataset lies on") from error

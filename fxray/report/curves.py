@@ -111,6 +111,12 @@ _PLANS = (
     _Plan("GRPO loss", "Clipped objective and KL term.", (("loss", "loss"),), False),
     _Plan("KL to the reference", "k3 estimate, nats per token.", (("kl", "KL"),), False),
     _Plan("Parse rate", "Share of sampled answers that keep to the grammar.", (("parse_rate", "parse rate"),), False),
+    _Plan(
+        "Seconds of a step",
+        "Where answering and learning overlap, they add up to more than the step.",
+        (("seconds", "step"), ("seconds/generate", "answering"), ("seconds/update", "learning")),
+        False,
+    ),
     _Plan("Speed", "Tokens per second, the whole step counted.", (("tokens_per_s", "tokens/s"),), None),
 )
 

@@ -20,6 +20,8 @@ from fxray.report.chart import draw_panel
 from fxray.report.curves import panels_of
 from fxray.report.gallery import Shelf, fill_shelves
 from fxray.report.record import RunRecord, read_run, seconds_per_phase
+from fxray.spans import role_of
+from fxray.timeline import OLD_TIMELINE_FILE, TIMELINE_FILE, busy_s, read_timeline
 
 REPORT_FILE, NUMBERS_FILE = "report.html", "metrics.json"
 
@@ -31,7 +33,7 @@ _COLUMNS = {
     "parse_rate": "Parse rate",
     "boxes_per_image": "Boxes",
 }
-_LINKS = ("metrics.json", "metrics.jsonl", "config.yaml", "versions.json", "data.json", "tensorboard")
+_LINKS = ("metrics.json", "metrics.jsonl", "config.yaml", "versions.json", "data.json", "timeline.json", "tensorboard")
 _LINK_PATTERNS = ("sft/adapter", "grpo/*/final/adapter", "evaluation/*/predictions.parquet")
 
 
@@ -106,6 +108,7 @@ def render_page(record: RunRecord) -> str:
         shelves=_gallery(record),
         seconds={title_of(name): s for name, s in seconds_per_phase(record.steps).items()},
         num_steps={title_of(p): sum(s.phase == p for s in record.steps) for p in {s.phase for s in record.steps}},
+        busy={track: s for track, s in busy_s(_timeline(record.run_dir)).items() if role_of(track) != track},
         links=_links(record.run_dir),
     )
 
@@ -122,6 +125,11 @@ def _gallery(record: RunRecord) -> Sequence[Shelf]:
         seed=record.seed,
         has_boxes=record.has_boxes,
     )
+
+
+def _timeline(run_dir: Path) -> list[dict[str, Any]]:
+    """All that is kept of the run's timeline."""
+    return [event for name in (OLD_TIMELINE_FILE, TIMELINE_FILE) for event in read_timeline(run_dir / name)]
 
 
 def _links(run_dir: Path) -> list[str]:

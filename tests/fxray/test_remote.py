@@ -14,6 +14,7 @@ from fxray import remote
 from fxray.errors import FxrayError, ResourceError
 from fxray.events import Event
 from fxray.remote import LEASE_S, Mirror, is_remote, local_copy, local_folder
+from fxray.status.summary import read_remote_status
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +143,21 @@ def test_a_copy_that_fails_is_told_and_tried_again(address: str, monkeypatch: py
                 time.sleep(0.01)
     assert "no route to host" in str(events[0])
     assert contents(local_copy(address)) == {"metrics.jsonl": "1"}
+
+
+def test_the_status_of_a_run_over_there_takes_its_small_files_alone(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with local_folder(address) as folder:
+        write(folder, "config.yaml", "seed: 0")
+        write(folder, "metrics.jsonl", '{"phase": "alpha", "step": 20, "time": 1.0, "metrics": {"reward": 1.5}}\n')
+        write(folder, "grpo/alpha/step-000020/state.json", '{"step": 20}')
+        write(folder, "grpo/alpha/step-000020/optimizer.safetensors", "x" * 1000)
+    elsewhere(monkeypatch, tmp_path)
+    status = read_remote_status(address)
+    assert (status.run_dir, status.step, status.recent["reward"], status.checkpoint.step) == (address, 20, 1.5, 20)
+    (copied,) = tmp_path.glob("cache-*/fxray/runs/*")
+    assert set(contents(copied)) == {"config.yaml", "metrics.jsonl", "grpo/alpha/step-000020/state.json"}
 
 
 @pytest.mark.parametrize("wrong", ["nosuch://bucket/run", "s3://"])

@@ -61,6 +61,9 @@ def test_facts_name_the_reward_and_its_parts(clock):
         "reward/format": -1,
         "parse_rate": 0.5,
         "tokens_per_s": 4800.2,
+        "seconds": 4.0,
+        "seconds/wait": 3.0,
+        "seconds/idle": 0.5,
         "other": 1,
     }
     meter.advance(Step("alpha", 1, 2, metrics))
@@ -71,6 +74,8 @@ def test_facts_name_the_reward_and_its_parts(clock):
         "format -1.00",
         "parsed 50.0%",
         "tokens/s 4,800",
+        "learning waits 75%",
+        "sampling waits 12%",
     ]
 
 

@@ -17,6 +17,8 @@ from fxray.evaluate.evaluation import evaluate
 from fxray.evaluate.predictions import Prediction, read_predictions, write_predictions
 from fxray.report import write_report
 from fxray.schema import Box, Region, Verdict
+from fxray.spans import Span
+from fxray.timeline import TimelineFile
 
 MakeRun = Callable[..., Path]
 HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&</pre></details>"
@@ -53,6 +55,21 @@ def run_dir(make_run: MakeRun) -> Path:
     run_dir = make_run()
     write_report(run_dir)
     return run_dir
+
+
+def test_the_report_says_how_long_each_worker_worked(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(make_run(), folder)
+    file = TimelineFile(folder / "timeline.json")
+    for track in ("rollout-1", "rollout-2", "generate"):
+        file.add(Span(track, "draw", "", 100.0, 175.0))
+    file.write()
+    write_report(folder)
+    text = Page((folder / "report.html").read_text("utf-8")).text
+    assert re.findall(r"(rollout-\d) worked\s*([\d min]+ s)", text) == [
+        ("rollout-1", "1 min 15 s"),
+        ("rollout-2", "1 min 15 s"),
+    ]
 
 
 @pytest.fixture(scope="module")

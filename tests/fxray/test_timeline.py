@@ -1,0 +1,102 @@
+"""The timeline: events as the trace-event format wants them, valid at every moment, bounded, mended."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fxray.spans import Span
+from fxray.timeline import OLD_TIMELINE_FILE, TimelineFile, busy_s, read_timeline
+
+
+def check_trace(events: list[dict]) -> None:
+    """The rules of the trace-event format, as far as fxray uses it, and that spans of a track nest."""
+    named = {(e["pid"], e["tid"]) for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
+    spans: dict = {}
+    for event in events:
+        assert event["ph"] in "XiM"
+        assert isinstance(event["name"], str)
+        assert all(type(event[key]) is int for key in ("pid", "tid"))
+        if event["ph"] == "M":
+            assert set(event["args"]) <= {"name", "sort_index"}
+            continue
+        assert type(event["ts"]) is int
+        assert event["ts"] > 0
+        assert (event["pid"], event["tid"]) in named
+        if event["ph"] == "X":
+            assert type(event["dur"]) is int
+            assert event["dur"] >= 0
+            spans.setdefault(event["tid"], []).append((event["ts"], -event["dur"]))
+        else:
+            assert event["s"] in "gpt"
+    for found in spans.values():
+        ends: list[int] = []
+        for start, minus_length in sorted(found):
+            while ends and ends[-1] <= start:
+                ends.pop()
+            assert not ends or start - minus_length <= ends[-1] + 5, "spans of one track overlap without nesting"
+            ends.append(start - minus_length)
+
+
+def draw(track: str, start_s: float, seconds: float, name: str = "draw", **facts) -> Span:
+    return Span(track, name, "", start_s, start_s + seconds, facts=facts)
+
+
+def test_the_file_is_a_valid_trace_after_every_write(tmp_path: Path) -> None:
+    path = tmp_path / "timeline.json"
+    file = TimelineFile(path)
+    assert json.loads(path.read_text()) == []
+    for step in range(3):
+        start_s = 100.0 + 10 * step
+        file.add(draw("generate", start_s, 4))
+        file.add(draw("rollout-1", start_s, 3, groups=4))
+        file.add(draw("rollout-2", start_s, 4, groups=4))
+        file.add(draw("learner-0", start_s + 4, 2, name="forward"))
+        file.add(draw("learner-0", start_s + 4, 5, name="update"))
+        file.add(draw("steps", start_s, 0, name="warning", text="late"))
+        file.add(draw("reward-1", start_s, 0.001))
+        file.write()
+        events = json.loads(path.read_text())
+        check_trace(events)
+    tracks = [e["args"]["name"] for e in events if e["name"] == "thread_name"]
+    assert tracks == ["generate", "rollout-1", "rollout-2", "learner-0", "steps"]
+    assert busy_s(events) == {"generate": 12, "rollout-1": 9, "rollout-2": 12, "learner-0": 15}
+    (first,) = [e for e in events if e["name"] == "draw" and e["cat"] == "rollout"][:1]
+    assert (first["dur"], first["args"]) == (3_000_000, {"groups": 4})
+
+
+@pytest.mark.parametrize("lost_bytes", [1, 3, 20, 10_000])
+def test_a_torn_file_is_read_as_far_as_it_goes_and_mended(tmp_path: Path, lost_bytes: int) -> None:
+    path = tmp_path / "timeline.json"
+    file = TimelineFile(path)
+    for number in range(3):
+        file.add(draw("rollout-1", 10.0 * number + 1, 5))
+    file.write()
+    path.write_bytes(path.read_bytes()[:-lost_bytes])
+    before = read_timeline(path)
+    again = TimelineFile(path)
+    assert json.loads(path.read_text()) == before
+    again.add(draw("rollout-1", 100, 5))
+    again.write()
+    events = json.loads(path.read_text())
+    assert events[: len(before)] == before
+    assert events[-1]["dur"] == 5_000_000
+    check_trace(events)
+
+
+def test_a_full_file_makes_room_and_the_new_one_names_its_tracks(tmp_path: Path) -> None:
+    path = tmp_path / "timeline.json"
+    file = TimelineFile(path, max_bytes=2000)
+    for number in range(60):
+        file.add(draw("rollout-1", 10.0 * number + 1, 5, number=number))
+        file.write()
+    events = json.loads(path.read_text())
+    check_trace(events)
+    check_trace(json.loads((tmp_path / OLD_TIMELINE_FILE).read_text()))
+    assert events[-1]["args"] == {"number": 59}
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 5000
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_no_file_has_no_events(tmp_path: Path) -> None:
+    assert read_timeline(tmp_path / "timeline.json") == []
