@@ -21,9 +21,10 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
+from actors.failures import FailureBudget
 from actors.placement import node_share
 from fxray.data.frame import Frame
-from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
+from fxray.errors import DeadlineError, FxrayError
 from fxray.grpo.types import GroupScore, RolloutGroup
 from fxray.schema import Annotation
 from rewards.custom import load_reward
@@ -110,8 +111,7 @@ class RewardPool:
         num_workers: Actors that score.
         function_paths: Import paths of the user's reward functions, loaded when a worker starts.
         group_deadline_s: Longest time that the scoring of one group may take.
-        max_restarts: Deaths of workers after which the pool gives up. A worker that is killed at a deadline is
-            replaced without being counted here.
+        failures: How often workers may die. One that is killed at a deadline is replaced without being counted here.
         start_deadline_s: Longest time that a worker may take to come up.
 
     Raises:
@@ -124,13 +124,13 @@ class RewardPool:
         num_workers: int,
         function_paths: Sequence[str],
         group_deadline_s: float,
-        max_restarts: int,
+        failures: FailureBudget,
         start_deadline_s: float = 120,
         node_type: str = "",
     ) -> None:
         self._function_paths = tuple(function_paths)
         self._group_deadline_s = group_deadline_s
-        self._max_restarts = max_restarts
+        self._failures = failures
         self._start_deadline_s = start_deadline_s
         self._node_share = node_share(node_type)
         self._idle: list[Any] = []
@@ -236,12 +236,7 @@ class RewardPool:
 
     def _replace_dead(self, error: RayActorError) -> None:
         self.counters.deaths += 1
-        if self.counters.deaths > self._max_restarts:
-            raise WorkerDiedError(
-                f"reward workers died {self.counters.deaths} times, {self._max_restarts} are allowed: {error}",
-                where="reward pool",
-                remedy="run the reward functions on the answers of this step alone; one of them ends its process",
-            ) from error
+        self._failures.record(time.monotonic(), f"a worker died: {error}")
         self._start_worker()
 
     def _count(self, reasons: Sequence[str]) -> None:

@@ -18,10 +18,11 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
+from actors.failures import FailureBudget
 from actors.rollout_worker import Draw, Job, RolloutActor
 from actors.weight_sync import check_proof
 from fxray.engine.settings import EngineSettings
-from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
+from fxray.errors import DeadlineError, FxrayError
 from fxray.grpo.types import AdapterBlob, PromptGroup, RolloutGroup, SamplingSettings, SyncProof
 
 BATCHES_PER_LEASE = 8
@@ -94,7 +95,7 @@ class RolloutPool:
         max_num_seqs: Answers that one engine decodes at once.
         start_deadline_s: For an engine to come up.
         step_deadline_s: For one call of `generate` or `adopt`.
-        max_restarts: Deaths of workers after which the pool gives up.
+        failures: How often workers may die.
         rests: Workers give their GPU's memory away between two calls of `generate`.
     """
 
@@ -106,7 +107,7 @@ class RolloutPool:
         max_num_seqs: int,
         start_deadline_s: float,
         step_deadline_s: float,
-        max_restarts: int,
+        failures: FailureBudget,
         rests: bool = False,
     ) -> None:
         self._spawn = spawn
@@ -114,16 +115,20 @@ class RolloutPool:
         self._max_num_seqs = max_num_seqs
         self._start_deadline_s = start_deadline_s
         self._step_deadline_s = step_deadline_s
-        self._max_restarts = max_restarts
+        self._failures = failures
         self._rests = rests
         self._policy: tuple[AdapterBlob, ray.ObjectRef] | None = None
         self._idle: list[_Worker] = []
         self._errands: dict[ray.ObjectRef, _Errand] = {}
         self._num_spawned = 0
-        self.num_deaths = 0
         self.facts = RolloutFacts(0.0, 0, 0, 0, 0)
         for _ in range(num_workers):
             self._start_worker()
+
+    @property
+    def num_deaths(self) -> int:
+        """Workers that died since the pool began."""
+        return self._failures.num_failures
 
     def generate(self, prompts: Sequence[PromptGroup], sampling: SamplingSettings) -> list[RolloutGroup]:
         """Returns one group per prompt, in the order of `prompts`, whatever worker drew it.
@@ -277,18 +282,11 @@ class RolloutPool:
 
     def _replace(self, errand: _Errand, error: Exception) -> None:
         """Puts a dead worker's groups back and starts another worker."""
-        self.num_deaths += 1
         ray.kill(errand.worker.actor)
         if errand.batch is not None:
             errand.batch.waiting.extendleft(reversed(errand.lease))
-        if self.num_deaths > self._max_restarts:
-            raise WorkerDiedError(
-                f"rollout workers died {self.num_deaths} times, {self._max_restarts} are allowed; the last one while "
-                f"the driver waited for {errand.what}: {error}",
-                where=errand.worker.name,
-                remedy="often too little memory: lower rollout.max_num_seqs or rollout.kv_cache_gib; the run continues "
-                "from its last checkpoint",
-            ) from error
+        reason = f"{errand.worker.name} died while the driver waited for {errand.what}: {error}"
+        self._failures.record(time.monotonic(), reason)
         self._start_worker()
 
 

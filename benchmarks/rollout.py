@@ -21,6 +21,7 @@ import numpy as np
 import ray
 from PIL import Image
 
+from actors.failures import FailureBudget
 from actors.rollout import RolloutPool, rollout_spawner
 from actors.weight_sync import AdapterPublisher
 from fxray.data.frame import smart_frame
@@ -93,7 +94,7 @@ def time_pool(
         max_num_seqs=settings.max_num_seqs,
         start_deadline_s=DEADLINE_S,
         step_deadline_s=DEADLINE_S,
-        max_restarts=0,
+        failures=FailureBudget("rollout workers", max_restarts=0, window_s=3600, remedy="see their logs"),
     )
     publisher = AdapterPublisher(pool)
     while len(publisher.publish(adapter)) < arguments.workers:

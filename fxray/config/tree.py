@@ -180,8 +180,6 @@ class RolloutConfig(Section):
     """For an engine to come up."""
     step_deadline_s: Positive = 1800
     """For the rollouts of one step."""
-    max_restarts: Annotated[int, Field(ge=0)] = 5
-    """Worker deaths in a run after which it stops."""
 
 
 class RewardFunctionConfig(Section):
@@ -209,6 +207,15 @@ class LearnerConfig(Section):
     """Packed rows are put together until their padded tokens reach this."""
     start_deadline_s: Positive = 600
     step_deadline_s: Positive = 1800
+
+
+class FailuresConfig(Section):
+    """How often processes of one role may fail before the run stops."""
+
+    max_restarts: Annotated[int, Field(ge=0)] = 5
+    """Failures within the window that are answered with a restart; one more ends the run."""
+    window_minutes: Positive = 60
+    """How long a failure counts."""
 
 
 class EvaluateConfig(Section):
@@ -254,6 +261,7 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     learner: LearnerConfig = LearnerConfig()
+    failures: FailuresConfig = FailuresConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     ray: RayConfig = RayConfig()

@@ -9,6 +9,7 @@ from fxray.errors import DeadlineError
 from fxray.grpo.types import ImageRef
 
 if TYPE_CHECKING:
+    from actors.failures import FailureBudget
     from actors.learner import LearnerGroup
     from actors.reward_pool import RewardPool
     from actors.rollout import RolloutPool
@@ -42,6 +43,14 @@ def engine_settings(config: Config, model_path: Path) -> "EngineSettings":
     )
 
 
+def failure_budget(config: Config, who: str, remedy: str) -> "FailureBudget":
+    """How often processes of a role may fail; each role has a budget of its own."""
+    from actors.failures import FailureBudget
+
+    failures = config.failures
+    return FailureBudget(who, max_restarts=failures.max_restarts, window_s=60 * failures.window_minutes, remedy=remedy)
+
+
 def rollout_pool(config: Config, model_path: Path) -> "RolloutPool":
     """The engines; they come up in the background."""
     from actors.placement import ROLLOUT, actor_options
@@ -60,7 +69,9 @@ def rollout_pool(config: Config, model_path: Path) -> "RolloutPool":
         max_num_seqs=rollout.max_num_seqs,
         start_deadline_s=rollout.start_deadline_s,
         step_deadline_s=rollout.step_deadline_s,
-        max_restarts=rollout.max_restarts,
+        failures=failure_budget(
+            config, "rollout workers", "often too little memory: lower rollout.max_num_seqs or rollout.kv_cache_gib"
+        ),
         rests=rollout.sleep,
     )
 
@@ -74,7 +85,11 @@ def reward_pool(config: Config) -> "RewardPool":
         num_workers=config.reward.num_workers,
         function_paths=[function.path for function in config.reward.functions],
         group_deadline_s=config.reward.group_deadline_s,
-        max_restarts=config.rollout.max_restarts,
+        failures=failure_budget(
+            config,
+            "reward workers",
+            "run the reward functions on the answers of this step alone; one of them ends its process",
+        ),
         node_type=REWARD if config.ray.use_node_types else "",
     )
 

@@ -13,6 +13,7 @@ import pytest
 import ray
 from PIL import Image
 
+from actors.failures import FailureBudget
 from actors.rollout import RolloutPool
 from actors.rollout_worker import RolloutWorker
 from actors.weight_sync import AdapterPublisher
@@ -107,7 +108,8 @@ def test_groups_are_the_same_from_one_worker_from_two_and_around_a_kill(
     actor = ray.remote(WarmWorker)
     warm = actor.options(num_cpus=0).remote(settings, "warm")
     names = iter(["doomed", "heir"])
-    limits = {"max_num_seqs": 16, "start_deadline_s": 280, "step_deadline_s": 280, "max_restarts": 1}
+    failures = FailureBudget("rollout workers", max_restarts=1, window_s=600, remedy="")
+    limits = {"max_num_seqs": 16, "start_deadline_s": 280, "step_deadline_s": 280, "failures": failures}
     single = RolloutPool(lambda _: warm, num_workers=1, **limits)
     AdapterPublisher(single).publish(adapter)
     asked = prompts(settings.model_path, "calm")
