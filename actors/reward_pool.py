@@ -3,6 +3,7 @@
     groups ─► one per idle worker ─► texts, truth, frame ─► GroupScore
                     │ deadline passed: worker killed and replaced, group masked
                     │ worker died: replaced, group given to another worker once, then masked
+                    │ its node was taken away: replaced, group given to another worker, not counted
 
 Only a user's own reward function can hang or die; the built-in rewards are total. No pixels come here.
 """
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from actors.failures import FailureBudget
 from actors.placement import node_share
@@ -35,6 +36,7 @@ BUILT_IN_PARTS = ("label", "iou", "format")
 FACTS = ("is_strict", "is_right", "num_boxes", "union_iou")
 MAX_TRIES = 2
 WORKER_DIED = "the worker that scored it died"
+NODE_TAKEN = "the node that scored it was taken away"
 
 
 @dataclass(slots=True)
@@ -112,7 +114,8 @@ class RewardPool:
         function_paths: Import paths of the user's reward functions, loaded when a worker starts.
         group_deadline_s: Longest time that the scoring of one group may take.
         failures: How often workers may die. One that is killed at a deadline is replaced without being counted here.
-        start_deadline_s: Longest time that a worker may take to come up.
+        start_deadline_s: Longest time that a worker may take to come up. Scoring begins with the first; one that is
+            late, or has no node yet, is asked for again while others score.
 
     Raises:
         ConfigError: A reward function cannot be imported.
@@ -125,7 +128,7 @@ class RewardPool:
         function_paths: Sequence[str],
         group_deadline_s: float,
         failures: FailureBudget,
-        start_deadline_s: float = 120,
+        start_deadline_s: float,
         node_type: str = "",
     ) -> None:
         self._function_paths = tuple(function_paths)
@@ -138,7 +141,7 @@ class RewardPool:
         self.counters = RewardCounters()
         for _ in range(num_workers):
             self._start_worker()
-        while self._leases:
+        while not self._idle:
             self._settle()
 
     def score(self, groups: Sequence[RolloutGroup], stage: StageRewards, progress_frac: float) -> list[GroupScore]:
@@ -165,7 +168,7 @@ class RewardPool:
             for index, outcome in self._settle():
                 if isinstance(outcome, GroupScore):
                     scores[index] = outcome
-                elif outcome == WORKER_DIED and tries[index] < MAX_TRIES:
+                elif outcome == NODE_TAKEN or (outcome == WORKER_DIED and tries[index] < MAX_TRIES):
                     waiting.append(index)
                 else:
                     num_answers = len(groups[index].rollouts)
@@ -206,9 +209,13 @@ class RewardPool:
     def _collect(self, reference: ray.ObjectRef, lease: _Lease) -> tuple[int, GroupScore | str] | None:
         try:
             result = ray.get(reference, timeout=self._group_deadline_s)
-        except RayActorError as error:
-            self._replace_dead(error)
-            return None if lease.group is None else (lease.group, WORKER_DIED)
+        except (RayActorError, OutOfMemoryError) as error:
+            is_taken = isinstance(error, RayActorError) and error.preempted
+            if not is_taken:
+                self.counters.deaths += 1
+                self._failures.record(time.monotonic(), f"a worker died: {error}")
+            self._start_worker()
+            return None if lease.group is None else (lease.group, NODE_TAKEN if is_taken else WORKER_DIED)
         except RayTaskError as error:
             if lease.group is None:
                 raise _cause(error) from error
@@ -221,9 +228,12 @@ class RewardPool:
         self._count(reasons)
         return lease.group, group_score
 
-    def _give_up(self, lease: _Lease) -> tuple[int, str]:
+    def _give_up(self, lease: _Lease) -> tuple[int, str] | None:
         """Kills a worker that is late and starts another."""
         ray.kill(lease.worker)
+        if lease.group is None and (self._idle or any(other.group is not None for other in self._leases.values())):
+            self._start_worker()
+            return None
         if lease.group is None:
             raise DeadlineError(
                 f"a reward worker did not come up within {self._start_deadline_s:g} s",
@@ -233,11 +243,6 @@ class RewardPool:
         self._start_worker()
         self.counters.timeouts += 1
         return lease.group, f"scoring took more than {self._group_deadline_s:g} s"
-
-    def _replace_dead(self, error: RayActorError) -> None:
-        self.counters.deaths += 1
-        self._failures.record(time.monotonic(), f"a worker died: {error}")
-        self._start_worker()
 
     def _count(self, reasons: Sequence[str]) -> None:
         self.counters.failures += len(reasons)

@@ -15,6 +15,8 @@ from fxray.engine.settings import EngineSettings
 from fxray.errors import DataError, DeadlineError
 from fxray.grpo.types import AdapterBlob, PromptGroup, Rollout, RolloutGroup, SamplingSettings, SyncProof
 
+HEALTH = "health"
+"""Concurrency group in which health questions are answered."""
 IMAGE_DEADLINE_S = 120.0
 """For encoded images to arrive from the object store."""
 
@@ -94,6 +96,11 @@ class RolloutWorker:
         self._engine = Engine(self._settings)
         self._engine.sleep()
 
+    @ray.method(concurrency_group=HEALTH)
+    def health(self) -> str:
+        """Says, whatever the engine does meanwhile, that the process is alive, and on which node."""
+        return str(ray.get_runtime_context().get_node_id())
+
     def rest(self) -> None:
         """Lets others have the GPU's memory until the next request, if the engine can sleep."""
         self._engine.sleep()
@@ -128,7 +135,7 @@ class RolloutWorker:
         ]
 
 
-RolloutActor: Any = ray.remote(RolloutWorker)
+RolloutActor: Any = ray.remote(concurrency_groups={HEALTH: 1})(RolloutWorker)
 
 
 def _image_bytes(jobs: Sequence[Job]) -> list[bytes]:

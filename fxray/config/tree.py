@@ -151,7 +151,13 @@ class GrpoConfig(Section):
 
 class RolloutConfig(Section):
     num_workers: Count = 1
-    """vLLM engines."""
+    """vLLM engines at the start, and for the whole run unless `max_workers` says otherwise."""
+    min_workers: Count = 1
+    """So many must be up before training begins, the others join later; an elastic pool never has fewer."""
+    max_workers: Annotated[int, Field(ge=0)] = 0
+    """The pool is elastic and may grow to so many; 0 keeps `num_workers` for the whole run."""
+    scale_every_steps: Count = 10
+    """Steps between two changes of an elastic pool, at least; their medians decide."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     cpus_per_worker: Annotated[float, Field(ge=0)] = 1
     threads: Annotated[int, Field(ge=0)] = 0
@@ -177,9 +183,21 @@ class RolloutConfig(Section):
     probe_tolerance_nats: Positive = 0.15
     """Largest |difference| of a token's log-probability that a probe may show. Float32: 1e-3; bfloat16: 0.15."""
     start_deadline_s: Positive = 600
-    """For an engine to come up."""
+    """For an engine to come up once it has a node, and for a node that training cannot go on without."""
     step_deadline_s: Positive = 1800
     """For the rollouts of one step."""
+    hang_deadline_s: Positive = 60
+    """For an engine that is up to answer a health question; one that does not is killed and replaced."""
+
+    @property
+    def most_workers(self) -> int:
+        """Engines that there may be at once."""
+        return max(self.num_workers, self.max_workers)
+
+    @property
+    def needed_workers(self) -> int:
+        """Engines that a cluster must have room for."""
+        return self.min_workers if self.max_workers else self.num_workers
 
 
 class RewardFunctionConfig(Section):
@@ -190,6 +208,8 @@ class RewardFunctionConfig(Section):
 
 class RewardConfig(Section):
     num_workers: Count = 2
+    start_deadline_s: Positive = 120
+    """For a worker to come up with the user's functions loaded."""
     group_deadline_s: Positive = 10
     """A group whose scoring takes longer is masked, counted, and its worker replaced."""
     functions: tuple[RewardFunctionConfig, ...] = ()

@@ -53,6 +53,7 @@ def pool_for(
         num_workers=num_workers,
         function_paths=[reward.path for reward in stage.custom],
         group_deadline_s=deadline_s,
+        start_deadline_s=120,
         failures=FailureBudget("reward workers", max_restarts=max_restarts, window_s=600, remedy=""),
     )
     try:
@@ -159,7 +160,9 @@ def test_an_answer_that_kills_every_worker_is_masked_and_the_budget_is_kept(clus
 @pytest.mark.ray
 def test_a_function_that_cannot_be_imported_is_refused_at_the_start(cluster: None) -> None:
     with pytest.raises(ConfigError, match="module 'nowhere' cannot be imported"):
-        RewardPool(num_workers=1, function_paths=["nowhere:reward"], group_deadline_s=1, failures=NONE)
+        RewardPool(
+            num_workers=1, function_paths=["nowhere:reward"], group_deadline_s=1, start_deadline_s=120, failures=NONE
+        )
 
 
 @pytest.mark.ray
@@ -168,7 +171,8 @@ def test_a_step_of_answers_is_scored_in_milliseconds(cluster: None) -> None:
     groups = [make_group(str(i), *([RIGHT] * 8)) for i in range(16)]
 
     with pool_for(stage) as pool:
-        pool.score(groups, stage, 0.0)
+        while len(pool._idle) < 2:  # scoring begins with the first worker
+            pool.score(groups, stage, 0.0)
         took_s = []
         for _ in range(5):
             start_s = time.monotonic()
