@@ -1,6 +1,6 @@
 """One engine in an actor. It holds no run state: whatever it is asked for, the request says everything."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +136,11 @@ class RolloutWorker:
 
 
 RolloutActor: Any = ray.remote(concurrency_groups={HEALTH: 1})(RolloutWorker)
+
+
+def rollout_spawner(settings: EngineSettings, actor_options: dict[str, Any]) -> Callable[[str], Any]:
+    """Makes rollout actors by name, given Ray's options for where they run."""
+    return lambda name: RolloutActor.options(**actor_options).remote(settings, name)
 
 
 def _image_bytes(jobs: Sequence[Job]) -> list[bytes]:

@@ -24,7 +24,8 @@ from PIL import Image
 from actors.errands import Deadlines
 from actors.failures import FailureBudget
 from actors.nodes import STEADY
-from actors.rollout import RolloutPool, rollout_spawner
+from actors.rollout import RolloutPool
+from actors.rollout_worker import rollout_spawner
 from actors.scaling import Scaler
 from actors.weight_sync import AdapterPublisher
 from fxray.data.frame import smart_frame

@@ -58,7 +58,7 @@ def rollout_pool(config: Config, model_path: Path, on_event: OnEvent) -> "Rollou
     from actors.nodes import cluster_nodes
     from actors.placement import ROLLOUT, actor_options, reserved
     from actors.rollout import RolloutPool
-    from actors.rollout_worker import RolloutActor
+    from actors.rollout_worker import rollout_spawner
     from actors.scaling import Limits, Scaler
 
     rollout, settings = config.rollout, engine_settings(config, model_path)
@@ -72,7 +72,7 @@ def rollout_pool(config: Config, model_path: Path, on_event: OnEvent) -> "Rollou
         rollout.num_workers, limits if rollout.max_workers else None, lag_steps=1 + config.grpo.max_staleness
     )
     return RolloutPool(
-        lambda name: RolloutActor.options(**options).remote(settings, name),
+        rollout_spawner(settings, options),
         scaler=scaler,
         min_workers=rollout.min_workers,
         max_num_seqs=rollout.max_num_seqs,
