@@ -1,5 +1,6 @@
 """Where actors run: Ray's options for each role, from plain numbers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 NODE_TYPES = LEARNER, ROLLOUT, REWARD = "learner", "rollout", "reward"
@@ -21,6 +22,11 @@ def actor_options(*, num_cpus: float, num_gpus: float, node_type: str = "") -> d
         "max_restarts": 0,
         "max_task_retries": 0,
     }
+
+
+def reserved(options: Mapping[str, Any]) -> dict[str, float]:
+    """What an actor with such options takes of a node, in Ray's names."""
+    return {"CPU": options["num_cpus"], "GPU": options["num_gpus"], **options["resources"]}
 
 
 def node_share(node_type: str) -> dict[str, float]:

@@ -3,6 +3,7 @@
     groups ─► one per idle worker ─► texts, truth, frame ─► GroupScore
                     │ deadline passed: worker killed and replaced, group masked
                     │ worker died: replaced, group given to another worker once, then masked
+                    │ its node was taken away: replaced, group given to another worker, not counted
 
 Only a user's own reward function can hang or die; the built-in rewards are total. No pixels come here.
 """
@@ -19,12 +20,13 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
+from actors.failures import FailureBudget
 from actors.placement import node_share
 from fxray import spans
 from fxray.data.frame import Frame
-from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
+from fxray.errors import DeadlineError, FxrayError
 from fxray.grpo.types import GroupScore, RolloutGroup
 from fxray.schema import Annotation
 from fxray.spans import Span
@@ -37,6 +39,7 @@ BUILT_IN_PARTS = ("label", "iou", "format")
 FACTS = ("is_strict", "is_right", "num_boxes", "union_iou")
 MAX_TRIES = 2
 WORKER_DIED = "the worker that scored it died"
+NODE_TAKEN = "the node that scored it was taken away"
 
 
 @dataclass(slots=True)
@@ -114,9 +117,9 @@ class RewardPool:
         num_workers: Actors that score.
         function_paths: Import paths of the user's reward functions, loaded when a worker starts.
         group_deadline_s: Longest time that the scoring of one group may take.
-        max_restarts: Deaths of workers after which the pool gives up. A worker that is killed at a deadline is
-            replaced without being counted here.
-        start_deadline_s: Longest time that a worker may take to come up.
+        failures: How often workers may die. One that is killed at a deadline is replaced without being counted here.
+        start_deadline_s: Longest time that a worker may take to come up. Scoring begins with the first; one that is
+            late, or has no node yet, is asked for again while others score.
 
     Raises:
         ConfigError: A reward function cannot be imported.
@@ -128,13 +131,13 @@ class RewardPool:
         num_workers: int,
         function_paths: Sequence[str],
         group_deadline_s: float,
-        max_restarts: int,
-        start_deadline_s: float = 120,
+        failures: FailureBudget,
+        start_deadline_s: float,
         node_type: str = "",
     ) -> None:
         self._function_paths = tuple(function_paths)
         self._group_deadline_s = group_deadline_s
-        self._max_restarts = max_restarts
+        self._failures = failures
         self._start_deadline_s = start_deadline_s
         self._node_share = node_share(node_type)
         self._idle: list[Any] = []
@@ -142,7 +145,7 @@ class RewardPool:
         self.counters = RewardCounters()
         for _ in range(num_workers):
             self._start_worker()
-        while self._leases:
+        while not self._idle:
             self._settle()
 
     def score(self, groups: Sequence[RolloutGroup], stage: StageRewards, progress_frac: float) -> list[GroupScore]:
@@ -169,7 +172,7 @@ class RewardPool:
             for index, outcome in self._settle():
                 if isinstance(outcome, GroupScore):
                     scores[index] = outcome
-                elif outcome == WORKER_DIED and tries[index] < MAX_TRIES:
+                elif outcome == NODE_TAKEN or (outcome == WORKER_DIED and tries[index] < MAX_TRIES):
                     waiting.append(index)
                 else:
                     num_answers = len(groups[index].rollouts)
@@ -215,9 +218,13 @@ class RewardPool:
         lease.span.end()
         try:
             result = ray.get(reference, timeout=self._group_deadline_s)
-        except RayActorError as error:
-            self._replace_dead(error)
-            return None if lease.group is None else (lease.group, WORKER_DIED)
+        except (RayActorError, OutOfMemoryError) as error:
+            is_taken = isinstance(error, RayActorError) and error.preempted
+            if not is_taken:
+                self.counters.deaths += 1
+                self._failures.record(time.monotonic(), f"a worker died: {error}")
+            self._start_worker()
+            return None if lease.group is None else (lease.group, NODE_TAKEN if is_taken else WORKER_DIED)
         except RayTaskError as error:
             if lease.group is None:
                 raise _cause(error) from error
@@ -230,10 +237,13 @@ class RewardPool:
         self._count(reasons)
         return lease.group, group_score
 
-    def _give_up(self, lease: _Lease) -> tuple[int, str]:
+    def _give_up(self, lease: _Lease) -> tuple[int, str] | None:
         """Kills a worker that is late and starts another."""
         lease.span.end(failed="killed at its deadline")
         ray.kill(lease.worker)
+        if lease.group is None and (self._idle or any(other.group is not None for other in self._leases.values())):
+            self._start_worker()
+            return None
         if lease.group is None:
             raise DeadlineError(
                 f"a reward worker did not come up within {self._start_deadline_s:g} s",
@@ -243,16 +253,6 @@ class RewardPool:
         self._start_worker()
         self.counters.timeouts += 1
         return lease.group, f"scoring took more than {self._group_deadline_s:g} s"
-
-    def _replace_dead(self, error: RayActorError) -> None:
-        self.counters.deaths += 1
-        if self.counters.deaths > self._max_restarts:
-            raise WorkerDiedError(
-                f"reward workers died {self.counters.deaths} times, {self._max_restarts} are allowed: {error}",
-                where="reward pool",
-                remedy="run the reward functions on the answers of this step alone; one of them ends its process",
-            ) from error
-        self._start_worker()
 
     def _count(self, reasons: Sequence[str]) -> None:
         self.counters.failures += len(reasons)

@@ -1,35 +1,37 @@
-"""Rollouts from any number of workers that may join late, hang or die.
+"""Rollouts from any number of workers that may join late, hang, die or be sent away.
 
     groups ─► leases ─► idle workers ─► draws, matched by group ─► groups in prompt order
-                 ▲           │ worker died: its groups go back to the queue, a new worker starts
-                 └───────────┘ a new worker proves the newest adapter before its first lease
+                 ▲           │ worker lost: its groups go back to the queue, another one is hired
+                 └───────────┘ who joins proves the newest adapter before its first lease
 
 A group is settled when its draw has arrived, so none is lost and none doubled, and as an answer depends on its group's
-seed and index alone, a group is the same whoever drew it.
+seed and index alone, a group is the same whoever drew it. Who is there, answers and stays: `actors/crew.py`. How many
+there should be: `actors/scaling.py`. One thread at a time may use a pool.
 """
 
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-from actors.rollout_worker import Draw, Job, RolloutActor
+from actors.crew import Crew, Worker
+from actors.errands import DRAW, LOAD, REST, START, Batch, Deadlines, Errand, end_s, late_error, missing_groups
+from actors.failures import FailureBudget
+from actors.nodes import Nodes
+from actors.rollout_worker import Draw, Job
+from actors.scaling import Scaler, lease_size
 from actors.weight_sync import check_proof
-from actors.whereabouts import node_of
 from fxray import spans
-from fxray.engine.settings import EngineSettings
-from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
+from fxray.errors import FxrayError
+from fxray.events import Note, OnEvent, ignore
 from fxray.grpo.types import AdapterBlob, PromptGroup, RolloutGroup, SamplingSettings, SyncProof
-from fxray.spans import Span
+from fxray.spans import Fact
 from fxray.waiting import waiting_for
-
-BATCHES_PER_LEASE = 8
-"""A lease fills an engine at most this often, so that a death does not cost more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class RolloutFacts:
     Attributes:
         seconds: From the first lease to the last draw.
         num_tokens: Sampled tokens.
-        num_leases: Requests to workers; more than needed where workers died.
+        num_leases: Requests to workers; more than needed where workers were lost.
         image_bytes: Encoded images that the leases refer to, each moved once.
         answer_bytes: What came back.
     """
@@ -55,137 +57,96 @@ class RolloutFacts:
         return self.num_tokens / self.seconds if self.seconds else 0.0
 
 
-@dataclass(slots=True)
-class _Batch:
-    """One call of `generate`: what waits, what is there."""
-
-    prompts: Sequence[PromptGroup]
-    sampling: SamplingSettings
-    waiting: deque[int]
-    draws: dict[int, Draw] = field(default_factory=dict)
-    num_leases: int = 0
-    image_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Errand:
-    """What a worker is busy with: starting, taking over an adapter, or drawing the groups `lease` of `batch`."""
-
-    worker: "_Worker"
-    span: Span
-    deadline_s: float
-    adapter: AdapterBlob | None = None
-    batch: _Batch | None = None
-    lease: tuple[int, ...] = ()
-
-    @property
-    def what(self) -> str:
-        return self.span.what
-
-
-@dataclass(eq=False, slots=True)
-class _Worker:
-    name: str
-    actor: Any
-    adapter: AdapterBlob | None = None
-    proof: SyncProof | None = None
-
-    def begin(self, name: str, what: str, **facts: float) -> Span:
-        """Something that the driver wants of this worker begins."""
-        return spans.begin(self.name, name, what, where=lambda: node_of(self.actor), facts={**facts})
-
-
 class RolloutPool:
     """The `Generator` of the GRPO loop over Ray, and the target of its `Publisher`.
 
-    Workers start at once and in the background; the first call that needs one waits for it.
+    Workers start at once and in the background; the first call that needs them waits for `min_workers`.
 
     Args:
         spawn: Makes an actor with the methods of `RolloutWorker`, given its name.
-        num_workers: Engines.
+        scaler: How many workers there shall be.
+        min_workers: So many must be up before the first groups are drawn.
         max_num_seqs: Answers that one engine decodes at once.
-        start_deadline_s: For an engine to come up.
-        step_deadline_s: For one call of `generate` or `adopt`.
-        max_restarts: Deaths of workers after which the pool gives up.
+        deadlines: Of its waits.
+        failures: How often workers may die, hang or be late.
+        nodes: The cluster's.
         rests: Workers give their GPU's memory away between two calls of `generate`.
+        on_event: Told of every worker that is lost and every change of size.
     """
 
     def __init__(
         self,
         spawn: Callable[[str], Any],
         *,
-        num_workers: int,
+        scaler: Scaler,
+        min_workers: int,
         max_num_seqs: int,
-        start_deadline_s: float,
-        step_deadline_s: float,
-        max_restarts: int,
+        deadlines: Deadlines,
+        failures: FailureBudget,
+        nodes: Nodes,
         rests: bool = False,
+        on_event: OnEvent = ignore,
     ) -> None:
-        self._spawn = spawn
-        self._num_workers = num_workers
+        self._crew = Crew(spawn, nodes, deadlines.hang_s)
+        self.scaler = scaler
+        self._nodes = nodes
         self._max_num_seqs = max_num_seqs
-        self._start_deadline_s = start_deadline_s
-        self._step_deadline_s = step_deadline_s
-        self._max_restarts = max_restarts
+        self._deadlines = deadlines
+        self._failures = failures
         self._rests = rests
+        self._on_event = on_event
         self._policy: tuple[AdapterBlob, ray.ObjectRef] | None = None
-        self._idle: list[_Worker] = []
-        self._errands: dict[ray.ObjectRef, _Errand] = {}
-        self._num_spawned = 0
-        self.num_deaths = 0
+        self._idle: list[Worker] = []
+        self._errands: dict[ray.ObjectRef, Errand] = {}
+        self._num_needed = min_workers
+        self._short_since_s: float | None = time.monotonic()
+        self.num_departures = 0
         self.facts = RolloutFacts(0.0, 0, 0, 0, 0)
-        for _ in range(num_workers):
-            self._start_worker()
+        nodes.ask_for(scaler.num_workers)
+        self._fill()
+
+    @property
+    def num_deaths(self) -> int:
+        """Workers that died, hung or were late since the pool began."""
+        return self._failures.num_failures
+
+    @property
+    def num_up(self) -> int:
+        """Workers whose engines are up."""
+        return self._crew.num_up
 
     def generate(self, prompts: Sequence[PromptGroup], sampling: SamplingSettings) -> list[RolloutGroup]:
         """Returns one group per prompt, in the order of `prompts`, whatever worker drew it.
 
         Raises:
-            WorkerDiedError: Workers died more often than the budget allows.
+            WorkerDiedError: Workers were lost more often than the budget allows.
             DeadlineError: The groups, or a worker, are not there in time.
             SyncError: A worker that joined does not sample from the newest adapter.
             FxrayError: Whatever a worker refuses a prompt or an image with.
         """
+        fills_engine = math.ceil(self._max_num_seqs / sampling.group_size)
+        self._resize(fills_engine)
+        self._await_workers()
         start_s = time.monotonic()
-        batch = _Batch(prompts, sampling, deque(range(len(prompts))))
-        size = self._lease_size(len(prompts), sampling.group_size)
+        deadline_s = start_s + self._deadlines.step_s
+        batch = Batch(prompts, sampling, deque(range(len(prompts))))
+        size = lease_size(len(prompts), self.scaler.num_workers, fills_engine)
         while len(batch.draws) < len(prompts):
             while self._idle and batch.waiting:
-                self._lease(batch, size, start_s + self._step_deadline_s)
-            self._settle(start_s + self._step_deadline_s, f"groups {_missing(batch)}")
+                self._lease(batch, size, deadline_s)
+            self._settle(deadline_s, f"groups {missing_groups(batch)}")
+        seconds = time.monotonic() - start_s
         if self._rests:
-            self._rest(start_s + self._step_deadline_s)
+            self.rest()
         groups = [batch.draws[index].to_group(prompt) for index, prompt in enumerate(prompts)]
         self.facts = RolloutFacts(
-            seconds=time.monotonic() - start_s,
+            seconds=seconds,
             num_tokens=sum(len(draw.token_ids) for draw in batch.draws.values()),
             num_leases=batch.num_leases,
             image_bytes=batch.image_bytes,
             answer_bytes=sum(draw.num_bytes for draw in batch.draws.values()),
         )
         return groups
-
-    def _rest(self, deadline_s: float) -> None:
-        """Sends the idle workers to rest and waits; whoever dies meanwhile is replaced when it is needed."""
-        resting = {
-            worker.actor.rest.remote(): _Errand(worker, worker.begin("rest", f"{worker.name} to rest"), deadline_s)
-            for worker in self._idle
-        }
-        with waiting_for(errand.span for errand in resting.values()):
-            _, late = ray.wait(list(resting), num_returns=len(resting), timeout=max(0.0, deadline_s - time.monotonic()))
-        if late:
-            raise DeadlineError(
-                f"{', '.join(resting[each].worker.name for each in late)} did not give the GPU's memory away in time",
-                where="rollout pool",
-                remedy="see the workers' logs in Ray's session folder, or set rollout.sleep=false",
-            )
-        for reference, errand in resting.items():
-            try:
-                ray.get(reference)
-                errand.span.end()
-            except (RayActorError, OutOfMemoryError) as error:
-                self._idle.remove(errand.worker)
-                self._replace(errand, error)
 
     def adopt(self, adapter: AdapterBlob) -> list[SyncProof]:
         """Hands an adapter to every worker; those still starting get it before their first group.
@@ -195,14 +156,13 @@ class RolloutPool:
 
         Raises:
             SyncError: A worker does not sample from the adapter.
-            WorkerDiedError: Workers died more often than the budget allows.
+            WorkerDiedError: Workers were lost more often than the budget allows.
             DeadlineError: A worker did not answer in time.
         """
-        deadline_s = time.monotonic() + self._step_deadline_s
+        self._await_workers()
+        deadline_s = time.monotonic() + self._deadlines.step_s
         self._policy = (adapter, ray.put(adapter))
-        idle, self._idle = self._idle, []
-        for worker in idle:
-            self._continue(worker)
+        self._send_on_idle()
         while not self._idle or any(errand.adapter is adapter for errand in self._errands.values()):
             self._settle(deadline_s, f"proofs of policy version {adapter.version}")
         return [worker.proof for worker in self._idle if worker.proof is not None]
@@ -210,120 +170,210 @@ class RolloutPool:
     def use_base_model(self) -> None:
         """Lets all workers answer from the base model until the next adapter is adopted."""
         self._policy = None
-        idle, self._idle = self._idle, []
-        for worker in idle:
-            self._continue(worker)
+        self._send_on_idle()
+
+    def rest(self) -> None:
+        """Returns when no worker holds GPU memory: those that start or load are waited for, then all are sent to rest.
+
+        Raises:
+            DeadlineError: One does not come to rest in time.
+            WorkerDiedError: Workers were lost more often than the budget allows.
+        """
+        deadline_s = time.monotonic() + self._deadlines.start_s + self._deadlines.step_s
+        while True:
+            while self._errands:
+                waited_for = ", ".join(errand.what for errand in self._errands.values())
+                self._settle(deadline_s, waited_for)
+            awake = [worker for worker in self._idle if not worker.is_resting]
+            if not awake:
+                return
+            for worker in awake:
+                self._idle.remove(worker)
+                self._send(worker, worker.actor.rest.remote(), REST)
 
     def close(self) -> None:
-        """Ends the workers."""
-        for worker in {*self._idle, *(errand.worker for errand in self._errands.values())}:
-            ray.kill(worker.actor)
+        """Ends the workers, and asks for no more nodes."""
+        for worker in list(self._crew.members):
+            self._crew.dismiss(worker)
         self._idle.clear()
         self._errands.clear()
+        self._nodes.ask_for(0)
 
-    def _lease_size(self, num_groups: int, group_size: int) -> int:
-        fills_engine = math.ceil(self._max_num_seqs / group_size)
-        fair_share = math.ceil(num_groups / self._num_workers)
-        return max(fills_engine, min(fair_share, BATCHES_PER_LEASE * fills_engine))
+    def _resize(self, fills_engine: int) -> None:
+        """Makes the pool as large as the last steps say that it should be."""
+        decision = self.scaler.choose(self._crew.num_up, fills_engine)
+        if not decision.reason:
+            return
+        self._tell(f"rollout workers: {decision.reason}", is_warning=False)
+        self._nodes.ask_for(self.scaler.num_workers)
+        for worker in self._crew.surplus(self.scaler.num_workers):
+            self._let_go(worker)
+        self._fill()
 
-    def _start_worker(self) -> None:
-        self._num_spawned += 1
-        name = f"rollout-{self._num_spawned}"
-        worker = _Worker(name, self._spawn(name))
-        deadline_s = time.monotonic() + self._start_deadline_s
-        self._errands[worker.actor.start.remote()] = _Errand(
-            worker, worker.begin("start", f"{name} to start"), deadline_s
-        )
+    def _fill(self) -> None:
+        while self._crew.num_staying < self.scaler.num_workers:
+            worker = self._crew.hire()
+            self._send(worker, worker.actor.start.remote(), START)
 
-    def _lease(self, batch: _Batch, size: int, deadline_s: float) -> None:
+    def _await_workers(self) -> None:
+        """Waits until a step may begin: at first for as many workers as it takes, later for one."""
+        while self._crew.num_up < self._num_needed:
+            self._settle(math.inf, "rollout workers to start")
+        self._num_needed = 1
+
+    def _send(self, worker: Worker, request: ray.ObjectRef, kind: str, adapter: AdapterBlob | None = None) -> None:
+        limit_s = self._deadlines.start_s if kind == START else self._deadlines.step_s
+        facts: dict[str, Fact] = {"version": adapter.version, "bytes": len(adapter.safetensors)} if adapter else {}
+        what = f"{worker.name} to {kind}" + (f" (version {adapter.version})" if adapter else "")
+        span = worker.begin(kind, what, facts)
+        self._errands[request] = Errand(worker, kind, span, time.monotonic() + limit_s, adapter)
+
+    def _lease(self, batch: Batch, size: int, deadline_s: float) -> None:
         worker = self._idle.pop()
+        worker.is_resting = False
         lease = tuple(batch.waiting.popleft() for _ in range(min(size, len(batch.waiting))))
         batch.num_leases += 1
         num_bytes = sum(batch.prompts[index].image.num_bytes for index in lease)
         batch.image_bytes += num_bytes
         reference = worker.actor.generate.remote([Job.of(batch.prompts[index]) for index in lease], batch.sampling)
-        span = worker.begin("draw", f"{len(lease)} groups from {worker.name}", groups=len(lease), bytes=num_bytes)
-        self._errands[reference] = _Errand(worker, span, deadline_s, batch=batch, lease=lease)
+        what = f"{len(lease)} groups from {worker.name}"
+        span = worker.begin(DRAW, what, {"groups": len(lease), "bytes": num_bytes})
+        self._errands[reference] = Errand(worker, DRAW, span, deadline_s, batch=batch, lease=lease)
 
-    def _continue(self, worker: _Worker) -> None:
-        """Sends a worker on: to the newest policy if it has another, else to the idle ones."""
+    def _send_on_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for worker in idle:
+            self._continue(worker)
+
+    def _continue(self, worker: Worker) -> None:
+        """Sends a worker on: away if its node leaves, to the newest policy if it has another, else to the idle ones."""
         wanted, reference = self._policy or (None, None)
-        if worker.adapter is wanted:
+        if worker.leaves_s is not None:
+            self.num_departures += 1
+            self._let_go(worker)
+        elif worker.adapter is wanted:
             self._idle.append(worker)
-            return
-        deadline_s = time.monotonic() + self._step_deadline_s
-        if wanted is None:
-            request = worker.actor.use_base_model.remote()
-            span = worker.begin("drop adapter", f"{worker.name} to drop its adapter")
         else:
-            request = worker.actor.load_adapter.remote(reference)
-            what = f"{worker.name} to load policy version {wanted.version}"
-            span = worker.begin("load adapter", what, version=wanted.version, bytes=len(wanted.safetensors))
-        worker.adapter, worker.proof = wanted, None
-        self._errands[request] = _Errand(worker, span, deadline_s, adapter=wanted)
+            load = (
+                worker.actor.use_base_model.remote() if wanted is None else worker.actor.load_adapter.remote(reference)
+            )
+            worker.adapter, worker.proof = wanted, None
+            worker.is_resting = worker.is_resting and wanted is None
+            self._send(worker, load, LOAD, wanted)
 
     def _settle(self, deadline_s: float, what: str) -> None:
-        """Waits for one errand to end, and deals with how it ended."""
-        until_s = min([deadline_s, *(errand.deadline_s for errand in self._errands.values())])
+        """Waits for something to happen, and deals with it."""
+        self._look_after_workers()
+        now_s = time.monotonic()
+        late = [errand for errand in self._errands.values() if self._end_s(errand) <= now_s]
+        until_s = min([deadline_s, self._crew.next_look_s, *(self._end_s(each) for each in self._errands.values())])
+        references = [*self._errands, *self._crew.questions]
         with waiting_for(errand.span for errand in self._errands.values()):
-            ready, _ = ray.wait(list(self._errands), num_returns=1, timeout=max(0.0, until_s - time.monotonic()))
-        if not ready:
-            late = ", ".join(errand.what for errand in self._errands.values() if errand.deadline_s <= until_s)
-            raise DeadlineError(
-                f"no answer in time from the rollout workers: waited for {late or what}",
-                where="rollout pool",
-                remedy="see the workers' logs in Ray's session folder, or raise rollout.step_deadline_s",
-            )
-        (reference,) = ready
+            ready, _ = ray.wait(references, num_returns=1, timeout=max(0.0, until_s - now_s))
+        if ready and ready[0] in self._errands:
+            self._finish(ready[0])
+        elif ready:
+            self._hear(ready[0])
+        elif late:
+            self._give_up(late[0])
+        elif now_s >= deadline_s:
+            raise late_error(what)
+
+    def _look_after_workers(self) -> None:
+        """Hears who answers, replaces who hangs, and lets go who must leave; at most every few seconds."""
+        is_short = self._crew.num_up < self._num_needed
+        self._short_since_s = (self._short_since_s or time.monotonic()) if is_short else None
+        if time.monotonic() < self._crew.next_look_s:
+            return
+        questions = list(self._crew.questions)
+        for question in ray.wait(questions, num_returns=len(questions), timeout=0)[0] if questions else []:
+            if question in self._crew.questions:
+                self._hear(question)
+        hung, drained = self._crew.look()
+        for worker in hung:
+            self._lose(worker, f"did not answer for {self._deadlines.hang_s:g} s")
+        for worker in drained:
+            self._tell(f"{worker.name} gets no more groups: its node is being drained")
+            if worker in self._idle:
+                self._continue(worker)
+        self._fill()
+
+    def _end_s(self, errand: Errand) -> float:
+        return end_s(errand, self._deadlines.start_s, self._short_since_s)
+
+    def _hear(self, question: ray.ObjectRef) -> None:
+        worker = self._crew.questions[question]
+        try:
+            self._crew.hear(question)
+        except (RayActorError, OutOfMemoryError) as error:
+            self._lose(worker, f"died: {error}", error)
+
+    def _finish(self, reference: ray.ObjectRef) -> None:
         errand = self._errands.pop(reference)
+        worker = errand.worker
         try:
             result = ray.get(reference)
         except (RayActorError, OutOfMemoryError) as error:
-            self._replace(errand, error)
+            self._errands[reference] = errand
+            self._lose(worker, f"died: {error}", error)
             return
         except RayTaskError as error:
             errand.span.end(failed="refused")
             if errand.batch is not None:  # the request was at fault, the worker is sound
-                self._continue(errand.worker)
+                self._continue(worker)
             raise (error.cause if isinstance(error.cause, FxrayError) else error) from None
         errand.span.end()
+        if errand.kind == START:
+            worker.is_up = True
+            self.scaler.note_start(time.monotonic() - (worker.placed_s or worker.hired_s))
+        worker.is_resting = worker.is_resting or errand.kind in (START, REST)
         if errand.batch is not None:
             self._collect(errand, errand.batch, result)
         if errand.adapter is not None:
             check_proof(errand.adapter, result)
-            errand.worker.proof = result
-        self._continue(errand.worker)
+            worker.proof = result
+        self._continue(worker)
 
-    def _collect(self, errand: _Errand, batch: _Batch, draws: list[Draw]) -> None:
+    def _collect(self, errand: Errand, batch: Batch, draws: list[Draw]) -> None:
         for index, draw in zip(errand.lease, draws, strict=True):
             if draw.group_id != batch.prompts[index].group_id or index in batch.draws:
                 raise FxrayError(f"drew {draw.group_id} out of turn", where=errand.worker.name)
             batch.draws[index] = draw
 
-    def _replace(self, errand: _Errand, error: Exception) -> None:
-        """Puts a dead worker's groups back and starts another worker."""
-        self.num_deaths += 1
-        ray.kill(errand.worker.actor)
-        errand.span.end(failed="the worker died")
-        spans.retire(errand.worker.name, str(error))
-        if errand.batch is not None:
-            errand.batch.waiting.extendleft(reversed(errand.lease))
-        if self.num_deaths > self._max_restarts:
-            raise WorkerDiedError(
-                f"rollout workers died {self.num_deaths} times, {self._max_restarts} are allowed; the last one while "
-                f"the driver waited for {errand.what}: {error}",
-                where=errand.worker.name,
-                remedy="often too little memory: lower rollout.max_num_seqs or rollout.kv_cache_gib; the run continues "
-                "from its last checkpoint",
-            ) from error
-        self._start_worker()
+    def _give_up(self, errand: Errand) -> None:
+        """Does without a worker that is late, if others can go on."""
+        worker = errand.worker
+        if worker.leaves_s is not None and worker.leaves_s <= time.monotonic():
+            self._continue(worker)
+            return
+        others = self._crew.num_up - (worker.is_up and worker.leaves_s is None)
+        if errand.kind not in (START, LOAD) or others < self._num_needed:
+            raise late_error(errand.what, is_placed=worker.placed_s is not None, kind=errand.kind)
+        self._lose(worker, f"was given up: waited too long for {errand.what}")
 
+    def _lose(self, worker: Worker, reason: str, error: Exception | None = None) -> None:
+        """Does without a worker, counts it unless its node was taken away, and hires another."""
+        is_taken = worker.leaves_s is not None or (isinstance(error, RayActorError) and error.preempted)
+        what = next((errand.what for errand in self._errands.values() if errand.worker is worker), "nothing")
+        self._let_go(worker, reason)
+        self._tell(f"{worker.name} {reason}; the pool waited for {what}")
+        if is_taken:
+            self.num_departures += 1
+        else:
+            self._failures.record(time.monotonic(), f"{worker.name} {reason}; the pool waited for {what}")
+        self._fill()
 
-def rollout_spawner(settings: EngineSettings, actor_options: dict[str, Any]) -> Callable[[str], Any]:
-    """Makes rollout actors, given Ray's options for where they run."""
-    return lambda name: RolloutActor.options(**actor_options).remote(settings, name)
+    def _let_go(self, worker: Worker, reason: str = "") -> None:
+        """Ends a worker; groups that it was drawing go back to the front of the queue."""
+        for reference in [each for each, errand in self._errands.items() if errand.worker is worker]:
+            errand = self._errands.pop(reference)
+            errand.span.end(failed=reason or "let go")
+            if errand.batch is not None:
+                errand.batch.waiting.extendleft(reversed(errand.lease))
+        if worker in self._idle:
+            self._idle.remove(worker)
+        self._crew.dismiss(worker)
+        spans.retire(worker.name, reason)
 
-
-def _missing(batch: _Batch) -> str:
-    missing = [group.group_id for index, group in enumerate(batch.prompts) if index not in batch.draws]
-    return ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+    def _tell(self, text: str, *, is_warning: bool = True) -> None:
+        self._on_event(Note(text, is_warning=is_warning))

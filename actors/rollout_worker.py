@@ -1,6 +1,6 @@
 """One engine in an actor. It holds no run state: whatever it is asked for, the request says everything."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from fxray.engine.settings import EngineSettings
 from fxray.errors import DataError, DeadlineError
 from fxray.grpo.types import AdapterBlob, PromptGroup, Rollout, RolloutGroup, SamplingSettings, SyncProof
 
+HEALTH = "health"
+"""Concurrency group in which health questions are answered."""
 IMAGE_DEADLINE_S = 120.0
 """For encoded images to arrive from the object store."""
 
@@ -94,6 +96,11 @@ class RolloutWorker:
         self._engine = Engine(self._settings)
         self._engine.sleep()
 
+    @ray.method(concurrency_group=HEALTH)
+    def health(self) -> str:
+        """Says, whatever the engine does meanwhile, that the process is alive, and on which node."""
+        return str(ray.get_runtime_context().get_node_id())
+
     def rest(self) -> None:
         """Lets others have the GPU's memory until the next request, if the engine can sleep."""
         self._engine.sleep()
@@ -128,7 +135,12 @@ class RolloutWorker:
         ]
 
 
-RolloutActor: Any = ray.remote(RolloutWorker)
+RolloutActor: Any = ray.remote(concurrency_groups={HEALTH: 1})(RolloutWorker)
+
+
+def rollout_spawner(settings: EngineSettings, actor_options: dict[str, Any]) -> Callable[[str], Any]:
+    """Makes rollout actors by name, given Ray's options for where they run."""
+    return lambda name: RolloutActor.options(**actor_options).remote(settings, name)
 
 
 def _image_bytes(jobs: Sequence[Job]) -> list[bytes]:

@@ -3,9 +3,9 @@
     python benchmarks/chaos.py [--kills 200] [--gap-s 4] [--seed 0] [--victims rollout learner ...] [--folder DIR]
 
 Two runs from the same configuration: one is left alone; the other is attacked again and again, each time after it has
-made a step since the last attack. A victim dies (SIGKILL) or hangs (SIGSTOP, two roles only: an engine that hangs in SFT
-is nobody). A driver that is gone is started again with the same command, as a user would. At the end: the same adapter
-to the last bit, no step skipped or recorded twice, no process of the run left. The exit code says whether it held.
+made a step since the last attack. A victim dies (SIGKILL) or hangs (SIGSTOP). A driver that is gone is started again
+with the same command, as a user would. At the end: the same adapter to the last bit, no step skipped or recorded twice,
+no process of the run left. The exit code says whether it held.
 
 `--folder` keeps both runs, and goes on with a quiet run that is there already.
 """
@@ -86,9 +86,8 @@ def main() -> None:
         quiet_s = time.monotonic() - start_s
         attacks = list(attack(attacked, args))
         print_attacks(attacks)
-        print(
-            f"\nquiet run {quiet_s:.0f} s, attacked run {attacks[-1].at_s if attacks else 0:.0f} s, {attacked.num_starts} starts"
-        )
+        attacked_s = attacks[-1].at_s if attacks else 0.0
+        print(f"\nquiet run {quiet_s:.0f} s, attacked run {attacked_s:.0f} s, {attacked.num_starts} starts")
         sys.exit(compare(quiet, attacked))
 
 

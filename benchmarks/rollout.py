@@ -21,7 +21,12 @@ import numpy as np
 import ray
 from PIL import Image
 
-from actors.rollout import RolloutPool, rollout_spawner
+from actors.errands import Deadlines
+from actors.failures import FailureBudget
+from actors.nodes import STEADY
+from actors.rollout import RolloutPool
+from actors.rollout_worker import rollout_spawner
+from actors.scaling import Scaler
 from actors.weight_sync import AdapterPublisher
 from fxray.data.frame import smart_frame
 from fxray.data.images import decode_image
@@ -89,15 +94,15 @@ def time_pool(
     options = {"num_cpus": 1, "num_gpus": 1 if arguments.gpu else 0}
     pool = RolloutPool(
         rollout_spawner(settings, options),
-        num_workers=arguments.workers,
+        scaler=Scaler(arguments.workers, None),
+        min_workers=arguments.workers,
         max_num_seqs=settings.max_num_seqs,
-        start_deadline_s=DEADLINE_S,
-        step_deadline_s=DEADLINE_S,
-        max_restarts=0,
+        deadlines=Deadlines(DEADLINE_S, DEADLINE_S, DEADLINE_S),
+        nodes=STEADY,
+        failures=FailureBudget("rollout workers", max_restarts=0, window_s=3600, remedy="see their logs"),
     )
     publisher = AdapterPublisher(pool)
-    while len(publisher.publish(adapter)) < arguments.workers:
-        time.sleep(0.5)
+    publisher.publish(adapter)
     start_s = time.monotonic()
     publisher.publish(adapter)
     sync_s = time.monotonic() - start_s

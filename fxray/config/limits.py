@@ -30,6 +30,7 @@ def check(config: Config) -> list[Problem]:
         *_lengths(config),
         *_batches(config),
         *_engine(config),
+        *_scaling(config),
         *_sharing(config),
         *_numerics(config),
         *_staleness(config),
@@ -93,7 +94,11 @@ def _batches(config: Config) -> Iterator[Problem]:
             f"{sft.num_workers}",
             f"set sft.batch_size to {math.ceil(sft.batch_size / per_round) * per_round}",
         )
-    for field, num_workers in (("learner.num_ranks", learner.num_ranks), ("rollout.num_workers", rollout.num_workers)):
+    for field, num_workers in (
+        ("learner.num_ranks", learner.num_ranks),
+        ("rollout.num_workers", rollout.num_workers),
+        ("rollout.max_workers", rollout.max_workers),
+    ):
         if num_workers > grpo.prompts_per_step:
             yield Problem(
                 field,
@@ -147,6 +152,31 @@ def _engine(config: Config) -> Iterator[Problem]:
             str(config.learner.gpus_per_rank),
             "must be at most 1: a rank drives one GPU",
             "raise learner.num_ranks instead",
+        )
+
+
+def _scaling(config: Config) -> Iterator[Problem]:
+    rollout = config.rollout
+    if rollout.min_workers > rollout.num_workers:
+        yield Problem(
+            "rollout.min_workers",
+            str(rollout.min_workers),
+            f"must be at most rollout.num_workers = {rollout.num_workers}, or training never begins",
+            "lower rollout.min_workers or raise rollout.num_workers",
+        )
+    if 0 < rollout.max_workers < rollout.num_workers:
+        yield Problem(
+            "rollout.max_workers",
+            str(rollout.max_workers),
+            f"must be at least rollout.num_workers = {rollout.num_workers}, with which the pool begins, or 0",
+            "raise rollout.max_workers, lower rollout.num_workers, or set rollout.max_workers to 0 for a fixed size",
+        )
+    if rollout.max_workers and 0 < rollout.gpus_per_worker < 1:
+        yield Problem(
+            "rollout.max_workers",
+            str(rollout.max_workers),
+            "must be 0 where an engine takes a part of a GPU: Ray alone decides who shares it",
+            "set rollout.max_workers to 0, or give engines GPUs of their own with rollout.gpus_per_worker",
         )
 
 

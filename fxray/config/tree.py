@@ -151,7 +151,13 @@ class GrpoConfig(Section):
 
 class RolloutConfig(Section):
     num_workers: Count = 1
-    """vLLM engines."""
+    """vLLM engines at the start, and for the whole run unless `max_workers` says otherwise."""
+    min_workers: Count = 1
+    """So many must be up before training begins, the others join later; an elastic pool never has fewer."""
+    max_workers: Annotated[int, Field(ge=0)] = 0
+    """The pool is elastic and may grow to so many; 0 keeps `num_workers` for the whole run."""
+    scale_every_steps: Count = 10
+    """Steps between two changes of an elastic pool, at least; their medians decide."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     cpus_per_worker: Annotated[float, Field(ge=0)] = 1
     threads: Annotated[int, Field(ge=0)] = 0
@@ -177,11 +183,21 @@ class RolloutConfig(Section):
     probe_tolerance_nats: Positive = 0.15
     """Largest |difference| of a token's log-probability that a probe may show. Float32: 1e-3; bfloat16: 0.15."""
     start_deadline_s: Positive = 600
-    """For an engine to come up."""
+    """For an engine to come up once it has a node, and for a node that training cannot go on without."""
     step_deadline_s: Positive = 1800
     """For the rollouts of one step."""
-    max_restarts: Annotated[int, Field(ge=0)] = 5
-    """Worker deaths in a run after which it stops."""
+    hang_deadline_s: Positive = 60
+    """For an engine that is up to answer a health question; one that does not is killed and replaced."""
+
+    @property
+    def most_workers(self) -> int:
+        """Engines that there may be at once."""
+        return max(self.num_workers, self.max_workers)
+
+    @property
+    def needed_workers(self) -> int:
+        """Engines that a cluster must have room for."""
+        return self.min_workers if self.max_workers else self.num_workers
 
 
 class RewardFunctionConfig(Section):
@@ -192,6 +208,8 @@ class RewardFunctionConfig(Section):
 
 class RewardConfig(Section):
     num_workers: Count = 2
+    start_deadline_s: Positive = 120
+    """For a worker to come up with the user's functions loaded."""
     group_deadline_s: Positive = 10
     """A group whose scoring takes longer is masked, counted, and its worker replaced."""
     functions: tuple[RewardFunctionConfig, ...] = ()
@@ -209,6 +227,15 @@ class LearnerConfig(Section):
     """Packed rows are put together until their padded tokens reach this."""
     start_deadline_s: Positive = 600
     step_deadline_s: Positive = 1800
+
+
+class FailuresConfig(Section):
+    """How often processes of one role may fail before the run stops."""
+
+    max_restarts: Annotated[int, Field(ge=0)] = 5
+    """Failures within the window that are answered with a restart; one more ends the run."""
+    window_minutes: Positive = 60
+    """How long a failure counts."""
 
 
 class EvaluateConfig(Section):
@@ -260,6 +287,7 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     learner: LearnerConfig = LearnerConfig()
+    failures: FailuresConfig = FailuresConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     ray: RayConfig = RayConfig()

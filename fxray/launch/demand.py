@@ -29,7 +29,7 @@ class Demand:
 
 
 def demands(config: Config) -> dict[str, list[Demand]]:
-    """What is reserved at the same time, for each phase; phases follow each other and share the nodes."""
+    """What must be reserved at the same time, for each phase; phases follow each other and share the nodes."""
     rollout, learner, sft = config.rollout, config.learner, config.sft
 
     def share(node_type: str) -> dict[str, float]:
@@ -40,10 +40,14 @@ def demands(config: Config) -> dict[str, list[Demand]]:
     of_rank = {"CPU": max(learner.cpus_per_rank, 0.01), "GPU": learner.gpus_per_rank} | share(LEARNER)
     grpo = [
         Demand("learner ranks", "learner.num_ranks", learner.num_ranks, of_rank),
-        Demand("rollout workers", "rollout.num_workers", rollout.num_workers, of_engine),
+        Demand("rollout workers", _field_of_needed(config), rollout.needed_workers, of_engine),
         Demand("reward workers", "reward.num_workers", config.reward.num_workers, share(REWARD)),
     ]
     return {"SFT": [Demand("SFT workers", "sft.num_workers", sft.num_workers, of_sft)], "GRPO": grpo}
+
+
+def _field_of_needed(config: Config) -> str:
+    return "rollout.min_workers" if config.rollout.max_workers else "rollout.num_workers"
 
 
 def missing(config: Config, nodes: Sequence[Mapping[str, float]]) -> list[str]:

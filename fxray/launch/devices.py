@@ -29,9 +29,9 @@ class FoundGpu:
 
 
 def num_gpus(config: Config) -> float:
-    """GPUs that a configuration asks for at once."""
+    """GPUs that a configuration cannot do without."""
     rollout, learner = config.rollout, config.learner
-    grpo = rollout.num_workers * rollout.gpus_per_worker + learner.num_ranks * learner.gpus_per_rank
+    grpo = rollout.needed_workers * rollout.gpus_per_worker + learner.num_ranks * learner.gpus_per_rank
     return max(grpo, config.sft.num_workers * math.ceil(learner.gpus_per_rank))
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 class Policies:
     """The rollout pool and what its workers sample from: the base model, or an adapter in a folder."""
 
-    def __init__(self, config: Config, model_path: Path) -> None:
+    def __init__(self, config: Config, model_path: Path, on_event: OnEvent) -> None:
         from actors.weight_sync import AdapterPublisher
 
-        self.pool = start.rollout_pool(config, model_path)
+        self.pool = start.rollout_pool(config, model_path, on_event)
         self.publisher = AdapterPublisher(self.pool)
-        self.batch_size = 4 * config.rollout.max_num_seqs * config.rollout.num_workers
+        self.batch_size = 4 * config.rollout.max_num_seqs * config.rollout.most_workers
 
     @property
     def generator(self) -> Generator:
@@ -63,7 +63,7 @@ class Fleet(Policies):
 
     def __init__(self, session: Session, closing: ExitStack) -> None:
         config = session.config
-        super().__init__(config, session.model_path)
+        super().__init__(config, session.model_path, session.on_event)
         closing.callback(self.pool.close)
         self._session, self._closing = session, closing
         self._learner: LearnerGroup | None = None
@@ -83,6 +83,8 @@ class Fleet(Policies):
     def learner(self) -> Learner:
         """The learner group, holding the SFT adapter as policy and reference when it comes up."""
         if self._learner is None:
+            if self._session.config.rollout.sleep:  # an engine that starts counts the memory that it finds
+                self.pool.rest()
             self._learner = start.learner_group(
                 self._session.config, self._session.model_path, self._session.run.sft_adapter
             )
@@ -101,7 +103,9 @@ class Fleet(Policies):
         """What went wrong so far and was lived with."""
         counters = {
             "num_corrupt_images": float(self.num_corrupt_images),
-            "num_rollout_deaths": float(self.pool.num_deaths),
+            "num_rollout_workers": float(self.pool.num_up),
+            "num_rollout_failures": float(self.pool.num_deaths),
+            "num_rollout_departures": float(self.pool.num_departures),
         }
         if self._rewards is not None:
             counters |= {
@@ -110,6 +114,19 @@ class Fleet(Policies):
                 "num_reward_deaths": float(self._rewards.counters.deaths),
             }
         return counters
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Lets an elastic pool know where the time of a step went."""
+        from actors.scaling import StepTimes
+
+        is_ahead = self._session.config.grpo.max_staleness > 0
+        step = StepTimes(
+            step_s=metrics["seconds"],
+            generate_s=metrics["seconds/generate"],
+            learner_waited_s=metrics["seconds/wait"],
+            rollout_waited_s=metrics["seconds/idle"] if is_ahead else 0.0,
+        )
+        self.pool.scaler.observe(step, int(metrics["num_groups"]))
 
     def _skip(self, reason: str, *, on_event: OnEvent, may_skip: bool) -> None:
         if not may_skip:
@@ -121,9 +138,9 @@ class Fleet(Policies):
 
 
 @contextmanager
-def open_policies(config: Config, model_path: Path) -> Iterator[Policies]:
+def open_policies(config: Config, model_path: Path, on_event: OnEvent) -> Iterator[Policies]:
     """Starts engines alone, and ends them afterwards."""
-    policies = Policies(config, model_path)
+    policies = Policies(config, model_path, on_event)
     try:
         yield policies
     finally:

@@ -101,7 +101,10 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
     def refuse_image(reason: str) -> None:
         raise DataError(reason, remedy="mend or remove the row")
 
-    with ray_cluster(config.ray, min_cpus=num_cpus(config)), open_policies(config, model_path) as policies:
+    with (
+        ray_cluster(config.ray, min_cpus=num_cpus(config)),
+        open_policies(config, model_path, on_event) as policies,
+    ):
         if adapter is not None:
             policies.use_adapter(adapter, 0)
         prompts = PromptSource(dataset, image_fetcher(data, refuse_image), config, model_path)

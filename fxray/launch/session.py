@@ -70,6 +70,6 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
 
 def num_cpus(config: Config) -> int:
     """Logical processors that the actors of a run ask for at once."""
-    rollout = config.rollout.num_workers * config.rollout.cpus_per_worker
+    rollout = config.rollout.most_workers * config.rollout.cpus_per_worker
     learner = config.learner.num_ranks * config.learner.cpus_per_rank
     return int(max(rollout + learner, config.sft.num_workers) + 1)

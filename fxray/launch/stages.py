@@ -47,6 +47,7 @@ def train_stage(session: Session, fleet: Fleet, stage: Stage) -> None:
         save_checkpoint(path, CheckpointState(**asdict(cursor), base_fingerprint=fingerprint), write)
 
     def observe(cursor: Cursor, metrics: dict[str, float]) -> None:
+        fleet.observe(metrics)
         metrics |= fleet.counters()
         log.log(stage.name, cursor.step, metrics)
         session.on_event(Step(stage.name, cursor.step, plan.num_steps, metrics))

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from fxray import spans
 from fxray.config.tree import Config
 from fxray.errors import DeadlineError
+from fxray.events import OnEvent
 from fxray.grpo.types import ImageRef
 from fxray.waiting import waiting_for
 
 if TYPE_CHECKING:
+    from actors.failures import FailureBudget
     from actors.learner import LearnerGroup
     from actors.reward_pool import RewardPool
     from actors.rollout import RolloutPool
@@ -44,11 +46,22 @@ def engine_settings(config: Config, model_path: Path) -> "EngineSettings":
     )
 
 
-def rollout_pool(config: Config, model_path: Path) -> "RolloutPool":
+def failure_budget(config: Config, who: str, remedy: str) -> "FailureBudget":
+    """How often processes of a role may fail; each role has a budget of its own."""
+    from actors.failures import FailureBudget
+
+    failures = config.failures
+    return FailureBudget(who, max_restarts=failures.max_restarts, window_s=60 * failures.window_minutes, remedy=remedy)
+
+
+def rollout_pool(config: Config, model_path: Path, on_event: OnEvent) -> "RolloutPool":
     """The engines; they come up in the background."""
-    from actors.placement import ROLLOUT, actor_options
+    from actors.errands import Deadlines
+    from actors.nodes import cluster_nodes
+    from actors.placement import ROLLOUT, actor_options, reserved
     from actors.rollout import RolloutPool
-    from actors.rollout_worker import RolloutActor
+    from actors.rollout_worker import rollout_spawner
+    from actors.scaling import Limits, Scaler
 
     rollout, settings = config.rollout, engine_settings(config, model_path)
     options = actor_options(
@@ -56,14 +69,22 @@ def rollout_pool(config: Config, model_path: Path) -> "RolloutPool":
         num_gpus=rollout.gpus_per_worker,
         node_type=ROLLOUT if config.ray.use_node_types else "",
     )
+    limits = Limits(rollout.min_workers, rollout.max_workers, rollout.scale_every_steps)
+    scaler = Scaler(
+        rollout.num_workers, limits if rollout.max_workers else None, lag_steps=1 + config.grpo.max_staleness
+    )
     return RolloutPool(
-        lambda name: RolloutActor.options(**options).remote(settings, name),
-        num_workers=rollout.num_workers,
+        rollout_spawner(settings, options),
+        scaler=scaler,
+        min_workers=rollout.min_workers,
         max_num_seqs=rollout.max_num_seqs,
-        start_deadline_s=rollout.start_deadline_s,
-        step_deadline_s=rollout.step_deadline_s,
-        max_restarts=rollout.max_restarts,
+        deadlines=Deadlines(rollout.start_deadline_s, rollout.step_deadline_s, rollout.hang_deadline_s),
+        failures=failure_budget(
+            config, "rollout workers", "often too little memory: lower rollout.max_num_seqs or rollout.kv_cache_gib"
+        ),
+        nodes=cluster_nodes(reserved(options), autoscales=config.ray.autoscales),
         rests=rollout.sleep,
+        on_event=on_event,
     )
 
 
@@ -76,7 +97,12 @@ def reward_pool(config: Config) -> "RewardPool":
         num_workers=config.reward.num_workers,
         function_paths=[function.path for function in config.reward.functions],
         group_deadline_s=config.reward.group_deadline_s,
-        max_restarts=config.rollout.max_restarts,
+        start_deadline_s=config.reward.start_deadline_s,
+        failures=failure_budget(
+            config,
+            "reward workers",
+            "run the reward functions on the answers of this step alone; one of them ends its process",
+        ),
         node_type=REWARD if config.ray.use_node_types else "",
     )
 

@@ -1,4 +1,4 @@
-from actors.placement import LEARNER, NODE_TYPES, REWARD, ROLLOUT, actor_options, node_share
+from actors.placement import LEARNER, NODE_TYPES, REWARD, ROLLOUT, actor_options, node_share, reserved
 from fxray.config.load import load_config
 from fxray.launch.sft import sft_settings
 
@@ -12,6 +12,7 @@ def test_an_actor_of_a_role_asks_for_so_little_that_a_thousand_share_a_node():
         "max_task_retries": 0,
     }
     assert actor_options(num_cpus=1, num_gpus=0)["resources"] == {}
+    assert reserved(actor_options(num_cpus=2, num_gpus=1, node_type=ROLLOUT)) == {"CPU": 2, "GPU": 1, "rollout": 0.001}
 
 
 def test_the_roles_have_resources_of_their_own():

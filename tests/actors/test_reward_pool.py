@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actors.failures import FailureBudget
 from actors.reward_pool import RewardPool, RewardWorker
 from fxray.data.frame import Frame
 from fxray.errors import ConfigError, WorkerDiedError
@@ -22,6 +23,7 @@ RIGHT = (
     "<think>\n<|object_ref_start|>Hand bent<|object_ref_end|><|box_start|>(11,20),(67,118)<|box_end|>\n</think>\n"
     "<tag>structure errors</tag>\n<verdict>generated</verdict><|im_end|>"
 )
+NONE = FailureBudget("reward workers", max_restarts=0, window_s=600, remedy="")
 ANSWERS = (RIGHT, "<verdict>real</verdict>", "", "bad")
 
 
@@ -51,7 +53,8 @@ def pool_for(
         num_workers=num_workers,
         function_paths=[reward.path for reward in stage.custom],
         group_deadline_s=deadline_s,
-        max_restarts=max_restarts,
+        start_deadline_s=120,
+        failures=FailureBudget("reward workers", max_restarts=max_restarts, window_s=600, remedy=""),
     )
     try:
         yield pool
@@ -150,14 +153,16 @@ def test_an_answer_that_kills_every_worker_is_masked_and_the_budget_is_kept(clus
         results = pool.score(groups, stage, 0.0)
         assert [result.is_valid_G.tolist() for result in results] == [[True], [False]]
         assert pool.counters.reasons == {"the worker that scored it died": 1}
-        with pytest.raises(WorkerDiedError, match="died 4 times, 3 are allowed"):
+        with pytest.raises(WorkerDiedError, match="failed 4 times within 10 minutes, 3 restarts"):
             pool.score(groups, stage, 0.0)
 
 
 @pytest.mark.ray
 def test_a_function_that_cannot_be_imported_is_refused_at_the_start(cluster: None) -> None:
     with pytest.raises(ConfigError, match="module 'nowhere' cannot be imported"):
-        RewardPool(num_workers=1, function_paths=["nowhere:reward"], group_deadline_s=1, max_restarts=0)
+        RewardPool(
+            num_workers=1, function_paths=["nowhere:reward"], group_deadline_s=1, start_deadline_s=120, failures=NONE
+        )
 
 
 @pytest.mark.ray
@@ -166,7 +171,8 @@ def test_a_step_of_answers_is_scored_in_milliseconds(cluster: None) -> None:
     groups = [make_group(str(i), *([RIGHT] * 8)) for i in range(16)]
 
     with pool_for(stage) as pool:
-        pool.score(groups, stage, 0.0)
+        while len(pool._idle) < 2:  # scoring begins with the first worker
+            pool.score(groups, stage, 0.0)
         took_s = []
         for _ in range(5):
             start_s = time.monotonic()

@@ -1,6 +1,8 @@
 """The pool's bookkeeping, with workers that draw without an engine and misbehave on demand."""
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +13,12 @@ import numpy as np
 import pytest
 import ray
 
+from actors.errands import Deadlines
+from actors.failures import FailureBudget
+from actors.nodes import STEADY, Nodes
 from actors.rollout import RolloutPool
-from actors.rollout_worker import Draw, Job
+from actors.rollout_worker import HEALTH, Draw, Job
+from actors.scaling import Limits, Scaler, StepTimes
 from fxray.data.frame import Frame
 from fxray.errors import DataError, DeadlineError, ModelError, SyncError, WorkerDiedError
 from fxray.grpo.types import AdapterBlob, ImageRef, PromptGroup, RolloutGroup, SamplingSettings, SyncProof
@@ -22,7 +28,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 TWO = SamplingSettings(group_size=2, temperature=1.0, top_p=1.0, max_new_tokens=8)
 
 
-@ray.remote(num_cpus=0)
+def failures(max_restarts: int) -> FailureBudget:
+    return FailureBudget("rollout workers", max_restarts=max_restarts, window_s=600, remedy="")
+
+
+@ray.remote(num_cpus=0, concurrency_groups={HEALTH: 1})
 class PlainWorker:
     """Draws answers that tell group seed, index and worker; `faults` maps what happens to how it goes wrong."""
 
@@ -42,7 +52,14 @@ class PlainWorker:
             os._exit(1)
         if fault == "hang":
             time.sleep(300)
+        if fault.startswith("sleep "):
+            time.sleep(float(fault.removeprefix("sleep ")))
         return fault
+
+    @ray.method(concurrency_group=HEALTH)
+    def health(self) -> str:
+        (self.once / f"{self.name}-pid").write_text(str(os.getpid()))
+        return f"node of {self.name}"
 
     def start(self) -> None:
         if self._fault(f"start {self.name}") == "refuse":
@@ -86,15 +103,16 @@ class PlainWorker:
 def pool_with(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     @contextmanager
     def make(faults: dict[str, str] | None = None, **changes: Any) -> Iterator[RolloutPool]:
-        arguments = {
-            "num_workers": 2,
-            "max_num_seqs": 4,
-            "start_deadline_s": 120,
-            "step_deadline_s": 120,
-            "max_restarts": 3,
-        }
-        spawn = lambda name: PlainWorker.remote(name, faults or {}, str(tmp_path))  # noqa: E731
-        pool = RolloutPool(spawn, **(arguments | changes))
+        has_place = changes.pop("has_place", lambda name: True)
+        deadlines = Deadlines(*(changes.pop(name, 120) for name in ("start_s", "step_s", "hang_s")))
+        scaler = Scaler(changes.pop("num_workers", 2), changes.pop("limits", None))
+        arguments = {"min_workers": 1, "max_num_seqs": 4, "failures": failures(3), "nodes": STEADY} | changes
+
+        def spawn(name: str) -> Any:
+            resources = {} if has_place(name) else {"nowhere": 1}
+            return PlainWorker.options(resources=resources).remote(name, faults or {}, str(tmp_path))
+
+        pool = RolloutPool(spawn, scaler=scaler, deadlines=deadlines, **arguments)
         try:
             yield pool
         finally:
@@ -129,9 +147,8 @@ def check_groups(groups: list[RolloutGroup], asked: list[PromptGroup]) -> None:
 
 
 def test_groups_come_back_in_prompt_order_from_all_workers(pool_with: Any) -> None:
-    with pool_with() as pool:
-        while len(pool.adopt(adapter(7))) < 2:
-            time.sleep(0.1)
+    with pool_with(min_workers=2) as pool:
+        assert len(pool.adopt(adapter(7))) == 2
         asked = prompts(9)
         groups = pool.generate(asked, TWO)
         check_groups(groups, asked)
@@ -186,11 +203,10 @@ def test_workers_that_die_while_loading_or_starting_are_replaced(pool_with: Any)
 
 
 def test_too_many_deaths_end_the_run_with_the_reason(pool_with: Any) -> None:
-    with pool_with({"alpha/0/1": "die"}, max_restarts=2) as pool:
-        with pytest.raises(WorkerDiedError, match="died 3 times, 2 are allowed") as caught:
+    with pool_with({"alpha/0/1": "die"}, failures=failures(2)) as pool:
+        with pytest.raises(WorkerDiedError, match="failed 3 times within 10 minutes, 2 restarts") as caught:
             pool.generate(prompts(4), TWO)
         assert "2 groups from rollout-" in str(caught.value)
-        assert "rollout.kv_cache_gib" in str(caught.value)
 
 
 def test_a_worker_that_cannot_start_says_why(pool_with: Any) -> None:
@@ -216,7 +232,7 @@ def test_a_worker_that_lies_about_its_adapter_stops_the_run(pool_with: Any) -> N
 def test_waiting_for_groups_has_a_deadline_that_names_them(pool_with: Any) -> None:
     with pool_with({"alpha/0/0": "hang"}, num_workers=1) as pool:
         pool.adopt(adapter(1))
-        pool._step_deadline_s = 1
+        pool._deadlines = Deadlines(120, 1, 60)
         with pytest.raises(DeadlineError, match="4 groups from rollout-1"):
             pool.generate(prompts(4), TWO)
 
@@ -224,7 +240,7 @@ def test_waiting_for_groups_has_a_deadline_that_names_them(pool_with: Any) -> No
 def test_waiting_for_a_worker_has_a_deadline_that_names_it(pool_with: Any) -> None:
     faults = {"start rollout-1": "hang"}
     with (
-        pool_with(faults, num_workers=1, start_deadline_s=1) as pool,
+        pool_with(faults, num_workers=1, start_s=1) as pool,
         pytest.raises(DeadlineError, match="rollout-1 to start"),
     ):
         pool.adopt(adapter(1))
@@ -261,7 +277,135 @@ def test_workers_rest_when_all_answers_are_there_and_one_that_dies_then_is_repla
 
 def test_a_worker_that_does_not_come_to_rest_is_named(pool_with: Callable[..., Any]) -> None:
     with (
-        pool_with({"rest rollout-1": "hang"}, num_workers=1, rests=True, step_deadline_s=8) as pool,
-        pytest.raises(DeadlineError, match="rollout-1 did not give the GPU's memory away"),
+        pool_with({"rest rollout-1": "hang"}, num_workers=1, rests=True, step_s=8) as pool,
+        pytest.raises(DeadlineError, match="rollout-1 to give the GPU's memory away"),
     ):
         pool.generate(prompts(2), TWO)
+
+
+def pid_of(folder: Path, name: str) -> int:
+    return int((folder / f"{name}-pid").read_text())
+
+
+@pytest.mark.parametrize(("how", "within_s"), [(signal.SIGKILL, 5), (signal.SIGSTOP, 5)])
+def test_a_worker_that_is_killed_or_stopped_is_noticed_in_seconds_and_its_groups_are_drawn_again(
+    pool_with: Callable[..., Any], tmp_path: Path, how: signal.Signals, within_s: float
+) -> None:
+    told_s: list[float] = []
+    faults = {"alpha/0/0": "once:sleep 60"}
+    with pool_with(faults, min_workers=2, hang_s=2, on_event=lambda _: told_s.append(time.monotonic())) as pool:
+        pool.adopt(adapter(1))
+        struck_s = []
+
+        def strike() -> None:
+            while not (tmp_path / "alpha_0_0").exists():
+                time.sleep(0.05)
+            struck_s.append(time.monotonic())
+            holder = next(errand.worker for errand in pool._errands.values() if 0 in errand.lease)
+            os.kill(pid_of(tmp_path, holder.name), how)
+
+        striker = threading.Thread(target=strike)
+        striker.start()
+        groups = pool.generate(prompts(9), TWO)
+        striker.join()
+        check_groups(groups, prompts(9))
+        assert pool.num_deaths == 1
+        print(f"{how.name} noticed after {told_s[0] - struck_s[0]:.2f} s")
+        assert told_s[0] - struck_s[0] < within_s
+        assert pool.adopt(adapter(2))  # whoever is there samples from the next policy
+
+
+def test_a_worker_that_waits_for_a_node_delays_nobody_and_is_no_failure(pool_with: Callable[..., Any]) -> None:
+    with pool_with(has_place=lambda name: name == "rollout-1") as pool:
+        pool.adopt(adapter(1))
+        pool._deadlines = Deadlines(0, 120, 60)
+        check_groups(pool.generate(prompts(9), TWO), prompts(9))
+        assert (pool.num_deaths, pool.num_up) == (0, 1)
+
+
+def test_when_nobody_has_a_node_that_is_said(pool_with: Callable[..., Any]) -> None:
+    with (
+        pool_with(has_place=lambda name: False, start_s=1) as pool,
+        pytest.raises(DeadlineError, match=r"rollout-1 to start\n.*no node has room"),
+    ):
+        pool.adopt(adapter(1))
+
+
+def test_a_step_waits_for_as_many_workers_as_it_takes_at_first_and_for_one_later(
+    pool_with: Callable[..., Any],
+) -> None:
+    with pool_with({"start rollout-2": "sleep 3"}, min_workers=2) as pool:
+        assert {proof.worker for proof in pool.adopt(adapter(1))} == {"rollout-1", "rollout-2"}
+        for worker in list(pool._crew.members):
+            ray.kill(worker.actor)
+        check_groups(pool.generate(prompts(9), TWO), prompts(9))
+
+
+def test_a_worker_whose_node_is_drained_finishes_gets_no_more_and_is_replaced_without_being_counted(
+    pool_with: Callable[..., Any],
+) -> None:
+    leaving: dict[str, float] = {}
+    notes: list[str] = []
+    nodes = Nodes(lambda: leaving, lambda _: None)
+    faults = {"alpha/0/0": "sleep 4"}
+    with pool_with(faults, num_workers=1, nodes=nodes, on_event=lambda event: notes.append(event.text)) as pool:
+        pool.adopt(adapter(3))
+        threading.Timer(1, leaving.__setitem__, ("node of rollout-1", float("inf"))).start()
+        groups = pool.generate(prompts(40), TWO)
+        check_groups(groups, prompts(40))
+        assert pool.facts.num_leases == 3
+        assert [group.rollouts[0].text.split()[-1] for group in groups[::16]] == ["rollout-1", "rollout-2", "rollout-2"]
+        assert {group.policy_version for group in groups} == {3}
+        assert (pool.num_deaths, pool.num_departures) == (0, 1)
+        assert notes == ["rollout-1 gets no more groups: its node is being drained"]
+
+
+def test_the_groups_of_a_worker_whose_node_is_gone_before_it_is_done_go_to_another(
+    pool_with: Callable[..., Any],
+) -> None:
+    leaving: dict[str, float] = {}
+    with pool_with(
+        {"alpha/0/0": "once:hang"}, min_workers=2, nodes=Nodes(lambda: leaving, lambda _: None), failures=failures(0)
+    ) as pool:
+        pool.adopt(adapter(1))
+        threading.Timer(0.5, lambda: leaving.update({f"node of {name}": 1.0 for name in holders(pool, 0)})).start()
+        check_groups(pool.generate(prompts(9), TWO), prompts(9))
+        assert (pool.num_deaths, pool.num_departures) == (0, 1)
+
+
+def holders(pool: RolloutPool, index: int) -> list[str]:
+    return [errand.worker.name for errand in pool._errands.values() if index in errand.lease]
+
+
+def test_a_pool_grows_and_shrinks_by_what_its_steps_measured(pool_with: Callable[..., Any]) -> None:
+    asked: list[int] = []
+    nodes = Nodes(dict, asked.append)
+    with pool_with(num_workers=1, limits=Limits(1, 3, every_steps=2), nodes=nodes) as pool:
+        waits, idles = StepTimes(10, 9, 9, 0), StepTimes(10, 1, 0, 9)
+        sizes = []
+        for step in (waits, waits, waits, idles, idles, idles, idles, idles):
+            pool.adopt(adapter(len(sizes)))
+            groups = pool.generate(prompts(12), TWO)
+            check_groups(groups, prompts(12))
+            assert {group.policy_version for group in groups} == {len(sizes)}
+            deadline_s = time.monotonic() + 60
+            while pool.num_up < pool.scaler.num_workers and time.monotonic() < deadline_s:
+                pool.generate(prompts(1), TWO)
+            pool.scaler.observe(step, 12)
+            sizes.append(pool.scaler.num_workers)
+        assert sizes == [1, 1, 1, 2, 2, 2, 1, 1]
+        assert asked == [1, 2, 1]
+        assert (pool.num_deaths, pool.num_up) == (0, 1)
+    assert asked == [1, 2, 1, 0]
+
+
+def test_nobody_holds_gpu_memory_when_a_pool_rests(pool_with: Callable[..., Any], tmp_path: Path) -> None:
+    faults = {"start rollout-2": "sleep 3", "alpha/0/1": "once:die"}
+    with pool_with(faults, rests=True) as pool:
+        pool.adopt(adapter(1))
+        check_groups(pool.generate(prompts(3), TWO), prompts(3))
+        assert pool.num_deaths == 1
+        assert len(pool._idle) == 2
+        assert all(worker.is_resting for worker in pool._idle)
+        rested = {path.name.removesuffix("-rested") for path in tmp_path.glob("*-rested")}
+        assert rested == {worker.name for worker in pool._idle}  # having loaded the policy, both were awake

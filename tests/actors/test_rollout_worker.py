@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ import pytest
 import ray
 from PIL import Image
 
+from actors.errands import Deadlines
+from actors.failures import FailureBudget
+from actors.nodes import STEADY
 from actors.rollout import RolloutPool
-from actors.rollout_worker import RolloutWorker
+from actors.rollout_worker import HEALTH, RolloutWorker
+from actors.scaling import Scaler
 from actors.weight_sync import AdapterPublisher
 from fxray.data.frame import Frame
 from fxray.engine.settings import EngineSettings
@@ -104,11 +109,16 @@ def texts(groups: list[RolloutGroup]) -> list[list[str]]:
 def test_groups_are_the_same_from_one_worker_from_two_and_around_a_kill(
     settings: EngineSettings, adapter: AdapterBlob
 ) -> None:
-    actor = ray.remote(WarmWorker)
+    actor = ray.remote(concurrency_groups={HEALTH: 1})(WarmWorker)
     warm = actor.options(num_cpus=0).remote(settings, "warm")
     names = iter(["doomed", "heir"])
-    limits = {"max_num_seqs": 16, "start_deadline_s": 280, "step_deadline_s": 280, "max_restarts": 1}
-    single = RolloutPool(lambda _: warm, num_workers=1, **limits)
+    failures = FailureBudget("rollout workers", max_restarts=1, window_s=600, remedy="")
+    limits = {"max_num_seqs": 16, "deadlines": Deadlines(280, 280, 60), "failures": failures, "nodes": STEADY}
+
+    def pool(spawn: Callable[[str], Any], num_workers: int) -> RolloutPool:
+        return RolloutPool(spawn, scaler=Scaler(num_workers, None), min_workers=num_workers, **limits)
+
+    single = pool(lambda _: warm, 1)
     AdapterPublisher(single).publish(adapter)
     asked = prompts(settings.model_path, "calm")
     alone = single.generate(asked, SAMPLING)
@@ -116,7 +126,7 @@ def test_groups_are_the_same_from_one_worker_from_two_and_around_a_kill(
     assert {group.policy_version for group in alone} == {1}
     assert all(len(set(group)) == 4 for group in texts(alone))
 
-    doomed = RolloutPool(lambda _: actor.options(num_cpus=0).remote(settings, next(names)), num_workers=1, **limits)
+    doomed = pool(lambda _: actor.options(num_cpus=0).remote(settings, next(names)), 1)
     AdapterPublisher(doomed).publish(adapter)
     asked = prompts(settings.model_path, "deadly")
     survived = doomed.generate(asked, SAMPLING)
@@ -131,9 +141,8 @@ def test_groups_are_the_same_from_one_worker_from_two_and_around_a_kill(
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
 
     workers = iter([warm, doomed._idle[0].actor])
-    both = RolloutPool(lambda _: next(workers), num_workers=2, **limits)
-    while len(AdapterPublisher(both).publish(adapter)) < 2:
-        pass
+    both = pool(lambda _: next(workers), 2)
+    assert len(AdapterPublisher(both).publish(adapter)) == 2
     shared = both.generate(prompts(settings.model_path, "shared"), SAMPLING)
     assert both.facts.num_leases == 2
     assert texts(shared) == texts(alone)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.failures import FailureBudget
 from actors.reward_pool import RewardPool
 from fxray import spans
 from fxray.config.tree import RayConfig
@@ -23,13 +24,14 @@ answer = Rollout(np.array([1], np.int32), np.array([-1.0], np.float32), "?", Tru
 group = RolloutGroup(prompt, np.array([1], np.int32), (answer, answer), 3)
 stage = StageRewards("alpha", 0.0, 1.0, RightWrong(1.0, -1.0), RightWrong(2.0, -1.0))
 metrics = {"policy_version": 3.0, "reward": 1.5, "reward/iou": 0.25, "seconds": 4.0, "seconds/generate": 3.0}
-metrics |= {"num_tokens": 64.0, "parse_rate": 0.5, "num_rollout_deaths": 2.0}
+metrics |= {"num_tokens": 64.0, "parse_rate": 0.5, "num_rollout_failures": 2.0}
 with (
     watch_run(folder, lambda _: None, warning_s=60, phases=("alpha",)) as watch,
     ray_cluster(RayConfig(num_cpus=1, object_store_mib=80), min_cpus=1),
     watch.exporting(),
 ):
-    pool = RewardPool(num_workers=1, function_paths=[], group_deadline_s=60, max_restarts=0)
+    failures = FailureBudget("reward workers", max_restarts=0, window_s=60, remedy="")
+    pool = RewardPool(num_workers=1, function_paths=[], group_deadline_s=60, start_deadline_s=120, failures=failures)
     watch.on_event(PhaseStarted("alpha", 10))
     pool.score([group, group], stage, 0.0)
     watch.on_event(Step("alpha", 1, 10, metrics))

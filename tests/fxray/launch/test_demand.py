@@ -26,6 +26,13 @@ def test_everything_that_is_missing_is_named_with_its_field():
     ]
 
 
+def test_an_elastic_pool_needs_room_for_its_fewest_workers():
+    elastic = ["rollout.num_workers=3", "rollout.min_workers=2", "rollout.max_workers=4"]
+    assert missing(config(*elastic), [{"CPU": 3}]) == []
+    (line,) = missing(config(*elastic), [{"CPU": 2}])
+    assert line == "GRPO asks for 2 rollout workers of 1 CPU each (rollout.min_workers): there is room for 1"
+
+
 def test_a_process_must_fit_on_one_node():
     wide = config("rollout.cpus_per_worker=3")
     (line,) = missing(wide, [{"CPU": 2}, {"CPU": 2}])

@@ -26,7 +26,7 @@ def test_the_record_says_where_the_driver_is(tmp_path: Path) -> None:
     with spans.listening(watch.on_span):
         events = [
             PhaseStarted("alpha", 40, 12),
-            Step("alpha", 13, 40, {"reward": 1.0, "num_rollout_deaths": 2.0, "num_tokens": 9.0}),
+            Step("alpha", 13, 40, {"reward": 1.0, "num_rollout_failures": 2.0, "num_tokens": 9.0}),
             Note("left out: an image", is_warning=True),
             Note("all well"),
         ]
@@ -40,7 +40,7 @@ def test_the_record_says_where_the_driver_is(tmp_path: Path) -> None:
     assert told == events
     assert (record.outcome, record.pid, record.phases) == ("running", os.getpid(), ("alpha", "beta"))
     assert (record.phase, record.step, record.num_steps, record.first_step) == ("alpha", 13, 40, 12)
-    assert record.counters == {"num_rollout_deaths": 2.0}
+    assert record.counters == {"num_rollout_failures": 2.0}
     assert [saying.text for saying in record.warnings] == ["left out: an image"]
     assert [(w.track, w.name) for w in record.waiting] == [("rollout-1", "8 groups from rollout-1")]
     assert [(w.track, w.name) for w in record.workers] == [("rollout-1", "draw")]

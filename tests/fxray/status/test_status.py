@@ -72,7 +72,7 @@ def test_a_running_run_says_where_it_is_and_when_it_will_be_done(run: Path) -> N
         record(
             waiting=(Activity("rollout-2", "12 groups from rollout-2", NOW - 77),),
             workers=(Activity("rollout-1", "idle", NOW - 5), Activity("rollout-2", "draw", NOW - 77)),
-            counters={"num_rollout_deaths": 2.0, "num_corrupt_images": 0.0},
+            counters={"num_rollout_failures": 2.0, "num_corrupt_images": 0.0},
             warnings=(Saying(NOW - 15, "waiting since 60 s for 12 groups from rollout-2"),),
             metrics_url="http://127.0.0.1:8080/metrics",
         ),
@@ -95,7 +95,7 @@ def test_a_running_run_says_where_it_is_and_when_it_will_be_done(run: Path) -> N
         "last 3     reward +1.500  iou 0.250  parsed 50.0%",
         "rollout-1 idle 3 s, rollout-2 draw 1 min 15 s",
         "waiting    since 1 min 15 s for 12 groups from rollout-2",
-        "faults     rollout deaths 2",
+        "faults     rollout failures 2",
         "waiting since 60 s for 12 groups from rollout-2",
         "grpo/alpha/step-000002 (step 2), 30 s old",
         "http://127.0.0.1:8080/metrics",

@@ -1,0 +1,96 @@
+"""What rollout workers are busy with, and until when."""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from actors.crew import Worker
+from actors.rollout_worker import Draw
+from fxray.errors import DeadlineError
+from fxray.grpo.types import AdapterBlob, PromptGroup, SamplingSettings
+from fxray.spans import Span
+
+START, LOAD, DRAW, REST = "start", "load adapter", "draw", "rest"
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long a pool waits.
+
+    Attributes:
+        start_s: For an engine to come up, from when it has a node.
+        step_s: For one call of `generate` or `adopt`.
+        hang_s: For a worker that is up to answer a health question.
+    """
+
+    start_s: float
+    step_s: float
+    hang_s: float
+
+
+@dataclass(slots=True)
+class Batch:
+    """One call of `generate`: what waits, what is there."""
+
+    prompts: Sequence[PromptGroup]
+    sampling: SamplingSettings
+    waiting: deque[int]
+    draws: dict[int, Draw] = field(default_factory=dict)
+    num_leases: int = 0
+    image_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a worker is busy with, and until when; the groups `lease` of `batch` if it draws."""
+
+    worker: Worker
+    kind: str
+    span: Span
+    deadline_s: float
+    adapter: AdapterBlob | None = None
+    batch: Batch | None = None
+    lease: tuple[int, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        return self.span.what
+
+
+def end_s(errand: Errand, start_deadline_s: float, short_since_s: float | None) -> float:
+    """When an errand is late. A worker without a node never is while others are up; a node may end sooner.
+
+    Args:
+        errand: It.
+        start_deadline_s: For an engine to come up.
+        short_since_s: Since when fewer workers are up than a step takes; None where enough are.
+    """
+    worker, errand_end_s = errand.worker, errand.deadline_s
+    if errand.kind == START and worker.placed_s is not None:
+        errand_end_s = worker.placed_s + start_deadline_s
+    elif errand.kind == START:
+        is_needed = short_since_s is not None
+        errand_end_s = max(short_since_s or 0.0, worker.hired_s) + start_deadline_s if is_needed else math.inf
+    return errand_end_s if worker.leaves_s is None else min(errand_end_s, worker.leaves_s)
+
+
+def late_error(what: str, *, is_placed: bool = True, kind: str = DRAW) -> DeadlineError:
+    """Says what was waited for, and what can be done about it."""
+    remedies = {
+        START: "raise rollout.start_deadline_s" if is_placed else "see `ray status`: no node has room for it",
+        REST: "set rollout.sleep=false",
+    }
+    return DeadlineError(
+        f"no answer in time from the rollout workers: waited for {what}",
+        where="rollout pool",
+        remedy="see the workers' logs in Ray's session folder, or "
+        + remedies.get(kind, "raise rollout.step_deadline_s"),
+    )
+
+
+def missing_groups(batch: Batch) -> str:
+    """The groups that are not there yet, in words."""
+    missing = [group.group_id for index, group in enumerate(batch.prompts) if index not in batch.draws]
+    return ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")

@@ -1,0 +1,46 @@
+"""How many processes of a role may fail before a run stops: so many in so much time, not for ever."""
+
+from collections import deque
+
+from fxray.errors import WorkerDiedError
+
+
+class FailureBudget:
+    """Failures that a role may have. A process that leaves because its node is taken away is none.
+
+    Args:
+        who: The role, in the plural: "rollout workers".
+        max_restarts: Failures within the window that are answered with a restart.
+        window_s: How long a failure counts.
+        remedy: What the user can do when there are more.
+    """
+
+    def __init__(self, who: str, *, max_restarts: int, window_s: float, remedy: str) -> None:
+        self._who = who
+        self._max_restarts = max_restarts
+        self._window_s = window_s
+        self._remedy = remedy
+        self._recent_s: deque[float] = deque()
+        self.num_failures = 0
+
+    def record(self, now_s: float, reason: str) -> None:
+        """Counts a failure.
+
+        Args:
+            now_s: Seconds of a clock that only grows.
+            reason: Who failed, doing what, and why.
+
+        Raises:
+            WorkerDiedError: There were more within the window than may be restarted.
+        """
+        self.num_failures += 1
+        while self._recent_s and now_s - self._recent_s[0] >= self._window_s:
+            self._recent_s.popleft()
+        self._recent_s.append(now_s)
+        if len(self._recent_s) > self._max_restarts:
+            raise WorkerDiedError(
+                f"{self._who} failed {len(self._recent_s)} times within {self._window_s / 60:g} minutes, "
+                f"{self._max_restarts} restarts are allowed; the last one: {reason}",
+                where="failures.max_restarts",
+                remedy=f"{self._remedy}; the run continues from its last checkpoint",
+            )
