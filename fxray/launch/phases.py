@@ -104,7 +104,7 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
     with ray_cluster(config.ray, min_cpus=num_cpus(config)), open_policies(config, model_path) as policies:
         if adapter is not None:
             policies.use_adapter(adapter, 0)
-        prompts = PromptSource(dataset, image_fetcher(data, refuse_image), config, model_path)
+        prompts = PromptSource(dataset, image_fetcher(config, data, refuse_image, on_event), config, model_path)
         rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
         predictions = answer_split(
             policies.generator,
