@@ -1,19 +1,24 @@
-"""Images in the object store: read from the dataset by one actor, so that the driver never holds pixels.
+"""Images in the object store: read from the dataset by one actor, so that the driver never reads pixels.
 
-    driver ─► rows ─► ImageStore ─► ray.put once per image ─► references ─► driver ─► workers fetch, once per node
+    driver ─► rows ─► ImageStore ─► one object per image ─► references ─► driver ─► workers fetch, once per node
 
-The actor owns what it put: when it dies, the references of its images die with it, and a worker that asks for one
-raises DataError. Images put by the driver would outlive the actor, but then every byte passes the driver first.
+The actor runs on the driver's node, where the dataset's path holds. What it returns belongs to the driver, so images
+outlive the actor: when it dies, it is started again and reads what it was asked for; nothing else is lost. Ray passes
+images below 100 KB inside the answer, through the driver's memory; larger ones stay in the object store.
 """
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.failures import FailureBudget
 from fxray.data.dataset import Dataset
 from fxray.data.images import decode_image
 from fxray.errors import DataError
@@ -29,8 +34,23 @@ class BadImage:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """A row whose image can be read.
+
+    Attributes:
+        row: Its number.
+        content: Index of the image among those that were found; rows with equal images share one.
+        num_bytes: Of the encoded image.
+    """
+
+    row: int
+    content: int
+    num_bytes: int
+
+
 class ImageStore:
-    """Holds the encoded images of one dataset.
+    """Reads the encoded images of one dataset.
 
     Args:
         path: The Parquet file.
@@ -40,29 +60,30 @@ class ImageStore:
         self._dataset = Dataset.open(path)
         self._good: set[int] = set()
 
-    def put(self, rows: Sequence[int]) -> tuple[dict[int, ImageRef], list[BadImage]]:
-        """Puts the images of rows into the object store, where they stay while someone holds their references.
+    def read(self, rows: Sequence[int]) -> tuple[Any, ...]:
+        """Reads the images of rows.
 
         Args:
-            rows: Row numbers. Rows with equal images share one reference.
+            rows: Row numbers, each once.
 
         Returns:
-            A reference per readable row, and the unreadable rows.
+            A list with a `FoundImage` or `BadImage` per row, and then as many contents as there are rows: first those
+            that were found, without copies, then empty ones.
         """
-        images: dict[int, ImageRef] = {}
-        bad = []
-        put: dict[bytes, ray.ObjectRef] = {}
-        for row in dict.fromkeys(rows):
+        facts: list[FoundImage | BadImage] = []
+        contents: list[bytes] = []
+        known: dict[bytes, int] = {}
+        for row in rows:
             try:
                 content = self._read(row)
             except DataError as error:
-                bad.append(BadImage(row, self._dataset.samples[row].sample_id, str(error)))
+                facts.append(BadImage(row, self._dataset.samples[row].sample_id, str(error)))
                 continue
-            key = hashlib.sha256(content).digest()
-            if key not in put:
-                put[key] = ray.put(content)
-            images[row] = ImageRef(put[key], len(content))
-        return images, bad
+            index = known.setdefault(hashlib.sha256(content).digest(), len(contents))
+            if index == len(contents):
+                contents.append(content)
+            facts.append(FoundImage(row, index, len(content)))
+        return (facts, *contents, *[b""] * (len(rows) - len(contents)))
 
     def _read(self, row: int) -> bytes:
         content = self._dataset.image_bytes(row)
@@ -77,6 +98,60 @@ class ImageStore:
                 )
             self._good.add(row)
         return content
+
+
+class ImageSource:
+    """The images of one dataset as references that the driver owns, whatever happens to the actor that reads them.
+
+    Args:
+        path: The Parquet file, on the driver's node.
+        failures: How often the actor may die or hang.
+        deadline_s: For the images of one call.
+        on_restart: Told why the actor is started again.
+    """
+
+    def __init__(
+        self, path: Path, *, failures: FailureBudget, deadline_s: float, on_restart: Callable[[str], None]
+    ) -> None:
+        self._path, self._failures, self._deadline_s, self._on_restart = path, failures, deadline_s, on_restart
+        self._store = self._start()
+
+    def fetch(self, rows: Sequence[int]) -> tuple[dict[int, ImageRef], list[BadImage]]:
+        """Reads images into the object store, where they stay while someone holds their references.
+
+        Args:
+            rows: Row numbers. Rows with equal images share one reference.
+
+        Returns:
+            A reference per readable row, and the unreadable rows.
+
+        Raises:
+            WorkerDiedError: The actor died or hung more often than the failure budget allows.
+            DataError: The dataset cannot be opened.
+        """
+        asked = list(dict.fromkeys(rows))
+        while asked:
+            try:
+                return self._fetch(asked)
+            except (RayActorError, GetTimeoutError) as error:
+                reason = f"did not read {len(asked)} images within {self._deadline_s:g} s"
+                reason = reason if isinstance(error, GetTimeoutError) else f"died: {error}"
+                ray.kill(self._store)
+                self._failures.record(time.monotonic(), f"image store of {self._path} {reason}")
+                self._on_restart(f"the image store of {self._path} is started again: it {reason}")
+                self._store = self._start()
+        return {}, []
+
+    def _fetch(self, rows: Sequence[int]) -> tuple[dict[int, ImageRef], list[BadImage]]:
+        answer, *contents = self._store.read.options(num_returns=1 + len(rows)).remote(rows)
+        facts: list[FoundImage | BadImage] = ray.get(answer, timeout=self._deadline_s)
+        found = [fact for fact in facts if isinstance(fact, FoundImage)]
+        images = {fact.row: ImageRef(contents[fact.content], fact.num_bytes) for fact in found}
+        return images, [fact for fact in facts if isinstance(fact, BadImage)]
+
+    def _start(self) -> Any:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return ImageStoreActor.options(num_cpus=0, scheduling_strategy=here).remote(self._path)
 
 
 ImageStoreActor: Any = ray.remote(ImageStore)

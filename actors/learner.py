@@ -1,13 +1,16 @@
 """The learner of the GRPO loop: DeepSpeed ranks in a placement group, driven as one.
 
     groups ─► plan of passes (the same for the same lengths) ─► rank 0 ... rank n ─► sums ─► metrics
+    folder of the driver ─► bytes ─► object store ─► every rank;  rank 0 ─► bytes ─► folder of the driver
 
-The ranks import the deep-learning libraries; this file does not, so the driver stays light.
+The ranks import the deep-learning libraries; this file does not, so the driver stays light. They see no run directory:
+what they begin with and what they leave are bytes. A rank that dies or hangs loses the whole group; its owner starts
+another one.
 """
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,18 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.health import Health
 from actors.placement import node_share
 from fxray import spans
-from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
+from fxray.errors import CheckpointError, DeadlineError, FxrayError, LearnerLostError
+from fxray.files import read_folder, write_atomically
 from fxray.grpo.packing import packed_length, plan_micro_batches
 from fxray.grpo.types import AdapterBlob, RolloutGroup, TrainingGroup, UpdateSettings
 from fxray.waiting import waiting_for
+
+POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE = "adapter", "reference", "optimizer.safetensors"
+"""Where the learner's part of a checkpoint lies in it."""
+LOOK_EVERY_S = 1.0
 
 MEANS = {"kl": "kl", "clip_frac": "clipped", "importance": "importance", "entropy": "surprisal"}
 """Metrics that are means over tokens, and the sums they come from. The entropy is estimated by the mean surprisal."""
@@ -40,7 +49,8 @@ class LearnerSpec:
         max_pixels: Largest area of an image, in square pixels.
         lora_rank: Rank of the adapters.
         lora_alpha: Their scale is alpha / rank.
-        initial_adapter: Folder of the adapter that policy and reference start from (SFT); None starts at the base.
+        initial_adapter: Files of the adapter that policy and reference start from (SFT), content by name in PEFT's
+            layout; None starts at the base.
         seed: Of a fresh adapter's random half.
         weight_decay: Of AdamW.
         max_grad_norm: Gradients are clipped to this norm.
@@ -58,7 +68,7 @@ class LearnerSpec:
     max_pixels: int
     lora_rank: int
     lora_alpha: float
-    initial_adapter: str | None
+    initial_adapter: Mapping[str, bytes] | None
     seed: int
     weight_decay: float
     max_grad_norm: float
@@ -97,7 +107,7 @@ def _packed_length(group: TrainingGroup) -> int:
 
 
 class RankActor:
-    """A rank in its own process: the worker's methods by name."""
+    """A rank in its own process: the worker's methods by name, and a thread beside them that says that it lives."""
 
     def __init__(self, spec: LearnerSpec, rank: int, num_ranks: int) -> None:
         from actors.learner_rank import LearnerWorker
@@ -106,6 +116,10 @@ class RankActor:
 
     def call(self, method: str, *args: Any) -> Any:
         return getattr(self._worker, method)(*args)
+
+    @ray.method(concurrency_group="health")
+    def is_alive(self) -> bool:
+        return True
 
 
 class LearnerGroup:
@@ -119,10 +133,11 @@ class LearnerGroup:
         node_type: Custom resource that a rank's node must offer; any node where empty.
         start_deadline_s: For all ranks to be placed and ready.
         step_deadline_s: For any other call.
+        hang_deadline_s: For a rank to say that it lives, asked in a thread of its own.
 
     Raises:
         DeadlineError: The ranks are not ready in time.
-        WorkerDiedError: A rank died.
+        LearnerLostError: A rank died or hangs.
         FxrayError: What a rank refuses: model, adapter.
     """
 
@@ -135,36 +150,43 @@ class LearnerGroup:
         gpus_per_rank: float,
         start_deadline_s: float,
         step_deadline_s: float,
+        hang_deadline_s: float,
         node_type: str = "",
     ) -> None:
         self._spec = spec
         self._num_ranks = num_ranks
         self._deadline_s = step_deadline_s
         self._ranks: list[Any] = []
+        self._health = Health({}, hang_deadline_s)
         bundle = {"CPU": max(cpus_per_rank, 0.01)} | ({"GPU": gpus_per_rank} if gpus_per_rank else {})
         self._node_share = node_share(node_type)
         self._placement = placement_group([bundle | self._node_share] * num_ranks, strategy="PACK")
         try:
-            self._start(bundle, start_deadline_s)
+            self._start(bundle, start_deadline_s, hang_deadline_s)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, bundle: dict[str, float], deadline_s: float) -> None:
+    def _start(self, bundle: dict[str, float], deadline_s: float, hang_deadline_s: float) -> None:
         end = time.monotonic() + deadline_s
         _await([self._placement.ready()], deadline_s, f"room for {self._num_ranks} learner ranks of {bundle}", "place")
-        actor = ray.remote(RankActor)
+        actor = ray.remote(concurrency_groups={"health": 1})(RankActor)
+        spec = ray.put(self._spec)
         for rank in range(self._num_ranks):
             strategy = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
             options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "resources": self._node_share}
             options |= {"scheduling_strategy": strategy}
-            self._ranks.append(actor.options(**options).remote(self._spec, rank, self._num_ranks))
+            self._ranks.append(actor.options(**options).remote(spec, rank, self._num_ranks))
+        self._answers(
+            [rank.is_alive.remote() for rank in self._ranks], end, "the learner's ranks to come up", "come up"
+        )
+        self._health = Health({f"learner rank {i}": rank for i, rank in enumerate(self._ranks)}, hang_deadline_s)
         address, port = "", 0
         if self._num_ranks > 1:
             where = [self._ranks[0].call.remote("open_meeting")]
-            ((address, port),) = _await(where, end - time.monotonic(), "learner rank 0 to come up", "meet")
+            ((address, port),) = self._answers(where, end, "learner rank 0 to open a meeting", "meet")
         ready = [rank.call.remote("start", address, port, self._deadline_s) for rank in self._ranks]
-        _await(ready, end - time.monotonic(), "the learner's ranks to load the model", "start")
+        self._answers(ready, end, "the learner's ranks to load the model", "start")
 
     def update(self, groups: Sequence[TrainingGroup], settings: UpdateSettings) -> dict[str, float]:
         """Applies `settings.num_updates` optimizer steps; returns metrics by name.
@@ -180,7 +202,7 @@ class LearnerGroup:
             rank.call.remote("update", share, settings, len(learnable))
             for rank, share in zip(self._ranks, shares, strict=True)
         ]
-        of_ranks = _await(calls, self._deadline_s, "the learner's update")
+        of_ranks = self._in_time(calls, "the learner's update")
         _record_phases(of_ranks, start_s)
         return _join(of_ranks, settings.num_updates)
 
@@ -192,7 +214,7 @@ class LearnerGroup:
         ]
         shares = self._share([group for group in as_training if learnable_answers(group)])
         calls = [rank.call.remote("probe", share, temperature) for rank, share in zip(self._ranks, shares, strict=True)]
-        return max(_await(calls, self._deadline_s, "the learner's log-probabilities of a probe", "probe"))
+        return max(self._in_time(calls, "the learner's log-probabilities of a probe", "probe"))
 
     def export_adapter(self, version: int) -> AdapterBlob:
         """The policy's adapter as bytes, named as PEFT names it."""
@@ -209,12 +231,27 @@ class LearnerGroup:
         self._all("reset_optimizer")
 
     def save(self, path: Path) -> None:
-        """Writes policy (PEFT layout in `path/adapter`), reference and optimizer below `path`."""
-        self._all("save", path)
+        """Writes policy (PEFT layout in `path/adapter`), reference and optimizer below `path`, on the driver's node.
+
+        Raises:
+            ResourceError: The disk is full or not writable.
+        """
+        for name, content in self._all("state")[0].items():
+            write_atomically(path / name, content)
 
     def load(self, path: Path) -> None:
-        """Restores what `save` wrote, bit for bit, whatever the number of ranks was."""
-        self._all("load", path)
+        """Restores what `save` wrote, bit for bit, whatever number of ranks and ZeRO stage wrote it.
+
+        Raises:
+            CheckpointError: A part is missing, damaged, or of another model.
+        """
+        try:
+            files = {OPTIMIZER_FILE: (path / OPTIMIZER_FILE).read_bytes()}
+            for part in (POLICY_FOLDER, REFERENCE_FOLDER):
+                files |= {f"{part}/{name}": content for name, content in read_folder(path / part).items()}
+        except OSError as error:
+            raise CheckpointError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
+        self._all("restore", ray.put(files), str(path))
 
     def close(self) -> None:
         """Ends the ranks and gives their place back."""
@@ -224,8 +261,26 @@ class LearnerGroup:
         remove_placement_group(self._placement)
 
     def _all(self, method: str, *args: object) -> list[Any]:
-        calls = [rank.call.remote(method, *args) for rank in self._ranks]
-        return _await(calls, self._deadline_s, f"the learner's {method}")
+        return self._in_time([rank.call.remote(method, *args) for rank in self._ranks], f"the learner's {method}")
+
+    def _in_time(self, calls: Sequence[Any], what: str, name: str = "") -> list[Any]:
+        """Results of calls to all ranks.
+
+        Raises:
+            LearnerLostError: A rank died, hangs, or does not answer in time.
+        """
+        try:
+            return self._answers(calls, time.monotonic() + self._deadline_s, what, name)
+        except DeadlineError as error:
+            raise LearnerLostError(error.message, where=error.where, remedy=error.remedy) from error
+
+    def _answers(self, calls: Sequence[Any], end_s: float, what: str, name: str = "") -> list[Any]:
+        try:
+            return _await(calls, end_s - time.monotonic(), what, name, self._health)
+        except RayTaskError as error:  # of a rank whose exchange with another one broke, or of a fault of its own
+            if lost := self._health.find_dead():
+                raise LearnerLostError(f"{lost} died: {error.cause}", where=f"waiting for {what}") from error
+            raise
 
     def _share(self, groups: Sequence[TrainingGroup]) -> list[list[RankPass]]:
         lengths = [_packed_length(group) for group in groups]
@@ -257,12 +312,14 @@ def _record_phases(of_ranks: Sequence[dict[str, float]], start_s: float) -> None
                 since_s += seconds
 
 
-def _await(calls: Sequence[Any], deadline_s: float, what: str, name: str = "") -> list[Any]:
+def _await(
+    calls: Sequence[Any], deadline_s: float, what: str, name: str = "", health: Health | None = None
+) -> list[Any]:
     """Results of calls, one per rank, in their order; the first failure ends the wait.
 
     Raises:
         DeadlineError: They are not all there in time.
-        WorkerDiedError: An actor died.
+        LearnerLostError: An actor died, or does not say that it lives.
     """
     end = time.monotonic() + deadline_s
     pending = list(calls)
@@ -270,27 +327,31 @@ def _await(calls: Sequence[Any], deadline_s: float, what: str, name: str = "") -
     begun = {call: spans.begin(f"learner-{rank}", name, f"{what} (rank {rank})") for rank, call in enumerate(calls)}
     try:
         while pending:
+            left_s = end - time.monotonic()
             with waiting_for(begun[call] for call in pending):
-                ready, pending = ray.wait(pending, timeout=max(0.0, end - time.monotonic()))
-            if not ready:
+                ready, pending = ray.wait(pending, timeout=max(0.0, min(left_s, LOOK_EVERY_S)))
+            for call in ready:
+                begun[call].end()
+            ray.get(ready)
+            if ready:
+                continue
+            if health is not None and (hung := health.find_hung()):
+                raise LearnerLostError(
+                    f"{hung} has not said for {health.deadline_s:g} s that it lives (learner.hang_deadline_s)",
+                    where=f"waiting for {what}",
+                )
+            if left_s <= 0:
                 raise DeadlineError(
                     f"no answer within {deadline_s:.0f} s",
                     where=f"waiting for {what}",
                     remedy="look at the Ray logs, or raise the learner's deadline in the configuration",
                 )
-            for call in ready:
-                begun[call].end()
-            ray.get(ready)
         return ray.get(list(calls), timeout=max(1.0, end - time.monotonic()))
     except RayTaskError as error:
         if isinstance(error.cause, FxrayError):
             raise error.cause from None
         raise
     except RayActorError as error:
-        raise WorkerDiedError(
-            f"a learner rank died: {error}",
-            where=f"waiting for {what}",
-            remedy="run the same command again: it goes on from the last checkpoint",
-        ) from error
+        raise LearnerLostError(f"a learner rank died: {error}", where=f"waiting for {what}") from error
     except GetTimeoutError as error:
         raise DeadlineError(f"no answer within {deadline_s:.0f} s", where=f"waiting for {what}") from error

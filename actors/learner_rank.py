@@ -7,21 +7,26 @@ import os
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import ray
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
-from actors.learner import LearnerSpec, RankPass, learnable_answers
+from actors.learner import (
+    OPTIMIZER_FILE,
+    POLICY_FOLDER,
+    REFERENCE_FOLDER,
+    LearnerSpec,
+    RankPass,
+    learnable_answers,
+)
 from fxray.data.images import decode_image
 from fxray.errors import CheckpointError, ResourceError
-from fxray.files import write_atomically
 from fxray.grpo.loss import grpo_loss, token_weights
 from fxray.grpo.types import UpdateSettings
 from fxray.model.adapter import (
@@ -29,22 +34,20 @@ from fxray.model.adapter import (
     REFERENCE,
     active_adapter,
     adapter_bytes,
+    adapter_files,
     adapter_parameters,
     adapter_tensors,
     add_adapter,
     attach_adapter,
-    load_adapter,
+    load_adapter_files,
     load_tensors,
     lora_layers,
-    save_adapter,
 )
 from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
 from fxray.model.packed import PackedPolicy, PackedRow, pack
 from fxray.model.prompts import forbidden_ids, preprocess
 from fxray.model.ranks import open_meeting
 from fxray.model.zero import ZeroEngine, join_ranks, sharded_loading
-
-OPTIMIZER_FILE = "optimizer.safetensors"
 
 
 @dataclass(slots=True)
@@ -106,7 +109,7 @@ class LearnerWorker:
             self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model = attach_adapter(self._base, rank=spec.lora_rank, alpha=spec.lora_alpha, dropout=0.0, seed=spec.seed)
         if spec.initial_adapter is not None:
-            load_adapter(model, Path(spec.initial_adapter), POLICY)
+            load_adapter_files(model, spec.initial_adapter, POLICY, where="initial adapter")
         add_adapter(model, REFERENCE)
         self._model, self._lora_layers = model.train(), lora_layers(model)
         self._policy, self._reference = adapter_parameters(model, POLICY), adapter_parameters(model, REFERENCE)
@@ -252,30 +255,38 @@ class LearnerWorker:
         """Forgets the optimizer's moments."""
         self._engine.reset_optimizer()
 
-    def save(self, path: Path) -> None:
-        """Writes both adapters and the optimizer below `path`; only rank 0 writes."""
+    def state(self) -> dict[str, bytes]:
+        """Both adapters and the optimizer as the files of a checkpoint, content by path; only rank 0 gives them."""
+        files: dict[str, bytes] = {}
         for name, parameters in ((POLICY, self._policy), (REFERENCE, self._reference)):
             with self._engine.whole(parameters):
                 if self._rank == 0:
-                    save_adapter(self._model, path / _FOLDERS[name], name)
-        state = self._engine.optimizer_state()
-        if self._rank == 0:
-            write_atomically(path / OPTIMIZER_FILE, save(state))
+                    of_adapter = adapter_files(self._model, name)
+                    files |= {f"{_FOLDERS[name]}/{file}": content for file, content in of_adapter.items()}
+        optimizer = self._engine.optimizer_state()
+        return files | {OPTIMIZER_FILE: save(optimizer)} if self._rank == 0 else {}
 
-    def load(self, path: Path) -> None:
-        """Restores what `save` wrote, bit for bit, whatever the number of ranks and the ZeRO stage were.
+    def restore(self, files: Mapping[str, bytes], where: str) -> None:
+        """Goes back to what `state` gave, bit for bit, whatever the number of ranks and the ZeRO stage were.
+
+        Args:
+            files: Content by path.
+            where: Named in errors: the folder that they were read from.
 
         Raises:
             CheckpointError: A part is missing, damaged, or of another model.
         """
         for name, parameters in ((POLICY, self._policy), (REFERENCE, self._reference)):
+            prefix = f"{_FOLDERS[name]}/"
+            of_adapter = {path.removeprefix(prefix): files[path] for path in files if path.startswith(prefix)}
             with self._engine.whole(parameters, is_written=True):
-                load_adapter(self._model, path / _FOLDERS[name], name)
+                load_adapter_files(self._model, of_adapter, name, where=f"{where}/{_FOLDERS[name]}")
+        optimizer_where = f"{where}/{OPTIMIZER_FILE}"
         try:
-            state = load_file(path / OPTIMIZER_FILE)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"cannot be read: {error}", where=str(path / OPTIMIZER_FILE)) from error
-        self._engine.load_optimizer_state(state, where=str(path / OPTIMIZER_FILE))
+            state = load(files.get(OPTIMIZER_FILE, b""))
+        except SafetensorError as error:
+            raise CheckpointError(f"cannot be read: {error}", where=optimizer_where) from error
+        self._engine.load_optimizer_state(state, where=optimizer_where)
 
     @contextmanager
     def _memory(self, what: str) -> Iterator[None]:
@@ -299,7 +310,7 @@ class LearnerWorker:
         self._seconds[phase] += time.perf_counter() - start
 
 
-_FOLDERS = {POLICY: "adapter", REFERENCE: "reference"}
+_FOLDERS = {POLICY: POLICY_FOLDER, REFERENCE: REFERENCE_FOLDER}
 
 
 def _fetch(handle: object) -> bytes:

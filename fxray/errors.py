@@ -64,5 +64,9 @@ class WorkerDiedError(FxrayError, RuntimeError):
     """An actor that died more often than the failure budget allows."""
 
 
+class LearnerLostError(WorkerDiedError):
+    """A rank of the learner that died or hangs. Started again, the learner goes on from its last checkpoint."""
+
+
 class ResourceError(FxrayError, OSError):
     """A machine that has too little of something: disk, shared memory, ports, processors."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from fxray.errors import ConfigError, ResourceError
 
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -20,9 +22,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise ResourceError("is a folder, expected a file to write", where=str(path), remedy="name a file in it")
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _make_parent(path)
+    make_folder(path.parent)
     try:
-        with _disk_errors(path):
+        with disk_errors(path):
             yield aside
             with aside.open("rb") as written:
                 os.fsync(written.fileno())
@@ -39,10 +41,10 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         ResourceError: The disk is full or not writable; `path` is untouched.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _make_parent(path)
+    make_folder(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        with _disk_errors(path):
+        with disk_errors(path):
             aside.mkdir()
             yield aside
             for file in aside.rglob("*"):
@@ -105,37 +107,60 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def _make_parent(path: Path) -> None:
-    """Makes the folder of a file.
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file, whole or not at all.
+
+    Raises:
+        ResourceError: The disk is full or not writable; the file is as it was.
+    """
+    content = line.encode() + b"\n"
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            if os.write(descriptor, content) < len(content):  # the rest had no room
+                os.ftruncate(descriptor, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder: content by path within it; nothing where there is no folder."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()
+    }
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it.
 
     Raises:
         ResourceError: It cannot be made, for a file stands in its way, for one.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResourceError(
-            f"its folder cannot be made: {error.strerror} ({error.filename})",
-            where=str(path),
-            remedy="choose another folder",
+            f"cannot be made: {error.strerror} ({error.filename})", where=str(folder), remedy="choose another folder"
         ) from error
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns what a disk refuses inside the block into one clear error.
+
+    Raises:
+        ResourceError: The disk is full, broken, or not writable.
+    """
     try:
         yield
     except OSError as error:
-        if isinstance(error, ResourceError) or error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EACCES,
-            errno.EROFS,
-        ):
+        if isinstance(error, ResourceError) or error.errno not in _REFUSALS:
             raise
         free_mib = shutil.disk_usage(path.parent).free // 2**20
         raise ResourceError(
-            f"cannot be written: {error.strerror} ({free_mib} MiB free)",
+            f"cannot be written: {os.strerror(error.errno)} ({free_mib} MiB free)",
             where=str(path),
             remedy="free some space or choose another folder; what was there before is untouched",
         ) from error

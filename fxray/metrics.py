@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fxray.errors import DataError
-from fxray.files import write_atomically
+from fxray.files import append_line, disk_errors, write_atomically
 
 if TYPE_CHECKING:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -56,34 +56,31 @@ class MetricsLog:
         _cut_torn_line(self._path)
 
     def log(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Records one step."""
+        """Records one step.
+
+        Raises:
+            ResourceError: The disk is full; the log is as it was.
+        """
         now = time.time()
         finite = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
         line = json.dumps({"phase": phase, "step": step, "time": now, "metrics": finite}, allow_nan=False)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, line.encode() + b"\n")
-        finally:
-            os.close(descriptor)
+        append_line(self._path, line)
         self._write_event(phase, step, now, {name: value for name, value in finite.items() if value is not None})
 
     def rewind(self, phase: str, step: int) -> None:
-        """Forgets every step of `phase` after `step`, and every phase that began after `phase` did.
+        """Forgets every step of `phase` after `step`. What other phases recorded stays.
 
         Args:
             phase: The phase that goes on.
             step: Last step that the checkpoint holds; smaller than the first step when it holds none of the phase.
         """
         steps = read_metrics(self._path.parent)
-        order = list(dict.fromkeys(s.phase for s in steps))
-        later = set(order[order.index(phase) + 1 :]) if phase in order else set()
-        kept = [s for s in steps if s.phase not in later and (s.phase != phase or s.step <= step)]
+        kept = [s for s in steps if s.phase != phase or s.step <= step]
         if len(kept) < len(steps):
             write_atomically(self._path, "".join(_as_line(s) for s in kept))
-        for purged, first in [(phase, step + 1), *((name, 0) for name in later)]:
-            self._purge_steps[purged] = first
-            if (writer := self._writers.pop(purged, None)) is not None:
-                writer.close()
+        self._purge_steps[phase] = step + 1
+        if (writer := self._writers.pop(phase, None)) is not None:
+            writer.close()
 
     def close(self) -> None:
         """Closes the TensorBoard files; the JSON lines are on disk already."""
@@ -96,9 +93,10 @@ class MetricsLog:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
-        writer = self._writer(phase)
-        writer.add_event(Event(wall_time=now, step=step, summary=Summary(value=values)))
-        writer.flush()
+        with disk_errors(self._tensorboard_dir):
+            writer = self._writer(phase)
+            writer.add_event(Event(wall_time=now, step=step, summary=Summary(value=values)))
+            writer.flush()
 
     def _writer(self, phase: str) -> "EventFileWriter":
         if phase not in self._writers:

@@ -1,14 +1,15 @@
-"""The whole way for real, on the smallest scale: a run that is killed in SFT and in beta ends as a quiet one does."""
+"""The whole way for real, on the smallest scale: a run that is killed in SFT and in beta and whose learner is killed in
+alpha ends as a quiet one does, and leaves nothing behind.
+"""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -35,9 +36,13 @@ SETTINGS = (
     "grpo.max_new_tokens=32",
     "evaluate.max_new_tokens=32",
     "evaluate.num_bootstrap=50",
-    "checkpoint.every_steps=1",
+    "checkpoint.every_steps=2",
     "ray.object_store_mib=128",
 )
+
+
+LEFT_FOLDERS: list[Path] = []
+"""Ray's folders of the drivers that were killed."""
 
 
 def start(run_dir: Path, schedule: Path) -> subprocess.Popen[bytes]:
@@ -51,16 +56,38 @@ def finish(run_dir: Path, schedule: Path) -> None:
     assert start(run_dir, schedule).wait(DEADLINE_S) == 0, (run_dir.parent / "stderr").read_text()[-3000:]
 
 
-def kill_when(is_time: Callable[[], bool], run_dir: Path, schedule: Path) -> None:
-    """Starts the run and sends kill -9 to its driver at a point in its way."""
+Event = tuple[Callable[[], bool], Callable[[subprocess.Popen[bytes]], None]]
+
+
+def disturb(run_dir: Path, schedule: Path, *events: Event) -> None:
+    """Starts the run, and at points in its way does something to it; the last one ends it."""
     driver = start(run_dir, schedule)
     deadline_s = time.monotonic() + DEADLINE_S
-    while not is_time():
-        assert driver.poll() is None, (run_dir.parent / "stderr").read_text()[-3000:]
-        assert time.monotonic() < deadline_s, "the run did not come to the point where it should be killed"
-        time.sleep(0.05)
-    os.kill(driver.pid, signal.SIGKILL)
+    for is_time, act in events:
+        while not is_time():
+            assert driver.poll() is None, (run_dir.parent / "stderr").read_text()[-3000:]
+            assert time.monotonic() < deadline_s, "the run did not come to the point where it should be disturbed"
+            time.sleep(0.05)
+        act(driver)
+
+
+def kill_driver(driver: subprocess.Popen[bytes]) -> None:
+    """Sends kill -9 to the driver; nothing that it started may outlive it for long."""
+    family = psutil.Process(driver.pid).children(recursive=True)
+    assert len(family) > 3
+    driver.kill()
     driver.wait(30)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    (left,) = [file for file in Path("/tmp").glob("fxray-*/owner") if f"pid {driver.pid} " in file.read_text()]
+    LEFT_FOLDERS.append(left.parent)
+
+
+def kill_learner(driver: subprocess.Popen[bytes]) -> None:
+    """Sends kill -9 to the learner's rank."""
+    family = psutil.Process(driver.pid).children(recursive=True)
+    (rank,) = [process for process in family if process.cmdline()[:1] and "RankActor" in process.cmdline()[0]]
+    rank.kill()
 
 
 def steps(run_dir: Path) -> dict[tuple[str, int], float]:
@@ -78,14 +105,19 @@ def has_reached(run_dir: Path, phase: str, step: int) -> Callable[[], bool]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A quiet run, and one that was killed in SFT and in beta."""
+    """A quiet run, and one that was killed in SFT and in beta and lost its learner in alpha."""
     root = tmp_path_factory.mktemp("runs")
     schedule = root / "schedule.yaml"
     schedule.write_text(SCHEDULE)
     quiet, killed = root / "quiet", root / "killed"
     finish(quiet, schedule)
-    kill_when(has_reached(killed, "sft", 3), killed, schedule)
-    kill_when(has_reached(killed, "beta", 2), killed, schedule)
+    disturb(killed, schedule, (has_reached(killed, "sft", 3), kill_driver))
+    disturb(
+        killed,
+        schedule,
+        (has_reached(killed, "alpha", 1), kill_learner),
+        (has_reached(killed, "beta", 2), kill_driver),
+    )
     finish(killed, schedule)
     return quiet, killed
 
@@ -100,6 +132,16 @@ def test_no_step_is_skipped_or_repeated_and_each_draws_the_same(runs: tuple[Path
     quiet, killed = map(steps, runs)
     assert [key for key in quiet if key[0] != "sft"] == [(s, i) for s in ("alpha", "beta") for i in (1, 2, 3)]
     assert killed == quiet
+
+
+def test_what_killed_drivers_left_is_gone(runs: tuple[Path, Path]) -> None:
+    assert len(LEFT_FOLDERS) == 2
+    assert not any(folder.exists() for folder in LEFT_FOLDERS)
+
+
+def test_the_learner_was_started_again_once(runs: tuple[Path, Path]) -> None:
+    lines = map(json.loads, (runs[1] / "metrics.jsonl").read_text().splitlines())
+    assert {line["metrics"]["num_learner_restarts"] for line in lines if line["phase"] == "alpha"} == {1.0}
 
 
 def test_both_reports_tell_the_same_numbers(runs: tuple[Path, Path]) -> None:

@@ -227,6 +227,8 @@ class LearnerConfig(Section):
     """Packed rows are put together until their padded tokens reach this."""
     start_deadline_s: Positive = 600
     step_deadline_s: Positive = 1800
+    hang_deadline_s: Positive = 60
+    """For a rank to say that it lives, in a thread beside its work; else it is ended, and all ranks start again."""
 
 
 class FailuresConfig(Section):

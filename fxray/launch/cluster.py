@@ -3,16 +3,18 @@
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from actors.placement import NODE_TYPES
 from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
+from fxray.launch.leftovers import own_folder
 
 SHARED_MEMORY = Path("/dev/shm")
+LAST_WORDS_S = 15
+"""For Ray's own processes to tell the others of a driver that was killed; by default they try for a minute."""
 
 
 @contextmanager
@@ -26,19 +28,35 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
     Raises:
         ResourceError: The cluster cannot be reached, or the machine has too little shared memory.
     """
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = ray_address(config)
     _quieten()
     if not address:
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(LAST_WORDS_S))
         _stay_on_loopback()
-        _check_shared_memory(config.object_store_mib)
+        check_shared_memory(config.object_store_mib)
     import ray
 
-    temp_dir = None
+    with nullcontext() if address else own_folder() as folder:
+        _init(config, address, folder, min_cpus)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def ray_address(config: RayConfig) -> str | None:
+    """The cluster to join; None where a run starts a Ray of its own."""
+    return config.address or os.environ.get("RAY_ADDRESS")
+
+
+def _init(config: RayConfig, address: str | None, folder: Path | None, min_cpus: int) -> None:
+    """Joins the cluster at an address, or starts a Ray of this process in a folder."""
+    import ray
+
     try:
         if address:
             ray.init(address=address, namespace="fxray", log_to_driver=False, logging_level="WARNING")
         else:
-            temp_dir = tempfile.mkdtemp(prefix="fxray-", dir="/tmp")  # unix sockets below it allow 107 characters
             ray.init(
                 address="local",
                 namespace="fxray",
@@ -49,23 +67,15 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
                 _metrics_export_port=config.metrics_port or None,
                 log_to_driver=False,
                 logging_level="WARNING",
-                _temp_dir=temp_dir,
+                _temp_dir=str(folder),
                 _node_ip_address="127.0.0.1",
             )
     except Exception as error:  # Ray raises bare ones here
-        if temp_dir:
-            shutil.rmtree(temp_dir, ignore_errors=True)
         raise ResourceError(
             f"Ray cannot be {'joined' if address else 'started'}: {error}",
             where=f"ray.address {address}" if address else "local Ray",
             remedy="check the address and that the head node runs" if address else "run `fxray doctor`",
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if temp_dir:
-            shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def _quieten() -> None:
@@ -83,7 +93,12 @@ def _stay_on_loopback() -> None:
         ray_constants.ENABLE_RAY_CLUSTER = False
 
 
-def _check_shared_memory(needed_mib: int) -> None:
+def check_shared_memory(needed_mib: int) -> None:
+    """Returns when a local Ray's object store has room.
+
+    Raises:
+        ResourceError: It has not.
+    """
     free_mib = shutil.disk_usage(SHARED_MEMORY).free // 2**20 if SHARED_MEMORY.is_dir() else 0
     if free_mib < needed_mib:
         raise ResourceError(

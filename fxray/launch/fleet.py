@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
-from fxray.errors import DataError
+from fxray.errors import CheckpointError, DataError, LearnerLostError
 from fxray.events import Note, OnEvent
 from fxray.grpo.loop import Ports
 from fxray.grpo.ports import Generator, Learner
@@ -67,29 +68,50 @@ class Fleet(Policies):
         closing.callback(self.pool.close)
         self._session, self._closing = session, closing
         self._learner: LearnerGroup | None = None
+        self._learner_failures = start.failure_budget(
+            config, "learners", "often too little memory: lower learner.max_tokens_per_micro_batch"
+        )
+        closing.callback(self._end_learner)
         self._rewards: RewardPool | None = None
         self.num_corrupt_images = 0
         self.test = Dataset.open(session.splits.test)
         self.training = Dataset.open(session.splits.train)
         note = partial(self._skip, on_event=session.on_event, may_skip=config.data.on_corrupt_image == "skip")
-        self.training_prompts = PromptSource(
-            self.training, start.image_fetcher(session.splits.train, note), config, session.model_path
+        train, test = (
+            start.image_fetcher(config, path, note, session.on_event)
+            for path in (session.splits.train, session.splits.test)
         )
-        self.test_prompts = PromptSource(
-            self.test, start.image_fetcher(session.splits.test, note), config, session.model_path
-        )
+        self.training_prompts = PromptSource(self.training, train, config, session.model_path)
+        self.test_prompts = PromptSource(self.test, test, config, session.model_path)
 
     @property
     def learner(self) -> Learner:
-        """The learner group, holding the SFT adapter as policy and reference when it comes up."""
+        """The learner group, holding the SFT adapter as policy and reference when it comes up.
+
+        Raises:
+            LearnerLostError: A rank died or hung while it came up.
+        """
         if self._learner is None:
             if self._session.config.rollout.sleep:  # an engine that starts counts the memory that it finds
                 self.pool.rest()
             self._learner = start.learner_group(
                 self._session.config, self._session.model_path, self._session.run.sft_adapter
             )
-            self._closing.callback(self._learner.close)
         return self._learner
+
+    def drop_learner(self, error: LearnerLostError) -> None:
+        """Ends the ranks that are left, so that the next use of `learner` starts all of them; engines go on.
+
+        Raises:
+            WorkerDiedError: The learner was lost more often than the failure budget allows.
+        """
+        self._end_learner()
+        self._learner_failures.record(time.monotonic(), str(error))
+
+    def _end_learner(self) -> None:
+        if self._learner is not None:
+            self._learner.close()
+            self._learner = None
 
     @property
     def ports(self) -> Ports:
@@ -106,6 +128,7 @@ class Fleet(Policies):
             "num_rollout_workers": float(self.pool.num_up),
             "num_rollout_failures": float(self.pool.num_deaths),
             "num_rollout_departures": float(self.pool.num_departures),
+            "num_learner_restarts": float(self._learner_failures.num_failures),
         }
         if self._rewards is not None:
             counters |= {
@@ -155,13 +178,24 @@ def open_fleet(session: Session) -> Iterator[Fleet]:
 
 
 def read_adapter(folder: Path, version: int) -> AdapterBlob:
-    """An adapter in PEFT layout as bytes to publish."""
-    from safetensors import safe_open
+    """An adapter in PEFT layout as bytes to publish.
 
-    content = (folder / WEIGHTS_FILE).read_bytes()
-    with safe_open(folder / WEIGHTS_FILE, framework="np") as tensors:
-        modules = {name.partition(".lora_")[0] for name in tensors.keys()}  # noqa: SIM118  not a mapping
-    config: dict[str, object] = json.loads((folder / CONFIG_FILE).read_text())
+    Raises:
+        CheckpointError: A file of it is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        content = (folder / WEIGHTS_FILE).read_bytes()
+        with safe_open(folder / WEIGHTS_FILE, framework="np") as tensors:
+            modules = {name.partition(".lora_")[0] for name in tensors.keys()}  # noqa: SIM118  not a mapping
+        config: dict[str, object] = json.loads((folder / CONFIG_FILE).read_text())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the adapter cannot be read: {error}",
+            where=str(folder),
+            remedy="delete the folder that holds it; the same command makes it again",
+        ) from error
     return AdapterBlob(version, content, config, hashlib.sha256(content).hexdigest(), len(modules))
 
 

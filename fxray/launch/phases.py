@@ -107,7 +107,7 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
     ):
         if adapter is not None:
             policies.use_adapter(adapter, 0)
-        prompts = PromptSource(dataset, image_fetcher(data, refuse_image), config, model_path)
+        prompts = PromptSource(dataset, image_fetcher(config, data, refuse_image, on_event), config, model_path)
         rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
         predictions = answer_split(
             policies.generator,

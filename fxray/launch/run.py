@@ -3,11 +3,10 @@
     config.yaml versions.json data.json data/ sft/ grpo/<stage>/ evaluation/<name>/ metrics.jsonl tensorboard/
     report.html metrics.json status.json timeline.json
 
-One driver at a time holds the lock. A run is continued with the configuration that it was started with; only what
+One driver at a time holds its lease. A run is continued with the configuration that it was started with; only what
 cannot change its result may differ.
 """
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -23,8 +22,9 @@ from typing import Any
 
 from fxray.config.load import dump_config, load_config
 from fxray.config.tree import Config
-from fxray.errors import ConfigError, FxrayError
-from fxray.files import write_atomically
+from fxray.errors import ConfigError
+from fxray.files import make_folder, write_atomically
+from fxray.launch.lease import LEASE_FILE, LOCK_FILE, Lease, hold
 
 RESULT_SECTIONS = ("seed", "model", "data", "sft", "grpo")
 PACKAGES = ("fxray", "ray", "vllm", "torch", "torchvision", "transformers", "peft", "deepspeed", "pyarrow", "pydantic")
@@ -35,6 +35,8 @@ class RunDirectory:
     """Paths of a run. Nothing is created by asking for one."""
 
     root: Path
+    lease: Lease | None = None
+    """Of the driver that has it open."""
 
     @property
     def sft_dir(self) -> Path:
@@ -68,15 +70,16 @@ def open_run(root: Path, config: Config) -> Iterator[RunDirectory]:
     Raises:
         ConfigError: The run was started with another configuration, or the folder holds something else.
         FxrayError: Another process works on it.
+        ResourceError: The folder cannot be made or written.
     """
     root = root.resolve()
-    root.mkdir(parents=True, exist_ok=True)
-    with _lock(root):
+    make_folder(root)
+    with hold(root) as lease:
         _adopt_config(root, config)
         for leftover in list(root.rglob(".*.tmp")):
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         write_atomically(root / "versions.json", json.dumps(versions(), indent=2) + "\n")
-        yield RunDirectory(root)
+        yield RunDirectory(root, lease)
 
 
 def versions() -> dict[str, Any]:
@@ -113,24 +116,6 @@ def _git_revision() -> str:
         return "unknown"
 
 
-@contextmanager
-def _lock(root: Path) -> Iterator[None]:
-    with (root / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise FxrayError(
-                f"another process ({file.read().strip() or 'unknown'}) works on this run",
-                where=str(root),
-                remedy="wait for it, end it, or choose another --run-dir",
-            ) from None
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
-
-
 def _adopt_config(root: Path, config: Config) -> None:
     file, own_schedule = root / "config.yaml", root / "schedule.yaml"
     schedule = None
@@ -152,7 +137,7 @@ def _adopt_config(root: Path, config: Config) -> None:
                 where=str(file),
                 remedy="continue it with the configuration it was started with, or choose another --run-dir",
             )
-    elif any(entry.name != ".lock" for entry in root.iterdir()):
+    elif any(entry.name not in (LOCK_FILE, LEASE_FILE) for entry in root.iterdir()):
         raise ConfigError(
             "the folder is not empty and is not a run directory", where=str(root), remedy="choose another --run-dir"
         )

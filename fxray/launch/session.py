@@ -12,8 +12,8 @@ from fxray.config.limits import check
 from fxray.config.problem import refuse
 from fxray.config.schedule import Stage, load_stages
 from fxray.config.tree import Config
-from fxray.events import OnEvent, PhaseDone
-from fxray.launch.cluster import ray_cluster
+from fxray.events import Event, OnEvent, PhaseDone
+from fxray.launch.cluster import check_shared_memory, ray_address, ray_cluster
 from fxray.launch.data import Splits, prepare_data
 from fxray.launch.devices import check_gpus, look_in_cluster, num_cluster_gpus
 from fxray.launch.run import RunDirectory, open_run
@@ -54,6 +54,8 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     refuse(check(config), where="configuration")
     stages = load_stages(config.grpo.schedule)
     model_path = resolve_model_path(config.model.path)
+    if not ray_address(config.ray):
+        check_shared_memory(config.ray.object_store_mib)
     warning_s, names = config.ray.stall_warning_s, [stage.name for stage in stages]
     with (
         open_run(run_dir, config) as run,
@@ -65,7 +67,14 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
                 check_gpus(config, math.inf, partial(look_in_cluster, config.rollout.start_deadline_s))
             else:
                 check_gpus(config, num_cluster_gpus())
-            yield Session(config, run, stages, splits, model_path, watch.on_event)
+            yield Session(config, run, stages, splits, model_path, partial(_tell, run, watch.on_event))
+
+
+def _tell(run: RunDirectory, on_event: OnEvent, event: Event) -> None:
+    """Tells of an event, if the run is still this driver's: one that was taken over stops at its next step."""
+    if run.lease is not None:
+        run.lease.check()
+    on_event(event)
 
 
 def num_cpus(config: Config) -> int:

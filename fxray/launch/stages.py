@@ -1,13 +1,27 @@
-"""The GRPO stages of a run: each starts from the one before, or from its own last checkpoint."""
+"""The GRPO stages of a run: each starts from the one before, or from its own last checkpoint.
+
+A learner that is lost is started again and goes on from there too: what a step draws is a function of (seed, stage,
+step) alone, so the steps that are taken again end where they ended the first time.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from fxray.checkpoints import CheckpointState, latest, read_state, retain, save_checkpoint, step_dir
+from fxray.checkpoints import (
+    CheckpointState,
+    checkpoints,
+    latest,
+    newest_sound,
+    read_state,
+    retain,
+    save_checkpoint,
+    step_dir,
+)
 from fxray.config.schedule import Stage
-from fxray.errors import CheckpointError
-from fxray.events import PhaseStarted, Step
+from fxray.errors import CheckpointError, LearnerLostError
+from fxray.events import Note, PhaseStarted, Step
 from fxray.grpo.loop import Cursor, run_stage
 from fxray.grpo.ports import Learner
 from fxray.grpo.types import AdapterBlob
@@ -25,15 +39,33 @@ def train_stage(session: Session, fleet: Fleet, stage: Stage) -> None:
     """Trains one stage, or goes on with it, or finds it done.
 
     Raises:
-        CheckpointError: The phase before it is not done, or a checkpoint is damaged or of another model.
+        CheckpointError: The phase before it is not done, or no checkpoint is whole, or one is of another model.
+        WorkerDiedError: The learner was lost more often than the failure budget allows.
         FxrayError: As `run_stage` and the actors say.
     """
     stage_dir = session.run.stage_dir(stage.name)
-    if (stage_dir / "final").is_dir():
+    newest = _newest(session, stage.name)
+    if newest is not None and newest[0] == stage_dir / "final":
         return
+    log = MetricsLog(session.run.root)
+    with session.phase(stage.name, str(session.run.stage_adapter(stage.name))):
+        while not (stage_dir / "final").is_dir():
+            try:
+                _go_on(session, fleet, stage, log)
+            except LearnerLostError as error:
+                fleet.drop_learner(error)
+                session.on_event(Note(f"the learner is started again: {error}", is_warning=True))
+
+
+def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> None:
+    """Trains a stage from its newest checkpoint to its end.
+
+    Raises:
+        LearnerLostError: A rank died or hangs.
+    """
+    stage_dir = session.run.stage_dir(stage.name)
     plan = plan_stage(session.config, stage, num_samples=len(fleet.training))
     cursor = _resume(session, fleet.learner, stage)
-    log = MetricsLog(session.run.root)
     log.rewind(stage.name, cursor.step)
     session.on_event(PhaseStarted(stage.name, plan.num_steps, cursor.step))
     fingerprint = base_fingerprint(session.model_path)
@@ -57,17 +89,16 @@ def train_stage(session: Session, fleet: Fleet, stage: Stage) -> None:
             checkpoint(step_dir(stage_dir, cursor.step), cursor, past)
             retain(stage_dir, session.config.checkpoint.keep_last)
 
-    with session.phase(stage.name, str(session.run.stage_adapter(stage.name))):
-        cursor = run_stage(
-            plan,
-            cursor,
-            fleet.ports,
-            draw=lambda step: fleet.training_prompts.of_step(stage.name, step),
-            observe=observe,
-            save=save,
-            past=_read_past(stage_dir),
-        )
-        checkpoint(stage_dir / "final", cursor)
+    cursor = run_stage(
+        plan,
+        cursor,
+        fleet.ports,
+        draw=lambda step: fleet.training_prompts.of_step(stage.name, step),
+        observe=observe,
+        save=save,
+        past=_read_past(stage_dir),
+    )
+    checkpoint(stage_dir / "final", cursor)
 
 
 def _read_past(stage_dir: Path) -> list[AdapterBlob]:
@@ -83,26 +114,35 @@ def stage_version(session: Session, name: str) -> int:
     return read_state(path, base_fingerprint(session.model_path)).policy_version
 
 
+def _newest(session: Session, name: str) -> tuple[Path, CheckpointState] | None:
+    """The furthest whole checkpoint of a stage; damaged ones are told of and put aside."""
+    return newest_sound(
+        checkpoints(session.run.stage_dir(name)),
+        partial(read_state, base_fingerprint=base_fingerprint(session.model_path)),
+        lambda text: session.on_event(Note(text, is_warning=True)),
+    )
+
+
 def _resume(session: Session, learner: Learner, stage: Stage) -> Cursor:
     """Brings the learner to where the stage goes on, or starts."""
-    fingerprint = base_fingerprint(session.model_path)
-    newest = latest(session.run.stage_dir(stage.name))
+    newest = _newest(session, stage.name)
     if newest is not None:
-        state = read_state(newest, fingerprint)
-        learner.load(newest)
+        folder, state = newest
+        learner.load(folder)
         return Cursor(stage.name, state.step, state.policy_version)
     index = session.stages.index(stage)
     if index == 0:
         return Cursor(stage.name, 0, 0)
-    previous = session.run.stage_dir(session.stages[index - 1].name) / "final"
-    if not previous.is_dir():
+    name = session.stages[index - 1].name
+    previous = _newest(session, name)
+    if previous is None or previous[0].name != "final":
         raise CheckpointError(
-            f"stage {stage.name} starts from stage {session.stages[index - 1].name}, which is not done",
-            where=str(previous),
-            remedy=f"run `fxray grpo --stage {session.stages[index - 1].name}` first, or `fxray train` for all",
+            f"stage {stage.name} starts from stage {name}, which is not done",
+            where=str(session.run.stage_dir(name) / "final"),
+            remedy=f"run `fxray grpo --stage {name}` first, or `fxray train` for all",
         )
-    state = read_state(previous, fingerprint)
-    learner.load(previous)
+    folder, state = previous
+    learner.load(folder)
     learner.reset_optimizer()
     if (stage.reference or session.config.grpo.reference) == "previous-stage":
         learner.set_reference()

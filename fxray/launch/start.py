@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fxray import spans
 from fxray.config.tree import Config
-from fxray.errors import DeadlineError
-from fxray.events import OnEvent
+from fxray.events import Note, OnEvent
+from fxray.files import read_folder
 from fxray.grpo.types import ImageRef
 from fxray.waiting import waiting_for
 
@@ -108,7 +108,7 @@ def reward_pool(config: Config) -> "RewardPool":
 
 
 def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGroup":
-    """The DeepSpeed ranks, with an adapter as policy and reference."""
+    """The DeepSpeed ranks, with the adapter in a folder of this machine as policy and reference."""
     from actors.learner import LearnerGroup, LearnerSpec
     from actors.placement import LEARNER
 
@@ -120,7 +120,7 @@ def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGr
         max_pixels=model.max_pixels,
         lora_rank=model.lora.rank,
         lora_alpha=model.lora.alpha,
-        initial_adapter=str(adapter),
+        initial_adapter=read_folder(adapter),
         seed=config.seed,
         weight_decay=config.grpo.weight_decay,
         max_grad_norm=config.grpo.max_grad_norm,
@@ -138,6 +138,7 @@ def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGr
         gpus_per_rank=learner.gpus_per_rank,
         start_deadline_s=learner.start_deadline_s,
         step_deadline_s=learner.step_deadline_s,
+        hang_deadline_s=learner.hang_deadline_s,
         node_type=LEARNER if config.ray.use_node_types else "",
     )
 
@@ -154,30 +155,32 @@ def _memory_remedy(config: Config) -> str:
     return f"{', or '.join(changes)}; `fxray plan` shows who needs what"
 
 
-def image_fetcher(path: Path, on_bad: Callable[[str], None]) -> Callable[[Sequence[int]], list[ImageRef | None]]:
-    """Images of a dataset through an image store.
+def image_fetcher(
+    config: Config, path: Path, on_bad: Callable[[str], None], on_event: OnEvent
+) -> Callable[[Sequence[int]], list[ImageRef | None]]:
+    """Images of a dataset through an image store on the driver's node.
 
     Args:
+        config: For the failure budget.
         path: The Parquet file.
         on_bad: Called with the reason of each unreadable image; raises, or lets it be left out.
+        on_event: Told when the store is started again.
 
     Returns:
         A function from rows to references, None for an image that is left out.
     """
-    import ray
-    from ray.exceptions import GetTimeoutError
+    from actors.image_store import ImageSource
 
-    from actors.image_store import ImageStoreActor
-
-    store: Any = ImageStoreActor.options(num_cpus=0).remote(path)
+    source = ImageSource(
+        path,
+        failures=failure_budget(config, "image stores", "check the disk that the dataset lies on"),
+        deadline_s=IMAGES_DEADLINE_S,
+        on_restart=lambda text: on_event(Note(text, is_warning=True)),
+    )
 
     def fetch(rows: Sequence[int]) -> list[ImageRef | None]:
-        try:
-            with spans.span("images", "read", f"{len(rows)} images of {path.name}") as span, waiting_for([span]):
-                images, bad = ray.get(store.put.remote(list(rows)), timeout=IMAGES_DEADLINE_S)
-        except GetTimeoutError as error:
-            message = f"{len(rows)} images were not read within {IMAGES_DEADLINE_S:g} s"
-            raise DeadlineError(message, where=str(path), remedy="check the disk that the dataset lies on") from error
+        with spans.span("images", "read", f"{len(rows)} images of {path.name}") as span, waiting_for([span]):
+            images, bad = source.fetch(rows)
         for image in bad:
             on_bad(image.reason)
         return [images.get(row) for row in rows]

@@ -1,7 +1,7 @@
 """LoRA adapters side by side on one frozen base: made, switched, and exchanged in PEFT's own layout."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -133,11 +133,45 @@ def load_adapter_bytes(peft_model: PeftModel, blob: bytes, name: str, *, where: 
     load_tensors(peft_model, tensors, name, where=where)
 
 
+def adapter_files(peft_model: PeftModel, name: str = POLICY) -> dict[str, bytes]:
+    """An adapter as the files of a folder that PEFT and vLLM load as it is: content by name."""
+    blob, config = adapter_bytes(peft_model, name)
+    return {CONFIG_FILE: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(), WEIGHTS_FILE: blob}
+
+
+def load_adapter_files(peft_model: PeftModel, files: Mapping[str, bytes], name: str, *, where: str) -> None:
+    """Overwrites an adapter's weights with those in files in PEFT's layout.
+
+    Args:
+        peft_model: Holds the adapter.
+        files: Content by name, as `adapter_files` gives it.
+        name: Of the adapter.
+        where: Named in errors: the folder of the files.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the adapter has another rank, scale or layers.
+    """
+    if missing := {CONFIG_FILE, WEIGHTS_FILE} - files.keys():
+        raise CheckpointError(f"{min(missing)} is missing", where=where)
+    try:
+        config = json.loads(files[CONFIG_FILE])
+    except ValueError as error:
+        raise CheckpointError(f"is not JSON: {error}", where=f"{where}/{CONFIG_FILE}") from error
+    mine = peft_model.peft_config[name]
+    got, expected = (config.get("r"), config.get("lora_alpha")), (mine.r, mine.lora_alpha)
+    if got != expected:
+        raise CheckpointError(
+            f"rank and alpha are {got}, expected {expected}",
+            where=f"{where}/{CONFIG_FILE}",
+            remedy="set model.lora.rank and model.lora.alpha to the adapter's, or train the adapter anew",
+        )
+    load_adapter_bytes(peft_model, files[WEIGHTS_FILE], name, where=f"{where}/{WEIGHTS_FILE}")
+
+
 def save_adapter(peft_model: PeftModel, directory: Path, name: str = POLICY) -> None:
     """Writes an adapter into a folder that PEFT and vLLM load as it is."""
-    blob, config = adapter_bytes(peft_model, name)
-    write_atomically(directory / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    write_atomically(directory / WEIGHTS_FILE, blob)
+    for file_name, content in adapter_files(peft_model, name).items():
+        write_atomically(directory / file_name, content)
 
 
 def load_adapter(peft_model: PeftModel, directory: Path, name: str) -> None:
@@ -147,21 +181,10 @@ def load_adapter(peft_model: PeftModel, directory: Path, name: str) -> None:
         CheckpointError: A file is missing or damaged, or the adapter has another rank, scale or layers.
     """
     try:
-        config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-        blob = (directory / WEIGHTS_FILE).read_bytes()
+        files = {file_name: (directory / file_name).read_bytes() for file_name in (CONFIG_FILE, WEIGHTS_FILE)}
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
-    except ValueError as error:
-        raise CheckpointError(f"is not JSON: {error}", where=str(directory / CONFIG_FILE)) from error
-    mine = peft_model.peft_config[name]
-    got, expected = (config.get("r"), config.get("lora_alpha")), (mine.r, mine.lora_alpha)
-    if got != expected:
-        raise CheckpointError(
-            f"rank and alpha are {got}, expected {expected}",
-            where=str(directory / CONFIG_FILE),
-            remedy="set model.lora.rank and model.lora.alpha to the adapter's, or train the adapter anew",
-        )
-    load_adapter_bytes(peft_model, blob, name, where=str(directory / WEIGHTS_FILE))
+    load_adapter_files(peft_model, files, name, where=str(directory))
 
 
 def adapter_config(peft_model: PeftModel, name: str) -> dict[str, object]:

@@ -1,23 +1,29 @@
 """Checkpoints of an SFT job: adapter, optimizer and step. Order, templates and dropout follow from seed and step.
 
-    sft/attempts/<attempt>/step-000100/{state.json, adapter/, optimizer.safetensors}
+    sft/attempts/<attempt>/step-000100/{manifest.json, state.json, adapter/, optimizer.safetensors}
 
 Every start of the driver makes an attempt of its own, so that what a killed one left in the making is never read.
 """
 
 import json
+import platform
 import re
 import shutil
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fxray.errors import CheckpointError
+from fxray.checkpoints import DamagedCheckpointError, newest_sound, write_manifest
+from fxray.errors import CheckpointError, ResourceError
+from fxray.files import write_atomically
 from fxray.sft.settings import SftSettings
 
 STATE_FILE = "state.json"
 ADAPTER_DIR = "adapter"
 OPTIMIZER_FILE = "optimizer.safetensors"
 PROGRESS_FILE = "progress.jsonl"
+MARK_FILE = "driver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class SftState:
 
 
 def write_state(folder: Path, state: SftState, settings: SftSettings) -> None:
-    """Writes what a checkpoint says of itself."""
+    """Writes what a checkpoint says of itself, and last of all the manifest."""
     content = {
         "step": state.step,
         "num_steps": state.num_steps,
@@ -44,13 +50,15 @@ def write_state(folder: Path, state: SftState, settings: SftSettings) -> None:
         "settings": settings.identity(),
     }
     (folder / STATE_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    write_manifest(folder)
 
 
 def read_state(folder: Path, settings: SftSettings) -> SftState:
     """Reads where a checkpoint stands.
 
     Raises:
-        CheckpointError: It is damaged, or of a job with other settings.
+        DamagedCheckpointError: It cannot be read.
+        CheckpointError: It is of a job with other settings.
     """
     try:
         content = json.loads((folder / STATE_FILE).read_text())
@@ -58,9 +66,7 @@ def read_state(folder: Path, settings: SftSettings) -> SftState:
         state = SftState(int(content["step"]), int(content["num_steps"]), corrupt_rows)
         before = content["settings"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"cannot be read: {error!r}", where=str(folder), remedy="delete this folder to start SFT anew"
-        ) from error
+        raise DamagedCheckpointError(f"{STATE_FILE} cannot be read: {error!r}", where=str(folder)) from error
     now = json.loads(json.dumps(settings.identity()))
     if changed := sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name)):
         raise CheckpointError(
@@ -71,20 +77,55 @@ def read_state(folder: Path, settings: SftSettings) -> SftState:
     return state
 
 
-def latest(attempts_dir: Path) -> Path | None:
-    """The checkpoint that reaches furthest over all attempts, or None."""
+def mark(attempt_dir: Path) -> str:
+    """Leaves a mark in the folder of an attempt, by which workers know that they see the driver's; returns it."""
+    text = uuid.uuid4().hex
+    write_atomically(attempt_dir / MARK_FILE, text)
+    return text
+
+
+def check_mark(attempt_dir: Path, text: str, dataset: Path) -> None:
+    """Returns where a worker sees what the driver sees: the attempt's folder, with its mark, and the dataset.
+
+    Raises:
+        ResourceError: It does not, for it runs on another node and the folder lies on no shared disk.
+    """
+    file = attempt_dir / MARK_FILE
+    unseen = attempt_dir if not file.is_file() or file.read_text() != text else dataset
+    if unseen == attempt_dir or not dataset.is_file():
+        raise ResourceError(
+            f"node {platform.node()} does not see this path of the driver's",
+            where=str(unseen),
+            remedy="SFT workers read the dataset and write checkpoints themselves: put both on a disk that every node "
+            "with SFT workers mounts, or run the driver on the node that takes them all; GRPO needs no shared disk",
+        )
+
+
+def checkpoints(attempts_dir: Path) -> list[Path]:
+    """The checkpoints of all attempts, those that reach furthest first."""
     found = [folder for folder in attempts_dir.glob("*/step-*") if re.fullmatch(r"step-\d{6,}", folder.name)]
-    return max(found, key=lambda folder: int(folder.name.removeprefix("step-")), default=None)
+    return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")), reverse=True)
+
+
+def newest(
+    attempts_dir: Path, settings: SftSettings, on_damaged: Callable[[str], None]
+) -> tuple[Path, SftState] | None:
+    """The checkpoint that reaches furthest over all attempts and is whole; None where there is none.
+
+    Raises:
+        CheckpointError: All are damaged, or one is of a job with other settings.
+    """
+    return newest_sound(checkpoints(attempts_dir), lambda folder: read_state(folder, settings), on_damaged)
 
 
 def new_attempt(attempts_dir: Path, keep: Path | None) -> str:
-    """Name of the attempt that starts now; all of the earlier ones but the checkpoint `keep` is deleted."""
+    """Name of the attempt that starts now; of the earlier ones, the checkpoint `keep` and what is damaged stay."""
     earlier = [folder for folder in attempts_dir.glob("attempt-*") if folder.is_dir()]
     number = 1 + max((int(folder.name.removeprefix("attempt-")) for folder in earlier), default=-1)
     for folder in earlier:
         for entry in folder.iterdir():
-            if entry != keep:
+            if entry != keep and not entry.name.startswith("damaged-"):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        if keep is None or keep.parent != folder:
+        if not any(folder.iterdir()):
             folder.rmdir()
     return f"attempt-{number}"

@@ -37,7 +37,7 @@ def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
         Folder of the adapter in PEFT layout, `run_dir/sft/adapter`; it is there whole or not at all.
 
     Raises:
-        CheckpointError: The checkpoint to go on from is damaged or belongs to other settings.
+        CheckpointError: All checkpoints are damaged, or the one to go on from belongs to other settings.
         DataError: A sample that cannot be learnt.
         DeadlineError: The workers do not come up, or no step is done for long.
         WorkerDiedError: Workers died more often than `max_failures`.
@@ -46,21 +46,26 @@ def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
     adapter_dir, attempts_dir = sft_dir / "adapter", sft_dir / "attempts"
     if adapter_dir.is_dir():
         return adapter_dir
-    newest = checkpoint.latest(attempts_dir)
-    state = checkpoint.read_state(newest, settings) if newest else None
-    if newest and state:  # its last steps may have been done after the driver that should have told of them was killed
-        _Watch(newest.parent / checkpoint.PROGRESS_FILE, on_event).tell(last_step=state.step)
-    if newest is None or state is None or state.step < state.num_steps:
-        attempt_dir = attempts_dir / checkpoint.new_attempt(attempts_dir, keep=newest)
-        _train(settings, attempt_dir, start_from=newest, on_event=on_event)
-        newest = checkpoint.latest(attempts_dir)
+
+    def warn(text: str) -> None:
+        on_event(Note(text, is_warning=True))
+
+    newest = checkpoint.newest(attempts_dir, settings, warn)
+    if newest:  # its last steps may have been done after the driver that should have told of them was killed
+        folder, state = newest
+        _Watch(folder.parent / checkpoint.PROGRESS_FILE, on_event).tell(last_step=state.step)
+    if newest is None or newest[1].step < newest[1].num_steps:
+        start_from = newest[0] if newest else None
+        attempt_dir = attempts_dir / checkpoint.new_attempt(attempts_dir, keep=start_from)
+        _train(settings, attempt_dir, start_from=start_from, on_event=on_event)
+        newest = checkpoint.newest(attempts_dir, settings, warn)
         if newest is None:
             raise CheckpointError("the job ended without a checkpoint", where=str(attempt_dir))
-        state = checkpoint.read_state(newest, settings)
+    folder, state = newest
     for problem in state.corrupt_rows.values():
-        on_event(Note(f"left out of SFT: {problem}", is_warning=True))
-    with atomic_dir(adapter_dir) as folder:
-        shutil.copytree(newest / checkpoint.ADAPTER_DIR, folder, dirs_exist_ok=True)
+        warn(f"left out of SFT: {problem}")
+    with atomic_dir(adapter_dir) as aside:
+        shutil.copytree(folder / checkpoint.ADAPTER_DIR, aside, dirs_exist_ok=True)
     shutil.rmtree(attempts_dir)
     return adapter_dir
 
@@ -69,7 +74,7 @@ def _train(settings: SftSettings, attempt_dir: Path, *, start_from: Path | None,
     """Runs one Ray Train job to its end, in a thread, so that this one can tell of its steps and be interrupted."""
     from fxray.sft import trainer  # imports torch
 
-    job = trainer.make_trainer(settings, attempt_dir, start_from=start_from)
+    job = trainer.make_trainer(settings, attempt_dir, start_from=start_from, mark=checkpoint.mark(attempt_dir))
     failure: list[BaseException] = []
 
     def fit() -> None:

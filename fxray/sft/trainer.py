@@ -26,6 +26,8 @@ from fxray.sft.settings import SftSettings
 
 CONTROLLER_POLL_S = 0.2
 WORKER_START_S = 300
+WORKER_HANG_S = 60
+"""For a worker to answer in a thread beside its work; one that does not counts as dead."""
 EXCHANGE_S = 1800
 """For the ranks to meet, and for any exchange between them."""
 
@@ -72,20 +74,26 @@ class StopAtRefusal(UserCallback):
                 raise error
 
 
-def make_trainer(settings: SftSettings, attempt_dir: Path, *, start_from: Path | None) -> TorchTrainer:
+def make_trainer(settings: SftSettings, attempt_dir: Path, *, start_from: Path | None, mark: str) -> TorchTrainer:
     """The job, not yet started.
 
     Args:
         settings: What to train.
         attempt_dir: Ray Train's storage for this attempt, and ours.
         start_from: Checkpoint of an earlier attempt.
+        mark: What workers must find in that storage.
     """
     _quieten()
     resources = {"CPU": 1.0} | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {})
     resources |= settings.node_resources
     return TorchTrainer(
         _run_rank,
-        train_loop_config={"settings": settings, "attempt_dir": attempt_dir, "start_from": start_from},
+        train_loop_config={
+            "settings": settings,
+            "attempt_dir": attempt_dir,
+            "start_from": start_from,
+            "mark": mark,
+        },
         torch_config=OwnAddressConfig(),
         scaling_config=ScalingConfig(
             num_workers=settings.num_workers, use_gpu=settings.gpus_per_worker > 0, resources_per_worker=resources
@@ -94,7 +102,7 @@ def make_trainer(settings: SftSettings, attempt_dir: Path, *, start_from: Path |
             name=attempt_dir.name,
             storage_path=str(attempt_dir.parent),
             failure_config=FailureConfig(max_failures=settings.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),  # the second is for a disk that damages the first
             callbacks=[StopAtRefusal()],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -154,6 +162,7 @@ def _run_rank(config: dict[str, Any]) -> None:
 def _quieten() -> None:
     """Ray Train reads these when its controller starts."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(CONTROLLER_POLL_S))
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(WORKER_HANG_S))
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")

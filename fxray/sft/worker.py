@@ -17,11 +17,11 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from fxray.data.dataset import Dataset
 from fxray.data.order import derived_seed
-from fxray.files import atomic_dir
+from fxray.files import append_line, atomic_dir, write_atomically
 from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter, load_adapter, save_adapter
 from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
 from fxray.model.packed import PackedPolicy, pack
@@ -32,14 +32,19 @@ from fxray.sft.checkpoint import PROGRESS_FILE, SftState
 from fxray.sft.settings import SftSettings
 
 
-def run_rank(settings: SftSettings, attempt_dir: Path, start_from: Path | None) -> None:
+def run_rank(settings: SftSettings, attempt_dir: Path, start_from: Path | None, mark: str) -> None:
     """Runs one rank from the newest checkpoint to the end of the job.
 
     Args:
         settings: The job.
         attempt_dir: Folder for checkpoints and progress.
         start_from: Checkpoint that an earlier attempt left; one that this attempt has reported goes before it.
+        mark: What the driver left in `attempt_dir`.
+
+    Raises:
+        ResourceError: This node does not see the driver's folders.
     """
+    checkpoint.check_mark(attempt_dir, mark, Path(settings.dataset_path))
     context = ray.train.get_context()
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     trainer = Trainer(settings, attempt_dir, rank=context.get_world_rank(), device=get_device(), report=_report)
@@ -165,8 +170,7 @@ class Trainer:
         path = self._attempt_dir / PROGRESS_FILE
         if self._rank == 0:
             ends_what_was_torn = "\n" if "first_step" in record and path.exists() else ""
-            with path.open("a") as file:
-                file.write(f"{ends_what_was_torn}{json.dumps(record)}\n")
+            append_line(path, f"{ends_what_was_torn}{json.dumps(record)}")
 
     def _save(self, step: int) -> None:
         """Writes a checkpoint aside, renames and reports it; all ranks together."""
@@ -177,7 +181,7 @@ class Trainer:
             if self._rank == 0:
                 with atomic_dir(folder) as aside:
                     save_adapter(self._model, aside / checkpoint.ADAPTER_DIR)
-                    save_file(optimizer_state, aside / checkpoint.OPTIMIZER_FILE)
+                    write_atomically(aside / checkpoint.OPTIMIZER_FILE, save(optimizer_state))
                     checkpoint.write_state(aside, state, self._settings)
         dist.barrier()
         self._report(state, folder)

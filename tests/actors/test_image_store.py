@@ -1,6 +1,6 @@
 import io
 import os
-import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ import pytest
 import ray
 from PIL import Image
 
-from actors.image_store import ImageStore, ImageStoreActor
-from actors.placement import actor_options
+from actors.failures import FailureBudget
+from actors.image_store import FoundImage, ImageSource, ImageStore
 from fxray.data.dataset import Row, write_dataset
+from fxray.errors import WorkerDiedError
 from fxray.schema import Annotation, Sample, Verdict
 
 
@@ -22,7 +23,14 @@ def png(shade: int) -> bytes:
     return buffer.getvalue()
 
 
-IMAGES = [png(1), png(2), b"not an image", png(1), png(4)[:-30], png(5)]
+def noise() -> bytes:
+    """An image above 100 KB, which Ray keeps out of the driver's memory."""
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (20, 10), bytes(600)).save(buffer, "PNG")
+    return buffer.getvalue() + bytes(200_000)
+
+
+IMAGES = [png(1), png(2), b"not an image", png(1), png(4)[:-30], png(5), noise()]
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +43,33 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def open_source(dataset: Path, cluster: None) -> Iterator[Callable[..., ImageSource]]:
+    """Opens image sources whose actors end with the test, and keeps what they tell."""
+    sources = []
+
+    def open_it(**changes: Any) -> ImageSource:
+        limits = {"max_restarts": 1, "window_s": 600.0, "remedy": "look"}
+        values = {
+            "failures": FailureBudget("image stores", **limits),
+            "deadline_s": 120.0,
+            "on_restart": print,
+        } | changes
+        sources.append(ImageSource(dataset, **values))
+        return sources[-1]
+
+    yield open_it
+    for source in sources:
+        ray.kill(source._store)
+
+
+def process_of(source: ImageSource) -> psutil.Process:
+    return psutil.Process(ray.get(source._store.__ray_call__.remote(lambda _: os.getpid()), timeout=120))
+
+
 @pytest.mark.ray
-@pytest.mark.usefixtures("cluster")
-def test_images_are_put_once_and_bad_ones_are_named(dataset: Path) -> None:
-    store = ImageStoreActor.options(**actor_options(num_cpus=0, num_gpus=0)).remote(dataset)
-    images, bad = ray.get(store.put.remote([3, 0, 1, 2, 4, 5, 0]), timeout=60)
+def test_images_are_held_once_and_bad_ones_are_named(open_source: Callable[..., ImageSource]) -> None:
+    images, bad = open_source().fetch([3, 0, 1, 2, 4, 5, 0])
     assert {row: ray.get(ref.handle) for row, ref in images.items()} == {0: IMAGES[0], 1: IMAGES[1], 3: IMAGES[3]}
     assert [images[row].num_bytes for row in (0, 1)] == [len(IMAGES[0]), len(IMAGES[1])]
     assert images[0].handle == images[3].handle != images[1].handle
@@ -47,48 +77,58 @@ def test_images_are_put_once_and_bad_ones_are_named(dataset: Path) -> None:
     assert "no image Pillow knows" in bad[0].reason
     assert "damaged or cut short" in bad[1].reason
     assert "20x10 px upright, expected 10x20" in bad[2].reason
-    ray.kill(store)
+    assert open_source().fetch([]) == ({}, [])
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("cluster")
-def test_an_image_stays_while_the_driver_holds_it(dataset: Path) -> None:
-    store = ImageStoreActor.options(num_cpus=0).remote(dataset)
-    first, _ = ray.get(store.put.remote([0]), timeout=60)
-    for _ in range(3):
-        ray.get(store.put.remote([1]), timeout=60)
-    assert ray.get(first[0].handle, timeout=10) == IMAGES[0]
-    ray.kill(store)
+def test_images_outlive_the_actor_that_read_them_and_it_is_started_again(
+    open_source: Callable[..., ImageSource],
+) -> None:
+    told: list[str] = []
+    source = open_source(on_restart=told.append)
+    before, _ = source.fetch([0, 6])
+    process = process_of(source)
+    process.kill()
+    process.wait(60)
+
+    after, bad = source.fetch([1, 2])
+
+    assert [ray.get(ref.handle, timeout=60) for ref in (before[0], before[6], after[1])] == [
+        IMAGES[0],
+        IMAGES[6],
+        IMAGES[1],
+    ]
+    assert [image.row for image in bad] == [2]
+    assert len(told) == 1
+    assert "is started again: it died" in told[0]
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("cluster")
-def test_a_worker_says_that_an_image_died_with_its_store(dataset: Path) -> None:
-    from actors.rollout_worker import Job, _image_bytes
-    from fxray.errors import DataError
+def test_an_actor_that_hangs_is_replaced_and_one_that_fails_again_stops_the_run(
+    open_source: Callable[..., ImageSource],
+) -> None:
+    told: list[str] = []
 
-    store = ImageStoreActor.options(num_cpus=0).remote(dataset)
-    images, _ = ray.get(store.put.remote([0]), timeout=60)
-    process = psutil.Process(ray.get(store.__ray_call__.remote(lambda _: os.getpid()), timeout=60))
-    ray.kill(store)
-    process.wait(timeout=60)
+    def has_time_again(text: str) -> None:
+        told.append(text)
+        source._deadline_s = 120.0
 
-    @ray.remote(num_cpus=0)
-    def fetch(refs: list[Any]) -> str:
-        try:
-            return str(_image_bytes([Job("alpha/3/1", "s0", "?", refs[0], 0)]))
-        except DataError as error:
-            return f"DataError {error}"
+    source = open_source(on_restart=has_time_again)
+    hung = process_of(source)
+    hung.suspend()
+    source._deadline_s = 2.0
+    images, _ = source.fetch([0])
+    assert ray.get(images[0].handle, timeout=60) == IMAGES[0]
+    assert told == [f"the image store of {source._path} is started again: it did not read 1 images within 2 s"]
+    hung.wait(60)
 
-    end_s = time.monotonic() + 60
-    told = ""
-    while not told.startswith("DataError") and time.monotonic() < end_s:  # the node may hold the bytes a moment longer
-        told = ray.get(fetch.remote([images[0].handle]), timeout=120)
-    assert told.startswith("DataError groups alpha/3/1")
-    assert "an image is lost" in told
+    process_of(source).kill()
+    with pytest.raises(WorkerDiedError, match="image stores failed 2 times within 10 minutes, 1 restarts are allowed"):
+        source.fetch([0])
 
 
 def test_without_ray_a_store_is_a_plain_object(dataset: Path) -> None:
-    images, bad = ImageStore(dataset).put([2])
-    assert images == {}
-    assert [image.sample_id for image in bad] == ["s2"]
+    facts, *contents = ImageStore(dataset).read([2, 3, 0])
+    assert facts[1:] == [FoundImage(3, 0, len(IMAGES[3])), FoundImage(0, 0, len(IMAGES[0]))]
+    assert facts[0].sample_id == "s2"
+    assert contents == [IMAGES[0], b"", b""]

@@ -3,6 +3,7 @@
 import os
 import runpy
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import ray
 from peft import PeftModel
 
 from actors.learner import LearnerGroup, _await, _join, learnable_answers
-from fxray.errors import DeadlineError, ModelError, WorkerDiedError
+from fxray.errors import CheckpointError, DeadlineError, LearnerLostError, ModelError
 from fxray.model.adapter import adapter_tensors
 from fxray.model.load import load_model
 
@@ -79,6 +80,7 @@ def start(model_dir, num_ranks=1, **changes):
         gpus_per_rank=0,
         start_deadline_s=240,
         step_deadline_s=240,
+        hang_deadline_s=60,
     )
 
 
@@ -95,24 +97,48 @@ def moments(folder):
     return np.concatenate([tensor.ravel() for name, tensor in sorted(state.items()) if name.startswith("exp_avg.")])
 
 
+def read_state(folder):
+    """Both adapters and the optimizer of a checkpoint, whoever wrote it: tensors by file and name."""
+    from safetensors.numpy import load_file
+
+    files = sorted(folder.rglob("*.safetensors"))
+    return {(str(file.relative_to(folder)), name): t for file in files for name, t in load_file(file).items()}
+
+
+def assert_close(metrics, one):
+    for name in ("loss", "kl", "grad_norm", "entropy", "tokens"):
+        assert metrics[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ranks_and_zero_stages_change_no_result(random_model_dir, groups, tmp_path):
-    results = []
-    for num_ranks, stage in ((1, 0), (2, 0), (2, 2), (2, 3)):
+def test_ranks_and_zero_stages_change_no_result_and_each_goes_on_where_another_stopped(
+    random_model_dir, groups, tmp_path
+):
+    results, before = [], None
+    for num_ranks, stage in ((1, 0), (2, 0), (2, 2), (2, 3), (1, 0)):
         learner = start(random_model_dir, num_ranks, zero_stage=stage, max_tokens_per_micro_batch=300)
+        folder, again = tmp_path / f"{len(results)}", tmp_path / f"{len(results)}-again"
+        if before is not None:
+            learner.load(before)
+            learner.save(again)
+            written, read = read_state(before), read_state(again)
+            assert written.keys() == read.keys()
+            assert all(np.array_equal(written[name], read[name]) for name in written)
+            assert_close(learner.update(groups, SETTINGS), results[-1][2])
+            learner.load(tmp_path / "untrained")
+        else:
+            learner.save(tmp_path / "untrained")
         metrics = learner.update(groups, SETTINGS)
         assert listening_addresses(learner) <= LOOPBACK
-        folder = tmp_path / f"{num_ranks}-{stage}"
-        folder.mkdir()
         learner.save(folder)
-        results.append((metrics, moments(folder)))
+        results.append((metrics, moments(folder), learner.update(groups, SETTINGS)))
+        before = folder
         learner.close()
-    (one, gradient), *others = results
-    for metrics, other_gradient in others:
-        for name in ("loss", "kl", "grad_norm", "entropy", "tokens"):
-            assert metrics[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6)
+    (one, gradient, _), *others = results
+    for metrics, other_gradient, _ in others:
+        assert_close(metrics, one)
         assert np.linalg.norm(other_gradient - gradient) / np.linalg.norm(gradient) < 1e-5
     assert one["tokens"] == 5 * 17
 
@@ -142,10 +168,37 @@ def test_a_life_of_a_learner(random_model_dir, groups, tmp_path):
     assert learner.update(masked, SETTINGS)["tokens"] == 0
     assert learner.export_adapter(10).sha256 == blob.sha256
 
-    os.kill(ray.get(learner._ranks[0].__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
-    with pytest.raises(WorkerDiedError, match="waiting for the learner's update"):
-        learner.update(groups, SETTINGS)
+    (tmp_path / "optimizer.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="No such file"):
+        learner.load(tmp_path)
     learner.close()
+
+
+def process_of(rank):
+    return psutil.Process(ray.get(rank.__ray_call__.remote(lambda _: os.getpid())))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("sign", "within_s", "message"), [(signal.SIGKILL, 5, "died"), (signal.SIGSTOP, 15, "has not said for 3 s")]
+)
+def test_a_rank_that_dies_or_hangs_is_noticed_and_all_ranks_end(random_model_dir, groups, sign, within_s, message):
+    learner = start(random_model_dir, 2)
+    learner._health.deadline_s = 3
+    learner.update(groups, SETTINGS)
+    processes = [process_of(rank) for rank in learner._ranks]
+    os.kill(processes[1].pid, sign)
+    start_s = time.monotonic()
+    with pytest.raises(LearnerLostError, match=f"waiting for the learner's update: .*{message}"):
+        learner.update(groups, SETTINGS)
+    print(f"noticed after {time.monotonic() - start_s:.1f} s")
+    assert time.monotonic() - start_s < within_s
+    learner.close()
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    print(f"gone after {time.monotonic() - start_s:.1f} s")
+    assert not alive
 
 
 def adapter_names(blob):
@@ -179,4 +232,5 @@ def test_room_that_never_comes_is_named(random_model_dir, cluster):
             gpus_per_rank=0,
             start_deadline_s=1,
             step_deadline_s=1,
+            hang_deadline_s=1,
         )

@@ -99,12 +99,17 @@ def groups(random_model_dir):
     return [make_group(random_model_dir, index) for index in range(4)]
 
 
+def of_adapter(saved):
+    """The files of the policy in a saved state, as SFT leaves them."""
+    return {path.removeprefix("adapter/"): saved[path] for path in saved if path.startswith("adapter/")}
+
+
 def weights(worker):
     return worker.export_adapter()[0]
 
 
-def test_the_first_update_is_on_policy_and_at_the_reference(worker, groups, tmp_path):
-    worker.save(tmp_path)
+def test_the_first_update_is_on_policy_and_at_the_reference(worker, groups):
+    saved = worker.state()
     sums = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
     assert sums["tokens"] == 4 * 17
     assert sums["ratio_max"] == 1
@@ -117,23 +122,23 @@ def test_the_first_update_is_on_policy_and_at_the_reference(worker, groups, tmp_
         sums
     )
     assert worker.update(one_pass(*groups), SETTINGS, num_groups=4)["kl"] > 1e-4
-    worker.load(tmp_path)
+    worker.restore(saved, "saved")
 
 
-def test_several_updates_on_a_batch_leave_the_old_policy_behind(worker, groups, tmp_path):
-    worker.save(tmp_path)
+def test_several_updates_on_a_batch_leave_the_old_policy_behind(worker, groups):
+    saved = worker.state()
     sums = worker.update(one_pass(*groups), replace(SETTINGS, num_updates=3), num_groups=4)
     assert sums["tokens"] == 3 * 4 * 17
     assert sums["ratio_max"] > 1.01
-    worker.load(tmp_path)
+    worker.restore(saved, "saved")
 
 
-def test_division_into_passes_does_not_matter(worker, groups, tmp_path):
-    worker.save(tmp_path)
+def test_division_into_passes_does_not_matter(worker, groups):
+    saved = worker.state()
     worker.reset_optimizer()
     whole = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
     gradient = first_moments(worker)
-    worker.load(tmp_path)
+    worker.restore(saved, "saved")
     worker.reset_optimizer()
     filler = RankPass((groups[0],), is_filler=True)
     passes = [*one_pass(groups[2], groups[0]), *one_pass(groups[3]), *one_pass(groups[1]), filler]
@@ -141,7 +146,7 @@ def test_division_into_passes_does_not_matter(worker, groups, tmp_path):
     for name in ("loss", "tokens", "surprisal", "grad_norm"):
         assert parts[name] == pytest.approx(whole[name], rel=1e-4)
     assert (first_moments(worker) - gradient).norm() / gradient.norm() < 1e-5
-    worker.load(tmp_path)
+    worker.restore(saved, "saved")
 
 
 def first_moments(worker):
@@ -150,7 +155,7 @@ def first_moments(worker):
     return torch.cat([tensor.flatten() for name, tensor in state.items() if name.startswith("exp_avg.")])
 
 
-def test_a_masked_answer_is_as_if_it_were_not_there(worker, groups, random_model_dir, tmp_path):
+def test_a_masked_answer_is_as_if_it_were_not_there(worker, groups, random_model_dir):
     masked = make_group(random_model_dir, 1, valid=(True, False, True))
     rollouts = masked.rollouts.rollouts
     without = TrainingGroup(
@@ -158,51 +163,51 @@ def test_a_masked_answer_is_as_if_it_were_not_there(worker, groups, random_model
         masked.advantages_G[[0, 2]],
         np.array([True, True]),
     )
-    worker.save(tmp_path)
+    saved = worker.state()
     first = worker.update(one_pass(masked), SETTINGS, num_groups=1)
     after_first = weights(worker)
-    worker.load(tmp_path)
+    worker.restore(saved, "saved")
     second = worker.update(one_pass(without), SETTINGS, num_groups=1)
     assert first["loss"] == second["loss"]
     assert first["tokens"] == second["tokens"] == 5 + 3
     assert weights(worker) == after_first
-    worker.load(tmp_path)
+    worker.restore(saved, "saved")
 
 
-def test_resume_is_bit_exact(worker, groups, random_model_dir, tmp_path):
+def test_resume_is_bit_exact(worker, groups, random_model_dir):
     worker.update(one_pass(*groups[:2]), SETTINGS, num_groups=2)
     worker.set_reference()
     worker.update(one_pass(*groups[2:]), SETTINGS, num_groups=2)
-    worker.save(tmp_path)
+    saved = worker.state()
     on = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
     expected = weights(worker)
     fresh = start(random_model_dir)
-    fresh.load(tmp_path)
+    fresh.restore(saved, "saved")
     resumed = fresh.update(one_pass(*groups), SETTINGS, num_groups=4)
     assert weights(fresh) == expected
     assert {name: value for name, value in resumed.items() if "seconds" not in name} == {
         name: value for name, value in on.items() if "seconds" not in name
     }
-    worker.load(tmp_path)
+    worker.restore(saved, "saved")
     assert weights(worker) != expected
 
 
-def test_a_reset_optimizer_is_a_fresh_one(worker, groups, random_model_dir, tmp_path):
+def test_a_reset_optimizer_is_a_fresh_one(worker, groups, random_model_dir):
     worker.update(one_pass(*groups), SETTINGS, num_groups=4)
     worker.reset_optimizer()
-    worker.save(tmp_path)
+    saved = worker.state()
     worker.update(one_pass(*groups), SETTINGS, num_groups=4)
-    fresh = start(random_model_dir, initial_adapter=str(tmp_path / "adapter"))
-    fresh.load(tmp_path)
+    fresh = start(random_model_dir, initial_adapter=of_adapter(saved))
+    fresh.restore(saved, "saved")
     fresh.reset_optimizer()
     fresh.update(one_pass(*groups), SETTINGS, num_groups=4)
     assert weights(fresh) == weights(worker)
 
 
-def test_an_initial_adapter_is_policy_and_reference(worker, groups, random_model_dir, tmp_path):
+def test_an_initial_adapter_is_policy_and_reference(worker, groups, random_model_dir):
     worker.update(one_pass(*groups), SETTINGS, num_groups=4)
-    worker.save(tmp_path)
-    started = start(random_model_dir, initial_adapter=str(tmp_path / "adapter"), seed=9)
+    saved = worker.state()
+    started = start(random_model_dir, initial_adapter=of_adapter(saved), seed=9)
     assert weights(started) == weights(worker)
     assert started.update(one_pass(*groups), SETTINGS, num_groups=4)["kl"] == pytest.approx(0, abs=1e-5)
 
@@ -252,20 +257,19 @@ def test_a_sampled_vision_token_is_refused(worker, groups, random_model_dir):
     ids[1] = before
 
 
-def test_a_damaged_checkpoint_is_refused(worker, tmp_path):
-    with pytest.raises(CheckpointError, match=r"adapter_config\.json"):
-        worker.load(tmp_path)
-    worker.save(tmp_path)
-    (tmp_path / "optimizer.safetensors").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors"):
-        worker.load(tmp_path)
+def test_a_damaged_checkpoint_is_refused(worker):
+    with pytest.raises(CheckpointError, match=r"^run/adapter: adapter_config\.json is missing"):
+        worker.restore({}, "run")
+    saved = worker.state()
+    with pytest.raises(CheckpointError, match=r"^run/optimizer\.safetensors: cannot be read"):
+        worker.restore(saved | {"optimizer.safetensors": b"torn"}, "run")
 
 
-def test_gradient_checkpointing_changes_no_number(worker, groups, random_model_dir, tmp_path):
-    worker.save(tmp_path)
+def test_gradient_checkpointing_changes_no_number(worker, groups, random_model_dir):
+    saved = worker.state()
     plain = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
     thrifty = start(random_model_dir, gradient_checkpointing=True)
-    thrifty.load(tmp_path)
+    thrifty.restore(saved, "saved")
     assert thrifty.update(one_pass(*groups), SETTINGS, num_groups=4)["grad_norm"] == pytest.approx(
         plain["grad_norm"], rel=1e-5
     )

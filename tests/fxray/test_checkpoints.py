@@ -1,11 +1,21 @@
 """Checkpoints appear whole, know what they belong to, and the old ones go."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fxray.checkpoints import CheckpointState, latest, read_state, retain, save_checkpoint, step_dir
+from fxray.checkpoints import (
+    CheckpointState,
+    checkpoints,
+    latest,
+    newest_sound,
+    read_state,
+    retain,
+    save_checkpoint,
+    step_dir,
+)
 from fxray.errors import CheckpointError
 
 STATE = CheckpointState("alpha", 20, 20, "f" * 64)
@@ -59,6 +69,7 @@ def test_retention_keeps_the_last_ones_and_final(tmp_path: Path) -> None:
         ("[]", "cannot be read"),
         ('{"stage": "alpha"}', "cannot be read"),
         ('{"stage": "a", "step": 1, "policy_version": 1, "base_fingerprint": "f", "format": 9}', "has format 9"),
+        ('{"stage": "a", "step": 1, "policy_version": 1, "base_fingerprint": "f", "format": 1}', "has format 1"),
     ],
 )
 def test_a_damaged_checkpoint_names_itself_and_the_remedy(tmp_path: Path, content: str, message: str) -> None:
@@ -72,3 +83,69 @@ def test_a_damaged_checkpoint_names_itself_and_the_remedy(tmp_path: Path, conten
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="another base model"):
         read_state(save(tmp_path, 20), "0" * 64)
+
+
+def find(stage_dir: Path) -> tuple[tuple[str, int] | None, list[str]]:
+    """Name and step of the newest whole checkpoint, and what is told of the damaged ones."""
+    told: list[str] = []
+    found = newest_sound(checkpoints(stage_dir), lambda path: read_state(path, "f" * 64), told.append)
+    return (found[0].name, found[1].step) if found else None, told
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+@pytest.mark.parametrize("file", ["weights", "state.json", "manifest.json"])
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_serves(
+    tmp_path: Path, damage: Callable[[Path], None], file: str
+) -> None:
+    for step in (20, 40):
+        save(tmp_path, step)
+    damage(step_dir(tmp_path, 40) / file)
+    found, told = find(tmp_path)
+    assert found == ("step-000020", 20)
+    assert len(told) == 1
+    assert file in told[0]
+    assert told[0].endswith("it lies in damaged-step-000040 now")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged-step-000040", "step-000020"]
+    assert find(tmp_path) == (("step-000020", 20), [])
+
+
+def test_a_damaged_end_of_a_stage_takes_it_back_to_its_last_steps(tmp_path: Path) -> None:
+    save(tmp_path, 20)
+    save_checkpoint(tmp_path / "final", STATE, lambda folder: None)
+    (tmp_path / "final" / "more").write_text("")
+    found, told = find(tmp_path)
+    assert found == ("step-000020", 20)
+    assert "more is not what was written" in told[0]
+
+
+def test_a_second_damage_of_one_name_keeps_the_first(tmp_path: Path) -> None:
+    for _ in range(2):
+        save(tmp_path, 20)
+        cut(save(tmp_path, 40) / "weights")
+        find(tmp_path)
+    assert {path.name for path in tmp_path.glob("damaged*")} == {"damaged-step-000040", "damaged-step-000040-2"}
+
+
+def test_where_all_are_damaged_the_run_stops_once_and_then_starts_the_stage_anew(tmp_path: Path) -> None:
+    for step in (20, 40):
+        cut(save(tmp_path, step) / "weights")
+    with pytest.raises(CheckpointError, match="no checkpoint is whole, 2 are damaged") as error:
+        find(tmp_path)
+    assert error.value.where == str(tmp_path)
+    assert find(tmp_path) == (None, [])
+
+
+def test_another_model_is_no_damage(tmp_path: Path) -> None:
+    save(tmp_path, 20)
+    with pytest.raises(CheckpointError, match="another base model"):
+        newest_sound(checkpoints(tmp_path), lambda path: read_state(path, "0" * 64), lambda text: None)
+    assert latest(tmp_path) == step_dir(tmp_path, 20)

@@ -1,6 +1,8 @@
 """A file or folder is the old one or the new one, never a part of either."""
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,7 +79,7 @@ def test_only_its_own_kind_is_replaced(tmp_path):
 def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path, write) -> None:
     (tmp_path / "a").write_text("old")
     for target in (tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"):
-        with pytest.raises(ResourceError, match=r"/b.*: its folder cannot be made: .*/a"), write(target):
+        with pytest.raises(ResourceError, match=r"/a.*: cannot be made: .*/a"), write(target):
             pass
     assert (tmp_path / "a").read_text() == "old"
 
@@ -98,3 +100,20 @@ def test_a_relative_path_is_the_way_the_kernel_goes(tmp_path: Path) -> None:
     assert relative_path(tmp_path / "link" / ".." / "b", tmp_path) == "deep/b"
     assert relative_path(tmp_path / "alias", tmp_path / "link") == "../../alias"
     assert (tmp_path / "link" / relative_path(tmp_path / "alias", tmp_path / "link")).read_text() == "here"
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from fxray.files import append_line
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for number in range(1000):
+    append_line(Path(sys.argv[1]), f"{number:08d}" * 10)
+"""
+
+
+def test_a_line_that_has_no_room_leaves_the_lines_before_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    done = subprocess.run([sys.executable, "-c", FULL, str(log)], capture_output=True, text=True, check=False)
+    assert f"ResourceError: {log}: cannot be written: " in done.stderr
+    assert log.read_text() == "".join(f"{number:08d}" * 10 + "\n" for number in range(12))

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from fxray.errors import CheckpointError
-from fxray.sft.checkpoint import SftState, latest, new_attempt, read_state, write_state
+from fxray.errors import CheckpointError, ResourceError
+from fxray.sft.checkpoint import SftState, check_mark, checkpoints, mark, new_attempt, newest, read_state, write_state
 from fxray.sft.settings import SftSettings
 
 
@@ -31,12 +31,30 @@ def test_a_damaged_state_is_refused(settings: SftSettings, tmp_path: Path, conte
         read_state(tmp_path, settings)
 
 
-def test_the_checkpoint_that_reaches_furthest_is_found_over_all_attempts(tmp_path: Path) -> None:
+def test_the_checkpoint_that_reaches_furthest_comes_first_over_all_attempts(tmp_path: Path) -> None:
     for name in ("attempt-0/step-000020", "attempt-1/step-000100", "attempt-1/.step-000120.77.tmp", "attempt-2"):
         (tmp_path / name).mkdir(parents=True)
 
-    assert latest(tmp_path) == tmp_path / "attempt-1/step-000100"
-    assert latest(tmp_path / "nowhere") is None
+    assert checkpoints(tmp_path) == [tmp_path / "attempt-1/step-000100", tmp_path / "attempt-0/step-000020"]
+    assert checkpoints(tmp_path / "nowhere") == []
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_is_kept(settings: SftSettings, tmp_path: Path) -> None:
+    for step in (20, 40):
+        folder = tmp_path / "attempt-0" / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        (folder / "optimizer.safetensors").write_bytes(bytes(100))
+        write_state(folder, SftState(step, 60, {}), settings)
+    (tmp_path / "attempt-0" / "step-000040" / "optimizer.safetensors").write_bytes(bytes(99))
+    told: list[str] = []
+
+    found = newest(tmp_path, settings, told.append)
+
+    assert found == (tmp_path / "attempt-0" / "step-000020", SftState(20, 60, {}))
+    assert len(told) == 1
+    assert "optimizer.safetensors is not what was written; it lies in damaged-step-000040 now" in told[0]
+    assert new_attempt(tmp_path, keep=None) == "attempt-1"
+    assert [path.name for path in (tmp_path / "attempt-0").iterdir()] == ["damaged-step-000040"]
 
 
 def test_a_new_attempt_keeps_nothing_but_the_checkpoint_to_go_on_from(tmp_path: Path) -> None:
@@ -48,3 +66,17 @@ def test_a_new_attempt_keeps_nothing_but_the_checkpoint_to_go_on_from(tmp_path: 
 
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     assert left == ["attempt-2", "attempt-2/step-000040"]
+
+
+def test_a_worker_that_does_not_see_the_drivers_folders_says_which(tmp_path: Path) -> None:
+    dataset, attempt = tmp_path / "train.parquet", tmp_path / "attempt-0"
+    dataset.touch()
+    text = mark(attempt)
+    check_mark(attempt, text, dataset)
+    with pytest.raises(ResourceError, match=r"elsewhere: node .* does not see this path.*\n.*a disk that every node"):
+        check_mark(tmp_path / "elsewhere", text, dataset)
+    mark(attempt)  # another driver's folder of the same name
+    with pytest.raises(ResourceError, match="attempt-0: node"):
+        check_mark(attempt, text, dataset)
+    with pytest.raises(ResourceError, match=r"test\.parquet: node"):
+        check_mark(attempt, mark(attempt), tmp_path / "test.parquet")

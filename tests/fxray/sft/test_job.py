@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,12 +58,12 @@ def is_rank(process: psutil.Process) -> bool:
         return False
 
 
-def kill_ranks() -> None:
-    """Kills what runs a rank under this driver's Ray."""
+def kill_ranks(sign: signal.Signals = signal.SIGKILL) -> None:
+    """Kills, or stops, what runs a rank under this driver's Ray."""
     for process in psutil.Process().children(recursive=True):
         if is_rank(process):
             with suppress(psutil.NoSuchProcess):
-                process.kill()
+                process.send_signal(sign)
 
 
 def listening_addresses() -> set[str]:
@@ -140,15 +141,21 @@ def test_a_job_tells_each_step_and_leaves_nothing_but_the_adapter(uninterrupted:
 
 
 @with_ray
-def test_a_job_whose_worker_is_killed_ends_with_the_same_weights(
-    uninterrupted: tuple[Path, list[Event]], long_settings: SftSettings, tmp_path: Path
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_job_whose_worker_dies_or_hangs_ends_with_the_same_weights(
+    uninterrupted: tuple[Path, list[Event]],
+    long_settings: SftSettings,
+    tmp_path: Path,
+    sign: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "5")
     events: list[Event] = []
 
     def kill_on_the_way(event: Event) -> None:
         events.append(event)
         if isinstance(event, Step) and event.step == 6:
-            kill_ranks()
+            kill_ranks(sign)
 
     run_sft(long_settings, run_dir=tmp_path, on_event=kill_on_the_way)
 

@@ -1,0 +1,49 @@
+"""Folders for Ray's files: one per run, and those of dead runs are cleared away.
+
+A driver that is killed cannot clear up after itself. Its folder says whose it is by a file that is locked as long as
+the driver lives; the kernel frees the lock with the process, however it ends. So a folder whose file can be locked is
+of a dead driver, and one without the file, or of another user, is none of ours.
+"""
+
+import fcntl
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PARENT = Path("/tmp")  # unix sockets below it allow 107 characters
+PREFIX = "fxray-"
+OWNER_FILE = "owner"
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """Gives a new folder that ends with the block; what killed drivers left is cleared away first."""
+    clear_leftovers()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PARENT))
+    try:
+        with (folder / f"{OWNER_FILE}.new").open("w") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            owner.write(f"pid {os.getpid()} on {platform.node()}\n")
+            owner.flush()
+            (folder / f"{OWNER_FILE}.new").rename(folder / OWNER_FILE)  # locked before it can be found
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_leftovers() -> list[Path]:
+    """Deletes the folders of dead drivers of this user; returns them."""
+    cleared = []
+    for folder in PARENT.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # gone meanwhile, of another user, or owned by a driver that lives
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            with (folder / OWNER_FILE).open("r+") as owner:
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                cleared.append(folder)
+    return cleared
