@@ -28,6 +28,7 @@ from fxray.errors import CheckpointError, DeadlineError, FxrayError, LearnerLost
 from fxray.files import read_folder, write_atomically
 from fxray.grpo.packing import packed_length, plan_micro_batches
 from fxray.grpo.types import AdapterBlob, RolloutGroup, TrainingGroup, UpdateSettings
+from fxray.spans import Span
 from fxray.waiting import waiting_for
 
 POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE = "adapter", "reference", "optimizer.safetensors"
@@ -197,14 +198,11 @@ class LearnerGroup:
         if not learnable:
             return {"loss": 0.0, "grad_norm": 0.0, "ratio_max": 1.0, "tokens": 0.0} | dict.fromkeys(MEANS, 0.0)
         shares = self._share(learnable)
-        start_s = time.monotonic()
         calls = [
             rank.call.remote("update", share, settings, len(learnable))
             for rank, share in zip(self._ranks, shares, strict=True)
         ]
-        of_ranks = self._in_time(calls, "the learner's update")
-        _record_phases(of_ranks, start_s)
-        return _join(of_ranks, settings.num_updates)
+        return _join(self._in_time(calls, "the learner's update"), settings.num_updates)
 
     def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> float:
         """Largest |difference| in nats between the sampler's log-probabilities in `groups` and the learner's."""
@@ -255,8 +253,9 @@ class LearnerGroup:
 
     def close(self) -> None:
         """Ends the ranks and gives their place back."""
-        for rank in self._ranks:
+        for number, rank in enumerate(self._ranks):
             ray.kill(rank)
+            spans.retire(f"learner-{number}")
         self._ranks = []
         remove_placement_group(self._placement)
 
@@ -302,14 +301,15 @@ def _join(of_ranks: Sequence[dict[str, float]], num_updates: int) -> dict[str, f
     }
 
 
-def _record_phases(of_ranks: Sequence[dict[str, float]], start_s: float) -> None:
-    """Draws the phases of an update, one after another with the summed length of each: they alternate in truth."""
-    for rank, sums in enumerate(of_ranks):
-        since_s = start_s
-        for name, seconds in sums.items():
-            if name.startswith("seconds/"):
-                spans.record(f"learner-{rank}", name.removeprefix("seconds/"), since_s, since_s + seconds, is_part=True)
-                since_s += seconds
+def _record_phases(span: Span, result: object) -> None:
+    """Draws the phases of an update inside its span, one after another with their summed lengths: they alternate."""
+    sums = result if isinstance(result, dict) else {}
+    since_s, end_s = span.start_s, span.end_s or span.start_s
+    for name, seconds in sums.items():
+        if name.startswith("seconds/"):
+            until_s = min(since_s + seconds, end_s)
+            spans.record(span.track, name.removeprefix("seconds/"), since_s, until_s, is_part=True)
+            since_s = until_s
 
 
 def _await(
@@ -332,7 +332,7 @@ def _await(
                 ready, pending = ray.wait(pending, timeout=max(0.0, min(left_s, LOOK_EVERY_S)))
             for call in ready:
                 begun[call].end()
-            ray.get(ready)
+                _record_phases(begun[call], ray.get(call))
             if ready:
                 continue
             if health is not None and (hung := health.find_hung()):
@@ -355,3 +355,6 @@ def _await(
         raise LearnerLostError(f"a learner rank died: {error}", where=f"waiting for {what}") from error
     except GetTimeoutError as error:
         raise DeadlineError(f"no answer within {deadline_s:.0f} s", where=f"waiting for {what}") from error
+    finally:
+        for span in begun.values():
+            span.end(failed="no answer")

@@ -50,7 +50,7 @@ class TimelineFile:
         if end_s == span.start_s:
             self._keep(span, {"ph": "i", "s": "t"})
         elif end_s - span.start_s >= SHORTEST_S:
-            self._keep(span, {"ph": "X", "dur": round((end_s - span.start_s) * 1e6)})
+            self._keep(span, {"ph": "X", "dur": self._us(end_s) - self._us(span.start_s)})
 
     def write(self) -> None:
         """Appends what was kept."""
@@ -74,9 +74,13 @@ class TimelineFile:
         pid, tid = self._place(span.track)
         if span.track not in self._tracks:
             self._name(span.track, pid, tid)
-        start_us = round((span.start_s + self._epoch_s) * 1e6)
-        event = {"name": span.name, "cat": role_of(span.track), "pid": pid, "tid": tid, "ts": start_us} | rest
+        event = {"name": span.name, "cat": role_of(span.track), "pid": pid, "tid": tid, "ts": self._us(span.start_s)}
+        event |= rest
         self._waiting.append(event | ({"args": span.facts} if span.facts else {}))
+
+    def _us(self, time_s: float) -> int:
+        """A time of `time.monotonic` as the trace has it, rounded alike for ends and beginnings."""
+        return round((time_s + self._epoch_s) * 1e6)
 
     def _name(self, track: str, pid: int, tid: int) -> None:
         for what, key, args in (

@@ -15,7 +15,7 @@ from fxray.launch.series import GAUGES, SERIES, SYNC_BUCKETS_S, Series
 from fxray.spans import Span
 from fxray.waiting import waited_s
 
-FAULT = re.compile(r"num_([a-z]+)_(deaths|restarts|timeouts|failures)")
+FAULT = re.compile(r"num_([a-z]+)_(deaths|departures|restarts|timeouts|failures)")
 """Counts so far that a step's metrics hold: role and kind."""
 SENT = {"draw": "images", "load adapter": "adapters"}
 """Requests that refer to bytes in the object store, and what these are."""
@@ -28,6 +28,7 @@ class Exporter:
         self._series = {series.name: _of_ray(series) for series in SERIES}
         self._so_far: defaultdict[tuple[str, ...], float] = defaultdict(float)
         self._roles: set[str] = set()
+        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def on_event(self, event: Event) -> None:
         """Shows a step's metrics."""
@@ -60,7 +61,9 @@ class Exporter:
             self._add("fxray_sync_proofs_total", 1)
 
     def beat(self) -> None:
-        """Shows what goes on at this moment."""
+        """Shows what goes on at this moment, and every gauge again, for the agent of Ray drops one that is silent."""
+        for (name, labels), value in self._gauges.items():
+            self._series[name].set(value, dict(labels))
         draws = [span for span in spans.open_spans() if span.name == "draw"]
         self._set("fxray_groups_in_flight", sum(float(span.facts["groups"]) for span in draws))
         present = Counter(spans.role_of(doing.track) for doing in spans.present() if doing.is_worker)
@@ -90,6 +93,7 @@ class Exporter:
 
     def _set(self, name: str, value: float, **labels: str) -> None:
         if math.isfinite(value):
+            self._gauges[name, tuple(labels.items())] = value
             self._series[name].set(value, labels)
 
     def _add(self, name: str, amount: float, **labels: str) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -32,7 +33,7 @@ SMALL_FILES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PhaseState:
-    """A phase and how far it is: "done", "now" or "to do"."""
+    """A phase and how far it is: "done", "now", "begun" (and nobody works on it) or "to do"."""
 
     name: str
     state: str
@@ -196,7 +197,10 @@ def _phases(run_dir: Path, record: StatusRecord | None, present: str) -> tuple[P
     done = {SFT: run_dir / "sft" / "adapter"}
     done |= {stage: run_dir / "grpo" / stage / "final" for stage in (record.phases if record else begun)}
     return tuple(
-        PhaseState(name, "done" if path.is_dir() else "now" if name == present else "to do")
+        PhaseState(
+            name,
+            "done" if path.is_dir() else "now" if name == present else "begun" if path.parent.is_dir() else "to do",
+        )
         for name, path in done.items()
     )
 
@@ -213,7 +217,7 @@ def _step_seconds(recent: Sequence[StepMetrics], record: StatusRecord | None) ->
 
 
 def _left_s(step_s: float, num_left: int, since_last_s: float, state: str, num_steps: int) -> float:
-    if state != "running" or not num_steps:
+    if state != "running" or not num_steps or math.isnan(step_s):
         return float("nan")
     return max(0.0, step_s * num_left - min(since_last_s, step_s))
 

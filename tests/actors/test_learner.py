@@ -12,7 +12,8 @@ import pytest
 import ray
 from peft import PeftModel
 
-from actors.learner import LearnerGroup, _await, _join, learnable_answers
+from actors.learner import LearnerGroup, _await, _join, _record_phases, learnable_answers
+from fxray import spans
 from fxray.errors import CheckpointError, DeadlineError, LearnerLostError, ModelError
 from fxray.model.adapter import adapter_tensors
 from fxray.model.load import load_model
@@ -56,6 +57,20 @@ def test_metrics_are_joined_over_ranks_and_updates():
         "entropy": 2.0,
         "seconds/update/forward": 0.75,
     }
+
+
+def test_phases_of_an_update_are_drawn_inside_its_span():
+    heard = []
+    span = spans.Span("learner-1", "update", "", 100.0, 102.0)
+    with spans.listening(heard.append):
+        _record_phases(span, {"seconds/forward": 0.5, "loss": 9.0, "seconds/backward": 1.0, "seconds/step": 7.0})
+        _record_phases(span, b"an adapter")
+    drawn = [(each.track, each.name, each.start_s, each.end_s, each.is_part) for each in heard]
+    assert drawn == [
+        ("learner-1", "forward", 100.0, 100.5, True),
+        ("learner-1", "backward", 100.5, 101.5, True),
+        ("learner-1", "step", 101.5, 102.0, True),
+    ]
 
 
 def test_only_valid_answers_with_tokens_are_learnt(random_model_dir):

@@ -1,6 +1,7 @@
 """A driver with real reward workers that shows its series; prints where, and waits to be ended. Run by a test."""
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from fxray.config.tree import RayConfig
 from fxray.data.frame import Frame
 from fxray.events import Note, PhaseStarted, Step
 from fxray.grpo.types import ImageRef, PromptGroup, Rollout, RolloutGroup
+from fxray.launch import watch as watch_module
 from fxray.launch.cluster import ray_cluster
 from fxray.launch.watch import watch_run
 from fxray.schema import Annotation, Verdict
 from fxray.status.record import read_record
 from rewards.stage import RightWrong, StageRewards
 
+watch_module.HEARTBEAT_S = watch_module.TICK_S = 0.3
 folder = Path(sys.argv[1])
 prompt = PromptGroup("a/0/0", "s", ImageRef(b"", 7), "?", Annotation(Verdict.REAL), Frame(28, 28, 28, 28), 1)
 answer = Rollout(np.array([1], np.int32), np.array([-1.0], np.float32), "?", True)
@@ -38,7 +41,7 @@ with (
     watch.on_event(Note("late", is_warning=True))
     spans.begin("rollout-1", "load adapter", facts={"bytes": 1000}).end()
     spans.begin("rollout-1", "draw", facts={"groups": 12, "bytes": 7})
-    watch.beat()
+    time.sleep(1)
     print(read_record(folder).metrics_url, flush=True)
     sys.stdin.readline()
     pool.close()

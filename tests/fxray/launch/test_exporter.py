@@ -153,6 +153,9 @@ def test_prometheus_reads_the_series_from_a_real_ray(tmp_path: Path) -> None:
             with urllib.request.urlopen(url, timeout=10) as page:
                 text = page.read().decode()
             found = scraped(text)
+        time.sleep(2.5)  # longer than Ray's agent keeps a gauge that is not shown again
+        with urllib.request.urlopen(url, timeout=10) as page:
+            found = scraped(page.read().decode())
         driver.communicate("\n", timeout=60)
     assert {name: found.get(name) for name in wanted} == wanted
     assert "ray_object_store_used_memory{" in text  # the dashboard asks for it

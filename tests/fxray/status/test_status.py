@@ -164,6 +164,8 @@ def test_a_phase_without_a_log_is_timed_by_its_driver(run: Path) -> None:
     write_record(run, record(phase="evaluate alpha", step=8, num_steps=32, phase_started=NOW - 18))
     status = read_status(run, NOW)
     assert (status.step_s, status.left_s) == (2.0, 48.0)
+    write_record(run, record(phase="evaluate alpha", step=0, num_steps=32, phase_started=NOW - 18))
+    assert "left" not in as_lines(read_status(run, NOW))[1]
 
 
 def test_what_is_no_run_is_refused_by_name(tmp_path: Path) -> None:
