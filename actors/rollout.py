@@ -195,6 +195,7 @@ class RolloutPool:
         """Ends the workers, and asks for no more nodes."""
         for worker in list(self._crew.members):
             self._crew.dismiss(worker)
+            spans.retire(worker.name)
         self._idle.clear()
         self._errands.clear()
         self._nodes.ask_for(0)

@@ -15,7 +15,7 @@ from fxray.launch.series import GAUGES, SERIES, SYNC_BUCKETS_S, Series
 from fxray.spans import Span
 from fxray.waiting import waited_s
 
-FAULT = re.compile(r"num_([a-z]+)_(deaths|restarts|timeouts|failures)")
+FAULT = re.compile(r"num_([a-z]+)_(deaths|departures|restarts|timeouts|failures)")
 """Counts so far that a step's metrics hold: role and kind."""
 SENT = {"draw": "images", "load adapter": "adapters"}
 """Requests that refer to bytes in the object store, and what these are."""

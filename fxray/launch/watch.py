@@ -205,7 +205,9 @@ def watch_run(run_dir: Path, on_event: OnEvent, *, warning_s: float, phases: Seq
 
 
 def _is_fault(name: str) -> bool:
-    return name.startswith("num_") and name.endswith(("_deaths", "_restarts", "_timeouts", "_failures", "_images"))
+    return name.startswith("num_") and name.endswith(
+        ("_deaths", "_departures", "_restarts", "_timeouts", "_failures", "_images")
+    )
 
 
 def _activity(doing: Doing, since: float) -> Activity:

@@ -116,11 +116,20 @@ def scraped(text: str) -> dict[str, float]:
     return samples
 
 
+def page_of(url: str) -> str:
+    """What is there to scrape; nothing where Ray's agent is too busy to answer."""
+    try:
+        with urllib.request.urlopen(url, timeout=20) as page:
+            return page.read().decode()
+    except OSError:
+        return ""
+
+
 OWN_LABELS = {label for series in SERIES for label in series.labels}
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_prometheus_reads_the_series_from_a_real_ray(tmp_path: Path) -> None:
     script = Path(__file__).with_name("metrics_of_a_small_run.py")
     environment = os.environ | {"RAY_metrics_report_interval_ms": "500"}
@@ -147,15 +156,13 @@ def test_prometheus_reads_the_series_from_a_real_ray(tmp_path: Path) -> None:
         url = driver.stdout.readline().strip()
         assert url.startswith("http://127.0.0.1:")
         found: dict[str, float] = {}
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 120
         while not wanted.keys() <= found.keys() and time.monotonic() < deadline_s:
-            time.sleep(0.2)
-            with urllib.request.urlopen(url, timeout=10) as page:
-                text = page.read().decode()
+            time.sleep(0.5)
+            text = page_of(url)
             found = scraped(text)
         time.sleep(2.5)  # longer than Ray's agent keeps a gauge that is not shown again
-        with urllib.request.urlopen(url, timeout=10) as page:
-            found = scraped(page.read().decode())
+        found = scraped(page_of(url))
         driver.communicate("\n", timeout=60)
     assert {name: found.get(name) for name in wanted} == wanted
     assert "ray_object_store_used_memory{" in text  # the dashboard asks for it
