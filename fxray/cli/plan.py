@@ -30,6 +30,12 @@ def plan(
             min=1, help="Rows of the training split; by default those of data.train, else the paper's 13,158."
         ),
     ] = None,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Also what moves between nodes, who waits, what a worker gains or costs.")
+    ] = False,
+    link_gbit: Annotated[
+        float | None, typer.Option(min=0.1, metavar="GBIT", help="Of the network between nodes, a second.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
 ) -> None:
     """Say what a configuration needs: memory of each role, whether it fits, seconds of a step, hours of a run.
@@ -37,26 +43,37 @@ def plan(
     Parameters are counted exactly, activations from the shapes of every tensor; times rest on the coefficients that are
     printed with them. Exit code 1 where it does not fit, with the smallest change that does.
 
+    With --cluster also: bytes over the network in a step and boundary, what one more rollout worker gains, with how
+    many the learner is what is waited for, what the death of a worker costs, and how long one takes to join.
+
     \b
     Examples:
       fxray plan --config qwen2.5-vl-7b
       fxray plan --config qwen2.5-vl-32b --gpu h200 --set rollout.gpus_per_worker=1
       fxray plan --config qwen2.5-vl-3b --memory-gib 24
+      fxray plan --config qwen2.5-vl-32b --cluster --link-gbit 100 --set grpo.max_staleness=1
     """
+    from fxray.capacity.cluster import ClusterCoefficients
     from fxray.capacity.devices import GIB, find_gpu
     from fxray.capacity.plan import draw_plan
+    from fxray.cli.plan_cluster import print_cluster
     from fxray.cli.tables import print_table
 
     tree = checked_config(config, overrides)
     device = find_gpu(gpu)
     memory_bytes = int(memory_gib * GIB) if memory_gib else device.memory_bytes
-    result = draw_plan(tree, device, memory_bytes, num_samples or _rows_of(tree.data.train) or PAPER_SAMPLES)
+    network = ClusterCoefficients(link_bytes_per_s=link_gbit * 1e9 / 8) if link_gbit else ClusterCoefficients()
+    rows = num_samples or _rows_of(tree.data.train) or PAPER_SAMPLES
+    image_bytes = _image_bytes(tree.data.train)
+    result = draw_plan(tree, device, memory_bytes, rows, image_bytes=image_bytes, network=network)
     if as_json:
         typer.echo(json.dumps(result.as_json(), indent=2))
     else:
         print_table(_memory_table(result))
         for line in (*_fits(result), *_times(result)):
             typer.echo(line)
+        if cluster:
+            print_cluster(result.cluster, tree)
     if not result.memory.fits:
         raise typer.Exit(1)
 
@@ -68,6 +85,19 @@ def _rows_of(file: Path | None) -> int | None:
     import pyarrow.parquet as pq
 
     return int(pq.read_metadata(file).num_rows)
+
+
+def _image_bytes(file: Path | None) -> int | None:
+    """Bytes of a mean encoded image in a dataset's Parquet file, from its footer alone; None where it is not there."""
+    if file is None or not file.is_file():
+        return None
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(file)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    num_bytes = sum(column.total_uncompressed_size for column in columns if column.path_in_schema.startswith("image"))
+    return num_bytes // metadata.num_rows or None if metadata.num_rows else None
 
 
 def _memory_table(plan: "Plan") -> "Table":

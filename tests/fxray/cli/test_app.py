@@ -39,6 +39,7 @@ def fxray(*arguments, code="from fxray.cli import main; main()", **options):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.alone
 def test_help_has_an_example_answers_within_a_second_and_loads_nothing_heavy(command):
     code = (
         "import sys\n"

@@ -116,6 +116,7 @@ MEGABYTES = {
 
 @pytest.mark.parametrize("lenient", [False, True], ids=["strict", "lenient"])
 @pytest.mark.parametrize("name", MEGABYTES)
+@pytest.mark.alone
 def test_a_megabyte_takes_less_than_a_tenth_of_a_second(name, lenient):
     text = MEGABYTES[name]
     assert len(text) > 900_000

@@ -296,6 +296,7 @@ class Slow(Bandit):
 
 
 @pytest.mark.parametrize(("generate_s", "update_s"), [(0.05, 0.05), (0.06, 0.02), (0.02, 0.06)])
+@pytest.mark.alone
 def test_a_step_with_overlap_takes_as_long_as_the_slower_half(generate_s: float, update_s: float) -> None:
     _, history = run(Slow(generate_s, update_s), num_steps=12, max_staleness=1)
     steady = sorted(metrics["seconds"] for _, metrics in history[2:-2])

@@ -10,6 +10,7 @@ def test_what_comes_in_time_comes_in_order():
     assert list(each_in_time(iter([3, 1, 2]), 5)) == [3, 1, 2]
 
 
+@pytest.mark.alone
 def test_a_stall_ends_at_the_deadline():
     def stalls():
         yield 1
