@@ -93,7 +93,7 @@ def _comings(elasticity: "Elasticity", config: "Config") -> list[str]:
         f"{elasticity.death_s:.1f} s longer;\n  until another is up {meanwhile}"
     )
     joins = (
-        f"a worker that joins, its node being up: {elasticity.join_s:.1f} s until its first group; "
+        f"a worker that joins, its node being up: {elasticity.join_s:.1f} s until its first group;\n  "
         f"a run ends with more than {config.failures.max_restarts} failures in "
         f"{config.failures.window_minutes:g} minutes (failures.max_restarts)"
     )

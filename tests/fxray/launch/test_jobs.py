@@ -100,7 +100,7 @@ def test_a_short_silence_is_waited_out(monkeypatch):
 
 def hand_in(client: Client, tmp_path, **changes) -> str:
     arguments = {"name": "smoke", "user_folder": tmp_path, "submission_id": None} | changes
-    return jobs.submit(client, load_config("smoke"), tmp_path / "my run", **arguments)
+    return jobs.submit(client, load_config("smoke"), str(tmp_path / "my run"), **arguments)
 
 
 def test_a_job_carries_its_record_and_a_command_that_needs_no_shell_tricks(tmp_path):

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from fxray.errors import CheckpointError
-from fxray.sft.checkpoint import latest, read_state
+from fxray.sft.checkpoint import checkpoints, read_state
 from fxray.sft.settings import SftSettings
 from fxray.sft.worker import Trainer
 
@@ -38,8 +38,7 @@ def train(settings: SftSettings, folder: Path, start_from: Path | None = None) -
     if start_from:
         trainer.restore(start_from)
     trainer.run()
-    newest = latest(folder.parent)
-    assert newest is not None
+    newest = checkpoints(folder.parent)[0]
     return load_file(newest / "adapter" / "adapter_model.safetensors")
 
 
@@ -82,8 +81,7 @@ def test_a_job_that_is_continued_ends_with_the_weights_of_one_that_never_stopped
     trainer._learn = die_in_the_fourth_step
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    newest = latest(folder.parent)
-    assert newest is not None
+    newest = checkpoints(folder.parent)[0]
     assert newest.name == "step-000002"
     parts = train(settings, tmp_path / "parts" / "b", start_from=newest)
 
@@ -126,8 +124,7 @@ def test_a_skipped_image_is_in_the_checkpoint_and_out_of_the_loss(
 
     train(settings, tmp_path / "a")
 
-    newest = latest(tmp_path)
-    assert newest is not None
+    newest = checkpoints(tmp_path)[0]
     state = read_state(newest, settings)
     assert list(state.corrupt_rows) == [2]
     records = [json.loads(line) for line in (tmp_path / "a" / "progress.jsonl").read_text().splitlines()]
@@ -136,8 +133,7 @@ def test_a_skipped_image_is_in_the_checkpoint_and_out_of_the_loss(
 
 def test_an_optimizer_file_of_another_rank_is_refused(single_rank: None, settings: SftSettings, tmp_path: Path) -> None:
     train(replace(settings, max_steps=1), tmp_path / "a" / "a")
-    newest = latest(tmp_path / "a")
-    assert newest is not None
+    newest = checkpoints(tmp_path / "a")[0]
 
     with pytest.raises(CheckpointError, match="other values of lora_rank"):
         train(replace(settings, max_steps=1, lora_rank=16), tmp_path / "b" / "a", start_from=newest)
