@@ -202,10 +202,11 @@ class RolloutPool:
 
     def _resize(self, fills_engine: int) -> None:
         """Makes the pool as large as the last steps say that it should be."""
+        before = self.scaler.num_workers
         decision = self.scaler.choose(self._crew.num_up, fills_engine)
         if not decision.reason:
             return
-        self._tell(f"rollout workers: {decision.reason}", is_warning=False)
+        self._tell(f"from {before} to {decision.num_workers} rollout workers: {decision.reason}", is_warning=False)
         self._nodes.ask_for(self.scaler.num_workers)
         for worker in self._crew.surplus(self.scaler.num_workers):
             self._let_go(worker)
@@ -269,8 +270,13 @@ class RolloutPool:
         late = [errand for errand in self._errands.values() if self._end_s(errand) <= now_s]
         until_s = min([deadline_s, self._crew.next_look_s, *(self._end_s(each) for each in self._errands.values())])
         references = [*self._errands, *self._crew.questions]
+        patience_s = max(0.0, until_s - now_s)
         with waiting_for(errand.span for errand in self._errands.values()):
-            ready, _ = ray.wait(references, num_returns=1, timeout=max(0.0, until_s - now_s))
+            if references:
+                ready, _ = ray.wait(references, num_returns=1, timeout=patience_s)
+            else:
+                ready = []
+                time.sleep(patience_s)
         if ready and ready[0] in self._errands:
             self._finish(ready[0])
         elif ready:

@@ -181,3 +181,18 @@ def test_a_step_of_answers_is_scored_in_milliseconds(cluster: None) -> None:
 
     print(f"16 groups x 8 answers: {1e3 * min(took_s):.1f} ms")
     assert min(took_s) < 0.1  # 30 ms on an idle machine
+
+
+@pytest.mark.ray
+def test_a_worker_without_a_node_is_asked_for_again_while_others_score(cluster: None) -> None:
+    stage = make_stage()
+    groups = [make_group(str(i), "good") for i in range(3)]
+    with pool_for(stage, num_workers=1, max_restarts=0) as pool:
+        pool._start_deadline_s, pool._node_share = 0.0, {"nowhere": 0.001}
+        pool._start_worker()
+        (first,) = [lease.worker for lease in pool._leases.values() if lease.group is None]
+        assert all(result.is_valid_G.all() for result in pool.score(groups, stage, 0.0))
+        pool._settle()
+        (second,) = [lease.worker for lease in pool._leases.values() if lease.group is None]
+        assert second is not first
+        assert pool.counters.deaths == 0
