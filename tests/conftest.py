@@ -16,6 +16,7 @@ SLOW_MARKERS = ("slow", "ray", "vllm", "gpu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the tests that take minutes each")
     parser.addoption("--rehearse", action="store_true", help="run tests/gpu on a CPU, with the tiny model")
 
 
@@ -25,6 +26,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("gpu") and not has_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes; make test-long"))
     items.sort(
         key=lambda item: max((SLOW_MARKERS.index(m) + 1 for m in SLOW_MARKERS if item.get_closest_marker(m)), default=0)
     )

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 HEAD = "f" * 51 + "00000"
 STORE_BYTES = 80 * 2**20
