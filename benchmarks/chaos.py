@@ -3,9 +3,10 @@
     python benchmarks/chaos.py [--kills 200] [--gap-s 4] [--seed 0] [--victims rollout learner ...] [--folder DIR]
 
 Two runs from the same configuration: one is left alone; the other is attacked again and again, each time after it has
-made a step since the last attack. A victim dies (SIGKILL) or hangs (SIGSTOP). A driver that is gone is started again
-with the same command, as a user would. At the end: the same adapter to the last bit, no step skipped or recorded twice,
-no process of the run left. The exit code says whether it held.
+made a step since the last attack. A victim dies (SIGKILL); a rollout worker or the learner may hang as well (SIGSTOP).
+Others only die: a reward worker that hangs costs the scores of a group by design, an image store has minutes. A driver
+that is gone is started again with the same command, as a user would. At the end: the same adapter to the last bit, no
+step skipped or recorded twice, no process of the run left. The exit code says whether it held.
 
 `--folder` keeps both runs, and goes on with a quiet run that is there already.
 """
@@ -36,6 +37,7 @@ TITLES = {
 }
 """What Ray calls the process of each role."""
 VICTIMS = (*TITLES, "driver")
+HANGING = ("rollout", "learner")
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
 STAGES = ("alpha", "beta", "gamma")
 DEADLINE_S = 240.0
@@ -59,6 +61,8 @@ SETTINGS = (
     "checkpoint.every_steps=5",
     "ray.object_store_mib=128",
     "failures.max_restarts=100000",
+    "rollout.hang_deadline_s=10",
+    "learner.hang_deadline_s=10",
 )
 
 
@@ -216,12 +220,12 @@ def attack(run: Run, args: argparse.Namespace) -> Iterator[Attack]:
 
 
 def strike(run: Run, dice: random.Random, args: argparse.Namespace, phase: str, at_s: float) -> Attack | None:
-    """Picks a victim among those alive, and a signal; a stopped driver is a terminal that was left, so it only dies."""
+    """Picks a victim among those alive, and a signal."""
     roles = [role for role in args.victims if run.find(role)]
     if not roles:
         return None
     role = dice.choice(roles)
-    kinds = [kind for kind in args.signals if kind != "SIGSTOP" or role in ("rollout", "learner", "reward", "images")]
+    kinds = [kind for kind in args.signals if kind != "SIGSTOP" or role in HANGING]
     victims = run.find(role)
     if not kinds or not victims:
         return None
