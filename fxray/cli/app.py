@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fxray import __version__
-from fxray.cli import config, data, detect, doctor, evaluate, job, model, plan, status, tiny, train
+from fxray.cli import config, data, detect, doctor, evaluate, job, model, plan, serve, status, tiny, train
 from fxray.errors import FxrayError
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
 app.command("status")(status.status)
 app.command("detect")(detect.detect)
+app.command("serve")(serve.serve)
+app.command("key")(serve.key)
 app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
@@ -59,6 +61,7 @@ def options(
     Examples:
       fxray train --config tiny --run-dir runs/demo    the whole way, on two CPU cores
       fxray detect photo.jpg --run-dir runs/demo       what the trained detector sees
+      fxray serve --run-dir runs/demo                  the same as a page and an interface
       fxray doctor                                     what is wrong with this machine
     """
     if debug:

@@ -34,6 +34,7 @@ def check(config: Config) -> list[Problem]:
         *_sharing(config),
         *_numerics(config),
         *_staleness(config),
+        *_service(config),
     ]
     shape = read_shape(config.model.path)
     if isinstance(shape, Problem):
@@ -253,6 +254,24 @@ def _staleness(config: Config) -> Iterator[Problem]:
             "0",
             f"must not be off with grpo.max_staleness = {config.grpo.max_staleness}, whose answers need it",
             "set grpo.importance_cap to 2",
+        )
+
+
+def _service(config: Config) -> Iterator[Problem]:
+    serve = config.serve
+    if 0 < serve.max_replicas < serve.replicas:
+        yield Problem(
+            "serve.max_replicas",
+            str(serve.max_replicas),
+            f"must be 0 or at least serve.replicas = {serve.replicas}",
+            "raise serve.max_replicas or lower serve.replicas",
+        )
+    if serve.max_image_mib > serve.max_request_mib:
+        yield Problem(
+            "serve.max_image_mib",
+            str(serve.max_image_mib),
+            f"must be at most serve.max_request_mib = {serve.max_request_mib}, which holds the image",
+            "lower serve.max_image_mib or raise serve.max_request_mib",
         )
 
 

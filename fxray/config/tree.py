@@ -279,6 +279,47 @@ class RayConfig(Section):
     takes longer is a stall at three times its usual length."""
 
 
+class ServeConfig(Section):
+    host: str = "127.0.0.1"
+    """Address to listen on; beyond loopback API keys are needed."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    allowed_hosts: tuple[str, ...] = ()
+    """Host headers that are answered; by default the loopback names on a loopback address, any on another."""
+    keys: Path | None = None
+    """File of hashed API keys, made by `fxray key`; keys may also come in FXRAY_API_KEYS."""
+    replicas: Count = 1
+    """Engines, each as large as one of the rollouts."""
+    max_replicas: Annotated[int, Field(ge=0)] = 0
+    """As many engines may be started when images queue up; 0 keeps their number at `replicas`."""
+    max_images: Annotated[int, Field(ge=1, le=1000)] = 32
+    """Images in one request."""
+    max_image_mib: Positive = 32
+    """Size of one image file."""
+    max_request_mib: Positive = 128
+    """Size of one request's body, batches apart."""
+    max_image_mpx: Annotated[float, Field(gt=0, le=100)] = 50
+    """Millions of pixels of one image, before it is scaled down for the model."""
+    max_waiting: Annotated[int, Field(ge=0)] = 256
+    """Images that may wait for an engine; more are refused with 503 and Retry-After."""
+    request_deadline_s: Positive = 120
+    """For the answer to a request, waiting included; then the engine drops it."""
+    upload_deadline_s: Positive = 60
+    """For a request's body to arrive."""
+    images_per_min: Annotated[int, Field(ge=0)] = 0
+    """Images that one API key may send in a minute, batches apart; 0 for any number."""
+    data_dir: Path = Path("fxray-serve")
+    """Folder of the batches."""
+    max_batch_images: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    max_batch_mib: Positive = 2048
+    """Size of one batch's body."""
+    max_batches: Count = 100
+    """Batches that are kept at once."""
+    keep_batches_h: Positive = 72
+    """A finished batch is kept so long, counted from when it was handed in."""
+    drain_deadline_s: Positive = 60
+    """For requests that have begun to end, before the service stops or an adapter is swapped."""
+
+
 class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything: order of prompts, templates, sampling, initial adapter."""
@@ -291,5 +332,6 @@ class Config(Section):
     learner: LearnerConfig = LearnerConfig()
     failures: FailuresConfig = FailuresConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    serve: ServeConfig = ServeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     ray: RayConfig = RayConfig()

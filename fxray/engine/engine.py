@@ -1,6 +1,5 @@
 """One vLLM engine: draws answers from the base model or from one adapter on it."""
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fxray.engine.binding import bind_adapter
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.settings import EngineSettings
 from fxray.errors import ConfigError, FxrayError, ModelError, SyncError
@@ -84,7 +84,7 @@ class Engine:
         self._adapter: tuple[Any, int] | None = None
         self._is_asleep = False
         try:
-            self._llm = LLM(**_llm_arguments(settings))
+            self._llm = LLM(**llm_arguments(settings))
         except (ValueError, RuntimeError, OSError, AssertionError) as error:
             raise ModelError(
                 f"vLLM cannot start: {error}",
@@ -146,34 +146,24 @@ class Engine:
             SyncError: The bytes are not what the learner published, or not every module of theirs is bound.
         """
         self._wake()
-        where = f"{worker}, policy version {blob.version}"
-        sha256 = hashlib.sha256(blob.safetensors).hexdigest()
-        if sha256 != blob.sha256:
-            raise SyncError(
-                f"{len(blob.safetensors)} bytes with sha256 {sha256[:12]} arrived, {blob.sha256[:12]} was published",
-                where=where,
-                remedy="the adapter was damaged or cut on its way: check the object store's memory and disks",
-            )
-        if problem := self._on_workers("find_adapter_problem", blob.peft_config, blob.safetensors):
-            raise SyncError(f"the adapter {problem}", where=where, remedy="publish an adapter of this base model")
+        previous_id = self._adapter[0].lora_int_id if self._adapter else 0
+        request = self._next_request(blob.version)
+        steps = bind_adapter(blob, lora_id=request.lora_int_id, previous_id=previous_id, worker=worker)
         try:
-            request = self._bind(blob)
-        except (ValueError, RuntimeError, AssertionError) as error:
-            raise SyncError(f"vLLM refuses the adapter: {error}", where=where) from error
-        num_bound, missing = self._on_workers(
-            "count_bound_modules", request.lora_int_id, blob.peft_config, blob.safetensors
-        )
-        if num_bound != blob.num_modules:
-            self._on_workers("keep_only_adapter", self._adapter[0].lora_int_id if self._adapter else 0)
-            raise SyncError(
-                f"{num_bound} LoRA modules are bound, {blob.num_modules} were published"
-                + (f"; missing {missing}" if missing else ""),
-                where=where,
-                remedy="sampler and learner must hold the same base model and adapter layers",
-            )
-        self._on_workers("keep_only_adapter", request.lora_int_id)
+            call = next(steps)
+            while True:
+                try:
+                    result = (
+                        self._bind(request, blob) if call[0] == "load_adapter" else self._on_workers(call[0], *call[1])
+                    )
+                except (ValueError, RuntimeError, AssertionError) as error:
+                    call = steps.throw(error)
+                else:
+                    call = steps.send(result)
+        except StopIteration as end:
+            proof: SyncProof = end.value
         self._adapter = (request, blob.version)
-        return SyncProof(worker, blob.version, sha256, num_bound)
+        return proof
 
     def use_base_model(self) -> None:
         """Answers from now on come from the base model."""
@@ -190,22 +180,22 @@ class Engine:
             self._llm.wake_up()
             self._is_asleep = False
 
-    def _bind(self, blob: AdapterBlob) -> Any:
+    def _next_request(self, version: int) -> Any:
         from vllm.lora.request import LoRARequest
 
         self._num_loads += 1
-        name = f"policy-v{blob.version}-{self._num_loads}"
+        name = f"policy-v{version}-{self._num_loads}"
+        return LoRARequest(name, self._num_loads, f"memory/{name}")
+
+    def _bind(self, request: Any, blob: AdapterBlob) -> Any:
         if self._settings.sync == "bytes":
-            request = LoRARequest(name, self._num_loads, f"memory/{name}")
-            self._on_workers("load_adapter", request.lora_int_id, blob.peft_config, blob.safetensors)
-        else:
-            memory_dir = _MEMORY_DIR if _MEMORY_DIR.is_dir() else None
-            with tempfile.TemporaryDirectory(prefix="fxray-adapter-", dir=memory_dir) as folder:
-                write_atomically(Path(folder) / "adapter_config.json", json.dumps(blob.peft_config))
-                write_atomically(Path(folder) / "adapter_model.safetensors", blob.safetensors)
-                request = LoRARequest(name, self._num_loads, folder)
-                self._llm.llm_engine.add_lora(request)
-        return request
+            return self._on_workers("load_adapter", request.lora_int_id, blob.peft_config, blob.safetensors)
+        memory_dir = _MEMORY_DIR if _MEMORY_DIR.is_dir() else None
+        with tempfile.TemporaryDirectory(prefix="fxray-adapter-", dir=memory_dir) as folder:
+            write_atomically(Path(folder) / "adapter_config.json", json.dumps(blob.peft_config))
+            write_atomically(Path(folder) / "adapter_model.safetensors", blob.safetensors)
+            request.lora_path = folder
+            return self._llm.llm_engine.add_lora(request)
 
     def _on_workers(self, method: str, *args: object) -> Any:
         """Calls a method of `AdapterExtension` on every rank; they must agree."""
@@ -250,8 +240,8 @@ class Engine:
         return Answers(np.asarray(output.prompt_token_ids, dtype=np.int32), tuple(rollouts))
 
 
-def _llm_arguments(settings: EngineSettings) -> dict[str, Any]:
-    """Keyword arguments of `vllm.LLM`."""
+def llm_arguments(settings: EngineSettings) -> dict[str, Any]:
+    """Keyword arguments of `vllm.LLM` and of vLLM's asynchronous engine."""
     arguments: dict[str, Any] = {
         "model": str(settings.model_path),
         "dtype": settings.dtype,

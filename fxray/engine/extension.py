@@ -4,6 +4,10 @@ vLLM drops weights whose names it does not know without a word, so a load is bel
 found in the engine and its weights have been read back from the buffers that the forward pass uses.
 """
 
+import os
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +23,7 @@ from fxray.engine.versions import name_mapper
 
 READ_BACK_TOLERANCE = 0.01
 """Relative; rounding to bfloat16 stays well below."""
+OWNER_CHECK_S = 1.0
 
 
 class AdapterExtension:
@@ -32,6 +37,20 @@ class AdapterExtension:
         for wrapper in wrappers:
             wrapper.__class__ = SingleAdapterWrapper
         return len(wrappers)
+
+    def end_with(self, pid: int) -> int:
+        """Ends this process when another one of this machine is gone, however that went; returns its id.
+
+        vLLM's own engine core would outlive a killed owner, and keep its memory.
+        """
+
+        def watch() -> None:
+            while Path(f"/proc/{pid}").exists():
+                time.sleep(OWNER_CHECK_S)
+            os._exit(1)
+
+        threading.Thread(target=watch, name="end-with-owner", daemon=True).start()
+        return pid
 
     def find_adapter_problem(self, peft_config: dict[str, Any], blob: bytes) -> str:
         """Why an adapter must not be loaded: unreadable, empty, not finite, of other names or shapes; "" if it may."""

@@ -36,7 +36,7 @@ def open_detector(config: Config, adapter: Path | None) -> Detector:
     """
     model_path = resolve_model_path(config.model.path)
     settings = engine_settings(config, model_path)
-    blob = _read(adapter) if adapter else None
+    blob = open_adapter(adapter) if adapter else None
     with _stderr_held_back():
         from fxray.engine.engine import Engine
 
@@ -74,6 +74,21 @@ def latest_adapter(run_dir: Path) -> Path:
     raise CheckpointError("no phase of this run is finished", where=str(run_dir), remedy="let `fxray train` go on")
 
 
+def open_adapter(folder: Path, version: int = 0) -> AdapterBlob:
+    """An adapter in PEFT layout as bytes.
+
+    Raises:
+        CheckpointError: There is none in the folder.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return read_adapter(folder, version)
+    except (OSError, ValueError, SafetensorError) as error:
+        remedy = "give a folder with adapter_config.json and adapter_model.safetensors"
+        raise CheckpointError(f"holds no readable adapter: {error}", where=str(folder), remedy=remedy) from error
+
+
 @contextmanager
 def _stderr_held_back() -> Iterator[None]:
     """What libraries write to stderr in the block, from C++ too, is shown only if the block fails."""
@@ -92,11 +107,3 @@ def _stderr_held_back() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(stderr, 2)
             os.close(stderr)
-
-
-def _read(adapter: Path) -> AdapterBlob:
-    try:
-        return read_adapter(adapter, 0)
-    except (OSError, ValueError) as error:
-        remedy = "give a folder with adapter_config.json and adapter_model.safetensors"
-        raise CheckpointError(f"holds no readable adapter: {error}", where=str(adapter), remedy=remedy) from error

@@ -128,6 +128,7 @@ def assert_close(metrics, one):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_ranks_and_zero_stages_change_no_result_and_each_goes_on_where_another_stopped(
     random_model_dir, groups, tmp_path
 ):

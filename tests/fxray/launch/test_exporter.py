@@ -130,6 +130,7 @@ OWN_LABELS = {label for series in SERIES for label in series.labels}
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_prometheus_reads_the_series_from_a_real_ray(tmp_path: Path) -> None:
     script = Path(__file__).with_name("metrics_of_a_small_run.py")
     environment = os.environ | {"RAY_metrics_report_interval_ms": "500"}

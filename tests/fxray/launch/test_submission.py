@@ -228,6 +228,7 @@ def test_a_job_that_was_stopped_is_reported_so(cluster, client):
         jobs.stop(client, "nope")
 
 
+@pytest.mark.long
 def test_a_job_may_keep_its_run_in_object_storage_and_say_where_its_driver_runs(cluster, client, monkeypatch):
     for name, value in cluster.storage.items():
         monkeypatch.setenv(name, value)

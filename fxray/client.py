@@ -1,0 +1,149 @@
+"""A thin client of `fxray serve`: images in, detections out, as the plain values that the service sends.
+
+from fxray.client import Client
+
+with Client("http://127.0.0.1:8000") as client:
+    for detection in client.detect(["photo.jpg"]):
+        print(detection["verdict"], detection["regions"])
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from fxray.errors import DeadlineError, FxrayError
+
+MAX_TRIES = 5
+"""Of a request that the service asks to send again later."""
+_MAX_WAIT_S = 30.0
+_TRY_AGAIN = (429, 503)
+
+
+class ServiceError(FxrayError, RuntimeError):
+    """A request that the service refuses; `status` is the HTTP status."""
+
+    def __init__(self, message: str, *, where: str = "", remedy: str = "", status: int = 0) -> None:
+        super().__init__(message, where=where, remedy=remedy)
+        self.status = status
+
+
+class Client:
+    """A connection to a service.
+
+    Args:
+        url: Where it listens.
+        key: The API key, where one is needed.
+        timeout_s: For an answer to begin.
+        transport: In place of the network, for tests.
+    """
+
+    def __init__(
+        self, url: str, *, key: str = "", timeout_s: float = 180.0, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def detect(self, files: Sequence[Path | str]) -> list[dict[str, Any]]:
+        """Examines images in one request.
+
+        Returns:
+            In their order, the fields of `DetectionOut`; `name` and `problem` for one that cannot be examined.
+
+        Raises:
+            ServiceError: The service refuses the request.
+        """
+        response = self._ask("POST", "/v1/detect", files)
+        body: dict[str, Any] = response.json()
+        if "detections" not in body:  # the only image is at fault
+            return [{"name": Path(files[0]).name, "problem": body}]
+        detections: list[dict[str, Any]] = body["detections"]
+        return detections
+
+    def hand_in(self, files: Sequence[Path | str]) -> str:
+        """Hands in a batch, and returns its id.
+
+        Raises:
+            ServiceError: The service refuses the batch.
+        """
+        return str(self._ask("POST", "/v1/batches", files).json()["id"])
+
+    def batch(self, batch_id: str) -> dict[str, Any]:
+        """How far a batch is: the fields of `BatchOut`.
+
+        Raises:
+            ServiceError: There is no such batch.
+        """
+        state: dict[str, Any] = self._ask("GET", f"/v1/batches/{batch_id}").json()
+        return state
+
+    def results(self, batch_id: str) -> Iterator[dict[str, Any]]:
+        """The results of a batch that are there, in the order of its images.
+
+        Raises:
+            ServiceError: There is no such batch.
+        """
+        for line in self._ask("GET", f"/v1/batches/{batch_id}/results").text.splitlines():
+            yield json.loads(line)
+
+    def wait(self, batch_id: str, *, deadline_s: float, every_s: float = 1.0) -> None:
+        """Returns once a batch is done.
+
+        Raises:
+            DeadlineError: It is not within `deadline_s`.
+            ServiceError: There is no such batch.
+        """
+        end_s = time.monotonic() + deadline_s
+        while (state := self.batch(batch_id))["state"] != "done":
+            if time.monotonic() > end_s:
+                raise DeadlineError(
+                    f"{state['num_done']} of {state['num_images']} images were examined within {deadline_s:g} s",
+                    where=f"batch {batch_id}",
+                    remedy="wait longer; the batch goes on",
+                )
+            time.sleep(every_s)
+
+    def _ask(self, method: str, path: str, files: Sequence[Path | str] = ()) -> httpx.Response:
+        for tried in range(1, MAX_TRIES + 1):
+            with ExitStack() as opened:
+                parts = [("images", (Path(f).name, opened.enter_context(Path(f).open("rb")))) for f in files]
+                try:
+                    response = self._http.request(method, path, files=parts or None)
+                except httpx.HTTPError as error:
+                    raise ServiceError(
+                        f"the service does not answer: {error}",
+                        where=path,
+                        remedy="check that `fxray serve` runs there",
+                    ) from error
+            if response.status_code not in _TRY_AGAIN or tried == MAX_TRIES:
+                break
+            time.sleep(min(float(response.headers.get("Retry-After", 1)), _MAX_WAIT_S))
+        return _checked(response, is_about_images=bool(files))
+
+
+def _checked(response: httpx.Response, *, is_about_images: bool) -> httpx.Response:
+    if response.is_success or (is_about_images and response.status_code == httpx.codes.UNPROCESSABLE_ENTITY):
+        return response
+    try:
+        problem: dict[str, str] = response.json()
+    except ValueError:
+        problem = {}
+    raise ServiceError(
+        problem.get("detail", f"status {response.status_code}"),
+        where=problem.get("where", ""),
+        remedy=problem.get("remedy", ""),
+        status=response.status_code,
+    )

@@ -1,0 +1,283 @@
+"""One vLLM engine in a process of its own: answers many questions at once, each as it comes, and can be interrupted."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fxray.engine.binding import bind_adapter
+from fxray.engine.engine import BASE_VERSION, llm_arguments
+from fxray.engine.environment import is_cpu_build, prepare_environment
+from fxray.engine.settings import EngineSettings
+from fxray.errors import ConfigError, DeadlineError, ModelError, WorkerDiedError
+from fxray.grammar.markers import BOX_END
+from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, Rollout, SyncProof
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What an answer says so far; `text` ends with a box."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A greedy answer.
+
+    Attributes:
+        rollout: The answer itself.
+        watched_logprobs_TW: float32 [T, W], at each of its T tokens the log-probability of each of the W tokens that
+            were watched; NaN where the engine gave none.
+        policy_version: Of the adapter that gave it, `BASE_VERSION` without one.
+    """
+
+    rollout: Rollout
+    watched_logprobs_TW: NDArray[np.float32]
+    policy_version: int
+
+
+class StreamingEngine:
+    """A vLLM engine with at most one adapter that is driven from one event loop.
+
+    vLLM's core runs in a child process, which ends with this one. Make it inside a running event loop.
+
+    Args:
+        settings: What it is made of; adapters always enter as bytes.
+
+    Raises:
+        ModelError: vLLM cannot drive the model with these settings.
+        ResourceError: vLLM was imported into this process in another way before.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        prepare_environment(threads=settings.threads)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._settings = settings
+        self._num_loads = self._num_asked = self._num_running = 0
+        self._adapter: tuple[Any, int] | None = None
+        self._is_swapping = False
+        self._changed = asyncio.Condition()
+        try:
+            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**llm_arguments(settings), enable_log_requests=False))
+        except (ValueError, RuntimeError, OSError, AssertionError) as error:
+            raise ModelError(
+                f"vLLM cannot start: {error}",
+                where=str(settings.model_path),
+                remedy="check the `rollout` section of the configuration against this machine's memory",
+            ) from error
+        self._tokenizer = self._llm.get_tokenizer()
+        self._box_end = self._tokenizer.convert_tokens_to_ids(BOX_END)
+        ids = self._tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS))
+        self._forbidden = dict.fromkeys((token_id for token_id in ids if token_id is not None), float("-inf"))
+
+    async def prepare(self) -> None:
+        """Sets the engine's workers up; call it once before anything is asked."""
+        await self._on_workers("end_with", (os.getpid(),))
+        if is_cpu_build():
+            await self._on_workers("use_single_adapter_maths")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens around it."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    async def answer(
+        self,
+        prompt: str,
+        image: Image.Image,
+        *,
+        where: str,
+        max_new_tokens: int,
+        watched_ids: tuple[int, ...] = (),
+        with_drafts: bool = False,
+    ) -> AsyncGenerator[Draft | Answer]:
+        """Asks about an image; the answer is the last item. A caller that goes away frees the engine at once.
+
+        Args:
+            prompt: Chat text with one image placeholder.
+            image: Upright RGB image.
+            where: Named in errors.
+            max_new_tokens: Longest answer.
+            watched_ids: Tokens whose log-probabilities are wanted at every place of the answer.
+            with_drafts: Also tell what was said so far, whenever a box is complete.
+
+        Raises:
+            ConfigError: The prompt is too long, or malformed.
+            WorkerDiedError: The engine's core is dead.
+        """
+        async with self._not_swapping():
+            self._num_asked += 1
+            version = self._adapter[1] if self._adapter else BASE_VERSION
+            outputs = self._llm.generate(
+                {"prompt": prompt, "multi_modal_data": {"image": image}},
+                self._sampling_params(max_new_tokens, watched_ids, with_drafts=with_drafts),
+                f"question-{self._num_asked}",
+                lora_request=self._adapter[0] if self._adapter else None,
+            )
+            gathered = _Gathered(watched_ids)
+            try:
+                async for output in outputs:
+                    completion = output.outputs[0]
+                    gathered.add(completion)
+                    if with_drafts and self._box_end in completion.token_ids and not output.finished:
+                        yield Draft(self._decode(gathered.token_ids))
+            except ValueError as error:
+                raise ConfigError(
+                    f"vLLM refuses a prompt: {error}",
+                    where=where,
+                    remedy=f"raise rollout.max_model_len (now {self._settings.max_model_len}) or lower max_pixels",
+                ) from error
+            except Exception as error:
+                raise WorkerDiedError(
+                    f"the engine gave no answer: {type(error).__name__}: {error}", where=where
+                ) from error
+            finally:
+                await outputs.aclose()
+            yield gathered.answer(self._decode(gathered.token_ids), version)
+
+    async def load_adapter(self, blob: AdapterBlob, *, worker: str, deadline_s: float) -> SyncProof:
+        """Answers to whatever is asked from now on come from this adapter, and that is proved.
+
+        Answers that have begun are ended first, by the adapter that they began with; new questions wait meanwhile.
+
+        Args:
+            blob: The adapter.
+            worker: Named in the proof and in errors.
+            deadline_s: For the answers that have begun.
+
+        Raises:
+            SyncError: The bytes are not what was published, or not every module of theirs is bound; the adapter
+                before stays in use.
+            DeadlineError: Answers that had begun did not end in time.
+        """
+        from vllm.lora.request import LoRARequest
+
+        async with self._alone(deadline_s, worker):
+            self._num_loads += 1
+            name = f"policy-v{blob.version}-{self._num_loads}"
+            request = LoRARequest(name, self._num_loads, f"memory/{name}")
+            previous_id = self._adapter[0].lora_int_id if self._adapter else 0
+            steps = bind_adapter(blob, lora_id=self._num_loads, previous_id=previous_id, worker=worker)
+            try:
+                call = next(steps)
+                while True:
+                    try:
+                        result = await self._on_workers(*call)
+                    except Exception as error:  # noqa: BLE001  whatever a worker raised arrives as a bare one
+                        call = steps.throw(RuntimeError(str(error)))
+                    else:
+                        call = steps.send(result)
+            except StopIteration as end:
+                proof: SyncProof = end.value
+            self._adapter = (request, blob.version)
+            return proof
+
+    async def check_alive(self) -> None:
+        """Returns while the engine's core lives.
+
+        Raises:
+            WorkerDiedError: It is dead.
+        """
+        try:
+            await self._llm.check_health()
+        except Exception as error:
+            raise WorkerDiedError(f"the engine is dead: {error}") from error
+
+    def close(self) -> None:
+        """Ends the engine's core."""
+        self._llm.shutdown()
+
+    def _sampling_params(self, max_new_tokens: int, watched_ids: tuple[int, ...], *, with_drafts: bool) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=0.0,
+            max_tokens=max_new_tokens,
+            logit_bias=self._forbidden,
+            logprobs=None if watched_ids else 0,
+            logprob_token_ids=list(watched_ids) or None,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_special_tokens=False,
+            output_kind=RequestOutputKind.DELTA if with_drafts else RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    async def _on_workers(self, method: str, arguments: tuple[object, ...] = ()) -> Any:
+        results = await self._llm.collective_rpc(method, args=arguments)
+        if any(result != results[0] for result in results):
+            raise RuntimeError(f"the ranks of the engine disagree in {method}: {results}")
+        return results[0]
+
+    @asynccontextmanager
+    async def _not_swapping(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._is_swapping)
+            self._num_running += 1
+        try:
+            yield
+        finally:
+            self._num_running -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    @asynccontextmanager
+    async def _alone(self, deadline_s: float, worker: str) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._is_swapping)
+            self._is_swapping = True
+        try:
+            try:
+                async with asyncio.timeout(deadline_s), self._changed:
+                    await self._changed.wait_for(lambda: self._num_running == 0)
+            except TimeoutError as error:
+                raise DeadlineError(
+                    f"{self._num_running} answers that had begun did not end within {deadline_s:g} s",
+                    where=worker,
+                    remedy="the adapter before stays in use; load the new one again",
+                ) from error
+            yield
+        finally:
+            self._is_swapping = False
+            async with self._changed:
+                self._changed.notify_all()
+
+
+class _Gathered:
+    """The parts of an answer, put together as they come."""
+
+    def __init__(self, watched_ids: tuple[int, ...]) -> None:
+        self._watched_ids = watched_ids
+        self.token_ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._watched: list[list[float]] = []
+        self._is_finished = False
+
+    def add(self, completion: Any) -> None:
+        ids = list(completion.token_ids)
+        flat = completion.logprobs
+        for position, token_id in enumerate(ids):
+            span = slice(flat.start_indices[position], flat.end_indices[position])
+            given = dict(zip(flat.token_ids[span], flat.logprobs[span], strict=True))
+            self._logprobs.append(given.get(token_id, float("nan")))
+            self._watched.append([given.get(watched, float("nan")) for watched in self._watched_ids])
+        self.token_ids += ids
+        self._is_finished = completion.finish_reason == "stop"
+
+    def answer(self, text: str, policy_version: int) -> Answer:
+        rollout = Rollout(
+            np.asarray(self.token_ids, np.int32), np.asarray(self._logprobs, np.float32), text, self._is_finished
+        )
+        watched = np.asarray(self._watched, np.float32).reshape(len(self.token_ids), len(self._watched_ids))
+        return Answer(rollout, watched, policy_version)

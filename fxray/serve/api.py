@@ -1,0 +1,298 @@
+"""The routes. Each checks the key, reads the body within its limits, and asks the service."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, FastAPI, Header, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from fxray import __version__
+from fxray.errors import FxrayError, ResourceError
+from fxray.serve.batches import read_lines
+from fxray.serve.metrics import Counted
+from fxray.serve.page import add_page
+from fxray.serve.problems import MEDIA_TYPE, Refusal, problem, problem_of
+from fxray.serve.service import Service
+from fxray.serve.shield import Shield
+from fxray.serve.uploads import FIELD, read_uploads, uploaded_files
+from fxray.serve.wire import BATCH_ID, BatchOut, DetectIn, DetectOut, ModelsOut, problem_responses
+
+BATCHES = "/v1/batches"
+EVENTS = "text/event-stream"
+NDJSON = "application/x-ndjson"
+CLIENT_GONE = 499
+_T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
+_REFUSALS = (400, 401, 403, 408, 413, 415, 421, 422, 429, 503)
+
+BatchId = Annotated[str, Path(pattern=BATCH_ID)]
+
+
+def build_app(service: Service) -> ASGIApp:
+    """The ASGI application: the routes, behind what checks and counts every request."""
+    settings = service.settings
+    guarded = Shield(
+        build_routes(service),
+        allowed_hosts=settings.allowed_hosts,
+        max_bytes={"": settings.max_request_bytes, BATCHES: settings.max_batch_bytes},
+        upload_deadline_s=settings.upload_deadline_s,
+    )
+    return Counted(guarded, service.metrics)
+
+
+def build_routes(service: Service) -> FastAPI:
+    """The routes alone."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
+        service.runner.start()
+        yield
+        await service.runner.stop()
+
+    app = FastAPI(
+        title="fxray",
+        version=__version__,
+        summary="Says whether, where and why an image looks generated. A verdict is evidence, never proof.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    _add_detection(app)
+    _add_batches(app)
+    _add_state(app)
+    add_page(app)
+    _add_errors(app)
+    return app
+
+
+def service_of(request: Request) -> Service:
+    """The service that the application was started with."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def owner_of(
+    request: Request, authorization: Annotated[str | None, Header(description="Bearer and an API key")] = None
+) -> str:
+    """Whose key came with the request."""
+    address = request.client.host if request.client else ""
+    return service_of(request).doorkeeper.admit(authorization, address)
+
+
+Owner = Annotated[str, Depends(owner_of)]
+
+_UPLOAD_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "additionalProperties": False,
+                    "properties": {
+                        FIELD: {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+def _with_json(body: dict[str, Any]) -> dict[str, Any]:
+    schema = DetectIn.model_json_schema(ref_template="#/components/schemas/{model}")
+    image = schema.pop("$defs")["ImageIn"]
+    schema["properties"]["images"]["items"] = image
+    content = body["requestBody"]["content"] | {"application/json": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _add_detection(app: FastAPI) -> None:
+    @app.post(
+        "/v1/detect",
+        response_model=DetectOut,
+        responses=problem_responses(*_REFUSALS) | {200: {"content": {EVENTS: {}}}},
+        openapi_extra=_with_json(_UPLOAD_BODY),
+        summary="Examine images",
+        tags=["detection"],
+    )
+    async def detect(request: Request, owner: Owner) -> Response:
+        """Images as files of a form or as base64 in JSON.
+
+        With `Accept: text/event-stream` the regions come as they are found, one event each: `image`, `region`,
+        `detection` or `problem`, at last `end`. An image that cannot be examined never stops the others; where none
+        can, the status is 422.
+        """
+        service = service_of(request)
+        uploads = await read_uploads(request, service.limits)
+        service.charge(owner, len(uploads))
+        if EVENTS in request.headers.get("accept", ""):
+            return StreamingResponse(
+                _events(service.stream(uploads)), media_type=EVENTS, headers={"X-Accel-Buffering": "no"}
+            )
+        detections = await _unless_gone(request, service.detect(uploads))
+        is_useless = all("problem" in detection for detection in detections)
+        if is_useless and len(detections) == 1:
+            return _as_response(detections[0]["problem"])
+        return JSONResponse({"detections": detections}, 422 if is_useless else 200)
+
+
+async def _unless_gone(request: Request, answer: Coroutine[Any, Any, _T]) -> _T:
+    """What is awaited, which is cancelled when the client goes away.
+
+    Raises:
+        Refusal: 499, which nobody reads.
+    """
+    asked, gone = asyncio.create_task(answer), asyncio.create_task(_until_gone(request))
+    try:
+        await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            raise Refusal(CLIENT_GONE, "the client went away")
+        return asked.result()
+    finally:
+        gone.cancel()
+        asked.cancel()
+        await asyncio.gather(asked, gone, return_exceptions=True)
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _events(pieces: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[str]:
+    """Server-sent events; an error ends the stream as an event, since the status is sent long before."""
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                kind = next(kind for kind in ("image", "region", "detection", "problem") if kind in piece)
+                yield f"event: {kind}\ndata: {json.dumps(piece)}\n\n"
+    except Refusal as refusal:
+        body = problem_of(refusal, refusal.status)
+        if refusal.retry_after_s is not None:
+            body["retry_after_s"] = round(refusal.retry_after_s, 1)
+        yield f"event: problem\ndata: {json.dumps({'problem': body})}\n\n"
+    yield "event: end\ndata: {}\n\n"
+
+
+def _add_batches(app: FastAPI) -> None:
+    @app.post(
+        BATCHES,
+        status_code=HTTPStatus.ACCEPTED,
+        response_model=BatchOut,
+        responses=problem_responses(*_REFUSALS),
+        openapi_extra=_UPLOAD_BODY,
+        summary="Hand in many images",
+        tags=["batches"],
+    )
+    async def add(request: Request, owner: Owner) -> Response:
+        """The images are kept until they are examined, beside other requests and after a restart too."""
+        service = service_of(request)
+        if service.admission.is_draining:
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is about to stop", retry_after_s=10)
+        async with uploaded_files(request, service.batch_limits) as files:
+            batch = await service.batches.add(files, owner, service.batch_limits)
+        service.runner.wake()
+        return JSONResponse(
+            batch.state().model_dump(mode="json"), HTTPStatus.ACCEPTED, {"Location": f"{BATCHES}/{batch.batch_id}"}
+        )
+
+    @app.get(
+        BATCHES + "/{batch_id}",
+        response_model=BatchOut,
+        responses=problem_responses(401, 404, 422, 429),
+        summary="How far a batch is",
+        tags=["batches"],
+    )
+    def state(request: Request, owner: Owner, batch_id: BatchId) -> BatchOut:
+        return service_of(request).batches.find(batch_id, owner).state()
+
+    @app.get(
+        BATCHES + "/{batch_id}/results",
+        response_class=StreamingResponse,
+        responses=problem_responses(401, 404, 422, 429) | {200: {"content": {NDJSON: {}}}},
+        summary="Results so far, as JSON lines",
+        tags=["batches"],
+    )
+    async def results(request: Request, owner: Owner, batch_id: BatchId) -> Response:
+        """One `DetectionOut` or `FailureOut` per line, in the order of the images."""
+        batch = service_of(request).batches.find(batch_id, owner)
+        return StreamingResponse(read_lines(batch), media_type=NDJSON)
+
+    @app.delete(
+        BATCHES + "/{batch_id}",
+        status_code=HTTPStatus.NO_CONTENT,
+        response_class=Response,
+        responses=problem_responses(401, 404, 422, 429),
+        summary="Stop and forget a batch",
+        tags=["batches"],
+    )
+    def delete(request: Request, owner: Owner, batch_id: BatchId) -> Response:
+        batches = service_of(request).batches
+        batches.delete(batches.find(batch_id, owner))
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
+def _add_state(app: FastAPI) -> None:
+    @app.get(
+        "/v1/models",
+        response_model=ModelsOut,
+        responses=problem_responses(401, 429, 503),
+        summary="What answers",
+        tags=["service"],
+    )
+    async def models(request: Request, owner: Owner) -> Response:  # noqa: ARG001
+        return JSONResponse({"models": await service_of(request).backend.models()})
+
+    @app.get("/healthz", summary="The gateway lives", tags=["service"])
+    async def healthy() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", responses=problem_responses(503), summary="Requests will be answered", tags=["service"])
+    async def ready(request: Request) -> dict[str, str]:
+        service = service_of(request)
+        if service.admission.is_draining:
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is about to stop", retry_after_s=10)
+        await service.backend.models()
+        return {"status": "ready"}
+
+    @app.get("/metrics", response_class=Response, summary="Numbers for Prometheus", tags=["service"])
+    async def metrics(request: Request) -> Response:
+        return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Refusal) -> Response:  # noqa: ARG001
+        return _as_response(problem_of(error, error.status), error.headers)
+
+    @app.exception_handler(FxrayError)
+    async def failed(request: Request, error: FxrayError) -> Response:
+        _LOG.error("%s %s: %s", request.method, request.url.path, error)
+        is_full = isinstance(error, ResourceError)
+        status = HTTPStatus.INSUFFICIENT_STORAGE if is_full else HTTPStatus.INTERNAL_SERVER_ERROR
+        return _as_response(problem_of(error, status))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:  # noqa: ARG001
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return _as_response(problem(HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], where=where))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:  # noqa: ARG001
+        return _as_response(problem(error.status_code, str(error.detail)), dict(error.headers or {}))
+
+
+def _as_response(body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse(body, body["status"], headers, media_type=MEDIA_TYPE)

@@ -1,0 +1,183 @@
+"""The service as an application of Ray Serve, made from the configuration.
+
+`fxray serve` runs it on a Ray of its own; `serve deploy deploy/serve.yaml` runs it on a cluster.
+"""
+
+import ipaddress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from actors.placement import ROLLOUT, node_share
+from fxray.config.limits import check
+from fxray.config.load import load_config
+from fxray.config.problem import refuse
+from fxray.config.tree import Config
+from fxray.errors import ConfigError
+from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
+from fxray.launch.detector import latest_adapter, open_adapter
+from fxray.launch.start import engine_settings
+from fxray.model.load import load_tokenizer, resolve_model_path
+from fxray.model.prompts import render_prompt
+from fxray.serve.keys import read_keys
+from fxray.serve.replica import ReplicaSpec
+from fxray.serve.settings import ServiceSettings
+from fxray.serve.shield import loopback_hosts
+
+NAME = "fxray"
+_HEALTH_PERIOD_S = 5.0
+_HEALTH_DEADLINE_S = 30.0
+
+
+class Arguments(BaseModel):
+    """What `args` of a Serve configuration file may say."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_dir: Path | None = None
+    """A run; its last finished phase answers."""
+    config: str | None = None
+    """In place of a run: model and engine."""
+    adapter: Path | None = None
+    """Folder in PEFT layout, in place of the run's last."""
+    overrides: tuple[str, ...] = ()
+    """As --set of the command line."""
+
+
+def application(arguments: Arguments) -> Any:
+    """The application, for `import_path: fxray.serve.application:application`.
+
+    Raises:
+        ConfigError: The configuration cannot be served.
+        CheckpointError: There is no adapter.
+    """
+    config, adapter = resolve(arguments)
+    return build(config, adapter)
+
+
+def resolve(arguments: Arguments) -> tuple[Config, Path | None]:
+    """Configuration and adapter that the arguments stand for.
+
+    Raises:
+        ConfigError: Neither or both of run and configuration are given, or a field cannot stay as it is.
+        CheckpointError: The run has no finished phase.
+    """
+    run_dir, name, adapter = arguments.run_dir, arguments.config, arguments.adapter
+    if (run_dir is None) == (name is None):
+        raise ConfigError("give either a run directory or a configuration", remedy="see `fxray serve --help`")
+    if run_dir is not None:
+        adapter = adapter or latest_adapter(run_dir)
+        name = str(run_dir / "config.yaml")
+    assert name is not None
+    config = load_config(name, arguments.overrides)
+    refuse(check(config), where=name)
+    return config, adapter
+
+
+def build(config: Config, adapter: Path | None) -> Any:
+    """The application: a gateway before its replicas.
+
+    Raises:
+        ConfigError: It would listen beyond loopback without API keys, or these cannot be read.
+        CheckpointError: There is no adapter in the folder.
+        ModelError: There is no base model.
+    """
+    from ray import serve
+
+    from fxray.serve.gateway import Gateway
+    from fxray.serve.replica import DetectorReplica
+
+    settings = service_settings(config)
+    _check_keys(config)
+    spec = replica_spec(config)
+    if adapter is not None:
+        rank = int(str(open_adapter(adapter).peft_config["r"]))
+        spec = replace(spec, engine=replace(spec.engine, lora_rank=rank))
+    rollout = config.rollout
+    replicas = serve.deployment(DetectorReplica).options(
+        name="detector",
+        **_scaling(config),
+        max_ongoing_requests=rollout.max_num_seqs,
+        health_check_period_s=_HEALTH_PERIOD_S,
+        health_check_timeout_s=_HEALTH_DEADLINE_S,
+        graceful_shutdown_timeout_s=config.serve.drain_deadline_s,
+        ray_actor_options={
+            "num_cpus": rollout.cpus_per_worker,
+            "num_gpus": rollout.gpus_per_worker,
+            "resources": node_share(ROLLOUT if config.ray.use_node_types else ""),
+        },
+    )
+    gateway = serve.deployment(serve.ingress()(Gateway)).options(
+        name="gateway",
+        num_replicas=1,
+        max_ongoing_requests=10_000,  # what is too much, the gateway itself says
+        graceful_shutdown_timeout_s=config.serve.drain_deadline_s,
+        ray_actor_options={"num_cpus": 0},
+    )
+    folder = str(adapter.resolve()) if adapter else ""
+    return gateway.bind(replicas.bind(spec), settings, folder)
+
+
+def service_settings(config: Config) -> ServiceSettings:
+    """The plain values of the gateway."""
+    serve, rollout = config.serve, config.rollout
+    return ServiceSettings(
+        allowed_hosts=serve.allowed_hosts or loopback_hosts(serve.host),
+        keys_file=serve.keys.resolve() if serve.keys else None,
+        max_images=serve.max_images,
+        max_image_bytes=int(serve.max_image_mib * 2**20),
+        max_request_bytes=int(serve.max_request_mib * 2**20),
+        max_image_pixels=int(serve.max_image_mpx * 1e6),
+        max_in_flight=rollout.max_num_seqs * max(serve.replicas, serve.max_replicas),
+        max_waiting=serve.max_waiting,
+        request_deadline_s=serve.request_deadline_s,
+        upload_deadline_s=serve.upload_deadline_s,
+        images_per_min=serve.images_per_min,
+        data_dir=serve.data_dir.resolve(),
+        max_batch_images=serve.max_batch_images,
+        max_batch_bytes=int(serve.max_batch_mib * 2**20),
+        max_batches=serve.max_batches,
+        keep_batches_s=serve.keep_batches_h * 3600,
+    )
+
+
+def replica_spec(config: Config) -> ReplicaSpec:
+    """The plain values of a replica."""
+    model_path = resolve_model_path(config.model.path)
+    return ReplicaSpec(
+        engine=engine_settings(config, model_path),
+        prompt=render_prompt(load_tokenizer(model_path), templates_of(config.data.view)[EVALUATION_TEMPLATE.index]),
+        view=config.data.view,
+        max_new_tokens=config.evaluate.max_new_tokens,
+        base=Path(config.model.path).name,
+        swap_deadline_s=config.serve.drain_deadline_s,
+    )
+
+
+def _scaling(config: Config) -> dict[str, Any]:
+    serve = config.serve
+    if serve.max_replicas <= serve.replicas:
+        return {"num_replicas": serve.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": serve.replicas,
+            "max_replicas": serve.max_replicas,
+            "target_ongoing_requests": max(1, config.rollout.max_num_seqs // 2),
+        }
+    }
+
+
+def _check_keys(config: Config) -> None:
+    host = config.serve.host
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not read_keys(config.serve.keys).owners and not is_loopback:
+        raise ConfigError(
+            f"{host} can be reached from other machines, and there are no API keys",
+            where="serve.host",
+            remedy="make a key with `fxray key NAME --file keys.txt` and give --keys keys.txt, or listen on 127.0.0.1",
+        )

@@ -1,0 +1,187 @@
+"""Batches on disk: what was handed in, and what is known of it. A restart finds all of it again.
+
+<data>/batches/<id>/batch.json          owner, time, names; written last, so a batch is whole or not there
+                    images/000000       as it was sent; deleted once its result is there
+                    results/000000.json
+"""
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import anyio
+from starlette.datastructures import UploadFile
+
+from fxray.files import atomic_dir, write_atomically
+from fxray.serve.problems import Refusal
+from fxray.serve.uploads import Upload, UploadLimits, harmless_name
+from fxray.serve.wire import BATCH_ID, BatchOut, BatchState
+
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch.
+
+    Attributes:
+        batch_id: 32 hexadecimal digits, not to be guessed.
+        owner: Whose key it was handed in with; nobody else sees it.
+        created: UTC, ISO 8601.
+        names: Of its images.
+        folder: Where it lies.
+    """
+
+    batch_id: str
+    owner: str
+    created: str
+    names: tuple[str, ...]
+    folder: Path
+
+    def image(self, index: int) -> Path:
+        return self.folder / "images" / f"{index:06}"
+
+    def result(self, index: int) -> Path:
+        return self.folder / "results" / f"{index:06}.json"
+
+    def missing(self) -> Iterator[int]:
+        """Images that have no result yet, in order."""
+        return (index for index in range(len(self.names)) if not self.result(index).is_file())
+
+    def read(self, index: int) -> Upload:
+        """An image that has no result yet."""
+        return Upload(self.names[index], self.image(index).read_bytes())
+
+    def write(self, index: int, result: dict[str, Any]) -> None:
+        """Keeps a result, and forgets the image."""
+        write_atomically(self.result(index), json.dumps(result, ensure_ascii=False))
+        self.image(index).unlink(missing_ok=True)
+
+    def lines(self) -> Iterator[str]:
+        """The results that are there, as JSON lines in the order of the images."""
+        for index in range(len(self.names)):
+            if self.result(index).is_file():
+                yield self.result(index).read_text("utf-8") + "\n"
+
+    def state(self) -> BatchOut:
+        """What is known of it now."""
+        results = [json.loads(line) for line in self.lines()]
+        num_done = len(results)
+        state = BatchState.DONE if num_done == len(self.names) else BatchState.RUNNING
+        return BatchOut(
+            id=self.batch_id,
+            state=state if num_done else BatchState.WAITING,
+            num_images=len(self.names),
+            num_done=num_done,
+            num_failed=sum("problem" in result for result in results),
+            created=self.created,
+            results=f"/v1/batches/{self.batch_id}/results",
+        )
+
+
+class BatchStore:
+    """The batches below a folder that this process alone writes to.
+
+    Args:
+        folder: Made if it is not there; leftovers of a start that was killed are cleared away.
+        max_batches: That are kept at once.
+        keep_s: A finished batch is kept so long.
+    """
+
+    def __init__(self, folder: Path, *, max_batches: int, keep_s: float) -> None:
+        self._folder, self._max_batches, self._keep_s = folder, max_batches, keep_s
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in folder.glob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    async def add(self, files: Sequence[UploadFile], owner: str, limits: UploadLimits) -> Batch:
+        """Keeps a new batch.
+
+        Raises:
+            Refusal: 429 where too many are kept, 413 where an image is too large.
+            ResourceError: The disk is full or not writable.
+        """
+        self.clear_old()
+        if sum(1 for _ in self.all()) >= self._max_batches:
+            raise Refusal(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"{self._max_batches} batches are kept already",
+                remedy="fetch the results of a batch and delete it",
+                retry_after_s=60,
+            )
+        batch_id = secrets.token_hex(16)
+        names = tuple(harmless_name(file.filename or "", number) for number, file in enumerate(files, start=1))
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        with atomic_dir(self._folder / batch_id) as aside:
+            (aside / "results").mkdir()
+            (aside / "images").mkdir()
+            for index, file in enumerate(files):
+                if (file.size or 0) > limits.max_image_bytes:
+                    raise Refusal(
+                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                        f"image of {file.size} bytes, expected at most {limits.max_image_bytes}",
+                        where=names[index],
+                        remedy="scale the image down",
+                    )
+                async with await anyio.open_file(aside / "images" / f"{index:06}", "wb") as kept:
+                    while chunk := await file.read(_CHUNK_BYTES):
+                        await kept.write(chunk)
+            document = {"owner": owner, "created": created, "names": names}
+            (aside / "batch.json").write_text(json.dumps(document, ensure_ascii=False), "utf-8")
+        return Batch(batch_id, owner, created, names, self._folder / batch_id)
+
+    def find(self, batch_id: str, owner: str) -> Batch:
+        """A batch of this owner.
+
+        Raises:
+            Refusal: 404: there is none of this id, or it is somebody else's.
+        """
+        batch = self._read(batch_id) if re.fullmatch(BATCH_ID, batch_id) else None
+        if batch is None or batch.owner != owner:
+            raise Refusal(
+                HTTPStatus.NOT_FOUND,
+                "there is no such batch",
+                where="path",
+                remedy="finished batches are deleted after a while; hand it in again",
+            )
+        return batch
+
+    def all(self) -> Iterator[Batch]:
+        """Every batch, the oldest first."""
+        batches = (self._read(folder.name) for folder in self._folder.iterdir() if re.fullmatch(BATCH_ID, folder.name))
+        yield from sorted((batch for batch in batches if batch), key=lambda batch: (batch.created, batch.batch_id))
+
+    def delete(self, batch: Batch) -> None:
+        """Forgets a batch."""
+        shutil.rmtree(batch.folder, ignore_errors=True)
+
+    def clear_old(self) -> None:
+        """Forgets what has been finished for so long that nobody will fetch it."""
+        now = datetime.now(UTC)
+        for batch in list(self.all()):
+            age_s = (now - datetime.fromisoformat(batch.created)).total_seconds()
+            if age_s > self._keep_s and not any(True for _ in batch.missing()):
+                self.delete(batch)
+
+    def _read(self, batch_id: str) -> Batch | None:
+        folder = self._folder / batch_id
+        try:
+            document = json.loads((folder / "batch.json").read_text("utf-8"))
+            return Batch(batch_id, document["owner"], document["created"], tuple(document["names"]), folder)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+async def read_lines(batch: Batch) -> AsyncIterator[str]:
+    """The results that are there, without holding the event loop up."""
+    for index in range(len(batch.names)):
+        path = anyio.Path(batch.result(index))
+        if await path.is_file():
+            yield await path.read_text("utf-8") + "\n"

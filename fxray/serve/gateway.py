@@ -1,0 +1,140 @@
+"""The gateway: the one process that knows keys, rates, batches and the policy version, before the replicas."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Any, TypeVar
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from starlette.types import ASGIApp
+
+from fxray.errors import FxrayError
+from fxray.serve.api import build_app
+from fxray.serve.keys import read_keys
+from fxray.serve.problems import Refusal, unavailable
+from fxray.serve.replica import Policy
+from fxray.serve.service import Service
+from fxray.serve.settings import ServiceSettings
+from fxray.serve.uploads import Upload
+
+RETRY_AFTER_S = 2.0
+MODELS_DEADLINE_S = 10.0
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class HandleBackend:
+    """Replicas behind a handle of Ray Serve.
+
+    Args:
+        handle: Of the deployment of `DetectorReplica`.
+        policy: What they are to answer with.
+    """
+
+    def __init__(self, handle: Any, policy: Policy) -> None:
+        self._handle = handle
+        self._streams = handle.options(stream=True)
+        self._policy = policy
+
+    async def detect(self, upload: Upload) -> dict[str, Any]:
+        """See `fxray.serve.backend.Backend`."""
+        return await _answer(self._handle.detect.remote(upload.name, upload.content, self._policy))
+
+    async def stream(self, upload: Upload) -> AsyncGenerator[dict[str, Any]]:
+        """See `fxray.serve.backend.Backend`."""
+        pieces = self._streams.stream.remote(upload.name, upload.content, self._policy)
+        try:
+            async for piece in pieces:
+                yield piece
+        except (RayError, RayServeException) as error:
+            raise _refusal(error) from error
+        finally:
+            pieces.cancel()
+
+    async def models(self) -> list[dict[str, Any]]:
+        """See `fxray.serve.backend.Backend`."""
+        try:
+            async with asyncio.timeout(MODELS_DEADLINE_S):
+                return [await _answer(self._handle.use.remote(self._policy))]
+        except TimeoutError as error:
+            raise unavailable(
+                f"no engine said within {MODELS_DEADLINE_S:g} s what it is", retry_after_s=RETRY_AFTER_S
+            ) from error
+
+    async def swap(self, folder: str) -> dict[str, Any]:
+        """Has all answers from now on come from another adapter; the one before stays where it is refused.
+
+        Args:
+            folder: In PEFT layout, on every node that runs replicas.
+
+        Returns:
+            A `ModelOut`, of the replica that proved the adapter first; the others do before their next answer.
+
+        Raises:
+            FxrayError: Why a replica refuses the adapter.
+        """
+        policy = Policy(folder, self._policy.version + 1, time.time())
+        try:
+            model: dict[str, Any] = await self._handle.use.remote(policy)
+        except RayTaskError as error:
+            if isinstance(error.cause, FxrayError):
+                raise error.cause from error
+            raise FxrayError(f"a replica refuses the adapter: {error.cause}", where=folder) from error
+        self._policy = policy
+        return model
+
+
+class Gateway:
+    """The deployment that requests come to; Ray Serve runs exactly one.
+
+    Args:
+        replicas: Handle of the replicas.
+        settings: Limits and places.
+        adapter: Folder of the adapter to start with; empty for the bare base model.
+    """
+
+    def __init__(self, replicas: Any, settings: ServiceSettings, adapter: str) -> None:
+        self._backend = HandleBackend(replicas, Policy(adapter, 0, time.time()))
+        self._service = Service(self._backend, settings, read_keys(settings.keys_file))
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Ray Serve once this object is made."""
+        return build_app(self._service)
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What answers, a `ModelOut` each."""
+        return await self._backend.models()
+
+    async def swap(self, folder: str) -> dict[str, Any]:
+        """See `HandleBackend.swap`."""
+        return await self._backend.swap(folder)
+
+    async def drain(self, deadline_s: float) -> bool:
+        """Lets no request in any more, and waits for those that have begun; False where that took too long."""
+        await self._service.runner.stop()
+        return await self._service.admission.drain(deadline_s)
+
+
+async def _answer(response: Awaitable[_T]) -> _T:
+    """What a replica says; when the waiting is cancelled, so is the replica's work."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()  # type: ignore[attr-defined]
+        raise
+    except (RayError, RayServeException) as error:
+        raise _refusal(error) from error
+
+
+def _refusal(error: Exception) -> FxrayError:
+    """What to tell of a failed call: a request may be sent again where a replica died or is overrun."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, FxrayError):
+        cause = error.cause
+        if not isinstance(cause, Refusal) and isinstance(cause, OSError | RuntimeError | TimeoutError):
+            _LOG.error("a replica failed: %s", cause)
+            return unavailable(f"the engine gave no answer: {cause.message}", retry_after_s=RETRY_AFTER_S)
+        return cause
+    _LOG.error("a replica failed: %s: %s", type(error).__name__, error)
+    return unavailable("the engine that examined this image is gone", retry_after_s=RETRY_AFTER_S)

@@ -1,0 +1,43 @@
+// One image on its way: waiting, running, then what was found or why not, and what a person made of it.
+
+let number = 0;
+
+/**
+ * @param {File} file - The image.
+ * Regions as the reader sees them are `{box, caption, state}`; state is "open", "accepted", "rejected" or "drawn".
+ */
+export function examination(file) {
+  number += 1;
+  const item = {
+    file,
+    name: file.name || `pasted image ${number}`,
+    url: URL.createObjectURL(file),
+    state: "waiting",
+    size: null,
+    regions: [],
+    detection: null,
+    problem: null,
+    verdict: null,
+    selected: -1,
+    zoom: 0,
+    isChanged: false,
+  };
+  item.draft = (kind, data) => {
+    if (kind === "image") item.size = data.image;
+    if (kind === "region") item.regions.push({ ...data.region, state: "open" });
+  };
+  item.settle = (detection) => {
+    item.state = "done";
+    item.detection = detection;
+    item.size = { width_px: detection.width_px, height_px: detection.height_px };
+    item.regions = detection.regions.map((region) => ({ ...region, box: [...region.box], state: "open" }));
+    item.verdict = detection.verdict;
+  };
+  item.fail = (problem) => {
+    item.state = "failed";
+    item.problem = problem;
+  };
+  /** What a person leaves of the regions. */
+  item.kept = () => item.regions.filter((region) => region.state !== "rejected");
+  return item;
+}

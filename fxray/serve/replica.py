@@ -1,0 +1,190 @@
+"""A replica: one engine with one adapter, and how an image passes through it."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fxray.data.frame import Frame, smart_frame
+from fxray.data.images import decode_image
+from fxray.detect.probability import probability_generated, verdict_tokens
+from fxray.engine.engine import BASE_VERSION
+from fxray.engine.settings import EngineSettings
+from fxray.engine.streaming import Answer, StreamingEngine
+from fxray.errors import ConfigError, DataError
+from fxray.evaluate.predictions import Prediction, from_answer
+from fxray.grammar.views import ViewName
+from fxray.launch.detector import open_adapter
+from fxray.schema import Region
+from fxray.serve.problems import problem_of
+from fxray.serve.wire import DetectionOut, ModelOut, RegionOut
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSpec:
+    """What a replica is made of.
+
+    Attributes:
+        engine: The engine.
+        prompt: Chat text with one image placeholder.
+        view: What answers speak of, as in training.
+        max_new_tokens: Longest answer.
+        base: Name of the base model.
+        swap_deadline_s: For answers that have begun to end before the adapter changes.
+    """
+
+    engine: EngineSettings
+    prompt: str
+    view: ViewName
+    max_new_tokens: int
+    base: str
+    swap_deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Which adapter answers.
+
+    Attributes:
+        folder: In PEFT layout, on every node that runs replicas; empty for the bare base model.
+        version: Grows with every swap.
+        order: When it was chosen; a replica with an earlier one swaps before it answers, and never goes back.
+    """
+
+    folder: str
+    version: int
+    order: float
+
+
+class DetectorReplica:
+    """Examines images; Ray Serve runs as many of these as are needed."""
+
+    async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        self._spec = spec
+        self._engine = StreamingEngine(spec.engine)
+        await self._engine.prepare()
+        self._swap = asyncio.Lock()
+        self._tokens = verdict_tokens(self._engine.encode)
+        self._model = ModelOut(
+            id=spec.base, base=spec.base, adapter=None, adapter_sha256=None, policy_version=BASE_VERSION, view=spec.view
+        )
+        self._models = {BASE_VERSION: self._model}
+        self._order = 0.0
+
+    async def use(self, policy: Policy) -> dict[str, Any]:
+        """Swaps the adapter where another one is in use; answers that have begun end with the one before.
+
+        Returns:
+            A `ModelOut`.
+
+        Raises:
+            CheckpointError: There is no adapter in the folder.
+            SyncError: The adapter is not in use; the one before goes on answering.
+            DeadlineError: Answers that had begun did not end in time.
+        """
+        async with self._swap:
+            if policy.order > self._order and policy.folder:
+                await self._load(policy)
+                self._order = policy.order
+        return self._model.model_dump(mode="json")
+
+    async def _load(self, policy: Policy) -> None:
+        folder = Path(policy.folder)
+        blob = await asyncio.to_thread(open_adapter, folder, policy.version)
+        model = ModelOut(
+            id=f"{self._spec.base}+{blob.sha256[:12]}",
+            base=self._spec.base,
+            adapter=folder.name,
+            adapter_sha256=blob.sha256,
+            policy_version=policy.version,
+            view=self._spec.view,
+        )
+        # Known before the first answer that comes from it.
+        self._models = {self._model.policy_version: self._model, policy.version: model}
+        await self._engine.load_adapter(blob, worker="replica", deadline_s=self._spec.swap_deadline_s)
+        self._model = model
+
+    async def check_health(self) -> None:
+        """Lets Ray Serve replace a replica whose engine is dead."""
+        await self._engine.check_alive()
+
+    async def detect(self, name: str, content: bytes, policy: Policy) -> dict[str, Any]:
+        """A `DetectionOut`, or a `FailureOut` where the image cannot be examined."""
+        await self.use(policy)
+        outcome: dict[str, Any] = {}
+        async with aclosing(self._pieces(name, content, with_drafts=False)) as pieces:
+            async for piece in pieces:
+                outcome = piece.get("detection", piece)
+        return outcome
+
+    async def stream(self, name: str, content: bytes, policy: Policy) -> AsyncGenerator[dict[str, Any]]:
+        """What `fxray.serve.backend.Backend.stream` gives."""
+        await self.use(policy)
+        async with aclosing(self._pieces(name, content, with_drafts=True)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _pieces(self, name: str, content: bytes, *, with_drafts: bool) -> AsyncGenerator[dict[str, Any]]:
+        start_s = time.monotonic()
+        try:
+            image, frame = await asyncio.to_thread(self._decode, name, content)
+            if with_drafts:
+                yield {"image": {"width_px": frame.width_px, "height_px": frame.height_px}}
+            answers = self._engine.answer(
+                self._spec.prompt,
+                image,
+                where=name,
+                max_new_tokens=self._spec.max_new_tokens,
+                watched_ids=self._tokens.watched,
+                with_drafts=with_drafts,
+            )
+            num_told = 0
+            async with aclosing(answers):
+                async for answer in answers:
+                    if isinstance(answer, Answer):
+                        detection = self._detection(name, content, frame, answer, time.monotonic() - start_s)
+                        yield {"detection": detection.model_dump(mode="json")}
+                        return
+                    regions = from_answer(name, frame, answer.text, view=self._spec.view).regions
+                    for region in regions[num_told:]:
+                        yield {"region": _wire_region(region).model_dump(mode="json")}
+                    num_told = len(regions)
+        except (DataError, ConfigError) as error:
+            yield {"name": name, "problem": problem_of(error, HTTPStatus.UNPROCESSABLE_ENTITY)}
+
+    def _decode(self, name: str, content: bytes) -> tuple[Image.Image, Frame]:
+        image, engine = decode_image(content, name), self._spec.engine
+        frame = smart_frame(image.width, image.height, min_pixels=engine.min_pixels, max_pixels=engine.max_pixels)
+        return image, frame
+
+    def _detection(self, name: str, content: bytes, frame: Frame, answer: Answer, seconds: float) -> DetectionOut:
+        rollout = answer.rollout
+        said: Prediction = from_answer(name, frame, rollout.text, is_finished=rollout.is_finished, view=self._spec.view)
+        probability = probability_generated(rollout.token_ids.tolist(), answer.watched_logprobs_TW, self._tokens)
+        return DetectionOut(
+            name=name,
+            sha256=hashlib.sha256(content).hexdigest(),
+            width_px=frame.width_px,
+            height_px=frame.height_px,
+            verdict=said.verdict,
+            probability=probability if said.verdict else None,
+            regions=[_wire_region(region) for region in said.regions],
+            tags=list(said.tags),
+            answer=rollout.text,
+            faults=list(said.faults),
+            is_strict=bool(said.is_strict),
+            seconds=round(seconds, 4),
+            model=self._models[answer.policy_version],
+        )
+
+
+def _wire_region(region: Region) -> RegionOut:
+    x_min, y_min, x_max, y_max = (round(value, 2) for value in region.box)
+    return RegionOut(box=(x_min, y_min, x_max, y_max), caption=region.caption)

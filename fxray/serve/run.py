@@ -1,0 +1,113 @@
+"""The service on this machine, for as long as the command runs: start, swap of the adapter, drained stop."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fxray.config.tree import Config
+from fxray.errors import FxrayError, ResourceError
+from fxray.events import Note, OnEvent
+from fxray.launch.cluster import ray_cluster
+from fxray.serve.application import NAME, build
+
+_CALL_MARGIN_S = 30.0
+_LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
+
+
+def serve_until_told(
+    config: Config, adapter: Path | None, find_adapter: Callable[[], Path | None], on_event: OnEvent
+) -> None:
+    """Serves until SIGTERM or SIGINT, then ends what has begun; SIGHUP swaps the adapter.
+
+    Args:
+        config: All of it.
+        adapter: Folder of the adapter to start with; None for the bare base model.
+        find_adapter: Called on SIGHUP: the adapter to go on with.
+        on_event: Told what happens.
+
+    Raises:
+        ConfigError: It would listen beyond loopback without API keys.
+        ResourceError: The port is taken.
+        FxrayError: The engines did not come up.
+    """
+    serve = config.serve
+    _check_port(serve.host, serve.port)
+    application = build(config, adapter)
+    replicas = max(serve.replicas, serve.max_replicas)
+    with ray_cluster(config.ray, min_cpus=int(replicas * config.rollout.cpus_per_worker) + 1):
+        handle = _start(application, config)
+        try:
+            on_event(Note(f"http://{_url_host(serve.host)}:{serve.port}/ answers; Ctrl-C ends it"))
+            asyncio.run(_wait(handle, find_adapter, on_event, config))
+        finally:
+            _stop(handle, serve.drain_deadline_s, on_event)
+
+
+def _start(application: Any, config: Config) -> Any:
+    from ray import serve
+
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": config.serve.host, "port": config.serve.port, "keep_alive_timeout_s": 75},
+        logging_config=_LOGGING,
+    )
+    try:
+        return serve.run(application, name=NAME, route_prefix="/", logging_config=_LOGGING)
+    except (RuntimeError, TimeoutError) as error:
+        serve.shutdown()
+        raise FxrayError(
+            f"the service did not come up: {error}", remedy="see the logs of Ray Serve, or try `fxray detect` first"
+        ) from error
+
+
+async def _wait(handle: Any, find_adapter: Callable[[], Path | None], on_event: OnEvent, config: Config) -> None:
+    """Until a signal says stop."""
+    loop, told = asyncio.get_running_loop(), asyncio.Queue[int]()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, told.put_nowait, number)
+    while await told.get() == signal.SIGHUP:
+        try:
+            adapter = find_adapter()
+            if adapter is None:
+                on_event(Note("the base model answers alone; there is no adapter to swap", is_warning=True))
+                continue
+            deadline_s = config.serve.drain_deadline_s + _CALL_MARGIN_S
+            async with asyncio.timeout(deadline_s):
+                model = await handle.swap.remote(str(adapter.resolve()))
+            on_event(Note(f"policy version {model['policy_version']} answers: {adapter}"))
+        except (FxrayError, TimeoutError) as error:
+            cause = getattr(error, "cause", error)  # Ray wraps what a replica raised
+            on_event(Note(f"the adapter stays as it is: {cause}", is_warning=True))
+
+
+def _stop(handle: Any, deadline_s: float, on_event: OnEvent) -> None:
+    from ray import serve
+
+    on_event(Note("ending what has begun"))
+    try:
+        if not handle.drain.remote(deadline_s).result(timeout_s=deadline_s + _CALL_MARGIN_S):
+            on_event(Note(f"some requests did not end within {deadline_s:g} s", is_warning=True))
+    except Exception as error:  # noqa: BLE001  whatever it is, the service is to end
+        on_event(Note(f"the gateway could not be drained: {error}", is_warning=True))
+    serve.shutdown()
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ResourceError(
+                f"port {port} cannot be listened on: {error.strerror}",
+                where=f"{host}:{port}",
+                remedy="choose another --port, or end what listens there",
+            ) from error
+
+
+def _url_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

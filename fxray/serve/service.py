@@ -1,0 +1,138 @@
+"""The parts of one gateway put together, and how an image passes through them."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from http import HTTPStatus
+from typing import Any
+
+from fxray.errors import DataError
+from fxray.serve.admission import Admission
+from fxray.serve.backend import Backend
+from fxray.serve.batch_runner import BatchRunner
+from fxray.serve.batches import BatchStore
+from fxray.serve.keys import WRONG_KEYS_PER_MIN, Doorkeeper, KeyRing
+from fxray.serve.metrics import Metrics
+from fxray.serve.problems import Refusal, problem_of, unavailable
+from fxray.serve.rate import RateLimiter
+from fxray.serve.settings import ServiceSettings
+from fxray.serve.uploads import Upload, UploadLimits, check_image
+
+
+class Service:
+    """What the routes call. Make it inside the event loop that serves them.
+
+    Args:
+        backend: Examines images.
+        settings: Limits and places.
+        ring: The API keys.
+    """
+
+    def __init__(self, backend: Backend, settings: ServiceSettings, ring: KeyRing) -> None:
+        self.backend, self.settings = backend, settings
+        self.doorkeeper = Doorkeeper(ring, RateLimiter(WRONG_KEYS_PER_MIN))
+        self.needs_key = bool(ring.owners)
+        self.admission = Admission(settings.max_in_flight, settings.max_waiting)
+        self.metrics = Metrics(self.admission)
+        self.limits = UploadLimits(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
+        self.batch_limits = UploadLimits(settings.max_batch_images, settings.max_image_bytes, settings.max_image_pixels)
+        self.batches = BatchStore(
+            settings.data_dir / "batches", max_batches=settings.max_batches, keep_s=settings.keep_batches_s
+        )
+        self.runner = BatchRunner(self.batches, self._examine_of_batch, max(1, settings.max_in_flight // 2))
+        self._rates = RateLimiter(settings.images_per_min)
+
+    def charge(self, owner: str, num_images: int) -> None:
+        """Counts images against the rate of a key.
+
+        Raises:
+            Refusal: 429 with the time to wait.
+        """
+        wait_s = self._rates.take(owner, num_images)
+        if wait_s > 0:
+            raise Refusal(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"more than {self.settings.images_per_min} images in a minute",
+                where="this API key",
+                remedy="wait, or hand the images in as a batch",
+                retry_after_s=wait_s,
+            )
+
+    async def detect(self, uploads: list[Upload]) -> list[dict[str, Any]]:
+        """What is found in each image, in order; a bad image never stops the rest.
+
+        Raises:
+            Refusal: 503 where the engines have no room or no time.
+        """
+        async with self.admission.admitted(len(uploads)):
+            try:
+                async with asyncio.timeout(self.settings.request_deadline_s), asyncio.TaskGroup() as tasks:
+                    asked = [tasks.create_task(self._examine(upload)) for upload in uploads]
+            except TimeoutError as error:
+                raise self._late() from error
+            except ExceptionGroup as group:
+                raise _first(group) from group
+        return [task.result() for task in asked]
+
+    async def stream(self, uploads: list[Upload]) -> AsyncGenerator[dict[str, Any]]:
+        """The same, piece by piece and image after image; each piece names its image by `index`."""
+        try:
+            async with (
+                self.admission.admitted(len(uploads)),
+                asyncio.timeout(self.settings.request_deadline_s),
+            ):
+                for index, upload in enumerate(uploads):
+                    if failure := await asyncio.to_thread(self._failure, upload):
+                        self.metrics.count_image(failure)
+                        yield {"index": index, **failure}
+                        continue
+                    async with self.admission.slot(), aclosing(self.backend.stream(upload)) as pieces:
+                        async for piece in pieces:
+                            if outcome := piece.get("detection") or ("problem" in piece and piece):
+                                self.metrics.count_image(outcome)
+                            yield {"index": index, **piece}
+        except TimeoutError as error:
+            raise self._late() from error
+
+    async def _examine(self, upload: Upload) -> dict[str, Any]:
+        outcome = await asyncio.to_thread(self._failure, upload)
+        if outcome is None:
+            async with self.admission.slot():
+                outcome = await self.backend.detect(upload)
+        self.metrics.count_image(outcome)
+        return outcome
+
+    async def _examine_of_batch(self, upload: Upload) -> dict[str, Any]:
+        """An image of a batch waits as long as it takes, without a place among those that wait."""
+        try:
+            async with asyncio.timeout(None) as deadline:
+                async with self.admission.slot():
+                    deadline.reschedule(asyncio.get_running_loop().time() + self.settings.request_deadline_s)
+                    outcome = await asyncio.to_thread(self._failure, upload) or await self.backend.detect(upload)
+        except TimeoutError as error:
+            raise self._late() from error
+        self.metrics.count_image(outcome)
+        return outcome
+
+    def _failure(self, upload: Upload) -> dict[str, Any] | None:
+        """Why an image need not be sent to an engine, as a `FailureOut`."""
+        try:
+            check_image(upload, self.limits)
+        except DataError as error:
+            return {"name": upload.name, "problem": problem_of(error, HTTPStatus.UNPROCESSABLE_ENTITY)}
+        return None
+
+    def _late(self) -> Refusal:
+        return unavailable(
+            f"no answer within {self.settings.request_deadline_s:g} s",
+            retry_after_s=self.admission.retry_after_s,
+            remedy="send fewer images at once, or hand them in as a batch",
+        )
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """One of the errors in a group that may hold groups."""
+    found: Exception = group
+    while isinstance(found, ExceptionGroup):
+        found = found.exceptions[0]
+    return found

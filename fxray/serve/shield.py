@@ -1,0 +1,150 @@
+"""What stands before every route: sizes and times of bodies, the Host header, foreign pages, headers of answers."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fxray.serve.problems import MEDIA_TYPE, Refusal, problem_of
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+    "trusted-types 'none'"
+)
+HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(self), geolocation=(), microphone=()",
+}
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+class Shield:
+    """An ASGI middleware.
+
+    Args:
+        app: What it stands before.
+        allowed_hosts: Names in the Host header that are answered, ports apart; empty for any. Without this a foreign
+            page could have its own name point here, and read the answers.
+        max_bytes: Of a body, by path; the entry "" is for all others.
+        upload_deadline_s: For a body to arrive.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, allowed_hosts: tuple[str, ...], max_bytes: Mapping[str, int], upload_deadline_s: float
+    ) -> None:
+        self._app, self._max_bytes, self._upload_deadline_s = app, max_bytes, upload_deadline_s
+        self._hosts = frozenset(host.lower() for host in allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets a request through, watched, or refuses it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            self._check_origin(headers)
+            limit = self._check_length(scope["path"], headers)
+        except Refusal as refusal:
+            await _refuse(refusal, send)
+            return
+        await self._app(scope, self._watched(receive, limit), _with_headers(send))
+
+    def _check_origin(self, headers: Mapping[str, str]) -> None:
+        host = headers.get("host", "").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if self._hosts and name not in self._hosts:
+            raise Refusal(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                f"host {name[:80]!r} is not served here",
+                where="header Host",
+                remedy="name the host in serve.allowed_hosts",
+            )
+        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+            raise Refusal(
+                HTTPStatus.FORBIDDEN,
+                "a page of another site asked",
+                where="header Sec-Fetch-Site",
+                remedy="ask from the service's own page, or from a program",
+            )
+
+    def _check_length(self, path: str, headers: Mapping[str, str]) -> int:
+        limit = self._max_bytes.get(path, self._max_bytes[""])
+        length = headers.get("content-length", "0")
+        if not length.isascii() or not length.isdigit() or int(length[:18]) > limit:
+            raise _too_long(length[:18], limit)
+        return limit
+
+    def _watched(self, receive: Receive, limit: int) -> Receive:
+        """`receive` that counts bytes and looks at the clock until the body is complete."""
+        num_bytes, is_complete = 0, False
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._upload_deadline_s
+
+        async def watched() -> Message:
+            nonlocal num_bytes, is_complete
+            if is_complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise Refusal(
+                    HTTPStatus.REQUEST_TIMEOUT,
+                    f"the body did not arrive within {self._upload_deadline_s:g} s, {num_bytes} bytes of it did",
+                    where="body",
+                    remedy="send less at once",
+                ) from error
+            num_bytes += len(message.get("body", b""))
+            is_complete = message["type"] != "http.request" or not message.get("more_body", False)
+            if num_bytes > limit:
+                raise _too_long(str(num_bytes), limit)
+            return message
+
+        return watched
+
+
+def loopback_hosts(host: str) -> tuple[str, ...]:
+    """The Host headers that a service on a loopback address answers; none are checked on any other address."""
+    return _LOOPBACK if host in (*_LOOPBACK, "::1") else ()
+
+
+def _too_long(num_bytes: str, limit: int) -> Refusal:
+    return Refusal(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"a body of {num_bytes} bytes, expected at most {limit}",
+        where="body",
+        remedy="send fewer images at once, or scale them down",
+    )
+
+
+def _with_headers(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            present = {name.lower() for name, _ in message["headers"]}
+            extra = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in present]
+            if b"cache-control" not in present:
+                extra.append((b"cache-control", b"no-store"))
+            message = {**message, "headers": [*message["headers"], *extra]}
+        await send(message)
+
+    return sending
+
+
+async def _refuse(refusal: Refusal, send: Send) -> None:
+    body = json.dumps(problem_of(refusal, refusal.status)).encode()
+    headers: list[tuple[bytes, bytes]] = [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    start: dict[str, Any] = {"type": "http.response.start", "status": refusal.status, "headers": headers}
+    await _with_headers(send)(start)
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,182 @@
+"""Images out of a request's body: multipart parts or base64 in JSON, each within its limits. Nothing is fetched."""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from fxray.data.images import open_image
+from fxray.draw import plain_text
+from fxray.errors import DataError
+from fxray.serve.problems import Refusal
+from fxray.serve.wire import DetectIn
+
+MAX_NAME_CHARACTERS = 200
+FIELD = "images"
+"""Name of the multipart field that holds an image; it may be repeated."""
+_ACCEPTED = "multipart/form-data with fields `images`, or application/json with `images`"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An image that was sent.
+
+    Attributes:
+        name: As the sender calls it, made harmless: one line, no folders, no control characters.
+        content: The encoded image.
+    """
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """What a request may hold."""
+
+    max_images: int
+    max_image_bytes: int
+    max_image_pixels: int
+
+
+def harmless_name(name: str, number: int) -> str:
+    """The last part of a path, on one line and without anything unprintable; "image 3" where nothing is left.
+
+    Args:
+        name: As it was sent.
+        number: Of the image in its request, from 1.
+    """
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return plain_text(last, MAX_NAME_CHARACTERS).strip(". ") or f"image {number}"
+
+
+def check_image(upload: Upload, limits: UploadLimits) -> None:
+    """Refuses what an engine need not see: by size, and by what the image's header claims.
+
+    Raises:
+        DataError: The image is too large, or none.
+    """
+    if len(upload.content) > limits.max_image_bytes:
+        raise DataError(
+            f"image of {len(upload.content)} bytes, expected at most {limits.max_image_bytes}",
+            where=upload.name,
+            remedy="scale the image down",
+        )
+    image = open_image(upload.content, upload.name)
+    if image.width * image.height > limits.max_image_pixels:
+        raise DataError(
+            f"image of {image.width}x{image.height} px, expected at most {limits.max_image_pixels} pixels",
+            where=upload.name,
+            remedy="scale the image down",
+        )
+
+
+async def read_uploads(request: Request, limits: UploadLimits) -> list[Upload]:
+    """The images of a request, in order.
+
+    Raises:
+        Refusal: It is neither of the two content types, holds no image or too many, or is malformed.
+    """
+    if _media_type(request) == "application/json":
+        return await _from_json(request, limits)
+    async with uploaded_files(request, limits) as files:
+        uploads = []
+        for number, file in enumerate(files, start=1):
+            name = harmless_name(file.filename or "", number)
+            if (file.size or 0) > limits.max_image_bytes:
+                raise _too_large(name, file.size or 0, limits)
+            uploads.append(Upload(name, await file.read()))
+        return uploads
+
+
+@asynccontextmanager
+async def uploaded_files(request: Request, limits: UploadLimits) -> AsyncIterator[list[UploadFile]]:
+    """The files of a multipart request; those that are large lie on disk, unnamed, until the block ends.
+
+    Raises:
+        Refusal: It is not multipart, malformed, holds no file, too many or other fields.
+    """
+    if _media_type(request) != "multipart/form-data":
+        raise Refusal(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"content type {plain_text(request.headers.get('content-type', ''), 80)!r}, expected {_ACCEPTED}",
+            where="header Content-Type",
+            remedy="send the images in one of the two forms",
+        )
+    try:
+        form = await request.form(max_files=limits.max_images, max_fields=0, max_part_size=1024)
+    except HTTPException as error:
+        is_too_many = "Too many" in str(error.detail)
+        raise Refusal(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE if is_too_many else HTTPStatus.BAD_REQUEST,
+            f"the multipart body cannot be read: {plain_text(str(error.detail))}",
+            where="body",
+            remedy=f"send at most {limits.max_images} files in fields named `{FIELD}`, and no other field",
+        ) from error
+    try:
+        files = [value for name, value in form.multi_items() if name == FIELD and isinstance(value, UploadFile)]
+        if len(files) < len(form.multi_items()) or not files:
+            raise Refusal(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                f"{len(files)} of {len(form.multi_items())} fields are files named `{FIELD}`, expected all of them",
+                where="body",
+                remedy=f"send each image as a file in a field named `{FIELD}`",
+            )
+        yield files
+    finally:
+        await form.close()
+
+
+async def _from_json(request: Request, limits: UploadLimits) -> list[Upload]:
+    try:
+        parsed = DetectIn.model_validate_json(await request.body())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refusal(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            plain_text(first["msg"]),
+            where="body" + "".join(f".{plain_text(str(part), 40)}" for part in first["loc"]),
+            remedy='send {"images": [{"name": "photo.jpg", "data": "BASE64"}]}',
+        ) from error
+    if len(parsed.images) > limits.max_images:
+        raise Refusal(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"{len(parsed.images)} images, expected at most {limits.max_images}",
+            where="body.images",
+            remedy="send fewer at once, or a batch",
+        )
+    uploads = []
+    for number, image in enumerate(parsed.images, start=1):
+        name = harmless_name(image.name, number)
+        if len(image.data) * 3 // 4 > limits.max_image_bytes + 3:
+            raise _too_large(name, len(image.data) * 3 // 4, limits)
+        try:
+            uploads.append(Upload(name, base64.b64decode(image.data, validate=True)))
+        except (binascii.Error, ValueError) as error:
+            raise Refusal(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                f"no base64: {error}",
+                where=f"body.images.{number - 1}.data",
+                remedy="encode the file's bytes in standard base64, without line breaks and without a data: prefix",
+            ) from error
+    return uploads
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _too_large(name: str, num_bytes: int, limits: UploadLimits) -> Refusal:
+    return Refusal(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"image of {num_bytes} bytes, expected at most {limits.max_image_bytes}",
+        where=name,
+        remedy="scale the image down",
+    )

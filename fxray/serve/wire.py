@@ -1,0 +1,121 @@
+"""What goes over the wire, as the OpenAPI page shows it. Boxes are in pixels of the upright original image."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fxray.schema import Tag, Verdict
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+BATCH_ID = r"^[0-9a-f]{32}$"
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class ImageIn(_Wire):
+    data: str
+    """The image file in base64."""
+    name: str = ""
+    """Comes back with the answer; it is never used as a path."""
+
+
+class DetectIn(_Wire):
+    images: Annotated[list[ImageIn], Field(min_length=1)]
+
+
+class RegionOut(_Wire):
+    box: tuple[float, float, float, float]
+    """x_min, y_min, x_max, y_max in pixels."""
+    caption: str
+
+
+class ModelOut(_Wire):
+    id: str
+    """What answers: base model and adapter."""
+    base: str
+    adapter: str | None
+    """Folder name of the adapter; null for the bare base model."""
+    adapter_sha256: str | None
+    policy_version: int
+    """Grows with every swap of the adapter; -1 for the bare base model."""
+    view: str
+    """What its answers speak of."""
+
+
+class DetectionOut(_Wire):
+    name: str
+    sha256: str
+    """Of the image file."""
+    width_px: int
+    height_px: int
+    verdict: Verdict | None
+    """Null where the model's answer holds none."""
+    probability: Fraction | None
+    """That the image is generated, as the model spreads it over the two verdicts."""
+    probability_kind: Literal["uncalibrated"] = "uncalibrated"
+    """No share of right verdicts is promised."""
+    regions: list[RegionOut]
+    tags: list[Tag]
+    answer: str
+    """The model's own words."""
+    faults: list[str]
+    """What is wrong with the form of the answer."""
+    is_strict: bool
+    seconds: Annotated[float, Field(ge=0)]
+    """From when an engine took the image until it was answered."""
+    model: ModelOut
+
+
+class ProblemOut(_Wire):
+    title: str
+    status: int
+    detail: str
+    where: str = ""
+    remedy: str = ""
+
+
+class FailureOut(_Wire):
+    name: str
+    problem: ProblemOut
+
+
+class DetectOut(_Wire):
+    detections: list[DetectionOut | FailureOut]
+    """One for each image, in the order in which they were sent."""
+
+
+class ModelsOut(_Wire):
+    models: list[ModelOut]
+
+
+class BatchState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+
+
+class BatchOut(_Wire):
+    id: Annotated[str, Field(pattern=BATCH_ID)]
+    state: BatchState
+    num_images: int
+    num_done: int
+    num_failed: int
+    """Of those done."""
+    created: str
+    """UTC, ISO 8601."""
+    results: str
+    """Path of the results as JSON lines, in the order of the images; those that are there can be read at any time."""
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route, for the OpenAPI description."""
+    return {
+        status: {
+            "content": {"application/problem+json": {"schema": ProblemOut.model_json_schema()}},
+            "description": "what is wrong, where, and what to do",
+        }
+        for status in statuses
+    }

@@ -1,0 +1,53 @@
+import math
+
+import numpy as np
+import pytest
+
+from fxray.detect.probability import VerdictTokens, probability_generated, verdict_tokens
+
+TOKENS = VerdictTokens(real=(7, 9), generated=(8, 9))
+
+
+def encode(text: str) -> list[int]:
+    """A tokenizer that puts two characters together where the first is ">"."""
+    ids = []
+    while text:
+        length = 2 if text[0] == ">" and len(text) > 1 else 1
+        ids.append(hash(text[:length]))
+        text = text[length:]
+    return ids
+
+
+def test_the_verdicts_part_at_their_first_token_that_differs():
+    found = verdict_tokens(encode)
+    assert found.watched == (hash(">r"), hash(">g"))
+    assert found.real[1:] == tuple(encode("eal</verdict>"))
+
+
+@pytest.mark.parametrize(
+    ("real", "generated", "expected"),
+    [
+        (math.log(0.2), math.log(0.6), 0.75),  # over the two words alone
+        (math.log(0.5), math.log(0.5), 0.5),
+        (-math.inf, math.log(0.1), 1.0),
+        (math.log(0.1), -math.inf, 0.0),
+        (-800.0, 0.0, 1.0),
+    ],
+)
+def test_the_two_words_share_all_of_the_weight(real, generated, expected):
+    logprobs = np.array([[0, 0], [real, generated], [0, 0]], np.float32)
+    assert probability_generated([1, 8, 9], logprobs, TOKENS) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_last_verdict_counts():
+    logprobs = np.log(np.array([[0.9, 0.1], [1, 1], [0.3, 0.7], [1, 1]], np.float32))
+    assert probability_generated([7, 9, 8, 9], logprobs, TOKENS) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("token_ids", [[], [8], [8, 5], [1, 2]])
+def test_without_a_whole_verdict_there_is_no_probability(token_ids):
+    assert probability_generated(token_ids, np.zeros((len(token_ids), 2), np.float32), TOKENS) is None
+
+
+def test_what_the_engine_did_not_tell_is_not_made_up():
+    assert probability_generated([7, 9], np.full((2, 2), np.nan, np.float32), TOKENS) is None

@@ -1,0 +1,136 @@
+"""A detector in this process that answers at once, and the application before it."""
+
+import asyncio
+import hashlib
+import io
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from fxray.data.images import decode_image
+from fxray.errors import DataError
+from fxray.serve.api import build_app
+from fxray.serve.keys import KeyRing
+from fxray.serve.problems import problem_of
+from fxray.serve.service import Service
+from fxray.serve.settings import ServiceSettings
+from fxray.serve.uploads import Upload
+
+MODEL = {
+    "id": "fake+0", "base": "fake", "adapter": None, "adapter_sha256": None, "policy_version": 0, "view": "full",
+}  # fmt: skip
+HOSTILE_CAPTION = 'hand <img src=x onerror="document.title=1"> of six fingers'
+
+
+class FakeBackend:
+    """Finds one region in the upper left quarter of every image; each answer takes `seconds`."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.error: Exception | None = None
+        self.num_running = self.most_running = self.num_cancelled = 0
+        self.names: list[str] = []
+
+    async def detect(self, upload: Upload) -> dict[str, Any]:
+        outcome: dict[str, Any] = {}
+        async for piece in self.stream(upload):
+            outcome = piece.get("detection", piece)
+        return outcome
+
+    async def stream(self, upload: Upload) -> AsyncIterator[dict[str, Any]]:
+        self.names.append(upload.name)
+        self.num_running += 1
+        self.most_running = max(self.most_running, self.num_running)
+        try:
+            await asyncio.sleep(self.seconds)
+            if self.error is not None:
+                raise self.error
+            try:
+                image = decode_image(upload.content, upload.name)
+            except DataError as error:
+                yield {"name": upload.name, "problem": problem_of(error, 422)}
+                return
+            region = {"box": [0.0, 0.0, image.width / 2, image.height / 2], "caption": HOSTILE_CAPTION}
+            yield {"image": {"width_px": image.width, "height_px": image.height}}
+            yield {"region": region}
+            yield {"detection": _detection(upload, image, region)}
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            raise
+        finally:
+            self.num_running -= 1
+
+    async def models(self) -> list[dict[str, Any]]:
+        if self.error is not None:
+            raise self.error
+        return [MODEL]
+
+
+def _detection(upload: Upload, image: Image.Image, region: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": upload.name,
+        "sha256": hashlib.sha256(upload.content).hexdigest(),
+        "width_px": image.width,
+        "height_px": image.height,
+        "verdict": "generated",
+        "probability": 0.87,
+        "probability_kind": "uncalibrated",
+        "regions": [region],
+        "tags": ["structure errors"],
+        "answer": f"<think>\n{HOSTILE_CAPTION}\n</think>",
+        "faults": [],
+        "is_strict": True,
+        "seconds": 0.1,
+        "model": MODEL,
+    }
+
+
+def png(width: int = 32, height: int = 24, seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def settings_of(tmp_path: Path, **changes: Any) -> ServiceSettings:
+    values: dict[str, Any] = {
+        "allowed_hosts": (), "keys_file": None, "max_images": 8, "max_image_bytes": 2**20,
+        "max_request_bytes": 4 * 2**20, "max_image_pixels": 10**6, "max_in_flight": 4, "max_waiting": 8,
+        "request_deadline_s": 5.0, "upload_deadline_s": 1.0, "images_per_min": 0, "data_dir": tmp_path / "data",
+        "max_batch_images": 50, "max_batch_bytes": 8 * 2**20, "max_batches": 3, "keep_batches_s": 3600.0,
+    }  # fmt: skip
+    return ServiceSettings(**(values | changes))
+
+
+@asynccontextmanager
+async def running(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application, its batches running."""
+    transport = httpx.ASGITransport(build_app(service), raise_app_exceptions=False)
+    service.runner.start()
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+            yield client
+    finally:
+        await service.runner.stop()
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+def make_service(backend: FakeBackend, tmp_path: Path) -> Callable[..., Service]:
+    """Makes a service with some settings changed, and API keys by owner."""
+
+    def make(owners: dict[str, str] | None = None, **changes: Any) -> Service:
+        ring = KeyRing({hashlib.sha256(key.encode()).hexdigest(): owner for key, owner in (owners or {}).items()})
+        return Service(backend, settings_of(tmp_path, **changes), ring)
+
+    return make

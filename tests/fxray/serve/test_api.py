@@ -1,0 +1,234 @@
+import asyncio
+import base64
+import json
+
+from fake_service import HOSTILE_CAPTION, png, running
+
+from fxray.serve.problems import unavailable
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 30))
+
+
+def files(*contents: bytes, name: str = "photo.png"):
+    return [("images", (name, content, "image/png")) for content in contents]
+
+
+def events_of(text: str) -> list[tuple[str, dict]]:
+    blocks = [block.split("\n") for block in text.strip().split("\n\n")]
+    return [(lines[0].removeprefix("event: "), json.loads(lines[1].removeprefix("data: "))) for lines in blocks]
+
+
+def test_images_come_back_in_order_whichever_way_they_were_sent(make_service):
+    async def go():
+        async with running(make_service()) as client:
+            form = await client.post("/v1/detect", files=files(png(32, 24), png(10, 80)))
+            encoded = [base64.b64encode(png(w, h)).decode() for w, h in ((32, 24), (10, 80))]
+            body = {"images": [{"name": "a.png", "data": encoded[0]}, {"data": encoded[1]}]}
+            return form, await client.post("/v1/detect", json=body)
+
+    form, as_json = run(go())
+    assert form.status_code == as_json.status_code == 200
+    sizes = [[(d["width_px"], d["height_px"]) for d in r.json()["detections"]] for r in (form, as_json)]
+    assert sizes == [[(32, 24), (10, 80)]] * 2
+    assert [d["name"] for d in as_json.json()["detections"]] == ["a.png", "image 2"]
+    assert form.json()["detections"][0]["regions"] == [{"box": [0, 0, 16, 12], "caption": HOSTILE_CAPTION}]
+
+
+def test_a_bad_image_never_stops_the_others(make_service):
+    async def go():
+        async with running(make_service()) as client:
+            mixed = await client.post("/v1/detect", files=files(png()[:60], png()))
+            alone = await client.post("/v1/detect", files=files(b"no image"))
+            return mixed, alone
+
+    mixed, alone = run(go())
+    first, second = mixed.json()["detections"]
+    assert mixed.status_code == 200
+    assert first["problem"]["status"] == 422
+    assert "damaged" in first["problem"]["detail"]
+    assert second["verdict"] == "generated"
+    assert alone.status_code == 422
+    assert alone.headers["content-type"] == "application/problem+json"
+    assert alone.json()["remedy"]
+
+
+def test_regions_are_streamed_before_the_verdict(make_service):
+    async def go():
+        async with running(make_service()) as client:
+            accept = {"accept": "text/event-stream"}
+            return await client.post("/v1/detect", files=files(png(), b"no image"), headers=accept)
+
+    events = events_of(run(go()).text)
+    assert [kind for kind, _ in events] == ["image", "region", "detection", "problem", "end"]
+    assert [data.get("index") for _, data in events] == [0, 0, 0, 1, None]
+    assert events[1][1]["region"] == events[2][1]["detection"]["regions"][0]
+
+
+def test_an_error_in_a_stream_is_an_event(make_service, backend):
+    backend.error = unavailable("the engine is gone", retry_after_s=3)
+
+    async def go():
+        async with running(make_service()) as client:
+            return await client.post("/v1/detect", files=files(png()), headers={"accept": "text/event-stream"})
+
+    events = events_of(run(go()).text)
+    assert [kind for kind, _ in events] == ["problem", "end"]
+    assert events[0][1]["problem"]["status"] == 503
+    assert events[0][1]["problem"]["retry_after_s"] == 3
+
+
+def test_what_finds_no_room_is_refused_with_a_time_to_wait(make_service, backend):
+    backend.seconds = 0.3
+
+    async def go():
+        async with running(make_service(max_in_flight=2, max_waiting=2)) as client:
+            asked = [client.post("/v1/detect", files=files(png(seed=n))) for n in range(7)]
+            return await asyncio.gather(*asked)
+
+    answers = run(go())
+    codes = sorted(answer.status_code for answer in answers)
+    assert codes == [200] * 4 + [503] * 3
+    assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status_code == 503)
+    assert backend.most_running == 2
+
+
+def test_what_takes_too_long_is_cancelled_in_the_engine(make_service, backend):
+    backend.seconds = 5
+
+    async def go():
+        service = make_service(request_deadline_s=0.1)
+        async with running(service) as client:
+            answer = await client.post("/v1/detect", files=files(png(), png()))
+            return answer, service.admission.num_admitted
+
+    answer, num_left = run(go())
+    assert answer.status_code == 503
+    assert "0.1 s" in answer.json()["detail"]
+    assert (backend.num_cancelled, backend.num_running, num_left) == (2, 0, 0)
+
+
+def test_a_client_that_goes_away_frees_the_engine(make_service, backend):
+    backend.seconds = 5
+    service = make_service()
+
+    async def go():
+        from fxray.serve.api import build_app
+
+        body = base64.b64encode(png()).decode()
+        content = json.dumps({"images": [{"data": body}]}).encode()
+        messages = [{"type": "http.request", "body": content, "more_body": False}]
+        sent = []
+
+        async def receive():
+            if messages:
+                return messages.pop()
+            while not backend.num_running:
+                await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+            "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"", "root_path": "",
+            "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+        }  # fmt: skip
+        await build_app(service)(scope, receive, send)
+
+    run(go())
+    assert (backend.num_cancelled, backend.num_running, service.admission.num_admitted) == (1, 0, 0)
+
+
+def test_an_engine_that_is_gone_can_be_asked_again(make_service, backend):
+    backend.error = unavailable("the engine is gone", retry_after_s=2)
+
+    async def go():
+        async with running(make_service()) as client:
+            detected = await client.post("/v1/detect", files=files(png()))
+            return detected, await client.get("/readyz"), await client.get("/healthz")
+
+    detected, ready, healthy = run(go())
+    assert detected.status_code == ready.status_code == 503
+    assert detected.headers["retry-after"] == "2"
+    assert healthy.status_code == 200
+
+
+def test_a_key_has_its_own_rate(make_service):
+    async def go():
+        service = make_service({"fxray_a": "ana", "fxray_b": "ben"}, images_per_min=3)
+        async with running(service) as client:
+            ana, ben = ({"authorization": f"Bearer fxray_{name}"} for name in "ab")
+            return [
+                (await client.post("/v1/detect", files=files(png(), png()), headers=headers)).status_code
+                for headers in (ana, ana, ben)
+            ]
+
+    assert run(go()) == [200, 429, 200]
+
+
+def test_guessing_keys_is_stopped(make_service):
+    async def go():
+        async with running(make_service({"fxray_right": "ana"})) as client:
+            codes = [
+                (await client.get("/v1/models", headers={"authorization": f"Bearer guess{n}"})).status_code
+                for n in range(12)
+            ]
+            right = await client.get("/v1/models", headers={"authorization": "Bearer fxray_right"})
+            return codes, right.status_code, (await client.get("/healthz")).status_code
+
+    codes, right, healthy = run(go())
+    assert codes == [401] * 10 + [429] * 2
+    assert right == 429  # of the same address
+    assert healthy == 200
+
+
+def test_numbers_for_prometheus_count_what_happened(make_service):
+    async def go():
+        async with running(make_service()) as client:
+            await client.post("/v1/detect", files=files(png(), b"no image"))
+            await client.get("/v1/batches/" + "0" * 32)
+            return (await client.get("/metrics")).text
+
+    text = run(go())
+    assert 'fxray_images_total{verdict="generated"} 1.0' in text
+    assert 'fxray_images_total{verdict="failed"} 1.0' in text
+    assert 'fxray_requests_total{method="POST",route="/v1/detect",status="200"} 1.0' in text
+    assert 'route="/v1/batches/{batch_id}",status="404"' in text
+
+
+def test_a_draining_service_ends_what_has_begun_and_refuses_the_rest(make_service, backend):
+    backend.seconds = 0.3
+
+    async def go():
+        service = make_service()
+        async with running(service) as client:
+            begun = asyncio.create_task(client.post("/v1/detect", files=files(png())))
+            while not backend.num_running:
+                await asyncio.sleep(0.01)
+            drained = asyncio.create_task(service.admission.drain(5))
+            await asyncio.sleep(0)
+            late, ready = await client.post("/v1/detect", files=files(png())), await client.get("/readyz")
+            return (await begun).status_code, await drained, late.status_code, ready.status_code
+
+    assert run(go()) == (200, True, 503, 503)
+
+
+def test_the_description_names_every_route_and_no_other_host(make_service):
+    async def go():
+        async with running(make_service()) as client:
+            spec = (await client.get("/openapi.json")).json()
+            return spec, [(await client.get(path)).status_code for path in ("/", "/docs", "/static/app.js")]
+
+    spec, codes = run(go())
+    assert codes == [200, 200, 200]
+    assert set(spec["paths"]) == {
+        "/v1/detect", "/v1/batches", "/v1/batches/{batch_id}", "/v1/batches/{batch_id}/results", "/v1/models",
+        "/healthz", "/readyz", "/metrics",
+    }  # fmt: skip
+    assert set(spec["paths"]["/v1/detect"]["post"]["requestBody"]["content"]) == {
+        "multipart/form-data", "application/json",
+    }  # fmt: skip

@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fxray.config.load import load_config
+from fxray.errors import ConfigError
+from fxray.serve.application import Arguments, build, resolve, service_settings
+
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
+
+
+def deployed() -> list[dict]:
+    service = yaml.safe_load((DEPLOY / "rayservice.yaml").read_text())
+    return [yaml.safe_load((DEPLOY / "serve.yaml").read_text()), yaml.safe_load(service["spec"]["serveConfigV2"])]
+
+
+@pytest.mark.parametrize("document", deployed())
+def test_ray_serve_reads_the_files_and_fxray_their_arguments(document):
+    from ray.serve.schema import ServeDeploySchema
+
+    application = ServeDeploySchema.model_validate(document).applications[0]
+    arguments = Arguments.model_validate(application.args)
+    config = load_config("tiny", arguments.overrides)
+    assert config.serve.max_replicas > 1
+    assert application.import_path == f"{resolve.__module__}:application"
+    assert document["http_options"]["host"] == config.serve.host
+
+
+def test_a_worker_of_the_service_offers_what_its_replicas_ask_for():
+    workers = yaml.safe_load((DEPLOY / "rayservice.yaml").read_text())["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert json.loads(json.loads(workers[0]["rayStartParams"]["resources"])) == {"rollout": 1}
+
+
+def test_nothing_is_served_beyond_loopback_without_keys():
+    with pytest.raises(ConfigError, match="can be reached from other machines"):
+        build(load_config("tiny", ["serve.host=0.0.0.0"]), None)
+
+
+def test_run_or_configuration_are_told_apart():
+    for arguments in (Arguments(), Arguments(run_dir=Path("runs/demo"), config="tiny")):
+        with pytest.raises(ConfigError, match="either"):
+            resolve(arguments)
+    config, adapter = resolve(Arguments(config="tiny", overrides=("serve.max_waiting=7",)))
+    assert adapter is None
+    settings = service_settings(config)
+    assert settings.max_waiting == 7
+    assert settings.max_image_bytes == 32 * 2**20
+    assert "127.0.0.1" in settings.allowed_hosts

@@ -1,0 +1,130 @@
+import asyncio
+import json
+
+from fake_service import png, running
+
+from fxray.serve.problems import unavailable
+
+HEADERS = {"authorization": "Bearer fxray_a"}
+OWNERS = {"fxray_a": "ana", "fxray_b": "ben"}
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 30))
+
+
+def images(*contents: bytes):
+    return [("images", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
+
+
+async def until_done(client, url):
+    while (state := (await client.get(url, headers=HEADERS)).json())["state"] != "done":
+        await asyncio.sleep(0.02)
+    return state
+
+
+async def results_of(client, url):
+    return [json.loads(line) for line in (await client.get(url + "/results", headers=HEADERS)).text.splitlines()]
+
+
+def test_a_batch_is_worked_off_in_the_order_of_its_images(make_service, backend):
+    async def go():
+        service = make_service(OWNERS)
+        async with running(service) as client:
+            added = await client.post("/v1/batches", files=images(png(20, 10), b"none", png(30, 10)), headers=HEADERS)
+            url = added.headers["location"]
+            state, results = await until_done(client, url), await results_of(client, url)
+            kept = [path.name for path in (service.settings.data_dir / "batches").glob("*/images/*")]
+            gone = (await client.delete(url, headers=HEADERS)).status_code
+            return added, state, results, kept, gone, (await client.get(url, headers=HEADERS)).status_code
+
+    added, state, results, kept, gone, after = run(go())
+    assert added.status_code == 202
+    assert (state["num_images"], state["num_done"], state["num_failed"]) == (3, 3, 1)
+    assert [result.get("width_px") for result in results] == [20, None, 30]
+    assert [result["name"] for result in results] == ["0.png", "1.png", "2.png"]
+    assert kept == []
+    assert (gone, after) == (204, 404)
+
+
+def test_a_restart_goes_on_where_the_batch_was(make_service, backend):
+    async def go():
+        backend.seconds = 0.2
+        async with running(make_service(OWNERS)) as client:
+            added = await client.post("/v1/batches", files=images(*(png(8 + n, 8) for n in range(9))), headers=HEADERS)
+            url = added.headers["location"]
+            while not await results_of(client, url):
+                await asyncio.sleep(0.02)
+        num_before = len(backend.names)
+        backend.seconds = 0
+        async with running(make_service(OWNERS)) as client:
+            await until_done(client, url)
+            return num_before, await results_of(client, url)
+
+    num_before, results = run(go())
+    assert num_before < 9
+    assert [result["width_px"] for result in results] == list(range(8, 17))
+    assert len(backend.names) <= 9 + 2  # at most those that were with the engine when it stopped are asked again
+
+
+def test_a_batch_waits_for_engines_that_come_back(make_service, backend):
+    backend.error = unavailable("the engine is gone", retry_after_s=0.1)
+
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            url = (await client.post("/v1/batches", files=images(png()), headers=HEADERS)).headers["location"]
+            await asyncio.sleep(0.15)
+            backend.error = None
+            return await until_done(client, url)
+
+    assert run(go())["num_failed"] == 0
+
+
+def test_nobody_sees_the_batch_of_another_key(make_service):
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            url = (await client.post("/v1/batches", files=images(png()), headers=HEADERS)).headers["location"]
+            ben = {"authorization": "Bearer fxray_b"}
+            answers = [
+                await client.get(url, headers=ben), await client.get(url + "/results", headers=ben),
+                await client.delete(url, headers=ben), await client.get(url),
+            ]  # fmt: skip
+            return [answer.status_code for answer in answers], (await client.get(url, headers=HEADERS)).status_code
+
+    assert run(go()) == ([404, 404, 404, 401], 200)
+
+
+def test_batches_are_limited(make_service, backend):
+    backend.seconds = 0.2
+
+    async def go():
+        async with running(make_service(OWNERS, max_batches=1, max_batch_images=2)) as client:
+            codes = []
+            for contents in ([png()] * 3, [png(), b"x" * (2**20 + 1)], [png()], [png()]):
+                answer = await client.post("/v1/batches", files=images(*contents), headers=HEADERS)
+                codes.append(answer.status_code)
+            return codes
+
+    assert run(go()) == [413, 413, 202, 429]
+
+
+def test_a_batch_that_was_cut_short_while_it_came_in_is_not_there(make_service, tmp_path):
+    folder = tmp_path / "data" / "batches"
+    (folder / f".{'0' * 32}.1.tmp" / "images").mkdir(parents=True)
+    (folder / ("1" * 32)).mkdir()
+    service = make_service()
+    assert list(service.batches.all()) == []
+    assert [path.name for path in folder.iterdir()] == ["1" * 32]
+
+
+def test_finished_batches_are_forgotten_after_a_while(make_service, backend):
+    async def go():
+        service = make_service(OWNERS, keep_batches_s=0.0)
+        async with running(service) as client:
+            url = (await client.post("/v1/batches", files=images(png()), headers=HEADERS)).headers["location"]
+            await until_done(client, url)
+            await asyncio.sleep(1.1)
+            service.batches.clear_old()
+            return (await client.get(url, headers=HEADERS)).status_code
+
+    assert run(go()) == 404

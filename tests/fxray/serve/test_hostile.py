@@ -1,0 +1,170 @@
+"""What comes from strangers: every request gets one clear answer, none a server error."""
+
+import asyncio
+import base64
+import json
+import struct
+import zlib
+
+import pytest
+from fake_service import png, running
+
+from fxray.serve.uploads import harmless_name
+
+
+def ask(service, *requests):
+    """The answers to requests, each a dict of arguments of httpx."""
+
+    async def go():
+        async with running(service) as client:
+            return [await client.request(**({"method": "POST", "url": "/v1/detect"} | request)) for request in requests]
+
+    return asyncio.run(asyncio.wait_for(go(), 60))
+
+
+def multipart(*parts: tuple[str, bytes]) -> dict:
+    body = b"".join(b"--x\r\n" + head.encode("latin-1") + b"\r\n\r\n" + content + b"\r\n" for head, content in parts)
+    return {"content": body + b"--x--\r\n", "headers": {"content-type": "multipart/form-data; boundary=x"}}
+
+
+def part(name: str = "images", filename: str = "a.png") -> str:
+    return f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\nContent-Type: image/png'
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that claims 60,000 x 60,000 pixels."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "says"),
+    [
+        ({"content": b""}, 415, "content type ''"),
+        ({"content": b"x", "headers": {"content-type": "text/html"}}, 415, "text/html"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
+        ({"content": b"--x\r\nbroken", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 422, "0 of 0"),
+        (multipart((part("other"), png())), 422, "`images`"),
+        (multipart(('Content-Disposition: form-data; name="images"', b"text")), 413, "fields"),
+        (multipart(*[(part(), b"x")] * 10_000), 413, "files"),
+        (multipart((part(), b"x" * (2**20 + 1))), 413, "1048577 bytes"),
+        ({"content": b"x" * (4 * 2**20 + 1), "headers": {"content-type": "application/json"}}, 413, "body"),
+        ({"content": b"{", "headers": {"content-type": "application/json"}}, 422, "JSON"),
+        ({"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}, 422, "JSON"),
+        ({"json": {"images": []}}, 422, "at least 1"),
+        ({"json": {"images": [{"data": "http://10.0.0.1/a.png"}]}}, 422, "base64"),
+        ({"json": {"images": [{"data": "a" * 9}]}}, 422, "base64"),
+        ({"json": {"images": [{"url": "http://10.0.0.1/a.png"}]}}, 422, ""),
+        ({"json": {"images": [{"data": ""}] * 9}}, 413, "9 images"),
+        ({"json": {"images": [{"data": base64.b64encode(bomb()).decode()}]}}, 422, "too many pixels"),
+        (multipart((part(), b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>")), 422, "SVG"),
+        ({"method": "GET", "url": "/v1/batches/..%2f..%2fetc%2fpasswd"}, 404, ""),
+        ({"method": "GET", "url": "/v1/batches/" + "A" * 32}, 422, "pattern"),
+        ({"method": "GET", "url": "/static/../api.py"}, 404, ""),
+        ({"method": "GET", "url": "/static/%2e%2e%2fapi.py"}, 404, ""),
+        ({"method": "PUT"}, 405, ""),
+        ({"content": b"", "headers": {"content-length": "99999999999999999999999999"}}, 413, "body"),
+    ],
+)  # fmt: skip
+def test_a_bad_request_is_told_what_is_wrong(make_service, request_, status, says):
+    (answer,) = ask(make_service(), request_)
+    body = answer.json()
+    assert answer.status_code == body["status"] == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert says in json.dumps(body)
+
+
+def test_an_image_of_more_pixels_than_allowed_is_refused_unread(make_service, backend):
+    (answer,) = ask(make_service(max_image_pixels=700), {"files": [("images", ("a.png", png(32, 24), "image/png"))]})
+    assert answer.status_code == 422
+    assert "32x24" in answer.json()["detail"]
+    assert backend.names == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("photo.jpg", "photo.jpg"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\Users\\me\\a.png", "a.png"),
+        ("a\x00b\r\nSet-Cookie: x\x1b[31m.png", "a b Set-Cookie: x [31m.png"),
+        ("<img src=x onerror=alert(1)>.png", "<img src=x onerror=alert(1)>.png"),
+        ("a\u202egnp.exe", "a gnp.exe"),
+        ("..", "image 3"),
+        ("", "image 3"),
+        ("é" * 500, "é" * 199 + "…"),
+    ],
+)
+def test_a_name_is_one_harmless_line(sent, kept):
+    assert harmless_name(sent, 3) == kept
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "localhost:8000"}, 200),
+        ({"host": "evil.example"}, 421),
+        ({"host": "127.0.0.1.evil.example:8000"}, 421),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}, 403),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, 200),
+    ],
+)
+def test_foreign_pages_get_no_answer(make_service, headers, status):
+    service = make_service(allowed_hosts=("127.0.0.1", "localhost"))
+    (answer,) = ask(service, {"method": "GET", "url": "/v1/models", "headers": headers})
+    assert answer.status_code == status
+
+
+def test_every_answer_forbids_foreign_content_and_scripts(make_service):
+    pages = ask(
+        make_service(),
+        *({"method": "GET", "url": url} for url in ("/", "/docs", "/static/app.js", "/nothing", "/v1/models")),
+    )
+    for answer in pages:
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_slow_body_is_given_up(make_service, backend):
+    from fxray.serve.api import build_app
+
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": b"", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=x")], "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+
+    asyncio.run(build_app(make_service(upload_deadline_s=0.3))(scope, receive, send))
+    assert sent[0]["status"] == 408
+
+
+def test_memory_of_a_request_is_bounded_by_its_limit_and_not_by_its_sender(make_service, peak_kib):
+    """A sender without Content-Length is cut off at the limit of 4 MiB, of the 400 MiB it would send."""
+
+    async def go():
+        async def endless():
+            for _ in range(400):
+                yield b"x" * 2**20
+
+        async with running(make_service()) as client:
+            return await client.post("/v1/detect", content=endless(), headers={"content-type": "application/json"})
+
+    before = peak_kib()
+    assert asyncio.run(go()).status_code == 413
+    assert peak_kib() - before < 64 * 1024

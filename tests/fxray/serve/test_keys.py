@@ -1,0 +1,54 @@
+import pytest
+
+from fxray.errors import ConfigError
+from fxray.serve.keys import ENVIRONMENT, add_key, read_keys
+from fxray.serve.rate import RateLimiter
+
+
+def test_a_file_knows_its_keys_and_holds_none(tmp_path):
+    file = tmp_path / "keys.txt"
+    ana, ben = add_key(file, "ana"), add_key(file, "ben")
+    ring = read_keys(file)
+    assert (ring.owner(ana), ring.owner(ben), ring.owner(ana[:-1])) == ("ana", "ben", None)
+    assert ana not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_name_has_one_key(tmp_path):
+    add_key(tmp_path / "keys.txt", "ana")
+    with pytest.raises(ConfigError, match="already"):
+        add_key(tmp_path / "keys.txt", "ana")
+    with pytest.raises(ConfigError, match="name 'a:b'"):
+        add_key(tmp_path / "keys.txt", "a:b")
+
+
+def test_keys_may_come_in_the_environment(monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, "fxray_one, fxray_two")
+    assert read_keys(None).owner("fxray_two") == "environment"
+    assert read_keys(None).owner("") is None
+
+
+def test_a_broken_file_is_refused_with_its_line(tmp_path):
+    file = tmp_path / "keys.txt"
+    file.write_text("# keys\nana:plain-text-key\n")
+    with pytest.raises(ConfigError, match="line 2"):
+        read_keys(file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_keys(tmp_path / "absent.txt")
+
+
+def test_a_bucket_fills_evenly():
+    now = [0.0]
+    limiter = RateLimiter(60, clock=lambda: now[0])
+    assert limiter.take("ana", 50) == 0
+    assert limiter.take("ana", 20) == pytest.approx(10)  # 10 are left, one comes each second
+    assert limiter.take("ben", 60) == 0
+    now[0] = 10.0
+    assert limiter.take("ana", 20) == 0
+    assert limiter.take("ana", 1) == pytest.approx(1)
+    assert limiter.take("cleo", 500) == 0  # more than a bucket holds takes all of it
+    assert limiter.take("cleo", 1) > 0
+
+
+def test_no_limit_is_no_limit():
+    assert RateLimiter(0).take("ana", 10**9) == 0

@@ -1,0 +1,94 @@
+"""The service whole: Ray Serve, a real engine with the tiny model, HTTP."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from fake_service import png
+
+from fxray.model.adapter import CONFIG_FILE
+
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.ray, pytest.mark.vllm]
+PORT = 8791
+START_DEADLINE_S = 280
+
+
+def write_adapter(folder: Path, seed: int) -> Path:
+    """An adapter of the tiny model with random weights."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from fxray.model.load import resolve_model_path
+
+    torch.manual_seed(seed)
+    base = Qwen2_5_VLForConditionalGeneration.from_pretrained(resolve_model_path("tiny"))
+    model = get_peft_model(base, LoraConfig(r=8, lora_alpha=8, target_modules="all-linear", init_lora_weights=False))
+    model.save_pretrained(folder)
+    assert (folder / CONFIG_FILE).is_file()
+    return folder
+
+
+def wait_until_ready(url: str, process: subprocess.Popen) -> None:
+    end_s = time.monotonic() + START_DEADLINE_S
+    while time.monotonic() < end_s:
+        if process.poll() is not None:
+            raise AssertionError(f"the service ended with {process.returncode}")
+        try:
+            if httpx.get(f"{url}/readyz", timeout=30).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError(f"the service was not ready within {START_DEADLINE_S} s")
+
+
+@pytest.mark.timeout(400)
+def test_the_service_answers_streams_swaps_and_ends_what_has_begun(tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", seed=0)
+    command = [
+        sys.executable, "-m", "fxray", "serve", "--config", "tiny", "--adapter", str(adapter), "--port", str(PORT),
+        "--data-dir", str(tmp_path / "data"), "-s", "evaluate.max_new_tokens=24", "-s", "rollout.max_num_seqs=8",
+    ]  # fmt: skip
+    environment = os.environ | {"RAY_worker_niceness": "0"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    url = f"http://127.0.0.1:{PORT}"
+    try:
+        wait_until_ready(url, process)
+        with httpx.Client(base_url=url, timeout=120) as client:
+            parts = [("images", (f"{n}.png", png(64 + n, 48, seed=n), "image/png")) for n in range(6)]
+            first = client.post("/v1/detect", files=parts).json()["detections"]
+            assert [found["width_px"] for found in first] == list(range(64, 70))
+            assert {found["model"]["policy_version"] for found in first} == {0}
+
+            accept = {"accept": "text/event-stream"}
+            events = client.post("/v1/detect", files=parts[:1], headers=accept).text.strip().split("\n\n")
+            told = json.loads(events[-2].partition("data: ")[2])["detection"]
+            assert told["answer"] == first[0]["answer"]  # greedy, alone or beside others
+
+            write_adapter(adapter, seed=1)
+            process.send_signal(signal.SIGHUP)
+            while (model := client.get("/v1/models").json()["models"][0])["policy_version"] == 0:
+                time.sleep(0.2)
+            second = client.post("/v1/detect", files=parts).json()["detections"]
+            assert {found["model"]["adapter_sha256"] for found in second} == {model["adapter_sha256"]}
+            assert model["adapter_sha256"] != first[0]["model"]["adapter_sha256"]
+            assert [a["answer"] for a in first] != [b["answer"] for b in second]
+
+            batch = client.post("/v1/batches", files=parts).json()["id"]
+            while client.get(f"/v1/batches/{batch}").json()["state"] != "done":
+                time.sleep(0.2)
+            lines = client.get(f"/v1/batches/{batch}/results").text.splitlines()
+            assert [json.loads(line)["answer"] for line in lines] == [found["answer"] for found in second]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert np.isfinite([found["seconds"] for found in first]).all()
+    finally:
+        process.kill()

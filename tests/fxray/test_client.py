@@ -1,0 +1,60 @@
+import json
+
+import httpx
+import pytest
+
+from fxray.client import Client, ServiceError
+from fxray.errors import DeadlineError
+
+
+def client_of(answers: list[httpx.Response], asked: list[httpx.Request]) -> Client:
+    def handle(request: httpx.Request) -> httpx.Response:
+        request.read()
+        asked.append(request)
+        return answers.pop(0)
+
+    return Client("http://service", key="fxray_a", transport=httpx.MockTransport(handle))
+
+
+@pytest.fixture
+def image(tmp_path):
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(b"pixels")
+    return file
+
+
+def test_a_refused_request_is_sent_again_whole(image):
+    asked: list[httpx.Request] = []
+    answers = [
+        httpx.Response(503, headers={"Retry-After": "0"}, json={}),
+        httpx.Response(200, json={"detections": [{"name": "photo.jpg", "verdict": "real"}]}),
+    ]
+    assert client_of(answers, asked).detect([image])[0]["verdict"] == "real"
+    assert [b"pixels" in request.content for request in asked] == [True, True]
+    assert asked[0].headers["authorization"] == "Bearer fxray_a"
+
+
+def test_an_image_at_fault_is_a_result_and_a_request_at_fault_an_error(image):
+    problem = {"title": "", "status": 422, "detail": "no image", "remedy": "send one"}
+    answers = [httpx.Response(422, json=problem), httpx.Response(401, json={"detail": "a key is needed"})]
+    client = client_of(answers, [])
+    assert client.detect([image]) == [{"name": "photo.jpg", "problem": problem}]
+    with pytest.raises(ServiceError, match="a key is needed") as raised:
+        client.detect([image])
+    assert raised.value.status == 401
+
+
+def test_a_batch_is_waited_for_no_longer_than_told(image):
+    running = {"state": "running", "num_done": 1, "num_images": 2}
+    lines = "".join(json.dumps({"name": name}) + "\n" for name in "ab")
+    answers = [
+        httpx.Response(202, json={"id": "f" * 32}), httpx.Response(200, json=running),
+        httpx.Response(200, json=running | {"state": "done"}), httpx.Response(200, text=lines),
+        httpx.Response(200, json=running),
+    ]  # fmt: skip
+    client = client_of(answers, [])
+    batch = client.hand_in([image])
+    client.wait(batch, deadline_s=5, every_s=0)
+    assert [result["name"] for result in client.results(batch)] == ["a", "b"]
+    with pytest.raises(DeadlineError, match="1 of 2 images"):
+        client.wait(batch, deadline_s=-1)
