@@ -158,7 +158,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, ResourceError) or error.errno not in _REFUSALS:
             raise
-        free_mib = shutil.disk_usage(path.parent).free // 2**20
+        folder = next(each for each in path.absolute().parents if each.exists())
+        free_mib = shutil.disk_usage(folder).free // 2**20
         raise ResourceError(
             f"cannot be written: {os.strerror(error.errno)} ({free_mib} MiB free)",
             where=str(path),

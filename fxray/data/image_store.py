@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from fxray.files import disk_errors
+
 FOLDER = "images"
 
 
@@ -22,6 +24,9 @@ class ImageStore:
         """Keeps an image, and returns its path relative to the dataset file: `images/ab/ab12....jpg`.
 
         A file is written aside and renamed, and can only be read afterwards, so that no tool changes it in place.
+
+        Raises:
+            ResourceError: The disk is full or not writable.
         """
         digest = hashlib.sha256(encoded).hexdigest()
         folder = f"{FOLDER}/{digest[:2]}"
@@ -29,10 +34,15 @@ class ImageStore:
         path = f"{self._root}/{relative}"
         if self._has(path, len(encoded)):
             return relative
-        if folder not in self._folders:
-            os.makedirs(f"{self._root}/{folder}", exist_ok=True)  # noqa: PTH103 - once per image: pathlib is slow here
-            self._folders.add(folder)
-        aside = f"{self._root}/{folder}/.{digest}.{os.getpid()}.tmp"
+        with disk_errors(Path(path)):
+            if folder not in self._folders:
+                os.makedirs(f"{self._root}/{folder}", exist_ok=True)  # noqa: PTH103 - once per image: pathlib is slow here
+                self._folders.add(folder)
+            self._write(f"{self._root}/{folder}/.{digest}.{os.getpid()}.tmp", path, encoded)
+        return relative
+
+    @staticmethod
+    def _write(aside: str, path: str, encoded: bytes) -> None:
         file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o444)
         try:
             with os.fdopen(file, "wb") as out:
@@ -41,7 +51,6 @@ class ImageStore:
         except BaseException:
             Path(aside).unlink(missing_ok=True)
             raise
-        return relative
 
     @staticmethod
     def _has(path: str, num_bytes: int) -> bool:
