@@ -13,8 +13,6 @@ from fxray.errors import ResourceError
 from fxray.launch.leftovers import own_folder
 
 SHARED_MEMORY = Path("/dev/shm")
-LAST_WORDS_S = 15
-"""For Ray's own processes to tell the others of a driver that was killed; by default they try for a minute."""
 
 
 @contextmanager
@@ -31,7 +29,6 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
     address = ray_address(config)
     _quieten()
     if not address:
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(LAST_WORDS_S))
         _stay_on_loopback()
         check_shared_memory(config.object_store_mib)
     import ray
