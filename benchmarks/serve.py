@@ -46,7 +46,9 @@ def plain(arguments: argparse.Namespace, contents: Sequence[bytes], num_at_once:
     from fxray.engine.engine import Engine, Question
     from fxray.grpo.types import SamplingSettings
 
-    config, adapter = resolve(Arguments(config=arguments.config, adapter=arguments.adapter))
+    config, adapter = resolve(
+        Arguments(config=arguments.config, adapter=arguments.adapter, overrides=tuple(arguments.set))
+    )
     spec = replica_spec(config)
     blob = open_adapter(adapter)
     rank = int(str(blob.peft_config["r"]))
@@ -67,7 +69,7 @@ def service(arguments: argparse.Namespace, folder: str) -> Iterator[None]:
     """`fxray serve` on a port of its own."""
     command = [
         sys.executable, "-m", "fxray", "serve", "--config", arguments.config, "--adapter", str(arguments.adapter),
-        "--port", str(PORT), "--data-dir", folder,
+        "--port", str(PORT), "--data-dir", folder, *(f"--set={change}" for change in arguments.set),
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"RAY_worker_niceness": "0"})
     try:
@@ -125,6 +127,7 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, required=True)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--set", action="append", default=[], help="override a field, for plain vLLM too")
     parser.add_argument("--only-plain", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     contents = make_images(arguments.images)
@@ -134,7 +137,7 @@ def main() -> None:
     rates = {}
     for num_at_once in (128, *(n for n in arguments.clients if n > 1)):
         command = [sys.executable, __file__, *sys.argv[1:], "--only-plain", str(num_at_once)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         rates[num_at_once] = json.loads(done.stdout.splitlines()[-1])
         print(f"LLM.generate, at most {num_at_once:3} at once: {rates[num_at_once]:6.1f} images/s", flush=True)
     with tempfile.TemporaryDirectory() as folder, service(arguments, folder):

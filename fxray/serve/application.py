@@ -4,6 +4,7 @@
 """
 
 import ipaddress
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,8 +147,13 @@ def service_settings(config: Config) -> ServiceSettings:
 def replica_spec(config: Config) -> ReplicaSpec:
     """The plain values of a replica."""
     model_path = resolve_model_path(config.model.path)
+    engine = engine_settings(config, model_path)
+    if engine.threads == 0:
+        # Threads that wait for each other lose more than they gain where proxy, gateway and decoding want processors.
+        num_replicas = max(config.serve.replicas, config.serve.max_replicas)
+        engine = replace(engine, threads=max(1, len(os.sched_getaffinity(0)) // (2 * num_replicas)))
     return ReplicaSpec(
-        engine=engine_settings(config, model_path),
+        engine=engine,
         prompt=render_prompt(load_tokenizer(model_path), templates_of(config.data.view)[EVALUATION_TEMPLATE.index]),
         view=config.data.view,
         max_new_tokens=config.evaluate.max_new_tokens,

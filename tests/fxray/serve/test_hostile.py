@@ -138,7 +138,7 @@ def test_a_slow_body_is_given_up(make_service, backend):
 
     async def receive():
         await asyncio.sleep(0.05)
-        return {"type": "http.request", "body": b"", "more_body": True}
+        return {"type": "http.request", "body": b"-", "more_body": True}
 
     async def send(message):
         sent.append(message)
@@ -146,7 +146,7 @@ def test_a_slow_body_is_given_up(make_service, backend):
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
         "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"", "root_path": "",
-        "headers": [(b"content-type", b"multipart/form-data; boundary=x")], "client": ("127.0.0.1", 1),
+        "headers": [(b"content-type", b"application/json")], "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 8000),
     }  # fmt: skip
 

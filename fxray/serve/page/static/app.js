@@ -95,7 +95,7 @@ function rowOf(item) {
 function updateRow(item) {
   const { verdict, weight, regions } = item.cells;
   const found = item.detection;
-  const words = { waiting: "waiting", running: "looking …", failed: item.problem?.message };
+  const words = { waiting: "waiting", running: "looking …", failed: "not examined" };
   verdict.textContent = found ? verdictOf(found).short : words[item.state];
   verdict.className = found ? `verdict-${found.verdict ?? "none"}` : item.state;
   weight.textContent = found && found.probability !== null ? percent(found.probability) : "";

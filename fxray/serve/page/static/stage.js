@@ -96,6 +96,7 @@ export function makeStage(item, told) {
     overlay.append(drawing.box);
     view.classList.add("is-drawing");
     view.focus({ preventScroll: true });
+    element.scrollIntoView({ block: "nearest", behavior: "instant" });  // on a phone the list lies below the image
   }
 
   function stopDrawing() {
