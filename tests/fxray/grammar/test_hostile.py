@@ -2,13 +2,14 @@
 
 import random
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fxray.grammar import FaultKind, ParsedAnswer, parse
-from fxray.grammar.markers import END_TOKENS
+from fxray.grammar.markers import BLOCK_OPENING, END_TOKENS
 from fxray.schema import Verdict
 
 REGION = "<|object_ref_start|>Leg<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>"
@@ -114,16 +115,36 @@ MEGABYTES = {
 }
 
 
+def seconds_of(work: Callable[[], object]) -> float:
+    """Processor time: other processes may be busy."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def look_at_openings(text: str) -> None:
+    """The least that Python can do with a text full of markers."""
+    first_at: dict[str, int] = {}
+    end = 0
+    for opening in BLOCK_OPENING.finditer(text):
+        at, start = opening.span()
+        if at >= end:
+            end = text.find("<", start)
+        first_at.setdefault(opening[1], at)
+
+
 @pytest.mark.parametrize("lenient", [False, True], ids=["strict", "lenient"])
 @pytest.mark.parametrize("name", MEGABYTES)
 @pytest.mark.alone
 def test_a_megabyte_takes_less_than_a_tenth_of_a_second(name, lenient):
+    """On a processor that looks at a megabyte of openings in 50 ms; in proportion on a slower one."""
     text = MEGABYTES[name]
     assert len(text) > 900_000
-    seconds = []
-    for _ in range(3):  # the best of three, in processor time: other processes may be busy
-        start = time.process_time()
-        answer = parse(text, lenient=lenient)
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.1
-    assert not answer.is_strict
+    answers: list[ParsedAnswer] = []
+    for _ in range(3):  # the first quick enough one of three
+        seconds = seconds_of(lambda: answers.append(parse(text, lenient=lenient)))
+        if seconds < 0.1 or seconds < 2 * seconds_of(lambda: look_at_openings(MEGABYTES["alternating openings"])):
+            break
+    else:
+        pytest.fail(f"{seconds:.3f} s")
+    assert not answers[-1].is_strict
