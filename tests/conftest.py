@@ -28,9 +28,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
         if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="takes minutes; make test-long"))
-    items.sort(
-        key=lambda item: max((SLOW_MARKERS.index(m) + 1 for m in SLOW_MARKERS if item.get_closest_marker(m)), default=0)
-    )
+
+    def kind(item: pytest.Item) -> int:
+        return max((SLOW_MARKERS.index(m) + 1 for m in SLOW_MARKERS if item.get_closest_marker(m)), default=0)
+
+    # One of several processes shall not be left with a long test at the end.
+    items.sort(key=kind, reverse="PYTEST_XDIST_WORKER" in os.environ)
 
 
 @pytest.fixture(scope="session")

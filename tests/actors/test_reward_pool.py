@@ -166,6 +166,7 @@ def test_a_function_that_cannot_be_imported_is_refused_at_the_start(cluster: Non
 
 
 @pytest.mark.ray
+@pytest.mark.alone
 def test_a_step_of_answers_is_scored_in_milliseconds(cluster: None) -> None:
     stage = make_stage()
     groups = [make_group(str(i), *([RIGHT] * 8)) for i in range(16)]

@@ -125,6 +125,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings: SftSetting
 
 
 @with_ray
+@pytest.mark.long
 def test_a_job_tells_each_step_and_leaves_nothing_but_the_adapter(uninterrupted: tuple[Path, list[Event]]) -> None:
     run_dir, events = uninterrupted
 
@@ -141,6 +142,7 @@ def test_a_job_tells_each_step_and_leaves_nothing_but_the_adapter(uninterrupted:
 
 
 @with_ray
+@pytest.mark.long
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_job_whose_worker_dies_or_hangs_ends_with_the_same_weights(
     uninterrupted: tuple[Path, list[Event]],
@@ -167,6 +169,7 @@ def test_a_job_whose_worker_dies_or_hangs_ends_with_the_same_weights(
 
 
 @with_ray
+@pytest.mark.long
 def test_a_job_whose_workers_keep_dying_gives_up(cluster: None, long_settings: SftSettings, tmp_path: Path) -> None:
     def kill(event: Event) -> None:
         if isinstance(event, Step | PhaseStarted | Note):
@@ -191,6 +194,7 @@ def test_what_a_worker_refuses_ends_the_job_at_once(
 
 
 @with_ray
+@pytest.mark.long
 def test_two_ranks_under_zero_3_learn_what_one_rank_learns(
     cluster: None, settings: SftSettings, tmp_path: Path
 ) -> None:
@@ -213,6 +217,7 @@ def test_two_ranks_under_zero_3_learn_what_one_rank_learns(
 
 
 @with_ray
+@pytest.mark.long
 def test_a_job_whose_driver_is_killed_goes_on_and_ends_with_the_same_weights(
     uninterrupted: tuple[Path, list[Event]], long_settings: SftSettings, tmp_path: Path
 ) -> None:
