@@ -48,6 +48,7 @@ class Draw:
         logprobs: float32 [sum of R].
         lengths_G: int32 [G], R of each answer.
         is_finished_G: bool [G].
+        probabilities_G: float64 [G], of "generated"; NaN where there is none.
         texts: G texts.
     """
 
@@ -58,20 +59,27 @@ class Draw:
     logprobs: NDArray[np.float32]
     lengths_G: NDArray[np.int32]
     is_finished_G: NDArray[np.bool_]
+    probabilities_G: NDArray[np.float64]
     texts: tuple[str, ...]
 
     @property
     def num_bytes(self) -> int:
-        arrays = (self.prompt_token_ids, self.token_ids, self.logprobs, self.lengths_G, self.is_finished_G)
-        return sum(array.nbytes for array in arrays) + sum(len(text.encode()) for text in self.texts)
+        arrays = (self.prompt_token_ids, self.token_ids, self.logprobs)
+        per_answer = (self.lengths_G, self.is_finished_G, self.probabilities_G)
+        return sum(array.nbytes for array in (*arrays, *per_answer)) + sum(len(text.encode()) for text in self.texts)
 
     def to_group(self, prompt: PromptGroup) -> RolloutGroup:
         """The answers beside their question."""
         ends = np.cumsum(self.lengths_G)[:-1]
         parts = zip(
-            np.split(self.token_ids, ends), np.split(self.logprobs, ends), self.texts, self.is_finished_G, strict=True
+            np.split(self.token_ids, ends),
+            np.split(self.logprobs, ends),
+            self.texts,
+            self.is_finished_G.tolist(),
+            (None if np.isnan(probability) else float(probability) for probability in self.probabilities_G),
+            strict=True,
         )
-        rollouts = tuple(Rollout(ids, logprobs, text, bool(finished)) for ids, logprobs, text, finished in parts)
+        rollouts = tuple(Rollout(*part) for part in parts)
         return RolloutGroup(prompt, self.prompt_token_ids, rollouts, self.policy_version)
 
 
@@ -170,5 +178,6 @@ def _flat(group_id: str, version: int, prompt_token_ids: NDArray[np.int32], roll
         logprobs=np.concatenate([rollout.logprobs for rollout in rollouts]),
         lengths_G=np.array([len(rollout.token_ids) for rollout in rollouts], dtype=np.int32),
         is_finished_G=np.array([rollout.is_finished for rollout in rollouts], dtype=np.bool_),
+        probabilities_G=np.array([rollout.probability for rollout in rollouts], dtype=np.float64),
         texts=tuple(rollout.text for rollout in rollouts),
     )

@@ -69,6 +69,7 @@ def _draw(group_id: str) -> Draw:
         logprobs=np.zeros(num_tokens, np.float32),
         lengths_G=np.full(GROUP_SIZE, ANSWER_TOKENS, np.int32),
         is_finished_G=np.ones(GROUP_SIZE, np.bool_),
+        probabilities_G=np.full(GROUP_SIZE, np.nan),
         texts=tuple(f"{ANSWER}{index}" for index in range(GROUP_SIZE)),
     )
 

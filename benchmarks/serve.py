@@ -27,7 +27,7 @@ import httpx
 from PIL import Image
 
 from fxray.data.synth.write import draw_split
-from fxray.launch.detector import open_adapter
+from fxray.detect.load import open_adapter
 from fxray.serve.application import Arguments, replica_spec, resolve
 
 PORT = 8793

@@ -38,7 +38,7 @@ def detect(
     """
     if (run_dir is None) == (config is None):
         raise typer.BadParameter("give either --run-dir or --config")
-    from fxray.launch.detector import latest_adapter, open_detector
+    from fxray.detect.load import latest_adapter, open_detector
     from fxray.remote import local_copy
 
     if run_dir is not None:
@@ -56,7 +56,7 @@ def detect(
     taken: set[Path] = set()
     for finding in detect_files(detector, images):
         typer.echo(finding.as_json() if as_json else finding.as_text())
-        if draw is not None and finding.prediction is not None:
+        if draw is not None and finding.detection is not None:
             finding.draw(drawing_path(draw, finding.file, taken))
         num_unanswered += not finding.is_answered
     if num_unanswered:

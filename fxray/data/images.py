@@ -105,7 +105,12 @@ def decode_image(encoded: bytes, where: str) -> Image.Image:
     """
     image = open_image(encoded, where)
     with decoding(encoded, where):
-        return ImageOps.exif_transpose(eight_bits(image)).convert("RGB")
+        return upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as RGB, turned upright by its EXIF orientation, as `decode_image` gives it."""
+    return ImageOps.exif_transpose(eight_bits(image)).convert("RGB")
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

@@ -3,15 +3,19 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from PIL import Image
-
 from fxray.data.frame import Frame, smart_frame
+from fxray.detect.detection import Detection, ImageSource, Picture, Timings, Versions, open_picture
 from fxray.engine.engine import Answers, Question
-from fxray.evaluate.predictions import Prediction, from_answer
+from fxray.evaluate.calibration import Calibration, judge
+from fxray.evaluate.predictions import from_answer
 from fxray.grammar.views import ViewName
-from fxray.grpo.types import SamplingSettings
+from fxray.grpo.types import Rollout, SamplingSettings
+
+BATCH_SIZE = 64
+"""Images that are held decoded and asked about at once."""
 
 
 class AnswerSource(Protocol):
@@ -26,13 +30,20 @@ class AnswerSource(Protocol):
 class Detector:
     """A trained model that says of an image whether, where and why it looks generated.
 
+        from fxray import Detector
+        detector = Detector.load("runs/demo")
+        for detection in detector.detect(["photo.jpg"]):
+            print(detection.verdict, detection.probability, detection.regions)
+
     Attributes:
         source: Answers from the adapter that the detector is to use.
         prompt: Chat text with one image placeholder: `render_prompt(tokenizer, EVALUATION_TEMPLATE)`.
         min_pixels: Smallest area of an image after resizing, in square pixels, as in training.
         max_pixels: Largest area of an image after resizing, in square pixels, as in training.
         max_new_tokens: Longest answer.
+        versions: What answers.
         view: What the answers speak of, as in training.
+        calibration: From the model's own probability to one that was held against the truth; None if there is none.
     """
 
     source: AnswerSource
@@ -40,43 +51,105 @@ class Detector:
     min_pixels: int
     max_pixels: int
     max_new_tokens: int
+    versions: Versions
     view: ViewName = "full"
+    calibration: Calibration | None = None
 
-    def frame_of(self, image: Image.Image) -> Frame:
+    @classmethod
+    def load(
+        cls, run_dir: str | Path, *, adapter: str | Path | None = None, overrides: Sequence[str] = ()
+    ) -> "Detector":
+        """Starts the engine of a run in this process; it lives as long as the process, which must not train.
+
+        Args:
+            run_dir: Of `fxray train`, here or in object storage (s3://...); its last finished phase answers.
+            adapter: Folder in PEFT layout, in place of the run's last.
+            overrides: Fields of the configuration, as `--set` of the command line: "rollout.max_num_seqs=8".
+
+        Raises:
+            CheckpointError: It is no run directory, nothing is finished in it, or the calibration beside the adapter
+                is not of it.
+            ConfigError: A field cannot stay as it is.
+            ModelError: The engine cannot be started.
+        """
+        from fxray.detect.load import load_detector
+
+        return load_detector(str(run_dir), Path(adapter) if adapter else None, overrides)
+
+    def detect(self, images: Sequence[ImageSource]) -> list[Detection]:
+        """One greedy answer per image, in batches so that few images are held decoded at once.
+
+        Args:
+            images: Paths, encoded images or pixels (`PIL.Image.Image`).
+
+        Returns:
+            One detection per image, in order; boxes are in pixels of the upright original.
+
+        Raises:
+            DataError: An image cannot be read, or is more than 200 times longer than broad.
+            ConfigError: Prompt, image and answer exceed what the engine was made for.
+        """
+        batches = (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
+        return [found for batch in batches for found in self.examine([open_picture(source) for source in batch])]
+
+    def frame_of(self, picture: Picture) -> Frame:
         """What the model sees of an image.
 
         Raises:
             DataError: The image is more than 200 times longer than broad.
         """
+        image = picture.image
         return smart_frame(image.width, image.height, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
 
-    def predict(self, images: Sequence[tuple[str, Image.Image]]) -> list[Prediction]:
+    def examine(self, pictures: Sequence[Picture]) -> list[Detection]:
         """One greedy answer per image, all in one batch.
 
         Args:
-            images: Name and upright RGB pixels of each.
+            pictures: Opened images.
 
         Returns:
-            In the order of `images`; `sample_id` is the name, boxes are in pixels of the image, `seconds` is the
-            batch's time shared out evenly.
+            In the order of `pictures`.
 
         Raises:
             DataError: An image is more than 200 times longer than broad.
             ConfigError: Prompt, image and answer exceed what the engine was made for.
         """
-        frames = [self.frame_of(image) for _, image in images]
-        questions = [Question(self.prompt, image, seed=0, where=name) for name, image in images]
+        frames = [self.frame_of(picture) for picture in pictures]
+        questions = [Question(self.prompt, picture.image, seed=0, where=picture.name) for picture in pictures]
+        sampling = SamplingSettings(1, 0.0, 1.0, self.max_new_tokens, asks_probability=True)
         start_s = time.monotonic()
-        answers = self.source.generate(questions, SamplingSettings(1, 0.0, 1.0, self.max_new_tokens))
-        seconds = (time.monotonic() - start_s) / max(1, len(images))
+        answers = self.source.generate(questions, sampling)
+        answer_s = (time.monotonic() - start_s) / max(1, len(pictures))
         return [
-            from_answer(
-                name,
-                frame,
-                answer.rollouts[0].text,
-                is_finished=answer.rollouts[0].is_finished,
-                seconds=seconds,
-                view=self.view,
-            )
-            for (name, _), frame, answer in zip(images, frames, answers, strict=True)
+            self._detection(picture, frame, answer.rollouts[0], answer_s)
+            for picture, frame, answer in zip(pictures, frames, answers, strict=True)
         ]
+
+    def _detection(self, picture: Picture, frame: Frame, rollout: Rollout, answer_s: float) -> Detection:
+        said = from_answer(
+            picture.name,
+            frame,
+            rollout.text,
+            is_finished=rollout.is_finished,
+            probability=rollout.probability,
+            view=self.view,
+        )
+        probability, assessment = judge(said, self.calibration)
+        return Detection(
+            name=picture.name,
+            sha256=picture.sha256,
+            width_px=picture.image.width,
+            height_px=picture.image.height,
+            verdict=said.verdict,
+            probability=probability,
+            raw_probability=said.probability,
+            assessment=assessment,
+            calibration=self.calibration if probability is not None else None,
+            regions=said.regions,
+            tags=said.tags,
+            answer=rollout.text,
+            faults=said.faults,
+            is_strict=bool(said.is_strict),
+            timings=Timings(picture.read_s, answer_s),
+            versions=self.versions,
+        )

@@ -3,15 +3,11 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from fxray.detect.detector import Detector
-from fxray.detect.files import files_in, read_image
+from fxray.detect.detection import Picture, open_picture
+from fxray.detect.detector import BATCH_SIZE, Detector
+from fxray.detect.files import files_in
 from fxray.detect.finding import Finding
 from fxray.errors import DataError
-
-BATCH_SIZE = 64
-"""Images that are held decoded and asked about at once."""
 
 
 def detect_files(detector: Detector, paths: Sequence[Path]) -> Iterator[Finding]:
@@ -27,15 +23,15 @@ def detect_files(detector: Detector, paths: Sequence[Path]) -> Iterator[Finding]
     files = [file for path in paths for file in files_in(path)]
     for start in range(0, len(files), BATCH_SIZE):
         batch = files[start : start + BATCH_SIZE]
-        images: dict[Path, Image.Image] = {}
+        pictures: dict[Path, Picture] = {}
         problems: dict[Path, str] = {}
         for file in batch:
             try:
-                images[file] = read_image(file)
-                detector.frame_of(images[file])
+                pictures[file] = open_picture(file)
+                detector.frame_of(pictures[file])
             except DataError as error:
                 problems[file] = error.message
-                images.pop(file, None)
-        predictions = detector.predict([(str(file), image) for file, image in images.items()]) if images else []
-        by_file = dict(zip(images, predictions, strict=True))
+                pictures.pop(file, None)
+        detections = detector.examine(list(pictures.values())) if pictures else []
+        by_file = dict(zip(pictures, detections, strict=True))
         yield from (Finding(file, by_file.get(file), problems.get(file, "")) for file in batch)

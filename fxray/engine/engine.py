@@ -13,9 +13,11 @@ from PIL import Image
 
 from fxray.engine.binding import bind_adapter
 from fxray.engine.environment import is_cpu_build, prepare_environment
+from fxray.engine.logprobs import read_logprobs
 from fxray.engine.settings import EngineSettings
 from fxray.errors import ConfigError, FxrayError, ModelError, SyncError
 from fxray.files import write_atomically
+from fxray.grammar.probability import probability_generated, verdict_tokens
 from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, Rollout, SamplingSettings, SyncProof
 
 BASE_VERSION = -1
@@ -96,6 +98,7 @@ class Engine:
         self._tokenizer = self._llm.get_tokenizer()
         ids = self._tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS))
         self._forbidden = dict.fromkeys((token_id for token_id in ids if token_id is not None), float("-inf"))
+        self._verdicts = verdict_tokens(lambda text: list(self._tokenizer.encode(text, add_special_tokens=False)))
 
     @property
     def policy_version(self) -> int:
@@ -133,7 +136,7 @@ class Engine:
                 where=f"samples {questions[0].where} to {questions[-1].where}",
                 remedy=f"raise rollout.max_model_len (now {self._settings.max_model_len}) or lower model.max_pixels",
             ) from error
-        return [self._answers(output) for output in outputs]
+        return [self._answers(output, self._watched(sampling)) for output in outputs]
 
     def load_adapter(self, blob: AdapterBlob, worker: str = "engine") -> SyncProof:
         """Answers from now on come from this adapter, and that is proved.
@@ -207,6 +210,7 @@ class Engine:
     def _sampling_params(self, question: Question, sampling: SamplingSettings) -> Any:
         from vllm import SamplingParams
 
+        watched_ids = self._watched(sampling)
         return SamplingParams(
             n=sampling.group_size,
             temperature=sampling.temperature,
@@ -214,27 +218,34 @@ class Engine:
             max_tokens=sampling.max_new_tokens,
             seed=answer_seed(question.seed, 0),
             logit_bias=self._forbidden,
-            logprobs=0,
+            logprobs=None if watched_ids else 0,
+            logprob_token_ids=list(watched_ids) or None,
             flat_logprobs=True,
             detokenize=False,
             skip_special_tokens=False,
         )
 
-    def _answers(self, output: Any) -> Answers:
+    def _watched(self, sampling: SamplingSettings) -> tuple[int, ...]:
+        return self._verdicts.watched if sampling.asks_probability else ()
+
+    def _answers(self, output: Any, watched_ids: tuple[int, ...]) -> Answers:
         completions = sorted(output.outputs, key=lambda completion: completion.index)
         rollouts = []
         for completion in completions:
             if completion.finish_reason not in {"stop", "length"}:
                 raise FxrayError(f"vLLM ended an answer with {completion.finish_reason!r}")
             token_ids = np.asarray(completion.token_ids, dtype=np.int32)
+            logprobs, watched_T2 = read_logprobs(completion, watched_ids)
+            ids = token_ids.tolist()
             rollouts.append(
                 Rollout(
                     token_ids=token_ids,
-                    logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
+                    logprobs=logprobs,
                     text=self._tokenizer.decode(
                         token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
                     ),
                     is_finished=completion.finish_reason == "stop",
+                    probability=probability_generated(ids, watched_T2, self._verdicts) if watched_ids else None,
                 )
             )
         return Answers(np.asarray(output.prompt_token_ids, dtype=np.int32), tuple(rollouts))

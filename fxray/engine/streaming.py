@@ -14,6 +14,7 @@ from PIL import Image
 from fxray.engine.binding import bind_adapter
 from fxray.engine.engine import BASE_VERSION, llm_arguments
 from fxray.engine.environment import is_cpu_build, prepare_environment
+from fxray.engine.logprobs import read_logprobs
 from fxray.engine.settings import EngineSettings
 from fxray.errors import ConfigError, DeadlineError, ModelError, WorkerDiedError
 from fxray.grammar.markers import BOX_END
@@ -260,24 +261,18 @@ class _Gathered:
     def __init__(self, watched_ids: tuple[int, ...]) -> None:
         self._watched_ids = watched_ids
         self.token_ids: list[int] = []
-        self._logprobs: list[float] = []
-        self._watched: list[list[float]] = []
+        self._logprobs: list[NDArray[np.float32]] = []
+        self._watched: list[NDArray[np.float32]] = []
         self._is_finished = False
 
     def add(self, completion: Any) -> None:
-        ids = list(completion.token_ids)
-        flat = completion.logprobs
-        for position, token_id in enumerate(ids):
-            span = slice(flat.start_indices[position], flat.end_indices[position])
-            given = dict(zip(flat.token_ids[span], flat.logprobs[span], strict=True))
-            self._logprobs.append(given.get(token_id, float("nan")))
-            self._watched.append([given.get(watched, float("nan")) for watched in self._watched_ids])
-        self.token_ids += ids
+        logprobs_T, watched_TW = read_logprobs(completion, self._watched_ids)
+        self._logprobs.append(logprobs_T)
+        self._watched.append(watched_TW)
+        self.token_ids += list(completion.token_ids)
         self._is_finished = completion.finish_reason == "stop"
 
     def answer(self, text: str, policy_version: int) -> Answer:
-        rollout = Rollout(
-            np.asarray(self.token_ids, np.int32), np.asarray(self._logprobs, np.float32), text, self._is_finished
-        )
-        watched = np.asarray(self._watched, np.float32).reshape(len(self.token_ids), len(self._watched_ids))
-        return Answer(rollout, watched, policy_version)
+        logprobs_T, watched_TW = np.concatenate(self._logprobs), np.concatenate(self._watched)
+        rollout = Rollout(np.asarray(self.token_ids, np.int32), logprobs_T, text, self._is_finished)
+        return Answer(rollout, watched_TW, policy_version)

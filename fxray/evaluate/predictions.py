@@ -10,6 +10,7 @@ One record per sample, the same fields as a Parquet row or as a JSON line:
     faults     list of str   what is wrong with the form of the answer
     is_strict  bool or null  whether the answer keeps to the grammar; null for a detector that does not speak it
     seconds    float or null time it took
+    probability float or null of "generated", in [0, 1], as the detector itself gives it, before any calibration
 
 Only `sample_id` and `verdict` are required. Boxes may reach over the border; scoring clips them.
 """
@@ -49,6 +50,7 @@ SCHEMA = pa.schema(
         pa.field("faults", pa.list_(pa.string())),
         pa.field("is_strict", pa.bool_()),
         pa.field("seconds", pa.float64()),
+        pa.field("probability", pa.float64()),
     ],
     metadata={_FORMAT_KEY: _FORMAT, _VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
@@ -81,6 +83,7 @@ class _Record(BaseModel):
     faults: tuple[StrictStr, ...] | None = None
     is_strict: StrictBool | None = None
     seconds: Annotated[_Number, Field(ge=0)] | None = None
+    probability: Annotated[_Number, Field(ge=0, le=1)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class Prediction:
         faults: What is wrong with the form of the answer.
         is_strict: Whether the answer keeps to the grammar; None for a detector that does not speak it.
         seconds: Time it took, None where nobody measured.
+        probability: Of "generated" as the detector itself gives it; None where it gives none, or there is no verdict.
     """
 
     sample_id: str
@@ -106,6 +110,7 @@ class Prediction:
     faults: tuple[str, ...] = ()
     is_strict: bool | None = None
     seconds: float | None = None
+    probability: float | None = None
 
 
 def from_answer(
@@ -116,6 +121,7 @@ def from_answer(
     is_finished: bool = True,
     lenient: bool = False,
     seconds: float | None = None,
+    probability: float | None = None,
     view: ViewName = "full",
 ) -> Prediction:
     """Reads an answer and brings its boxes into the original image: the one place on the way out.
@@ -127,6 +133,7 @@ def from_answer(
         is_finished: False where the answer was cut at the length limit.
         lenient: Also read what foreign models write (`bbox_2d` JSON and the like).
         seconds: Time it took.
+        probability: Of "generated" where the answer chose its verdict.
         view: What the answer was to speak of.
     """
     parsed = parse(text, lenient=lenient, view=view).clipped(frame.model_width_px, frame.model_height_px)
@@ -140,6 +147,7 @@ def from_answer(
         faults=faults if is_finished else (*faults, UNFINISHED),
         is_strict=parsed.is_strict,
         seconds=seconds,
+        probability=probability if parsed.verdict else None,
     )
 
 
@@ -187,6 +195,7 @@ def _as_record(prediction: Prediction) -> dict[str, Any]:
         "faults": list(prediction.faults),
         "is_strict": prediction.is_strict,
         "seconds": prediction.seconds,
+        "probability": prediction.probability,
     }
 
 
@@ -243,4 +252,5 @@ def _from_record(record: Mapping[str, Any], where: str) -> Prediction:
         faults=row.faults or (),
         is_strict=row.is_strict,
         seconds=row.seconds,
+        probability=row.probability,
     )

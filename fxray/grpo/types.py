@@ -61,12 +61,15 @@ class Rollout:
         logprobs: float32 [R], log-probability of each token under the sampler at its temperature.
         text: Decoded with special tokens kept.
         is_finished: False when cut at the length limit.
+        probability: Of "generated" against "real" where the answer chose its verdict; None where it has none, or the
+            sampling did not ask for it.
     """
 
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     text: str
     is_finished: bool
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +140,13 @@ class UpdateSettings:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """How answers are drawn. `temperature` 0 is greedy."""
+    """How answers are drawn. `temperature` 0 is greedy; `asks_probability` also asks for `Rollout.probability`."""
 
     group_size: int
     temperature: float
     top_p: float
     max_new_tokens: int
+    asks_probability: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ def answer_split(
                 rollout.text,
                 is_finished=rollout.is_finished,
                 seconds=seconds,
+                probability=rollout.probability,
                 view=view,
             )
             num_right += prediction.verdict is prompt.annotation.verdict

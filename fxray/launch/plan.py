@@ -47,7 +47,7 @@ def plan_stage(config: Config, stage: Stage, num_samples: int) -> StagePlan:
 
 def greedy(config: Config) -> SamplingSettings:
     """How evaluation and detection draw their one answer."""
-    return SamplingSettings(1, GREEDY_TEMPERATURE, 1.0, config.evaluate.max_new_tokens)
+    return SamplingSettings(1, GREEDY_TEMPERATURE, 1.0, config.evaluate.max_new_tokens, asks_probability=True)
 
 
 def stage_rewards(config: Config, stage: Stage) -> StageRewards:

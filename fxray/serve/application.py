@@ -16,9 +16,9 @@ from fxray.config.limits import check
 from fxray.config.load import load_config
 from fxray.config.problem import refuse
 from fxray.config.tree import Config
+from fxray.detect.load import latest_adapter, open_adapter
 from fxray.errors import ConfigError
 from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
-from fxray.launch.detector import latest_adapter, open_adapter
 from fxray.launch.start import engine_settings
 from fxray.model.load import load_tokenizer, resolve_model_path
 from fxray.model.prompts import render_prompt

@@ -14,14 +14,14 @@ from PIL import Image
 
 from fxray.data.frame import Frame, smart_frame
 from fxray.data.images import decode_image
-from fxray.detect.probability import probability_generated, verdict_tokens
+from fxray.detect.load import open_adapter
 from fxray.engine.engine import BASE_VERSION
 from fxray.engine.settings import EngineSettings
 from fxray.engine.streaming import Answer, StreamingEngine
 from fxray.errors import ConfigError, DataError
 from fxray.evaluate.predictions import Prediction, from_answer
+from fxray.grammar.probability import probability_generated, verdict_tokens
 from fxray.grammar.views import ViewName
-from fxray.launch.detector import open_adapter
 from fxray.schema import Region
 from fxray.serve.problems import problem_of
 from fxray.serve.wire import DetectionOut, ModelOut, RegionOut

@@ -93,6 +93,7 @@ class PlainWorker:
                     logprobs=-np.arange(sum(range(size + 1)), dtype=np.float32),
                     lengths_G=np.arange(1, size + 1, dtype=np.int32),
                     is_finished_G=np.arange(size) % 2 == 0,
+                    probabilities_G=np.full(size, np.nan),
                     texts=tuple(f"{job.seed}/{i} by {self.name}" for i in range(size)),
                 )
             )

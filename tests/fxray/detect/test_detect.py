@@ -1,19 +1,27 @@
 """The detector at work with an engine that gives fixed answers."""
 
+import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fxray.detect.detector import Detector
+import fxray
+from fxray.detect.detection import Picture, Versions
+from fxray.detect.detector import BATCH_SIZE, Detector
 from fxray.detect.files import drawing_path, files_in
-from fxray.detect.offline import BATCH_SIZE, detect_files
+from fxray.detect.offline import detect_files
 from fxray.engine.engine import Answers, Question
+from fxray.errors import DataError
+from fxray.evaluate.calibration import Calibration, FittedFor
 from fxray.grpo.types import Rollout, SamplingSettings
 from fxray.schema import Box, Region, Tag, Verdict
 
@@ -24,8 +32,16 @@ GENERATED = (
 REAL = "<think>\nNo flaw is visible.\n</think>\n<tag>none</tag>\n<verdict>real</verdict>"
 
 
+VERSIONS = Versions("0.0", "tiny", "adapter", "ab" * 32)
+CALIBRATION = Calibration(
+    slope=0.5, intercept=0.0, max_fpr=0.05, threshold=0.6, max_error=0.1, unsure_low=0.55, unsure_high=0.76,
+    num_real=20, num_generated=30, data="validation.parquet", data_sha256="cd" * 32, is_synthetic=True, fxray="0.0",
+    fitted_for=FittedFor(adapter_sha256="ab" * 32, base="tiny", view="full", min_pixels=3136, max_pixels=3136),
+)  # fmt: skip
+
+
 class FixedAnswers:
-    """Calls dark images generated and bright ones real, and remembers what it was asked."""
+    """Calls dark images generated (9 to 1) and bright ones real (1 to 9), and remembers what it was asked."""
 
     def __init__(self) -> None:
         self.batches: list[list[Question]] = []
@@ -38,10 +54,15 @@ class FixedAnswers:
         return [
             Answers(
                 nothing.astype(np.int32),
-                (Rollout(nothing.astype(np.int32), nothing.astype(np.float32), self.text_of(question.image), True),),
+                (self.rollout_of(question.image),),
             )
             for question in questions
         ]
+
+    def rollout_of(self, image: Image.Image) -> Rollout:
+        text, nothing = self.text_of(image), np.zeros(0)
+        probability = {GENERATED: 0.9, REAL: 0.1}.get(text)
+        return Rollout(nothing.astype(np.int32), nothing.astype(np.float32), text, True, probability)
 
     def text_of(self, image: Image.Image) -> str:
         return {0: GENERATED, 255: REAL}.get(image.convert("L").getextrema()[0], "???")
@@ -54,7 +75,12 @@ def source() -> FixedAnswers:
 
 @pytest.fixture
 def detector(source: FixedAnswers) -> Detector:
-    return Detector(source, "prompt", min_pixels=56 * 56, max_pixels=56 * 56, max_new_tokens=40)
+    return detector_of(source)
+
+
+def detector_of(source: FixedAnswers, **changes: Any) -> Detector:
+    values = {"min_pixels": 56 * 56, "max_pixels": 56 * 56, "max_new_tokens": 40, "versions": VERSIONS} | changes
+    return Detector(source, "prompt", **values)
 
 
 def png(grey: int, size: tuple[int, int] = (112, 112)) -> bytes:
@@ -64,24 +90,80 @@ def png(grey: int, size: tuple[int, int] = (112, 112)) -> bytes:
 
 
 def test_answers_are_read_in_the_view_that_was_trained(source: FixedAnswers) -> None:
-    image = [("dark", Image.new("RGB", (112, 112)))]
-    bounds = {"min_pixels": 56 * 56, "max_pixels": 56 * 56, "max_new_tokens": 40}
-    (full,) = Detector(source, "prompt", **bounds).predict(image)
-    (plain,) = Detector(source, "prompt", **bounds, view="label-only").predict(image)
+    image = [Picture("dark", Image.new("RGB", (112, 112)))]
+    (full,) = detector_of(source).examine(image)
+    (plain,) = detector_of(source, view="label-only").examine(image)
     assert (full.is_strict, full.faults) == (True, ())
     assert (plain.verdict, plain.regions, plain.tags) == (full.verdict, (), ())
     assert plain.faults == ("unexpected-block",)
 
 
 def test_answers_are_greedy_and_boxes_in_original_pixels(detector: Detector, source: FixedAnswers) -> None:
-    (prediction,) = detector.predict([("dark", Image.new("RGB", (112, 112)))])
-    assert source.sampling == SamplingSettings(group_size=1, temperature=0.0, top_p=1.0, max_new_tokens=40)
+    (detection,) = detector.examine([Picture("dark", Image.new("RGB", (112, 112)))])
+    assert source.sampling == SamplingSettings(1, temperature=0.0, top_p=1.0, max_new_tokens=40, asks_probability=True)
     assert source.batches[0][0].prompt == "prompt"
-    assert prediction.sample_id == "dark"
-    assert prediction.regions == (Region(Box(0, 56, 56, 112), "Hand bent"),)
-    assert prediction.tags == (Tag.STRUCTURE,)
-    assert prediction.is_strict
-    assert prediction.seconds is not None
+    assert detection.name == "dark"
+    assert detection.regions == (Region(Box(0, 56, 56, 112), "Hand bent"),)
+    assert detection.tags == (Tag.STRUCTURE,)
+    assert detection.is_strict
+    assert detection.timings.answer_s >= 0
+
+
+def test_paths_bytes_and_pixels_are_the_same_to_python(tmp_path: Path, detector: Detector) -> None:
+    content = png(0, (112, 224))
+    (tmp_path / "a.png").write_bytes(content)
+    found = detector.detect([tmp_path / "a.png", str(tmp_path / "a.png"), content, Image.open(tmp_path / "a.png")])
+    assert [detection.name for detection in found] == [str(tmp_path / "a.png")] * 2 + ["image"] * 2
+    assert [detection.sha256 for detection in found] == [hashlib.sha256(content).hexdigest()] * 3 + [""]
+    assert {(d.width_px, d.height_px, d.regions, d.verdict, d.versions) for d in found} == {
+        (112, 224, found[0].regions, Verdict.GENERATED, VERSIONS)
+    }
+    with pytest.raises(DataError, match="no image Pillow knows"):
+        detector.detect([b"no image"])
+    assert fxray.Detector is Detector
+    with pytest.raises(AttributeError, match="has no attribute 'Detectors'"):
+        fxray.Detectors  # noqa: B018
+
+
+def test_pixels_are_turned_upright(detector: Detector) -> None:
+    image = Image.new("RGB", (120, 60))
+    image.getexif()[0x0112] = 6
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", exif=image.getexif())
+    (detection,) = detector.detect([Image.open(encoded)])
+    assert (detection.width_px, detection.height_px) == (60, 120)
+
+
+def test_importing_fxray_is_light() -> None:
+    told = "import sys, fxray; print([m for m in ('torch', 'ray', 'vllm', 'PIL', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_without_calibration_the_verdict_is_the_assessment(detector: Detector) -> None:
+    generated, real, unread = detector.detect([png(0), png(255), png(99)])
+    assert [(d.probability, d.raw_probability, d.assessment) for d in (generated, real, unread)] == [
+        (0.9, 0.9, "generated"), (0.1, 0.1, "real"), (None, None, None),
+    ]  # fmt: skip
+    assert {d.probability_kind for d in (generated, real, unread)} == {"uncalibrated"}
+
+
+def test_a_calibrated_probability_says_so_and_may_be_unsure(tmp_path: Path, source: FixedAnswers) -> None:
+    detector = detector_of(source, calibration=CALIBRATION)
+    generated, real, unread = detector.detect([png(0), png(255), png(99)])
+    assert generated.probability == pytest.approx(0.75)  # odds of 9, its root is 3
+    assert real.probability == pytest.approx(0.25)
+    assert (generated.verdict, generated.assessment, real.assessment) == (Verdict.GENERATED, "unsure", "real")
+    assert (unread.probability, unread.assessment, unread.calibration) == (None, None, None)
+    record = generated.as_record()
+    assert (record["probability_kind"], record["raw_probability"]) == ("calibrated", 0.9)
+    assert record["calibration"]["num_images"] == 50
+    (tmp_path / "a.png").write_bytes(png(0))
+    (finding,) = detect_files(detector, [tmp_path / "a.png"])
+    assert "unsure. What was found is no ground for a verdict." in finding.as_text()
+    assert (
+        "probability that it is generated: 75 % (calibrated on 50 images of validation.parquet "
+        "(photographs with planted defects))" in finding.as_text()
+    )
 
 
 def test_a_folder_is_answered_in_batches(tmp_path: Path, detector: Detector, source: FixedAnswers) -> None:
@@ -89,7 +171,7 @@ def test_a_folder_is_answered_in_batches(tmp_path: Path, detector: Detector, sou
         (tmp_path / f"{number:03d}.png").write_bytes(png(0 if number % 3 else 255))
     findings = list(detect_files(detector, [tmp_path]))
     assert [finding.file.name for finding in findings] == [f"{number:03d}.png" for number in range(BATCH_SIZE + 6)]
-    verdicts = [finding.prediction.verdict for finding in findings[:3] if finding.prediction]
+    verdicts = [finding.detection.verdict for finding in findings[:3] if finding.detection]
     assert verdicts == [Verdict.REAL, Verdict.GENERATED, Verdict.GENERATED]
     assert [len(batch) for batch in source.batches] == [BATCH_SIZE, 6]
 
@@ -123,6 +205,7 @@ def test_words_claim_evidence_never_proof(tmp_path: Path, detector: Detector) ->
     generated, real = (finding.as_text() for finding in detect_files(detector, [tmp_path]))
     assert "looks generated. This is evidence to be checked, not proof." in generated
     assert "  1. Hand bent  [x 0 to 56, y 56 to 112]\n  tags: structure errors" in generated
+    assert "90 % of the model's weight is on generated (uncalibrated" in generated
     assert "looks real. That no flaw was found is evidence, not proof." in real
 
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from fxray.detect.probability import VerdictTokens, probability_generated, verdict_tokens
+from fxray.grammar.probability import VerdictTokens, probability_generated, verdict_tokens
 
 TOKENS = VerdictTokens(real=(7, 9), generated=(8, 9))
 

@@ -3,16 +3,21 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from fxray import __version__
+from fxray.config.limits import check
 from fxray.config.load import load_config
+from fxray.config.problem import refuse
 from fxray.config.schedule import load_stages
 from fxray.config.tree import Config
+from fxray.detect.detection import Versions
 from fxray.detect.detector import Detector
 from fxray.errors import CheckpointError
+from fxray.evaluate.calibration import FittedFor, read_calibration
 from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
 from fxray.grpo.types import AdapterBlob
 from fxray.launch.fleet import read_adapter
@@ -20,6 +25,16 @@ from fxray.launch.run import RunDirectory
 from fxray.launch.start import engine_settings
 from fxray.model.load import load_tokenizer, resolve_model_path
 from fxray.model.prompts import render_prompt
+from fxray.remote import local_copy
+
+
+def load_detector(run_dir: str, adapter: Path | None, overrides: Sequence[str]) -> Detector:
+    """What `Detector.load` does."""
+    folder = local_copy(run_dir)
+    adapter = adapter or latest_adapter(folder)
+    config = load_config(folder / "config.yaml", overrides)
+    refuse(check(config), where=str(folder / "config.yaml"))
+    return open_detector(config, adapter)
 
 
 def open_detector(config: Config, adapter: Path | None) -> Detector:
@@ -30,13 +45,15 @@ def open_detector(config: Config, adapter: Path | None) -> Detector:
         adapter: Folder in PEFT layout; None for the base model.
 
     Raises:
-        CheckpointError: There is no adapter in the folder.
+        CheckpointError: There is no adapter in the folder, or the calibration beside it is not of it.
         ModelError: The engine cannot be started.
         SyncError: The adapter does not fit the model.
     """
     model_path = resolve_model_path(config.model.path)
     settings = engine_settings(config, model_path)
     blob = open_adapter(adapter) if adapter else None
+    sha256 = blob.sha256 if blob else ""
+    calibration = read_calibration(adapter, fitted_for(config, sha256)) if adapter else None
     with _stderr_held_back():
         from fxray.engine.engine import Engine
 
@@ -51,7 +68,25 @@ def open_detector(config: Config, adapter: Path | None) -> Detector:
         min_pixels=config.model.min_pixels,
         max_pixels=config.model.max_pixels,
         max_new_tokens=config.evaluate.max_new_tokens,
+        versions=Versions(__version__, base_name(config), adapter.name if adapter else "", sha256),
         view=config.data.view,
+        calibration=calibration,
+    )
+
+
+def base_name(config: Config) -> str:
+    """How answers and calibrations call the base model."""
+    return Path(config.model.path).name
+
+
+def fitted_for(config: Config, adapter_sha256: str) -> FittedFor:
+    """What a calibration holds for, with this configuration and adapter."""
+    return FittedFor(
+        adapter_sha256=adapter_sha256,
+        base=base_name(config),
+        view=config.data.view,
+        min_pixels=config.model.min_pixels,
+        max_pixels=config.model.max_pixels,
     )
 
 
