@@ -22,6 +22,8 @@ from fxray.files import atomic_dir
 
 FORMAT = 2
 MANIFEST_FILE, STATE_FILE = "manifest.json", "state.json"
+CALIBRATION_FILE = "calibration.json"
+"""Comes beside the adapter later, and may be fitted anew: no part of what was written."""
 
 T = TypeVar("T")
 
@@ -88,7 +90,7 @@ def verify(folder: Path) -> None:
 def _measure(folder: Path) -> dict[str, dict[str, int | str]]:
     sums: dict[str, dict[str, int | str]] = {}
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and file != folder / MANIFEST_FILE:
+        if file.is_file() and file.name not in (MANIFEST_FILE, CALIBRATION_FILE):
             with file.open("rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()
             sums[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": digest}

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fxray import __version__
-from fxray.cli import config, data, detect, doctor, evaluate, job, model, plan, serve, status, tiny, train
+from fxray.cli import calibrate, config, data, detect, doctor, evaluate, job, model, plan, serve, status, tiny, train
 from fxray.errors import FxrayError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("sft")(train.sft)
 app.command("grpo")(train.grpo)
 app.command("submit")(job.submit)
 app.command("evaluate")(evaluate.evaluate)
+app.command("calibrate")(calibrate.calibrate)
 app.command("report")(evaluate.report)
 app.command("status")(status.status)
 app.command("detect")(detect.detect)

@@ -81,9 +81,11 @@ def evaluate(
 
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
         return
-    from fxray.evaluate.table import generator_table
+    from fxray.evaluate.table import generator_table, probability_table
 
     print_table(generator_table(evaluation))
+    if table := probability_table([evaluation]):
+        print_table(table)
 
 
 def _has_boxes(view: str) -> bool:

@@ -32,7 +32,9 @@ def number(value: float, decimals: int = 3) -> str:
 def show_report(report: Report, page: str) -> None:
     """Prints the table of stages, if one is evaluated, and where the page is."""
     if report.comparison.evaluations:
-        from fxray.evaluate.table import stage_table
+        from fxray.evaluate.table import probability_table, stage_table
 
         print_table(stage_table(report.comparison))
+        if table := probability_table(report.comparison.evaluations):
+            print_table(table)
     typer.echo(page)

@@ -246,6 +246,10 @@ class EvaluateConfig(Section):
     max_new_tokens: Count = 1024
     num_bootstrap: Count = 1000
     """Resamples behind each 95 % interval."""
+    max_fpr: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Calibration: largest share of the validation split's real images that may count as generated."""
+    max_error: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Calibration: largest share of wrong verdicts on either side of the unsure band, on the validation split."""
     gallery_size: Count = 24
     """Images shown in the report."""
     deadline_s: Positive = 7200

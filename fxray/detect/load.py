@@ -12,16 +12,16 @@ from fxray import __version__
 from fxray.config.limits import check
 from fxray.config.load import load_config
 from fxray.config.problem import refuse
-from fxray.config.schedule import load_stages
 from fxray.config.tree import Config
 from fxray.detect.detection import Versions
 from fxray.detect.detector import Detector
 from fxray.errors import CheckpointError
-from fxray.evaluate.calibration import FittedFor, read_calibration
+from fxray.evaluate.calibration import read_calibration
 from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
 from fxray.grpo.types import AdapterBlob
+from fxray.launch.calibration import base_name, fitted_for
 from fxray.launch.fleet import read_adapter
-from fxray.launch.run import RunDirectory
+from fxray.launch.run import finished_phases
 from fxray.launch.start import engine_settings
 from fxray.model.load import load_tokenizer, resolve_model_path
 from fxray.model.prompts import render_prompt
@@ -74,39 +74,13 @@ def open_detector(config: Config, adapter: Path | None) -> Detector:
     )
 
 
-def base_name(config: Config) -> str:
-    """How answers and calibrations call the base model."""
-    return Path(config.model.path).name
-
-
-def fitted_for(config: Config, adapter_sha256: str) -> FittedFor:
-    """What a calibration holds for, with this configuration and adapter."""
-    return FittedFor(
-        adapter_sha256=adapter_sha256,
-        base=base_name(config),
-        view=config.data.view,
-        min_pixels=config.model.min_pixels,
-        max_pixels=config.model.max_pixels,
-    )
-
-
 def latest_adapter(run_dir: Path) -> Path:
     """The adapter of the last phase that a run finished.
 
     Raises:
         CheckpointError: It is no run directory, or nothing is finished in it.
     """
-    run = RunDirectory(run_dir)
-    if not (run_dir / "config.yaml").is_file():
-        raise CheckpointError(
-            "is not a run directory", where=str(run_dir), remedy="give the --run-dir of `fxray train`"
-        )
-    config = load_config(run_dir / "config.yaml")
-    stages = [run.stage_adapter(stage.name) for stage in load_stages(config.grpo.schedule)]
-    for adapter in (*reversed(stages), run.sft_adapter):
-        if adapter.is_dir():
-            return adapter
-    raise CheckpointError("no phase of this run is finished", where=str(run_dir), remedy="let `fxray train` go on")
+    return list(finished_phases(run_dir).values())[-1]
 
 
 def open_adapter(folder: Path, version: int = 0) -> AdapterBlob:

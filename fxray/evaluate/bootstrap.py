@@ -29,7 +29,7 @@ def bootstrap_means(values_NM: NDArray[np.float64], *, num_bootstrap: int, seed:
     applies_NM = np.isfinite(values_NM)
     zeroed_NM = np.where(applies_NM, values_NM, 0.0)
     means = []
-    for counts_bN in _resamples(len(values_NM), num_bootstrap, seed):
+    for counts_bN in resamples(len(values_NM), num_bootstrap, seed):
         totals_bM, sizes_bM = counts_bN @ zeroed_NM, counts_bN @ applies_NM.astype(np.float64)
         means.append(np.divide(totals_bM, sizes_bM, out=np.full_like(totals_bM, np.nan), where=sizes_bM > 0))
     return np.concatenate(means)
@@ -44,8 +44,8 @@ def interval(draws_BM: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArra
     return bounds[0], bounds[1]
 
 
-def _resamples(num_samples: int, num_bootstrap: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Blocks of count vectors, each row summing to `num_samples`."""
+def resamples(num_samples: int, num_bootstrap: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Blocks of count vectors, float64 [b, N], each row summing to `num_samples`; b sums up to `num_bootstrap`."""
     rng = np.random.default_rng(seed)
     block = max(1, _MAX_CELLS // num_samples)
     for start in range(0, num_bootstrap, block):

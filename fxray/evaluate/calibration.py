@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fxray.checkpoints import CALIBRATION_FILE
 from fxray.errors import CheckpointError
 from fxray.evaluate.predictions import Prediction
 from fxray.files import write_atomically
 from fxray.schema import Verdict
 
-CALIBRATION_FILE = "calibration.json"
 FORMAT: Literal[1] = 1
 
 Assessment = Literal["generated", "real", "unsure"]
@@ -163,22 +163,33 @@ def read_calibration(adapter: Path, used_for: FittedFor) -> Calibration | None:
     Raises:
         CheckpointError: It cannot be read, or was fitted for something else.
     """
-    file = adapter / CALIBRATION_FILE
-    if not file.is_file():
+    found = open_calibration(adapter)
+    if found is None:
         return None
-    try:
-        found = Calibration.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        field = ".".join(map(str, problem["loc"]))
-        message = f"field {field}: {problem['msg']}" if field else problem["msg"]
-        raise CheckpointError(f"is no calibration: {message}", where=str(file), remedy=_REMEDY) from error
     wanted = used_for.model_dump()
     for name, value in found.fitted_for.model_dump().items():
         if value != wanted[name]:
             raise CheckpointError(
                 f"was fitted for {name} {value!r}, and is to be used with {wanted[name]!r}",
-                where=str(file),
+                where=str(adapter / CALIBRATION_FILE),
                 remedy=_REMEDY,
             )
     return found
+
+
+def open_calibration(adapter: Path) -> Calibration | None:
+    """The calibration beside an adapter, whatever it was fitted for; None where there is none.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    file = adapter / CALIBRATION_FILE
+    if not file.is_file():
+        return None
+    try:
+        return Calibration.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        field = ".".join(map(str, problem["loc"]))
+        message = f"field {field}: {problem['msg']}" if field else problem["msg"]
+        raise CheckpointError(f"is no calibration: {message}", where=str(file), remedy=_REMEDY) from error

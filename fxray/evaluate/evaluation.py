@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fxray.evaluate.calibration import Calibration
+from fxray.evaluate.decisions import CalibratedScores, score_calibrated
 from fxray.evaluate.estimates import Estimate, estimate_means
 from fxray.evaluate.groups import GROUPS, group_of, has_planted_defects
 from fxray.evaluate.predictions import Prediction
+from fxray.evaluate.probabilities import ProbabilityScores, score_probabilities
 from fxray.evaluate.scores import SampleScores, score_samples
 from fxray.schema import Sample
 
@@ -49,6 +52,8 @@ class Evaluation:
         seconds_per_image: Mean of what was measured; NaN where nothing was.
         num_bootstrap: Resamples behind each interval.
         seed: Of the resamples.
+        probabilities: Scores of the detector's own probabilities; None where it gives none.
+        calibrated: Of the calibrated ones; None without a calibration.
         scores: Per sample, for paired comparison.
     """
 
@@ -64,6 +69,8 @@ class Evaluation:
     seconds_per_image: float
     num_bootstrap: int
     seed: int
+    probabilities: ProbabilityScores | None
+    calibrated: CalibratedScores | None
     scores: SampleScores = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +88,8 @@ class Evaluation:
             "seconds_per_image": self.seconds_per_image if math.isfinite(self.seconds_per_image) else None,
             "num_bootstrap": self.num_bootstrap,
             "seed": self.seed,
+            "probabilities": self.probabilities.to_json() if self.probabilities else None,
+            "calibrated": self.calibrated.to_json() if self.calibrated else None,
         }
 
 
@@ -93,6 +102,7 @@ def evaluate(
     name: str = "",
     is_synthetic: bool = False,
     has_boxes: bool = True,
+    calibration: Calibration | None = None,
 ) -> Evaluation:
     """Scores a detector.
 
@@ -102,9 +112,9 @@ def evaluate(
         num_bootstrap: Resamples behind each interval.
         seed: Of the resamples.
         name: What to call the detector.
-        is_synthetic: Whether the samples are photographs with planted defects; those that `fxray data synth` makes are
-            known as such without being told.
+        is_synthetic: Whether defects are planted; those of `fxray data synth` are known without being told.
         has_boxes: False for a detector that was taught none: IoU and boxes are not reported.
+        calibration: Of the detector, fitted on other samples.
 
     Raises:
         DataError: There is no sample, or the predictions are not those of just these samples.
@@ -124,6 +134,10 @@ def evaluate(
         values = {metric: numbers[np.array(is_in)] for metric, numbers in scores.values.items()}
         return Slice(sum(is_in), estimate_means(values, num_bootstrap=num_bootstrap, seed=seed))
 
+    by_id = {prediction.sample_id: prediction.probability for prediction in predictions}
+    own = [by_id[sample_id] for sample_id in scores.sample_ids]
+    resampling = {"num_bootstrap": num_bootstrap, "seed": seed}
+    calibrated = score_calibrated(calibration, own, scores.is_generated_N, **resampling) if calibration else None
     return Evaluation(
         name=name,
         is_synthetic=is_synthetic,
@@ -137,5 +151,7 @@ def evaluate(
         seconds_per_image=float(np.mean(seconds)) if seconds else math.nan,
         num_bootstrap=num_bootstrap,
         seed=seed,
+        probabilities=score_probabilities(own, scores.is_generated_N, **resampling),
+        calibrated=calibrated,
         scores=scores,
     )

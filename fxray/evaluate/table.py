@@ -1,15 +1,24 @@
 """Evaluations as tables for a terminal. Every table says so where the samples are synthetic."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
 from fxray.evaluate.comparison import Comparison, title_of
+from fxray.evaluate.decisions import DECISIONS, CalibratedScores
 from fxray.evaluate.estimates import Estimate
 from fxray.evaluate.evaluation import Evaluation, Slice
 
 SYNTHETIC_NOTE = "SYNTHETIC: photographs with planted defects; not comparable with published numbers"
+_PROBABILITY_COLUMNS = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "tpr_at_1_fpr": "TPR at 1 % FPR",
+    "tpr_at_5_fpr": "TPR at 5 % FPR",
+    "ece": "ECE",
+    "brier": "Brier",
+}
 _COLUMNS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced",
@@ -25,6 +34,38 @@ def stage_table(comparison: Comparison) -> Table:
     rows = [(title_of(evaluation.name), evaluation.overall) for evaluation in comparison.evaluations]
     caption = [comparison.gain.sentence()] if comparison.gain else []
     return _table("Stages", "stage", rows, is_synthetic=comparison.is_synthetic, notes=caption)
+
+
+def probability_table(evaluations: Sequence[Evaluation]) -> Table | None:
+    """One row per stage that gives probabilities, calibrated ones below its own; None where none does."""
+    rows = []
+    for evaluation in evaluations:
+        title = title_of(evaluation.name) or "own"
+        if evaluation.probabilities:
+            rows.append((title, evaluation.probabilities))
+        if evaluation.calibrated:
+            rows.append((f"{title}, calibrated", evaluation.calibrated.probabilities))
+    if not rows:
+        return None
+    is_synthetic = any(evaluation.is_synthetic for evaluation in evaluations)
+    table = _empty("Probabilities", "stage", _PROBABILITY_COLUMNS, is_synthetic=is_synthetic, notes=[])
+    for title, scores in rows:
+        cells = [format_estimate(scores.metrics[metric]) for metric in _PROBABILITY_COLUMNS]
+        table.add_row(title, str(scores.num_images), *cells)
+    return table
+
+
+def decision_table(scores: CalibratedScores, *, is_synthetic: bool) -> Table:
+    """What a calibration comes to on the test split, a row each."""
+    used = scores.calibration
+    notes = [
+        f"generated from {used.threshold:.3f}, for at most {used.max_fpr:.0%} false alarms on the validation split",
+        f"unsure from {used.unsure_low:.3f} to {used.unsure_high:.3f}, for at most {used.max_error:.0%} wrong beyond",
+    ]
+    table = _empty("Decisions on the test split", "what", {"share": "share"}, is_synthetic=is_synthetic, notes=notes)
+    for name, estimate in scores.decisions.items():
+        table.add_row(DECISIONS[name], str(scores.probabilities.num_images), format_estimate(estimate))
+    return table
 
 
 def generator_table(evaluation: Evaluation) -> Table:
@@ -43,13 +84,18 @@ def format_estimate(estimate: Estimate) -> str:
 
 
 def _table(title: str, first: str, rows: Sequence[tuple[str, Slice]], *, is_synthetic: bool, notes: list[str]) -> Table:
+    table = _empty(title, first, _COLUMNS, is_synthetic=is_synthetic, notes=notes)
+    for name, part in rows:
+        cells = [format_estimate(part.metrics[metric]) for metric in _COLUMNS]
+        table.add_row(name, str(part.num_samples), *cells)
+    return table
+
+
+def _empty(title: str, first: str, columns: Mapping[str, str], *, is_synthetic: bool, notes: list[str]) -> Table:
     caption = "\n".join(["95 % bootstrap intervals in brackets", *notes, *([SYNTHETIC_NOTE] if is_synthetic else [])])
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     table.add_column(first, no_wrap=True)
     table.add_column("n", justify="right")
-    for label in _COLUMNS.values():
+    for label in columns.values():
         table.add_column(label, justify="right")
-    for name, part in rows:
-        cells = [format_estimate(part.metrics[metric]) for metric in _COLUMNS]
-        table.add_row(name, str(part.num_samples), *cells)
     return table

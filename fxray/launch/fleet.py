@@ -74,15 +74,18 @@ class Fleet(Policies):
         closing.callback(self._end_learner)
         self._rewards: RewardPool | None = None
         self.num_corrupt_images = 0
-        self.test = Dataset.open(session.splits.test)
-        self.training = Dataset.open(session.splits.train)
-        note = partial(self._skip, on_event=session.on_event, may_skip=config.data.on_corrupt_image == "skip")
-        train, test = (
-            start.image_fetcher(config, path, note, session.on_event)
-            for path in (session.splits.train, session.splits.test)
-        )
-        self.training_prompts = PromptSource(self.training, train, config, session.model_path)
-        self.test_prompts = PromptSource(self.test, test, config, session.model_path)
+        self._prompts: dict[Path, PromptSource] = {}
+        self.training_prompts = self.prompts_of(session.splits.train)
+        self.prompts_of(session.splits.test)  # its store comes up while the engines do
+
+    def prompts_of(self, path: Path) -> PromptSource:
+        """The prompts of a split; its images lie in a store of their own, which is started on the first call."""
+        if path not in self._prompts:
+            config, on_event = self._session.config, self._session.on_event
+            note = partial(self._skip, on_event=on_event, may_skip=config.data.on_corrupt_image == "skip")
+            fetch = start.image_fetcher(config, path, note, on_event)
+            self._prompts[path] = PromptSource(Dataset.open(path), fetch, config, self._session.model_path)
+        return self._prompts[path]
 
     @property
     def learner(self) -> Learner:

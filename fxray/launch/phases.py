@@ -1,22 +1,30 @@
 """The whole way of a run, and its parts one by one; every part finds out what is done already.
 
-data ─► SFT ─► [No-FT, SFT answer] ─► alpha ─► [answers] ─► beta ─► [answers] ─► gamma ─► [answers] ─► report
+data ─► SFT ─► [No-FT, SFT answer] ─► alpha ─► [answers] ─► beta ─► [answers] ─► gamma ─► [answers] ─► calibration
+─► report
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+from fxray.checkpoints import CALIBRATION_FILE
 from fxray.config.limits import check
+from fxray.config.load import load_config
 from fxray.config.problem import refuse
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
 from fxray.errors import CheckpointError, ConfigError, DataError
+from fxray.evaluate.calibration import Calibration
 from fxray.evaluate.predictions import write_predictions
-from fxray.events import OnEvent, ignore
+from fxray.events import Note, OnEvent, ignore
+from fxray.launch.calibration import calibrate_phase, chosen_phase, recorded_splits, refuse_test_images
 from fxray.launch.cluster import ray_cluster
 from fxray.launch.evaluation import answer_split, rows_to_answer
 from fxray.launch.fleet import Fleet, open_fleet, open_policies
 from fxray.launch.plan import greedy
 from fxray.launch.prompts import PromptSource
+from fxray.launch.run import RunDirectory, finished_phases
 from fxray.launch.session import Session, num_cpus, open_session
 from fxray.launch.sft import train_sft
 from fxray.launch.stages import stage_version, train_stage
@@ -42,6 +50,8 @@ def train(config: Config, run_dir: Path, on_event: OnEvent = ignore) -> Report:
                 for stage in session.stages:
                     train_stage(session, fleet, stage)
                     _answer(session, fleet, stage.name)
+                _answer(session, fleet, session.stages[-1].name, "validation")
+        _calibrate(session, session.stages[-1].name)
         return write_report(session.run.root)
 
 
@@ -123,14 +133,81 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
     return out
 
 
+def calibrate(
+    run_dir: Path,
+    stage: str | None,
+    overrides: Sequence[str],
+    *,
+    max_fpr: float | None,
+    max_error: float | None,
+    on_event: OnEvent = ignore,
+) -> tuple[str, Calibration, Report]:
+    """Calibrates a finished phase of a run, and writes its report anew.
+
+    Args:
+        run_dir: The run; its validation split is answered first, unless it has been.
+        stage: "sft" or a stage; None for the last that is finished.
+        overrides: Fields of the configuration, as `--set` of the command line.
+        max_fpr: Largest share of real images that may count as generated; None as the configuration says.
+        max_error: Largest share of wrong verdicts on either side of the unsure band; likewise.
+        on_event: Told of the progress.
+
+    Returns:
+        The phase, its calibration, and the report.
+
+    Raises:
+        CheckpointError: The phase is not finished.
+        DataError: The validation split shares images with the test split, or has too few.
+    """
+    finished = finished_phases(run_dir)
+    name = chosen_phase(list(finished), stage, run_dir)
+    config, run, splits = (
+        load_config(run_dir / "config.yaml", overrides),
+        RunDirectory(run_dir),
+        recorded_splits(run_dir),
+    )
+    refuse_test_images(splits.validation, splits.test)
+    answers = run.predictions(name, "validation")
+    if not answers.exists():
+        evaluate_adapter(config, finished[name], splits.validation, answers, on_event)
+    calibration = calibrate_phase(
+        config,
+        run,
+        name,
+        splits,
+        max_fpr=config.evaluate.max_fpr if max_fpr is None else max_fpr,
+        max_error=config.evaluate.max_error if max_error is None else max_error,
+    )
+    return name, calibration, write_report(run_dir)
+
+
 def _is_done(session: Session) -> bool:
     names = [NO_FT, SFT, *(stage.name for stage in session.stages)]
-    return all(session.run.predictions(name).exists() for name in names)
+    answers = [session.run.predictions(name) for name in names]
+    return all(path.exists() for path in [*answers, session.run.predictions(names[-1], "validation")])
 
 
-def _answer(session: Session, fleet: Fleet, name: str) -> None:
-    """Lets the policy of a phase answer the test split, unless it has."""
-    path = session.run.predictions(name)
+def _calibrate(session: Session, name: str) -> None:
+    """Calibrates the last stage, unless it is; too few images are told, for all else of the run is done."""
+    if (session.run.adapter(name) / CALIBRATION_FILE).exists():
+        return
+    evaluation = session.config.evaluate
+    try:
+        calibrate_phase(
+            session.config,
+            session.run,
+            name,
+            session.splits,
+            max_fpr=evaluation.max_fpr,
+            max_error=evaluation.max_error,
+        )
+    except DataError as error:
+        session.on_event(Note(f"not calibrated: {error.message} ({error.where})", is_warning=True))
+
+
+def _answer(session: Session, fleet: Fleet, name: str, split: Literal["test", "validation"] = "test") -> None:
+    """Lets the policy of a phase answer a split, unless it has."""
+    path = session.run.predictions(name, split)
     if path.exists():
         return
     if name == NO_FT:
@@ -139,12 +216,13 @@ def _answer(session: Session, fleet: Fleet, name: str) -> None:
         fleet.use_adapter(session.run.sft_adapter, 0)
     else:
         fleet.use_adapter(session.run.stage_adapter(name), stage_version(session, name))
-    phase = f"evaluate {name}"
+    prompts = fleet.prompts_of(session.splits.test if split == "test" else session.splits.validation)
+    phase = f"evaluate {name}" + (" on validation" if split == "validation" else "")
     with session.phase(phase, str(path)):
         predictions = answer_split(
             fleet.generator,
-            fleet.test_prompts,
-            rows_to_answer(len(fleet.test), session.config.evaluate.num_samples),
+            prompts,
+            rows_to_answer(len(prompts), session.config.evaluate.num_samples),
             greedy(session.config),
             batch_size=fleet.batch_size,
             view=session.config.data.view,

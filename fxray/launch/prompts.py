@@ -34,6 +34,10 @@ class PromptSource:
         self._fetch = fetch
         self._config = config
 
+    def __len__(self) -> int:
+        """Rows of the dataset."""
+        return len(self._dataset)
+
     def of_step(self, stage: str, step: int) -> list[PromptGroup]:
         """Prompts of a training step: a function of seed, stage and step alone.
 

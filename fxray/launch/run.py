@@ -18,11 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fxray.config.load import dump_config, load_config
+from fxray.config.schedule import load_stages
 from fxray.config.tree import Config
-from fxray.errors import ConfigError
+from fxray.errors import CheckpointError, ConfigError
 from fxray.files import make_folder, write_atomically
 from fxray.launch.lease import LEASE_FILE, LOCK_FILE, Lease, hold
 
@@ -54,9 +55,14 @@ class RunDirectory:
         """Adapter that a stage ends with, in PEFT layout."""
         return self.stage_dir(stage) / "final" / "adapter"
 
-    def predictions(self, name: str) -> Path:
-        """Answers of "no-ft", "sft" or a stage to the test split."""
-        return self.root / "evaluation" / name / "predictions.parquet"
+    def adapter(self, name: str) -> Path:
+        """Adapter of "sft" or a stage."""
+        return self.sft_adapter if name == "sft" else self.stage_adapter(name)
+
+    def predictions(self, name: str, split: Literal["test", "validation"] = "test") -> Path:
+        """Answers of "no-ft", "sft" or a stage to a split."""
+        file = "predictions.parquet" if split == "test" else "validation.parquet"
+        return self.root / "evaluation" / name / file
 
     def data_file(self, split: str) -> Path:
         """Parquet file of a synthetic split."""
@@ -80,6 +86,22 @@ def open_run(root: Path, config: Config) -> Iterator[RunDirectory]:
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         write_atomically(root / "versions.json", json.dumps(versions(), indent=2) + "\n")
         yield RunDirectory(root, lease)
+
+
+def finished_phases(root: Path) -> dict[str, Path]:
+    """Adapters of the phases that a run has finished, in the order of training; at least one.
+
+    Raises:
+        CheckpointError: It is no run directory, or nothing is finished in it.
+    """
+    if not (root / "config.yaml").is_file():
+        raise CheckpointError("is not a run directory", where=str(root), remedy="give the --run-dir of `fxray train`")
+    run, stages = RunDirectory(root), load_stages(load_config(root / "config.yaml").grpo.schedule)
+    adapters = {name: run.adapter(name) for name in ("sft", *(stage.name for stage in stages))}
+    finished = {name: adapter for name, adapter in adapters.items() if adapter.is_dir()}
+    if not finished:
+        raise CheckpointError("no phase of this run is finished", where=str(root), remedy="let `fxray train` go on")
+    return finished
 
 
 def versions() -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
         LearnerLostError: A rank died or hangs.
     """
     stage_dir = session.run.stage_dir(stage.name)
-    plan = plan_stage(session.config, stage, num_samples=len(fleet.training))
+    plan = plan_stage(session.config, stage, num_samples=len(fleet.training_prompts))
     cursor = _resume(session, fleet.learner, stage)
     log.rewind(stage.name, cursor.step)
     session.on_event(PhaseStarted(stage.name, plan.num_steps, cursor.step))

@@ -14,12 +14,15 @@ from markupsafe import Markup
 
 from fxray.data.images import decode_image
 from fxray.evaluate.comparison import STAGE_TITLES, Comparison, title_of
+from fxray.evaluate.decisions import DECISIONS
+from fxray.evaluate.probabilities import PROBABILITY_METRICS
 from fxray.evaluate.scores import METRICS
 from fxray.files import write_atomically
 from fxray.report.chart import draw_panel
 from fxray.report.curves import panels_of
 from fxray.report.gallery import Shelf, fill_shelves
 from fxray.report.record import RunRecord, read_run, seconds_per_phase
+from fxray.report.reliability import draw_reliability
 from fxray.spans import role_of
 from fxray.timeline import OLD_TIMELINE_FILE, TIMELINE_FILE, busy_s, read_timeline
 
@@ -32,6 +35,14 @@ _COLUMNS = {
     "matched_iou": "Matched IoU",
     "parse_rate": "Parse rate",
     "boxes_per_image": "Boxes",
+}
+_PROBABILITY_COLUMNS = {
+    "auroc": "AUROC",
+    "average_precision": "Average precision",
+    "tpr_at_1_fpr": "TPR at 1 % FPR",
+    "tpr_at_5_fpr": "TPR at 5 % FPR",
+    "ece": "ECE",
+    "brier": "Brier",
 }
 _LINKS = ("metrics.json", "metrics.jsonl", "config.yaml", "versions.json", "data.json", "timeline.json", "tensorboard")
 _LINK_PATTERNS = ("sft/adapter", "grpo/*/final/adapter", "evaluation/*/predictions.parquet")
@@ -95,7 +106,10 @@ def render_page(record: RunRecord) -> str:
         record=record,
         name=record.run_dir.resolve().name,
         written=dt.datetime.now(dt.UTC),
-        metrics=METRICS,
+        metrics=METRICS | PROBABILITY_METRICS,
+        probability_columns=_PROBABILITY_COLUMNS,
+        decisions=DECISIONS,
+        diagrams=_diagrams(comparison),
         columns=_COLUMNS,
         part_columns={name: label for name, label in _COLUMNS.items() if name != "balanced_accuracy"},
         stages={title_of(e.name): e for e in comparison.evaluations},
@@ -111,6 +125,19 @@ def render_page(record: RunRecord) -> str:
         busy={track: s for track, s in busy_s(_timeline(record.run_dir)).items() if role_of(track) != track},
         links=_links(record.run_dir),
     )
+
+
+def _diagrams(comparison: Comparison) -> dict[str, tuple[list[str], Markup]]:
+    """By title of the stage: what is drawn, and the diagram."""
+    diagrams = {}
+    for evaluation in comparison.evaluations:
+        if evaluation.probabilities is not None:
+            curves = {"the model's own": evaluation.probabilities.bins}
+            if evaluation.calibrated is not None:
+                curves["calibrated"] = evaluation.calibrated.probabilities.bins
+            title = title_of(evaluation.name)
+            diagrams[title] = list(curves), draw_reliability(f"Reliability, {title}", curves)
+    return diagrams
 
 
 def _gallery(record: RunRecord) -> Sequence[Shelf]:

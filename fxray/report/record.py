@@ -14,6 +14,7 @@ import yaml
 from fxray.config.tree import EvaluateConfig
 from fxray.data.dataset import Dataset
 from fxray.errors import FxrayError
+from fxray.evaluate.calibration import Calibration, open_calibration
 from fxray.evaluate.comparison import STAGE_TITLES, Comparison, compare
 from fxray.evaluate.evaluation import Evaluation, evaluate
 from fxray.evaluate.predictions import Prediction, read_predictions
@@ -78,7 +79,14 @@ def read_run(run_dir: Path) -> RunRecord:
     evaluations = []
     if dataset:
         evaluations = _evaluate_all(
-            dataset, answers, settings.num_bootstrap, seed, notes, is_synthetic=is_synthetic, has_boxes=has_boxes
+            dataset,
+            answers,
+            {name: _calibration(run_dir, name, notes) for name in answers},
+            settings.num_bootstrap,
+            seed,
+            notes,
+            is_synthetic=is_synthetic,
+            has_boxes=has_boxes,
         )
     comparison = _compare(evaluations, notes)
     last = answers[comparison.evaluations[-1].name] if comparison.evaluations else []
@@ -171,6 +179,7 @@ def _read_answers(run_dir: Path, notes: list[str]) -> dict[str, list[Prediction]
 def _evaluate_all(
     dataset: Dataset,
     answers: Mapping[str, Sequence[Prediction]],
+    calibrations: Mapping[str, Calibration | None],
     num_bootstrap: int,
     seed: int,
     notes: list[str],
@@ -190,11 +199,21 @@ def _evaluate_all(
                 name=name,
                 is_synthetic=is_synthetic,
                 has_boxes=has_boxes,
+                calibration=calibrations[name],
             )
             evaluations.append(evaluation)
         except FxrayError as error:
             notes.append(f"{name}: {error.message}")
     return evaluations
+
+
+def _calibration(run_dir: Path, name: str, notes: list[str]) -> Calibration | None:
+    adapter = run_dir / "sft" / "adapter" if name == "sft" else run_dir / "grpo" / name / "final" / "adapter"
+    try:
+        return open_calibration(adapter)
+    except FxrayError as error:
+        notes.append(f"{name}: {error.message} ({error.where})")
+        return None
 
 
 def _rows(dataset: Dataset, predictions: Sequence[Prediction]) -> list[int]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from fxray.engine.engine import Answers, Engine, Question
 from fxray.engine.settings import EngineSettings
+from fxray.grammar.probability import VerdictTokens
 from fxray.grammar.prompts import TEMPLATES
 from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, SamplingSettings
 
@@ -25,6 +26,9 @@ RANK = 8
 class EngineUnderTest(Engine):
     def sync_by(self, how: str) -> None:
         self._settings = replace(self._settings, sync=how)
+
+    def take_as_verdicts(self, tokens: VerdictTokens) -> None:
+        self._verdicts = tokens
 
     def acknowledge_only(self, blob: AdapterBlob) -> Any:
         proof = self.load_adapter(blob)

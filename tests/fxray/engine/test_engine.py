@@ -1,4 +1,6 @@
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 
 from fxray.engine.engine import BASE_VERSION, answer_seed
 from fxray.errors import ConfigError, SyncError
+from fxray.grammar.probability import VerdictTokens
 from fxray.grpo.types import SamplingSettings
 
 FOUR = SamplingSettings(group_size=4, temperature=0.9, top_p=1.0, max_new_tokens=24)
@@ -49,6 +52,21 @@ class TestOneEngine:
         engine("use_base_model")
         drawn = engine("generate", questions, FOUR)
         assert twin.gap_nats(questions, drawn, FOUR, with_adapter=False) < TOLERANCE_NATS
+
+    def test_the_probability_of_a_verdict_is_the_models_own(self, engine: Call, twin: Any) -> None:
+        questions, asking = twin.questions(1, 2, 3), replace(GREEDY, asks_probability=True)
+        plain = [answers.rollouts[0] for answers in engine("generate", questions, GREEDY)]
+        assert {rollout.probability for rollout in plain} == {None}
+        said, other = int(plain[0].token_ids[7]), int(plain[1].token_ids[7])
+        engine("take_as_verdicts", VerdictTokens(real=(other,), generated=(said,)))
+        asked = engine("generate", questions, asking)
+        for answers, before in zip(asked, plain, strict=True):
+            assert answers.rollouts[0].token_ids.tolist() == before.token_ids.tolist()
+            assert answers.rollouts[0].logprobs == pytest.approx(before.logprobs, abs=1e-5)
+        place = max(i for i, token_id in enumerate(plain[0].token_ids) if token_id in (said, other))
+        logits = twin.logits(questions[0], asked[0], 0, with_adapter=False)[place]
+        expected = 1 / (1 + math.exp(logits[other] - logits[said]))
+        assert asked[0].rollouts[0].probability == pytest.approx(expected, abs=1e-4)
 
     def test_the_stock_loader_gives_the_same_policy(self, engine: Call, twin: Any) -> None:
         questions = twin.questions(1, 2)

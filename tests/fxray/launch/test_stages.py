@@ -72,14 +72,16 @@ class Engine(Bandit):  # type: ignore[misc]
 class FakeFleet:
     """What `Fleet` is to a stage, with learners that meet mishaps."""
 
-    training = range(64)
-
     def __init__(self, mishap: Callable[[str], None]) -> None:
         self._mishap = mishap
         self._failures = FailureBudget("learners", max_restarts=2, window_s=3600, remedy="see the logs")
         self._learner: Learner | None = None
         self.engine = Engine()
         self.training_prompts = self
+
+    def __len__(self) -> int:
+        """Samples of the training split."""
+        return 64
 
     @property
     def learner(self) -> Learner:

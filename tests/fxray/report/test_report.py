@@ -6,14 +6,18 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from fxray.data.dataset import Dataset
 from fxray.errors import FxrayError
+from fxray.evaluate.calibration import FittedFor, write_calibration
 from fxray.evaluate.evaluation import evaluate
+from fxray.evaluate.fitting import fit_calibration
 from fxray.evaluate.predictions import Prediction, read_predictions, write_predictions
 from fxray.report import write_report
 from fxray.schema import Box, Region, Verdict
@@ -224,3 +228,48 @@ def test_the_report_of_a_run_is_the_same_twice_but_for_its_date(run_dir: Path) -
         return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)
 
     assert undated() == undated()
+
+
+def test_probabilities_are_told_where_they_exist_and_calibrated_ones_beside_them(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(make_run(), folder)
+    assert "Probabilities" not in Page(write_report(folder).page.read_text("utf-8")).text  # an older run
+    file = folder / "evaluation" / "gamma" / "predictions.parquet"
+    said = [
+        replace(p, probability=None if p.verdict is None else 0.98 if p.verdict is Verdict.GENERATED else 0.02)
+        for p in read_predictions(file)
+    ]
+    write_predictions(said, file)
+    truth = np.array(
+        [s.annotation.verdict is Verdict.GENERATED for s in Dataset.open(folder / "data/test.parquet").samples]
+    )
+    answered = np.array([p.probability is not None for p in said])
+    calibration = fit_calibration(
+        np.array([p.probability for p in said if p.probability is not None]), truth[answered], max_fpr=0.1,
+        max_error=0.1, data="validation.parquet", data_sha256="", is_synthetic=True,
+        fitted_for=FittedFor(adapter_sha256="", base="tiny", view="full", min_pixels=1, max_pixels=2),
+    )  # fmt: skip
+    write_calibration(calibration, make_folder_of(folder / "grpo/gamma/final/adapter"))
+    report = write_report(folder)
+    page = Page(report.page.read_text("utf-8"))
+    assert page.open == []
+    assert "Reliability, GRPO γ" in {attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg"}
+    evaluation = report.comparison.evaluations[-1]
+    own, calibrated = evaluation.probabilities, evaluation.calibrated.probabilities
+    assert own.num_images == calibrated.num_images == answered.sum() < len(said) == own.num_images + own.num_without
+    assert calibrated.metrics["auroc"] == own.metrics["auroc"]
+    assert calibrated.metrics["ece"].value < own.metrics["ece"].value
+    for scores in (own, calibrated):
+        for metric in scores.metrics.values():
+            assert f"{metric.value:.3f}" in page.text
+    assert f"GRPO γ is calibrated on {answered.sum()} images of validation.parquet" in page.text
+    numbers = json.loads((folder / "metrics.json").read_text())["evaluations"]["gamma"]
+    assert numbers["probabilities"]["ece"]["value"] == own.metrics["ece"].value
+    assert numbers["calibrated"]["decisions"]["fpr"]["value"] == evaluation.calibrated.decisions["fpr"].value
+
+
+def make_folder_of(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path

@@ -1,0 +1,147 @@
+"""Fits a calibration: log-odds to probabilities, the threshold, the unsure band.
+
+Legend: N images of the validation split.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from fxray import __version__
+from fxray.errors import DataError
+from fxray.evaluate.calibration import Calibration, FittedFor, logit, sigmoid
+
+MIN_IMAGES = 20
+"""Of each class; fewer say nothing of shares of a few per cent."""
+NEVER = float(np.nextafter(1.0, 2.0))
+"""A threshold that no probability reaches."""
+
+
+def fit_calibration(
+    raw_N: NDArray[np.float64],
+    is_generated_N: NDArray[np.bool_],
+    *,
+    max_fpr: float,
+    max_error: float,
+    data: str,
+    data_sha256: str,
+    is_synthetic: bool,
+    fitted_for: FittedFor,
+) -> Calibration:
+    """Fits everything on one split.
+
+    Args:
+        raw_N: The model's own probabilities of "generated".
+        is_generated_N: The truth.
+        max_fpr: Largest share of real images that may count as generated.
+        max_error: Largest share of wrong ones among the images on either side of the unsure band.
+        data: Name of the split.
+        data_sha256: Of its file.
+        is_synthetic: Whether its defects are planted.
+        fitted_for: What the calibration will hold for.
+
+    Raises:
+        DataError: There are too few images of a class, or too few real ones for so small a `max_fpr`.
+    """
+    num_generated, num_real = int(is_generated_N.sum()), int((~is_generated_N).sum())
+    needed = max(MIN_IMAGES, int(np.ceil(1 / max_fpr - 1e-9)) if max_fpr > 0 else MIN_IMAGES)
+    if num_generated < MIN_IMAGES or num_real < needed:
+        raise DataError(
+            f"{num_real} real and {num_generated} generated images have a probability, expected at least {needed} and "
+            f"{MIN_IMAGES} for a false-positive rate of {max_fpr:g}",
+            where=data,
+            remedy="calibrate on more validation images, or with a larger --max-fpr",
+        )
+    slope, intercept = fit_platt(raw_N, is_generated_N)
+    probabilities_N = np.array([sigmoid(slope * logit(raw) + intercept) for raw in raw_N])
+    threshold = choose_threshold(probabilities_N, is_generated_N, max_fpr)
+    low, high = choose_band(probabilities_N, is_generated_N, threshold, max_error)
+    return Calibration(
+        slope=slope,
+        intercept=intercept,
+        max_fpr=max_fpr,
+        threshold=threshold,
+        max_error=max_error,
+        unsure_low=low,
+        unsure_high=high,
+        num_real=num_real,
+        num_generated=num_generated,
+        data=data,
+        data_sha256=data_sha256,
+        is_synthetic=is_synthetic,
+        fitted_for=fitted_for,
+        fxray=__version__,
+    )
+
+
+def fit_platt(raw_N: NDArray[np.float64], is_generated_N: NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope and intercept on the log-odds that make the truth most likely, with Platt's targets.
+
+    The targets (n + 1) / (n + 2) and 1 / (n + 2) in place of 1 and 0 keep the slope finite where the classes part
+    without an error. The slope is never negative: what ranks backwards is flat, not turned around.
+
+    Args:
+        raw_N: Probabilities of "generated".
+        is_generated_N: The truth, both classes in it.
+    """
+    odds_N = np.array([logit(raw) for raw in raw_N])
+    num_generated, num_real = is_generated_N.sum(), (~is_generated_N).sum()
+    target_N = np.where(is_generated_N, (num_generated + 1) / (num_generated + 2), 1 / (num_real + 2))
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        z_N = parameters[0] * odds_N + parameters[1]
+        gap_N = np.where(z_N >= 0, 1 / (1 + np.exp(-np.abs(z_N))), np.exp(-np.abs(z_N)) / (1 + np.exp(-np.abs(z_N))))
+        gap_N = gap_N - target_N
+        value = np.mean(np.logaddexp(0, z_N) - target_N * z_N)
+        return float(value), np.array([np.mean(gap_N * odds_N), np.mean(gap_N)])
+
+    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)])
+    return float(found.x[0]), float(found.x[1])
+
+
+def choose_threshold(probabilities_N: NDArray[np.float64], is_generated_N: NDArray[np.bool_], max_fpr: float) -> float:
+    """The lowest threshold from which at most `max_fpr` of the real images count as generated.
+
+    Args:
+        probabilities_N: Of "generated".
+        is_generated_N: The truth, real images in it.
+        max_fpr: A share.
+
+    Returns:
+        Halfway between two probabilities that were seen; 0 where all images may count, `NEVER` where none may.
+    """
+    real = probabilities_N[~is_generated_N]
+    return next(cut for cut in _cuts(probabilities_N) if np.mean(real >= cut) <= max_fpr)
+
+
+def choose_band(
+    probabilities_N: NDArray[np.float64], is_generated_N: NDArray[np.bool_], threshold: float, max_error: float
+) -> tuple[float, float]:
+    """The narrowest band around the threshold beyond which at most `max_error` of the images are judged wrongly.
+
+    Args:
+        probabilities_N: Of "generated".
+        is_generated_N: The truth.
+        threshold: From `choose_threshold`.
+        max_error: Share of generated images among those below the band, and of real ones among those above it.
+
+    Returns:
+        From where an image is unsure, and from where it is no longer. A side that never gets good enough is given up:
+        then the band reaches to 0, or beyond 1.
+    """
+
+    def wrong(is_in: NDArray[np.bool_], is_wrong: NDArray[np.bool_]) -> float:
+        return float(is_wrong[is_in].mean()) if is_in.any() else 0.0
+
+    cuts = sorted({*_cuts(probabilities_N), threshold})
+    below = [cut for cut in reversed(cuts) if cut <= threshold]
+    above = [cut for cut in cuts if cut >= threshold]
+    low = next(cut for cut in below if wrong(probabilities_N < cut, is_generated_N) <= max_error)
+    high = next(cut for cut in above if wrong(probabilities_N >= cut, ~is_generated_N) <= max_error)
+    return low, high
+
+
+def _cuts(probabilities_N: NDArray[np.float64]) -> list[float]:
+    """Where a threshold can lie so that it makes a difference, in rising order."""
+    seen = np.unique(probabilities_N)
+    return [0.0, *((seen[1:] + seen[:-1]) / 2).tolist(), NEVER]

@@ -1,0 +1,148 @@
+"""Calibration on made-up log-odds whose true probabilities are known."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from fxray.errors import CheckpointError, DataError
+from fxray.evaluate.calibration import (
+    Calibration,
+    FittedFor,
+    judge,
+    logit,
+    open_calibration,
+    read_calibration,
+    sigmoid,
+    write_calibration,
+)  # fmt: skip
+from fxray.evaluate.decisions import score_calibrated
+from fxray.evaluate.fitting import NEVER, choose_band, choose_threshold, fit_calibration, fit_platt
+from fxray.evaluate.predictions import Prediction
+from fxray.schema import Verdict
+
+USED_FOR = FittedFor(adapter_sha256="ab" * 32, base="tiny", view="full", min_pixels=1, max_pixels=2)
+
+
+def overconfident(size: int, seed: int, factor: float = 3.0, shift: float = 1.5):
+    """Raw probabilities whose log-odds are `factor` times too large and off by `shift`, and the truth."""
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(0, 1.5, size)
+    truth = rng.random(size) < 1 / (1 + np.exp(-odds))
+    return 1 / (1 + np.exp(-(factor * odds + shift))), truth
+
+
+def fitted(raw, truth, **changes) -> Calibration:
+    values = {
+        "max_fpr": 0.05, "max_error": 0.1, "data": "validation.parquet", "data_sha256": "", "is_synthetic": False,
+        "fitted_for": USED_FOR,
+    }  # fmt: skip
+    return fit_calibration(raw, truth, **(values | changes))
+
+
+def test_what_is_three_times_too_sure_is_put_right():
+    slope, intercept = fit_platt(*overconfident(20_000, seed=0))
+    assert slope == pytest.approx(1 / 3, rel=0.05)
+    assert intercept == pytest.approx(-0.5, abs=0.05)
+
+
+def test_the_error_shrinks_on_images_that_were_not_fitted():
+    calibration = fitted(*overconfident(512, seed=1))
+    raw, truth = overconfident(4000, seed=2)
+    before = score_calibrated(
+        calibration.model_copy(update={"slope": 1.0, "intercept": 0.0}), raw, truth, num_bootstrap=50, seed=0
+    )
+    after = score_calibrated(calibration, raw, truth, num_bootstrap=50, seed=0)
+    assert before.probabilities.metrics["ece"].value > 0.1
+    assert after.probabilities.metrics["ece"].value < 0.04
+    assert after.probabilities.metrics["auroc"].value == before.probabilities.metrics["auroc"].value
+    assert after.decisions["fpr"].value == pytest.approx(0.05, abs=0.03)
+    assert after.decisions["error_decided"].value == pytest.approx(0.1, abs=0.03)
+    assert after.decisions["error_unsure"].value > after.decisions["error_decided"].value
+    held_out = np.array([calibration.assess(calibration.probability(p)) == "unsure" for p in raw])
+    assert after.decisions["unsure"].value == held_out.mean()
+
+
+def test_classes_that_part_without_an_error_give_finite_numbers_and_backward_ranking_none():
+    truth = np.arange(60) % 2 == 0
+    slope, intercept = fit_platt(np.where(truth, 1.0, 0.0), truth)
+    assert 0.05 < slope < 1
+    assert sigmoid(slope * logit(1.0) + intercept) == pytest.approx(31 / 32, abs=1e-3)  # Platt's target
+    assert fit_platt(np.where(truth, 0.1, 0.9), truth)[0] == 0
+
+
+def test_the_threshold_lets_through_what_was_asked_for():
+    probabilities = np.array([0.1, 0.2, 0.3, 0.6, 0.4, 0.8, 0.9])
+    truth = np.array([False, False, False, False, True, True, True])
+    assert choose_threshold(probabilities, truth, 0.25) == pytest.approx(0.35)  # 0.6 alone is a false alarm
+    assert choose_threshold(probabilities, truth, 0.0) == pytest.approx(0.7)
+    assert choose_threshold(probabilities, truth, 1.0) == 0
+    assert choose_threshold(np.ones(7), truth, 0.1) == NEVER
+
+
+def test_the_band_is_the_narrowest_beyond_which_few_are_wrong():
+    # below 0.5: 1 of 4 is generated; below 0.35: none of 3. From 0.5 up: 1 of 4 is real; from 0.65 up: none.
+    probabilities = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
+    truth = np.array([False, False, False, True, False, True, True, True])
+    assert choose_band(probabilities, truth, 0.5, 0.1) == pytest.approx((0.35, 0.65))
+    assert choose_band(probabilities, truth, 0.5, 0.3) == (0.5, 0.5)
+    assert choose_band(probabilities, ~truth, 0.5, 0.0) == (0.0, NEVER)  # nothing can be said of either side
+
+
+def test_three_answers_follow_from_a_probability():
+    calibration = fitted(*overconfident(512, seed=1)).model_copy(
+        update={"threshold": 0.6, "unsure_low": 0.4, "unsure_high": 0.7}
+    )
+    assert [calibration.assess(p) for p in (0.0, 0.39, 0.4, 0.69, 0.7, 1.0)] == [
+        "real", "real", "unsure", "unsure", "generated", "generated",
+    ]  # fmt: skip
+    said = Prediction("a", Verdict.GENERATED, probability=0.9)
+    assert judge(said, None) == (0.9, "generated")
+    assert judge(said, calibration)[0] == pytest.approx(calibration.probability(0.9))
+    assert judge(Prediction("a", Verdict.REAL), calibration) == (None, "real")
+    assert judge(Prediction("a", None, probability=None), calibration) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("num_real", "max_fpr", "message"),
+    [(19, 0.05, "at least 20 and 20"), (30, 0.01, "at least 100 and 20 for a false-positive rate of 0.01")],
+)
+def test_too_few_images_are_refused(num_real, max_fpr, message):
+    truth = np.arange(num_real + 40) >= num_real
+    with pytest.raises(DataError, match=message):
+        fitted(np.full(len(truth), 0.5), truth, max_fpr=max_fpr)
+
+
+def test_a_calibration_is_read_for_what_it_was_fitted_for_and_nothing_else(tmp_path):
+    assert read_calibration(tmp_path, USED_FOR) is None
+    calibration = fitted(*overconfident(512, seed=1))
+    write_calibration(calibration, tmp_path)
+    assert read_calibration(tmp_path, USED_FOR) == calibration
+    assert calibration.sentence() == "calibrated on 512 images of validation.parquet"
+    with pytest.raises(CheckpointError, match="was fitted for max_pixels 2, and is to be used with 3"):
+        read_calibration(tmp_path, USED_FOR.model_copy(update={"max_pixels": 3}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"slope": -1}, "field slope: Input should be greater than or equal to 0"),
+        ({"slope": "NaN"}, "field slope"),
+        ({"extra": 1}, "field extra"),
+        ({"format": 2}, "field format"),
+        (None, "Invalid JSON"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_error(tmp_path, change, message):
+    file = write_calibration(fitted(*overconfident(512, seed=1)), tmp_path)
+    file.write_text("{" if change is None else json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CheckpointError, match=message):
+        open_calibration(tmp_path)
+
+
+@pytest.mark.parametrize("probability", [0.0, 1e-300, 0.3, 0.5, 1 - 1e-16, 1.0])
+def test_log_odds_are_finite_and_go_back(probability):
+    assert abs(logit(probability)) <= 30
+    assert sigmoid(logit(probability)) == pytest.approx(probability, abs=1e-12)
+    assert math.isfinite(sigmoid(-1e6) + sigmoid(1e6))
