@@ -24,6 +24,9 @@ def detect(
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each image with its boxes and captions here.")
     ] = None,
+    stability: Annotated[
+        bool, typer.Option("--stability", help="Also try each image saved again, resized, cropped, off a screen.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image and line.")] = False,
 ) -> None:
     """Judge images with a trained detector.
@@ -33,6 +36,7 @@ def detect(
     \b
     Examples:
       fxray detect photo.jpg --run-dir runs/demo
+      fxray detect photo.jpg --run-dir runs/demo --stability
       fxray detect photos/ --run-dir runs/demo --draw found/ --json
       fxray detect photo.jpg --config tiny --adapter runs/demo/sft/adapter
     """
@@ -49,13 +53,18 @@ def detect(
     if sys.stderr.isatty():
         typer.echo("starting the engine", err=True)
     detector = open_detector(checked_config(config, overrides), adapter)
+    from fxray.detect.detection import open_picture
     from fxray.detect.files import drawing_path
     from fxray.detect.offline import detect_files
+    from fxray.detect.stability import try_changes
 
     num_unanswered = 0
     taken: set[Path] = set()
     for finding in detect_files(detector, images):
         typer.echo(finding.as_json() if as_json else finding.as_text())
+        if stability and finding.detection is not None:
+            tried = try_changes(detector, open_picture(finding.file), finding.detection)
+            typer.echo(tried.as_json(str(finding.file)) if as_json else tried.as_text())
         if draw is not None and finding.detection is not None:
             finding.draw(drawing_path(draw, finding.file, taken))
         num_unanswered += not finding.is_answered

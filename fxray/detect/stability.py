@@ -1,0 +1,128 @@
+"""How stable an answer is: the same image, saved again, resized, cropped, off a screen."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fxray.data.changes import CHANGES, Change, Changed
+from fxray.detect.detection import Detection, Picture
+from fxray.detect.detector import Detector
+from fxray.detect.finding import percent
+from fxray.geometry import union_iou
+
+_NO_ANSWER = "no verdict"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """An answer to a changed image.
+
+    Attributes:
+        name: Of the change, for files.
+        title: Of the change, for people.
+        detection: The answer; its boxes are in pixels of the changed image.
+        iou: Of its boxes, brought back into the original image, and the original's, both as far as the changed image
+            shows them; 1 where neither has any.
+        is_same: Whether the answer is what it was for the original image.
+    """
+
+    name: str
+    title: str
+    detection: Detection
+    iou: float
+    is_same: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """Answers to one image and to what became of it.
+
+    Attributes:
+        original: The answer to the image as it is.
+        trials: To the changed ones, in the order of the changes.
+    """
+
+    original: Detection
+    trials: tuple[Trial, ...]
+
+    @property
+    def flips(self) -> tuple[Trial, ...]:
+        """The changes under which the answer becomes another."""
+        return tuple(trial for trial in self.trials if not trial.is_same)
+
+    def as_text(self) -> str:
+        """A table in words."""
+        width = max(len(trial.title) for trial in self.trials)
+        rows = [f"  {'under this change':{width}}  answer      probability  boxes  IoU with the original's"]
+        rows.append(_row("as it is", width, self.original, ""))
+        rows += [_row(trial.title, width, trial.detection, f"{trial.iou:.2f}") for trial in self.trials]
+        return "\n".join([*rows, f"  {self.sentence()}"])
+
+    def sentence(self) -> str:
+        """What came out."""
+        answer, num = self.original.assessment or _NO_ANSWER, len(self.trials)
+        if not self.flips:
+            return f'The answer stays "{answer}" under all {num} changes. A stable answer can still be wrong.'
+        becomes = "; ".join(f'"{t.detection.assessment or _NO_ANSWER}" when {t.title}' for t in self.flips)
+        return f'The answer "{answer}" does not hold under {len(self.flips)} of {num} changes: {becomes}.'
+
+    def as_json(self, file: str) -> str:
+        """One JSON object on one line, beside the one of the image as it is."""
+        return json.dumps({"file": file, "stability": self.as_record()}, ensure_ascii=False)
+
+    def as_record(self) -> dict[str, Any]:
+        """Everything as plain values, ready for `json.dumps`; boxes of a trial are in its changed image's pixels."""
+        return {
+            "sentence": self.sentence(),
+            "num_changes": len(self.trials),
+            "num_flips": len(self.flips),
+            "trials": [
+                {"change": t.name, "title": t.title, "is_same": t.is_same, "iou": t.iou, **t.detection.as_record()}
+                for t in self.trials
+            ],
+        }
+
+
+def try_changes(
+    detector: Detector, picture: Picture, original: Detection, changes: Sequence[Change] = CHANGES
+) -> Stability:
+    """Asks about an image under every change, all in one batch.
+
+    Args:
+        detector: The model.
+        picture: The image.
+        original: The answer to it as it is.
+        changes: What to try.
+
+    Raises:
+        DataError: A changed image is more than 200 times longer than broad.
+    """
+    changed = [change.apply(picture.image) for change in changes]
+    named = zip(changes, changed, strict=True)
+    answers = detector.examine([Picture(f"{picture.name} ({change.title})", c.image) for change, c in named])
+    return Stability(
+        original,
+        tuple(
+            Trial(
+                change.name,
+                change.title,
+                answer,
+                iou=_iou(original, answer, view),
+                is_same=answer.assessment == original.assessment,
+            )
+            for change, view, answer in zip(changes, changed, answers, strict=True)
+        ),
+    )
+
+
+def _iou(original: Detection, answer: Detection, view: Changed) -> float:
+    before = [box for region in original.regions if (box := view.in_view(region.box))]
+    after = [box for region in answer.regions if (box := view.to_original(region.box))]
+    return union_iou(after, before)
+
+
+def _row(title: str, width: int, found: Detection, iou: str) -> str:
+    number = "–" if found.probability is None else percent(found.probability)
+    answer = found.assessment or _NO_ANSWER
+    return f"  {title:{width}}  {answer:10}  {number:>11}  {len(found.regions):>5}  {iou:>4}".rstrip()

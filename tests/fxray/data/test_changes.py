@@ -1,0 +1,81 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fxray.data.changes import CHANGES, crop_to_centre, resize, save_as_jpeg, take_screenshot
+from fxray.schema import Box
+
+BY_NAME = {change.name: change for change in CHANGES}
+
+
+def marked(width: int, height: int, box: Box) -> Image.Image:
+    """A grey image with a white rectangle."""
+    pixels = np.full((height, width, 3), 60, np.uint8)
+    pixels[int(box.y_min) : int(box.y_max), int(box.x_min) : int(box.x_max)] = 250
+    return Image.fromarray(pixels)
+
+
+def bright(image: Image.Image) -> Box:
+    """Where a changed image shows the rectangle."""
+    rows, columns = np.nonzero(np.asarray(image.convert("L")) > 155)
+    return Box(float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+
+
+def test_the_changes_are_those_that_are_promised():
+    assert list(BY_NAME) == [
+        "jpeg-90", "jpeg-70", "jpeg-50", "jpeg-30", "resize-0.5", "resize-0.75", "resize-1.5", "crop", "screenshot",
+    ]  # fmt: skip
+    assert BY_NAME["jpeg-70"].title == "JPEG, quality 70"
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("size", [(168, 168), (301, 97)])
+def test_a_box_comes_back_to_where_it_was(name, size):
+    box = Box(size[0] // 4, size[1] // 4, size[0] // 2, size[1] * 2 // 3)
+    changed = BY_NAME[name].apply(marked(*size, box))
+    found = changed.to_original(bright(changed.image))
+    assert found is not None
+    assert np.abs(np.subtract(list(found), list(box))).max() <= 2.0
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_change_is_the_same_every_time_and_leaves_the_image_alone(name):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 130, 3), np.uint8))
+    before = image.tobytes()
+    first, second = BY_NAME[name].apply(image), BY_NAME[name].apply(image)
+    assert image.tobytes() == before
+    assert first.image.tobytes() == second.image.tobytes() != before
+    assert first.image.mode == "RGB"
+
+
+def test_sizes_and_qualities_are_what_was_asked_for():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 130, 3), np.uint8))
+    assert resize(image, 0.5).image.size == (65, 45)
+    assert take_screenshot(image, 0.9, 80).image.size == (117, 81)
+    saved = io.BytesIO()
+    image.save(saved, "JPEG", quality=30, subsampling="4:2:0")
+    assert save_as_jpeg(image, 30).image.tobytes() == Image.open(saved).convert("RGB").tobytes()
+    cropped = crop_to_centre(image, 0.8)
+    assert cropped.window == Box(13, 9, 117, 81)
+    assert cropped.image.tobytes() == image.crop((13, 9, 117, 81)).tobytes()
+
+
+def test_what_is_cut_off_is_out_of_view():
+    cropped = crop_to_centre(Image.new("RGB", (100, 100)), 0.8)
+    assert cropped.in_view(Box(0, 0, 10, 100)) is None
+    assert cropped.in_view(Box(0, 0, 20, 50)) == Box(10, 10, 20, 50)
+    assert cropped.to_original(Box(0, 0, 80, 80)) == Box(10, 10, 90, 90)
+    assert cropped.to_original(Box(70, 70, 90, 90)) == Box(80, 80, 90, 90)
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_tiny_images_stay_images(width, height):
+    for change in CHANGES:
+        changed = change.apply(Image.new("RGB", (width, height), "white"))
+        whole = changed.to_original(Box(0, 0, changed.image.width, changed.image.height))
+        assert whole is not None
+        assert list(whole) == pytest.approx(list(changed.window))
