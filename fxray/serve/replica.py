@@ -19,12 +19,13 @@ from fxray.engine.engine import BASE_VERSION
 from fxray.engine.settings import EngineSettings
 from fxray.engine.streaming import Answer, StreamingEngine
 from fxray.errors import ConfigError, DataError
+from fxray.evaluate.calibration import Calibration, FittedFor, judge, read_calibration
 from fxray.evaluate.predictions import Prediction, from_answer
 from fxray.grammar.probability import probability_generated, verdict_tokens
 from fxray.grammar.views import ViewName
 from fxray.schema import Region
 from fxray.serve.problems import problem_of
-from fxray.serve.wire import DetectionOut, ModelOut, RegionOut
+from fxray.serve.wire import CalibrationOut, DetectionOut, ModelOut, RegionOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class DetectorReplica:
         self._model = ModelOut(
             id=spec.base, base=spec.base, adapter=None, adapter_sha256=None, policy_version=BASE_VERSION, view=spec.view
         )
-        self._models = {BASE_VERSION: self._model}
+        self._answering: dict[int, tuple[ModelOut, Calibration | None]] = {BASE_VERSION: (self._model, None)}
         self._order = 0.0
 
     async def use(self, policy: Policy) -> dict[str, Any]:
@@ -85,7 +86,7 @@ class DetectorReplica:
             A `ModelOut`.
 
         Raises:
-            CheckpointError: There is no adapter in the folder.
+            CheckpointError: There is no adapter in the folder, or the calibration beside it is not of it.
             SyncError: The adapter is not in use; the one before goes on answering.
             DeadlineError: Answers that had begun did not end in time.
         """
@@ -98,6 +99,7 @@ class DetectorReplica:
     async def _load(self, policy: Policy) -> None:
         folder = Path(policy.folder)
         blob = await asyncio.to_thread(open_adapter, folder, policy.version)
+        calibration = read_calibration(folder, self._fitted_for(blob.sha256))
         model = ModelOut(
             id=f"{self._spec.base}+{blob.sha256[:12]}",
             base=self._spec.base,
@@ -107,9 +109,20 @@ class DetectorReplica:
             view=self._spec.view,
         )
         # Known before the first answer that comes from it.
-        self._models = {self._model.policy_version: self._model, policy.version: model}
+        before = self._model.policy_version
+        self._answering = {before: self._answering[before], policy.version: (model, calibration)}
         await self._engine.load_adapter(blob, worker="replica", deadline_s=self._spec.swap_deadline_s)
         self._model = model
+
+    def _fitted_for(self, adapter_sha256: str) -> FittedFor:
+        engine = self._spec.engine
+        return FittedFor(
+            adapter_sha256=adapter_sha256,
+            base=self._spec.base,
+            view=self._spec.view,
+            min_pixels=engine.min_pixels,
+            max_pixels=engine.max_pixels,
+        )
 
     async def check_health(self) -> None:
         """Lets Ray Serve replace a replica whose engine is dead."""
@@ -166,22 +179,35 @@ class DetectorReplica:
 
     def _detection(self, name: str, content: bytes, frame: Frame, answer: Answer, seconds: float) -> DetectionOut:
         rollout = answer.rollout
-        said: Prediction = from_answer(name, frame, rollout.text, is_finished=rollout.is_finished, view=self._spec.view)
-        probability = probability_generated(rollout.token_ids.tolist(), answer.watched_logprobs_TW, self._tokens)
+        said: Prediction = from_answer(
+            name,
+            frame,
+            rollout.text,
+            is_finished=rollout.is_finished,
+            probability=probability_generated(rollout.token_ids.tolist(), answer.watched_logprobs_TW, self._tokens),
+            view=self._spec.view,
+        )
+        model, calibration = self._answering[answer.policy_version]
+        probability, assessment = judge(said, calibration)
+        used = calibration if said.probability is not None else None
         return DetectionOut(
             name=name,
             sha256=hashlib.sha256(content).hexdigest(),
             width_px=frame.width_px,
             height_px=frame.height_px,
             verdict=said.verdict,
-            probability=probability if said.verdict else None,
+            probability=probability,
+            probability_kind="calibrated" if used else "uncalibrated",
+            raw_probability=said.probability,
+            assessment=assessment,
+            calibration=CalibrationOut.model_validate(used.summary()) if used else None,
             regions=[_wire_region(region) for region in said.regions],
             tags=list(said.tags),
             answer=rollout.text,
             faults=list(said.faults),
             is_strict=bool(said.is_strict),
             seconds=round(seconds, 4),
-            model=self._models[answer.policy_version],
+            model=model,
         )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fxray.evaluate.calibration import Assessment
 from fxray.schema import Tag, Verdict
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -45,6 +46,25 @@ class ModelOut(_Wire):
     """What its answers speak of."""
 
 
+class CalibrationOut(_Wire):
+    method: str
+    num_images: int
+    """That it was fitted on."""
+    data: str
+    """Name of the dataset that these are of."""
+    data_sha256: str
+    is_synthetic: bool
+    """True where they were photographs with planted defects."""
+    max_fpr: Fraction
+    """Share of their real images that may count as generated: what the threshold was chosen for."""
+    threshold: float
+    """Probability from which an image counts as generated."""
+    max_error: Fraction
+    """Share of wrong verdicts on either side of the unsure band: what the band was chosen for."""
+    unsure: tuple[float, float]
+    """Probability from which an image is unsure, and from which it is no longer."""
+
+
 class DetectionOut(_Wire):
     name: str
     sha256: str
@@ -54,9 +74,15 @@ class DetectionOut(_Wire):
     verdict: Verdict | None
     """Null where the model's answer holds none."""
     probability: Fraction | None
-    """That the image is generated, as the model spreads it over the two verdicts."""
-    probability_kind: Literal["uncalibrated"] = "uncalibrated"
-    """No share of right verdicts is promised."""
+    """That the image is generated."""
+    probability_kind: Literal["calibrated", "uncalibrated"]
+    """Uncalibrated: as the model spreads it over the two verdicts, which promises no share of right ones."""
+    raw_probability: Fraction | None
+    """As the model spreads it, whether calibrated or not."""
+    assessment: Assessment | None
+    """What follows from the probability; the verdict where that is uncalibrated."""
+    calibration: CalibrationOut | None
+    """What the probability rests on."""
     regions: list[RegionOut]
     tags: list[Tag]
     answer: str

@@ -25,6 +25,10 @@ from fxray.serve.uploads import Upload
 MODEL = {
     "id": "fake+0", "base": "fake", "adapter": None, "adapter_sha256": None, "policy_version": 0, "view": "full",
 }  # fmt: skip
+CALIBRATION = {
+    "method": "platt", "num_images": 512, "data": "validation.parquet", "data_sha256": "ab" * 32, "is_synthetic": True,
+    "max_fpr": 0.05, "threshold": 0.7, "max_error": 0.1, "unsure": [0.3, 0.8],
+}  # fmt: skip
 HOSTILE_CAPTION = 'hand <img src=x onerror="document.title=1"> of six fingers'
 
 
@@ -80,7 +84,10 @@ def _detection(upload: Upload, image: Image.Image, region: dict[str, Any]) -> di
         "height_px": image.height,
         "verdict": "generated",
         "probability": 0.87,
-        "probability_kind": "uncalibrated",
+        "probability_kind": "calibrated",
+        "raw_probability": 0.97,
+        "assessment": "unsure" if upload.name.startswith("unsure") else "generated",
+        "calibration": CALIBRATION,
         "regions": [region],
         "tags": ["structure errors"],
         "answer": f"<think>\n{HOSTILE_CAPTION}\n</think>",

@@ -48,7 +48,8 @@ def test_a_bad_image_never_stops_the_others(make_service):
     assert mixed.status_code == 200
     assert first["problem"]["status"] == 422
     assert "damaged" in first["problem"]["detail"]
-    assert second["verdict"] == "generated"
+    assert (second["verdict"], second["probability_kind"]) == ("generated", "calibrated")
+    assert second["calibration"]["num_images"] == 512
     assert alone.status_code == 422
     assert alone.headers["content-type"] == "application/problem+json"
     assert alone.json()["remedy"]

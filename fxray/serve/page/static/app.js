@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { announce, byId, download, h } from "./dom.js";
 import { examination } from "./examination.js";
 import { showResult } from "./result.js";
-import { count, percent, verdictOf } from "./words.js";
+import { count, kindOf, percent, verdictOf } from "./words.js";
 
 const AT_ONCE = 4;
 const MAX_FILES = 500;
@@ -97,7 +97,7 @@ function updateRow(item) {
   const found = item.detection;
   const words = { waiting: "waiting", running: "looking …", failed: "not examined" };
   verdict.textContent = found ? verdictOf(found).short : words[item.state];
-  verdict.className = found ? `verdict-${found.verdict ?? "none"}` : item.state;
+  verdict.className = found ? `verdict-${kindOf(found)}` : item.state;
   weight.textContent = found && found.probability !== null ? percent(found.probability) : "";
   regions.textContent = found ? String(found.regions.length) : "";
 }

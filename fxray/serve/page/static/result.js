@@ -3,7 +3,7 @@
 import { download, h } from "./dom.js";
 import { annotatedPng, corrections, report, whyNoCorrections } from "./exports.js";
 import { PALETTE, clamp, makeStage } from "./stage.js";
-import { FAULTS_NOTE, TAGS, percent, sentenceOf, verdictOf, weightSentence } from "./words.js";
+import { FAULTS_NOTE, TAGS, kindOf, percent, sentenceOf, verdictOf, weightSentence } from "./words.js";
 
 let current = null;
 
@@ -39,7 +39,7 @@ function foundParts(item) {
   const found = item.detection;
   return [
     h("p", { class: "file" }, item.name),
-    h("h2", { class: `headline verdict-${found.verdict ?? "none"}` }, verdictOf(found).short),
+    h("h2", { class: `headline verdict-${kindOf(found)}` }, verdictOf(found).short),
     found.probability === null ? null : weight(found),
     h("p", {}, sentenceOf(found)),
     found.is_strict ? null : h("p", { class: "fine" }, FAULTS_NOTE),
@@ -57,8 +57,13 @@ function foundParts(item) {
 function weight(found) {
   const marker = h("i", { class: "marker" });
   marker.style.insetInlineStart = `${found.probability * 100}%`;
+  const band = h("i", { class: "band" });
+  const [low, high] = found.calibration?.unsure ?? [0, 0];
+  band.style.insetInlineStart = `${low * 100}%`;
+  band.style.inlineSize = `${(Math.min(high, 1) - low) * 100}%`;
+  const label = found.calibration ? "probability that it is generated" : "of the model’s weight is on generated";
   return h("div", { class: "weight" },
-    h("div", { class: "scale", role: "img", "aria-label": `${percent(found.probability)} of the model’s weight is on generated` }, marker),
+    h("div", { class: "scale", role: "img", "aria-label": `${percent(found.probability)} ${label}` }, band, marker),
     h("div", { class: "ends", "aria-hidden": "true" }, h("span", {}, "real"), h("span", {}, "generated")),
     h("p", { class: "fine" }, weightSentence(found)));
 }

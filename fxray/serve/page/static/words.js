@@ -3,6 +3,7 @@
 export const VERDICTS = {
   generated: { short: "Looks generated", sentence: "Flaws like those marked here are what generated images show. Look at them: a photograph can have them too." },
   real: { short: "Looks real", sentence: "No flaw was found. That is evidence, not proof: good generated images have few flaws, too." },
+  unsure: { short: "Unsure", sentence: "What was found is no ground for a verdict: with such a probability, too many answers were wrong." },
   none: { short: "No verdict", sentence: "The model’s answer could not be read. Nothing follows from that." },
 };
 
@@ -19,7 +20,10 @@ export const TAGS = {
 
 export const FAULTS_NOTE = "The answer does not keep to its form in every point; what could be read is shown.";
 
-export const verdictOf = (detection) => VERDICTS[detection.verdict ?? "none"];
+/** "generated", "real", "unsure" or "none": what follows from the probability. */
+export const kindOf = (detection) => detection.assessment ?? "none";
+
+export const verdictOf = (detection) => VERDICTS[kindOf(detection)];
 
 /** Whole percent, but never 0 or 100: nothing here is certain. */
 export function percent(fraction) {
@@ -28,11 +32,18 @@ export function percent(fraction) {
   return `${Math.round(fraction * 100)} %`;
 }
 
-export const sentenceOf = (detection) => detection.verdict === "generated" && detection.regions.length === 0 ? NOWHERE : verdictOf(detection).sentence;
+export const sentenceOf = (detection) => kindOf(detection) === "generated" && detection.regions.length === 0 ? NOWHERE : verdictOf(detection).sentence;
 
 /** What the number behind a verdict says, and what it does not. */
 export function weightSentence(detection) {
   if (detection.probability === null) return "";
+  const used = detection.calibration;
+  if (used) {
+    const kind = used.is_synthetic ? ", photographs with planted defects" : "";
+    const [low, high] = used.unsure;
+    const band = low < high ? ` From ${percent(low)} to ${percent(Math.min(high, 1))} it is unsure.` : "";
+    return `Probability that it is generated: ${percent(detection.probability)}, calibrated on ${used.num_images} images of ${used.data}${kind}. It holds for images like those.${band}`;
+  }
   const word = detection.verdict === "real" ? "real" : "generated";
   const fraction = word === "real" ? 1 - detection.probability : detection.probability;
   return `The model puts ${percent(fraction)} of its weight on “${word}”. This number is uncalibrated: it does not say how often such a verdict is right.`;
