@@ -1,0 +1,117 @@
+"""A calibration is fitted on the validation split of a run, never on its test split, and lies beside the adapter."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fxray.checkpoints import verify, write_manifest
+from fxray.config.load import dump_config, load_config
+from fxray.data.dataset import Row, write_dataset
+from fxray.errors import CheckpointError, DataError
+from fxray.evaluate.calibration import open_calibration, read_calibration
+from fxray.evaluate.predictions import Prediction, write_predictions
+from fxray.launch import calibrate
+from fxray.launch.calibration import fitted_for
+from fxray.launch.run import RunDirectory
+from fxray.schema import Annotation, Box, Region, Sample, Verdict
+
+FLAW = (Region(Box(1, 1, 5, 5), "Hand bent"),)
+PIXELS = b"P6 10 10 255\n" + bytes(300)
+
+
+def write_split(run: RunDirectory, name: str, size: int, seed: int, prefix: str) -> None:
+    """Images, and answers that are too sure of themselves by a factor of three in their log-odds."""
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(0, 1.5, size)
+    truth = rng.random(size) < 1 / (1 + np.exp(-odds))
+    samples = [
+        Sample(
+            f"{prefix}/{i}", 10, 10, Annotation(Verdict.GENERATED, FLAW) if t else Annotation(Verdict.REAL),
+            "blur patch" if t else "real", "photograph", f"p{prefix}{i}",
+        )
+        for i, t in enumerate(truth)
+    ]  # fmt: skip
+    write_dataset(run.data_file(name), [Row(sample, image=PIXELS) for sample in samples])
+    said = 1 / (1 + np.exp(-3 * odds))
+    answers = [
+        Prediction(s.sample_id, Verdict.GENERATED if p > 0.5 else Verdict.REAL, probability=p)
+        for s, p in zip(samples, said.tolist(), strict=True)
+    ]
+    for phase in ("sft", "alpha"):
+        write_predictions(answers, run.predictions(phase, "validation" if name == "validation" else "test"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "run")
+    write_split(run, "validation", 300, 0, "validation")
+    write_split(run, "test", 400, 1, "test")
+    (run.root / "config.yaml").write_text(dump_config(load_config("tiny", ["evaluate.num_bootstrap=50"])))
+    splits = {name: f"data/{name}.parquet" for name in ("train", "validation", "test")}
+    (run.root / "data.json").write_text(json.dumps(splits | {"is_synthetic": True}))
+    for phase in ("sft", "alpha"):
+        folder = run.adapter(phase)
+        folder.mkdir(parents=True)
+        save_file({"a.lora_A.weight": np.full((1, 1), len(phase), np.float32)}, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text('{"r": 1}')
+    write_manifest(run.stage_dir("alpha") / "final")
+    return run
+
+
+def of_run(run: RunDirectory, stage=None, max_fpr=None, max_error=None):
+    return calibrate(run.root, stage, (), max_fpr=max_fpr, max_error=max_error)
+
+
+def test_the_last_phase_is_calibrated_and_reported_on_the_test_split(run: RunDirectory) -> None:
+    name, calibration, report = of_run(run)
+    assert name == "alpha"
+    assert calibration.slope == pytest.approx(1 / 3, rel=0.25)
+    assert (calibration.num_images, calibration.data, calibration.is_synthetic) == (300, "validation.parquet", True)
+    assert open_calibration(run.adapter("alpha")) == calibration
+    assert open_calibration(run.adapter("sft")) is None
+    verify(run.stage_dir("alpha") / "final")  # a checkpoint is as whole with it as without
+    found = {evaluation.name: evaluation for evaluation in report.comparison.evaluations}
+    assert found["sft"].calibrated is None
+    own, calibrated = found["alpha"].probabilities, found["alpha"].calibrated.probabilities
+    assert (own.num_images, calibrated.num_images) == (400, 400)
+    assert calibrated.metrics["ece"].value < own.metrics["ece"].value
+    assert found["alpha"].calibrated.decisions["fpr"].value == pytest.approx(0.05, abs=0.04)
+
+
+def test_another_threshold_and_phase_need_no_engine(run: RunDirectory) -> None:
+    name, strict, _ = of_run(run, "sft", max_fpr=0.02)
+    _, mild, _ = of_run(run, "sft", max_fpr=0.2, max_error=0.3)
+    assert name == "sft"
+    assert strict.threshold > mild.threshold
+    assert strict.unsure_high - strict.unsure_low > mild.unsure_high - mild.unsure_low
+    with pytest.raises(CheckpointError, match="gamma is not finished"):
+        of_run(run, "gamma")
+
+
+def test_the_test_split_is_refused(run: RunDirectory) -> None:
+    run.data_file("validation").write_bytes(run.data_file("test").read_bytes())
+    with pytest.raises(DataError, match=r"400 of 400 samples are in the test split .* too, such as 'test/0'"):
+        of_run(run)
+    assert open_calibration(run.adapter("alpha")) is None
+
+
+def test_answers_to_other_images_are_refused(run: RunDirectory) -> None:
+    run.predictions("alpha", "validation").write_bytes(run.predictions("alpha").read_bytes())
+    with pytest.raises(DataError, match=r"400 samples are not in .*validation.parquet, such as 'test/0'"):
+        of_run(run)
+
+
+def test_answers_without_probabilities_are_too_few(run: RunDirectory) -> None:
+    write_predictions([Prediction("validation/0", Verdict.REAL)], run.predictions("alpha", "validation"))
+    with pytest.raises(DataError, match="0 real and 0 generated images have a probability"):
+        of_run(run)
+
+
+def test_another_adapter_does_not_take_it_over(run: RunDirectory) -> None:
+    of_run(run)
+    config = load_config(run.root / "config.yaml")
+    with pytest.raises(CheckpointError, match="was fitted for adapter_sha256"):
+        read_calibration(run.adapter("alpha"), fitted_for(config, "00" * 32))
