@@ -55,7 +55,11 @@ def calibrate(
 
     typer.echo(f"{name}: {calibration.sentence()}")
     if found is None or scores is None:
-        typer.echo("its answers to the test split hold no probabilities, so nothing is said about that split", err=True)
+        typer.echo(
+            "nothing is said about the test split: its answers hold no probabilities, or cannot be scored; delete "
+            f"evaluation/{name}/predictions.parquet to have them drawn anew",
+            err=True,
+        )
         return
     if table := probability_table([found]):
         print_table(table)

@@ -95,4 +95,4 @@ def probability_words(detection: Detection) -> str:
     number = percent(detection.probability)
     if detection.calibration is None:
         return f"{number} of the model's weight is on generated (uncalibrated: no share of right verdicts is promised)"
-    return f"probability that it is generated: {number} ({detection.calibration.sentence()})"
+    return f"probability that it is generated: {number}, {detection.calibration.sentence()}"

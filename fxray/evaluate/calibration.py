@@ -61,6 +61,8 @@ class Calibration(_Frozen):
     """Calibrated probability from which an image is no longer unsure and counts as generated."""
     num_real: Annotated[int, Field(ge=1)]
     num_generated: Annotated[int, Field(ge=1)]
+    num_sources: Annotated[int, Field(ge=1)]
+    """Sources that these images are of; few say little of images from elsewhere, however many images they are."""
     data: str
     """Name of the dataset that it was fitted on."""
     data_sha256: str
@@ -91,14 +93,16 @@ class Calibration(_Frozen):
 
     def sentence(self) -> str:
         """What the probability rests on, in words."""
-        kind = " (photographs with planted defects)" if self.is_synthetic else ""
-        return f"calibrated on {self.num_images} images of {self.data}{kind}"
+        sources = f"{self.num_sources} source" + ("s" if self.num_sources > 1 else "")
+        kind = ", photographs with planted defects" if self.is_synthetic else ""
+        return f"calibrated on {self.num_images} images of {self.data} ({sources}{kind})"
 
     def summary(self) -> dict[str, Any]:
         """What a reader of an answer needs of it, as plain values."""
         return {
             "method": self.method,
             "num_images": self.num_images,
+            "num_sources": self.num_sources,
             "data": self.data,
             "data_sha256": self.data_sha256,
             "is_synthetic": self.is_synthetic,

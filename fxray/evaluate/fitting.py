@@ -23,6 +23,7 @@ def fit_calibration(
     *,
     max_fpr: float,
     max_error: float,
+    num_sources: int,
     data: str,
     data_sha256: str,
     is_synthetic: bool,
@@ -35,6 +36,7 @@ def fit_calibration(
         is_generated_N: The truth.
         max_fpr: Largest share of real images that may count as generated.
         max_error: Largest share of wrong ones among the images on either side of the unsure band.
+        num_sources: Sources of the images.
         data: Name of the split.
         data_sha256: Of its file.
         is_synthetic: Whether its defects are planted.
@@ -66,6 +68,7 @@ def fit_calibration(
         unsure_high=high,
         num_real=num_real,
         num_generated=num_generated,
+        num_sources=num_sources,
         data=data,
         data_sha256=data_sha256,
         is_synthetic=is_synthetic,

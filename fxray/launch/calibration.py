@@ -38,22 +38,23 @@ def calibrate_phase(
         CheckpointError: The adapter cannot be read.
     """
     dataset = refuse_test_images(splits.validation, splits.test)
-    truth = {sample.sample_id: sample.annotation.verdict is Verdict.GENERATED for sample in dataset.samples}
+    samples = {sample.sample_id: sample for sample in dataset.samples}
     file = run.predictions(name, "validation")
     answers = read_predictions(file)
-    if strangers := [answer.sample_id for answer in answers if answer.sample_id not in truth]:
+    if strangers := [answer.sample_id for answer in answers if answer.sample_id not in samples]:
         raise DataError(
             f"{len(strangers)} samples are not in {splits.validation}, such as {strangers[0]!r}",
             where=str(file),
             remedy="delete the file, so that the split is answered anew",
         )
-    told = [(answer.probability, truth[answer.sample_id]) for answer in answers if answer.probability is not None]
+    told = [(answer.probability, samples[answer.sample_id]) for answer in answers if answer.probability is not None]
     adapter = run.adapter(name)
     calibration = fit_calibration(
         np.array([probability for probability, _ in told], np.float64),
-        np.array([is_generated for _, is_generated in told], np.bool_),
+        np.array([sample.annotation.verdict is Verdict.GENERATED for _, sample in told], np.bool_),
         max_fpr=max_fpr,
         max_error=max_error,
+        num_sources=len({sample.source for _, sample in told}),
         data=splits.validation.name,
         data_sha256=_sha256(splits.validation),
         is_synthetic=splits.is_synthetic or has_planted_defects(sample.generator for sample in dataset.samples),

@@ -6,7 +6,6 @@ data ─► SFT ─► [No-FT, SFT answer] ─► alpha ─► [answers] ─► 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from fxray.checkpoints import CALIBRATION_FILE
 from fxray.config.limits import check
@@ -24,7 +23,7 @@ from fxray.launch.evaluation import answer_split, rows_to_answer
 from fxray.launch.fleet import Fleet, open_fleet, open_policies
 from fxray.launch.plan import greedy
 from fxray.launch.prompts import PromptSource
-from fxray.launch.run import RunDirectory, finished_phases
+from fxray.launch.run import RunDirectory, Split, finished_phases
 from fxray.launch.session import Session, num_cpus, open_session
 from fxray.launch.sft import train_sft
 from fxray.launch.stages import stage_version, train_stage
@@ -145,7 +144,7 @@ def calibrate(
     """Calibrates a finished phase of a run, and writes its report anew.
 
     Args:
-        run_dir: The run; its validation split is answered first, unless it has been.
+        run_dir: The run; its validation and test splits are answered first, unless they have been.
         stage: "sft" or a stage; None for the last that is finished.
         overrides: Fields of the configuration, as `--set` of the command line.
         max_fpr: Largest share of real images that may count as generated; None as the configuration says.
@@ -167,9 +166,11 @@ def calibrate(
         recorded_splits(run_dir),
     )
     refuse_test_images(splits.validation, splits.test)
-    answers = run.predictions(name, "validation")
-    if not answers.exists():
-        evaluate_adapter(config, finished[name], splits.validation, answers, on_event)
+    files: dict[Split, Path] = {"validation": splits.validation, "test": splits.test}
+    for split, data in files.items():
+        answers = run.predictions(name, split)
+        if not answers.exists():
+            evaluate_adapter(config, finished[name], data, answers, on_event)
     calibration = calibrate_phase(
         config,
         run,
@@ -205,7 +206,7 @@ def _calibrate(session: Session, name: str) -> None:
         session.on_event(Note(f"not calibrated: {error.message} ({error.where})", is_warning=True))
 
 
-def _answer(session: Session, fleet: Fleet, name: str, split: Literal["test", "validation"] = "test") -> None:
+def _answer(session: Session, fleet: Fleet, name: str, split: Split = "test") -> None:
     """Lets the policy of a phase answer a split, unless it has."""
     path = session.run.predictions(name, split)
     if path.exists():

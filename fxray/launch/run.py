@@ -27,6 +27,8 @@ from fxray.errors import CheckpointError, ConfigError
 from fxray.files import make_folder, write_atomically
 from fxray.launch.lease import LEASE_FILE, LOCK_FILE, Lease, hold
 
+Split = Literal["test", "validation"]
+"""What the policies of a run answer."""
 RESULT_SECTIONS = ("seed", "model", "data", "sft", "grpo")
 PACKAGES = ("fxray", "ray", "vllm", "torch", "torchvision", "transformers", "peft", "deepspeed", "pyarrow", "pydantic")
 
@@ -59,7 +61,7 @@ class RunDirectory:
         """Adapter of "sft" or a stage."""
         return self.sft_adapter if name == "sft" else self.stage_adapter(name)
 
-    def predictions(self, name: str, split: Literal["test", "validation"] = "test") -> Path:
+    def predictions(self, name: str, split: Split = "test") -> Path:
         """Answers of "no-ft", "sft" or a stage to a split."""
         file = "predictions.parquet" if split == "test" else "validation.parquet"
         return self.root / "evaluation" / name / file

@@ -50,6 +50,8 @@ class CalibrationOut(_Wire):
     method: str
     num_images: int
     """That it was fitted on."""
+    num_sources: int
+    """That these are of."""
     data: str
     """Name of the dataset that these are of."""
     data_sha256: str

@@ -35,7 +35,8 @@ REAL = "<think>\nNo flaw is visible.\n</think>\n<tag>none</tag>\n<verdict>real</
 VERSIONS = Versions("0.0", "tiny", "adapter", "ab" * 32)
 CALIBRATION = Calibration(
     slope=0.5, intercept=0.0, max_fpr=0.05, threshold=0.6, max_error=0.1, unsure_low=0.55, unsure_high=0.76,
-    num_real=20, num_generated=30, data="validation.parquet", data_sha256="cd" * 32, is_synthetic=True, fxray="0.0",
+    num_real=20, num_generated=30, num_sources=1, data="validation.parquet", data_sha256="cd" * 32, is_synthetic=True,
+    fxray="0.0",
     fitted_for=FittedFor(adapter_sha256="ab" * 32, base="tiny", view="full", min_pixels=3136, max_pixels=3136),
 )  # fmt: skip
 
@@ -161,8 +162,8 @@ def test_a_calibrated_probability_says_so_and_may_be_unsure(tmp_path: Path, sour
     (finding,) = detect_files(detector, [tmp_path / "a.png"])
     assert "unsure. What was found is no ground for a verdict." in finding.as_text()
     assert (
-        "probability that it is generated: 75 % (calibrated on 50 images of validation.parquet "
-        "(photographs with planted defects))" in finding.as_text()
+        "probability that it is generated: 75 %, calibrated on 50 images of validation.parquet "
+        "(1 source, photographs with planted defects)" in finding.as_text()
     )
 
 

@@ -35,7 +35,8 @@ def overconfident(size: int, seed: int, factor: float = 3.0, shift: float = 1.5)
 
 def fitted(raw, truth, **changes) -> Calibration:
     values = {
-        "max_fpr": 0.05, "max_error": 0.1, "data": "validation.parquet", "data_sha256": "", "is_synthetic": False,
+        "max_fpr": 0.05, "max_error": 0.1, "num_sources": 7, "data": "validation.parquet", "data_sha256": "",
+        "is_synthetic": False,
         "fitted_for": USED_FOR,
     }  # fmt: skip
     return fit_calibration(raw, truth, **(values | changes))
@@ -119,7 +120,7 @@ def test_a_calibration_is_read_for_what_it_was_fitted_for_and_nothing_else(tmp_p
     calibration = fitted(*overconfident(512, seed=1))
     write_calibration(calibration, tmp_path)
     assert read_calibration(tmp_path, USED_FOR) == calibration
-    assert calibration.sentence() == "calibrated on 512 images of validation.parquet"
+    assert calibration.sentence() == "calibrated on 512 images of validation.parquet (7 sources)"
     with pytest.raises(CheckpointError, match="was fitted for max_pixels 2, and is to be used with 3"):
         read_calibration(tmp_path, USED_FOR.model_copy(update={"max_pixels": 3}))
 

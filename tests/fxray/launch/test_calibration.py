@@ -69,7 +69,8 @@ def test_the_last_phase_is_calibrated_and_reported_on_the_test_split(run: RunDir
     name, calibration, report = of_run(run)
     assert name == "alpha"
     assert calibration.slope == pytest.approx(1 / 3, rel=0.25)
-    assert (calibration.num_images, calibration.data, calibration.is_synthetic) == (300, "validation.parquet", True)
+    assert (calibration.num_images, calibration.num_sources) == (300, 300)
+    assert (calibration.data, calibration.is_synthetic) == ("validation.parquet", True)
     assert open_calibration(run.adapter("alpha")) == calibration
     assert open_calibration(run.adapter("sft")) is None
     verify(run.stage_dir("alpha") / "final")  # a checkpoint is as whole with it as without

@@ -248,7 +248,7 @@ def test_probabilities_are_told_where_they_exist_and_calibrated_ones_beside_them
     answered = np.array([p.probability is not None for p in said])
     calibration = fit_calibration(
         np.array([p.probability for p in said if p.probability is not None]), truth[answered], max_fpr=0.1,
-        max_error=0.1, data="validation.parquet", data_sha256="", is_synthetic=True,
+        max_error=0.1, num_sources=3, data="validation.parquet", data_sha256="", is_synthetic=True,
         fitted_for=FittedFor(adapter_sha256="", base="tiny", view="full", min_pixels=1, max_pixels=2),
     )  # fmt: skip
     write_calibration(calibration, make_folder_of(folder / "grpo/gamma/final/adapter"))

@@ -26,7 +26,8 @@ MODEL = {
     "id": "fake+0", "base": "fake", "adapter": None, "adapter_sha256": None, "policy_version": 0, "view": "full",
 }  # fmt: skip
 CALIBRATION = {
-    "method": "platt", "num_images": 512, "data": "validation.parquet", "data_sha256": "ab" * 32, "is_synthetic": True,
+    "method": "platt", "num_images": 512, "num_sources": 40, "data": "validation.parquet", "data_sha256": "ab" * 32,
+    "is_synthetic": True,
     "max_fpr": 0.05, "threshold": 0.7, "max_error": 0.1, "unsure": [0.3, 0.8],
 }  # fmt: skip
 HOSTILE_CAPTION = 'hand <img src=x onerror="document.title=1"> of six fingers'

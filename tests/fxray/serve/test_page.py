@@ -107,7 +107,7 @@ def test_an_unsure_answer_says_so_and_what_its_probability_rests_on(page):
     choose(page, ("unsure.png", png(300, 200)))
     assert page.locator(".headline").inner_text() == "Unsure"
     said = page.locator(".weight").inner_text()
-    assert "Probability that it is generated: 87 %, calibrated on 512 images of validation.parquet" in said
+    assert "Probability that it is generated: 87 %, calibrated on 512 images of validation.parquet (40 sources," in said
     assert "From 30 % to 80 % it is unsure." in said
     band, scale = page.locator(".band").bounding_box(), page.locator(".scale").bounding_box()
     assert band["width"] / scale["width"] == pytest.approx(0.5, abs=0.01)

@@ -39,10 +39,10 @@ export function weightSentence(detection) {
   if (detection.probability === null) return "";
   const used = detection.calibration;
   if (used) {
-    const kind = used.is_synthetic ? ", photographs with planted defects" : "";
+    const kind = `${count(used.num_sources, "source")}${used.is_synthetic ? ", photographs with planted defects" : ""}`;
     const [low, high] = used.unsure;
     const band = low < high ? ` From ${percent(low)} to ${percent(Math.min(high, 1))} it is unsure.` : "";
-    return `Probability that it is generated: ${percent(detection.probability)}, calibrated on ${used.num_images} images of ${used.data}${kind}. It holds for images like those.${band}`;
+    return `Probability that it is generated: ${percent(detection.probability)}, calibrated on ${used.num_images} images of ${used.data} (${kind}). It holds for images like those.${band}`;
   }
   const word = detection.verdict === "real" ? "real" : "generated";
   const fraction = word === "real" ? 1 - detection.probability : detection.probability;
