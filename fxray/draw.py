@@ -1,5 +1,6 @@
 """Draws what is said of an image onto it: numbered boxes, and below them the verdict, tags and captions."""
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,12 @@ PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MIN_WIDTH_PX = 448
 MAX_LISTED_REGIONS = 12
 MAX_CAPTION_CHARACTERS = 240
+NO_FONT = "[no font]"
+_EASTERN = re.compile(
+    r"NotoSans(Mono)?CJK.*Regular|NotoSans(SC|TC|JP|KR)|SourceHanSans|DroidSansFallback|wqy|ipag|unifont|Arial ?Unicode"
+    r"|msyh|YuGoth|malgun|PingFang|Hiragino",
+    re.IGNORECASE,
+)
 _INK, _FAINT, _PAPER, _BACKING = "#1b1f24", "#57606a", "#ffffff", "#d8dde3"
 
 
@@ -135,7 +142,8 @@ def _draw_boxes(picture: Image.Image, boxes: Sequence[tuple[int, int, int, int]]
 
 
 def _draw_number(canvas: ImageDraw.ImageDraw, k: int, x: int, y: int, font_px: int) -> None:
-    label, font = str(k + 1), _font(font_px, bold=True)
+    label = str(k + 1)
+    font = _font_of(label, font_px, bold=True)
     width, height = round(font.getlength(label)) + font_px // 2 + 2, round(1.3 * font_px)
     canvas.rectangle((x, y, x + width, y + height), fill=PALETTE[k % len(PALETTE)], outline=_PAPER)
     canvas.text((x + width / 2, y + height / 2), label, fill=_PAPER, font=font, anchor="mm")
@@ -164,13 +172,14 @@ def _legend(
             _draw_number(canvas, number, margin, y, font_px)
         x = margin if number is None else margin + indent
         ink = _FAINT if number is None and not is_bold else _INK
-        canvas.text((x, y + line_px / 2), line, fill=ink, font=_font(font_px, bold=is_bold), anchor="lm")
+        canvas.text((x, y + line_px / 2), line, fill=ink, font=_font_of(line, font_px, bold=is_bold), anchor="lm")
     return legend
 
 
 def _wrap(text: str, font_px: int, width: int, margin: int, *, bold: bool = False) -> list[str]:
     """Lines no wider than the panel; a word that is wider by itself is broken."""
-    font, room = _font(font_px, bold=bold), max(font_px, width - margin - font_px)
+    text = _readable(text)
+    font, room = _font_of(text, font_px, bold=bold), max(font_px, width - margin - font_px)
     lines = [""]
     for word in text.split(" "):
         joined = f"{lines[-1]} {word}" if lines[-1] else word
@@ -186,10 +195,47 @@ def _wrap(text: str, font_px: int, width: int, margin: int, *, bold: bool = Fals
     return lines
 
 
+def _readable(text: str) -> str:
+    """The text, with what no font here can draw replaced by a word that says so: empty boxes would look like damage."""
+    if any(_covers(path, text) for path in _font_files(bold=False)):
+        return text
+    known, out = _characters(_font_files(bold=False)[0]), ""
+    for character in text:
+        if ord(character) in known:
+            out += character
+        elif not out.endswith(NO_FONT):
+            out += NO_FONT
+    return out
+
+
+def _font_of(text: str, size_px: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The first font that has every character of a text; DejaVu Sans where none has."""
+    files = _font_files(bold=bold)
+    return _font(next((path for path in files if _covers(path, text)), files[0]), size_px)
+
+
+def _covers(path: str, text: str) -> bool:
+    return all(ord(character) in _characters(path) for character in text)
+
+
 @cache
-def _font(size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib ships: unlike Pillow's own font it has more than the Latin alphabet."""
+def _characters(path: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(path).get_charmap())
+
+
+@cache
+def _font_files(*, bold: bool) -> tuple[str, ...]:
+    """DejaVu Sans, which matplotlib ships, then what the system has for Chinese, Japanese and Korean."""
     import matplotlib as mpl
+    from matplotlib.font_manager import findSystemFonts
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), size_px)
+    shipped = str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name)
+    return shipped, *sorted(path for path in findSystemFonts() if _EASTERN.search(Path(path).name))
+
+
+@cache
+def _font(path: str, size_px: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size_px)
