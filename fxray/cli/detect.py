@@ -1,16 +1,34 @@
 """`fxray detect`."""
 
+import signal
 import sys
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fxray.cli.arguments import SetOption, checked_config
 
+if TYPE_CHECKING:
+    from fxray.config.tree import Config
+    from fxray.detect.folder import Record
+    from fxray.detect.reading import Wanted
+
+
+class Extra(StrEnum):
+    COCO = "coco"
+    DRAWN = "drawn"
+
+
+INTERRUPTED = 128 + signal.SIGINT
+
 
 def detect(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Images, folders, quoted globs, lists (.csv, .jsonl, .parquet); - reads paths.")
+    ],
     run_dir: Annotated[
         str | None, typer.Option("--run-dir", "-d", metavar="DIR", help="A run; its last finished phase answers.")
     ] = None,
@@ -21,28 +39,46 @@ def detect(
         Path | None, typer.Option(metavar="DIR", help="Adapter in PEFT layout, in place of the run's last.")
     ] = None,
     overrides: SetOption = None,
-    draw: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each image with its boxes and captions here.")
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Keep detections.jsonl, .csv and report.html here."),
     ] = None,
+    extras: Annotated[
+        list[Extra] | None, typer.Option("--with", help="Also write COCO files, or drawings. May be repeated.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Engines, over Ray; needs --out.")] = 1,
+    keep_personal: Annotated[
+        bool, typer.Option("--keep-personal", help="Keep positions, names and serial numbers of the files' metadata.")
+    ] = False,
     stability: Annotated[
         bool, typer.Option("--stability", help="Also try each image saved again, resized, cropped, off a screen.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image and line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: a line per image, or with --out a summary.")
+    ] = False,
 ) -> None:
     """Judge images with a trained detector.
 
-    A verdict is evidence, not proof. A file that cannot be read never stops the rest; the exit code is then 1.
+    A verdict is evidence, not proof. A file that cannot be read never stops the rest. With --out, the same command goes
+    on where an interrupted one stopped: it examines what is new or changed, and says how much it skipped.
+
+    Exit codes: 0 all have a verdict, 1 some have none, 2 wrong usage, 130 interrupted.
 
     \b
     Examples:
       fxray detect photo.jpg --run-dir runs/demo
       fxray detect photo.jpg --run-dir runs/demo --stability
-      fxray detect photos/ --run-dir runs/demo --draw found/ --json
+      fxray detect photos/ --run-dir runs/demo --out found/ --with drawn
+      find . -name '*.jpg' -size +10k | fxray detect - --run-dir runs/demo --json
       fxray detect photo.jpg --config tiny --adapter runs/demo/sft/adapter
     """
     if (run_dir is None) == (config is None):
         raise typer.BadParameter("give either --run-dir or --config")
-    from fxray.detect.load import latest_adapter, open_detector
+    if out is None and (extras or workers > 1):
+        raise typer.BadParameter("--with and --workers need --out")
+    from fxray.detect.files import files_of
+    from fxray.detect.load import latest_adapter
+    from fxray.detect.reading import Wanted
     from fxray.remote import local_copy
 
     if run_dir is not None:
@@ -50,24 +86,109 @@ def detect(
         adapter = adapter or latest_adapter(folder)
         config = str(folder / "config.yaml")
     assert config is not None
+    checked = checked_config(config, overrides)
+    files = files_of(paths, sys.stdin, leave_out=out)
+    wanted = Wanted(thumbnail=out is not None, personal=keep_personal, stability=stability)
+    if out is None:
+        _print_findings(checked, adapter, files, wanted, as_json=as_json)
+    else:
+        _fill_folder(checked, adapter, files, wanted, out, workers=workers, extras=extras or [], as_json=as_json)
+
+
+def _print_findings(
+    config: "Config", adapter: Path | None, files: Sequence[str], wanted: "Wanted", *, as_json: bool
+) -> None:
+    from fxray.detect.finding import as_line
+    from fxray.detect.load import open_detector
+    from fxray.detect.offline import detect_files, in_order
+
     if sys.stderr.isatty():
         typer.echo("starting the engine", err=True)
-    detector = open_detector(checked_config(config, overrides), adapter)
-    from fxray.detect.detection import open_picture
-    from fxray.detect.files import drawing_path
-    from fxray.detect.offline import detect_files
-    from fxray.detect.stability import try_changes
-
+    detector = open_detector(config, adapter)
     num_unanswered = 0
-    taken: set[Path] = set()
-    for finding in detect_files(detector, images):
-        typer.echo(finding.as_json() if as_json else finding.as_text())
-        if stability and finding.detection is not None:
-            tried = try_changes(detector, open_picture(finding.file), finding.detection)
-            typer.echo(tried.as_json(str(finding.file)) if as_json else tried.as_text())
-        if draw is not None and finding.detection is not None:
-            finding.draw(drawing_path(draw, finding.file, taken))
+    for finding in in_order(detect_files(detector, files, wanted), files):
+        typer.echo(as_line(finding.as_record()) if as_json else finding.as_text())
         num_unanswered += not finding.is_answered
+    _leave(num_unanswered)
+
+
+def _fill_folder(
+    config: "Config",
+    adapter: Path | None,
+    files: Sequence[str],
+    wanted: "Wanted",
+    out: Path,
+    *,
+    workers: int,
+    extras: Sequence[Extra],
+    as_json: bool,
+) -> None:
+    from fxray.cli.progress import show_progress
+    from fxray.detect.folder import opened_folder
+    from fxray.detect.load import describe_detector
+    from fxray.detect.results import told, write_results
+    from fxray.events import Note
+
+    asked = {"keeps_personal_metadata": wanted.personal, "tries_stability": wanted.stability}
+    settings = describe_detector(config, adapter).summary() | asked
+    with opened_folder(out, settings) as results, show_progress() as on_event:
+        todo = results.missing(files)
+        if len(todo) < len(files):
+            on_event(Note(f"{len(files) - len(todo)} of {len(files)} are examined already and have not changed"))
+        try:
+            if todo:
+                found = _found(config, adapter, todo, wanted, workers)
+                for record, thumbnail in told(found, len(todo), on_event):
+                    results.add(record, thumbnail)
+        except KeyboardInterrupt:
+            results.flush()
+            on_event(Note("interrupted; the same command goes on from here", is_warning=True))
+            raise typer.Exit(INTERRUPTED) from None
+        records = results.finish(files)
+        problems = write_results(
+            out, records, settings, with_coco=Extra.COCO in extras, with_drawn=Extra.DRAWN in extras
+        )
+        for problem in problems:
+            on_event(Note(f"not drawn: {problem}", is_warning=True))
+        ours = results.records(files)
+    _summarise(out, ours, len(files) - len(todo), as_json=as_json)
+    _leave(sum(not record.get("verdict") for record in ours))
+
+
+def _found(
+    config: "Config", adapter: Path | None, files: Sequence[str], wanted: "Wanted", workers: int
+) -> Iterator[tuple["Record", bytes]]:
+    """Records and thumbnails from an engine in this process, or from several over Ray."""
+    if workers > 1:
+        from fxray.detect.workers import detect_on_workers
+
+        yield from detect_on_workers(config, adapter, files, wanted, workers)
+        return
+    from fxray.detect.load import open_detector
+    from fxray.detect.offline import detect_files
+
+    for finding in detect_files(open_detector(config, adapter), files, wanted):
+        yield finding.as_record(), finding.thumbnail
+
+
+def _summarise(out: Path, records: "Sequence[Record]", num_skipped: int, *, as_json: bool) -> None:
+    import json
+    from collections import Counter
+
+    from fxray.detect.page import kind_of
+    from fxray.detect.results import REPORT, WORDS
+
+    counts = Counter(kind_of(record) for record in records)
+    if as_json:
+        summary = {"images": len(records), "skipped": num_skipped, **counts, "report": str(out / REPORT)}
+        typer.echo(json.dumps(summary))
+        return
+    words = ", ".join(f"{counts[kind]} {text}" for kind, text in WORDS.items() if counts[kind])
+    skipped = f" ({num_skipped} skipped: examined before)" if num_skipped else ""
+    typer.echo(f"{len(records)} images{skipped}: {words or 'nothing to examine'}. Evidence, not proof.\n{out / REPORT}")
+
+
+def _leave(num_unanswered: int) -> None:
     if num_unanswered:
         typer.echo(f"{num_unanswered} without a verdict", err=True)
         raise typer.Exit(1)

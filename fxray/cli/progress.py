@@ -28,6 +28,8 @@ FACTS: tuple[tuple[str, str, str], ...] = (
     ("accuracy", "accuracy", "{:.1%}"),
     ("loss", "loss", "{:.4f}"),
     ("tokens_per_s", "tokens/s", "{:,.0f}"),
+    ("images_per_s", "images/s", "{:,.1f}"),
+    ("num_failed", "without verdict", "{:,.0f}"),
 )
 """Metric, what it is called on the screen, and how it is written."""
 

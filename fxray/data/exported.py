@@ -23,11 +23,12 @@ from fxray.schema import Region, Sample, Tag, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What a detector said of a sample, for formats that carry predictions."""
+    """What a detector said of a sample, for formats that carry predictions; `score` is that of its regions."""
 
     verdict: Verdict | None
     regions: tuple[Region, ...]
     tags: tuple[Tag, ...]
+    score: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

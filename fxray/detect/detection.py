@@ -35,7 +35,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds: to read and decode the image, and its even share of the time that its batch was with the engine."""
+    """Seconds: to read and decode the image, and to answer: in a batch its even share, else from its being taken."""
 
     read_s: float
     answer_s: float

@@ -1,14 +1,18 @@
 """The detector: an engine, and how it is asked about an image."""
 
+import hashlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from PIL import Image
 
 from fxray.data.frame import Frame, smart_frame
 from fxray.detect.detection import Detection, ImageSource, Picture, Timings, Versions, open_picture
-from fxray.engine.engine import Answers, Question
+from fxray.engine.engine import Answers, Question, Questions
+from fxray.errors import ConfigError
 from fxray.evaluate.calibration import Calibration, judge
 from fxray.evaluate.predictions import from_answer
 from fxray.grammar.views import ViewName
@@ -16,6 +20,7 @@ from fxray.grpo.types import Rollout, SamplingSettings
 
 BATCH_SIZE = 64
 """Images that are held decoded and asked about at once."""
+_NO_PIXELS = Image.new("RGB", (1, 1))
 
 
 class AnswerSource(Protocol):
@@ -24,6 +29,27 @@ class AnswerSource(Protocol):
     def generate(self, questions: Sequence[Question], sampling: SamplingSettings) -> list[Answers]:
         """Returns the answers in the order of `questions`."""
         ...
+
+    def stream(self, questions: Questions, sampling: SamplingSettings) -> Iterator[tuple[str, Answers | ConfigError]]:
+        """Gives `where` of a question and its answers, or why it is refused, in whatever order."""
+        ...
+
+
+class Pictures(Protocol):
+    """Images that become ready one after the other; no two have one name."""
+
+    def take(self, *, wait: bool) -> Picture | None:
+        """The next one that is ready. None means that none is, or, with `wait`, that no more will come."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is remembered of a picture while the engine has it; the pixels are not."""
+
+    picture: Picture
+    frame: Frame
+    start_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +102,23 @@ class Detector:
 
         return load_detector(str(run_dir), Path(adapter) if adapter else None, overrides)
 
+    def summary(self) -> dict[str, Any]:
+        """What answers and how it is asked, as plain values: findings with the same are comparable."""
+        calibration = self.calibration
+        return {
+            "fxray": self.versions.fxray,
+            "base_model": self.versions.base,
+            "adapter": self.versions.adapter or None,
+            "adapter_sha256": self.versions.adapter_sha256 or None,
+            "view": self.view,
+            "prompt_sha256": hashlib.sha256(self.prompt.encode()).hexdigest(),
+            "min_pixels": self.min_pixels,
+            "max_pixels": self.max_pixels,
+            "max_new_tokens": self.max_new_tokens,
+            "sampling": "greedy, one answer",
+            "calibration": calibration.sentence() if calibration else None,
+        }
+
     def detect(self, images: Sequence[ImageSource]) -> list[Detection]:
         """One greedy answer per image, in batches so that few images are held decoded at once.
 
@@ -116,14 +159,35 @@ class Detector:
         """
         frames = [self.frame_of(picture) for picture in pictures]
         questions = [Question(self.prompt, picture.image, seed=0, where=picture.name) for picture in pictures]
-        sampling = SamplingSettings(1, 0.0, 1.0, self.max_new_tokens, asks_probability=True)
         start_s = time.monotonic()
-        answers = self.source.generate(questions, sampling)
+        answers = self.source.generate(questions, self._sampling)
         answer_s = (time.monotonic() - start_s) / max(1, len(pictures))
         return [
             self._detection(picture, frame, answer.rollouts[0], answer_s)
             for picture, frame, answer in zip(pictures, frames, answers, strict=True)
         ]
+
+    def stream(self, pictures: Pictures) -> Iterator[tuple[str, Detection | ConfigError]]:
+        """One greedy answer per image, given as soon as it is there; the engine never waits for a batch to be full.
+
+        Args:
+            pictures: Opened images whose `frame_of` exists; taken as the engine has room.
+
+        Yields:
+            The name of a picture, and what was found in it, or why the engine refuses it.
+        """
+        asked: dict[str, _Asked] = {}
+        for name, answer in self.source.stream(_Asking(pictures, self, asked), self._sampling):
+            said = asked.pop(name)
+            if isinstance(answer, ConfigError):
+                yield name, answer
+            else:
+                seconds = time.monotonic() - said.start_s
+                yield name, self._detection(said.picture, said.frame, answer.rollouts[0], seconds)
+
+    @property
+    def _sampling(self) -> SamplingSettings:
+        return SamplingSettings(1, 0.0, 1.0, self.max_new_tokens, asks_probability=True)
 
     def _detection(self, picture: Picture, frame: Frame, rollout: Rollout, answer_s: float) -> Detection:
         said = from_answer(
@@ -138,8 +202,8 @@ class Detector:
         return Detection(
             name=picture.name,
             sha256=picture.sha256,
-            width_px=picture.image.width,
-            height_px=picture.image.height,
+            width_px=frame.width_px,
+            height_px=frame.height_px,
             verdict=said.verdict,
             probability=probability,
             raw_probability=said.probability,
@@ -153,3 +217,20 @@ class Detector:
             timings=Timings(picture.read_s, answer_s),
             versions=self.versions,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Turns pictures into questions as they are taken."""
+
+    pictures: Pictures
+    detector: Detector
+    asked: dict[str, _Asked]
+
+    def take(self, *, wait: bool) -> Question | None:
+        picture = self.pictures.take(wait=wait)
+        if picture is None:
+            return None
+        frame = self.detector.frame_of(picture)
+        self.asked[picture.name] = _Asked(replace(picture, image=_NO_PIXELS), frame, time.monotonic())
+        return Question(self.detector.prompt, picture.image, seed=0, where=picture.name)

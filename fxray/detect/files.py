@@ -1,34 +1,78 @@
-"""Image files to examine, and where drawings of them go."""
+"""Which files are examined: what the paths on a command line stand for."""
 
+import glob
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from PIL import Image
 
-from fxray.data.images import decode_image, read_image_file
+from fxray.detect.manifest import MANIFEST_SUFFIXES, paths_in
+
+STDIN = "-"
+_NOT_READ = {".heic", ".heif", ".svg"}
+"""Are listed all the same: that an image was not examined is better said than left out."""
 
 
-def files_in(path: Path) -> list[Path]:
-    """The image files below a folder, by name; anything else, an empty folder too, stands for itself."""
-    if not path.is_dir():
-        return [path]
-    extensions = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in extensions and file.is_file()) or [path]
+def files_of(paths: Sequence[str], stdin: TextIO | None = None, leave_out: Path | None = None) -> list[str]:
+    """The files that are examined, each once, in the order in which they were named.
 
-
-def read_image(file: Path) -> Image.Image:
-    """The upright RGB pixels of an image file.
+    Args:
+        paths: Each a file, a folder, a glob, a manifest (CSV, JSON lines, Parquet), or "-": a path per line of `stdin`.
+            What is none of these stands for itself, so that whoever reads it says what is wrong.
+        stdin: Where "-" reads from.
+        leave_out: A folder that is not searched: the one that results go to.
 
     Raises:
-        DataError: It is missing, no plain file, larger than 256 MiB, or no image.
+        DataError: A manifest cannot be read.
     """
-    return decode_image(read_image_file(file, str(file)), str(file))
+    skipped = os.path.realpath(leave_out) if leave_out else ""
+    found: dict[str, None] = {}
+    for path in paths:
+        lines = (line.rstrip("\r\n") for line in stdin or ()) if path == STDIN else [path]
+        for line in filter(None, lines):
+            for each in _matching(line):
+                found.update(dict.fromkeys(_files_at(each, skipped)))
+    return list(found)
 
 
-def drawing_path(folder: Path, file: Path, taken: set[Path]) -> Path:
-    """A PNG file in `folder` named after `file`, unlike all that are taken; it is then taken too."""
-    path, number = folder / f"{file.name}.png", 1
-    while path in taken:
-        number += 1
-        path = folder / f"{file.name}-{number}.png"
-    taken.add(path)
-    return path
+def _matching(path: str) -> list[str]:
+    """What a glob stands for, by name; anything else stands for itself."""
+    if not glob.has_magic(path) or os.path.lexists(path):
+        return [path]
+    return sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207 - pathlib takes no absolute pattern
+
+
+def _files_at(path: str, skipped: str) -> Iterator[str]:
+    if Path(path).suffix.lower() in MANIFEST_SUFFIXES:
+        yield from paths_in(Path(path))
+    elif Path(path).is_dir():
+        yield from _images_below(path, skipped)
+    else:
+        yield path
+
+
+def _images_below(folder: str, skipped: str) -> Iterator[str]:
+    """Image files below a folder, by name; links are followed, but no folder is searched twice.
+
+    A folder that cannot be searched, and one in which there is no image, stands for itself.
+    """
+    extensions = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN} | _NOT_READ
+    seen: set[tuple[int, int]] = set()
+    refused: list[str] = []
+    num_found = 0
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=lambda e: refused.append(str(e.filename))):
+        status = Path(place).stat()
+        if (status.st_dev, status.st_ino) in seen or (skipped and os.path.realpath(place) == skipped):
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for name in sorted(names):
+            if Path(name).suffix.lower() in extensions:
+                num_found += 1
+                yield str(Path(place) / name)
+    yield from refused
+    if not num_found and not refused:
+        yield folder

@@ -1,14 +1,18 @@
-"""What was found in an image, in words, as JSON, and drawn onto it. The words claim evidence, never proof."""
+"""What was found in a file, in words and as JSON. The words claim evidence, never proof."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fxray.detect.detection import Detection
-from fxray.detect.files import read_image
-from fxray.draw import draw_annotation, plain_text
-from fxray.errors import DataError
-from fxray.files import atomic_path
+from fxray.detect.provenance import Provenance, words_of
+from fxray.draw import plain_text
+
+if TYPE_CHECKING:
+    from fxray.detect.stability import Stability
+
+MAX_NAME_CHARACTERS = 1000
 
 _SENTENCES = {
     "generated": "looks generated. This is evidence to be checked, not proof.",
@@ -23,14 +27,28 @@ class Finding:
     """What was found in a file.
 
     Attributes:
-        file: The image file.
-        detection: None where the file could not be read.
-        problem: Why it could not be read; empty otherwise.
+        file: The image file, as it was named.
+        detection: None where the file could not be examined.
+        problem: Why it could not be; empty otherwise.
+        remedy: What to do about it.
+        sha256: Of the file, in hex; empty where it could not be read.
+        size_bytes: Of the file; -1 where even that is not known.
+        modified_ns: When the file was changed last, since 1970.
+        provenance: What the file says of itself; None where it could not be read.
+        thumbnail: A small JPEG; empty where none was asked for.
+        stability: Answers to the same image under changes; None where they were not asked for.
     """
 
-    file: Path
+    file: str
     detection: Detection | None
     problem: str = ""
+    remedy: str = ""
+    sha256: str = ""
+    size_bytes: int = -1
+    modified_ns: int = -1
+    provenance: Provenance | None = None
+    thumbnail: bytes = b""
+    stability: "Stability | None" = None
 
     @property
     def is_answered(self) -> bool:
@@ -39,10 +57,10 @@ class Finding:
 
     def as_text(self) -> str:
         """Some lines for a terminal."""
-        detection = self.detection
+        detection, name = self.detection, plain_text(self.file, MAX_NAME_CHARACTERS)
         if detection is None:
-            return f"{self.file}: not examined: {self.problem}"
-        lines = [f"{self.file}: {_SENTENCES[detection.assessment]}"]
+            return f"{name}: not examined: {plain_text(self.problem, MAX_NAME_CHARACTERS)}"
+        lines = [f"{name}: {_SENTENCES[detection.assessment]}"]
         if detection.probability is not None:
             lines.append(f"  {probability_words(detection)}")
         for number, region in enumerate(detection.regions, start=1):
@@ -51,35 +69,33 @@ class Finding:
             lines.append(f"  {number}. {caption}  [x {x_min} to {x_max}, y {y_min} to {y_max}]")
         if detection.tags:
             lines.append(f"  tags: {'; '.join(tag.value for tag in detection.tags)}")
+        if self.provenance:
+            lines += [f"  origin: {sentence}" for sentence in words_of(self.provenance.as_json())]
+        if self.stability:
+            lines.append(self.stability.as_text())
         return "\n".join(lines)
 
-    def as_json(self) -> str:
-        """One JSON object on one line: `Detection.as_record` with `file`; or `file` and `problem`."""
-        found = {"problem": self.problem} if self.detection is None else self.detection.as_record()
-        return json.dumps({"file": str(self.file)} | found, ensure_ascii=False)
-
-    def draw(self, path: Path) -> None:
-        """Writes the image with what was found in it as a PNG file.
-
-        Args:
-            path: Of the PNG file; its folder is made if it is not there.
-
-        Raises:
-            DataError: The image file cannot be read (any more).
-            ResourceError: The disk is full or not writable.
-        """
-        image = read_image(self.file)
+    def as_record(self) -> dict[str, Any]:
+        """`Detection.as_record` with what is known of the file; without a detection, its `problem` and `remedy`."""
+        facts: dict[str, Any] = {
+            "file": self.file,
+            "sha256": self.sha256 or None,
+            "size_bytes": self.size_bytes,
+            "modified_ns": self.modified_ns,
+        }
         if self.detection is None:
-            raise DataError(f"nothing was found to be drawn: {self.problem}", where=str(self.file))
-        panel = draw_annotation(
-            image,
-            heading=self.file.name,
-            verdict=self.detection.verdict,
-            regions=self.detection.regions,
-            tags=self.detection.tags,
-        )
-        with atomic_path(path) as aside:
-            panel.save(aside, "PNG")
+            facts |= {"problem": self.problem, "remedy": self.remedy}
+        else:
+            facts |= {name: value for name, value in self.detection.as_record().items() if name != "name"}
+        if self.stability:
+            facts["stability"] = self.stability.as_record()
+        return facts | {"provenance": self.provenance.as_json() if self.provenance else None}
+
+
+def as_line(record: Mapping[str, Any]) -> str:
+    """A record as JSON on one line. A file name that is no Unicode is escaped, as JSON can."""
+    line = json.dumps(record, ensure_ascii=False)
+    return line if line.isascii() or not any(0xD800 <= ord(c) < 0xE000 for c in line) else json.dumps(record)
 
 
 def percent(fraction: float) -> str:

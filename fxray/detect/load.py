@@ -15,10 +15,11 @@ from fxray.config.problem import refuse
 from fxray.config.tree import Config
 from fxray.detect.detection import Versions
 from fxray.detect.detector import Detector
-from fxray.errors import CheckpointError
+from fxray.engine.engine import Answers, Question, Questions
+from fxray.errors import CheckpointError, ConfigError
 from fxray.evaluate.calibration import read_calibration
 from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
-from fxray.grpo.types import AdapterBlob
+from fxray.grpo.types import AdapterBlob, SamplingSettings
 from fxray.launch.calibration import base_name, fitted_for
 from fxray.launch.fleet import read_adapter
 from fxray.launch.run import finished_phases
@@ -49,29 +50,54 @@ def open_detector(config: Config, adapter: Path | None) -> Detector:
         ModelError: The engine cannot be started.
         SyncError: The adapter does not fit the model.
     """
-    model_path = resolve_model_path(config.model.path)
-    settings = engine_settings(config, model_path)
-    blob = open_adapter(adapter) if adapter else None
-    sha256 = blob.sha256 if blob else ""
-    calibration = read_calibration(adapter, fitted_for(config, sha256)) if adapter else None
+    described = describe_detector(config, adapter)
+    settings = engine_settings(config, resolve_model_path(config.model.path))
     with _stderr_held_back():
         from fxray.engine.engine import Engine
 
-        if blob is None:
+        if adapter is None:
             engine = Engine(settings)
         else:
+            blob = open_adapter(adapter)
             engine = Engine(replace(settings, lora_rank=int(str(blob.peft_config["r"]))))
             engine.load_adapter(blob)
+    return replace(described, source=engine)
+
+
+def describe_detector(config: Config, adapter: Path | None) -> Detector:
+    """A detector without its engine: it can be asked what it is, but nothing about images.
+
+    Raises:
+        CheckpointError: There is no adapter in the folder, or the calibration beside it is not of it.
+    """
+    sha256 = open_adapter(adapter).sha256 if adapter else ""
     return Detector(
-        engine,
-        render_prompt(load_tokenizer(model_path), templates_of(config.data.view)[EVALUATION_TEMPLATE.index]),
+        _NoEngine(),
+        render_prompt(
+            load_tokenizer(resolve_model_path(config.model.path)),
+            templates_of(config.data.view)[EVALUATION_TEMPLATE.index],
+        ),
         min_pixels=config.model.min_pixels,
         max_pixels=config.model.max_pixels,
         max_new_tokens=config.evaluate.max_new_tokens,
         versions=Versions(__version__, base_name(config), adapter.name if adapter else "", sha256),
         view=config.data.view,
-        calibration=calibration,
+        calibration=read_calibration(adapter, fitted_for(config, sha256)) if adapter else None,
     )
+
+
+class _NoEngine:
+    """In place of an engine that was not started."""
+
+    def generate(self, questions: Sequence[Question], sampling: SamplingSettings) -> list[Answers]:  # noqa: ARG002
+        raise AssertionError("no engine was started")
+
+    def stream(
+        self,
+        questions: Questions,  # noqa: ARG002
+        sampling: SamplingSettings,  # noqa: ARG002
+    ) -> Iterator[tuple[str, Answers | ConfigError]]:
+        raise AssertionError("no engine was started")
 
 
 def latest_adapter(run_dir: Path) -> Path:

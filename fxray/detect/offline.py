@@ -1,37 +1,102 @@
-"""Many image files at once, batch by batch so that memory does not grow with their number."""
+"""Many image files at once: read ahead by threads, answered as the engine has room, so that neither waits for long."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 
-from fxray.detect.detection import Picture, open_picture
-from fxray.detect.detector import BATCH_SIZE, Detector
-from fxray.detect.files import files_in
+from fxray.detect.detection import Detection, Picture, open_picture
+from fxray.detect.detector import Detector
 from fxray.detect.finding import Finding
-from fxray.errors import DataError
+from fxray.detect.reading import Opened, ReadAhead, Wanted, open_file
+from fxray.detect.stability import Stability, try_changes
+from fxray.errors import DataError, FxrayError
 
 
-def detect_files(detector: Detector, paths: Sequence[Path]) -> Iterator[Finding]:
+def detect_files(detector: Detector, files: Sequence[str], wanted: Wanted = Wanted()) -> Iterator[Finding]:  # noqa: B008
     """What the detector finds in image files; a file that cannot be read is a finding too and never stops the rest.
 
     Args:
         detector: The model.
-        paths: Image files, and folders that are searched for them.
+        files: Paths, each once.
+        wanted: What is wanted of each file beside its pixels.
 
     Yields:
-        One finding per file, in the order of `paths`; those of a folder in the order of their names.
+        One finding per file, as they come.
+
+    Raises:
+        DeadlineError: The disk does not answer.
     """
-    files = [file for path in paths for file in files_in(path)]
-    for start in range(0, len(files), BATCH_SIZE):
-        batch = files[start : start + BATCH_SIZE]
-        pictures: dict[Path, Picture] = {}
-        problems: dict[Path, str] = {}
-        for file in batch:
-            try:
-                pictures[file] = open_picture(file)
-                detector.frame_of(pictures[file])
-            except DataError as error:
-                problems[file] = error.message
-                pictures.pop(file, None)
-        detections = detector.examine(list(pictures.values())) if pictures else []
-        by_file = dict(zip(pictures, detections, strict=True))
-        yield from (Finding(file, by_file.get(file), problems.get(file, "")) for file in batch)
+    if wanted.stability:
+        for file in files:
+            for finding in _streamed(detector, [file], wanted):
+                yield replace(finding, stability=_tried(detector, finding))
+        return
+    yield from _streamed(detector, files, wanted)
+
+
+def _streamed(detector: Detector, files: Sequence[str], wanted: Wanted) -> Iterator[Finding]:
+    ahead = ReadAhead(files, lambda file: open_file(file, wanted, detector.frame_of))
+    feed = _Feed(ahead)
+    try:
+        for name, found in detector.stream(feed):
+            yield from feed.failures()
+            yield _finding(feed.opened.pop(name), found)
+        yield from feed.failures()
+    finally:
+        ahead.close()
+
+
+def _tried(detector: Detector, finding: Finding) -> Stability | None:
+    """The same image under changes; None where there is no answer, or the file is gone since."""
+    try:
+        return try_changes(detector, open_picture(finding.file), finding.detection) if finding.detection else None
+    except DataError:
+        return None
+
+
+def in_order(findings: Iterator[Finding], files: Sequence[str]) -> Iterator[Finding]:
+    """Findings in the order of their files, each given as soon as those before it are there."""
+    early: dict[str, Finding] = {}
+    expected = deque(files)
+    for finding in findings:
+        early[finding.file] = finding
+        while expected and expected[0] in early:
+            yield early.pop(expected.popleft())
+
+
+class _Feed:
+    """Hands pictures to a detector, and keeps the rest of each file, and the files that have none."""
+
+    def __init__(self, ahead: ReadAhead) -> None:
+        self._ahead = ahead
+        self.opened: dict[str, Opened] = {}
+        self._failed: list[Opened] = []
+
+    def take(self, *, wait: bool) -> Picture | None:
+        while (opened := self._ahead.take(wait=wait)) is not None:
+            if opened.picture is None:
+                self._failed.append(opened)
+                continue
+            self.opened[opened.file] = opened.without_picture()
+            return opened.picture
+        return None
+
+    def failures(self) -> Iterator[Finding]:
+        """Findings of the files that could not be opened since the last call."""
+        failed, self._failed = self._failed, []
+        yield from (_finding(opened, opened.problem or FxrayError("no picture")) for opened in failed)
+
+
+def _finding(opened: Opened, found: Detection | FxrayError) -> Finding:
+    detection, problem = (found, None) if isinstance(found, Detection) else (None, found)
+    return Finding(
+        opened.file,
+        detection,
+        problem=problem.message if problem else "",
+        remedy=problem.remedy if problem else "",
+        sha256=opened.sha256,
+        size_bytes=opened.size_bytes,
+        modified_ns=opened.modified_ns,
+        provenance=opened.provenance,
+        thumbnail=opened.thumbnail,
+    )

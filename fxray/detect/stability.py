@@ -1,6 +1,5 @@
 """How stable an answer is: the same image, saved again, resized, cropped, off a screen."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,10 +65,6 @@ class Stability:
             return f'The answer stays "{answer}" under all {num} changes. A stable answer can still be wrong.'
         becomes = "; ".join(f'"{t.detection.assessment or _NO_ANSWER}" when {t.title}' for t in self.flips)
         return f'The answer "{answer}" does not hold under {len(self.flips)} of {num} changes: {becomes}.'
-
-    def as_json(self, file: str) -> str:
-        """One JSON object on one line, beside the one of the image as it is."""
-        return json.dumps({"file": file, "stability": self.as_record()}, ensure_ascii=False)
 
     def as_record(self) -> dict[str, Any]:
         """Everything as plain values, ready for `json.dumps`; boxes of a trial are in its changed image's pixels."""

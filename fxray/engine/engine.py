@@ -2,10 +2,10 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,18 @@ class Answers:
     rollouts: tuple[Rollout, ...]
 
 
+class Questions(Protocol):
+    """Questions that become ready one after the other, in whatever order."""
+
+    def take(self, *, wait: bool) -> Question | None:
+        """The next question that is ready.
+
+        Args:
+            wait: None then means that no more will come; else only that none is ready now.
+        """
+        ...
+
+
 def answer_seed(group_seed: int, index: int) -> int:
     """Seed of an answer, a function of its group's seed and its index alone: no worker and no batch enters it.
 
@@ -82,7 +94,7 @@ class Engine:
         from vllm import LLM
 
         self._settings = settings
-        self._num_loads = 0
+        self._num_loads = self._num_streamed = 0
         self._adapter: tuple[Any, int] | None = None
         self._is_asleep = False
         try:
@@ -131,12 +143,52 @@ class Engine:
                 prompts, params, use_tqdm=False, lora_request=self._adapter[0] if self._adapter else None
             )
         except (ValueError, VLLMValidationError) as error:
-            raise ConfigError(
-                f"vLLM refuses a prompt: {error}",
-                where=f"samples {questions[0].where} to {questions[-1].where}",
-                remedy=f"raise rollout.max_model_len (now {self._settings.max_model_len}) or lower model.max_pixels",
-            ) from error
+            raise self._refusal(error, f"samples {questions[0].where} to {questions[-1].where}") from error
         return [self._answers(output, self._watched(sampling)) for output in outputs]
+
+    def stream(self, questions: Questions, sampling: SamplingSettings) -> Iterator[tuple[str, Answers | ConfigError]]:
+        """Draws a group of answers to each question, each given as soon as it is complete.
+
+        Twice as many questions as the engine decodes at once are taken in advance, so that it is never short of work
+        and memory does not grow with their number.
+
+        Args:
+            questions: Are taken when there is room for them.
+            sampling: Group size, temperature, length.
+
+        Yields:
+            `where` of a question, and its answers, or why vLLM refuses it.
+        """
+        from vllm.exceptions import VLLMValidationError
+        from vllm.sampling_params import RequestOutputKind
+
+        self._wake()
+        watched = self._watched(sampling)
+        core, most = self._llm.llm_engine, 2 * self._settings.max_num_seqs
+        asked: dict[str, str] = {}  # an image is forgotten once vLLM has what the model sees of it
+        try:
+            while True:
+                while len(asked) < most and (question := questions.take(wait=not asked)) is not None:
+                    self._num_streamed += 1
+                    request_id = f"stream-{self._num_streamed}"
+                    params = self._sampling_params(question, sampling)
+                    params.output_kind = RequestOutputKind.FINAL_ONLY
+                    prompt = {"prompt": question.prompt, "multi_modal_data": {"image": question.image}}
+                    try:
+                        core.add_request(
+                            request_id, prompt, params, lora_request=self._adapter[0] if self._adapter else None
+                        )
+                    except (ValueError, VLLMValidationError) as error:
+                        yield question.where, self._refusal(error, question.where)
+                    else:
+                        asked[request_id] = question.where
+                if not asked:
+                    return
+                for output in core.step():
+                    if output.finished:
+                        yield asked.pop(output.request_id), self._answers(output, watched)
+        finally:
+            core.abort_request(list(asked))
 
     def load_adapter(self, blob: AdapterBlob, worker: str = "engine") -> SyncProof:
         """Answers from now on come from this adapter, and that is proved.
@@ -177,6 +229,10 @@ class Engine:
         if self._settings.can_sleep and not self._is_asleep:
             self._llm.sleep(level=1)
             self._is_asleep = True
+
+    def _refusal(self, error: Exception, where: str) -> ConfigError:
+        remedy = f"raise rollout.max_model_len (now {self._settings.max_model_len}) or lower model.max_pixels"
+        return ConfigError(f"vLLM refuses a prompt: {error}", where=where, remedy=remedy)
 
     def _wake(self) -> None:
         if self._is_asleep:

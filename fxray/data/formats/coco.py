@@ -173,7 +173,8 @@ def _as_annotation(number: int, row: Exported, region: Region) -> dict[str, Any]
 
 
 def _as_result(row: Exported, region: Region) -> dict[str, Any]:
-    return {"image_id": row.number + 1, "category_id": 1, "bbox": list(_xywh(region.box)), "score": 1.0}
+    score = row.guess.score if row.guess else 1.0
+    return {"image_id": row.number + 1, "category_id": 1, "bbox": list(_xywh(region.box)), "score": score}
 
 
 def _xywh(box: Box) -> tuple[float, float, float, float]:

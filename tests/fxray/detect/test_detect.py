@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from PIL import Image
 
 import fxray
 from fxray.detect.detection import Picture, Versions
-from fxray.detect.detector import BATCH_SIZE, Detector
-from fxray.detect.files import drawing_path, files_in
-from fxray.detect.offline import detect_files
+from fxray.detect.detector import Detector
+from fxray.detect.finding import as_line
+from fxray.detect.offline import detect_files, in_order
+from fxray.detect.reading import NUM_THREADS, THUMBNAIL_BYTES, Opened, ReadAhead, Wanted, make_thumbnail, open_file
 from fxray.engine.engine import Answers, Question
-from fxray.errors import DataError
+from fxray.errors import ConfigError, DataError, DeadlineError
 from fxray.evaluate.calibration import Calibration, FittedFor
 from fxray.grpo.types import Rollout, SamplingSettings
 from fxray.schema import Box, Region, Tag, Verdict
@@ -59,6 +61,22 @@ class FixedAnswers:
             )
             for question in questions
         ]
+
+    def stream(self, questions: Any, sampling: SamplingSettings) -> Iterator[tuple[str, Answers | ConfigError]]:
+        """Two at a time, the later one first."""
+        held: list[Question] = []
+        while question := questions.take(wait=not held) or (held and held[0]):
+            if question not in held:
+                held.append(question)
+                if len(held) < 2:
+                    continue
+            for each in reversed(held):
+                refused = ConfigError("refused", where=each.where, remedy="none") if self.refuses(each.image) else None
+                yield each.where, refused or self.generate([each], sampling)[0]
+            held.clear()
+
+    def refuses(self, image: Image.Image) -> bool:
+        return image.getpixel((0, 0)) == (7, 7, 7)
 
     def rollout_of(self, image: Image.Image) -> Rollout:
         text, nothing = self.text_of(image), np.zeros(0)
@@ -159,7 +177,7 @@ def test_a_calibrated_probability_says_so_and_may_be_unsure(tmp_path: Path, sour
     assert (record["probability_kind"], record["raw_probability"]) == ("calibrated", 0.9)
     assert record["calibration"]["num_images"] == 50
     (tmp_path / "a.png").write_bytes(png(0))
-    (finding,) = detect_files(detector, [tmp_path / "a.png"])
+    (finding,) = detect_files(detector, [str(tmp_path / "a.png")])
     assert "unsure. What was found is no ground for a verdict." in finding.as_text()
     assert (
         "probability that it is generated: 75 %, calibrated on 50 images of validation.parquet "
@@ -167,76 +185,119 @@ def test_a_calibrated_probability_says_so_and_may_be_unsure(tmp_path: Path, sour
     )
 
 
-def test_a_folder_is_answered_in_batches(tmp_path: Path, detector: Detector, source: FixedAnswers) -> None:
-    for number in range(BATCH_SIZE + 6):
-        (tmp_path / f"{number:03d}.png").write_bytes(png(0 if number % 3 else 255))
-    findings = list(detect_files(detector, [tmp_path]))
-    assert [finding.file.name for finding in findings] == [f"{number:03d}.png" for number in range(BATCH_SIZE + 6)]
-    verdicts = [finding.detection.verdict for finding in findings[:3] if finding.detection]
+def write_all(folder: Path, files: dict[str, bytes]) -> list[str]:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [str(folder / name) for name in files]
+
+
+def test_findings_come_as_they_are_answered_and_can_be_put_in_order(tmp_path: Path, detector: Detector) -> None:
+    files = write_all(tmp_path, {f"{k:03d}.png": png(0 if k % 3 else 255) for k in range(70)})
+    found = list(in_order(detect_files(detector, files), files))
+    assert [finding.file for finding in found] == files
+    verdicts = [finding.detection.verdict for finding in found[:3] if finding.detection]
     assert verdicts == [Verdict.REAL, Verdict.GENERATED, Verdict.GENERATED]
-    assert [len(batch) for batch in source.batches] == [BATCH_SIZE, 6]
 
 
 def test_one_bad_file_never_stops_the_rest(tmp_path: Path, detector: Detector) -> None:
-    files = {"a.png": png(0), "b.png": b"no image", "c.png": png(255), "d.png": png(99), "e.png": png(0, (3, 900))}
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    findings = list(detect_files(detector, [tmp_path / "absent.png", *(tmp_path / name for name in files)]))
-    assert [finding.file.name for finding in findings] == ["absent.png", *files]
-    assert [finding.is_answered for finding in findings] == [False, True, False, True, False, False]
+    images = {
+        "a.png": png(0), "b.png": b"no image", "c.png": png(255), "d.png": png(99), "e.png": png(0, (3, 900)),
+        "f.png": png(7), "g.png": b"", "h.png": png(0)[:80],
+    }  # fmt: skip
+    files = [str(tmp_path / "absent.png"), *write_all(tmp_path, images)]
+    findings = list(in_order(detect_files(detector, files), files))
+    assert [finding.file for finding in findings] == files
+    assert [finding.is_answered for finding in findings] == [False, True, False, True, *[False] * 5]
     texts = [finding.as_text() for finding in findings]
     assert "absent.png: not examined: cannot be read: No such file" in texts[0]
     assert "no image Pillow knows" in texts[2]
     assert "no verdict" in texts[4]
     assert "longer than 200 times" in texts[5]
+    assert "not examined: refused" in texts[6]
+    assert "0 bytes that are no image" in texts[7]
+    assert "cut short" in texts[8]
 
 
-def test_what_is_no_image_file_is_not_read(tmp_path: Path, detector: Detector) -> None:
-    os.mkfifo(tmp_path / "pipe.png")
-    with (tmp_path / "huge.png").open("wb") as huge:
-        huge.truncate(4 * 2**30)
-    pipe, huge_one = detect_files(detector, [tmp_path / "pipe.png", tmp_path / "huge.png"])
-    assert pipe.problem == "is no plain file"
-    assert huge_one.problem == f"has {4 * 2**30} bytes, expected at most {256 * 2**20}"
+def test_reading_ahead_fails_loudly_where_it_is_no_files_fault(
+    tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxray.detect.offline.open_file", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(detect_files(detector, ["a.png", "b.png"]))
+    monkeypatch.setattr("fxray.detect.reading.DEADLINE_S", 0.05)
+    monkeypatch.setattr(
+        "fxray.detect.offline.open_file", lambda *_: Opened("a.png", size_bytes=threading.Event().wait(2))
+    )
+    with pytest.raises(DeadlineError, match=r"a\.png: no file was read within 0\.05 s"):
+        list(detect_files(detector, ["a.png"]))
+
+
+def test_few_decoded_images_wait(tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxray.detect.reading._MAX_WAITING_PX", 3 * 112 * 112)
+    files = write_all(tmp_path, {f"{k:03d}.png": png(0) for k in range(30)})
+    ahead = ReadAhead(files, lambda file: open_file(file, Wanted(), detector.frame_of))
+    most, names = 0, set()
+    while opened := ahead.take(wait=True):
+        names.add(opened.file)
+        most = max(most, len(ahead._ready))
+    assert names == set(files)
+    assert most <= 3 + NUM_THREADS
 
 
 def test_words_claim_evidence_never_proof(tmp_path: Path, detector: Detector) -> None:
-    (tmp_path / "a.png").write_bytes(png(0))
-    (tmp_path / "b.png").write_bytes(png(255))
-    generated, real = (finding.as_text() for finding in detect_files(detector, [tmp_path]))
+    files = write_all(tmp_path, {"a.png": png(0), "b.png": png(255)})
+    generated, real = (finding.as_text() for finding in in_order(detect_files(detector, files), files))
     assert "looks generated. This is evidence to be checked, not proof." in generated
     assert "  1. Hand bent  [x 0 to 56, y 56 to 112]\n  tags: structure errors" in generated
     assert "90 % of the model's weight is on generated (uncalibrated" in generated
     assert "looks real. That no flaw was found is evidence, not proof." in real
+    assert "  origin: The file says nothing of a generator, which proves nothing" in real
 
 
-def test_findings_as_json(tmp_path: Path, detector: Detector) -> None:
-    (tmp_path / "a.png").write_bytes(png(0))
-    good, bad = (json.loads(f.as_json()) for f in detect_files(detector, [tmp_path / "a.png", tmp_path / "x.png"]))
+def test_findings_as_records(tmp_path: Path, detector: Detector) -> None:
+    files = [*write_all(tmp_path, {"a.png": png(0)}), str(tmp_path / "x.png")]
+    good, bad = (finding.as_record() for finding in in_order(detect_files(detector, files), files))
     assert good["verdict"] == "generated"
     assert good["regions"] == [{"box": [0, 56, 56, 112], "caption": "Hand bent"}]
     assert good["tags"] == ["structure errors"]
     assert good["answer"] == GENERATED
-    assert bad == {"file": str(tmp_path / "x.png"), "problem": "cannot be read: No such file or directory"}
+    assert good["sha256"] == hashlib.sha256(png(0)).hexdigest()
+    assert (good["size_bytes"], good["provenance"]["credentials"]["state"]) == (len(png(0)), "absent")
+    assert bad == {
+        "file": files[1], "sha256": None, "size_bytes": -1, "modified_ns": -1, "provenance": None,
+        "problem": "cannot be read: No such file or directory", "remedy": "put the image there, or mend the path",
+    }  # fmt: skip
 
 
-def test_findings_are_drawn(tmp_path: Path, detector: Detector) -> None:
-    (tmp_path / "a.png").write_bytes(png(0))
-    (finding,) = detect_files(detector, [tmp_path / "a.png"])
-    finding.draw(tmp_path / "out" / "a.png")
-    drawn = Image.open(tmp_path / "out" / "a.png")
-    assert drawn.width == 448
-    assert drawn.getpixel((100, 100)) == (0, 0, 0)
-    assert drawn.getpixel((223, 447)) == (213, 94, 0)
+def test_names_are_one_harmless_line_and_lines_are_json(tmp_path: Path, detector: Detector) -> None:
+    name = b"\xff\x1b[31m\n<img onerror=1>\xe2\x80\xae.png"
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
+    Path(path).write_bytes(png(0))
+    (finding,) = detect_files(detector, [path])
+    first = finding.as_text().splitlines()[0]
+    assert "[31m <img onerror=1> .png: looks generated." in first
+    assert first.isprintable()
+    line = as_line(finding.as_record())
+    assert "\n" not in line
+    assert json.loads(line.encode("ascii"))["file"] == path
 
 
-def test_folders_are_searched_and_drawings_do_not_collide(tmp_path: Path) -> None:
-    for name in ("b/1.png", "a/1.PNG", "a/notes.txt", "a/2.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    assert files_in(tmp_path) == [tmp_path / name for name in ("a/1.PNG", "a/2.jpg", "b/1.png")]
-    (tmp_path / "empty").mkdir()
-    assert files_in(tmp_path / "empty") == [tmp_path / "empty"]
-    taken: set[Path] = set()
-    paths = [drawing_path(Path("out"), Path(name), taken) for name in ("a/1.png", "b/1.png", "c/1.png", "d/2.png")]
-    assert [path.name for path in paths] == ["1.png.png", "1.png-2.png", "1.png-3.png", "2.png.png"]
+def test_stability_is_asked_for_file_by_file(tmp_path: Path, detector: Detector) -> None:
+    files = [*write_all(tmp_path, {"a.png": png(0)}), str(tmp_path / "x.png")]
+    good, bad = detect_files(detector, files, Wanted(stability=True))
+    assert good.as_record()["stability"]["num_changes"] == 9
+    assert "under this change" in good.as_text()
+    assert bad.stability is None
+
+
+def test_a_thumbnail_is_small_and_bare() -> None:
+    noise = Image.effect_noise((3000, 900), 100).convert("RGB")
+    noise.info["exif"] = b"secret"
+    encoded = make_thumbnail(noise)
+    with Image.open(io.BytesIO(encoded)) as small:
+        assert small.size == (480, 144)
+        assert dict(small.getexif()) == {}
+    assert len(encoded) <= THUMBNAIL_BYTES
+    assert b"secret" not in encoded
+    with Image.open(io.BytesIO(make_thumbnail(Image.new("RGB", (30000, 200))))) as long:
+        assert long.size == (480, 3)

@@ -67,7 +67,7 @@ def test_the_table_reads_aloud_and_the_record_is_json(stability):
     assert len(lines) == 12
     assert lines[1].split() == ["as", "it", "is", "generated", "90", "%", "1"]
     assert lines[6].split() == ["resized", "to", "50%", "real", "20", "%", "0", "0.00"]
-    record = json.loads(stability.as_json("photo.png"))["stability"]
+    record = json.loads(json.dumps(stability.as_record()))
     assert (record["num_changes"], record["num_flips"]) == (9, 3)
     assert record["trials"][4]["change"] == "resize-0.5"
     assert record["trials"][4]["verdict"] == "real"

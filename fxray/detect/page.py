@@ -1,0 +1,206 @@
+"""What was found in many images as one HTML file that needs nothing beside it: to look through, hand on and print.
+
+Everything that a model or a file says is text there, never markup; the only script is the page's own, named by its
+hash in the page's security policy.
+"""
+
+import base64
+import datetime as dt
+import hashlib
+import io
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from fxray.detect.finding import percent
+from fxray.detect.provenance import words_of
+from fxray.draw import PALETTE, plain_text
+from fxray.files import write_atomically
+from fxray.geometry import clip
+from fxray.schema import Box
+
+MAX_THUMBNAILS_BYTES = 24 * 2**20
+"""Of all thumbnails together; beyond it each is made smaller."""
+_VIEW_WIDTH, _VIEW_HEIGHT = 360, 270
+_MAX_BOXES, _MAX_CHARACTERS = 40, 4000
+_SMALLEST_PX = 72
+_OPTIONAL = (
+    "probability", "raw_probability", "tags", "width_px", "height_px", "timings", "faults", "stability", "problem",
+    "remedy",
+)  # fmt: skip
+"""Fields that findings without a detection do not have."""
+VERDICTS = {
+    "generated": "Looks generated",
+    "unsure": "Unsure",
+    "real": "Looks real",
+    "unread": "No verdict",
+    "failed": "Not examined",
+}
+
+
+def kind_of(record: Mapping[str, Any]) -> str:
+    """A key of `VERDICTS`."""
+    return "failed" if "problem" in record else str(record["assessment"] or "unread")
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box over the picture, in units of the view, and its caption; without a size where it lies outside."""
+
+    number: int
+    colour: str
+    x: float
+    y: float
+    width: float
+    height: float
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """An image on the page.
+
+    Attributes:
+        name: Its path below what all files have in common.
+        kind: A key of `VERDICTS`.
+        uri: Its thumbnail as a data URI; empty where there is none.
+        view_width: Of the picture, in units of the view.
+        view_height: Of the picture, in units of the view.
+        regions: What is marked.
+        percent: Of the probability; empty where there is none.
+        origin: What the file says of itself, in sentences.
+        has_marks: True where that names a generator or a camera, or holds credentials.
+        record: The finding.
+    """
+
+    name: str
+    kind: str
+    uri: str
+    view_width: int
+    view_height: int
+    regions: tuple[Region, ...]
+    percent: str
+    origin: tuple[str, ...]
+    has_marks: bool
+    record: Mapping[str, Any]
+
+
+def write_page(
+    path: Path,
+    records: Sequence[Mapping[str, Any]],
+    thumbnail: Callable[[str], bytes],
+    settings: Mapping[str, Any],
+) -> int:
+    """Writes the page.
+
+    Args:
+        path: The HTML file.
+        records: Findings, in the order in which they are shown.
+        thumbnail: The JPEG of an image by its SHA-256; empty where there is none.
+        settings: What answered, and how it was asked.
+
+    Returns:
+        Size of the thumbnails in bytes.
+
+    Raises:
+        ResourceError: The disk is full or not writable.
+    """
+    pictures = _bounded({r["sha256"]: thumbnail(r["sha256"]) for r in records if r["sha256"]})
+    names = _short_names([record["file"] for record in records])
+    cards = [
+        _card(record, name, pictures.get(record["sha256"], b"")) for record, name in zip(records, names, strict=True)
+    ]
+    assets, shared = resources.files("fxray.detect"), resources.files("fxray.report")
+    script = (assets / "page.js").read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    num_bytes = sum(map(len, pictures.values()))
+    page = environment.from_string((assets / "page.html.j2").read_text("utf-8")).render(
+        style=Markup((shared / "style.css").read_text("utf-8") + (assets / "page.css").read_text("utf-8")),  # noqa: S704
+        script=Markup(script),  # noqa: S704 - files of this package
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        cards=cards,
+        counts={kind: num for kind in VERDICTS if (num := sum(card.kind == kind for card in cards))},
+        verdicts=VERDICTS,
+        tags=sorted(Counter(tag for record in records for tag in record.get("tags", ())).items()),
+        settings=settings,
+        calibration=next((r["calibration"] for r in records if r.get("calibration")), None),
+        written=dt.datetime.now(dt.UTC),
+        thumbnails_size=f"{num_bytes / 2**20:.1f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:.0f} KiB",
+    )
+    write_atomically(path, page.encode("utf-8", "replace"))
+    return num_bytes
+
+
+def _card(record: Mapping[str, Any], name: str, picture: bytes) -> Card:
+    size = (record.get("width_px") or 4, record.get("height_px") or 3)
+    scale = min(_VIEW_WIDTH / size[0], _VIEW_HEIGHT / size[1])
+    provenance = record["provenance"]
+    probability = record.get("probability")
+    return Card(
+        name=name,
+        kind=kind_of(record),
+        uri="data:image/jpeg;base64," + base64.b64encode(picture).decode("ascii") if picture else "",
+        view_width=max(1, round(size[0] * scale)),
+        view_height=max(1, round(size[1] * scale)),
+        regions=tuple(_regions(record.get("regions", ()), size, scale)),
+        percent="" if probability is None else percent(probability),
+        origin=tuple(words_of(provenance)) if provenance else (),
+        has_marks=bool(provenance and (provenance["marks"] or provenance["credentials"]["state"] != "absent")),
+        record={**dict.fromkeys(_OPTIONAL), **record, "answer": _cut(record.get("answer") or "")},
+    )
+
+
+def _regions(regions: Sequence[Mapping[str, Any]], size: tuple[int, int], scale: float) -> Iterator[Region]:
+    for k, region in enumerate(regions[:_MAX_BOXES]):
+        inside = clip(Box(*region["box"]), *size)
+        x, y, right, bottom = (scale * side for side in inside) if inside else (0.0, 0.0, 0.0, 0.0)
+        caption = plain_text(region["caption"]) or "(no caption)"
+        yield Region(
+            k + 1,
+            PALETTE[k % len(PALETTE)],
+            round(x, 1),
+            round(y, 1),
+            round(right - x, 1),
+            round(bottom - y, 1),
+            caption,
+        )
+
+
+def _cut(answer: str) -> str:
+    return answer if len(answer) <= _MAX_CHARACTERS else answer[:_MAX_CHARACTERS] + " […]"
+
+
+def _short_names(files: Sequence[str]) -> list[str]:
+    """The paths below the folder that all files have in common, on one line; the way to it is nobody's business."""
+    paths = [os.path.normpath(file) for file in files]
+    common = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""  # noqa: PTH120
+    return [plain_text(os.path.relpath(path, common or "."), 300) for path in paths]
+
+
+def _bounded(pictures: dict[str, bytes]) -> dict[str, bytes]:
+    """Thumbnails that together are not too large to be opened in a browser."""
+    total = sum(map(len, pictures.values()))
+    if total <= MAX_THUMBNAILS_BYTES:
+        return pictures
+    scale = math.sqrt(0.8 * MAX_THUMBNAILS_BYTES / total)
+    return {name: _reduced(encoded, scale) for name, encoded in pictures.items() if encoded}
+
+
+def _reduced(encoded: bytes, scale: float) -> bytes:
+    with Image.open(io.BytesIO(encoded)) as image:
+        side = max(_SMALLEST_PX, round(scale * max(image.size)))
+        image.draft("RGB", (side, side))
+        small = image.convert("RGB")
+        small.thumbnail((side, side))
+    smaller = io.BytesIO()
+    small.save(smaller, "JPEG", quality=70)
+    return min(encoded, smaller.getvalue(), key=len)

@@ -1,0 +1,190 @@
+"""Image files are read, decoded and asked where they come from by threads, ahead of whoever examines them."""
+
+import hashlib
+import io
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from fxray.data.images import decoding, open_image, read_image_file, upright_rgb
+from fxray.detect.detection import Picture
+from fxray.detect.provenance import Provenance, read_provenance
+from fxray.errors import DataError, DeadlineError
+
+NUM_THREADS = 2
+DEADLINE_S = 300.0
+"""For the next of some files to be read; a disk that does not answer ends the command, not the machine."""
+_MAX_WAITING, _MAX_WAITING_PX = 64, 64_000_000
+THUMBNAIL_PX = 480
+THUMBNAIL_BYTES = 48 * 2**10
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file that was read, or the reason why not.
+
+    Attributes:
+        file: As it was named.
+        size_bytes: Of the file; -1 where even that is not known.
+        modified_ns: When it was changed last, since 1970.
+        picture: Its pixels; None where there are none.
+        sha256: Of the file, in hex; empty where it could not be read.
+        provenance: What the file says of itself.
+        thumbnail: A small JPEG of it, without any metadata.
+        problem: Why there are no pixels.
+    """
+
+    file: str
+    size_bytes: int = -1
+    modified_ns: int = -1
+    picture: Picture | None = None
+    sha256: str = ""
+    provenance: Provenance | None = None
+    thumbnail: bytes = b""
+    problem: DataError | None = None
+
+    def without_picture(self) -> "Opened":
+        """All but the pixels, to be kept while they are examined."""
+        return replace(self, picture=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is wanted of each file beside its pixels."""
+
+    thumbnail: bool = False
+    personal: bool = False
+    stability: bool = False
+
+
+def open_file(file: str, wanted: Wanted, check: Callable[[Picture], object]) -> Opened:
+    """Reads a file; whatever is wrong with it is told, not raised.
+
+    Args:
+        file: Its path.
+        wanted: What to make of it.
+        check: Raises a `DataError` where a picture cannot be examined.
+    """
+    start_s, status, digest, provenance = time.monotonic(), (-1, -1), "", None
+    try:
+        path = Path(file)
+        status = _status(path)
+        encoded = read_image_file(path, file)
+        digest = hashlib.sha256(encoded).hexdigest()
+        image = open_image(encoded, file)
+        with decoding(encoded, file):
+            pixels = upright_rgb(image)
+        provenance = read_provenance(encoded, image, keeps_personal=wanted.personal)
+        picture = Picture(file, pixels, digest, time.monotonic() - start_s)
+        check(picture)
+        thumbnail = make_thumbnail(pixels) if wanted.thumbnail else b""
+    except DataError as error:
+        return Opened(file, *status, sha256=digest, provenance=provenance, problem=error)
+    except MemoryError:
+        problem = DataError("needs more memory than there is", where=file, remedy="scale the image down")
+        return Opened(file, *status, sha256=digest, problem=problem)
+    return Opened(file, *status, picture, digest, provenance, thumbnail)
+
+
+def make_thumbnail(image: Image.Image) -> bytes:
+    """A JPEG of at most 480 pixels a side and 48 KiB, with nothing in it but pixels."""
+    small = image.resize(_fitted(image.size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    for quality in (85, 70, 50, 30, 10):
+        encoded = io.BytesIO()
+        small.save(encoded, "JPEG", quality=quality)
+        if encoded.tell() <= THUMBNAIL_BYTES:
+            break
+    return encoded.getvalue()
+
+
+def _fitted(size: tuple[int, int]) -> tuple[int, int]:
+    scale = min(1.0, THUMBNAIL_PX / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _status(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+class ReadAhead:
+    """Files that are opened by threads, each given out as soon as it is ready.
+
+    At most 64 files and about 64 million pixels wait to be taken, so that memory does not grow with their number.
+
+    Args:
+        files: What to open.
+        opened: Opens one; runs in the threads.
+    """
+
+    def __init__(self, files: Sequence[str], opened: Callable[[str], Opened]) -> None:
+        self._todo, self._open = deque(files), opened
+        self._ready: deque[Opened] = deque()
+        self._reading: set[str] = set()
+        self._failure: BaseException | None = None
+        self._changed = threading.Condition()
+        for number in range(min(NUM_THREADS, len(files))):
+            threading.Thread(target=self._work, name=f"reader-{number}", daemon=True).start()
+
+    def take(self, *, wait: bool) -> Opened | None:
+        """The next file that is ready.
+
+        Args:
+            wait: None then means that no more will come; else only that none is ready now.
+
+        Raises:
+            DeadlineError: No file was read for five minutes.
+        """
+        with self._changed:
+            if wait and not self._changed.wait_for(self._has_news, DEADLINE_S):
+                raise DeadlineError(
+                    f"no file was read within {DEADLINE_S:g} s",
+                    where=", ".join(sorted(self._reading)),
+                    remedy="check the disk that they lie on, or leave them out",
+                )
+            if self._failure:
+                raise self._failure
+            self._changed.notify_all()
+            return self._ready.popleft() if self._ready else None
+
+    def close(self) -> None:
+        """Nothing more is opened."""
+        with self._changed:
+            self._todo.clear()
+            self._ready.clear()
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._has_room)
+                if not self._todo or self._failure:
+                    return
+                file = self._todo.popleft()
+                self._reading.add(file)
+            try:
+                opened = self._open(file)
+            except BaseException as error:  # noqa: BLE001 - a thread's end; `take` raises it
+                with self._changed:
+                    self._failure = error
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._reading.discard(file)
+                self._ready.append(opened)
+                self._changed.notify_all()
+
+    def _has_news(self) -> bool:
+        return bool(self._ready or self._failure or not (self._todo or self._reading))
+
+    def _has_room(self) -> bool:
+        held_px = sum(o.picture.image.width * o.picture.image.height for o in self._ready if o.picture)
+        return not self._todo or (len(self._ready) < _MAX_WAITING and held_px < _MAX_WAITING_PX)

@@ -1,0 +1,114 @@
+"""Many image files over many engines: Ray Data streams paths to them and findings back, wherever on a cluster they are.
+
+Files, run and adapter must lie where every node sees them under the same path.
+"""
+
+import json
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fxray.config.tree import Config
+from fxray.detect.folder import Record
+from fxray.detect.load import open_detector
+from fxray.detect.offline import detect_files
+from fxray.detect.reading import Wanted
+from fxray.errors import DeadlineError, WorkerDiedError
+from fxray.launch.cluster import ray_cluster
+
+_FILES_AT_ONCE = 128
+_MAX_RESTARTS = 3
+
+
+def detect_on_workers(
+    config: Config, adapter: Path | None, files: Sequence[str], wanted: Wanted, num_workers: int
+) -> Iterator[tuple[Record, bytes]]:
+    """What detectors in actors of their own find in image files.
+
+    Args:
+        config: For model, engine and Ray.
+        adapter: Folder in PEFT layout; None for the base model.
+        files: Paths, each once.
+        wanted: What is wanted of each file beside its pixels.
+        num_workers: Engines.
+
+    Yields:
+        The record of a finding and its thumbnail, as they come.
+
+    Raises:
+        ResourceError: The cluster cannot be reached or started.
+        WorkerDiedError: A worker cannot do its work, or dies again and again.
+        DeadlineError: Nothing came within the deadline of an engine's start and of a step together.
+    """
+    rollout = config.rollout
+    deadline_s = rollout.start_deadline_s + rollout.step_deadline_s
+    with ray_cluster(config.ray, min_cpus=num_workers * max(1, int(rollout.cpus_per_worker))):
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.wait_for_min_actors_s = int(rollout.start_deadline_s)
+        num_blocks = max(num_workers, -(-len(files) // _FILES_AT_ONCE))
+        paths = ray.data.from_items([{"file": file} for file in files], override_num_blocks=num_blocks)
+        found = paths.map_batches(
+            DetectorWorker,
+            fn_constructor_args=(config.model_dump_json(), str(adapter.resolve()) if adapter else "", wanted),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=num_workers),
+            num_cpus=rollout.cpus_per_worker,
+            num_gpus=rollout.gpus_per_worker,
+            max_restarts=_MAX_RESTARTS,
+            max_task_retries=_MAX_RESTARTS,
+        )
+        for row in _within(found.iter_rows(), deadline_s):
+            yield json.loads(row["record"]), row["thumbnail"]
+
+
+class DetectorWorker:
+    """One engine in an actor of Ray Data."""
+
+    def __init__(self, config: str, adapter: str, wanted: Wanted) -> None:
+        self._detector = open_detector(Config.model_validate_json(config), Path(adapter) if adapter else None)
+        self._wanted = wanted
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Findings of a batch of files, as columns."""
+        findings = list(detect_files(self._detector, [str(file) for file in batch["file"]], self._wanted))
+        return {
+            "record": [json.dumps(finding.as_record()) for finding in findings],
+            "thumbnail": [finding.thumbnail for finding in findings],
+        }
+
+
+def _within(rows: Any, deadline_s: float) -> Iterator[Any]:
+    """Rows as they come, each within a deadline after the one before."""
+    come: queue.Queue[Any] = queue.Queue(maxsize=1024)
+    end = object()
+
+    def pump() -> None:
+        try:
+            for row in rows:
+                come.put(row)
+            come.put(end)
+        except BaseException as error:  # noqa: BLE001 - a thread's end; raised below
+            come.put(error)
+
+    threading.Thread(target=pump, name="findings", daemon=True).start()
+    while True:
+        try:
+            row = come.get(timeout=deadline_s)
+        except queue.Empty:
+            raise DeadlineError(
+                f"no finding came within {deadline_s:g} s",
+                where="detection workers",
+                remedy="see `ray status`: the cluster may have no room for them (rollout.gpus_per_worker)",
+            ) from None
+        if row is end:
+            return
+        if isinstance(row, BaseException):
+            raise WorkerDiedError(
+                f"the workers gave up: {row}", where="detection workers", remedy="try again; what was found is kept"
+            ) from row
+        yield row

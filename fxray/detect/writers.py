@@ -1,0 +1,135 @@
+"""What was found, in the files of other tools: CSV, COCO, and drawings."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from fxray.data.exported import Exported, Guess
+from fxray.data.formats import coco
+from fxray.data.images import decode_image, read_image_file
+from fxray.detect.folder import Record
+from fxray.draw import draw_annotation, fitted, plain_text
+from fxray.errors import DataError
+from fxray.files import atomic_dir, atomic_path, write_atomically
+from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
+
+COLUMNS = (
+    "file", "verdict", "assessment", "probability", "probability_kind", "num_regions", "tags", "captions", "faults",
+    "width_px", "height_px", "sha256", "origin", "problem", "adapter_sha256",
+)  # fmt: skip
+MAX_DRAWN_PX = 2048
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_csv(records: Sequence[Record], path: Path) -> None:
+    """One row per image. A cell that a spreadsheet would calculate begins with an apostrophe."""
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(COLUMNS)
+    for record in records:
+        provenance = record["provenance"] or {}
+        cells = {
+            **record,
+            "num_regions": len(record["regions"]) if "regions" in record else "",
+            "tags": "; ".join(record.get("tags", ())),
+            "captions": "; ".join(plain_text(region["caption"]) for region in record.get("regions", ())),
+            "faults": "; ".join(record.get("faults", ())),
+            "origin": "; ".join(f"{mark['says']}: {mark['by']}" for mark in provenance.get("marks", ())),
+            "adapter_sha256": record.get("versions", {}).get("adapter_sha256") or "",
+        }
+        rows.writerow([_cell(cells.get(name)) for name in COLUMNS])
+    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        line = value.replace("\n", " ").replace("\r", " ").replace("\0", " ")
+        return f"'{line}" if line.startswith(_FORMULA) else line
+    return "" if value is None else value
+
+
+def write_coco(records: Sequence[Record], folder: Path) -> None:
+    """`annotations.json`, which `fxray data import coco` reads, and `results.json`, with a probability as each score.
+
+    Args:
+        records: Findings; those without a verdict are left out.
+        folder: Is replaced; beside what the files of the findings are relative to.
+    """
+    with atomic_dir(folder) as aside:
+        coco.write(_exported(records), aside, has_predictions=True)
+
+
+def _exported(records: Sequence[Record]) -> Iterator[Exported]:
+    answered = [record for record in records if record.get("verdict")]
+    for number, record in enumerate(answered):
+        verdict, regions, tags = Verdict(record["verdict"]), regions_of(record), tags_of(record)
+        sample = Sample(
+            sample_id=record["file"],
+            width_px=record["width_px"],
+            height_px=record["height_px"],
+            annotation=Annotation(verdict, regions, tags),
+            generator="",
+            category="",
+            source="",
+            annotator=f"fxray {(record['versions']['adapter_sha256'] or record['versions']['base'])[:12]}",
+        )
+        probability = record["probability"]
+        guess = Guess(verdict, regions, tags, 1.0 if probability is None else probability)
+        yield Exported(number, sample, f"../{record['file']}", 1, guess)
+
+
+def draw_all(records: Sequence[Record], base: Path, folder: Path) -> list[str]:
+    """Draws what was found onto each image that has a verdict; what is drawn already stays.
+
+    Args:
+        records: Findings.
+        base: Folder that their files are relative to.
+        folder: Of the drawings, PNG.
+
+    Returns:
+        Why images were not drawn: changed, or gone.
+    """
+    answered = [record for record in records if record.get("verdict")]
+    with ThreadPoolExecutor(2) as pool:
+        return [problem for problem in pool.map(partial(_draw, base=base, folder=folder), answered) if problem]
+
+
+def drawing_name(record: Record) -> str:
+    """A name for the drawing of an image that is unlike those of all other images."""
+    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(record["file"]).name).lstrip(".")
+    return f"{stem[:80]}-{record['sha256'][:8]}.png"
+
+
+def _draw(record: Record, base: Path, folder: Path) -> str:
+    path = folder / drawing_name(record)
+    if path.exists():
+        return ""
+    file = str(base / record["file"])
+    try:
+        encoded = read_image_file(Path(file), file)
+        if sha256(encoded).hexdigest() != record["sha256"]:
+            raise DataError("was changed after it was examined", where=file)
+        image, regions = fitted(decode_image(encoded, file), regions_of(record), MAX_DRAWN_PX)
+    except DataError as error:
+        return f"{record['file']}: {error.message}"
+    heading = plain_text(Path(record["file"]).name)
+    panel = draw_annotation(
+        image, heading=heading, verdict=Verdict(record["verdict"]), regions=regions, tags=tags_of(record)
+    )
+    with atomic_path(path) as aside:
+        panel.save(aside, "PNG")
+    return ""
+
+
+def regions_of(record: Record) -> tuple[Region, ...]:
+    """The regions of a finding, in pixels of the upright original."""
+    return tuple(Region(Box(*region["box"]), region["caption"]) for region in record.get("regions", ()))
+
+
+def tags_of(record: Record) -> tuple[Tag, ...]:
+    """The tags of a finding."""
+    return tuple(Tag(tag) for tag in record.get("tags", ()))

@@ -1,0 +1,101 @@
+"""What paths stand for: folders, globs, lists, links and things that are no images."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fxray.detect.files import files_of
+from fxray.errors import DataError
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b/1.png", "a/1.PNG", "a/notes.txt", "a/2.jpg", "a/deep/3.webp", "a/photo.HEIC", "out/drawn/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+def names(found: list[str], folder: Path) -> list[str]:
+    return [os.path.relpath(path, folder) for path in found]
+
+
+def test_folders_are_searched_whole_but_for_the_results(tree: Path) -> None:
+    found = files_of([str(tree)], leave_out=tree / "out")
+    assert names(found, tree) == ["a/1.PNG", "a/2.jpg", "a/photo.HEIC", "a/deep/3.webp", "b/1.png"]
+    (tree / "empty").mkdir()
+    assert files_of([str(tree / "empty"), "absent"]) == [str(tree / "empty"), "absent"]
+
+
+def test_globs_are_matched_unless_a_file_has_that_very_name(tree: Path) -> None:
+    assert names(files_of([str(tree / "a/*.[jJ]pg"), str(tree / "**/3.*")]), tree) == ["a/2.jpg", "a/deep/3.webp"]
+    (tree / "[x].png").write_bytes(b"")
+    assert names(files_of([str(tree / "[x].png")]), tree) == ["[x].png"]
+    assert files_of(["nothing/*.png"]) == ["nothing/*.png"]
+
+
+def test_each_file_counts_once_in_the_order_given(tree: Path) -> None:
+    paths = [str(tree / "b/1.png"), str(tree / "a/2.jpg"), str(tree / "b")]
+    assert names(files_of(paths), tree) == ["b/1.png", "a/2.jpg"]
+    assert files_of(["-", "z.png"], io.StringIO("x y.png\r\n\nz.png\n")) == ["x y.png", "z.png"]
+
+
+def test_loops_of_links_end_and_broken_links_are_told(tree: Path) -> None:
+    (tree / "a/up").symlink_to(tree)
+    (tree / "a/self").symlink_to(tree / "a")
+    (tree / "a/broken.png").symlink_to(tree / "gone.png")
+    (tree / "linked.png").symlink_to(tree / "b/1.png")
+    found = names(files_of([str(tree / "a")]), tree)
+    assert len(found) == len(set(found))
+    assert "a/broken.png" in found
+    assert "a/up/linked.png" in found
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_cannot_be_searched_stands_for_itself(tree: Path) -> None:
+    (tree / "a").chmod(0)
+    assert str(tree / "a") in files_of([str(tree)])
+    (tree / "a").chmod(0o700)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_lists_name_files_relative_to_themselves(tmp_path: Path, suffix: str) -> None:
+    rows = [{"label": "x", "path": "a b.png"}, {"label": "y", "path": "/abs/c.png"}]
+    file = tmp_path / f"list.{suffix}"
+    match suffix:
+        case "csv":
+            file.write_text("label,path\nx,a b.png\ny,/abs/c.png\n", "utf-8-sig")
+        case "jsonl":
+            file.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+        case "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), file)
+    assert files_of([str(file)]) == [str(tmp_path / "a b.png"), "/abs/c.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"label\nx\n", r"a\.csv, line 2: row .*label.*expected a path in a column named path, file"),
+        ("a.csv", b'path\n"x', r"is no readable list of images"),
+        ("a.jsonl", b'{"path": 3}\n', r"a\.jsonl, line 1: path '3'"),
+        ("a.jsonl", b"[" * 100_000, r"is no readable list of images"),
+        ("a.parquet", b"PAR1 not", r"is no readable list of images"),
+        ("absent.csv", None, r"is no readable list of images: No such file"),
+    ],
+)
+def test_a_list_that_is_none_is_one_clear_error(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        files_of([str(tmp_path / name)])
+
+
+def test_parquet_without_paths_names_its_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"pixels": [b"x"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"row 0: row \"\['pixels'\]\""):
+        files_of([str(tmp_path / "a.parquet")])

@@ -1,0 +1,106 @@
+"""A folder of results: nothing is examined twice, nothing is lost, and nothing else is touched."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from fxray.detect.finding import Finding
+from fxray.detect.folder import PARTS, RESULTS, SETTINGS, opened_folder, thumbnail_file
+from fxray.errors import ConfigError, DataError, ResourceError
+
+SETTINGS_A = {"adapter_sha256": "aa", "fxray": "1"}
+
+
+def record_of(file: Path, problem: str = "no image", sha256: str = "ab" * 32) -> dict:
+    status = file.stat()
+    return Finding(
+        str(file), None, problem, sha256=sha256, size_bytes=status.st_size, modified_ns=status.st_mtime_ns
+    ).as_record()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[str]:
+    (tmp_path / "in").mkdir()
+    files = [tmp_path / "in" / f"{name}.png" for name in "abc"]
+    for file in files:
+        file.write_bytes(b"x")
+    return [str(file) for file in files]
+
+
+def test_what_was_added_is_there_after_any_end(tmp_path: Path, images: list[str]) -> None:
+    out = tmp_path / "out"
+    with suppress(KeyboardInterrupt), opened_folder(out, SETTINGS_A) as results:
+        assert results.missing(images) == images
+        results.add(record_of(Path(images[1])), b"jpeg")
+        raise KeyboardInterrupt
+    assert thumbnail_file(out, "ab" * 32).read_bytes() == b"jpeg"
+    assert not (out / RESULTS).exists()
+    with opened_folder(out, SETTINGS_A | {"fxray": "2"}) as results:
+        assert results.missing(images) == [images[0], images[2]]
+        results.add(record_of(Path(images[0])), b"")
+        results.add(record_of(Path(images[2])), b"")
+        ordered = results.finish(images)
+    assert [record["file"] for record in ordered] == ["../in/a.png", "../in/b.png", "../in/c.png"]
+    lines = [json.loads(line) for line in (out / RESULTS).read_text().splitlines()]
+    assert lines == ordered
+    assert list((out / PARTS).iterdir()) == []
+
+
+def test_only_new_and_changed_files_are_missing(tmp_path: Path, images: list[str]) -> None:
+    out = tmp_path / "out"
+    with opened_folder(out, SETTINGS_A) as results:
+        for image in images:
+            results.add(record_of(Path(image)), b"")
+        results.finish(images)
+    os.utime(images[0], ns=(1, 1))
+    Path(images[1]).write_bytes(b"xy")
+    Path(images[2]).rename(tmp_path / "in" / "d.png")
+    now = [*images[:2], str(tmp_path / "in" / "d.png")]
+    with opened_folder(out, SETTINGS_A) as results:
+        assert results.missing(now) == now
+        assert results.missing([images[2]]) == [images[2]]  # gone: whoever reads it says so
+        results.add(record_of(Path(now[0]), problem="later"), b"")
+        ordered = results.finish(now)
+    assert [record["file"] for record in ordered] == ["../in/a.png", "../in/b.png", "../in/c.png"]
+    assert ordered[0]["problem"] == "later"
+
+
+def test_the_folder_moves_with_its_images(tmp_path: Path, images: list[str]) -> None:
+    with opened_folder(tmp_path / "out", SETTINGS_A) as results:
+        results.add(record_of(Path(images[0])), b"")
+        results.finish(images)
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("in", "out"):
+        (tmp_path / name).rename(moved / name)
+    with opened_folder(moved / "out", SETTINGS_A) as results:
+        assert results.missing([str(moved / "in" / "a.png")]) == []
+
+
+def test_other_things_and_other_detectors_are_refused(tmp_path: Path, images: list[str]) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("x")
+    with pytest.raises(ConfigError, match=r"holds 'letter\.txt'"), opened_folder(tmp_path / "home", SETTINGS_A):
+        pass
+    assert [entry.name for entry in (tmp_path / "home").iterdir()] == ["letter.txt"]
+    out, again = tmp_path / "out", pytest.raises(ResourceError, match="another process writes here")
+    with opened_folder(out, SETTINGS_A), again, opened_folder(out, SETTINGS_A):
+        pass
+    other = pytest.raises(ConfigError, match="adapter_sha256 is 'aa', now it would be 'bb'")
+    with other, opened_folder(out, {"adapter_sha256": "bb"}):
+        pass
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"file": "a"}', "[" * 100_000])
+def test_damage_names_the_line(tmp_path: Path, line: str) -> None:
+    with opened_folder(tmp_path, SETTINGS_A):
+        pass
+    (tmp_path / RESULTS).write_text(f"{line}\n")
+    with pytest.raises(DataError, match=r"detections\.jsonl, line 1"), opened_folder(tmp_path, SETTINGS_A):
+        pass
+    (tmp_path / SETTINGS).write_text("{")
+    with pytest.raises(DataError, match="cannot be read"), opened_folder(tmp_path, SETTINGS_A):
+        pass

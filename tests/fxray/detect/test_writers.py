@@ -1,0 +1,136 @@
+"""Findings in the files of other tools, and on a page that trusts none of them."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fxray.data.formats import location
+from fxray.data.formats.catalogue import find, reader
+from fxray.detect.page import MAX_THUMBNAILS_BYTES, write_page
+from fxray.detect.writers import draw_all, drawing_name, write_coco, write_csv
+
+NASTY = '<img src=x onerror="alert(1)"></script>'
+
+
+def jpeg(colour: str, size: tuple[int, int] = (100, 50)) -> bytes:
+    encoded = io.BytesIO()
+    Image.new("RGB", size, colour).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def record(file: str, content: bytes, **changes: object) -> dict:
+    origin = {"state": "absent", "is_trusted": False, "signer": "", "signed": "", "generator": "", "source_types": [],
+              "agents": [], "problems": []}  # fmt: skip
+    return {
+        "file": file, "sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content), "modified_ns": 1,
+        "width_px": 100, "height_px": 50, "verdict": "generated", "assessment": "unsure", "probability": 0.625,
+        "probability_kind": "calibrated", "raw_probability": 0.8,
+        "calibration": {"num_images": 1234, "is_synthetic": True},
+        "regions": [{"box": [10.0, 5.0, 60.0, 45.0], "caption": NASTY}, {"box": [0, 0, 1, 1], "caption": "=1+1"}],
+        "tags": ["texture errors"], "answer": f"<think>{NASTY}</think>", "faults": [], "is_strict": True,
+        "timings": {"read_s": 0.01, "answer_s": 0.5},
+        "versions": {"fxray": "0", "base": "tiny", "adapter": "a", "adapter_sha256": "cd" * 32},
+        "provenance": {"credentials": origin, "marks": [{"by": NASTY, "says": "generated", "place": "xmp", "text": ""}],
+                       "camera": {}, "withheld": ["author"], "personal": {}, "problem": ""},
+    } | changes  # fmt: skip
+
+
+def failure(file: str) -> dict:
+    return {"file": file, "sha256": None, "size_bytes": -1, "modified_ns": -1, "provenance": None,
+            "problem": f"no image: {NASTY}", "remedy": "mend it"}  # fmt: skip
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[dict]:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(jpeg("white"))
+    (tmp_path / "out").mkdir()
+    return [record("../in/a.png", jpeg("white")), failure("../in/-b\n.png")]
+
+
+def test_csv_has_a_row_per_image_and_no_formulas(tmp_path: Path, records: list[dict]) -> None:
+    write_csv([*records, failure("=cmd|'/C calc'!A0")], tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open(newline="") as file:
+        first, second, third = csv.DictReader(file)
+    assert (first["verdict"], first["assessment"], first["probability"], first["num_regions"]) == (
+        "generated", "unsure", "0.625", "2",
+    )  # fmt: skip
+    assert first["captions"] == f"{NASTY}; =1+1"
+    assert first["origin"] == f"generated: {NASTY}"
+    assert (second["verdict"], second["problem"]) == ("", f"no image: {NASTY}")
+    assert third["file"] == "'=cmd|'/C calc'!A0"
+
+
+def test_coco_can_be_scored_and_imported_again(tmp_path: Path, records: list[dict]) -> None:
+    write_coco(records, tmp_path / "out" / "coco")
+    results = json.loads((tmp_path / "out" / "coco" / "results.json").read_text())
+    assert results[0] == {"image_id": 1, "category_id": 1, "bbox": [10.0, 5.0, 50.0, 40.0], "score": 0.625}
+    source = tmp_path / "out" / "coco" / "annotations.json"
+    (read,) = reader(find("coco"))(source, location.Images(source.parent))
+    assert [(region.corners, region.caption) for region in read.regions] == [
+        ((10.0, 5.0, 60.0, 45.0), NASTY), ((0, 0, 1, 1), "=1+1"),
+    ]  # fmt: skip
+    assert (read.label, read.annotator) == ("generated", f"fxray {'cd' * 6}")
+
+
+def test_drawings_are_made_once_and_only_of_the_image_that_was_examined(tmp_path: Path, records: list[dict]) -> None:
+    out = tmp_path / "out"
+    assert draw_all(records, out, out / "drawn") == []
+    (file,) = (out / "drawn").iterdir()
+    assert file.name == drawing_name(records[0]) == f"a.png-{records[0]['sha256'][:8]}.png"
+    with Image.open(file) as drawn:
+        assert drawn.width == 448
+        assert drawn.getpixel((round(4.48 * 10) + 1, 100)) == (213, 94, 0)
+    before = file.stat().st_mtime_ns
+    assert draw_all(records, out, out / "drawn") == []
+    assert file.stat().st_mtime_ns == before
+    (tmp_path / "in" / "a.png").write_bytes(jpeg("black"))
+    file.unlink()
+    assert draw_all(records, out, out / "drawn") == ["../in/a.png: was changed after it was examined"]
+
+
+def page_of(tmp_path: Path, records: list[dict], thumbnail: bytes = b"") -> str:
+    write_page(tmp_path / "report.html", records, lambda _: thumbnail, {"adapter": NASTY, "view": None})
+    return (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_what_a_model_or_a_file_says_stays_text_on_the_page(tmp_path: Path, records: list[dict]) -> None:
+    page = page_of(tmp_path, records)
+    assert "<img" not in page
+    assert page.count("</script>") == 1
+    assert page.count("&lt;img src=x onerror=&#34;alert(1)&#34;&gt;&lt;/script&gt;") >= 5
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+    script = page[page.index("<script>") + 8 : page.index("</script>")]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in page
+
+
+def test_the_page_says_what_was_found_and_what_the_numbers_rest_on(tmp_path: Path, records: list[dict]) -> None:
+    page = page_of(tmp_path, records, jpeg("white"))
+    assert "1 unsure, 1 not examined." in page
+    assert "calibrated on 1,234 images, synthetic ones" in page
+    assert 'x="36.0" y="18.0" width="180.0" height="144.0"' in page  # the view is 3.6 times the image
+    assert "62 %" in page
+    assert records[0]["sha256"] in page
+    assert "<bdi>a.png</bdi>" in page  # and not the way to it
+    assert "Left out, as it is about people: author." in page
+    uncalibrated = page_of(tmp_path, [record("a.png", b"", calibration=None)])
+    assert "not calibrated: no share of right verdicts is promised" in uncalibrated
+
+
+def test_thumbnails_together_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = io.BytesIO()
+    Image.effect_noise((480, 480), 80).convert("RGB").save(noise, "JPEG", quality=60)
+    monkeypatch.setattr("fxray.detect.page.MAX_THUMBNAILS_BYTES", 100_000)
+    many = [record(f"{k}.png", str(k).encode()) for k in range(20)]
+    total = write_page(tmp_path / "report.html", many, lambda _: noise.getvalue(), {})
+    assert 20_000 < total < 100_000
+    assert MAX_THUMBNAILS_BYTES == 24 * 2**20
+    assert f"20 thumbnails, {total / 1024:.0f} KiB" in (tmp_path / "report.html").read_text()
