@@ -13,8 +13,9 @@ from typing import Any
 from PIL import Image
 
 from fxray.data.frame import Frame, smart_frame
-from fxray.data.images import decode_image
+from fxray.data.images import decoding, open_image, upright_rgb
 from fxray.detect.load import open_adapter
+from fxray.detect.provenance import read_provenance
 from fxray.engine.engine import BASE_VERSION
 from fxray.engine.settings import EngineSettings
 from fxray.engine.streaming import Answer, StreamingEngine
@@ -25,7 +26,7 @@ from fxray.grammar.probability import probability_generated, verdict_tokens
 from fxray.grammar.views import ViewName
 from fxray.schema import Region
 from fxray.serve.problems import problem_of
-from fxray.serve.wire import CalibrationOut, DetectionOut, ModelOut, RegionOut
+from fxray.serve.wire import CalibrationOut, DetectionOut, ModelOut, ProvenanceOut, RegionOut, wire_provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class DetectorReplica:
     async def _pieces(self, name: str, content: bytes, *, with_drafts: bool) -> AsyncGenerator[dict[str, Any]]:
         start_s = time.monotonic()
         try:
-            image, frame = await asyncio.to_thread(self._decode, name, content)
+            image, frame, provenance = await asyncio.to_thread(self._decode, name, content)
             if with_drafts:
                 yield {"image": {"width_px": frame.width_px, "height_px": frame.height_px}}
             answers = self._engine.answer(
@@ -163,7 +164,8 @@ class DetectorReplica:
                 async for answer in answers:
                     if isinstance(answer, Answer):
                         detection = self._detection(name, content, frame, answer, time.monotonic() - start_s)
-                        yield {"detection": detection.model_dump(mode="json")}
+                        told = detection.model_copy(update={"provenance": provenance})
+                        yield {"detection": told.model_dump(mode="json")}
                         return
                     regions = from_answer(name, frame, answer.text, view=self._spec.view).regions
                     for region in regions[num_told:]:
@@ -172,10 +174,12 @@ class DetectorReplica:
         except (DataError, ConfigError) as error:
             yield {"name": name, "problem": problem_of(error, HTTPStatus.UNPROCESSABLE_ENTITY)}
 
-    def _decode(self, name: str, content: bytes) -> tuple[Image.Image, Frame]:
-        image, engine = decode_image(content, name), self._spec.engine
+    def _decode(self, name: str, content: bytes) -> tuple[Image.Image, Frame, ProvenanceOut]:
+        opened, engine = open_image(content, name), self._spec.engine
+        with decoding(content, name):
+            image = upright_rgb(opened)
         frame = smart_frame(image.width, image.height, min_pixels=engine.min_pixels, max_pixels=engine.max_pixels)
-        return image, frame
+        return image, frame, wire_provenance(read_provenance(content, opened))
 
     def _detection(self, name: str, content: bytes, frame: Frame, answer: Answer, seconds: float) -> DetectionOut:
         rollout = answer.rollout

@@ -1,10 +1,13 @@
 """What goes over the wire, as the OpenAPI page shows it. Boxes are in pixels of the upright original image."""
 
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fxray.detect.credentials import CredentialState
+from fxray.detect.provenance import Provenance, words_of
 from fxray.evaluate.calibration import Assessment
 from fxray.schema import Tag, Verdict
 
@@ -67,6 +70,29 @@ class CalibrationOut(_Wire):
     """Probability from which an image is unsure, and from which it is no longer."""
 
 
+class MarkOut(_Wire):
+    by: str
+    """Who leaves such a trace."""
+    says: Literal["generated", "edited", "camera"]
+    place: str
+    """Where in the file it stands: "xmp", "png:parameters", "exif:Software", "c2pa"."""
+    text: str
+    """What stands there, without paths and addresses; empty where it is not worth showing."""
+
+
+class ProvenanceOut(_Wire):
+    sentences: list[str]
+    """The same in words, most telling first."""
+    c2pa: CredentialState
+    """Of the signed manifest: intact, not, absent, or there and not checked."""
+    c2pa_signer: str
+    """Who signed it; nobody vouches for them."""
+    marks: list[MarkOut]
+    """Traces of generators and cameras. That there is none proves nothing."""
+    withheld: list[str]
+    """Kinds of what is in the file about people; it is not told."""
+
+
 class DetectionOut(_Wire):
     name: str
     sha256: str
@@ -95,6 +121,8 @@ class DetectionOut(_Wire):
     seconds: Annotated[float, Field(ge=0)]
     """From when an engine took the image until it was answered."""
     model: ModelOut
+    provenance: ProvenanceOut | None = None
+    """What the file says of itself, apart from what its pixels show."""
 
 
 class ProblemOut(_Wire):
@@ -136,6 +164,17 @@ class BatchOut(_Wire):
     """UTC, ISO 8601."""
     results: str
     """Path of the results as JSON lines, in the order of the images; those that are there can be read at any time."""
+
+
+def wire_provenance(found: Provenance) -> ProvenanceOut:
+    """What a file says of itself, as it is sent."""
+    return ProvenanceOut(
+        sentences=words_of(found.as_json()),
+        c2pa=found.credentials.state,
+        c2pa_signer=found.credentials.signer,
+        marks=[MarkOut.model_validate(asdict(mark)) for mark in found.marks],
+        withheld=list(found.withheld),
+    )
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

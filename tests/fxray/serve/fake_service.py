@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fxray.data.images import decode_image
+from fxray.data.images import decode_image, open_image
+from fxray.detect.provenance import read_provenance
 from fxray.errors import DataError
 from fxray.serve.api import build_app
 from fxray.serve.keys import KeyRing
@@ -21,6 +22,7 @@ from fxray.serve.problems import problem_of
 from fxray.serve.service import Service
 from fxray.serve.settings import ServiceSettings
 from fxray.serve.uploads import Upload
+from fxray.serve.wire import wire_provenance
 
 MODEL = {
     "id": "fake+0", "base": "fake", "adapter": None, "adapter_sha256": None, "policy_version": 0, "view": "full",
@@ -96,6 +98,9 @@ def _detection(upload: Upload, image: Image.Image, region: dict[str, Any]) -> di
         "is_strict": True,
         "seconds": 0.1,
         "model": MODEL,
+        "provenance": wire_provenance(
+            read_provenance(upload.content, open_image(upload.content, upload.name))
+        ).model_dump(mode="json"),
     }
 
 

@@ -1,8 +1,10 @@
 import asyncio
 import base64
+import io
 import json
 
 from fake_service import HOSTILE_CAPTION, png, running
+from PIL import Image, PngImagePlugin
 
 from fxray.serve.problems import unavailable
 
@@ -53,6 +55,27 @@ def test_a_bad_image_never_stops_the_others(make_service):
     assert alone.status_code == 422
     assert alone.headers["content-type"] == "application/problem+json"
     assert alone.json()["remedy"]
+
+
+def test_what_a_file_says_of_itself_is_told_apart_from_the_verdict(make_service):
+    chunks, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    chunks.add_text("parameters", "a fox, /home/anna/x Steps: 20, Sampler: Euler, <b>")
+    chunks.add_text("Author", "Anna Petrova")
+    Image.new("RGB", (32, 24)).save(buffer, "PNG", pnginfo=chunks)
+
+    async def go():
+        async with running(make_service()) as client:
+            return await client.post("/v1/detect", files=files(buffer.getvalue(), png()))
+
+    marked, plain = (detection["provenance"] for detection in run(go()).json()["detections"])
+    assert marked["marks"] == [
+        {"by": "Stable Diffusion web UI", "says": "generated", "place": "png:parameters",
+         "text": "a fox, [path] Steps: 20, Sampler: Euler, <b>"},
+    ]  # fmt: skip
+    assert (marked["c2pa"], marked["withheld"]) == ("absent", ["author"])
+    assert "Petrova" not in json.dumps(marked)
+    assert plain["marks"] == []
+    assert "proves nothing" in plain["sentences"][0]
 
 
 def test_regions_are_streamed_before_the_verdict(make_service):

@@ -113,6 +113,13 @@ def test_an_unsure_answer_says_so_and_what_its_probability_rests_on(page):
     assert band["width"] / scale["width"] == pytest.approx(0.5, abs=0.01)
 
 
+def test_what_the_file_says_of_itself_stands_apart(page):
+    choose(page, ("a.png", png(300, 200)))
+    said = page.locator(".origin").inner_text()
+    assert said.startswith("What the file says of itself")
+    assert "which proves nothing" in said
+
+
 def test_corrections_are_read_by_the_import(page, tmp_path):
     from fxray.data.dataset import Dataset
 

@@ -48,6 +48,7 @@ function foundParts(item) {
     regionList(item),
     h("p", { class: "row" }, h("button", { type: "button", class: "button small", "data-focus": "add", onclick: () => startDrawing(-1) }, "Mark another region")),
     tagList(found),
+    origin(found),
     ownVerdict(item),
     saving(item),
     about(found),
@@ -130,6 +131,13 @@ function tagList(found) {
   if (!found.tags.length) return null;
   return h("div", {}, h("h3", {}, "Kinds of flaw"),
     h("dl", { class: "tags" }, found.tags.flatMap((tag) => [h("dt", {}, tag), h("dd", {}, TAGS[tag] ?? "")])));
+}
+
+/** What the file says of itself, apart from what its pixels show. */
+function origin(found) {
+  if (!found.provenance) return null;
+  return h("div", { class: "origin" }, h("h3", {}, "What the file says of itself"),
+    found.provenance.sentences.map((sentence) => h("p", { class: found.provenance.marks.length || found.provenance.c2pa !== "absent" ? "" : "fine" }, sentence)));
 }
 
 function ownVerdict(item) {
