@@ -114,7 +114,8 @@ def write_page(
     Raises:
         ResourceError: The disk is full or not writable.
     """
-    pictures = _bounded({r["sha256"]: thumbnail(r["sha256"]) for r in records if r["sha256"]})
+    shown = [record["sha256"] for record in records if record["sha256"]]  # copies are shown as often as they are there
+    pictures = _bounded({sha256: thumbnail(sha256) for sha256 in shown}, Counter(shown))
     names = _short_names([record["file"] for record in records])
     cards = [
         _card(record, name, pictures.get(record["sha256"], b"")) for record, name in zip(records, names, strict=True)
@@ -122,7 +123,7 @@ def write_page(
     assets, shared = resources.files("fxray.detect"), resources.files("fxray.report")
     script = (assets / "page.js").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    num_bytes = sum(map(len, pictures.values()))
+    num_bytes = sum(len(pictures[sha256]) for sha256 in shown)
     page = environment.from_string((assets / "page.html.j2").read_text("utf-8")).render(
         style=Markup((shared / "style.css").read_text("utf-8") + (assets / "page.css").read_text("utf-8")),  # noqa: S704
         script=Markup(script),  # noqa: S704 - files of this package
@@ -186,13 +187,13 @@ def _short_names(files: Sequence[str]) -> list[str]:
     return [plain_text(os.path.relpath(path, common or "."), 300) for path in paths]
 
 
-def _bounded(pictures: dict[str, bytes]) -> dict[str, bytes]:
-    """Thumbnails that together are not too large to be opened in a browser."""
-    total = sum(map(len, pictures.values()))
+def _bounded(pictures: dict[str, bytes], times: Mapping[str, int]) -> dict[str, bytes]:
+    """Thumbnails that together, each as often as it is shown, are not too large to be opened in a browser."""
+    total = sum(times[name] * len(encoded) for name, encoded in pictures.items())
     if total <= MAX_THUMBNAILS_BYTES:
         return pictures
     scale = math.sqrt(0.8 * MAX_THUMBNAILS_BYTES / total)
-    return {name: _reduced(encoded, scale) for name, encoded in pictures.items() if encoded}
+    return {name: _reduced(encoded, scale) if encoded else b"" for name, encoded in pictures.items()}
 
 
 def _reduced(encoded: bytes, scale: float) -> bytes:
