@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fxray.cli.all_cores import on_all_cores
 from fxray.data.formats.catalogue import help_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from fxray.data.import_job import ImportJob, Summary
-    from fxray.data.rows import Reading
+    from fxray.data.import_job import Summary
 
 SHOWN_FINDINGS = 10
 HELP = f"""Make a dataset of a tool's annotations.
@@ -114,7 +112,7 @@ def import_(
             is_strict=strict,
             on_event=on_event,
             layout=layout,
-            all_cores=_all_cores,
+            all_cores=on_all_cores,
         )
     _show(dst, summary)
 
@@ -131,13 +129,6 @@ def _images_folder(form: str, src: Path, images: Path | None, mapping: Path | No
     if not folder.is_dir():
         raise DataError("no such folder", where=f"--images {folder}", remedy="check the path")
     return folder
-
-
-def _all_cores(job: ImportJob, parts: list[int], reading: Reading) -> Iterator[int]:
-    """Loads Ray, and what its actors need, only for an import that is worth it."""
-    from fxray.launch.imports import convert_on_all_cores
-
-    return convert_on_all_cores(job, parts, reading)
 
 
 def _show(dst: Path, summary: Summary) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fxray.cli.all_cores import on_all_cores
 from fxray.data.split.settings import Scheme
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def split(
 
     Parts are stratified by generator and have as many real as generated images. The result is a small JSON file that
     names the part of each row in each fold, with a checksum of the data; `fxray data take` writes a fold's datasets.
+    Every image is looked at, as by `fxray data check`; what that has seen is not decoded again.
 
     \b
     Examples:
@@ -70,7 +72,7 @@ def split(
         seed,
     )
     with show_progress() as on_event:
-        result = split_files(files, settings, on_event)
+        result = split_files(files, settings, on_event, all_cores=on_all_cores)
     target = out or files[0].parent / "split.json"
     write_plan(target, result.plan)
     _print(result)

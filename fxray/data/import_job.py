@@ -19,12 +19,13 @@ from pathlib import Path
 from fxray.data.dataset import join_datasets, write_dataset
 from fxray.data.formats.record import Finding, Record, Rows
 from fxray.data.image_store import FOLDER, ImageStore
+from fxray.data.parts import PART_ROWS
 from fxray.data.rows import Reading, read_record
 from fxray.errors import ConfigError, DataError, FxrayError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.files import atomic_path, refuse_unless_empty, write_atomically
 
-RECORDS_PER_PART = 256
+RECORDS_PER_PART = PART_ROWS
 DATASET, FINDINGS, SUMS, RECORD = "dataset.parquet", "findings.jsonl", "SHA256SUMS", "import.json"
 _WORK = ".import"
 
@@ -113,15 +114,10 @@ class ImportJob:
         """Parts that are still to be converted, or whose images have gone since."""
         return [number for number in range(num_parts) if not self._is_done(number)]
 
-    def convert(self, number: int, reading: Reading) -> int:
-        """Makes the records of one part rows, and keeps their images.
-
-        Returns:
-            The number of its records.
-        """
+    def convert(self, number: int, reading: Reading) -> None:
+        """Makes the records of one part rows, and keeps their images."""
         store, rows, findings = ImageStore(self.root), [], []
-        lines = self._records(number).read_text().splitlines()
-        for line in lines:
+        for line in self._records(number).read_text().splitlines():
             row, found = read_record(Record.from_json(line), reading, store)
             findings += found
             if row is not None:
@@ -131,7 +127,6 @@ class ImportJob:
         sizes = {row.image_path: (self.root / str(row.image_path)).stat().st_size for row in rows}
         done = {"num_rows": len(rows), "images": sizes, "findings": [asdict(finding) for finding in findings]}
         write_atomically(self._done(number), json.dumps(done))
-        return len(lines)
 
     def land(self, num_parts: int, *, is_strict: bool, on_event: OnEvent) -> Summary:
         """Joins the parts and writes the checksums.

@@ -1,7 +1,6 @@
 """Imports of any size: small ones in this process, large ones on all cores."""
 
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fxray.data.formats.catalogue import Format, reader
@@ -9,16 +8,10 @@ from fxray.data.formats.location import Images
 from fxray.data.formats.mapping import Layout, read_mapped
 from fxray.data.formats.record import Rows
 from fxray.data.import_job import RECORDS_PER_PART, ImportJob, Summary
+from fxray.data.parts import ALONE_S, AllCores, each_part
 from fxray.data.rows import Reading
 from fxray.errors import ConfigError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
-
-AllCores = Callable[[ImportJob, list[int], Reading], Iterator[int]]
-"""Converts parts in many processes, and gives the number of each that is done."""
-ALONE_S = 60.0
-"""Where the rest would take one process longer than this, many take it: to start them takes up to half a minute."""
-TRIAL_PARTS = 4
-"""So many parts are done in this process first, to learn how fast it goes."""
 
 
 def import_dataset(
@@ -68,7 +61,13 @@ def import_dataset(
     missing = job.missing_parts(num_parts)
     start_s = time.monotonic()
     on_event(PhaseStarted("convert", num_parts, num_parts - len(missing)))
-    for done, _ in enumerate(_convert(job, missing, reading, all_cores, alone_s), num_parts - len(missing) + 1):
+
+    def convert(number: int) -> bytes:
+        job.convert(number, reading)
+        return b""
+
+    converted = each_part(convert, missing, all_cores=all_cores, alone_s=alone_s)
+    for done, _ in enumerate(converted, num_parts - len(missing) + 1):
         on_event(Step("convert", done, num_parts))
     on_event(PhaseDone("convert", time.monotonic() - start_s))
     return job.land(num_parts, is_strict=is_strict, on_event=on_event)
@@ -86,17 +85,3 @@ def plan(form: Format, src: Path, images: Path, reading: Reading) -> dict[str, o
         "records_per_part": RECORDS_PER_PART,
         "reading": {name: getattr(reading, name) for name in Reading.__slots__},
     }
-
-
-def _convert(
-    job: ImportJob, parts: list[int], reading: Reading, all_cores: AllCores | None, alone_s: float
-) -> Iterator[int]:
-    start_s = time.monotonic()
-    for count, part in enumerate(parts):
-        if all_cores and count >= TRIAL_PARTS:
-            left_s = (time.monotonic() - start_s) / count * (len(parts) - count)
-            if left_s > alone_s:
-                yield from all_cores(job, parts[count:], reading)
-                return
-        job.convert(part, reading)
-        yield part

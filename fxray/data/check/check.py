@@ -14,6 +14,7 @@ from fxray.data.check.leaks import Signal, probe
 from fxray.data.check.rules import Severity
 from fxray.data.check.scan import SeenRow, scan
 from fxray.data.check.whole import clusters, related_images, whole_findings
+from fxray.data.parts import AllCores
 from fxray.events import OnEvent, PhaseStarted, ignore
 from fxray.schema import Verdict
 
@@ -63,15 +64,22 @@ class Check:
         }
 
 
-def check(paths: Sequence[Path], on_event: OnEvent = ignore, *, ignores_source: bool = False) -> Check:
+def check(
+    paths: Sequence[Path],
+    on_event: OnEvent = ignore,
+    *,
+    ignores_source: bool = False,
+    all_cores: AllCores | None = None,
+) -> Check:
     """Checks dataset files, however faulty; never raises for what is in them.
 
     Args:
         paths: Parquet files, which may be the splits of one set.
         on_event: Is told of rows done, and of what is looked for then.
         ignores_source: Files may share sources, which name collections.
+        all_cores: What looks at the images where this process alone would be slow.
     """
-    seen = scan(paths, on_event)
+    seen = scan(paths, on_event, all_cores=all_cores)
     on_event(PhaseStarted("look-alikes"))
     groups = related_images(seen.rows)
     on_event(PhaseStarted("leak probe"))

@@ -1,7 +1,6 @@
 """What can be said of one encoded image: its faults, the facts of its file, and its fingerprint."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from fxray.data.check.findings import shown
 from fxray.data.check.rows import Fault
 from fxray.data.frame import MAX_ASPECT_RATIO
 from fxray.data.images import decoding, eight_bits, open_image
@@ -52,39 +52,74 @@ class ImageFacts:
     Attributes:
         file: Of its file.
         digest: SHA-256 of its file.
+        loss: What is lost when the image is read as RGB of 8 bits; empty where nothing is.
         fingerprint: What it looks like, float32 [63]; None where it is flat.
     """
 
     file: FileFacts
     digest: bytes
+    loss: str
     fingerprint: NDArray[np.float32] | None
 
 
-def inspect_image(encoded: bytes, declared_px: tuple[int, int] | None) -> tuple[ImageFacts | None, list[Fault]]:
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """An image that could not be decoded, and why.
+
+    Attributes:
+        rule: Which it breaks.
+        field: Of the row.
+        message: The value and what was expected.
+        value: The value as text.
+        digest: SHA-256 of its file, empty where there is none.
+    """
+
+    rule: str
+    field: str
+    message: str
+    value: str
+    digest: bytes = b""
+
+
+def examine_image(encoded: bytes, digest: bytes) -> ImageFacts | Unseen:
     """Looks at one image. A large one is decoded alone, whatever other threads do, so that memory stays bounded.
 
     Args:
         encoded: The file.
-        declared_px: Width and height that the row states; None where it states none.
-
-    Returns:
-        The facts, None where the image cannot be decoded, and the faults.
+        digest: Its SHA-256.
     """
     try:
         image = open_image(encoded, "")
         is_large = image.width * image.height > LARGE_PIXELS
-        file, kind, looks = _alone.submit(_examine, image, encoded).result() if is_large else _examine(image, encoded)
+        file, loss, looks = _alone.submit(_examine, image, encoded).result() if is_large else _examine(image, encoded)
     except DataError as error:
-        return None, [Fault("image-damaged", "image", error.message, encoded)]
-    faults = list(_shape_faults(file, declared_px))
-    if kind:
-        faults.append(Fault("image-kind", "image", kind, encoded))
-    return ImageFacts(file, hashlib.sha256(encoded).digest(), looks), faults
+        return Unseen("image-damaged", "image", error.message, shown(encoded), digest)
+    return ImageFacts(file, digest, loss, looks)
+
+
+def image_faults(image: ImageFacts, declared_px: tuple[int, int] | None) -> Iterator[Fault]:
+    """Every fault of an image that can be decoded.
+
+    Args:
+        image: Its facts.
+        declared_px: Width and height that the row states; None where it states none.
+    """
+    size = (image.file.width_px, image.file.height_px)
+    text = f"{size[0]}x{size[1]} px"
+    if declared_px is not None and declared_px != size:
+        expected = f"expected {declared_px[0]}x{declared_px[1]}"
+        yield Fault("image-size", "width_px", f"image is {text} upright, {expected}", declared_px)
+    if max(size) > MAX_ASPECT_RATIO * min(size):
+        yield Fault("image-shape", "image", f"{text}, expected a ratio of at most {MAX_ASPECT_RATIO}", text)
+    elif min(size) < MIN_SIDE_PX:
+        yield Fault("image-tiny", "image", f"{text}, expected sides of at least {MIN_SIDE_PX} px", text)
+    if image.loss:
+        yield Fault("image-kind", "image", image.loss, text)
 
 
 def _examine(image: Image.Image, encoded: bytes) -> tuple[FileFacts, str, NDArray[np.float32] | None]:
     with decoding(encoded, ""):
-        examined = _file_facts(image, encoded), _kind(image, encoded), _look(image)
+        examined = _file_facts(image, encoded), _loss(image, encoded), _look(image)
     image.close()
     return examined
 
@@ -113,7 +148,7 @@ def _file_facts(image: Image.Image, encoded: bytes) -> FileFacts:
     return FileFacts(image.format or "", len(encoded), width, height, (luminance, chrominance), subsampling)
 
 
-def _kind(image: Image.Image, encoded: bytes) -> str:
+def _loss(image: Image.Image, encoded: bytes) -> str:
     """What is lost when the image is read as RGB of 8 bits; empty where nothing is."""
     kinds = []
     num_frames = getattr(image, "n_frames", 1)
@@ -126,17 +161,3 @@ def _kind(image: Image.Image, encoded: bytes) -> str:
     if image.mode.startswith("I;16") or (image.format == "PNG" and encoded[_PNG_DEPTH_BYTE] == 16):
         kinds.append("16 bits per channel, the upper 8 count")
     return "; ".join(kinds)
-
-
-def _shape_faults(file: FileFacts, declared_px: tuple[int, int] | None) -> list[Fault]:
-    size = (file.width_px, file.height_px)
-    text = f"{size[0]}x{size[1]} px"
-    faults = []
-    if declared_px is not None and declared_px != size:
-        expected = f"expected {declared_px[0]}x{declared_px[1]}"
-        faults.append(Fault("image-size", "width_px", f"image is {text} upright, {expected}", declared_px))
-    if max(size) > MAX_ASPECT_RATIO * min(size):
-        faults.append(Fault("image-shape", "image", f"{text}, expected a ratio of at most {MAX_ASPECT_RATIO}", text))
-    elif min(size) < MIN_SIDE_PX:
-        faults.append(Fault("image-tiny", "image", f"{text}, expected sides of at least {MIN_SIDE_PX} px", text))
-    return faults

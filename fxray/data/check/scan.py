@@ -2,28 +2,27 @@
 
 import os
 import sys
-import warnings
-from collections import deque
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fxray.data.check.facts import Seen, folder_of, forget_others, unpack
 from fxray.data.check.findings import Finding, Place, shown
-from fxray.data.check.images import ImageFacts, inspect_image
+from fxray.data.check.images import ImageFacts, Unseen, image_faults
+from fxray.data.check.parts import UNREADABLE, Part, first_line, look_at, parts_of, why_unreadable
 from fxray.data.check.rows import Fault, row_faults
 from fxray.data.dataset import SCHEMA, check_schema
-from fxray.data.images import read_image_file
+from fxray.data.parts import ALONE_S, AllCores, each_part
 from fxray.errors import DataError
-from fxray.events import OnEvent, Step, ignore
+from fxray.events import Note, OnEvent, PhaseDone, PhaseStarted, Step, ignore
 
-BATCH_ROWS = 16
-_BUFFER_BYTES = 2**20
-_IN_FLIGHT_PER_THREAD = 4
+_BATCH_ROWS = 1024
+_PIXELS = "image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,101 +54,115 @@ class Scan:
     findings: list[Finding] = field(default_factory=list)
 
 
-def scan(paths: Sequence[Path], on_event: OnEvent = ignore) -> Scan:
+def scan(
+    paths: Sequence[Path], on_event: OnEvent = ignore, *, all_cores: AllCores | None = None, alone_s: float = ALONE_S
+) -> Scan:
     """Reads dataset files, however faulty; what cannot be read is a finding.
+
+    Images first, which is nearly all of the work: in parts, by threads of this process, or by many processes where that
+    would take long. Then the other columns, row by row.
 
     Args:
         paths: Parquet files, which may be the splits of one set.
         on_event: Is told of rows done.
+        all_cores: What takes over where this process alone would be slow.
+        alone_s: Seconds beyond which it does.
     """
+    by_file = [(path, parts_of(path.absolute())) for path in paths]
+    seen = iter(_look_at_all([part for _, parts in by_file for part in parts], on_event, all_cores, alone_s))
     result, ids = Scan(), dict[str, Place]()
-    num_rows = sum(map(_num_rows, paths))
-    num_threads = len(os.sched_getaffinity(0))
-    waiting: deque[tuple[Place, dict[str, Any], Future[tuple[ImageFacts | None, list[Fault]]]]] = deque()
-
-    def take() -> None:
-        place, fields, future = waiting.popleft()
-        image, faults = future.result()
-        faults = [*row_faults(fields), *faults]
-        result.findings += [Finding(f.rule, f.message, place, f.field, shown(f.value)) for f in faults]
-        result.rows.append(_seen(place, fields, image))
-        if len(result.rows) % BATCH_ROWS == 0 or len(result.rows) == num_rows:
-            on_event(Step("check", len(result.rows), num_rows))
-
-    with ThreadPoolExecutor(num_threads) as pool, warnings.catch_warnings():  # Pillow lets other threads run
-        warnings.simplefilter("ignore")  # what Pillow mutters about odd metadata is no finding
-        for path in paths:
-            for place, fields in _rows_of(path, result.findings):
-                if place.sample_id and place.sample_id in ids:
-                    message = f"{place.sample_id!r} also names {ids[place.sample_id]}"
-                    first = ids[place.sample_id]
-                    result.findings.append(
-                        Finding("repeated-id", message, place, "sample_id", shown(place.sample_id), (first,))
-                    )
-                ids.setdefault(place.sample_id, place)
-                encoded = fields.pop("image", None)
-                waiting.append((place, fields, pool.submit(_inspect, path, encoded, fields)))
-                if len(waiting) > _IN_FLIGHT_PER_THREAD * num_threads:
-                    take()
-        while waiting:
-            take()
+    for path, parts in by_file:
+        looked_at = [(part, next(seen)) for part in parts]
+        for place, fields, image in _rows_of(path, looked_at, result.findings):
+            if place.sample_id and place.sample_id in ids:
+                first = ids[place.sample_id]
+                message = f"{place.sample_id!r} also names {first}"
+                result.findings.append(
+                    Finding("repeated-id", message, place, "sample_id", shown(place.sample_id), (first,))
+                )
+            ids.setdefault(place.sample_id, place)
+            result.findings += _findings_of(place, fields, image)
+            result.rows.append(_seen(place, fields, image if isinstance(image, ImageFacts) else None))
     return result
 
 
-def _num_rows(path: Path) -> int:
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError):
-        return 0
+def _look_at_all(
+    parts: Sequence[Part], on_event: OnEvent, all_cores: AllCores | None, alone_s: float
+) -> list[list[Seen]]:
+    """What was seen of each part's images, in the order of the parts."""
+    seen: dict[int, list[Seen]] = {}
+    num_rows, num_done, start_s = sum(part.num_rows for part in parts), 0, time.monotonic()
+    num_threads = len(os.sched_getaffinity(0))
+    for folder in dict.fromkeys(part.path.parent for part in parts):
+        if not os.access(folder, os.W_OK):
+            on_event(Note(f"{folder} is not writable: what is seen of the images is not kept for the next check", True))
+    on_event(PhaseStarted("images", num_rows))
+    for number, packed in each_part(
+        partial(_look_at_number, parts, num_threads),
+        range(len(parts)),
+        all_cores=all_cores,
+        work_on_one_core=partial(_look_at_number, parts, 1),
+        alone_s=alone_s,
+    ):
+        seen[number] = unpack(packed)
+        num_done += parts[number].num_rows
+        on_event(Step("images", num_done, num_rows))
+    for path in dict.fromkeys(part.path for part in parts):
+        forget_others(folder_of(path), [part.facts_path.name for part in parts if part.path == path])
+    on_event(PhaseDone("images", time.monotonic() - start_s))
+    return [seen[number] for number in range(len(parts))]
 
 
-def _rows_of(path: Path, findings: list[Finding]) -> Iterator[tuple[Place, dict[str, Any]]]:
+def _look_at_number(parts: Sequence[Part], num_threads: int, number: int) -> bytes:
+    return look_at(parts[number], num_threads)
+
+
+def _rows_of(
+    path: Path, looked_at: Sequence[tuple[Part, Sequence[Seen]]], findings: list[Finding]
+) -> Iterator[tuple[Place, dict[str, Any], Seen]]:
     """Rows of a file up to where it can be read; why it cannot is added to the findings."""
     number = 0
+    images = ((part, image) for part, seen in looked_at for image in (*seen, *[None] * (part.num_rows - len(seen))))
     try:
-        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             try:
                 check_schema(file.schema_arrow, path)
             except DataError as error:
                 findings.append(Finding("schema", error.message, Place(str(path))))
-            columns = [name for name in SCHEMA.names if name in file.schema_arrow.names]
             if file.metadata.num_rows == 0:
                 findings.append(Finding("file-unreadable", "no rows, expected at least one", Place(str(path))))
-            for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
-                for fields in batch.to_pylist():
+            columns = [name for name in SCHEMA.names if name in file.schema_arrow.names and name != _PIXELS]
+            for batch in file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+                for fields, (part, image) in zip(batch.to_pylist(), images, strict=False):
+                    if image is None:
+                        findings.append(_breaks_off(path, number, why_unreadable(part)))
+                        return
                     sample_id = fields.get("sample_id")
-                    yield Place(str(path), number, sample_id if isinstance(sample_id, str) else ""), fields
+                    yield Place(str(path), number, sample_id if isinstance(sample_id, str) else ""), fields, image
                     number += 1
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        findings.append(
-            Finding("file-unreadable", f"cannot be read after row {number - 1}: {told}", Place(str(path)))
-            if number
-            else Finding("file-unreadable", f"not a readable Parquet file: {told}", Place(str(path)))
-        )
+    except UNREADABLE as error:
+        findings.append(_breaks_off(path, number, first_line(error)))
 
 
-def _inspect(path: Path, encoded: Any, fields: dict[str, Any]) -> tuple[ImageFacts | None, list[Fault]]:
-    """The facts and faults of a row's image, wherever it lies."""
-    faults, field_name, relative = [], "image", fields.get("image_path")
-    if isinstance(relative, str):
-        field_name = "image_path"
-        if Path(relative).is_absolute() or ".." in Path(relative).parts:
-            message = f"{shown(relative)}, expected a path below {path.parent}"
-            faults.append(Fault("image-path", field_name, message, relative))
-        try:
-            encoded = read_image_file(path.parent / relative, "")
-        except DataError as error:
-            return None, [*faults, Fault("image-missing", field_name, error.message, relative)]
-    if encoded is None:
-        return None, [Fault("image-missing", field_name, "neither image nor image_path is given, expected one")]
-    if not isinstance(encoded, bytes) or not encoded:
-        expected = f"{shown(encoded)}, expected the bytes of an image"
-        return None, [*faults, Fault("image-missing", field_name, expected, encoded)]
-    sides = (fields.get("width_px"), fields.get("height_px"))
-    is_declared = all(isinstance(side, int) and side > 0 for side in sides)
-    image, found = inspect_image(encoded, sides if is_declared else None)  # type: ignore[arg-type]
-    return image, faults + found
+def _breaks_off(path: Path, num_rows: int, reason: str) -> Finding:
+    told = f"cannot be read after row {num_rows - 1}" if num_rows else "not a readable Parquet file"
+    return Finding("file-unreadable", f"{told}: {reason}", Place(str(path)))
+
+
+def _findings_of(place: Place, fields: dict[str, Any], image: Seen) -> Iterator[Finding]:
+    """The faults of a row: of its fields, and of its image."""
+    faults, relative = list(row_faults(fields)), fields.get("image_path")
+    if isinstance(relative, str) and (Path(relative).is_absolute() or ".." in Path(relative).parts):
+        message = f"{shown(relative)}, expected a path below {Path(place.file).parent}"
+        faults.append(Fault("image-path", "image_path", message, relative))
+    if isinstance(image, ImageFacts):
+        sides = (fields.get("width_px"), fields.get("height_px"))
+        is_declared = all(isinstance(side, int) and side > 0 for side in sides)
+        faults += image_faults(image, sides if is_declared else None)  # type: ignore[arg-type]
+    for fault in faults:
+        yield Finding(fault.rule, fault.message, place, fault.field, shown(fault.value))
+    if isinstance(image, Unseen):
+        yield Finding(image.rule, image.message, place, image.field, image.value)
 
 
 def _seen(place: Place, fields: dict[str, Any], image: ImageFacts | None) -> SeenRow:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fxray.data.check.scan import scan
 from fxray.data.check.whole import clusters, related_images
 from fxray.data.dataset import Dataset
+from fxray.data.parts import AllCores
 from fxray.data.split.plan import Plan, content_checksum
 from fxray.data.split.schemes import Fold, Rows, balance, fixed, k_fold, leave_one_out, refuse_empty_parts
 from fxray.data.split.settings import Scheme, Settings
@@ -34,19 +35,22 @@ class Split:
     rows: Rows
 
 
-def split(paths: Sequence[Path], settings: Settings, on_event: OnEvent = ignore) -> Split:
+def split(
+    paths: Sequence[Path], settings: Settings, on_event: OnEvent = ignore, *, all_cores: AllCores | None = None
+) -> Split:
     """Splits dataset files.
 
     Args:
         paths: Parquet files that together are one set.
         settings: How.
         on_event: Is told of rows done.
+        all_cores: What looks at the images where this process alone would be slow.
 
     Raises:
         DataError: A row or image is faulty, a generator has no group, or a part would lack a class.
     """
     samples = [sample for path in paths for sample in _open(path).samples]
-    seen = scan(paths, on_event)
+    seen = scan(paths, on_event, all_cores=all_cores)
     for finding in seen.findings:
         if finding.rule in _REFUSED:
             raise DataError(finding.message, where=str(finding.place), remedy=finding.kind.remedy)

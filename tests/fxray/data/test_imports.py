@@ -152,11 +152,10 @@ def test_what_is_there_stays(source, tmp_path):
 def test_many_processes_take_over_where_one_would_be_slow(source, tmp_path):
     taken = []
 
-    def all_cores(job, parts, reading):
+    def all_cores(work, parts):
         taken.extend(parts)
         for part in reversed(parts):  # in any order
-            job.convert(part, reading)
-            yield part
+            yield part, work(part)
 
     import_(source, tmp_path / "many", all_cores=all_cores, alone_s=0)
     import_(source, tmp_path / "one", all_cores=all_cores, alone_s=1000)
@@ -168,10 +167,10 @@ def test_many_processes_take_over_where_one_would_be_slow(source, tmp_path):
 def test_ray_converts_the_parts(source, tmp_path, cluster, monkeypatch):
     import contextlib
 
-    from fxray.launch import imports
+    from fxray.launch import parts
 
-    monkeypatch.setattr(imports, "ray_cluster", lambda *_, **__: contextlib.nullcontext())  # the session's is there
-    import_(source, tmp_path / "many", all_cores=imports.convert_on_all_cores, alone_s=0)
+    monkeypatch.setattr(parts, "ray_cluster", lambda *_, **__: contextlib.nullcontext())  # the session's is there
+    import_(source, tmp_path / "many", all_cores=parts.on_all_cores, alone_s=0)
     import_(source, tmp_path / "one")
     assert files(tmp_path / "many") == files(tmp_path / "one")
 

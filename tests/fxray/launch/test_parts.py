@@ -3,7 +3,7 @@ import time
 import pytest
 
 from fxray.errors import DataError, DeadlineError
-from fxray.launch.imports import each_in_time
+from fxray.launch.parts import each_in_time
 
 
 def test_what_comes_in_time_comes_in_order():
