@@ -17,10 +17,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write a file at; it takes the place of `path` when the block ends well.
 
     Raises:
-        ResourceError: The disk is full or not writable, or `path` is a folder; it is untouched.
+        ResourceError: The disk is full or not writable, or `path` is a folder, a device or a pipe; it is untouched.
     """
     if path.is_dir():
         raise ResourceError("is a folder, expected a file to write", where=str(path), remedy="name a file in it")
+    if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null itself
+        raise ResourceError("is a device or a pipe, expected a file to write", where=str(path), remedy="name a file")
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     make_folder(path.parent)
     try:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fxray.data.dataset import Dataset
 from fxray.data.image_store import ImageStore
+from fxray.data.images import FORMATS
 from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT
 from fxray.data.probe import suffix_of
 from fxray.errors import DataError
@@ -92,7 +93,7 @@ def _lay(dataset: Dataset, number: int, dst: Path, store: ImageStore) -> tuple[s
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             encoded = None if file else dataset.image_bytes(number)
-            with Image.open(file or io.BytesIO(encoded or b"")) as image:
+            with Image.open(file or io.BytesIO(encoded or b""), formats=FORMATS) as image:
                 orientation = image.getexif().get(ORIENTATION_TAG, UPRIGHT)
                 suffix = suffix_of(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fxray.data.formats.record import FieldProblem
 from fxray.data.frame import MAX_ASPECT_RATIO
-from fxray.data.images import MAX_IMAGE_PIXELS
+from fxray.data.images import FORMATS, MAX_IMAGE_PIXELS
 from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT, upright_size
 
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -81,7 +81,7 @@ def probe_image(encoded: bytes, field: str, name: str) -> Probe:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(encoded))
+            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
             _check_size(image, field, name)
             found = _examine(image)
             if image.format == "JPEG":  # reads every byte, and spares seven eighths of the arithmetic

@@ -1,6 +1,7 @@
 """A file or folder is the old one or the new one, never a part of either."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,16 @@ def test_a_folder_in_the_place_of_a_file_is_said_and_kept(tmp_path: Path) -> Non
     with pytest.raises(ResourceError, match="is a folder"), atomic_path(tmp_path / "a") as aside:
         aside.write_text("new")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_pipe_in_the_place_of_a_file_is_said_and_kept(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for name in ("a", "b"):
+        with pytest.raises(ResourceError, match="is a device or a pipe"), atomic_path(tmp_path / name) as aside:
+            aside.touch()
+    assert (tmp_path / "a").is_fifo()
+    assert (tmp_path / "b").is_symlink()
 
 
 def test_a_relative_path_is_the_way_the_kernel_goes(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ REFUSED = {
     "thread.png": (encoded(Image.new("RGB", (30_000, 1)), "PNG"), "longer than 200 times"),
     "phone.heic": (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00" + bytes(200), "HEIC"),
     "drawing.png": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+    "script.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "no image"),  # not handed to Ghostscript
     "page.jpg": (b"<!doctype html><html>404</html>", "no image"),
 }
 ODD = {
