@@ -75,7 +75,7 @@ def fitted(image: Image.Image, regions: Sequence[Region], max_side_px: int) -> t
     x, y = size[0] / image.width, size[1] / image.height
     scaled = (Box(r.box.x_min * x, r.box.y_min * y, r.box.x_max * x, r.box.y_max * y) for r in regions)
     moved = tuple(Region(box, region.caption) for box, region in zip(scaled, regions, strict=True))
-    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS), moved
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), moved
 
 
 def draw_notice(heading: str, text: str) -> Image.Image:
