@@ -30,6 +30,15 @@ class EngineUnderTest(Engine):
     def take_as_verdicts(self, tokens: VerdictTokens) -> None:
         self._verdicts = tokens
 
+    def stream_all(self, questions: list[Question], sampling: SamplingSettings) -> dict[str, Answers]:
+        """Gives questions out one at a time, now and then none."""
+        todo, is_ready = list(questions), iter([True, False] * len(questions))
+
+        def take(*, wait: bool) -> Question | None:
+            return todo.pop(0) if todo and (wait or next(is_ready)) else None
+
+        return dict(self.stream(SimpleNamespace(take=take), sampling))
+
     def acknowledge_only(self, blob: AdapterBlob) -> Any:
         proof = self.load_adapter(blob)
         self.use_base_model()

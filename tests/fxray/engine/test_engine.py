@@ -175,6 +175,18 @@ class TestOneEngine:
         assert "rollout.max_model_len (now 256)" in str(caught.value)
         assert len(engine("generate", [good], FOUR)) == 1
 
+    def test_a_stream_gives_the_same_answers_and_a_refusal_stops_nothing(self, engine: Call, twin: Any) -> None:
+        questions = twin.questions(1, 2, 3)
+        drawn = dict(
+            zip([question.where for question in questions], engine("generate", questions, GREEDY), strict=True)
+        )
+        too_long = replace(questions[0], prompt=questions[0].prompt + "long " * 300, where="too long")
+        streamed = engine("stream_all", [questions[0], too_long, *questions[1:]], GREEDY)
+        assert "vLLM refuses a prompt" in str(streamed.pop("too long"))
+        assert {where: answers.rollouts[0].text for where, answers in streamed.items()} == {
+            where: answers.rollouts[0].text for where, answers in drawn.items()
+        }
+
     def test_nothing_is_drawn_for_no_questions(self, engine: Call) -> None:
         assert engine("generate", [], FOUR) == []
         assert BASE_VERSION < 0
