@@ -158,7 +158,9 @@ def test_groups_come_back_in_prompt_order_from_all_workers(pool_with: Any) -> No
         assert pool.facts.num_tokens == 9 * 3
         assert pool.facts.num_leases == 2  # five groups are a fair share, four answers fill an engine
         assert pool.facts.image_bytes == sum(range(100, 109))
-        assert pool.facts.answer_bytes == sum(8 + 12 + 12 + 8 + 2 + 2 * len("1000/0 by rollout-1") for _ in range(9))
+        assert pool.facts.answer_bytes == sum(
+            8 + 12 + 12 + 8 + 2 + 16 + 2 * len("1000/0 by rollout-1") for _ in range(9)
+        )
         assert pool.facts.tokens_per_s == pool.facts.num_tokens / pool.facts.seconds
         assert pool.generate([], TWO) == []
 
