@@ -53,6 +53,11 @@ SCHEMA = pa.schema(
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode()},
 )
+_WITH_DICTIONARY = [
+    *("sample_id", "image_path", "label", "regions.list.element.caption", "tags.list.element"),
+    *("generator", "category", "source", "annotator"),
+]
+"""Columns written as a dictionary and numbers into it; of images it would be a page of all 16, read for one of them."""
 _LACKING: dict[str, frozenset[str]] = {SCHEMA_VERSION: frozenset(), "1": frozenset({"annotator"})}
 """Versions that are read, and the columns that each of them lacks."""
 
@@ -138,7 +143,13 @@ class Dataset:
             counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
             self._places = [(group, offset) for group, count in enumerate(counts) for offset in range(count)]
         group, offset = self._places[row]
-        content = self._file.read_row_group(group, columns=["image"], use_threads=False)["image"][offset].as_py()
+        batch_rows = max(1, self._file.metadata.row_group(group).num_rows // ROWS_PER_GROUP)
+        batches = self._file.iter_batches(batch_rows, [group], ["image"], use_threads=False)  # ends at the row's own
+        for batch in batches:
+            if offset < batch.num_rows:
+                break
+            offset -= batch.num_rows
+        content = batch.column(0)[offset].as_py()
         if not content:
             raise DataError("fields image and image_path are both empty, expected one", where=where, remedy=_REWRITE)
         return bytes(content)
@@ -151,10 +162,7 @@ def write_dataset(path: Path, rows: Iterable[Row]) -> None:
         DataError: A row that `Dataset.open` would refuse, or no rows.
     """
     num_rows = 0
-    with (
-        atomic_path(path) as aside,
-        pq.ParquetWriter(aside, SCHEMA, compression="none") as writer,
-    ):
+    with atomic_path(path) as aside, dataset_writer(aside) as writer:
         for group in _groups(rows):
             records = []
             for row in group:
@@ -167,6 +175,11 @@ def write_dataset(path: Path, rows: Iterable[Row]) -> None:
             raise DataError("dataset without rows, expected at least one", where=str(path), remedy="give some rows")
 
 
+def dataset_writer(path: Path) -> pq.ParquetWriter:
+    """Opens a file for tables of `SCHEMA`; images, which other programs have compressed, are laid down as they are."""
+    return pq.ParquetWriter(path, SCHEMA, compression="none", use_dictionary=_WITH_DICTIONARY)
+
+
 def join_datasets(path: Path, parts: Iterable[Path]) -> None:
     """Lays files that `write_dataset` wrote end to end, whole or not at all, without reading a row.
 
@@ -174,7 +187,7 @@ def join_datasets(path: Path, parts: Iterable[Path]) -> None:
         DataError: There are no parts.
     """
     waiting, num_rows = list[pa.Table](), 0
-    with atomic_path(path) as aside, pq.ParquetWriter(aside, SCHEMA, compression="none") as writer:
+    with atomic_path(path) as aside, dataset_writer(aside) as writer:
         for part in parts:
             waiting.append(pq.read_table(part))
             num_rows += waiting[-1].num_rows

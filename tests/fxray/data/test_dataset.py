@@ -71,6 +71,16 @@ def test_an_image_costs_one_small_row_group(tmp_path: Path) -> None:
     assert pq.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups == 7
 
 
+def test_images_are_in_no_dictionary_and_captions_are(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a.parquet", [_row(number) for number in range(20)])
+    group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i).has_dictionary_page for i in range(group.num_columns)}
+    assert {name for name, has_one in columns.items() if not has_one} == {
+        *("image", "width_px", "height_px"),
+        *(f"regions.list.element.{side}" for side in ("x_min", "y_min", "x_max", "y_max")),
+    }
+
+
 def test_rows_whose_images_are_files_share_large_row_groups(tmp_path: Path) -> None:
     rows = [Row(_row(number).sample, image_path=f"images/{number}.png") for number in range(5000)]
     write_dataset(tmp_path / "a.parquet", rows)

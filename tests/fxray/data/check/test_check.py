@@ -11,7 +11,7 @@ import pytest
 from small_datasets import balanced, encoded, picture, row, write
 
 from fxray.data.check.check import Check, check
-from fxray.data.dataset import SCHEMA
+from fxray.data.dataset import SCHEMA, dataset_writer
 
 
 def found_rules(found: Check) -> set[str]:
@@ -173,7 +173,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     peaks = []
     for num in (64, 512):
         noise = np.random.default_rng(0)
-        with pq.ParquetWriter(tmp_path / "a.parquet", SCHEMA, compression="none") as writer:
+        with dataset_writer(tmp_path / "a.parquet") as writer:
             for start in range(0, num, 16):
                 rows = [row(start + i, is_generated=True, image=noise.bytes(375_000)) for i in range(16)]
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
