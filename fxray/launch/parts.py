@@ -14,6 +14,8 @@ from fxray.launch.cluster import ray_cluster
 T = TypeVar("T")
 OBJECT_STORE_MIB = 128
 """Numbers of parts pass through it, and what came of each: at most some hundred kilobytes."""
+WORKER_BYTES = 512 * 2**20
+"""Memory that Ray sets aside for a worker, so that a machine with many cores and little memory gets fewer of them."""
 PART_DEADLINE_S = 900.0
 """Longest wait for the next part: 3.5 s an image, far beyond any that is read."""
 
@@ -37,7 +39,9 @@ def on_all_cores(work: Work, parts: Sequence[int]) -> Iterator[tuple[int, bytes]
 
         ray.data.DataContext.get_current().enable_progress_bars = False  # the command shows its own
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        rows = ray.data.from_items(list(parts), override_num_blocks=len(parts)).map(do).iter_rows()
+        largest = max(node["Resources"].get("memory", 0.0) for node in ray.nodes())  # more would never be given
+        numbers = ray.data.from_items(list(parts), override_num_blocks=len(parts))
+        rows = numbers.map(do, memory=min(WORKER_BYTES, largest)).iter_rows()
         yield from each_in_time(((int(row["part"]), row["done"]) for row in rows), PART_DEADLINE_S)
 
 

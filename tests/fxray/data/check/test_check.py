@@ -167,11 +167,11 @@ print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])) 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
-    """Eight times the rows, 24 and 192 MB of images: the same peak but for the facts of the rows."""
+    """Twice the rows, 192 and 384 MB of images: the same peak but for the facts of the rows, 0.7 MB."""
     import numpy as np
 
     peaks = []
-    for num in (64, 512):
+    for num in (512, 1024):  # two parts and more: the second still finds the allocator short of room
         noise = np.random.default_rng(0)
         with dataset_writer(tmp_path / "a.parquet") as writer:
             for start in range(0, num, 16):
@@ -183,4 +183,4 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
         num_rows, peak_kib = map(int, done.stdout.split())
         assert num_rows == num
         peaks.append(peak_kib)
-    assert peaks[1] - peaks[0] < 40_000
+    assert peaks[1] - peaks[0] < 4_000
