@@ -47,7 +47,9 @@ def _opened(task: Any) -> Mapping[str, Any]:
 
 
 def _read_task(place: Place, task: Mapping[str, Any], images: Images) -> Record:
-    data = fields.mapping(task.get("data"), "data")
+    if "data" not in task:
+        raise FieldProblem("data", None, "a task has this field; export as JSON, not as JSON-MIN")
+    data = fields.mapping(task["data"], "data")
     key = _image_key(data)
     notes = []
     annotations = [

@@ -70,6 +70,14 @@ def test_of_several_annotations_the_last_counts_and_that_is_said(picture, writte
     assert "the last one is read" in finding["reason"]
 
 
+def test_the_short_export_is_refused_with_the_way_out(picture, written, imported):
+    picture("a.png")
+    short = {"image": "a.png", "id": 2, "label": [BOX["value"]], "annotator": 1, "annotation_id": 2}
+    found = imported("labelstudio", written("export.json", [task(7, "a.png", BOX), short]))
+    assert [(finding["row"], finding["field"]) for finding in found.findings] == [("task 1", "data")]
+    assert "not as JSON-MIN" in found.findings[0]["reason"]
+
+
 @pytest.mark.parametrize(
     ("bad", "field"),
     [
