@@ -1,5 +1,6 @@
 """`fxray evaluate` and `fxray report`: from answers to numbers, and from a run to a page."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +11,26 @@ from fxray.cli.tables import print_table, show_report
 
 if TYPE_CHECKING:
     from fxray.config.tree import Config
+    from fxray.evaluate.evaluation import Evaluation
 
 
 def evaluate(
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="Parquet file with the truth.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Predictions to score, Parquet or .jsonl, whoever wrote them.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Predictions to score, whoever wrote them: .parquet, .jsonl, .csv with label or score, .json of COCO "
+            "results, or a folder of masks.",
+        ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Other predictions of the same samples: also say what --predictions gains."),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Score from which an image counts as generated, where a file has no verdicts.")
+    ] = 0.5,
     config: Annotated[
         str | None,
         typer.Option("--config", "-c", metavar="FILE", help="Let this configuration's model answer first."),
@@ -42,12 +56,14 @@ def evaluate(
 ) -> None:
     """Score a detector from its predictions.
 
-    Accuracy, IoU, parse rate and boxes, per generator, with 95 % intervals. Either from a predictions file, or by
-    letting a trained adapter answer first.
+    Verdicts, probabilities, boxes, captions and tags against the truth, with 95 % intervals, by generator, group,
+    category, tag and size of the flaws. Either from a predictions file, or by letting a trained adapter answer first.
+    docs/evaluation.md says what each number is.
 
     \b
     Examples:
       fxray evaluate --predictions theirs.jsonl --data test.parquet
+      fxray evaluate --predictions ours.parquet --against theirs.csv --data test.parquet
       fxray evaluate --predictions labels.jsonl --data test.parquet --view label-only
       fxray evaluate --config tiny --adapter runs/demo/sft/adapter --data test.parquet --out mine.parquet
     """
@@ -61,31 +77,48 @@ def evaluate(
         predictions, has_boxes = out, _has_boxes(tree.data.view)
         _answer(tree, adapter, data, out)
     assert predictions is not None
+    from fxray.evaluate.comparison import measure_gain
+
+    score = partial(_score, data=data, has_boxes=has_boxes, threshold=threshold, num_bootstrap=num_bootstrap, seed=seed)
+    evaluation = score(predictions)
+    gain = measure_gain(score(against), evaluation) if against else None
+    if as_json:
+        import json
+
+        numbers = evaluation.to_json() | ({"gain": gain.to_json()} if gain else {})
+        typer.echo(json.dumps(numbers, indent=2))
+        return
+    from fxray.evaluate.captions import can_score_captions
+    from fxray.evaluate.table import detail_table, gain_table, generator_table, probability_table
+
+    print_table(generator_table(evaluation))
+    print_table(detail_table(evaluation))
+    if table := probability_table([evaluation]):
+        print_table(table)
+    if gain:
+        print_table(gain_table(gain, is_synthetic=evaluation.is_synthetic))
+    if not can_score_captions():
+        typer.echo("captions are not scored: pip install 'fxray[captions]'", err=True)
+
+
+def _score(
+    predictions: Path, *, data: Path, has_boxes: bool, threshold: float, num_bootstrap: int, seed: int
+) -> "Evaluation":
+    """Scores a file of predictions, of whatever format."""
     from fxray.data.dataset import Dataset
     from fxray.evaluate.evaluation import evaluate as score
-    from fxray.evaluate.groups import has_planted_defects
-    from fxray.evaluate.predictions import read_predictions
+    from fxray.evaluate.foreign import read_any
 
     samples = Dataset.open(data).samples
-    evaluation = score(
-        read_predictions(predictions),
+    read = read_any(predictions, samples, threshold=threshold)
+    return score(
+        read.predictions,
         samples,
         num_bootstrap=num_bootstrap,
         seed=seed,
         name=predictions.stem,
-        is_synthetic=has_planted_defects(sample.generator for sample in samples),
-        has_boxes=has_boxes,
+        has_boxes=has_boxes and read.has_boxes,
     )
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(evaluation.to_json(), indent=2))
-        return
-    from fxray.evaluate.table import generator_table, probability_table
-
-    print_table(generator_table(evaluation))
-    if table := probability_table([evaluation]):
-        print_table(table)
 
 
 def _has_boxes(view: str) -> bool:

@@ -26,13 +26,25 @@ def bootstrap_means(values_NM: NDArray[np.float64], *, num_bootstrap: int, seed:
     Returns:
         float64 [B, M]; NaN where a resample holds no sample that the metric applies to.
     """
+    return np.concatenate(
+        [weighted_means(values_NM, counts_bN) for counts_bN in resamples(len(values_NM), num_bootstrap, seed)]
+    )
+
+
+def weighted_means(values_NM: NDArray[np.float64], counts_BN: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of samples that count so often.
+
+    Args:
+        values_NM: One row per sample; NaN where a metric does not apply to a sample.
+        counts_BN: How often each sample counts; a row of ones is the sample itself.
+
+    Returns:
+        float64 [B, M]; NaN where no sample that counts has the metric.
+    """
     applies_NM = np.isfinite(values_NM)
-    zeroed_NM = np.where(applies_NM, values_NM, 0.0)
-    means = []
-    for counts_bN in resamples(len(values_NM), num_bootstrap, seed):
-        totals_bM, sizes_bM = counts_bN @ zeroed_NM, counts_bN @ applies_NM.astype(np.float64)
-        means.append(np.divide(totals_bM, sizes_bM, out=np.full_like(totals_bM, np.nan), where=sizes_bM > 0))
-    return np.concatenate(means)
+    totals_BM = counts_BN @ np.where(applies_NM, values_NM, 0.0)
+    sizes_BM = counts_BN @ applies_NM.astype(np.float64)
+    return np.divide(totals_BM, sizes_BM, out=np.full_like(totals_BM, np.nan), where=sizes_BM > 0)
 
 
 def interval(draws_BM: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

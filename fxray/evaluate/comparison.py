@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fxray.errors import DataError
 from fxray.evaluate.estimates import Estimate, estimate_gains
 from fxray.evaluate.evaluation import Evaluation
+from fxray.evaluate.probabilities import probability_gains
 
 STAGE_TITLES = {"no-ft": "No-FT", "sft": "SFT", "alpha": "GRPO α", "beta": "GRPO β", "gamma": "GRPO γ"}
 """The stages of the paper, in order; a stage of another name stands for itself, after these."""
@@ -20,7 +23,8 @@ class Gain:
     Attributes:
         before: Name of the one.
         after: Name of the other.
-        metrics: Differences by the names of `METRICS`.
+        metrics: Differences by the names of `METRICS`, and of `PROBABILITY_METRICS` where both give every image a
+            probability.
     """
 
     before: str
@@ -91,9 +95,11 @@ def measure_gain(before: Evaluation, after: Evaluation) -> Gain:
             f"{before.name!r} and {after.name!r} were not scored on the same samples in the same order",
             remedy="evaluate both on the same dataset and rows",
         )
-    metrics = estimate_gains(
-        before.scores.values, after.scores.values, num_bootstrap=after.num_bootstrap, seed=after.seed
-    )
+    metrics = estimate_gains(before.scores, after.scores, num_bootstrap=after.num_bootstrap, seed=after.seed)
+    both = before.scores.probabilities_N, after.scores.probabilities_N
+    if all(np.isfinite(probabilities_N).all() for probabilities_N in both):
+        truth_N = after.scores.is_generated_N
+        metrics |= probability_gains(*both, truth_N, num_bootstrap=after.num_bootstrap, seed=after.seed)
     return Gain(before.name, after.name, metrics)
 
 

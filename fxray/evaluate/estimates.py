@@ -1,17 +1,15 @@
 """Means with intervals: of one detector's scores, and of the gain from one detector to another on the same samples."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fxray.evaluate.bootstrap import bootstrap_means, interval
-from fxray.evaluate.scores import METRICS
-
-Values = Mapping[str, NDArray[np.float64]]
-"""Per metric, except the balanced accuracy, one number per sample; NaN where it does not apply."""
+from fxray.evaluate.bootstrap import interval, resamples, weighted_means
+from fxray.evaluate.boxes import AP_THRESHOLDS, average_precisions
+from fxray.evaluate.captions import bleu
+from fxray.evaluate.scores import METRICS, SampleScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +31,13 @@ class Estimate:
         return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
-def estimate_means(values: Values, *, num_bootstrap: int, seed: int) -> dict[str, Estimate]:
-    """Mean and interval of every metric of `METRICS`."""
-    return _estimates(_means(values), _draws(values, num_bootstrap, seed))
+def estimate_means(scores: SampleScores, *, num_bootstrap: int, seed: int) -> dict[str, Estimate]:
+    """Value and interval of every metric of `METRICS`."""
+    return _estimates(_values(scores), _draws(scores, num_bootstrap, seed))
 
 
-def estimate_gains(before: Values, after: Values, *, num_bootstrap: int, seed: int) -> dict[str, Estimate]:
-    """Mean of `after` minus mean of `before`, resampled in pairs.
+def estimate_gains(before: SampleScores, after: SampleScores, *, num_bootstrap: int, seed: int) -> dict[str, Estimate]:
+    """Value of `after` minus value of `before`, resampled in pairs.
 
     Args:
         before: Scores of one detector.
@@ -47,27 +45,40 @@ def estimate_gains(before: Values, after: Values, *, num_bootstrap: int, seed: i
         num_bootstrap: Resamples behind each interval.
         seed: Of the resamples.
     """
-    gains = _means(after) - _means(before)
+    gains = _values(after) - _values(before)
     return _estimates(gains, _draws(after, num_bootstrap, seed) - _draws(before, num_bootstrap, seed))
 
 
-def _means(values: Values) -> NDArray[np.float64]:
-    """Plain means in the order of `METRICS`."""
-    means = [x[np.isfinite(x)].mean() if np.isfinite(x).any() else np.nan for x in values.values()]
-    return _in_order(values, np.array([means]))[0]
+def _values(scores: SampleScores) -> NDArray[np.float64]:
+    """Of the samples themselves, in the order of `METRICS`."""
+    return _metrics(scores, np.ones((1, len(scores.sample_ids))))[0]
 
 
-def _draws(values: Values, num_bootstrap: int, seed: int) -> NDArray[np.float64]:
-    """Means of the resamples, one row each, columns in the order of `METRICS`."""
-    values_NM = np.column_stack(list(values.values()))
-    return _in_order(values, bootstrap_means(values_NM, num_bootstrap=num_bootstrap, seed=seed))
+def _draws(scores: SampleScores, num_bootstrap: int, seed: int) -> NDArray[np.float64]:
+    """Of the resamples, one row each, columns in the order of `METRICS`."""
+    drawn = resamples(len(scores.sample_ids), num_bootstrap, seed)
+    return np.concatenate([_metrics(scores, counts_bN) for counts_bN in drawn])
 
 
-def _in_order(values: Values, means_BM: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The columns as `METRICS` orders them, the balanced accuracy added."""
-    columns = dict(zip(values, means_BM.T, strict=True))
+def _metrics(scores: SampleScores, counts_BN: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every metric where each sample counts so often, float64 [B, M], columns in the order of `METRICS`."""
+    means_BM = weighted_means(np.column_stack(list(scores.values.values())), counts_BN)
+    columns = dict(zip(scores.values, means_BM.T, strict=True))
     columns["balanced_accuracy"] = (columns["accuracy_real"] + columns["accuracy_generated"]) / 2
+    columns["f1"] = _f1(columns["precision"], columns["accuracy_generated"])
+    nothing_B = np.full(len(counts_BN), np.nan)
+    aps_TB = average_precisions(scores.hits, counts_BN) if scores.hits else [nothing_B] * len(AP_THRESHOLDS)
+    columns |= {f"box_ap_{round(100 * t)}": ap_B for t, ap_B in zip(AP_THRESHOLDS, aps_TB, strict=True)}
+    columns["box_ap"] = np.mean(aps_TB, axis=0)
+    columns["bleu"] = nothing_B if scores.bleu_counts_N10 is None else bleu(counts_BN @ scores.bleu_counts_N10)
     return np.column_stack([columns[name] for name in METRICS])
+
+
+def _f1(precision_B: NDArray[np.float64], recall_B: NDArray[np.float64]) -> NDArray[np.float64]:
+    """0 where nothing is found, also where nothing is flagged; NaN without generated images."""
+    precision_B = np.where(np.isnan(precision_B), 0.0, precision_B)
+    total_B = precision_B + recall_B
+    return np.divide(2 * precision_B * recall_B, total_B, out=total_B.copy(), where=total_B > 0)
 
 
 def _estimates(means_M: NDArray[np.float64], draws_BM: NDArray[np.float64]) -> dict[str, Estimate]:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 from fxray.evaluate.calibration import Calibration
 from fxray.evaluate.decisions import CalibratedScores, score_calibrated
 from fxray.evaluate.estimates import Estimate, estimate_means
-from fxray.evaluate.groups import GROUPS, group_of, has_planted_defects
+from fxray.evaluate.groups import GROUPS, SIZES, group_of, has_planted_defects, size_of
 from fxray.evaluate.predictions import Prediction
 from fxray.evaluate.probabilities import ProbabilityScores, score_probabilities
 from fxray.evaluate.scores import SampleScores, score_samples
-from fxray.schema import Sample
+from fxray.schema import Sample, Tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,9 @@ class Evaluation:
         overall: All samples.
         by_generator: Per generator, "real" included.
         by_group: Per group of the paper's Table 2, in its order.
+        by_category: Per category of what the images show.
+        by_tag: Per true tag; an image with several counts in each.
+        by_size: Per share of the image that the true regions cover, smallest first.
         num_unread: Answers without a readable verdict, each counted as wrong.
         fault_counts: How many answers show each fault of form, most frequent first.
         seconds_per_image: Mean of what was measured; NaN where nothing was.
@@ -64,6 +67,9 @@ class Evaluation:
     overall: Slice
     by_generator: dict[str, Slice]
     by_group: dict[str, Slice]
+    by_category: dict[str, Slice]
+    by_tag: dict[str, Slice]
+    by_size: dict[str, Slice]
     num_unread: int
     fault_counts: dict[str, int]
     seconds_per_image: float
@@ -83,6 +89,9 @@ class Evaluation:
             "overall": self.overall.to_json(),
             "by_group": {name: part.to_json() for name, part in self.by_group.items()},
             "by_generator": {name: part.to_json() for name, part in self.by_generator.items()},
+            "by_category": {name: part.to_json() for name, part in self.by_category.items()},
+            "by_tag": {name: part.to_json() for name, part in self.by_tag.items()},
+            "by_size": {name: part.to_json() for name, part in self.by_size.items()},
             "num_unread": self.num_unread,
             "fault_counts": self.fault_counts,
             "seconds_per_image": self.seconds_per_image if math.isfinite(self.seconds_per_image) else None,
@@ -127,12 +136,12 @@ def evaluate(
     ]
     seconds = [p.seconds for p in predictions if p.seconds is not None]
 
-    def slices(keys: Sequence[str], order: Sequence[str]) -> dict[str, Slice]:
-        return {key: part([k == key for k in keys]) for key in order if key in keys}
+    def slices(keys: Sequence[Collection[str]], order: Iterable[str]) -> dict[str, Slice]:
+        return {key: part(is_in) for key in order if any(is_in := [key in each for each in keys])}
 
     def part(is_in: Sequence[bool]) -> Slice:
-        values = {metric: numbers[np.array(is_in)] for metric, numbers in scores.values.items()}
-        return Slice(sum(is_in), estimate_means(values, num_bootstrap=num_bootstrap, seed=seed))
+        part_scores = scores.part(np.array(is_in))
+        return Slice(sum(is_in), estimate_means(part_scores, num_bootstrap=num_bootstrap, seed=seed))
 
     by_id = {prediction.sample_id: prediction.probability for prediction in predictions}
     own = [by_id[sample_id] for sample_id in scores.sample_ids]
@@ -144,8 +153,11 @@ def evaluate(
         num_real=int((~scores.is_generated_N).sum()),
         num_generated=int(scores.is_generated_N.sum()),
         overall=part([True] * len(samples)),
-        by_generator=slices(scores.generators, sorted(set(scores.generators))),
-        by_group=slices(groups, GROUPS),
+        by_generator=slices([[g] for g in scores.generators], sorted(set(scores.generators))),
+        by_group=slices([[g] for g in groups], GROUPS),
+        by_category=slices([[s.category] for s in samples], sorted({s.category for s in samples})),
+        by_tag=slices([s.annotation.tags for s in samples], list(Tag)),
+        by_size=slices([[size_of(sample)] for sample in samples], SIZES),
         num_unread=sum(p.verdict is None for p in predictions),
         fault_counts=dict(Counter(fault for p in predictions for fault in p.faults).most_common()),
         seconds_per_image=float(np.mean(seconds)) if seconds else math.nan,

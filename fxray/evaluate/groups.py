@@ -1,8 +1,10 @@
-"""Families of generators, as the paper's Table 2 sorts its 28, and the planted defects of synthetic data."""
+"""Families of generators, as the paper's Table 2 sorts its 28, planted defects of synthetic data, sizes of flaws."""
 
 from collections.abc import Iterable
 
 from fxray.data.synth.families import FAMILIES
+from fxray.geometry import union_area
+from fxray.schema import Sample
 
 _DIFFUSION = (
     "DALL-E 2", "DALL-E 3", "DDIM", "DDPM", "FLUX.1-dev", "FLUX.1-schnell", "GLIDE", "Midjourney v4", "Midjourney v5",
@@ -14,6 +16,10 @@ _DIT = ("PixArtAlpha", "PixArtDelta", "PixArtSigma", "DiT")
 REAL_GROUP, OTHER_GROUP, PLANTED_GROUP = "Real", "Others", "Planted defects"
 GROUPS = ("Diffusion", "GAN", "DiT", OTHER_GROUP, PLANTED_GROUP, REAL_GROUP)
 """In the order of the table."""
+
+_SIZE_LIMITS = {"flaws up to 5 %": 0.05, "flaws of 5 to 20 %": 0.20, "flaws over 20 %": 1.0}
+SIZES = tuple(_SIZE_LIMITS)
+"""By the share of the image that its true regions cover together."""
 
 _GROUP_BY_NAME = {
     "".join(filter(str.isalnum, name.lower())): group
@@ -40,3 +46,10 @@ def group_of(generator: str, *, is_generated: bool, is_synthetic: bool) -> str:
 def has_planted_defects(generators: Iterable[str]) -> bool:
     """True where any of the makers of some images is a family of planted defects: such data are synthetic."""
     return not {family.name for family in FAMILIES}.isdisjoint(generators)
+
+
+def size_of(sample: Sample) -> str:
+    """Which of `SIZES` an image is of; empty where no region is marked on it."""
+    regions = sample.annotation.regions
+    share = union_area([region.box for region in regions]) / (sample.width_px * sample.height_px)
+    return next((name for name, limit in _SIZE_LIMITS.items() if share <= limit), SIZES[-1]) if regions else ""

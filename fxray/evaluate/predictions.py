@@ -4,7 +4,8 @@ One record per sample, the same fields as a Parquet row or as a JSON line:
 
     sample_id  str           id in the dataset
     verdict    str or null   "real", "generated", or null where none could be read
-    regions    list          {"box": [x_min, y_min, x_max, y_max] in pixels of the upright original, "caption": str}
+    regions    list          {"box": [x_min, y_min, x_max, y_max] in pixels of the upright original, "caption": str,
+                             "score": float or null, what ranks the box; all of an answer's boxes have one, or none}
     tags       list of str   names of `fxray.schema.Tag`
     answer     str or null   raw text of the model
     faults     list of str   what is wrong with the form of the answer
@@ -16,8 +17,9 @@ Only `sample_id` and `verdict` are required. Boxes may reach over the border; sc
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,11 +42,12 @@ _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 UNFINISHED = "unfinished"
 """Fault of an answer that was cut at the length limit."""
 
+_SCORE = ("score", pa.float64())
 SCHEMA = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("verdict", pa.string()),
-        pa.field("regions", pa.list_(pa.struct([("box", pa.list_(pa.float64())), ("caption", pa.string())]))),
+        pa.field("regions", pa.list_(pa.struct([("box", pa.list_(pa.float64())), ("caption", pa.string()), _SCORE]))),
         pa.field("tags", pa.list_(pa.string())),
         pa.field("answer", pa.string()),
         pa.field("faults", pa.list_(pa.string())),
@@ -61,6 +64,7 @@ class _RegionRecord(BaseModel):
 
     box: tuple[_Number, _Number, _Number, _Number]
     caption: StrictStr = ""
+    score: _Number | None = None
 
     @field_validator("box")
     @classmethod
@@ -85,6 +89,13 @@ class _Record(BaseModel):
     seconds: Annotated[_Number, Field(ge=0)] | None = None
     probability: Annotated[_Number, Field(ge=0, le=1)] | None = None
 
+    @field_validator("regions")
+    @classmethod
+    def _all_scored_or_none(cls, regions: tuple[_RegionRecord, ...] | None) -> tuple[_RegionRecord, ...] | None:
+        if len({region.score is None for region in regions or ()}) > 1:
+            raise ValueError("needs a score for every box, or for none")
+        return regions
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -100,6 +111,7 @@ class Prediction:
         is_strict: Whether the answer keeps to the grammar; None for a detector that does not speak it.
         seconds: Time it took, None where nobody measured.
         probability: Of "generated" as the detector itself gives it; None where it gives none, or there is no verdict.
+        box_scores: One per region where the detector ranks its boxes, else empty.
     """
 
     sample_id: str
@@ -111,6 +123,7 @@ class Prediction:
     is_strict: bool | None = None
     seconds: float | None = None
     probability: float | None = None
+    box_scores: tuple[float, ...] = ()
 
 
 def from_answer(
@@ -169,27 +182,48 @@ def read_predictions(path: Path) -> list[Prediction]:
     """Reads a predictions file and checks every field.
 
     Raises:
-        DataError: The file is missing, is no predictions file, or a record in it is not one; names row and field.
+        DataError: The file is missing, is no predictions file, or records in it are not; names rows and fields.
     """
     if not path.is_file():
         raise DataError("no such predictions file", where=str(path), remedy="write it with `fxray evaluate`")
     predictions: dict[str, Prediction] = {}
+    faults = list[DataError]()
     rows = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path)
     for where, record in rows:
-        prediction = _from_record(record, where)
-        if prediction.sample_id in predictions:
-            raise DataError(
-                f"sample {prediction.sample_id!r} was predicted before", where=where, remedy="keep one row per sample"
-            )
-        predictions[prediction.sample_id] = prediction
+        try:
+            prediction = _from_record(record, where)
+            if prediction.sample_id in predictions:
+                name, remedy = prediction.sample_id, "keep one row per sample"
+                raise DataError(f"sample {name!r} was predicted before", where=where, remedy=remedy)
+            predictions[prediction.sample_id] = prediction
+        except DataError as error:
+            faults.append(error)
+    _refuse(faults, path)
     return list(predictions.values())
+
+
+def _refuse(faults: Sequence[DataError], path: Path) -> None:
+    """Names every row that is wrong, up to ten of them.
+
+    Raises:
+        DataError: One is.
+    """
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        listed = "; ".join(f"{fault.where.removeprefix(f'{path}, ')}: {fault.message}" for fault in faults[:10])
+        rest = f"; and {len(faults) - 10} more" if len(faults) > 10 else ""
+        raise DataError(f"{len(faults)} faults: {listed}{rest}", where=str(path), remedy=faults[0].remedy)
 
 
 def _as_record(prediction: Prediction) -> dict[str, Any]:
     return {
         "sample_id": prediction.sample_id,
         "verdict": prediction.verdict.value if prediction.verdict else None,
-        "regions": [{"box": list(map(float, r.box)), "caption": r.caption} for r in prediction.regions],
+        "regions": [
+            {"box": list(map(float, region.box)), "caption": region.caption, "score": score}
+            for region, score in zip_longest(prediction.regions, prediction.box_scores)
+        ],
         "tags": [tag.value for tag in prediction.tags],
         "answer": prediction.answer,
         "faults": list(prediction.faults),
@@ -253,4 +287,5 @@ def _from_record(record: Mapping[str, Any], where: str) -> Prediction:
         is_strict=row.is_strict,
         seconds=row.seconds,
         probability=row.probability,
+        box_scores=tuple(region.score for region in row.regions or () if region.score is not None),
     )

@@ -98,6 +98,37 @@ def score_probabilities(
     return ProbabilityScores(len(given_N), int((~has_N).sum()), metrics, reliability_bins(given_N, truth_N))
 
 
+def probability_gains(
+    before_N: NDArray[np.float64],
+    after_N: NDArray[np.float64],
+    is_generated_N: NDArray[np.bool_],
+    *,
+    num_bootstrap: int,
+    seed: int,
+) -> dict[str, Estimate]:
+    """What `after` has over `before` in every metric of `PROBABILITY_METRICS`, resampled in pairs.
+
+    Args:
+        before_N: Probabilities of one detector, in [0, 1].
+        after_N: Of the other, for the same images in the same order.
+        is_generated_N: The truth.
+        num_bootstrap: Resamples behind each interval.
+        seed: Of the resamples.
+    """
+
+    def gains(counts_BN: NDArray[np.float64]) -> NDArray[np.float64]:
+        both = [probability_metrics(each_N, is_generated_N, counts_BN) for each_N in (before_N, after_N)]
+        return np.column_stack([both[1][name] - both[0][name] for name in PROBABILITY_METRICS])
+
+    values_M = gains(np.ones((1, len(after_N))))[0]
+    draws_BM = np.concatenate([gains(counts_bN) for counts_bN in resamples(len(after_N), num_bootstrap, seed)])
+    lows_M, highs_M = interval(draws_BM)
+    return {
+        name: Estimate(float(value), float(low), float(high))
+        for name, value, low, high in zip(PROBABILITY_METRICS, values_M, lows_M, highs_M, strict=True)
+    }
+
+
 def probability_metrics(
     probabilities_N: NDArray[np.float64], is_generated_N: NDArray[np.bool_], counts_BN: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:

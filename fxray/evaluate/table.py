@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from fxray.evaluate.comparison import Comparison, title_of
+from fxray.evaluate.comparison import Comparison, Gain, title_of
 from fxray.evaluate.decisions import DECISIONS, CalibratedScores
 from fxray.evaluate.estimates import Estimate
 from fxray.evaluate.evaluation import Evaluation, Slice
@@ -18,6 +18,16 @@ _PROBABILITY_COLUMNS = {
     "tpr_at_5_fpr": "TPR at 5 % FPR",
     "ece": "ECE",
     "brier": "Brier",
+}
+_DETAIL_COLUMNS = {
+    "precision": "precision",
+    "accuracy_generated": "recall",
+    "f1": "F1",
+    "box_ap": "box AP .1 to .5",
+    "bleu": "BLEU",
+    "rouge_l": "ROUGE-L",
+    "tag_f1": "tag F1",
+    "hallucination": "real with boxes",
 }
 _COLUMNS = {
     "accuracy": "accuracy",
@@ -76,6 +86,27 @@ def generator_table(evaluation: Evaluation) -> Table:
     return _table(title, "generator", rows, is_synthetic=evaluation.is_synthetic, notes=notes)
 
 
+def detail_table(evaluation: Evaluation) -> Table:
+    """Precision, recall, boxes, captions, tags and hallucination: overall and for every part of the samples."""
+    e = evaluation
+    title = " ".join(filter(None, ["Details", title_of(e.name)]))
+    parts = [e.by_generator, e.by_group, e.by_category, e.by_tag, e.by_size]
+    rows = [*(row for each in parts for row in each.items()), ("Overall", e.overall)]
+    notes = ["BLEU and ROUGE-L: captions of matched regions only, fractions of 1"]
+    return _table(title, "part", rows, is_synthetic=e.is_synthetic, notes=notes, columns=_DETAIL_COLUMNS)
+
+
+def gain_table(gain: Gain, *, is_synthetic: bool) -> Table:
+    """The paired difference of two detectors, a row per metric."""
+    title = f"From {title_of(gain.before)} to {title_of(gain.after)}"
+    notes = ["differences on the same images, resampled in pairs; * where the interval excludes 0"]
+    table = _empty(title, "metric", {"gain": "difference"}, is_synthetic=is_synthetic, notes=notes, has_count=False)
+    for name, estimate in gain.metrics.items():
+        if not math.isnan(estimate.value):
+            table.add_row(name, f"{format_estimate(estimate)}{' *' if estimate.excludes_zero else '  '}")
+    return table
+
+
 def format_estimate(estimate: Estimate) -> str:
     """Value and interval, three decimals; a dash where the metric does not apply."""
     if math.isnan(estimate.value):
@@ -83,19 +114,36 @@ def format_estimate(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def _table(title: str, first: str, rows: Sequence[tuple[str, Slice]], *, is_synthetic: bool, notes: list[str]) -> Table:
-    table = _empty(title, first, _COLUMNS, is_synthetic=is_synthetic, notes=notes)
+def _table(
+    title: str,
+    first: str,
+    rows: Sequence[tuple[str, Slice]],
+    *,
+    is_synthetic: bool,
+    notes: list[str],
+    columns: Mapping[str, str] = _COLUMNS,
+) -> Table:
+    table = _empty(title, first, columns, is_synthetic=is_synthetic, notes=notes)
     for name, part in rows:
-        cells = [format_estimate(part.metrics[metric]) for metric in _COLUMNS]
+        cells = [format_estimate(part.metrics[metric]) for metric in columns]
         table.add_row(name, str(part.num_samples), *cells)
     return table
 
 
-def _empty(title: str, first: str, columns: Mapping[str, str], *, is_synthetic: bool, notes: list[str]) -> Table:
+def _empty(
+    title: str,
+    first: str,
+    columns: Mapping[str, str],
+    *,
+    is_synthetic: bool,
+    notes: list[str],
+    has_count: bool = True,
+) -> Table:
     caption = "\n".join(["95 % bootstrap intervals in brackets", *notes, *([SYNTHETIC_NOTE] if is_synthetic else [])])
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     table.add_column(first, no_wrap=True)
-    table.add_column("n", justify="right")
+    if has_count:
+        table.add_column("n", justify="right")
     for label in columns.values():
         table.add_column(label, justify="right")
     return table

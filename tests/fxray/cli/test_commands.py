@@ -67,6 +67,26 @@ def test_foreign_predictions_are_scored_by_the_same_code(datasets, tmp_path):
     assert json.loads(run(*given, "no-caption").stdout)["overall"]["iou"]["value"] == 1
 
 
+def test_two_files_are_compared_image_by_image(datasets, tmp_path):
+    from fxray.data.dataset import Dataset
+
+    perfect, labels = tmp_path / "perfect.jsonl", tmp_path / "labels.csv"
+    perfect_answers(datasets / "test.parquet", perfect)
+    samples = Dataset.open(datasets / "test.parquet").samples
+    labels.write_text("sample_id,label\n" + "".join(f"{sample.sample_id},real\n" for sample in samples))
+    given = ("evaluate", "--predictions", perfect, "--against", labels, "--data", datasets / "test.parquet")
+    numbers = json.loads(run(*given, "--json").stdout)
+    assert numbers["gain"]["metrics"]["accuracy"]["value"] == 0.5
+    assert numbers["gain"]["metrics"]["accuracy"]["excludes_zero"]
+    assert numbers["gain"]["metrics"]["iou"]["value"] is None
+    assert numbers["overall"]["box_ap"]["value"] == pytest.approx(1)
+    assert numbers["overall"]["tag_f1"]["value"] == 1
+    assert sum(part["num_samples"] for part in numbers["by_size"].values()) == 4
+    shown = run(*given).stdout
+    assert "From labels to perfect" in shown
+    assert "recall" in shown
+
+
 def test_predictions_of_other_samples_are_refused(datasets, tmp_path):
     predictions = tmp_path / "theirs.jsonl"
     perfect_answers(datasets / "train.parquet", predictions)

@@ -1,12 +1,14 @@
 """Five stages side by side; a gain is claimed only where its interval excludes 0."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from fxray.errors import DataError
+from fxray.evaluate.captions import can_score_captions
 from fxray.evaluate.comparison import compare
 from fxray.evaluate.evaluation import Evaluation, evaluate
 from fxray.evaluate.predictions import Prediction
@@ -49,11 +51,25 @@ def test_an_evaluation_by_hand() -> None:
             "balanced_accuracy": (35 / 40 + 36 / 40) / 2,
             "accuracy_real": 36 / 40,
             "accuracy_generated": 35 / 40,
+            "precision": 1,
+            "f1": 2 * 35 / (2 * 35 + 5),
             "iou": 0.2,
             "matched_iou": 0.2,
             "parse_rate": 71 / 80,
             "boxes_per_image": 1,
-        }
+            "hallucination": 0,
+            "boxes_per_real_image": 0,
+            "box_ap": 2 / 5,
+            "box_ap_10": 1,
+            "box_ap_20": 1,
+            "box_ap_30": 0,
+            "box_ap_40": 0,
+            "box_ap_50": 0,
+            "bleu": 0 if can_score_captions() else math.nan,  # a word has no four in a row
+            "rouge_l": 1 if can_score_captions() else math.nan,
+            "tag_f1": math.nan,
+        },
+        nan_ok=True,
     )
     assert (evaluation.num_real, evaluation.num_generated, evaluation.num_unread) == (40, 40, 9)
     assert evaluation.fault_counts == {"unfinished": 9}

@@ -1,0 +1,109 @@
+"""Average precision of boxes, as COCO counts it, at the loose overlaps that flaws call for.
+
+Legend: N images, D predicted boxes, T thresholds, U distinct scores, B resamples.
+
+Each box, best score first, takes the free true box of its image that it overlaps most, if by the threshold at least; a
+true box found by none is missed. Precision, raised to the best at any higher recall, is averaged at 101 recalls (Lin et
+al. 2014). Boxes of equal score count together, so the order of a file does not matter; where all scores differ the
+numbers are those of pycocotools.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxray.geometry import box_iou
+from fxray.schema import Box
+
+AP_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
+_RECALLS = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxHits:
+    """Which predicted boxes find a true one.
+
+    Attributes:
+        image_D: Index of the image of each box.
+        scores_D: What ranks the boxes.
+        is_hit_TD: Whether it finds a true box at each of `AP_THRESHOLDS`.
+        num_true_N: True boxes of each image.
+    """
+
+    image_D: NDArray[np.int64]
+    scores_D: NDArray[np.float64]
+    is_hit_TD: NDArray[np.bool_]
+    num_true_N: NDArray[np.int64]
+
+    def part(self, is_in_N: NDArray[np.bool_]) -> "BoxHits":
+        """Those of some of the images."""
+        kept_D = is_in_N[self.image_D]
+        renumbered_N = np.cumsum(is_in_N) - 1
+        image_D = renumbered_N[self.image_D[kept_D]]
+        return BoxHits(image_D, self.scores_D[kept_D], self.is_hit_TD[:, kept_D], self.num_true_N[is_in_N])
+
+
+def find_hits(
+    predicted: Sequence[Sequence[Box]], scores: Sequence[Sequence[float]], truth: Sequence[Sequence[Box]]
+) -> BoxHits:
+    """Matches the boxes of N images.
+
+    Args:
+        predicted: Boxes of each image.
+        scores: One per box.
+        truth: True boxes of each image.
+    """
+    hits = [hits_of_image(*image) for image in zip(predicted, scores, truth, strict=True)]
+    return BoxHits(
+        np.repeat(np.arange(len(predicted)), [len(boxes) for boxes in predicted]),
+        np.array([score for each in scores for score in each], np.float64),
+        np.concatenate(hits, axis=1) if hits else np.zeros((len(AP_THRESHOLDS), 0), bool),
+        np.array([len(boxes) for boxes in truth], np.int64),
+    )
+
+
+def hits_of_image(predicted: Sequence[Box], scores: Sequence[float], truth: Sequence[Box]) -> NDArray[np.bool_]:
+    """Which boxes of one image find a true one, bool [T, boxes]."""
+    is_hit_TD = np.zeros((len(AP_THRESHOLDS), len(predicted)), bool)
+    ious = [[box_iou(box, true) for true in truth] for box in predicted]
+    for t, threshold in enumerate(AP_THRESHOLDS):
+        free = set(range(len(truth)))
+        for d in np.argsort(-np.asarray(scores, np.float64), kind="stable").tolist():
+            best = max(free, key=lambda g: (ious[d][g], g), default=None)
+            if best is not None and ious[d][best] >= threshold:
+                free.remove(best)
+                is_hit_TD[t, d] = True
+    return is_hit_TD
+
+
+def average_precisions(hits: BoxHits, counts_BN: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average precision at each threshold.
+
+    Args:
+        hits: Of N images.
+        counts_BN: How often each image counts; a row of ones is the sample itself.
+
+    Returns:
+        float64 [T, B]; NaN where a resample has no true box.
+    """
+    num_true_B = counts_BN @ hits.num_true_N
+    result_TB = np.where(num_true_B > 0, 0.0, np.nan) * np.ones((len(AP_THRESHOLDS), 1))
+    if not len(hits.scores_D) or not num_true_B.any():
+        return result_TB
+    order_D = np.argsort(-hits.scores_D, kind="stable")
+    starts_U = np.flatnonzero(np.diff(hits.scores_D[order_D], prepend=np.inf))
+    counts_BD = counts_BN[:, hits.image_D[order_D]]
+    found_BU = np.add.reduceat(counts_BD, starts_U, axis=1).cumsum(axis=1)
+    for t, is_hit_D in enumerate(hits.is_hit_TD[:, order_D]):
+        true_BU = np.add.reduceat(counts_BD * is_hit_D, starts_U, axis=1).cumsum(axis=1)
+        precision_BU = np.divide(true_BU, found_BU, out=np.zeros_like(true_BU), where=found_BU > 0)
+        best_BU = np.maximum.accumulate(precision_BU[:, ::-1], axis=1)[:, ::-1]
+        best_BU = np.concatenate([best_BU, np.zeros((len(best_BU), 1))], axis=1)  # a recall that is never reached
+        with np.errstate(divide="ignore", invalid="ignore"):
+            recall_BU = true_BU / num_true_B[:, None]
+        places_BR = np.array([recall_U.searchsorted(_RECALLS) for recall_U in recall_BU])
+        means_B = np.take_along_axis(best_BU, places_BR, axis=1).mean(axis=1)
+        result_TB[t] = np.where(num_true_B > 0, means_B, np.nan)
+    return result_TB

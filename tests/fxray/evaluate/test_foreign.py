@@ -1,0 +1,121 @@
+"""Files of other tools become predictions by stated rules, and every fault in one is listed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fxray.errors import DataError
+from fxray.evaluate.foreign import boxes_of_mask, read_any
+from fxray.evaluate.predictions import Prediction
+from fxray.schema import Annotation, Box, Sample, Verdict
+
+REAL, GENERATED = Verdict.REAL, Verdict.GENERATED
+SAMPLES = [Sample(name, 20, 10, Annotation(REAL), "g", "c", "s") for name in ("a/1", "b", "c")]
+
+
+def read(path: Path) -> list[Prediction]:
+    return read_any(path, SAMPLES, threshold=0.5).predictions
+
+
+def told(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        read(path)
+    return str(caught.value)
+
+
+def test_a_csv_file_of_labels_or_scores(tmp_path: Path) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text("\ufeffsample_id,score,label,other\na/1,0.5,,x\nb,0.49,,\nc,0.9,Real,\n", encoding="utf-8")
+    assert read(file) == [
+        Prediction("a/1", GENERATED, probability=0.5),
+        Prediction("b", REAL, probability=0.49),
+        Prediction("c", REAL, probability=0.9),
+    ]
+    assert not read_any(file, SAMPLES, threshold=0.5).has_boxes
+    file.write_text("sample_id,label\na/1,1\nb,fake\n")
+    assert read(file) == [Prediction("a/1", GENERATED), Prediction("b", GENERATED)]
+
+
+def test_every_fault_of_a_csv_file_is_listed(tmp_path: Path) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text("sample_id,score,label\na,nan,\nb,1.5,\nc,,\nd,,maybe\n,1,\ne,0,\ne,0,\n")
+    message = told(file)
+    assert "6 faults: line 2: score 'nan' is no finite number; line 3: score 1.5 lies outside [0, 1]" in message
+    assert "line 4: neither label nor score; line 5: label 'maybe', expected one of real" in message
+    assert "line 6: no sample_id; line 8: sample 'e' was predicted before" in message
+    file.write_text("sample_id,verdict\n" + "a,1\n")
+    assert "expected sample_id, and label or score" in told(file)
+    file.write_text("sample_id,score\n" + "a,inf\n" * 30)
+    assert "and 20 more" in told(file)
+
+
+def test_coco_results_by_id_or_place(tmp_path: Path) -> None:
+    file = tmp_path / "p.json"
+    results = [
+        {"image_id": "a/1", "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.4},
+        {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.7},
+        {"image_id": 3, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.2},
+    ]
+    file.write_text(json.dumps(results))
+    first, second, third = read(file)
+    assert [region.box for region in first.regions] == [Box(1, 2, 4, 6), Box(0, 0, 5, 5)]
+    assert (first.verdict, first.probability, first.box_scores) == (GENERATED, 0.7, (0.4, 0.7))
+    assert second == Prediction("b", REAL, probability=0.0)
+    assert (third.sample_id, third.verdict, third.probability) == ("c", REAL, 0.2)
+    file.write_text(json.dumps([results[0] | {"score": 7.0}]))
+    assert [p.probability for p in read(file)] == [None, None, None]  # no probabilities, though they rank boxes
+
+
+def test_every_fault_of_coco_results_is_listed(tmp_path: Path) -> None:
+    file = tmp_path / "p.json"
+    good = {"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.4}
+    bad = [good | {"image_id": 4}, good | {"bbox": [1, 2, 0, 4]}, good | {"score": float("nan")}, {"image_id": 1}, 7]
+    file.write_text(json.dumps([good, *bad]))
+    message = told(file)
+    assert "5 faults: result 1: image_id 4 is not in the dataset; result 2: bbox [1, 2, 0, 4] has no area" in message
+    assert "result 3: score nan is no finite number; result 4: field 'bbox' is missing; result 5:" in message
+    file.write_text("{}")
+    assert "holds no list" in told(file)
+    file.write_text("[" * 100_000)
+    assert "not JSON" in told(file)
+
+
+def save_mask(folder: Path, name: str, *boxes: tuple[int, int, int, int], size: tuple[int, int] = (20, 10)) -> None:
+    pixels = np.zeros(size[::-1], np.uint8)
+    for x_min, y_min, x_max, y_max in boxes:
+        pixels[y_min:y_max, x_min:x_max] = 200
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(folder / name)
+
+
+def test_masks_become_boxes(tmp_path: Path) -> None:
+    save_mask(tmp_path, "a/1.png", (0, 0, 3, 4), (10, 5, 20, 10))
+    save_mask(tmp_path, "b.png")
+    save_mask(tmp_path, "c.png", (0, 0, 2, 2), (2, 2, 4, 4))  # they touch at a corner
+    first, second, third = read(tmp_path)
+    assert [region.box for region in first.regions] == [Box(0, 0, 3, 4), Box(10, 5, 20, 10)]
+    assert (first.verdict, second) == (GENERATED, Prediction("b", REAL))
+    assert [region.box for region in third.regions] == [Box(0, 0, 4, 4)]
+
+
+def test_masks_of_other_sizes_missing_ones_and_surplus_ones_are_listed(tmp_path: Path) -> None:
+    save_mask(tmp_path, "a/1.png", size=(10, 20))
+    save_mask(tmp_path, "d.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    message = told(tmp_path)
+    assert "4 faults: a/1.png: 10x20 px, expected 20x10; b.png: 8 bytes that are no image" in message
+    assert "c.png: there is no such mask; d.png is of no sample" in message
+
+
+def test_boxes_of_masks_are_those_of_scikit_image() -> None:
+    from skimage.measure import label, regionprops
+
+    for seed in range(5):
+        mask = np.random.default_rng(seed).random((40, 60)) < 0.3
+        theirs = {region.bbox for region in regionprops(label(mask, connectivity=2))}
+        ours = {(box.y_min, box.x_min, box.y_max, box.x_max) for box in boxes_of_mask(mask)}
+        assert ours == theirs
+        assert len(ours) > 5
