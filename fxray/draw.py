@@ -178,7 +178,7 @@ def _legend(
 
 def _wrap(text: str, font_px: int, width: int, margin: int, *, bold: bool = False) -> list[str]:
     """Lines no wider than the panel; a word that is wider by itself is broken."""
-    text = _readable(text)
+    text = readable(text)
     font, room = _font_of(text, font_px, bold=bold), max(font_px, width - margin - font_px)
     lines = [""]
     for word in text.split(" "):
@@ -195,7 +195,7 @@ def _wrap(text: str, font_px: int, width: int, margin: int, *, bold: bool = Fals
     return lines
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """The text, with what no font here can draw replaced by a word that says so: empty boxes would look like damage."""
     if any(_covers(path, text) for path in _font_files(bold=False)):
         return text
@@ -210,8 +210,13 @@ def _readable(text: str) -> str:
 
 def _font_of(text: str, size_px: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     """The first font that has every character of a text; DejaVu Sans where none has."""
+    return _font(font_file(text, bold=bold), size_px)
+
+
+def font_file(text: str, *, bold: bool = False) -> str:
+    """The path of that font."""
     files = _font_files(bold=bold)
-    return _font(next((path for path in files if _covers(path, text)), files[0]), size_px)
+    return next((path for path in files if _covers(path, text)), files[0])
 
 
 def _covers(path: str, text: str) -> bool:

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fxray.data.statistics import Statistics
+from fxray.draw import font_file, readable
 
 BLUE, ORANGE, INK = "#0072B2", "#D55E00", "#1b1f24"
 MAX_NAMES = 40
@@ -68,7 +70,7 @@ def _heat_map(axes: Any, statistics: Statistics) -> None:
 def _box_sizes(axes: Any, statistics: Statistics) -> None:
     width, height = statistics.box_sides_B2.T
     counts = axes.hist2d(width, height, bins=32, range=[[0, 1], [0, 1]], cmap="viridis", cmin=1)
-    axes.figure.colorbar(counts[3], ax=axes).set_label("boxes", fontsize=9)
+    axes.figure.colorbar(counts[3], ax=axes, ticks=MaxNLocator(integer=True)).set_label("boxes", fontsize=9)
     axes.set_aspect("equal")
     _label(axes, "width over the image's", "height over the image's")
 
@@ -104,9 +106,11 @@ def _generators(axes: Any, statistics: Statistics) -> None:
     for (generator, category), count in statistics.cells.items():
         counts[places[0][generator], places[1][category]] += count
     image = axes.imshow(np.where(counts > 0, counts, np.nan), cmap="viridis", aspect="auto", vmin=0)
-    axes.figure.colorbar(image, ax=axes).set_label("images", fontsize=9)
-    axes.set_xticks(range(len(categories)), categories, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(generators)), generators, fontsize=8)
+    axes.figure.colorbar(image, ax=axes, ticks=MaxNLocator(integer=True)).set_label("images", fontsize=9)
+    axes.set_xticks(range(len(categories)), categories, rotation=90)
+    axes.set_yticks(range(len(generators)), generators)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_fontproperties(FontProperties(fname=font_file(label.get_text()), size=8))
 
 
 def _places(counts: dict[str, int]) -> dict[str, int]:
@@ -120,7 +124,8 @@ def _named(counts: dict[str, int]) -> list[str]:
 
 def _short(name: str) -> str:
     """A name on one line that matplotlib takes as it is: a dollar would begin a formula."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in name).split()).replace("$", r"\$") or "(empty)"
+    line = readable(" ".join("".join(c if c.isprintable() else " " for c in name).split())).replace("$", r"\$")
+    line = line or "(empty)"
     return line if len(line) <= _MAX_NAME_CHARACTERS else line[: _MAX_NAME_CHARACTERS - 1] + "…"
 
 

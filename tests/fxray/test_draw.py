@@ -153,11 +153,11 @@ def test_a_long_heading_stays_inside_its_panel() -> None:
 def test_what_no_font_can_draw_is_said_and_never_an_empty_box(monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = draw._font_files(bold=False)[0]
     monkeypatch.setattr(draw, "_font_files", lambda *, bold: (shipped,))
-    assert draw._readable("左手 six fingers 六 יד") == "[no font] six fingers [no font] יד"
+    assert draw.readable("左手 six fingers 六 יד") == "[no font] six fingers [no font] יד"
     monkeypatch.setattr(draw, "_font_files", lambda *, bold: (shipped, "eastern"))
     monkeypatch.setattr(
         draw, "_characters", lambda path: frozenset(map(ord, "左手 ok" if path == "eastern" else "ok "))
     )
     monkeypatch.setattr(draw, "_font", lambda path, size_px: path)
-    assert draw._readable("左手 ok") == "左手 ok"
+    assert draw.readable("左手 ok") == "左手 ok"
     assert [draw._font_of(text, 14) for text in ("左手", "ok", "?")] == ["eastern", shipped, shipped]

@@ -45,6 +45,7 @@ def test_page_pictures_and_numbers(tmp_path):
         assert pixels.min() < 100 < 250 < pixels.max()  # something is drawn on white
 
 
+@pytest.mark.filterwarnings("error")  # matplotlib's, of a letter that its font lacks
 def test_nasty_names_are_text(tmp_path):
     statistics = summarise([sample(k, name=NASTY, category=NASTY, caption="w " * 300) for k in range(3)])
     page = write_statistics(statistics, tmp_path / "out", name=NASTY, is_synthetic=False)
