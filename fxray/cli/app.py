@@ -10,7 +10,22 @@ from typing import Annotated, NoReturn
 import typer
 
 from fxray import __version__
-from fxray.cli import calibrate, config, data, detect, doctor, evaluate, job, model, plan, serve, status, tiny, train
+from fxray.cli import (
+    calibrate,
+    config,
+    data,
+    detect,
+    doctor,
+    evaluate,
+    job,
+    model,
+    plan,
+    robustness,
+    serve,
+    status,
+    tiny,
+    train,
+)
 from fxray.errors import FxrayError
 
 app = typer.Typer(
@@ -27,6 +42,7 @@ app.command("grpo")(train.grpo)
 app.command("submit")(job.submit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
+app.command("robustness")(robustness.robustness)
 app.command("report")(evaluate.report)
 app.command("status")(status.status)
 app.command("detect")(detect.detect)

@@ -1,24 +1,27 @@
 """What happens to images on their way: saved again, resized, cropped, photographed off a screen.
 
 Each change is a pure function from an image to an image, and says where a place in the changed image lay before. The
-same image and change always give the same pixels.
+same image and change always give the same pixels: what is random about one is drawn from the image itself.
 """
 
+import hashlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageFilter
 
 from fxray.geometry import clip
-from fxray.schema import Box
+from fxray.schema import Box, Region, Sample
 
 JPEG_QUALITIES = (90, 70, 50, 30)
 RESIZES = (0.5, 0.75, 1.5)
 CROP_FRAC = 0.8
 """Of width and height, around the centre."""
 SCREEN_SCALE, SCREEN_QUALITY = 0.9, 80
+SOCIAL_SIDE_PX, SOCIAL_QUALITY = 1080, 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,15 @@ class Changed:
                 self.left_px + self.scale_x * box.x_max,
                 self.top_px + self.scale_y * box.y_max,
             )
+        )
+
+    def from_original(self, box: Box) -> Box:
+        """Where a box of the original lies in the changed image."""
+        return Box(
+            (box.x_min - self.left_px) / self.scale_x,
+            (box.y_min - self.top_px) / self.scale_y,
+            (box.x_max - self.left_px) / self.scale_x,
+            (box.y_max - self.top_px) / self.scale_y,
         )
 
     def in_view(self, box: Box) -> Box | None:
@@ -102,6 +114,43 @@ def take_screenshot(image: Image.Image, scale: float, quality: int) -> Changed:
     return _whole(_through_jpeg(image.resize(_scaled(image, scale), Image.Resampling.BILINEAR), quality), image)
 
 
+def crop_at_random(image: Image.Image, frac: float) -> Changed:
+    """A window of `frac` of width and height anywhere in the image; nothing is resampled."""
+    width, height = _scaled(image, frac)
+    rng = _random(image)
+    left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
+    window = Box(float(left), float(top), float(left + width), float(top + height))
+    return Changed(image.crop((left, top, left + width, top + height)), 1.0, 1.0, float(left), float(top), window)
+
+
+def save_as_webp(image: Image.Image, quality: int) -> Changed:
+    """Saved as lossy WebP and opened again."""
+    encoded = io.BytesIO()
+    image.save(encoded, "WEBP", quality=quality)
+    return _whole(Image.open(encoded).convert("RGB"), image)
+
+
+def blur(image: Image.Image, sigma_px: float) -> Changed:
+    """Gaussian blur."""
+    return _whole(image.filter(ImageFilter.GaussianBlur(sigma_px)), image)
+
+
+def add_noise(image: Image.Image, sigma: float) -> Changed:
+    """Gaussian noise on each channel, in levels of 255, rounded and cut off at black and white."""
+    noise = _random(image).normal(0.0, sigma, (image.height, image.width, 3))
+    pixels = np.clip(np.rint(np.asarray(image) + noise), 0, 255)
+    return _whole(Image.fromarray(pixels.astype(np.uint8)), image)
+
+
+def share_twice(image: Image.Image, side_px: int, quality: int) -> Changed:
+    """Uploaded, made no longer than `side_px`, saved as JPEG; downloaded and uploaded once more, a little smaller."""
+    shared = image
+    for frac in (1.0, 0.9):
+        factor = min(frac, side_px / max(shared.size))
+        shared = _through_jpeg(shared.resize(_scaled(shared, factor), Image.Resampling.LANCZOS), quality)
+    return _whole(shared, image)
+
+
 CHANGES = (
     *(Change(f"jpeg-{q}", f"JPEG, quality {q}", partial(save_as_jpeg, quality=q)) for q in JPEG_QUALITIES),
     *(Change(f"resize-{f:g}", f"resized to {f:.0%}", partial(resize, factor=f)) for f in RESIZES),
@@ -113,6 +162,46 @@ CHANGES = (
     ),
 )
 """What an image is tried under, mildest of a kind first."""
+
+HARDSHIPS = (
+    *(Change(f"jpeg-{q}", f"JPEG, quality {q}", partial(save_as_jpeg, quality=q)) for q in (80, 50, 30, 10)),
+    Change("crop-random", "random crop to 80%", partial(crop_at_random, frac=CROP_FRAC)),
+    *(Change(f"resize-{f:g}", f"resized to {f:.0%}", partial(resize, factor=f)) for f in (0.75, 0.5, 0.25)),
+    *(Change(f"webp-{q}", f"WebP, quality {q}", partial(save_as_webp, quality=q)) for q in (80, 50, 30)),
+    *(Change(f"blur-{s:g}", f"blur, sigma {s:g} px", partial(blur, sigma_px=s)) for s in (0.5, 1.0, 2.0)),
+    *(Change(f"noise-{s:g}", f"noise, sigma {s:g} of 255", partial(add_noise, sigma=s)) for s in (4, 8, 16)),
+    Change(
+        "screenshot",
+        f"screenshot at {SCREEN_SCALE:.0%}, JPEG {SCREEN_QUALITY}",
+        partial(take_screenshot, scale=SCREEN_SCALE, quality=SCREEN_QUALITY),
+    ),
+    Change(
+        "social",
+        f"shared twice, at most {SOCIAL_SIDE_PX} px, JPEG {SOCIAL_QUALITY}",
+        partial(share_twice, side_px=SOCIAL_SIDE_PX, quality=SOCIAL_QUALITY),
+    ),
+)
+"""What a detector is measured under by `fxray robustness`, mildest of a kind first; a name ends in its strength."""
+
+
+def change_sample(sample: Sample, changed: Changed) -> Sample:
+    """The truth of a changed image: regions move with the pixels, and what is no longer in view of them is gone."""
+    regions = []
+    for region in sample.annotation.regions:
+        seen = changed.in_view(region.box)
+        if seen is not None:
+            regions.append(Region(changed.from_original(seen), region.caption))
+    return replace(
+        sample,
+        width_px=changed.image.width,
+        height_px=changed.image.height,
+        annotation=replace(sample.annotation, regions=tuple(regions)),
+    )
+
+
+def _random(image: Image.Image) -> np.random.Generator:
+    """A generator that the pixels seed."""
+    return np.random.default_rng(list(hashlib.sha256(image.tobytes()).digest()))
 
 
 def _scaled(image: Image.Image, factor: float) -> tuple[int, int]:

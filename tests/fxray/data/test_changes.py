@@ -6,10 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fxray.data.changes import CHANGES, crop_to_centre, resize, save_as_jpeg, take_screenshot
-from fxray.schema import Box
+from fxray.data.changes import (
+    CHANGES,
+    HARDSHIPS,
+    add_noise,
+    change_sample,
+    crop_at_random,
+    crop_to_centre,
+    resize,
+    save_as_jpeg,
+    share_twice,
+    take_screenshot,
+)
+from fxray.schema import Annotation, Box, Region, Sample, Verdict
 
 BY_NAME = {change.name: change for change in CHANGES}
+HARD = {change.name: change for change in HARDSHIPS}
 
 
 def marked(width: int, height: int, box: Box) -> Image.Image:
@@ -74,8 +86,56 @@ def test_what_is_cut_off_is_out_of_view():
 
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_tiny_images_stay_images(width, height):
-    for change in CHANGES:
+    for change in (*CHANGES, *HARDSHIPS):
         changed = change.apply(Image.new("RGB", (width, height), "white"))
         whole = changed.to_original(Box(0, 0, changed.image.width, changed.image.height))
         assert whole is not None
         assert list(whole) == pytest.approx(list(changed.window))
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_under_every_hardship_the_truth_moves_with_the_pixels(name):
+    box = Box(75, 24, 150, 64)
+    before = marked(301, 97, box)
+    changed = HARD[name].apply(before)
+    regions = (Region(box, "Flaw"),)
+    truth = change_sample(Sample("a", 301, 97, Annotation(Verdict.GENERATED, regions), "g", "c", "s"), changed)
+    assert (truth.width_px, truth.height_px) == changed.image.size
+    [moved] = truth.annotation.regions
+    assert np.abs(np.subtract(list(moved.box), list(bright(changed.image)))).max() <= 1.5
+    again = HARD[name].apply(before)
+    assert again.image.tobytes() == changed.image.tobytes()
+
+
+def test_hardships_are_the_papers_and_more():
+    assert {"jpeg-80", "jpeg-30", "crop-random", "resize-0.5"} < HARD.keys()
+    assert {name.split("-")[0] for name in HARD} == {
+        "jpeg", "crop", "resize", "webp", "blur", "noise", "screenshot", "social",
+    }  # fmt: skip
+
+
+def test_what_a_crop_cuts_off_is_no_longer_true():
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (100, 100, 3), np.uint8))
+    cropped = crop_at_random(image, 0.5)
+    view = cropped.window
+    assert (cropped.image.size, view.x_max - view.x_min) == ((50, 50), 50)
+    assert cropped.image.tobytes() == image.crop(tuple(map(int, view))).tobytes()
+    corners = [
+        Box(0, 0, 4, 4),
+        Box(96, 96, 100, 100),
+        Box(view.x_min - 5, view.y_min + 1, view.x_min + 5, view.y_min + 9),
+    ]
+    regions = tuple(Region(box, str(i)) for i, box in enumerate(corners))
+    truth = change_sample(Sample("a", 100, 100, Annotation(Verdict.GENERATED, regions), "g", "c", "s"), cropped)
+    assert truth.annotation.verdict is Verdict.GENERATED
+    assert Region(Box(0, 1, 5, 9), "2") in truth.annotation.regions
+    assert len(truth.annotation.regions) < 3
+    other = Image.fromarray(np.random.default_rng(2).integers(0, 255, (100, 100, 3), np.uint8))
+    assert crop_at_random(other, 0.5).window != view
+
+
+def test_noise_is_as_strong_as_it_says_and_sharing_makes_small():
+    grey = Image.new("RGB", (200, 200), (128, 128, 128))
+    noise = np.asarray(add_noise(grey, 8).image).astype(float) - 128
+    assert (abs(noise.mean()), noise.std()) == (pytest.approx(0, abs=0.1), pytest.approx(8, rel=0.02))
+    assert share_twice(Image.new("RGB", (2000, 1000)), 1080, 75).image.size == (972, 486)

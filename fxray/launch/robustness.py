@@ -1,0 +1,213 @@
+"""A detector on the test split of its run under what images go through: recompressed, cropped, resized, re-shared.
+
+    RUN/robustness/<phase>/<change>/predictions.parquet numbers.json    a folder per change, whole or not at all
+    RUN/robustness/<phase>/robustness.md .tex .csv .html .png .svg      over all that are done
+
+A change that is done is not done again for the same adapter, data and rows. Changed images are kept only while they are
+answered. Boxes of a changed image are in its own pixels, and so is the truth that they are held against.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fxray.config.load import load_config
+from fxray.config.tree import Config
+from fxray.data.changes import HARDSHIPS, Change, change_sample
+from fxray.data.dataset import Dataset, Row, write_dataset
+from fxray.data.images import decode_image
+from fxray.errors import DataError
+from fxray.evaluate.comparison import measure_gain
+from fxray.evaluate.evaluation import Evaluation, evaluate
+from fxray.evaluate.predictions import Prediction, read_predictions, write_predictions
+from fxray.events import Note, OnEvent, ignore
+from fxray.files import atomic_dir, write_atomically
+from fxray.grammar.views import VIEWS
+from fxray.launch.calibration import chosen_phase, recorded_splits
+from fxray.launch.cluster import ray_cluster
+from fxray.launch.evaluation import answer_split, rows_to_answer
+from fxray.launch.fleet import Policies, open_policies, read_adapter
+from fxray.launch.plan import greedy
+from fxray.launch.prompts import PromptSource
+from fxray.launch.run import RunDirectory, finished_phases, versions
+from fxray.launch.session import num_cpus
+from fxray.launch.start import image_fetcher
+from fxray.model.load import resolve_model_path
+from fxray.report.robustness import ORIGINAL, RobustnessReport, write_robustness
+from fxray.schema import Sample
+
+FOLDER, NUMBERS, ANSWERS = "robustness", "numbers.json", "predictions.parquet"
+
+
+def measure_robustness(
+    run_dir: Path, stage: str | None, changes: Sequence[Change], overrides: Sequence[str], on_event: OnEvent = ignore
+) -> RobustnessReport:
+    """Lets a finished phase of a run answer its test split under every change, and writes tables and curves.
+
+    Args:
+        run_dir: The run; its own answers to the test split are used as they are, and drawn first where there are none.
+        stage: "sft" or a stage; None for the last that is finished.
+        changes: What to try, of `HARDSHIPS`; the tables also show what was tried before.
+        overrides: Fields of the configuration, as `--set` of the command line.
+        on_event: Told of the progress.
+
+    Raises:
+        CheckpointError: The phase is not finished.
+        DataError: An image of the test split cannot be read, or is too narrow once changed.
+    """
+    finished = finished_phases(run_dir)
+    name = chosen_phase(list(finished), stage, run_dir)
+    config, splits = load_config(run_dir / "config.yaml", overrides), recorded_splits(run_dir)
+    dataset, root = Dataset.open(splits.test), run_dir / FOLDER / name
+    rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
+    key = {
+        "phase": name,
+        "seed": config.seed,
+        "num_images": len(rows),
+        "data": str(splits.test),
+        "data_sha256": _sha256(splits.test),
+        "adapter_sha256": read_adapter(finished[name], 0).sha256,
+        "commit": versions()["git_revision"],
+        "config": "config.yaml",
+        "is_synthetic": splits.is_synthetic,
+    }
+    missing = [change for change in changes if not _is_done(root / change.name, key)]
+    answers = RunDirectory(run_dir).predictions(name)
+    if len(missing) < len(changes):
+        on_event(Note(f"{len(changes) - len(missing)} of {len(changes)} changes are measured already"))
+    if missing or not _is_done(root / ORIGINAL, key):
+        _measure(config, finished[name], dataset, rows, missing, answers, root, key, on_event)
+    done = [change for change in HARDSHIPS if _is_done(root / change.name, key)]
+    measured = {name: _read(root / name) for name in (ORIGINAL, *(change.name for change in done))}
+    return write_robustness(root, measured, {change.name: change.title for change in done}, key)
+
+
+def changed_rows(dataset: Dataset, rows: Sequence[int], change: Change) -> Iterator[Row]:
+    """Rows of a dataset with their images changed, kept without loss, and the truth moved along.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    for row in rows:
+        sample = dataset.samples[row]
+        changed = change.apply(decode_image(dataset.image_bytes(row), f"{dataset.path} row {row}"))
+        encoded = io.BytesIO()
+        changed.image.save(encoded, "PNG", compress_level=1)
+        yield Row(change_sample(sample, changed), image=encoded.getvalue())
+
+
+def _measure(
+    config: Config,
+    adapter: Path,
+    dataset: Dataset,
+    rows: Sequence[int],
+    changes: Sequence[Change],
+    answers: Path,
+    root: Path,
+    key: dict[str, Any],
+    on_event: OnEvent,
+) -> None:
+    """One Ray and one set of engines for all changes."""
+    model_path = resolve_model_path(config.model.path)
+    samples = [dataset.samples[row] for row in rows]
+    own = _known(root / ORIGINAL / ANSWERS if _is_done(root / ORIGINAL, key) else answers, samples)
+    with (
+        ray_cluster(config.ray, min_cpus=num_cpus(config)),
+        open_policies(config, model_path, on_event) as policies,
+    ):
+        policies.use_adapter(adapter, 0)
+        said = own if own is not None else _answer(policies, config, model_path, dataset, rows, ORIGINAL, on_event)
+        original = _score(config, said, samples, ORIGINAL)
+        _keep(root / ORIGINAL, said, original.to_json() | {"gain": None}, key)
+        for change in changes:
+            aside = root / f".{change.name}.images.parquet"
+            try:
+                write_dataset(aside, changed_rows(dataset, rows, change))
+                changed = Dataset.open(aside)
+                said = _answer(policies, config, model_path, changed, range(len(changed)), change.name, on_event)
+            finally:
+                aside.unlink(missing_ok=True)
+            scored = _score(config, said, changed.samples, change.name)
+            gain = measure_gain(original, scored)
+            _keep(root / change.name, said, scored.to_json() | {"gain": gain.to_json()}, key)
+
+
+def _known(answers: Path, samples: Sequence[Sample]) -> list[Prediction] | None:
+    """What was said of the unchanged images before, if of just these."""
+    if not answers.exists():
+        return None
+    said = read_predictions(answers)
+    return said if {p.sample_id for p in said} == {sample.sample_id for sample in samples} else None
+
+
+def _answer(
+    policies: Policies,
+    config: Config,
+    model_path: Path,
+    dataset: Dataset,
+    rows: Sequence[int],
+    name: str,
+    on_event: OnEvent,
+) -> list[Prediction]:
+    def refuse_image(reason: str) -> None:
+        raise DataError(reason, remedy="mend or remove the row")
+
+    prompts = PromptSource(dataset, image_fetcher(config, dataset.path, refuse_image, on_event), config, model_path)
+    return answer_split(
+        policies.generator,
+        prompts,
+        rows,
+        greedy(config),
+        batch_size=policies.batch_size,
+        view=config.data.view,
+        phase=f"under {name}",
+        on_event=on_event,
+    )
+
+
+def _score(config: Config, said: Sequence[Prediction], samples: Sequence[Sample], name: str) -> Evaluation:
+    return evaluate(
+        said,
+        samples,
+        num_bootstrap=config.evaluate.num_bootstrap,
+        seed=config.seed,
+        name=name,
+        has_boxes=VIEWS[config.data.view].has_regions,
+    )
+
+
+def _keep(folder: Path, said: Sequence[Prediction], numbers: dict[str, Any], key: dict[str, Any]) -> None:
+    with atomic_dir(folder) as aside:
+        write_predictions(said, aside / ANSWERS)
+        write_atomically(aside / NUMBERS, json.dumps({"key": key} | numbers, indent=2) + "\n")
+
+
+def _is_done(folder: Path, key: dict[str, Any]) -> bool:
+    """Whether a change is measured, for what decides its answers; the commit is only told."""
+    if not (folder / NUMBERS).is_file():
+        return False
+    measured = _read(folder)["key"]
+    return all(measured[name] == key[name] for name in ("seed", "num_images", "data_sha256", "adapter_sha256"))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """What is known of a change.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    try:
+        numbers: dict[str, Any] = json.loads((folder / NUMBERS).read_bytes())
+    except ValueError as error:
+        raise DataError(
+            f"is not JSON: {error}", where=str(folder / NUMBERS), remedy="delete the folder; it is measured anew"
+        ) from error
+    return numbers
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,71 @@
+"""The work of measuring robustness, with a detector that needs no engine: what is done stays done."""
+
+import contextlib
+import json
+import types
+
+import pytest
+
+from fxray.config.load import dump_config, load_config
+from fxray.data.changes import HARDSHIPS
+from fxray.data.dataset import Dataset
+from fxray.data.synth.write import synthesise
+from fxray.evaluate.predictions import Prediction, read_predictions
+from fxray.launch import robustness
+from fxray.launch.robustness import measure_robustness
+
+CHANGES = [change for change in HARDSHIPS if change.name in ("crop-random", "resize-0.5", "noise-8")]
+
+
+@pytest.fixture
+def run_dir(tmp_path, monkeypatch):
+    synthesise(
+        tmp_path / "data", num_train=2, num_validation=2, num_test=12, size_px=112, seed=3, progress=lambda *done: None
+    )
+    splits = {name: str(tmp_path / "data" / f"{name}.parquet") for name in ("train", "validation", "test")}
+    (tmp_path / "data.json").write_text(json.dumps(splits | {"is_synthetic": True}))
+    (tmp_path / "config.yaml").write_text(dump_config(load_config("tiny", ["evaluate.num_bootstrap=20"])))
+    (tmp_path / "sft" / "adapter").mkdir(parents=True)
+    policies = types.SimpleNamespace(use_adapter=lambda folder, version: None)
+    monkeypatch.setattr(robustness, "read_adapter", lambda folder, version: types.SimpleNamespace(sha256="abc"))
+    monkeypatch.setattr(robustness, "ray_cluster", lambda *given, **named: contextlib.nullcontext())
+    monkeypatch.setattr(robustness, "open_policies", lambda *given: contextlib.nullcontext(policies))
+    return tmp_path
+
+
+def answering(monkeypatch, *, fails_at=""):
+    """A detector that knows the truth of what it is shown, boxes too; it says what it was asked."""
+    asked = []
+
+    def answer(policies, config, model_path, dataset, rows, name, on_event):
+        if name == fails_at:
+            raise RuntimeError("killed")
+        asked.append(name)
+        truth = [dataset.samples[row] for row in rows]
+        return [Prediction(s.sample_id, s.annotation.verdict, s.annotation.regions) for s in truth]
+
+    monkeypatch.setattr(robustness, "_answer", answer)
+    return asked
+
+
+def test_an_interrupted_measurement_goes_on_with_the_changes_that_are_missing(run_dir, monkeypatch):
+    asked = answering(monkeypatch, fails_at="noise-8")
+    with pytest.raises(RuntimeError, match="killed"):
+        measure_robustness(run_dir, None, CHANGES, [])
+    assert asked == ["original", "crop-random", "resize-0.5"]
+    assert not list(run_dir.rglob("*images.parquet"))
+    asked = answering(monkeypatch)
+    report = measure_robustness(run_dir, None, CHANGES, [])
+    assert asked == ["noise-8"]
+    assert [row.name for row in report.rows] == ["original", "crop-random", "resize-0.5", "noise-8"]
+    assert all(row.cells[:2] == ("1.000 [1.000, 1.000]",) * 2 for row in report.rows)
+    kept = read_predictions(report.folder / "resize-0.5" / "predictions.parquet")
+    original = Dataset.open(run_dir / "data" / "test.parquet").samples
+    for prediction, sample in zip(kept, original, strict=True):
+        halved = [side / 2 for region in sample.annotation.regions for side in region.box]
+        assert [side for region in prediction.regions for side in region.box] == pytest.approx(halved)
+    asked = answering(monkeypatch)
+    measure_robustness(run_dir, None, CHANGES[:1], [])
+    assert asked == []
+    monkeypatch.setattr(robustness, "read_adapter", lambda folder, version: types.SimpleNamespace(sha256="other"))
+    assert [row.name for row in measure_robustness(run_dir, None, CHANGES[:1], []).rows] == ["original", "crop-random"]
