@@ -166,6 +166,13 @@ def test_without_calibration_the_verdict_is_the_assessment(detector: Detector) -
     assert {d.probability_kind for d in (generated, real, unread)} == {"uncalibrated"}
 
 
+def test_another_threshold_is_another_detector(source: FixedAnswers) -> None:
+    other = CALIBRATION.model_copy(update={"threshold": CALIBRATION.threshold / 2})
+    summaries = [detector_of(source, calibration=each).summary() for each in (None, CALIBRATION, CALIBRATION, other)]
+    assert summaries[1] == summaries[2]
+    assert len({summary["calibration_sha256"] for summary in summaries}) == 3
+
+
 def test_a_calibrated_probability_says_so_and_may_be_unsure(tmp_path: Path, source: FixedAnswers) -> None:
     detector = detector_of(source, calibration=CALIBRATION)
     generated, real, unread = detector.detect([png(0), png(255), png(99)])
