@@ -28,9 +28,9 @@ SYNTHETIC = "SYNTHETIC: photographs with planted defects; not comparable with th
 _COLUMNS = ("accuracy", "IoU", "accuracy against the original", "IoU against the original")
 _NAME = "robustness"
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}table{border-collapse:"
-    "collapse}td,th{padding:.25rem .75rem;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child"
-    "{text-align:left}.paper{color:#999}img{max-width:100%}"
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:80rem;padding:0 1rem;overflow-x:auto}"
+    "table{border-collapse:collapse}td,th{padding:.25rem .75rem;text-align:right;border-bottom:1px solid #ddd}"
+    "td:first-child,th:first-child{text-align:left}td{white-space:nowrap}.paper{color:#767676}img{max-width:100%}"
 )
 
 
@@ -163,7 +163,8 @@ def _html(report: RobustnessReport, facts: str) -> str:
     )
     notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in _notes(report, facts))
     return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Robustness</title><style>{_STYLE}</style>\n'
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>Robustness</title><style>{_STYLE}</style>\n"
         f"<h1>Robustness</h1>\n<table><tr>{header}</tr>\n{rows}</table>\n{figure}\n{notes}</html>\n"
     )
 
