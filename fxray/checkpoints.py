@@ -8,7 +8,6 @@ What lies beside `state.json` belongs to the learner; `adapter/` is in PEFT layo
 of every file, so that a disk that lost or changed something is found out before the learner goes on with it.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fxray.errors import CheckpointError
-from fxray.files import atomic_dir
+from fxray.files import atomic_dir, file_sha256
 
 FORMAT = 2
 MANIFEST_FILE, STATE_FILE = "manifest.json", "state.json"
@@ -91,9 +90,7 @@ def _measure(folder: Path) -> dict[str, dict[str, int | str]]:
     sums: dict[str, dict[str, int | str]] = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.name not in (MANIFEST_FILE, CALIBRATION_FILE):
-            with file.open("rb") as content:
-                digest = hashlib.file_digest(content, "sha256").hexdigest()
-            sums[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": digest}
+            sums[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
     return sums
 
 

@@ -1,6 +1,7 @@
 """Files appear whole or not at all: written aside, flushed, renamed."""
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -167,3 +168,9 @@ def disk_errors(path: Path) -> Iterator[None]:
             where=str(path),
             remedy="free some space or choose another folder; what was there before is untouched",
         ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex, read in pieces."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -54,7 +54,6 @@ def split(
       fxray data split dataset.parquet --scheme fixed --fractions 0.7,0.1,0.2
       fxray data split real.parquet fake.parquet --scheme leave-one-generator-out --out ood.json
     """
-    shares = _fractions(fractions)
     from fxray.cli.progress import show_progress
     from fxray.data.split.plan import write_plan
     from fxray.data.split.settings import Settings
@@ -63,7 +62,7 @@ def split(
     settings = Settings(
         scheme,
         num_folds,
-        shares,
+        _fractions(fractions),
         test_frac,
         validation_frac,
         _groups(files, groups) if scheme is Scheme.GROUP else {},

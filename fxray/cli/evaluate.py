@@ -1,5 +1,6 @@
 """`fxray evaluate` and `fxray report`: from answers to numbers, and from a run to a page."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,6 +72,8 @@ def evaluate(
         raise typer.BadParameter("give --data, and either --predictions or --config")
     if view is not None and config is not None:
         raise typer.BadParameter("--view goes with --predictions; a configuration has its own: --set data.view=...")
+    if not math.isfinite(threshold):
+        raise typer.BadParameter(f"--threshold {threshold}: expected a finite number")
     has_boxes = _has_boxes(view or "full")
     if config is not None:
         tree = checked_config(config, overrides)

@@ -7,7 +7,6 @@
 A part whose two files are there is done. Nothing ever holds more than one file of records or one image.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from fxray.data.parts import PART_ROWS
 from fxray.data.rows import Reading, read_record
 from fxray.errors import ConfigError, DataError, FxrayError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
-from fxray.files import atomic_path, refuse_unless_empty, write_atomically
+from fxray.files import atomic_path, file_sha256, refuse_unless_empty, write_atomically
 
 RECORDS_PER_PART = PART_ROWS
 DATASET, FINDINGS, SUMS, RECORD = "dataset.parquet", "findings.jsonl", "SHA256SUMS", "import.json"
@@ -242,8 +241,7 @@ def _write_sums(root: Path) -> tuple[int, int]:
     num_images, num_bytes = 0, 0
     with atomic_path(root / SUMS) as aside, aside.open("w") as out:
         for name in (DATASET, FINDINGS):
-            with (root / name).open("rb") as file:
-                out.write(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+            out.write(f"{file_sha256(root / name)}  {name}\n")
         for folder in sorted((root / FOLDER).iterdir()):
             for image in sorted(os.scandir(folder), key=lambda entry: entry.name):
                 if image.name.startswith("."):  # an interrupted write

@@ -117,9 +117,7 @@ class Detector:
             "max_new_tokens": self.max_new_tokens,
             "sampling": "greedy, one answer",
             "calibration": calibration.sentence() if calibration else None,
-            "calibration_sha256": hashlib.sha256(calibration.model_dump_json().encode()).hexdigest()
-            if calibration
-            else None,
+            "calibration_sha256": calibration.sha256 if calibration else None,
         }
 
     def detect(self, images: Sequence[ImageSource]) -> list[Detection]:

@@ -4,9 +4,7 @@ Files, run and adapter must lie where every node sees them under the same path.
 """
 
 import json
-import queue
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from fxray.detect.offline import detect_files
 from fxray.detect.reading import Wanted
 from fxray.errors import DeadlineError, WorkerDiedError
 from fxray.launch.cluster import ray_cluster
+from fxray.launch.parts import each_in_time
 
 _FILES_AT_ONCE = 128
 _MAX_RESTARTS = 3
@@ -82,33 +81,18 @@ class DetectorWorker:
         }
 
 
-def _within(rows: Any, deadline_s: float) -> Iterator[Any]:
+def _within(rows: Iterable[Any], deadline_s: float) -> Iterator[Any]:
     """Rows as they come, each within a deadline after the one before."""
-    come: queue.Queue[Any] = queue.Queue(maxsize=1024)
-    end = object()
-
-    def pump() -> None:
-        try:
-            for row in rows:
-                come.put(row)
-            come.put(end)
-        except BaseException as error:  # noqa: BLE001 - a thread's end; raised below
-            come.put(error)
-
-    threading.Thread(target=pump, name="findings", daemon=True).start()
-    while True:
-        try:
-            row = come.get(timeout=deadline_s)
-        except queue.Empty:
-            raise DeadlineError(
-                f"no finding came within {deadline_s:g} s",
-                where="detection workers",
-                remedy="see `ray status`: the cluster may have no room for them (rollout.gpus_per_worker)",
-            ) from None
-        if row is end:
-            return
-        if isinstance(row, BaseException):
-            raise WorkerDiedError(
-                f"the workers gave up: {row}", where="detection workers", remedy="try again; what was found is kept"
-            ) from row
-        yield row
+    late = DeadlineError(
+        f"no finding came within {deadline_s:g} s",
+        where="detection workers",
+        remedy="see `ray status`: the cluster may have no room for them (rollout.gpus_per_worker)",
+    )
+    try:
+        yield from each_in_time(rows, deadline_s, late)
+    except DeadlineError:
+        raise
+    except Exception as error:  # Ray raises bare ones here
+        raise WorkerDiedError(
+            f"the workers gave up: {error}", where="detection workers", remedy="try again; what was found is kept"
+        ) from error

@@ -6,6 +6,7 @@ It is fitted on the validation split, for one adapter on one base model, and hol
 share of generated ones.
 """
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,6 +77,11 @@ class Calibration(_Frozen):
     def num_images(self) -> int:
         """Images that it was fitted on."""
         return self.num_real + self.num_generated
+
+    @property
+    def sha256(self) -> str:
+        """Of all that it says, in hex."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def probability(self, raw: float) -> float:
         """The calibrated probability of "generated".

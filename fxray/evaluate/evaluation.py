@@ -130,22 +130,19 @@ def evaluate(
     """
     scores = score_samples(predictions, samples, has_boxes=has_boxes)
     is_synthetic = is_synthetic or has_planted_defects(scores.generators)
-    groups = [
-        group_of(generator, is_generated=bool(is_generated), is_synthetic=is_synthetic)
-        for generator, is_generated in zip(scores.generators, scores.is_generated_N, strict=True)
-    ]
+    pairs = zip(scores.generators, scores.is_generated_N.tolist(), strict=True)
+    groups = [group_of(generator, is_generated=fake, is_synthetic=is_synthetic) for generator, fake in pairs]
     seconds = [p.seconds for p in predictions if p.seconds is not None]
 
     def slices(keys: Sequence[Collection[str]], order: Iterable[str]) -> dict[str, Slice]:
         return {key: part(is_in) for key in order if any(is_in := [key in each for each in keys])}
 
     def part(is_in: Sequence[bool]) -> Slice:
-        part_scores = scores.part(np.array(is_in))
-        return Slice(sum(is_in), estimate_means(part_scores, num_bootstrap=num_bootstrap, seed=seed))
+        return Slice(sum(is_in), estimate_means(scores.part(np.array(is_in)), **resampling))
 
+    resampling = {"num_bootstrap": num_bootstrap, "seed": seed}
     by_id = {prediction.sample_id: prediction.probability for prediction in predictions}
     own = [by_id[sample_id] for sample_id in scores.sample_ids]
-    resampling = {"num_bootstrap": num_bootstrap, "seed": seed}
     calibrated = score_calibrated(calibration, own, scores.is_generated_N, **resampling) if calibration else None
     return Evaluation(
         name=name,

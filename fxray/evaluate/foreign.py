@@ -216,7 +216,7 @@ def _coco_box(numbers: Any) -> Box:
 def _number(value: Any, name: str) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ValueError(f"{name} {value!r:.60} is no finite number")

@@ -1,6 +1,5 @@
 """Calibrates the adapter that a phase of a run ended with, on the answers to the validation split."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from fxray.evaluate.calibration import Calibration, FittedFor, write_calibration
 from fxray.evaluate.fitting import fit_calibration
 from fxray.evaluate.groups import has_planted_defects
 from fxray.evaluate.predictions import read_predictions
+from fxray.files import file_sha256
 from fxray.launch.data import Splits
 from fxray.launch.fleet import read_adapter
 from fxray.launch.run import RunDirectory
@@ -56,7 +56,7 @@ def calibrate_phase(
         max_error=max_error,
         num_sources=len({sample.source for _, sample in told}),
         data=splits.validation.name,
-        data_sha256=_sha256(splits.validation),
+        data_sha256=file_sha256(splits.validation),
         is_synthetic=splits.is_synthetic or has_planted_defects(sample.generator for sample in dataset.samples),
         fitted_for=fitted_for(config, read_adapter(adapter, 0).sha256),
     )
@@ -127,8 +127,3 @@ def chosen_phase(finished: Sequence[str], stage: str | None, root: Path) -> str:
             f"{stage} is not finished", where=str(root), remedy=f"choose one of {', '.join(finished)}"
         )
     return stage or finished[-1]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -16,6 +16,8 @@ OBJECT_STORE_MIB = 128
 """Numbers of parts pass through it, and what came of each: at most some hundred kilobytes."""
 WORKER_BYTES = 512 * 2**20
 """Memory that Ray sets aside for a worker, so that a machine with many cores and little memory gets fewer of them."""
+MAX_AHEAD = 1024
+"""Items that wait to be taken."""
 PART_DEADLINE_S = 900.0
 """Longest wait for the next part: 3.5 s an image, far beyond any that is read."""
 
@@ -42,21 +44,34 @@ def on_all_cores(work: Work, parts: Sequence[int]) -> Iterator[tuple[int, bytes]
         largest = max(node["Resources"].get("memory", 0.0) for node in ray.nodes())  # more would never be given
         numbers = ray.data.from_items(list(parts), override_num_blocks=len(parts))
         rows = numbers.map(do, memory=min(WORKER_BYTES, largest)).iter_rows()
-        yield from each_in_time(((int(row["part"]), row["done"]) for row in rows), PART_DEADLINE_S)
+        yield from each_in_time(
+            ((int(row["part"]), row["done"]) for row in rows),
+            PART_DEADLINE_S,
+            DeadlineError(
+                f"no part of {PART_ROWS} rows was done for {PART_DEADLINE_S:.0f} s",
+                where="Ray Data",
+                remedy="see whether Ray still runs, then run the command again: it goes on where it was",
+            ),
+        )
 
 
-def each_in_time(parts: Iterable[T], deadline_s: float) -> Iterator[T]:
+def each_in_time(items: Iterable[T], deadline_s: float, late: DeadlineError) -> Iterator[T]:
     """Gives what an iterable gives, as long as it comes in time: Ray Data's own iterators wait for ever.
+
+    Args:
+        items: Are drawn by a thread, at most `MAX_AHEAD` ahead.
+        deadline_s: Longest wait for the next one.
+        late: What is raised then.
 
     Raises:
         DeadlineError: The next one took longer than `deadline_s`.
     """
-    arrived: Queue[tuple[T] | Exception | None] = Queue()
+    arrived: Queue[tuple[T] | Exception | None] = Queue(MAX_AHEAD)
 
     def pull() -> None:
         try:
-            for part in parts:
-                arrived.put((part,))
+            for item in items:
+                arrived.put((item,))
             arrived.put(None)
         except Exception as error:  # noqa: BLE001 - raised again by the reader
             arrived.put(error)
@@ -64,15 +79,11 @@ def each_in_time(parts: Iterable[T], deadline_s: float) -> Iterator[T]:
     Thread(target=pull, daemon=True).start()
     while True:
         try:
-            part = arrived.get(timeout=deadline_s)
+            item = arrived.get(timeout=deadline_s)
         except Empty:
-            raise DeadlineError(
-                f"no part of {PART_ROWS} rows was done for {deadline_s:.0f} s",
-                where="Ray Data",
-                remedy="see whether Ray still runs, then run the command again: it goes on where it was",
-            ) from None
-        if isinstance(part, Exception):
-            raise part
-        if part is None:
+            raise late from None
+        if isinstance(item, Exception):
+            raise item
+        if item is None:
             return
-        yield part[0]
+        yield item[0]

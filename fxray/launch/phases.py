@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fxray.checkpoints import CALIBRATION_FILE
 from fxray.config.limits import check
-from fxray.config.load import load_config
 from fxray.config.problem import refuse
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
@@ -23,7 +22,7 @@ from fxray.launch.evaluation import answer_split, rows_to_answer
 from fxray.launch.fleet import Fleet, open_fleet, open_policies
 from fxray.launch.plan import greedy
 from fxray.launch.prompts import PromptSource
-from fxray.launch.run import RunDirectory, Split, finished_phases
+from fxray.launch.run import RunDirectory, Split, open_finished
 from fxray.launch.session import Session, num_cpus, open_session
 from fxray.launch.sft import train_sft
 from fxray.launch.stages import stage_version, train_stage
@@ -156,30 +155,28 @@ def calibrate(
 
     Raises:
         CheckpointError: The phase is not finished.
+        ConfigError: An override decides answers.
+        FxrayError: Another process works on the run.
         DataError: The validation split shares images with the test split, or has too few.
     """
-    finished = finished_phases(run_dir)
-    name = chosen_phase(list(finished), stage, run_dir)
-    config, run, splits = (
-        load_config(run_dir / "config.yaml", overrides),
-        RunDirectory(run_dir),
-        recorded_splits(run_dir),
-    )
-    refuse_test_images(splits.validation, splits.test)
-    files: dict[Split, Path] = {"validation": splits.validation, "test": splits.test}
-    for split, data in files.items():
-        answers = run.predictions(name, split)
-        if not answers.exists():
-            evaluate_adapter(config, finished[name], data, answers, on_event)
-    calibration = calibrate_phase(
-        config,
-        run,
-        name,
-        splits,
-        max_fpr=config.evaluate.max_fpr if max_fpr is None else max_fpr,
-        max_error=config.evaluate.max_error if max_error is None else max_error,
-    )
-    return name, calibration, write_report(run_dir)
+    with open_finished(run_dir, overrides) as (config, finished):
+        name = chosen_phase(list(finished), stage, run_dir)
+        run, splits = RunDirectory(run_dir), recorded_splits(run_dir)
+        refuse_test_images(splits.validation, splits.test)
+        files: dict[Split, Path] = {"validation": splits.validation, "test": splits.test}
+        for split, data in files.items():
+            answers = run.predictions(name, split)
+            if not answers.exists():
+                evaluate_adapter(config, finished[name], data, answers, on_event)
+        calibration = calibrate_phase(
+            config,
+            run,
+            name,
+            splits,
+            max_fpr=config.evaluate.max_fpr if max_fpr is None else max_fpr,
+            max_error=config.evaluate.max_error if max_error is None else max_error,
+        )
+        return name, calibration, write_report(run_dir)
 
 
 def _is_done(session: Session) -> bool:

@@ -7,14 +7,12 @@ A change that is done is not done again for the same adapter, data and rows. Cha
 answered. Boxes of a changed image are in its own pixels, and so is the truth that they are held against.
 """
 
-import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fxray.config.load import load_config
 from fxray.config.tree import Config
 from fxray.data.changes import HARDSHIPS, Change, change_sample
 from fxray.data.dataset import Dataset, Row, write_dataset
@@ -24,7 +22,7 @@ from fxray.evaluate.comparison import measure_gain
 from fxray.evaluate.evaluation import Evaluation, evaluate
 from fxray.evaluate.predictions import Prediction, read_predictions, write_predictions
 from fxray.events import Note, OnEvent, ignore
-from fxray.files import atomic_dir, write_atomically
+from fxray.files import atomic_dir, file_sha256, write_atomically
 from fxray.grammar.views import VIEWS
 from fxray.launch.calibration import chosen_phase, recorded_splits
 from fxray.launch.cluster import ray_cluster
@@ -32,7 +30,7 @@ from fxray.launch.evaluation import answer_split, rows_to_answer
 from fxray.launch.fleet import Policies, open_policies, read_adapter
 from fxray.launch.plan import greedy
 from fxray.launch.prompts import PromptSource
-from fxray.launch.run import RunDirectory, finished_phases, versions
+from fxray.launch.run import RunDirectory, open_finished, versions
 from fxray.launch.session import num_cpus
 from fxray.launch.start import image_fetcher
 from fxray.model.load import resolve_model_path
@@ -56,33 +54,37 @@ def measure_robustness(
 
     Raises:
         CheckpointError: The phase is not finished.
+        ConfigError: An override decides answers.
+        FxrayError: Another process works on the run.
         DataError: An image of the test split cannot be read, or is too narrow once changed.
     """
-    finished = finished_phases(run_dir)
-    name = chosen_phase(list(finished), stage, run_dir)
-    config, splits = load_config(run_dir / "config.yaml", overrides), recorded_splits(run_dir)
-    dataset, root = Dataset.open(splits.test), run_dir / FOLDER / name
-    rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
-    key = {
-        "phase": name,
-        "seed": config.seed,
-        "num_images": len(rows),
-        "data": str(splits.test),
-        "data_sha256": _sha256(splits.test),
-        "adapter_sha256": read_adapter(finished[name], 0).sha256,
-        "commit": versions()["git_revision"],
-        "config": "config.yaml",
-        "is_synthetic": splits.is_synthetic,
-    }
-    missing = [change for change in changes if not _is_done(root / change.name, key)]
-    answers = RunDirectory(run_dir).predictions(name)
-    if len(missing) < len(changes):
-        on_event(Note(f"{len(changes) - len(missing)} of {len(changes)} changes are measured already"))
-    if missing or not _is_done(root / ORIGINAL, key):
-        _measure(config, finished[name], dataset, rows, missing, answers, root, key, on_event)
-    done = [change for change in HARDSHIPS if _is_done(root / change.name, key)]
-    measured = {name: _read(root / name) for name in (ORIGINAL, *(change.name for change in done))}
-    return write_robustness(root, measured, {change.name: change.title for change in done}, key)
+    with open_finished(run_dir, overrides) as (config, finished):
+        name, splits = chosen_phase(list(finished), stage, run_dir), recorded_splits(run_dir)
+        dataset, root = Dataset.open(splits.test), run_dir / FOLDER / name
+        rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
+        key = {
+            "phase": name,
+            "seed": config.seed,
+            "num_images": len(rows),
+            "num_bootstrap": config.evaluate.num_bootstrap,
+            "data": str(splits.test),
+            "data_sha256": file_sha256(splits.test),
+            "adapter_sha256": read_adapter(finished[name], 0).sha256,
+            "commit": versions()["git_revision"],
+            "config": "config.yaml",
+            "is_synthetic": splits.is_synthetic,
+        }
+        missing = [change for change in changes if not _is_done(root / change.name, key)]
+        answers = RunDirectory(run_dir).predictions(name)
+        if len(missing) < len(changes):
+            on_event(Note(f"{len(changes) - len(missing)} of {len(changes)} changes are measured already"))
+        if missing or not _is_done(root / ORIGINAL, key):
+            _measure(config, finished[name], dataset, rows, missing, answers, root, key, on_event)
+        done = [change for change in HARDSHIPS if _is_done(root / change.name, key)]
+        measured = {name: _read(root / name) for name in (ORIGINAL, *(change.name for change in done))}
+        commits = dict.fromkeys(str(numbers["key"]["commit"]) for numbers in measured.values())
+        titles = {change.name: change.title for change in done}
+        return write_robustness(root, measured, titles, key | {"commit": ", ".join(commits)})
 
 
 def changed_rows(dataset: Dataset, rows: Sequence[int], change: Change) -> Iterator[Row]:
@@ -123,7 +125,7 @@ def _measure(
         original = _score(config, said, samples, ORIGINAL)
         _keep(root / ORIGINAL, said, original.to_json() | {"gain": None}, key)
         for change in changes:
-            aside = root / f".{change.name}.images.parquet"
+            aside = root / f".{change.name}.tmp"
             try:
                 write_dataset(aside, changed_rows(dataset, rows, change))
                 changed = Dataset.open(aside)
@@ -190,7 +192,8 @@ def _is_done(folder: Path, key: dict[str, Any]) -> bool:
     if not (folder / NUMBERS).is_file():
         return False
     measured = _read(folder)["key"]
-    return all(measured[name] == key[name] for name in ("seed", "num_images", "data_sha256", "adapter_sha256"))
+    decides = ("seed", "num_images", "num_bootstrap", "data_sha256", "adapter_sha256")
+    return all(measured.get(name) == key[name] for name in decides)
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -206,8 +209,3 @@ def _read(folder: Path) -> dict[str, Any]:
             f"is not JSON: {error}", where=str(folder / NUMBERS), remedy="delete the folder; it is measured anew"
         ) from error
     return numbers
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

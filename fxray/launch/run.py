@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +140,50 @@ def _git_revision() -> str:
         return "unknown"
 
 
+@contextmanager
+def open_finished(root: Path, overrides: Sequence[str]) -> Iterator[tuple[Config, dict[str, Path]]]:
+    """Holds the lock of a run that has finished a phase, to ask or measure what it has trained.
+
+    Args:
+        root: The run directory.
+        overrides: Fields of the configuration, as `--set` of the command line; none of those that decide answers.
+
+    Yields:
+        The configuration, and the adapters of the finished phases in the order of training.
+
+    Raises:
+        CheckpointError: It is no run directory, or nothing is finished in it.
+        ConfigError: An override decides answers: those that are kept in the run would no longer be the policy's.
+        FxrayError: Another process works on it.
+    """
+    file, finished = root / "config.yaml", finished_phases(root)
+    before, config = load_config(file, []), load_config(file, overrides)
+    changed = changed_fields(before, config)
+    if before.evaluate.max_new_tokens != config.evaluate.max_new_tokens:
+        changed.append("evaluate.max_new_tokens")
+    _refuse_changes(changed, file, "leave them out; `fxray evaluate --config` answers with any settings")
+    with hold(root):
+        yield config, finished
+
+
+def changed_fields(before: Config, now: Config) -> list[str]:
+    """Fields that differ, of those that decide what a run comes to."""
+    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    return [
+        f"{section}.{key}" if isinstance(new[section], dict) else section
+        for section in RESULT_SECTIONS
+        for key in (new[section] if isinstance(new[section], dict) else [""])
+        if (old[section][key] != new[section][key] if key else old[section] != new[section])
+    ]
+
+
+def _refuse_changes(changed: Sequence[str], file: Path, remedy: str) -> None:
+    if changed:
+        raise ConfigError(
+            f"this run was started with other values of {', '.join(changed)}", where=str(file), remedy=remedy
+        )
+
+
 def _adopt_config(root: Path, config: Config) -> None:
     file, own_schedule = root / "config.yaml", root / "schedule.yaml"
     schedule = None
@@ -148,19 +192,11 @@ def _adopt_config(root: Path, config: Config) -> None:
         if not file.exists() or (own_schedule.exists() and own_schedule.read_text(encoding="utf-8") == schedule):
             config = config.model_copy(update={"grpo": config.grpo.model_copy(update={"schedule": str(own_schedule)})})
     if file.exists():
-        before, now = (c.model_dump(mode="json") for c in (load_config(file, []), config))
-        changed = [
-            f"{section}.{key}" if isinstance(now[section], dict) else section
-            for section in RESULT_SECTIONS
-            for key in (now[section] if isinstance(now[section], dict) else [""])
-            if (before[section][key] != now[section][key] if key else before[section] != now[section])
-        ]
-        if changed:
-            raise ConfigError(
-                f"this run was started with other values of {', '.join(changed)}",
-                where=str(file),
-                remedy="continue it with the configuration it was started with, or choose another --run-dir",
-            )
+        _refuse_changes(
+            changed_fields(load_config(file, []), config),
+            file,
+            "continue it with the configuration it was started with, or choose another --run-dir",
+        )
     elif any(entry.name not in (LOCK_FILE, LEASE_FILE) for entry in root.iterdir()):
         raise ConfigError(
             "the folder is not empty and is not a run directory", where=str(root), remedy="choose another --run-dir"

@@ -77,6 +77,8 @@ def test_every_fault_of_coco_results_is_listed(tmp_path: Path) -> None:
     message = told(file)
     assert "5 faults: result 1: image_id 4 is not in the dataset; result 2: bbox [1, 2, 0, 4] has no area" in message
     assert "result 3: score nan is no finite number; result 4: field 'bbox' is missing; result 5:" in message
+    file.write_text(json.dumps([good | {"score": 10**400}]))
+    assert "no finite number" in told(file)
     file.write_text("{}")
     assert "holds no list" in told(file)
     file.write_text("[" * 100_000)

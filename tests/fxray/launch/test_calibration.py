@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from fxray.checkpoints import verify, write_manifest
 from fxray.config.load import dump_config, load_config
 from fxray.data.dataset import Row, write_dataset
-from fxray.errors import CheckpointError, DataError
+from fxray.errors import CheckpointError, ConfigError, DataError
 from fxray.evaluate.calibration import open_calibration, read_calibration
 from fxray.evaluate.predictions import Prediction, write_predictions
 from fxray.launch import calibrate
@@ -90,6 +90,12 @@ def test_another_threshold_and_phase_need_no_engine(run: RunDirectory) -> None:
     assert strict.unsure_high - strict.unsure_low > mild.unsure_high - mild.unsure_low
     with pytest.raises(CheckpointError, match="gamma is not finished"):
         of_run(run, "gamma")
+
+
+def test_settings_that_change_answers_are_refused(run: RunDirectory) -> None:
+    with pytest.raises(ConfigError, match=r"other values of model\.max_pixels"):
+        calibrate(run.root, None, ["model.max_pixels=50176"], max_fpr=None, max_error=None)
+    assert open_calibration(run.adapter("alpha")) is None
 
 
 def test_the_test_split_is_refused(run: RunDirectory) -> None:

@@ -10,8 +10,10 @@ from fxray.config.load import dump_config, load_config
 from fxray.data.changes import HARDSHIPS
 from fxray.data.dataset import Dataset
 from fxray.data.synth.write import synthesise
+from fxray.errors import ConfigError, FxrayError
 from fxray.evaluate.predictions import Prediction, read_predictions
 from fxray.launch import robustness
+from fxray.launch.lease import hold
 from fxray.launch.robustness import measure_robustness
 
 CHANGES = [change for change in HARDSHIPS if change.name in ("crop-random", "resize-0.5", "noise-8")]
@@ -53,7 +55,7 @@ def test_an_interrupted_measurement_goes_on_with_the_changes_that_are_missing(ru
     with pytest.raises(RuntimeError, match="killed"):
         measure_robustness(run_dir, None, CHANGES, [])
     assert asked == ["original", "crop-random", "resize-0.5"]
-    assert not list(run_dir.rglob("*images.parquet"))
+    assert not list(run_dir.rglob("*.tmp"))
     asked = answering(monkeypatch)
     report = measure_robustness(run_dir, None, CHANGES, [])
     assert asked == ["noise-8"]
@@ -69,3 +71,20 @@ def test_an_interrupted_measurement_goes_on_with_the_changes_that_are_missing(ru
     assert asked == []
     monkeypatch.setattr(robustness, "read_adapter", lambda folder, version: types.SimpleNamespace(sha256="other"))
     assert [row.name for row in measure_robustness(run_dir, None, CHANGES[:1], []).rows] == ["original", "crop-random"]
+
+
+def test_what_would_change_the_answers_is_refused_and_other_intervals_are_measured_anew(run_dir, monkeypatch):
+    asked = answering(monkeypatch)
+    measure_robustness(run_dir, None, CHANGES[:1], [])
+    for override in ("model.max_pixels=50176", "data.view=no-bbox", "evaluate.max_new_tokens=9", "seed=1"):
+        with pytest.raises(ConfigError, match=f"other values of {override.partition('=')[0]}"):
+            measure_robustness(run_dir, None, CHANGES[:1], [override])
+    measure_robustness(run_dir, None, CHANGES[:1], ["evaluate.num_bootstrap=30"])
+    assert asked == 2 * ["original", "crop-random"]
+
+
+def test_a_run_that_somebody_works_on_is_left_alone(run_dir, monkeypatch):
+    asked = answering(monkeypatch)
+    with hold(run_dir), pytest.raises(FxrayError, match="another process"):
+        measure_robustness(run_dir, None, CHANGES[:1], [])
+    assert asked == []
