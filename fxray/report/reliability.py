@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 from fxray.evaluate.probabilities import Bin
 
-_WIDTH, _HEIGHT = 340, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 42
+_WIDTH, _HEIGHT = 440, 380
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 42
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _LARGEST_PX = 9.0
 
@@ -25,7 +25,7 @@ def draw_reliability(title: str, curves: Mapping[str, Sequence[Bin]]) -> Markup:
         *(_tick(tick) for tick in _TICKS),
         _line("diagonal", [(0.0, 0.0), (1.0, 1.0)]),
         _text(_LEFT + _plot()[0] / 2, _HEIGHT - 6, "probability of generated", "middle"),
-        Markup('<text class="tick" transform="translate(12 {:.0f}) rotate(-90)" text-anchor="middle">{}</text>').format(
+        Markup('<text class="tick" transform="translate(14 {:.0f}) rotate(-90)" text-anchor="middle">{}</text>').format(
             _TOP + _plot()[1] / 2, "share that was generated"
         ),
     ]
