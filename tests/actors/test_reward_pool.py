@@ -3,9 +3,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from actors.failures import FailureBudget
 from actors.reward_pool import RewardPool, RewardWorker
@@ -43,6 +45,18 @@ def make_group(name: str, *texts: str) -> RolloutGroup:
 def make_stage(*functions: str) -> StageRewards:
     custom = tuple(CustomReward(f"reward_functions:{name}", 0.5) for name in functions)
     return StageRewards("alpha", 0.0, 1.0, RightWrong(1, -1), RightWrong(2, -1), w_iou_final=3.0, custom=custom)
+
+
+def score_without_pool(groups: list[RolloutGroup], workers: tuple[Any, ...], stage: StageRewards) -> None:
+    """The least that Ray can do: each worker gets its next group when it has given back the one before."""
+    for start in range(0, len(groups), len(workers)):
+        asked = [
+            worker.score.remote(
+                group.prompt.group_id, [rollout.text for rollout in group.rollouts], TRUTH, FRAME, stage
+            )
+            for worker, group in zip(workers, groups[start:], strict=False)
+        ]
+        ray.get(asked, timeout=10)
 
 
 @contextmanager
@@ -168,20 +182,25 @@ def test_a_function_that_cannot_be_imported_is_refused_at_the_start(cluster: Non
 @pytest.mark.ray
 @pytest.mark.alone
 def test_a_step_of_answers_is_scored_in_milliseconds(cluster: None) -> None:
+    """Within 0.1 s; on a slower processor, within twice what the workers take without the pool."""
     stage = make_stage()
     groups = [make_group(str(i), *([RIGHT] * 8)) for i in range(16)]
 
     with pool_for(stage) as pool:
         while len(pool._idle) < 2:  # scoring begins with the first worker
             pool.score(groups, stage, 0.0)
-        took_s = []
+        workers = tuple(pool._idle)
+        took_s, bare_s = [], []
         for _ in range(5):
             start_s = time.monotonic()
             pool.score(groups, stage, 0.0)
             took_s.append(time.monotonic() - start_s)
+            start_s = time.monotonic()
+            score_without_pool(groups, workers, stage)
+            bare_s.append(time.monotonic() - start_s)
 
-    print(f"16 groups x 8 answers: {1e3 * min(took_s):.1f} ms")
-    assert min(took_s) < 0.1  # 30 ms on an idle machine
+    print(f"16 groups x 8 answers: {1e3 * min(took_s):.1f} ms, without the pool {1e3 * min(bare_s):.1f} ms")
+    assert min(took_s) < max(0.1, 2 * min(bare_s))  # 30 ms on an idle machine
 
 
 @pytest.mark.ray
