@@ -126,6 +126,9 @@ class RankActor:
 class LearnerGroup:
     """Implements the `Learner` port of `fxray.grpo.ports` over Ray actors.
 
+    Its processes are asked for at once, and import what they need beside whatever else starts; `start` waits for them
+    and lets them load the model. Nothing else may be called before.
+
     Args:
         spec: What the learner is made of.
         num_ranks: DeepSpeed ranks.
@@ -135,11 +138,6 @@ class LearnerGroup:
         start_deadline_s: For all ranks to be placed and ready.
         step_deadline_s: For any other call.
         hang_deadline_s: For a rank to say that it lives, asked in a thread of its own.
-
-    Raises:
-        DeadlineError: The ranks are not ready in time.
-        LearnerLostError: A rank died or hangs.
-        FxrayError: What a rank refuses: model, adapter.
     """
 
     def __init__(
@@ -156,32 +154,36 @@ class LearnerGroup:
     ) -> None:
         self._spec = spec
         self._num_ranks = num_ranks
-        self._deadline_s = step_deadline_s
-        self._ranks: list[Any] = []
+        self._start_deadline_s, self._deadline_s = start_deadline_s, step_deadline_s
         self._health = Health({}, hang_deadline_s)
-        bundle = {"CPU": max(cpus_per_rank, 0.01)} | ({"GPU": gpus_per_rank} if gpus_per_rank else {})
-        self._node_share = node_share(node_type)
-        self._placement = placement_group([bundle | self._node_share] * num_ranks, strategy="PACK")
-        try:
-            self._start(bundle, start_deadline_s, hang_deadline_s)
-        except BaseException:
-            self.close()
-            raise
-
-    def _start(self, bundle: dict[str, float], deadline_s: float, hang_deadline_s: float) -> None:
-        end = time.monotonic() + deadline_s
-        _await([self._placement.ready()], deadline_s, f"room for {self._num_ranks} learner ranks of {bundle}", "place")
+        self._bundle = {"CPU": max(cpus_per_rank, 0.01)} | ({"GPU": gpus_per_rank} if gpus_per_rank else {})
+        share = node_share(node_type)
+        self._placement = placement_group([self._bundle | share] * num_ranks, strategy="PACK")
         actor = ray.remote(concurrency_groups={"health": 1})(RankActor)
-        spec = ray.put(self._spec)
-        for rank in range(self._num_ranks):
+        options = {"num_cpus": self._bundle["CPU"], "num_gpus": self._bundle.get("GPU", 0), "resources": share}
+        spec_reference = ray.put(spec)
+        self._ranks: list[Any] = []
+        for rank in range(num_ranks):
             strategy = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
-            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "resources": self._node_share}
-            options |= {"scheduling_strategy": strategy}
-            self._ranks.append(actor.options(**options).remote(spec, rank, self._num_ranks))
+            placed = actor.options(**options, scheduling_strategy=strategy)
+            self._ranks.append(placed.remote(spec_reference, rank, num_ranks))
+
+    def start(self) -> None:
+        """Waits for the ranks, which load model and adapter.
+
+        Raises:
+            DeadlineError: They are not ready in time.
+            LearnerLostError: A rank died or hangs.
+            FxrayError: What a rank refuses: model, adapter.
+        """
+        end = time.monotonic() + self._start_deadline_s
+        room = f"room for {self._num_ranks} learner ranks of {self._bundle}"
+        _await([self._placement.ready()], self._start_deadline_s, room, "place")
         self._answers(
             [rank.is_alive.remote() for rank in self._ranks], end, "the learner's ranks to come up", "come up"
         )
-        self._health = Health({f"learner rank {i}": rank for i, rank in enumerate(self._ranks)}, hang_deadline_s)
+        ranks = {f"learner rank {i}": rank for i, rank in enumerate(self._ranks)}
+        self._health = Health(ranks, self._health.deadline_s)
         address, port = "", 0
         if self._num_ranks > 1:
             where = [self._ranks[0].call.remote("open_meeting")]

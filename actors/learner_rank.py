@@ -43,9 +43,11 @@ from fxray.model.adapter import (
     load_tensors,
     lora_layers,
 )
-from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
+from fxray.model.folder import resolve_model_path
+from fxray.model.images import load_image_processor, preprocess
+from fxray.model.load import load_model
 from fxray.model.packed import PackedPolicy, PackedRow, pack
-from fxray.model.prompts import forbidden_ids, preprocess
+from fxray.model.prompts import forbidden_ids, load_tokenizer
 from fxray.model.ranks import open_meeting
 from fxray.model.zero import ZeroEngine, join_ranks, sharded_loading
 

@@ -78,8 +78,10 @@ def time_hf(arguments: argparse.Namespace) -> None:
 
     from fxray.config.load import load_config
     from fxray.detect.load import describe_detector, latest_adapter
-    from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
-    from fxray.model.prompts import count_image_tokens, encode_prompt, preprocess
+    from fxray.model.folder import resolve_model_path
+    from fxray.model.images import count_image_tokens, load_image_processor, preprocess
+    from fxray.model.load import load_model
+    from fxray.model.prompts import encode_prompt, load_tokenizer
 
     run = Path(arguments.run_dir)
     config, adapter = load_config(run / "config.yaml"), latest_adapter(run)

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="timed steps of each way")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, which has one way only")
     args = parser.parse_args()
-    from fxray.model.load import resolve_model_path
+    from fxray.model.folder import resolve_model_path
 
     ways = {"CPU": ("rollout.max_model_len=1024",)} if args.rehearse else WAYS
     print(f"{args.model}, workload {args.workload}: medians of {args.steps} steps after {WARMUP_STEPS}, seconds\n")

@@ -52,7 +52,7 @@ def main() -> None:
 
 def run(workload: Workload, args: argparse.Namespace, peer: str, script: Path) -> float:
     """Times both systems and prints what came out; returns the largest ratio of image bytes at a boundary."""
-    from fxray.model.load import resolve_model_path
+    from fxray.model.folder import resolve_model_path
 
     with tempfile.TemporaryDirectory(prefix="fxray-step-") as folder:
         overrides = ON_GPU if args.gpu else ()

@@ -25,7 +25,7 @@ from fxray.grpo.loop import Cursor, StagePlan, run_stage
 from fxray.launch.fleet import Fleet, open_fleet
 from fxray.launch.plan import plan_stage
 from fxray.launch.session import open_session
-from fxray.model.load import resolve_model_path
+from fxray.model.folder import resolve_model_path
 
 MAX_RATIO = 1.15
 SETTLING_STEPS = 2

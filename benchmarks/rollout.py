@@ -158,8 +158,7 @@ def rest(group: PromptGroup) -> tuple[Any, ...]:
 
 
 def make_prompts(arguments: argparse.Namespace, settings: EngineSettings) -> list[PromptGroup]:
-    from fxray.model.load import load_tokenizer
-    from fxray.model.prompts import render_prompt
+    from fxray.model.prompts import load_tokenizer, render_prompt
 
     tokenizer, rng = load_tokenizer(settings.model_path), np.random.default_rng(0)
     frame = smart_frame(arguments.px, arguments.px, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
@@ -192,7 +191,7 @@ def random_adapter(model_path: Path) -> AdapterBlob:
 
 
 def engine_settings(arguments: argparse.Namespace) -> EngineSettings:
-    from fxray.model.load import resolve_model_path
+    from fxray.model.folder import resolve_model_path
 
     return EngineSettings(
         model_path=resolve_model_path(arguments.model),

@@ -40,7 +40,7 @@ from fxray.launch.fleet import open_fleet
 from fxray.launch.plan import plan_stage
 from fxray.launch.session import Session, open_session
 from fxray.launch.start import engine_settings
-from fxray.model.load import resolve_model_path
+from fxray.model.folder import resolve_model_path
 
 MAX_STEP_FRAC = 0.05
 DEADLINE_S = 1200.0

@@ -21,6 +21,8 @@ from fxray.files import atomic_dir, file_sha256
 
 FORMAT = 2
 MANIFEST_FILE, STATE_FILE = "manifest.json", "state.json"
+ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+"""What PEFT calls the two files of an adapter."""
 CALIBRATION_FILE = "calibration.json"
 """Comes beside the adapter later, and may be fitted anew: no part of what was written."""
 

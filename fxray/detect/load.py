@@ -24,8 +24,8 @@ from fxray.launch.calibration import base_name, fitted_for
 from fxray.launch.fleet import read_adapter
 from fxray.launch.run import finished_phases
 from fxray.launch.start import engine_settings
-from fxray.model.load import load_tokenizer, resolve_model_path
-from fxray.model.prompts import render_prompt
+from fxray.model.folder import resolve_model_path
+from fxray.model.prompts import load_chat, render_prompt
 from fxray.remote import local_copy
 
 
@@ -74,7 +74,7 @@ def describe_detector(config: Config, adapter: Path | None) -> Detector:
     return Detector(
         _NoEngine(),
         render_prompt(
-            load_tokenizer(resolve_model_path(config.model.path)),
+            load_chat(resolve_model_path(config.model.path)),
             templates_of(config.data.view)[EVALUATION_TEMPLATE.index],
         ),
         min_pixels=config.model.min_pixels,

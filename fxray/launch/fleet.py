@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
 from fxray.errors import CheckpointError, DataError, LearnerLostError
@@ -20,7 +21,6 @@ from fxray.launch import start
 from fxray.launch.prompts import PromptSource
 from fxray.launch.session import Session
 from fxray.launch.traced import traced
-from fxray.model.adapter import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from actors.learner import LearnerGroup
@@ -68,6 +68,7 @@ class Fleet(Policies):
         closing.callback(self.pool.close)
         self._session, self._closing = session, closing
         self._learner: LearnerGroup | None = None
+        self._has_learner_started = False
         self._learner_failures = start.failure_budget(
             config, "learners", "often too little memory: lower learner.max_tokens_per_micro_batch"
         )
@@ -94,12 +95,19 @@ class Fleet(Policies):
         Raises:
             LearnerLostError: A rank died or hung while it came up.
         """
-        if self._learner is None:
+        learner = self.hire_learner()
+        if not self._has_learner_started:
             if self._session.config.rollout.sleep:  # an engine that starts counts the memory that it finds
                 self.pool.rest()
-            self._learner = start.learner_group(
-                self._session.config, self._session.model_path, self._session.run.sft_adapter
-            )
+            learner.start()
+            self._has_learner_started = True
+        return learner
+
+    def hire_learner(self) -> "LearnerGroup":
+        """Asks for the learner's processes, if they are not there: they import what they need while engines start."""
+        if self._learner is None:
+            session = self._session
+            self._learner = start.learner_group(session.config, session.model_path, session.run.sft_adapter)
         return self._learner
 
     def drop_learner(self, error: LearnerLostError) -> None:
@@ -114,7 +122,7 @@ class Fleet(Policies):
     def _end_learner(self) -> None:
         if self._learner is not None:
             self._learner.close()
-            self._learner = None
+            self._learner, self._has_learner_started = None, False
 
     @property
     def ports(self) -> Ports:
@@ -189,10 +197,10 @@ def read_adapter(folder: Path, version: int) -> AdapterBlob:
     from safetensors import SafetensorError, safe_open
 
     try:
-        content = (folder / WEIGHTS_FILE).read_bytes()
-        with safe_open(folder / WEIGHTS_FILE, framework="np") as tensors:
+        content = (folder / ADAPTER_WEIGHTS_FILE).read_bytes()
+        with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="np") as tensors:
             modules = {name.partition(".lora_")[0] for name in tensors.keys()}  # noqa: SIM118  not a mapping
-        config: dict[str, object] = json.loads((folder / CONFIG_FILE).read_text())
+        config: dict[str, object] = json.loads((folder / ADAPTER_CONFIG_FILE).read_text())
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"the adapter cannot be read: {error}",
@@ -205,5 +213,5 @@ def read_adapter(folder: Path, version: int) -> AdapterBlob:
 def write_adapter(adapter: AdapterBlob, folder: Path) -> None:
     """Writes what `read_adapter` reads."""
     folder.mkdir(parents=True)
-    (folder / WEIGHTS_FILE).write_bytes(adapter.safetensors)
-    (folder / CONFIG_FILE).write_text(json.dumps(adapter.peft_config))
+    (folder / ADAPTER_WEIGHTS_FILE).write_bytes(adapter.safetensors)
+    (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(adapter.peft_config))

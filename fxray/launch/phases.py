@@ -27,7 +27,7 @@ from fxray.launch.session import Session, num_cpus, open_session
 from fxray.launch.sft import train_sft
 from fxray.launch.stages import stage_version, train_stage
 from fxray.launch.start import image_fetcher
-from fxray.model.load import resolve_model_path
+from fxray.model.folder import resolve_model_path
 from fxray.report import Report, write_report
 
 NO_FT, SFT = "no-ft", "sft"
@@ -43,6 +43,8 @@ def train(config: Config, run_dir: Path, on_event: OnEvent = ignore) -> Report:
         train_sft(session)
         if not _is_done(session):
             with open_fleet(session) as fleet:
+                if not all(session.run.stage_adapter(stage.name).is_dir() for stage in session.stages):
+                    fleet.hire_learner()
                 _answer(session, fleet, NO_FT)
                 _answer(session, fleet, SFT)
                 for stage in session.stages:
@@ -85,6 +87,7 @@ def run_grpo_stage(config: Config, run_dir: Path, stage_name: str, on_event: OnE
         if not session.run.sft_adapter.is_dir():
             raise CheckpointError("SFT is not done", where=str(session.run.sft_dir), remedy="run `fxray sft` first")
         with open_fleet(session) as fleet:
+            fleet.hire_learner()
             train_stage(session, fleet, stages[stage_name])
             _answer(session, fleet, stage_name)
         return session.run.stage_adapter(stage_name)

@@ -25,10 +25,9 @@ class PromptSource:
     """
 
     def __init__(self, dataset: Dataset, fetch: Fetch, config: Config, model_path: Path) -> None:
-        from fxray.model.load import load_tokenizer
-        from fxray.model.prompts import render_prompt
+        from fxray.model.prompts import load_chat, render_prompt
 
-        tokenizer = load_tokenizer(model_path)
+        tokenizer = load_chat(model_path)
         self._prompts = [render_prompt(tokenizer, template) for template in templates_of(config.data.view)]
         self._dataset = dataset
         self._fetch = fetch

@@ -33,7 +33,7 @@ from fxray.launch.prompts import PromptSource
 from fxray.launch.run import RunDirectory, open_finished, versions
 from fxray.launch.session import num_cpus
 from fxray.launch.start import image_fetcher
-from fxray.model.load import resolve_model_path
+from fxray.model.folder import resolve_model_path
 from fxray.report.robustness import ORIGINAL, RobustnessReport, write_robustness
 from fxray.schema import Sample
 

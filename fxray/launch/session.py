@@ -49,7 +49,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
         ModelError: The base model cannot be read.
         ResourceError: Ray cannot be started, or its GPUs are too few or too small.
     """
-    from fxray.model.load import resolve_model_path
+    from fxray.model.folder import resolve_model_path
 
     refuse(check(config), where="configuration")
     stages = load_stages(config.grpo.schedule)

@@ -29,7 +29,7 @@ from fxray.launch.fleet import Fleet, read_adapter, write_adapter
 from fxray.launch.plan import plan_stage
 from fxray.launch.session import Session
 from fxray.metrics import MetricsLog
-from fxray.model.load import base_fingerprint
+from fxray.model.folder import base_fingerprint
 
 PAST = "past"
 """Folder of a checkpoint with older policies, each in PEFT layout below its version: see `grpo.max_staleness`."""

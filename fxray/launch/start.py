@@ -108,7 +108,7 @@ def reward_pool(config: Config) -> "RewardPool":
 
 
 def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGroup":
-    """The DeepSpeed ranks, with the adapter in a folder of this machine as policy and reference."""
+    """DeepSpeed ranks, not started yet, for the adapter in a folder of this machine as policy and reference."""
     from actors.learner import LearnerGroup, LearnerSpec
     from actors.placement import LEARNER
 

@@ -91,8 +91,8 @@ def count_tokens(config: Config, data: Path, on_event: OnEvent) -> TokenCounts:
         DataError: The dataset cannot be read.
         ModelError: The model has no tokenizer on this machine.
     """
-    from fxray.model.load import load_tokenizer, resolve_model_path
-    from fxray.model.prompts import IMAGE_PLACEHOLDER, render_prompt
+    from fxray.model.folder import resolve_model_path
+    from fxray.model.prompts import IMAGE_PLACEHOLDER, load_tokenizer, render_prompt
 
     samples, view = Dataset.open(data).samples, config.data.view
     tokenizer = load_tokenizer(resolve_model_path(config.model.path))

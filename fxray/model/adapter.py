@@ -14,13 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from fxray.errors import CheckpointError
 from fxray.files import write_atomically
 
 POLICY = "policy"
 REFERENCE = "reference"
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def attach_adapter(
@@ -136,7 +135,10 @@ def load_adapter_bytes(peft_model: PeftModel, blob: bytes, name: str, *, where: 
 def adapter_files(peft_model: PeftModel, name: str = POLICY) -> dict[str, bytes]:
     """An adapter as the files of a folder that PEFT and vLLM load as it is: content by name."""
     blob, config = adapter_bytes(peft_model, name)
-    return {CONFIG_FILE: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(), WEIGHTS_FILE: blob}
+    return {
+        ADAPTER_CONFIG_FILE: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
+        ADAPTER_WEIGHTS_FILE: blob,
+    }
 
 
 def load_adapter_files(peft_model: PeftModel, files: Mapping[str, bytes], name: str, *, where: str) -> None:
@@ -151,21 +153,21 @@ def load_adapter_files(peft_model: PeftModel, files: Mapping[str, bytes], name: 
     Raises:
         CheckpointError: A file is missing or damaged, or the adapter has another rank, scale or layers.
     """
-    if missing := {CONFIG_FILE, WEIGHTS_FILE} - files.keys():
+    if missing := {ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE} - files.keys():
         raise CheckpointError(f"{min(missing)} is missing", where=where)
     try:
-        config = json.loads(files[CONFIG_FILE])
+        config = json.loads(files[ADAPTER_CONFIG_FILE])
     except ValueError as error:
-        raise CheckpointError(f"is not JSON: {error}", where=f"{where}/{CONFIG_FILE}") from error
+        raise CheckpointError(f"is not JSON: {error}", where=f"{where}/{ADAPTER_CONFIG_FILE}") from error
     mine = peft_model.peft_config[name]
     got, expected = (config.get("r"), config.get("lora_alpha")), (mine.r, mine.lora_alpha)
     if got != expected:
         raise CheckpointError(
             f"rank and alpha are {got}, expected {expected}",
-            where=f"{where}/{CONFIG_FILE}",
+            where=f"{where}/{ADAPTER_CONFIG_FILE}",
             remedy="set model.lora.rank and model.lora.alpha to the adapter's, or train the adapter anew",
         )
-    load_adapter_bytes(peft_model, files[WEIGHTS_FILE], name, where=f"{where}/{WEIGHTS_FILE}")
+    load_adapter_bytes(peft_model, files[ADAPTER_WEIGHTS_FILE], name, where=f"{where}/{ADAPTER_WEIGHTS_FILE}")
 
 
 def save_adapter(peft_model: PeftModel, directory: Path, name: str = POLICY) -> None:
@@ -181,7 +183,9 @@ def load_adapter(peft_model: PeftModel, directory: Path, name: str) -> None:
         CheckpointError: A file is missing or damaged, or the adapter has another rank, scale or layers.
     """
     try:
-        files = {file_name: (directory / file_name).read_bytes() for file_name in (CONFIG_FILE, WEIGHTS_FILE)}
+        files = {
+            file_name: (directory / file_name).read_bytes() for file_name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
+        }
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
     load_adapter_files(peft_model, files, name, where=str(directory))

@@ -21,8 +21,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from fxray.errors import ModelError
 from fxray.model import attention
 from fxray.model.adapter import lora_layers
+from fxray.model.images import count_image_tokens
 from fxray.model.load import placeholder_ids
-from fxray.model.prompts import count_image_tokens
 
 LOGITS_BUDGET = 2**27
 """Logits that are held at once: 512 MiB of float32."""

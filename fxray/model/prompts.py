@@ -1,19 +1,37 @@
-"""From a chat template to token ids, and from images to patches."""
+"""From a chat template to token ids."""
 
-from collections.abc import Sequence
-
-import torch
-from PIL import Image
-from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessor
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fxray.errors import ModelError
 from fxray.grammar.prompts import Template
 from fxray.grpo.types import FORBIDDEN_TOKENS
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 IMAGE_PLACEHOLDER = "<|image_pad|>"
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerFast, template: Template) -> str:
+def load_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
+    """The model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+
+def load_chat(path: Path) -> "PreTrainedTokenizerFast":
+    """The model's chat template, for `render_prompt`.
+
+    Whoever needs no token ids is spared the import of all that the class of the model's own tokenizer brings with it,
+    which takes a driver seconds.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+
+
+def render_prompt(tokenizer: "PreTrainedTokenizerFast", template: Template) -> str:
     """The chat text up to where the answer starts, with one placeholder for the image.
 
     Raises:
@@ -28,7 +46,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerFast, template: Template) -> str
     return prompt
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, num_image_tokens: int) -> list[int]:
+def encode_prompt(tokenizer: "PreTrainedTokenizerFast", prompt: str, num_image_tokens: int) -> list[int]:
     """Token ids of a prompt whose single placeholder is repeated for every image token.
 
     Args:
@@ -52,29 +70,7 @@ def _check_one_placeholder(prompt: str) -> None:
         )
 
 
-def preprocess(
-    image_processor: Qwen2VLImageProcessor, images: Sequence[Image.Image]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Patches of images, one image after the other.
-
-    Args:
-        image_processor: The model's image processor.
-        images: Upright RGB images.
-
-    Returns:
-        pixel_values: float32 [patches, channels x 2 x patch x patch].
-        image_grid_thw: int64 [images, 3], frames, rows and columns of patches; their product is the image's patches.
-    """
-    patches = image_processor(images=list(images), return_tensors="pt")
-    return patches["pixel_values"], patches["image_grid_thw"]
-
-
-def count_image_tokens(image_grid_thw: torch.Tensor, merge_size: int) -> list[int]:
-    """How many tokens each image makes, from its grid of patches and the side of the square that is merged into one."""
-    return (image_grid_thw.prod(-1) // merge_size**2).tolist()
-
-
-def forbidden_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def forbidden_ids(tokenizer: "PreTrainedTokenizerFast") -> list[int]:
     """Ids of the tokens that are never sampled, as far as the vocabulary has them."""
     vocabulary = tokenizer.get_vocab()
     return sorted(vocabulary[token] for token in FORBIDDEN_TOKENS if token in vocabulary)

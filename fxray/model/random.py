@@ -18,7 +18,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from fxray.errors import ConfigError, ResourceError
 from fxray.files import atomic_dir, refuse_to_replace
-from fxray.model.load import load_tokenizer, resolve_model_path
+from fxray.model.folder import resolve_model_path
+from fxray.model.prompts import load_tokenizer
 
 SHAPES = ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-32b")
 STANDARD_DEVIATION = 0.02

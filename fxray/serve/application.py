@@ -20,8 +20,8 @@ from fxray.detect.load import latest_adapter, open_adapter
 from fxray.errors import ConfigError
 from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
 from fxray.launch.start import engine_settings
-from fxray.model.load import load_tokenizer, resolve_model_path
-from fxray.model.prompts import render_prompt
+from fxray.model.folder import resolve_model_path
+from fxray.model.prompts import load_chat, render_prompt
 from fxray.serve.keys import read_keys
 from fxray.serve.replica import ReplicaSpec
 from fxray.serve.settings import ServiceSettings
@@ -154,7 +154,7 @@ def replica_spec(config: Config) -> ReplicaSpec:
         engine = replace(engine, threads=max(1, len(os.sched_getaffinity(0)) // (2 * num_replicas)))
     return ReplicaSpec(
         engine=engine,
-        prompt=render_prompt(load_tokenizer(model_path), templates_of(config.data.view)[EVALUATION_TEMPLATE.index]),
+        prompt=render_prompt(load_chat(model_path), templates_of(config.data.view)[EVALUATION_TEMPLATE.index]),
         view=config.data.view,
         max_new_tokens=config.evaluate.max_new_tokens,
         base=Path(config.model.path).name,

@@ -23,8 +23,11 @@ from fxray.data.dataset import Dataset
 from fxray.data.order import derived_seed
 from fxray.files import append_line, atomic_dir, write_atomically
 from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter, load_adapter, save_adapter
-from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
+from fxray.model.folder import resolve_model_path
+from fxray.model.images import load_image_processor
+from fxray.model.load import load_model
 from fxray.model.packed import PackedPolicy, pack
+from fxray.model.prompts import load_tokenizer
 from fxray.model.zero import ZeroEngine, sharded_loading
 from fxray.sft import checkpoint
 from fxray.sft.batches import Example, ExampleReader, read_ahead, token_weights

@@ -31,8 +31,7 @@ from fxray.engine.settings import EngineSettings
 from fxray.grammar.prompts import TEMPLATES
 from fxray.grpo.loop import Cursor, Ports, StagePlan, run_stage
 from fxray.grpo.types import GroupScore, ImageRef, PromptGroup, RolloutGroup, SamplingSettings, UpdateSettings
-from fxray.model.load import load_tokenizer
-from fxray.model.prompts import render_prompt
+from fxray.model.prompts import load_tokenizer, render_prompt
 from fxray.schema import Annotation, Verdict
 from rewards.stage import RightWrong, StageRewards
 
@@ -135,7 +134,7 @@ def make_learner(model: Path) -> LearnerGroup:
         yields_memory=False,
         memory_remedy="",
     )
-    return LearnerGroup(
+    learner = LearnerGroup(
         spec,
         num_ranks=1,
         cpus_per_rank=1,
@@ -145,6 +144,8 @@ def make_learner(model: Path) -> LearnerGroup:
         hang_deadline_s=DEADLINE_S,
         node_type="learner",
     )
+    learner.start()
+    return learner
 
 
 def num_nodes() -> int:

@@ -88,7 +88,7 @@ def groups(random_model_dir, cluster):
 
 
 def start(model_dir, num_ranks=1, **changes):
-    return LearnerGroup(
+    learner = LearnerGroup(
         spec(model_dir, **changes),
         num_ranks=num_ranks,
         cpus_per_rank=1,
@@ -97,6 +97,8 @@ def start(model_dir, num_ranks=1, **changes):
         step_deadline_s=240,
         hang_deadline_s=60,
     )
+    learner.start()
+    return learner
 
 
 def listening_addresses(learner):
@@ -240,13 +242,15 @@ def test_waits_end_at_their_deadline(cluster):
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_room_that_never_comes_is_named(random_model_dir, cluster):
+    learner = LearnerGroup(
+        spec(random_model_dir),
+        num_ranks=2,
+        cpus_per_rank=64,
+        gpus_per_rank=0,
+        start_deadline_s=1,
+        step_deadline_s=1,
+        hang_deadline_s=1,
+    )
     with pytest.raises(DeadlineError, match=r"room for 2 learner ranks of \{'CPU': 64\}"):
-        LearnerGroup(
-            spec(random_model_dir),
-            num_ranks=2,
-            cpus_per_rank=64,
-            gpus_per_rank=0,
-            start_deadline_s=1,
-            step_deadline_s=1,
-            hang_deadline_s=1,
-        )
+        learner.start()
+    learner.close()

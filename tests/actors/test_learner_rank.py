@@ -14,9 +14,8 @@ from fxray.data.frame import Frame
 from fxray.errors import CheckpointError, DataError, ModelError, ResourceError
 from fxray.grammar.prompts import TEMPLATES
 from fxray.grpo.types import ImageRef, PromptGroup, Rollout, RolloutGroup, TrainingGroup, UpdateSettings
-from fxray.model.load import load_tokenizer
 from fxray.model.packed import pack
-from fxray.model.prompts import encode_prompt, render_prompt
+from fxray.model.prompts import encode_prompt, load_tokenizer, render_prompt
 from fxray.schema import Annotation, Verdict
 
 SETTINGS = UpdateSettings(

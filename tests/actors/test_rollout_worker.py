@@ -84,8 +84,7 @@ def adapter(random_model_dir: Path) -> AdapterBlob:
 
 
 def prompts(model_dir: Path, name: str) -> list[PromptGroup]:
-    from fxray.model.load import load_tokenizer
-    from fxray.model.prompts import render_prompt
+    from fxray.model.prompts import load_tokenizer, render_prompt
 
     tokenizer, rng = load_tokenizer(model_dir), np.random.default_rng(0)
     groups = []

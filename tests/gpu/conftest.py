@@ -48,7 +48,7 @@ class Place:
 
 @pytest.fixture(scope="session")
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    from fxray.model.load import resolve_model_path
+    from fxray.model.folder import resolve_model_path
 
     if request.config.getoption("--rehearse"):
         return Place(resolve_model_path("tiny"), is_gpu=False)

@@ -29,9 +29,10 @@ class Policy:
 
     def __init__(self, place: Any, *, dtype: str | None = None, is_checkpointed: bool = False) -> None:
         from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter
-        from fxray.model.load import load_image_processor, load_model, load_tokenizer
+        from fxray.model.images import load_image_processor
+        from fxray.model.load import load_model
         from fxray.model.packed import PackedPolicy
-        from fxray.model.prompts import forbidden_ids
+        from fxray.model.prompts import forbidden_ids, load_tokenizer
 
         self.place, self.tokenizer = place, load_tokenizer(place.model)
         self.processor = load_image_processor(place.model, min_pixels=3136, max_pixels=place.side_px**2)
@@ -53,8 +54,9 @@ class Policy:
         ]
 
     def rows(self, questions: list[Question], answers: list[list[np.ndarray]]) -> list[Any]:
+        from fxray.model.images import count_image_tokens, preprocess
         from fxray.model.packed import PackedRow
-        from fxray.model.prompts import count_image_tokens, encode_prompt, preprocess
+        from fxray.model.prompts import encode_prompt
 
         rows = []
         for question, of_question in zip(questions, answers, strict=True):

@@ -8,7 +8,7 @@ import pytest
 
 from fxray.capacity.weights import count_adapter, count_modules, count_weights
 from fxray.config.model_shape import ModelShape, read_shape
-from fxray.model.load import resolve_model_path
+from fxray.model.folder import resolve_model_path
 
 
 def shape_of(path: str) -> ModelShape:

@@ -48,7 +48,8 @@ class EngineUnderTest(Engine):
 @pytest.fixture(scope="module")
 def settings(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineSettings:
     """Settings for a copy of the random model in which forbidden tokens have thirtyfold embeddings, hence logits."""
-    from fxray.model.load import load_model, load_tokenizer
+    from fxray.model.load import load_model
+    from fxray.model.prompts import load_tokenizer
 
     folder = tmp_path_factory.mktemp("hostile")
     tokenizer = load_tokenizer(random_model_dir)
@@ -113,7 +114,9 @@ class Twin:
 
     def __init__(self, settings: EngineSettings) -> None:
         from fxray.model.adapter import POLICY, attach_adapter
-        from fxray.model.load import load_image_processor, load_model, load_tokenizer
+        from fxray.model.images import load_image_processor
+        from fxray.model.load import load_model
+        from fxray.model.prompts import load_tokenizer
 
         self.name = POLICY
         self.tokenizer = load_tokenizer(settings.model_path)
@@ -159,7 +162,8 @@ class Twin:
 
         import torch
 
-        from fxray.model.prompts import count_image_tokens, encode_prompt, preprocess
+        from fxray.model.images import count_image_tokens, preprocess
+        from fxray.model.prompts import encode_prompt
 
         pixel_values, grid = preprocess(self.image_processor, [question.image])
         prompt = encode_prompt(self.tokenizer, question.prompt, count_image_tokens(grid, 2)[0])

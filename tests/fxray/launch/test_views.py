@@ -16,8 +16,8 @@ from fxray.grpo.types import ImageRef
 from fxray.launch.plan import stage_rewards
 from fxray.launch.prompts import PromptSource
 from fxray.launch.sft import sft_settings
-from fxray.model.load import load_tokenizer, resolve_model_path
-from fxray.model.prompts import render_prompt
+from fxray.model.folder import resolve_model_path
+from fxray.model.prompts import load_tokenizer, render_prompt
 from fxray.schema import Annotation, Sample, Verdict
 
 

@@ -4,12 +4,11 @@ import pytest
 import torch
 from peft import PeftModel
 
+from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from fxray.errors import CheckpointError
 from fxray.model.adapter import (
-    CONFIG_FILE,
     POLICY,
     REFERENCE,
-    WEIGHTS_FILE,
     active_adapter,
     adapter_bytes,
     adapter_parameters,
@@ -97,7 +96,7 @@ def test_peft_loads_what_is_saved(model, random_model_dir, tmp_path):
     save_adapter(model, tmp_path)
     loaded = PeftModel.from_pretrained(load_model(random_model_dir, dtype="float32"), tmp_path)
     torch.testing.assert_close(logits(loaded), logits(model), rtol=0, atol=0)
-    assert json.loads((tmp_path / CONFIG_FILE).read_text())["peft_type"] == "LORA"
+    assert json.loads((tmp_path / ADAPTER_CONFIG_FILE).read_text())["peft_type"] == "LORA"
 
 
 def test_bytes_and_folders_round_trip(model, tmp_path):
@@ -105,7 +104,7 @@ def test_bytes_and_folders_round_trip(model, tmp_path):
     blob, config = adapter_bytes(model, POLICY)
     assert json.loads(json.dumps(config)) == config
     save_adapter(model, tmp_path)
-    assert (tmp_path / WEIGHTS_FILE).read_bytes() == blob
+    assert (tmp_path / ADAPTER_WEIGHTS_FILE).read_bytes() == blob
     for load in (
         lambda: load_adapter_bytes(model, blob, REFERENCE, where="memory"),
         lambda: load_adapter(model, tmp_path, REFERENCE),
@@ -128,13 +127,13 @@ def test_an_adapter_of_another_rank_or_scale_is_refused(model, random_model_dir,
 
 
 def test_damage_is_named(model, tmp_path):
-    with pytest.raises(CheckpointError, match=CONFIG_FILE):
+    with pytest.raises(CheckpointError, match=ADAPTER_CONFIG_FILE):
         load_adapter(model, tmp_path, POLICY)
     save_adapter(model, tmp_path)
-    blob = (tmp_path / WEIGHTS_FILE).read_bytes()
-    (tmp_path / WEIGHTS_FILE).write_bytes(blob[: len(blob) // 2])
+    blob = (tmp_path / ADAPTER_WEIGHTS_FILE).read_bytes()
+    (tmp_path / ADAPTER_WEIGHTS_FILE).write_bytes(blob[: len(blob) // 2])
     with pytest.raises(CheckpointError, match="is not a safetensors file"):
         load_adapter(model, tmp_path, POLICY)
-    (tmp_path / CONFIG_FILE).write_text("{")
+    (tmp_path / ADAPTER_CONFIG_FILE).write_text("{")
     with pytest.raises(CheckpointError, match="is not JSON"):
         load_adapter(model, tmp_path, POLICY)

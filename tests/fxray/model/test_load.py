@@ -6,14 +6,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fxray.errors import ModelError
-from fxray.model.load import (
-    base_fingerprint,
-    load_image_processor,
-    load_model,
-    load_tokenizer,
-    placeholder_ids,
-    resolve_model_path,
-)
+from fxray.model.folder import base_fingerprint, resolve_model_path
+from fxray.model.images import load_image_processor
+from fxray.model.load import load_model, placeholder_ids
+from fxray.model.prompts import load_tokenizer
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from fxray.errors import ModelError
 from fxray.grammar.prompts import TEMPLATES
 from fxray.model import attention, packed
 from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter
-from fxray.model.load import load_image_processor, load_model, load_tokenizer
+from fxray.model.images import count_image_tokens, load_image_processor, preprocess
+from fxray.model.load import load_model
 from fxray.model.packed import PackedPolicy, PackedRow, chosen_logprobs, pack
-from fxray.model.prompts import count_image_tokens, encode_prompt, preprocess, render_prompt
+from fxray.model.prompts import encode_prompt, load_tokenizer, render_prompt
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "packed_step.py"))
 SIZES_PX = [(112, 112), (84, 140), (196, 56)]

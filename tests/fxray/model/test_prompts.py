@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,8 @@ from fxray.data.frame import smart_frame
 from fxray.errors import ModelError
 from fxray.grammar.prompts import TEMPLATES, Template
 from fxray.grpo.types import FORBIDDEN_TOKENS
-from fxray.model.load import load_image_processor, load_tokenizer
-from fxray.model.prompts import count_image_tokens, encode_prompt, forbidden_ids, preprocess, render_prompt
+from fxray.model.images import count_image_tokens, load_image_processor, preprocess
+from fxray.model.prompts import encode_prompt, forbidden_ids, load_chat, load_tokenizer, render_prompt
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +58,22 @@ def test_patches_of_several_images_lie_one_after_the_other(random_model_dir):
 
 def test_forbidden_tokens_are_looked_up(tokenizer):
     assert forbidden_ids(tokenizer) == sorted(tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS)))
+
+
+def test_a_driver_renders_as_the_models_own_tokenizer_does(random_model_dir, tokenizer):
+    for template in TEMPLATES:
+        assert render_prompt(load_chat(random_model_dir), template) == render_prompt(tokenizer, template)
+
+
+def test_a_driver_imports_no_learner():
+    """PEFT, and what the class of a model's own tokenizer brings with it, would take seconds of every start."""
+    code = (
+        "import sys, fxray.launch\n"
+        "from fxray.model.folder import resolve_model_path\n"
+        "from fxray.model.prompts import load_chat\n"
+        "load_chat(resolve_model_path('tiny'))\n"
+        "heavy = ('peft', 'deepspeed', 'sklearn', 'vllm', 'transformers.generation')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"

@@ -12,7 +12,10 @@ from safetensors import safe_open
 
 from fxray.errors import ConfigError, ResourceError
 from fxray.model import random
-from fxray.model.load import load_image_processor, load_model, load_tokenizer, resolve_model_path
+from fxray.model.folder import resolve_model_path
+from fxray.model.images import load_image_processor
+from fxray.model.load import load_model
+from fxray.model.prompts import load_tokenizer
 from fxray.model.random import shape_config, weights, write_random_model
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from fake_service import png
 
-from fxray.model.adapter import CONFIG_FILE
+from fxray.checkpoints import ADAPTER_CONFIG_FILE
 
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.ray, pytest.mark.vllm]
 PORT = 8791
@@ -26,13 +26,13 @@ def write_adapter(folder: Path, seed: int) -> Path:
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from fxray.model.load import resolve_model_path
+    from fxray.model.folder import resolve_model_path
 
     torch.manual_seed(seed)
     base = Qwen2_5_VLForConditionalGeneration.from_pretrained(resolve_model_path("tiny"))
     model = get_peft_model(base, LoraConfig(r=8, lora_alpha=8, target_modules="all-linear", init_lora_weights=False))
     model.save_pretrained(folder)
-    assert (folder / CONFIG_FILE).is_file()
+    assert (folder / ADAPTER_CONFIG_FILE).is_file()
     return folder
 
 

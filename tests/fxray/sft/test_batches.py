@@ -10,8 +10,10 @@ from fxray.data.dataset import Dataset
 from fxray.data.order import rows_of_step
 from fxray.errors import DataError, DeadlineError
 from fxray.model.adapter import attach_adapter
-from fxray.model.load import load_image_processor, load_model, load_tokenizer
+from fxray.model.images import load_image_processor
+from fxray.model.load import load_model
 from fxray.model.packed import PackedPolicy, pack
+from fxray.model.prompts import load_tokenizer
 from fxray.sft import batches
 from fxray.sft.batches import ExampleReader, read_ahead, token_weights
 from fxray.sft.settings import SftSettings

@@ -7,7 +7,7 @@ from fxray.data.frame import Frame
 from fxray.errors import DataError
 from fxray.grammar import parse
 from fxray.grammar.views import RegionOrder, ViewName
-from fxray.model.load import load_tokenizer
+from fxray.model.prompts import load_tokenizer
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 from fxray.sft.encode import TaughtAnswer, encode_answer
 

@@ -1,0 +1,84 @@
+"""Base models as folders on this machine: found, checked, identified. Nothing here reaches the network."""
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+import fxray
+from fxray.errors import ModelError
+
+_MODEL_TYPE = "qwen2_5_vl"
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_SAMPLE_BYTES = 2**16
+_REMEDY = "give the folder of a complete Qwen2.5-VL model, `tiny`, or a model fetched before with `hf download NAME`"
+
+
+def resolve_model_path(path: str) -> Path:
+    """The folder of a base model.
+
+    Args:
+        path: `tiny` for the model that ships with fxray, a folder, or a name in the local Hugging Face cache.
+
+    Raises:
+        ModelError: There is no such folder, or it does not hold a complete Qwen2.5-VL model.
+    """
+    folder = Path(fxray.__file__).parent / "assets" / "tiny" if path == "tiny" else Path(path).expanduser()
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(path, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError) as error:
+            raise ModelError(
+                "is neither a folder nor a model in the local cache", where=path, remedy=_REMEDY
+            ) from error
+    _check_folder(folder)
+    return folder
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"config.json cannot be read: {error.strerror}", where=str(folder), remedy=_REMEDY) from error
+    except ValueError as error:
+        raise ModelError(f"config.json is not JSON: {error}", where=str(folder), remedy=_REMEDY) from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != _MODEL_TYPE:
+        raise ModelError(f"model_type is {model_type!r}, expected {_MODEL_TYPE!r}", where=str(folder), remedy=_REMEDY)
+    index = folder / "model.safetensors.index.json"
+    weights = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else []
+    missing = [name for name in (*(weights or ["model.safetensors"]), "tokenizer.json") if not (folder / name).exists()]
+    if not any((folder / name).exists() for name in _PROCESSOR_FILES):
+        missing.append(_PROCESSOR_FILES[0])
+    if missing:
+        raise ModelError(f"lacks {', '.join(missing)}", where=str(folder), remedy=_REMEDY)
+
+
+def base_fingerprint(path: Path) -> str:
+    """What identifies a base model: sha256 over its configuration and the sizes, headers and ends of its weight files.
+
+    Cheap whatever the model's size: of the weights only the first and last 64 KiB of each file are read, which differ
+    between any two trained models.
+
+    Args:
+        path: Folder of the model.
+
+    Raises:
+        ModelError: A weight file is not a safetensors file.
+    """
+    digest = hashlib.sha256((path / "config.json").read_bytes())
+    for file in sorted(path.glob("*.safetensors")):
+        with file.open("rb") as opened:
+            prefix = opened.read(8)
+            num_header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= num_header_bytes <= file.stat().st_size - 8:
+                raise ModelError("is not a safetensors file", where=str(file), remedy="fetch the model again")
+            digest.update(f"{file.name} {file.stat().st_size} ".encode())
+            digest.update(opened.read(num_header_bytes + _SAMPLE_BYTES))
+            opened.seek(-min(_SAMPLE_BYTES, file.stat().st_size), os.SEEK_END)
+            digest.update(opened.read())
+    return digest.hexdigest()
