@@ -42,7 +42,7 @@ def test_published_sizes_are_counted_without_their_folders(name: str, billions: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("like", ["qwen2.5-vl-3b", "qwen2.5-vl-7b"])
+@pytest.mark.parametrize("like", ["qwen2.5-vl-3b", pytest.param("qwen2.5-vl-7b", marks=pytest.mark.long)])
 def test_the_bytes_of_a_random_folder_are_those_of_the_count(tmp_path: Path, like: str) -> None:
     from fxray.model.random import write_random_model
 

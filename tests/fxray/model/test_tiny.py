@@ -150,15 +150,16 @@ def test_a_short_build_is_the_same_twice(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from fxray.model.tiny.build import Recipe, build\n"
         "tell = lambda stage, step, num_steps, loss: print('loss', step, loss)\n"
-        "build(Path(sys.argv[1]), Recipe(seed=3, stage_1_steps=2, stage_2_steps=2), threads=1, progress=tell)"
+        "for name in 'ab':\n"
+        "    recipe = Recipe(seed=3, stage_1_steps=2, stage_2_steps=2)\n"
+        "    build(Path(sys.argv[1]) / name, recipe, threads=1, progress=tell)"
     )
-    losses = []
-    for name in ("a", "b"):  # a process of its own, since a build makes and ends a process group
-        command = [sys.executable, "-c", code, str(tmp_path / name)]
-        output = subprocess.run(command, capture_output=True, text=True, timeout=250, check=True).stdout
-        losses.append([line for line in output.splitlines() if line.startswith("loss")])
-    assert len(losses[0]) == 4
-    assert losses[0] == losses[1]
+    # in a process of its own, since a build makes and ends process groups
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=250, check=True).stdout
+    losses = [line for line in output.splitlines() if line.startswith("loss")]
+    assert len(losses) == 8
+    assert losses[:4] == losses[4:]
     for file in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert "seed 3" in (tmp_path / "a" / "README.md").read_text()
