@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,13 +25,13 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
         min_cpus: Logical processors that the actors of the run ask for.
 
     Raises:
-        ResourceError: The cluster cannot be reached, or the machine has too little shared memory.
+        ResourceError: The cluster cannot be reached, or a Ray of its own cannot be started here.
     """
+    check_machine(config)
     address = ray_address(config)
     _quieten()
     if not address:
         _stay_on_loopback()
-        check_shared_memory(config.object_store_mib)
     import ray
 
     with nullcontext() if address else own_folder() as folder:
@@ -90,12 +91,44 @@ def _stay_on_loopback() -> None:
         ray_constants.ENABLE_RAY_CLUSTER = False
 
 
-def check_shared_memory(needed_mib: int) -> None:
-    """Returns when a local Ray's object store has room.
+def check_machine(config: RayConfig) -> None:
+    """Returns when nothing stands in the way of a Ray of this run's own, or when there is a cluster to join.
 
     Raises:
-        ResourceError: It has not.
+        ResourceError: There is too little shared memory, or a port is in use.
     """
+    if ray_address(config):
+        return
+    _check_shared_memory(config.object_store_mib)
+    if config.metrics_port:
+        check_port("127.0.0.1", config.metrics_port, "ray.metrics_port")
+
+
+def check_port(host: str, port: int, setting: str) -> None:
+    """Returns when a port can be listened on.
+
+    Args:
+        host: Address of this machine.
+        port: The port.
+        setting: What chooses another one.
+
+    Raises:
+        ResourceError: It cannot.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ResourceError(
+                f"port {port} cannot be listened on: {error.strerror}",
+                where=f"{host}:{port}",
+                remedy=f"choose another {setting}, or end what listens there",
+            ) from error
+
+
+def _check_shared_memory(needed_mib: int) -> None:
     free_mib = shutil.disk_usage(SHARED_MEMORY).free // 2**20 if SHARED_MEMORY.is_dir() else 0
     if free_mib < needed_mib:
         raise ResourceError(

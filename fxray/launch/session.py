@@ -13,7 +13,7 @@ from fxray.config.problem import refuse
 from fxray.config.schedule import Stage, load_stages
 from fxray.config.tree import Config
 from fxray.events import Event, OnEvent, PhaseDone
-from fxray.launch.cluster import check_shared_memory, ray_address, ray_cluster
+from fxray.launch.cluster import check_machine, ray_cluster
 from fxray.launch.data import Splits, prepare_data
 from fxray.launch.devices import check_gpus, look_in_cluster, num_cluster_gpus
 from fxray.launch.run import RunDirectory, open_run
@@ -54,8 +54,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     refuse(check(config), where="configuration")
     stages = load_stages(config.grpo.schedule)
     model_path = resolve_model_path(config.model.path)
-    if not ray_address(config.ray):
-        check_shared_memory(config.ray.object_store_mib)
+    check_machine(config.ray)
     warning_s, names = config.ray.stall_warning_s, [stage.name for stage in stages]
     with (
         open_run(run_dir, config) as run,

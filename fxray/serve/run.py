@@ -2,15 +2,14 @@
 
 import asyncio
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fxray.config.tree import Config
-from fxray.errors import FxrayError, ResourceError
+from fxray.errors import FxrayError
 from fxray.events import Note, OnEvent
-from fxray.launch.cluster import ray_cluster
+from fxray.launch.cluster import check_port, ray_cluster
 from fxray.serve.application import NAME, build
 
 _CALL_MARGIN_S = 30.0
@@ -34,7 +33,7 @@ def serve_until_told(
         FxrayError: The engines did not come up.
     """
     serve = config.serve
-    _check_port(serve.host, serve.port)
+    check_port(serve.host, serve.port, "--port")
     application = build(config, adapter)
     replicas = max(serve.replicas, serve.max_replicas)
     with ray_cluster(config.ray, min_cpus=int(replicas * config.rollout.cpus_per_worker) + 1):
@@ -93,20 +92,6 @@ def _stop(handle: Any, deadline_s: float, on_event: OnEvent) -> None:
     except Exception as error:  # noqa: BLE001  whatever it is, the service is to end
         on_event(Note(f"the gateway could not be drained: {error}", is_warning=True))
     serve.shutdown()
-
-
-def _check_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ResourceError(
-                f"port {port} cannot be listened on: {error.strerror}",
-                where=f"{host}:{port}",
-                remedy="choose another --port, or end what listens there",
-            ) from error
 
 
 def _url_host(host: str) -> str:

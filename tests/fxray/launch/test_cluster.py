@@ -1,6 +1,7 @@
 """A local Ray of a run, in a process of its own because Ray reads its settings once."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -8,12 +9,12 @@ import pytest
 
 from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
-from fxray.launch.cluster import ray_cluster
+from fxray.launch.cluster import check_machine, ray_cluster
 
 LISTENERS = """
 import json, os, psutil
 from fxray.config.tree import RayConfig
-from fxray.launch.cluster import ray_cluster
+from fxray.launch.cluster import check_machine, ray_cluster
 
 with ray_cluster(RayConfig(object_store_mib=128), min_cpus=2):
     import ray
@@ -37,6 +38,15 @@ def test_too_little_shared_memory_is_said_with_its_own_remedy(monkeypatch):
         ray_cluster(RayConfig(object_store_mib=2**30), min_cpus=1),
     ):
         pytest.fail("Ray was started")
+
+
+def test_a_port_in_use_is_said_before_anything_starts(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = RayConfig(object_store_mib=128, metrics_port=taken.getsockname()[1])
+        with pytest.raises(ResourceError, match=r"cannot be listened on: Address already in use.*\n.*ray.metrics_port"):
+            check_machine(config)
+    check_machine(config)
 
 
 @pytest.mark.ray
