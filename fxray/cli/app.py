@@ -20,6 +20,7 @@ from fxray.cli import (
     job,
     model,
     plan,
+    prefer,
     robustness,
     serve,
     status,
@@ -55,6 +56,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(job.app, name="job")
 app.add_typer(tiny.app, name="tiny")
 app.add_typer(model.app, name="model")
+app.add_typer(prefer.app, name="prefer")
 
 
 def _show_version(is_asked: bool) -> None:

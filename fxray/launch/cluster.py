@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,6 +11,7 @@ from actors.placement import NODE_TYPES
 from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
 from fxray.launch.leftovers import own_folder
+from fxray.listening import bound_socket
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -101,31 +101,7 @@ def check_machine(config: RayConfig) -> None:
         return
     _check_shared_memory(config.object_store_mib)
     if config.metrics_port:
-        check_port("127.0.0.1", config.metrics_port, "ray.metrics_port")
-
-
-def check_port(host: str, port: int, setting: str) -> None:
-    """Returns when a port can be listened on.
-
-    Args:
-        host: Address of this machine.
-        port: The port.
-        setting: What chooses another one.
-
-    Raises:
-        ResourceError: It cannot.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ResourceError(
-                f"port {port} cannot be listened on: {error.strerror}",
-                where=f"{host}:{port}",
-                remedy=f"choose another {setting}, or end what listens there",
-            ) from error
+        bound_socket("127.0.0.1", config.metrics_port, "ray.metrics_port").close()
 
 
 def _check_shared_memory(needed_mib: int) -> None:

@@ -9,17 +9,15 @@ from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, Header, Path, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from fxray import __version__
-from fxray.errors import FxrayError, ResourceError
 from fxray.serve.batches import read_lines
+from fxray.serve.failures import add_failures, as_response
 from fxray.serve.metrics import Counted
 from fxray.serve.page import add_page
-from fxray.serve.problems import MEDIA_TYPE, Refusal, problem, problem_of
+from fxray.serve.problems import Refusal, problem_of
 from fxray.serve.service import Service
 from fxray.serve.shield import Shield
 from fxray.serve.uploads import FIELD, read_uploads, uploaded_files
@@ -70,7 +68,7 @@ def build_routes(service: Service) -> FastAPI:
     _add_batches(app)
     _add_state(app)
     add_page(app)
-    _add_errors(app)
+    add_failures(app)
     return app
 
 
@@ -143,7 +141,7 @@ def _add_detection(app: FastAPI) -> None:
         detections = await _unless_gone(request, service.detect(uploads))
         is_useless = all("problem" in detection for detection in detections)
         if is_useless and len(detections) == 1:
-            return _as_response(detections[0]["problem"])
+            return as_response(detections[0]["problem"])
         return JSONResponse({"detections": detections}, 422 if is_useless else 200)
 
 
@@ -269,30 +267,3 @@ def _add_state(app: FastAPI) -> None:
     @app.get("/metrics", response_class=Response, summary="Numbers for Prometheus", tags=["service"])
     async def metrics(request: Request) -> Response:
         return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, error: Refusal) -> Response:  # noqa: ARG001
-        return _as_response(problem_of(error, error.status), error.headers)
-
-    @app.exception_handler(FxrayError)
-    async def failed(request: Request, error: FxrayError) -> Response:
-        _LOG.error("%s %s: %s", request.method, request.url.path, error)
-        is_full = isinstance(error, ResourceError)
-        status = HTTPStatus.INSUFFICIENT_STORAGE if is_full else HTTPStatus.INTERNAL_SERVER_ERROR
-        return _as_response(problem_of(error, status))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:  # noqa: ARG001
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return _as_response(problem(HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], where=where))
-
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> Response:  # noqa: ARG001
-        return _as_response(problem(error.status_code, str(error.detail)), dict(error.headers or {}))
-
-
-def _as_response(body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(body, body["status"], headers, media_type=MEDIA_TYPE)

@@ -3,7 +3,6 @@
 `fxray serve` runs it on a Ray of its own; `serve deploy deploy/serve.yaml` runs it on a cluster.
 """
 
-import ipaddress
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from fxray.detect.load import latest_adapter, open_adapter
 from fxray.errors import ConfigError
 from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
 from fxray.launch.start import engine_settings
+from fxray.listening import is_loopback
 from fxray.model.folder import resolve_model_path
 from fxray.model.prompts import load_chat, render_prompt
 from fxray.serve.keys import read_keys
@@ -177,11 +177,7 @@ def _scaling(config: Config) -> dict[str, Any]:
 
 def _check_keys(config: Config) -> None:
     host = config.serve.host
-    try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not read_keys(config.serve.keys).owners and not is_loopback:
+    if not read_keys(config.serve.keys).owners and not is_loopback(host):
         raise ConfigError(
             f"{host} can be reached from other machines, and there are no API keys",
             where="serve.host",

@@ -9,7 +9,8 @@ from typing import Any
 from fxray.config.tree import Config
 from fxray.errors import FxrayError
 from fxray.events import Note, OnEvent
-from fxray.launch.cluster import check_port, ray_cluster
+from fxray.launch.cluster import ray_cluster
+from fxray.listening import bound_socket, url_of
 from fxray.serve.application import NAME, build
 
 _CALL_MARGIN_S = 30.0
@@ -33,13 +34,13 @@ def serve_until_told(
         FxrayError: The engines did not come up.
     """
     serve = config.serve
-    check_port(serve.host, serve.port, "--port")
+    bound_socket(serve.host, serve.port, "--port").close()
     application = build(config, adapter)
     replicas = max(serve.replicas, serve.max_replicas)
     with ray_cluster(config.ray, min_cpus=int(replicas * config.rollout.cpus_per_worker) + 1):
         handle = _start(application, config)
         try:
-            on_event(Note(f"http://{_url_host(serve.host)}:{serve.port}/ answers; Ctrl-C ends it"))
+            on_event(Note(f"{url_of(serve.host, serve.port)} answers; Ctrl-C ends it"))
             asyncio.run(_wait(handle, find_adapter, on_event, config))
         finally:
             _stop(handle, serve.drain_deadline_s, on_event)
@@ -92,7 +93,3 @@ def _stop(handle: Any, deadline_s: float, on_event: OnEvent) -> None:
     except Exception as error:  # noqa: BLE001  whatever it is, the service is to end
         on_event(Note(f"the gateway could not be drained: {error}", is_warning=True))
     serve.shutdown()
-
-
-def _url_host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -65,7 +65,7 @@ class Shield:
                 HTTPStatus.MISDIRECTED_REQUEST,
                 f"host {name[:80]!r} is not served here",
                 where="header Host",
-                remedy="name the host in serve.allowed_hosts",
+                remedy="name the host in serve.allowed_hosts; that of a study, with --url",
             )
         if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
             raise Refusal(

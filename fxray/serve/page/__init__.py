@@ -1,5 +1,6 @@
 """The page and the reference of the interface: files of this folder, sent as they are. Nothing comes from elsewhere."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 
 from fastapi import FastAPI, Request, Response
@@ -17,22 +18,31 @@ _PAGES = {"/": "index.html", "/docs": "reference.html"}
 
 def add_page(app: FastAPI) -> None:
     """Adds the two pages and what they load. Only files that are there when the application is made are sent."""
-    for path, content, media_type in _files():
-        _add_file(app, path, content, media_type)
+    add_files(app, static_files(__name__), _PAGES)
 
 
-def _files() -> list[tuple[str, bytes, str]]:
-    """Path, content and type of each file."""
-    folder = files(__name__) / "static"
-    found = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
-    if missing := set(_PAGES.values()) - found.keys():
+def static_files(package: str) -> dict[str, bytes]:
+    """Content of the files in a package's folder `static`, by name."""
+    return {entry.name: entry.read_bytes() for entry in (files(package) / "static").iterdir() if entry.is_file()}
+
+
+def add_files(app: FastAPI, content: Mapping[str, bytes], pages: Mapping[str, str]) -> None:
+    """Adds files below /static, and pages at their paths.
+
+    Args:
+        app: Where to.
+        content: Of each file, by name.
+        pages: Name of the file of each path.
+
+    Raises:
+        FxrayError: A page is missing.
+    """
+    if missing := set(pages.values()) - content.keys():
         raise FxrayError(f"the page lacks {', '.join(sorted(missing))}", remedy="install fxray anew")
-    names = {name: f"/static/{name}" for name in found} | {name: path for path, name in _PAGES.items()}
-    return [
-        (path, found[name], _TYPES[suffix])
-        for name, path in names.items()
-        if (suffix := "." + name.rpartition(".")[2]) in _TYPES
-    ]
+    names = {f"/static/{name}": name for name in content} | dict(pages)
+    for path, name in names.items():
+        if (suffix := "." + name.rpartition(".")[2]) in _TYPES:
+            _add_file(app, path, content[name], _TYPES[suffix])
 
 
 def _add_file(app: FastAPI, path: str, content: bytes, media_type: str) -> None:

@@ -24,6 +24,8 @@ COMMANDS = [
     ["robustness"],
     ["calibrate"],
     ["serve"],
+    ["prefer"],
+    ["prefer", "create"],
     ["detect"],
     ["doctor"],
     ["data", "synth"],

@@ -1,0 +1,131 @@
+"""`fxray prefer`: the study of whose annotations people prefer."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+_PORT = 8100
+
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file.")]
+
+
+@app.callback()
+def prefer() -> None:
+    """Let people, or a model, choose between annotations of an image: the paper's preference study.
+
+    \b
+    Examples:
+      fxray prefer create study.db --data test.parquet --source human=truth --source gamma=gamma.parquet
+      fxray prefer invite study.db ana ben cleo
+      fxray prefer serve study.db
+    """
+
+
+@app.command()
+def create(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file to write.")],
+    data: Annotated[Path, typer.Option(metavar="FILE", help="Dataset file with the images and the truth.")],
+    sources: Annotated[
+        list[str],
+        typer.Option(
+            "--source",
+            metavar="NAME=FILE",
+            help="Whose annotations: a name, and predictions as `fxray evaluate` reads them, or the word truth for the "
+            "dataset's own. Two or more.",
+        ),
+    ],
+    num_images: Annotated[
+        int | None, typer.Option("--images", min=1, help="Images to draw from the dataset; by default all.")
+    ] = None,
+    with_real: Annotated[bool, typer.Option("--with-real", help="Real images too, not only generated ones.")] = False,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs for each rater; by default all.")] = None,
+    checks: Annotated[int, typer.Option(min=0, help="Attention checks for each rater, among the pairs.")] = 4,
+    max_side_px: Annotated[int, typer.Option(min=56, help="Larger images are reduced.")] = 2048,
+    threshold: Annotated[
+        float, typer.Option(help="Score from which an image counts as generated, where a file has no verdicts.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the images, and of each rater's order and sides.")] = 0,
+) -> None:
+    """Make a study file: images, every two annotations of each as a pair, attention checks.
+
+    Pairs whose annotations are equal are left out and counted. The file holds all that is needed, and later the votes.
+
+    \b
+    Examples:
+      fxray prefer create study.db --data test.parquet --source human=truth --source gamma=gamma.parquet
+      fxray prefer create study.db --data test.parquet --source sft=sft.jsonl --source gamma=gamma.jsonl --pairs 40
+    """
+    from fxray.cli.progress import show_progress
+    from fxray.events import Step
+    from fxray.prefer.sources import TRUTH, Source
+    from fxray.prefer.study import Plan, create_study
+
+    given = []
+    for text in sources:
+        name, equals, file = text.partition("=")
+        if not (name and equals and file):
+            raise typer.BadParameter(f"--source {text}: expected NAME=FILE or NAME={TRUTH}")
+        given.append(Source(name, None if file == TRUTH else Path(file)))
+    plan = Plan(num_images, with_real, pairs, checks, max_side_px, threshold, seed)
+    with show_progress() as on_event:
+        made = create_study(study, data, given, plan, lambda done, total: on_event(Step("images", done, total)))
+    typer.echo(
+        f"{study}: {made.num_pairs} pairs on {made.num_images} images, {made.num_checks} attention checks; "
+        f"{made.num_identical} pairs of equal annotations are left out"
+    )
+
+
+@app.command()
+def invite(
+    study: StudyArgument,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Raters, as the results shall call them.")],
+    url: Annotated[str, typer.Option(help="Where raters reach `fxray prefer serve`.")] = f"http://127.0.0.1:{_PORT}/",
+    renew: Annotated[
+        bool, typer.Option("--renew", help="New links for raters who are there; the old ones end, votes stay.")
+    ] = False,
+) -> None:
+    """Add raters, and print a link for each: it is shown once, the study file holds only its SHA-256.
+
+    Everybody with the link is that rater. Each has an order and sides of its own; raters share the pairs evenly.
+
+    \b
+    Examples:
+      fxray prefer invite study.db ana ben cleo
+      fxray prefer invite study.db ana --renew --url https://study.example.org/
+    """
+    from fxray.prefer.raters import invite as add
+    from fxray.prefer.run import host_of
+    from fxray.prefer.store import open_study
+
+    host_of(url)
+    with open_study(study) as store:
+        for name in names:
+            typer.echo(f"{name}\t{url.rstrip('/')}/#{add(store, name, renew=renew)}")
+
+
+@app.command()
+def serve(
+    study: StudyArgument,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = _PORT,
+    url: Annotated[
+        str | None, typer.Option(help="Where raters reach it, if that is another address, such as a proxy's.")
+    ] = None,
+) -> None:
+    """Serve the page of a study to raters who have a link.
+
+    It listens on this machine alone, unless --host says otherwise. Every vote is on the disk before it is answered; the
+    command may be ended and started again at any time.
+
+    \b
+    Examples:
+      fxray prefer serve study.db
+      fxray prefer serve study.db --url https://study.example.org/
+    """
+    from fxray.prefer.run import serve_study
+    from fxray.prefer.store import open_study
+
+    with open_study(study) as store:
+        serve_study(store, host, port, url, lambda at: typer.echo(f"{at} answers; Ctrl-C ends it", err=True))

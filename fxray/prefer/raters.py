@@ -1,0 +1,130 @@
+"""Who takes part: humans by link, and judges. Each has pairs, sides and an order of its own, fixed when it joins."""
+
+import hashlib
+import random
+import re
+import secrets
+import sqlite3
+from dataclasses import dataclass
+from typing import Literal
+
+from fxray.errors import DataError
+from fxray.prefer.store import Store, now
+
+Kind = Literal["human", "judge"]
+_NAMES = {"human": r"\w[\w.-]{0,63}", "judge": r"\w[\w.:/@+-]{0,127}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """Somebody, or something, that votes."""
+
+    rater_id: int
+    name: str
+    kind: Kind
+
+
+def invite(store: Store, name: str, *, renew: bool = False) -> str:
+    """Adds a human rater.
+
+    Args:
+        store: The study.
+        name: How the rater is called in the results: 1 to 64 letters, digits, `.`, `_` or `-`.
+        renew: Give a rater who is there a new link in place of the old one; pairs and votes stay.
+
+    Returns:
+        The token of the rater's link; the study file holds only its SHA-256.
+
+    Raises:
+        DataError: The name is malformed, or another rater's, or `renew` names nobody.
+    """
+    token = secrets.token_urlsafe(24)
+    if renew:
+        with store.transaction() as connection:
+            changed = connection.execute(
+                "UPDATE rater SET token_sha256 = ? WHERE name = ? AND kind = 'human'", (_digest(token), name)
+            )
+            if changed.rowcount != 1:
+                raise DataError(
+                    f"no human rater is called {name!r}", where=str(store.path), remedy="leave --renew away"
+                )
+        return token
+    _add(store, name, "human", _digest(token))
+    return token
+
+
+def join_judge(store: Store, name: str) -> Rater:
+    """The judge of a name, with every pair and every check of the study; added where it is not there.
+
+    Raises:
+        DataError: The name is malformed, or that of a human.
+    """
+    found = store.read("SELECT rater_id, name, kind FROM rater WHERE name = ?", name)
+    if found and found[0]["kind"] == "judge":
+        return Rater(*found[0])
+    return _add(store, name, "judge", None)
+
+
+def rater_of(store: Store, token: str) -> Rater | None:
+    """Whose link a token is of."""
+    found = store.read("SELECT rater_id, name, kind FROM rater WHERE token_sha256 = ?", _digest(token))
+    return Rater(*found[0]) if found else None
+
+
+def _add(store: Store, name: str, kind: Kind, token_sha256: str | None) -> Rater:
+    if not re.fullmatch(_NAMES[kind], name):
+        allowed = "letters, digits, `.`, `_`, `-`" + (", `:`, `/`, `@`, `+`" if kind == "judge" else "")
+        raise DataError(f"rater {name!r}, expected {allowed}, a letter or digit first", remedy="choose another name")
+    with store.transaction() as connection:
+        try:
+            added = connection.execute(
+                "INSERT INTO rater (name, kind, token_sha256, added_at) VALUES (?, ?, ?, ?)",
+                (name, kind, token_sha256, now()),
+            )
+        except sqlite3.IntegrityError as error:
+            raise DataError(
+                f"a rater is called {name!r} already", where=str(store.path), remedy="choose another name, or --renew"
+            ) from error
+        rater_id = added.lastrowid or 0
+        rows = _drawn(connection, store.facts, name, kind)
+        connection.executemany(
+            "INSERT INTO assignment VALUES (?, ?, ?, ?)",
+            [(rater_id, position, pair_id, is_swapped) for position, (pair_id, is_swapped) in enumerate(rows)],
+        )
+    return Rater(rater_id, name, kind)
+
+
+def _drawn(connection: sqlite3.Connection, facts: dict[str, object], name: str, kind: Kind) -> list[tuple[int, bool]]:
+    """Pairs in a rater's order, and whether a stands on the right.
+
+    Humans get the pairs that fewest other humans have; a check never comes first.
+    """
+    rng = random.Random(f"{facts['seed']} {kind} {name}")
+    order = _least_seen(connection, rng, is_check=False)
+    checks = _least_seen(connection, rng, is_check=True)
+    if kind == "human":
+        order, checks = order[: _count(facts["pairs_per_rater"])], checks[: _count(facts["checks_per_rater"])]
+    rng.shuffle(order)
+    for pair_id in checks:
+        order.insert(rng.randint(1, len(order)), pair_id)
+    return [(pair_id, rng.random() < 0.5) for pair_id in order]
+
+
+def _count(limit: object) -> int | None:
+    return limit if isinstance(limit, int) else None
+
+
+def _least_seen(connection: sqlite3.Connection, rng: random.Random, *, is_check: bool) -> list[int]:
+    """Pairs by the number of humans who have them, ties in random order."""
+    rows = connection.execute(
+        "SELECT pair.pair_id, COUNT(rater.rater_id) FROM pair LEFT JOIN assignment USING (pair_id) "
+        "LEFT JOIN rater ON rater.rater_id = assignment.rater_id AND rater.kind = 'human' "
+        "WHERE is_check = ? GROUP BY pair.pair_id ORDER BY pair.pair_id",
+        (is_check,),
+    ).fetchall()
+    rng.shuffle(rows)
+    return [pair_id for pair_id, _ in sorted(rows, key=lambda row: row[1])]
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,45 @@
+"""What a route raises, as the answer that tells of it."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from fxray.errors import FxrayError, ResourceError
+from fxray.serve.problems import MEDIA_TYPE, Refusal, problem, problem_of
+
+_LOG = logging.getLogger(__name__)
+
+
+def add_failures(app: FastAPI) -> None:
+    """Adds the answers to errors: a `Refusal` with its status, others of fxray's as 500, a full disk as 507."""
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Refusal) -> Response:  # noqa: ARG001
+        return as_response(problem_of(error, error.status), error.headers)
+
+    @app.exception_handler(FxrayError)
+    async def failed(request: Request, error: FxrayError) -> Response:
+        _LOG.error("%s %s: %s", request.method, request.url.path, error)
+        is_full = isinstance(error, ResourceError)
+        status = HTTPStatus.INSUFFICIENT_STORAGE if is_full else HTTPStatus.INTERNAL_SERVER_ERROR
+        return as_response(problem_of(error, status))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:  # noqa: ARG001
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return as_response(problem(HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], where=where))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:  # noqa: ARG001
+        return as_response(problem(error.status_code, str(error.detail)), dict(error.headers or {}))
+
+
+def as_response(body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    """A problem as `fxray.serve.problems` writes it, with its own status."""
+    return JSONResponse(body, body["status"], headers, media_type=MEDIA_TYPE)
