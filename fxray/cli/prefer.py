@@ -1,9 +1,11 @@
 """`fxray prefer`: the study of whose annotations people prefer."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from fxray.cli.arguments import JsonOption
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _PORT = 8100
@@ -20,6 +22,7 @@ def prefer() -> None:
       fxray prefer create study.db --data test.parquet --source human=truth --source gamma=gamma.parquet
       fxray prefer invite study.db ana ben cleo
       fxray prefer serve study.db
+      fxray prefer analyse study.db --out results
     """
 
 
@@ -129,3 +132,90 @@ def serve(
 
     with open_study(study) as store:
         serve_study(store, host, port, url, lambda at: typer.echo(f"{at} answers; Ctrl-C ends it", err=True))
+
+
+@app.command()
+def analyse(
+    study: StudyArgument,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write preference.md, .csv, .json, .png and .svg there.")
+    ] = None,
+    raters: Annotated[
+        Literal["human", "judge", "all"], typer.Option(help="Whose votes; all is people and models together.")
+    ] = "human",
+    max_failed_checks: Annotated[
+        int, typer.Option(min=0, help="Raters who failed more attention checks than this are left out.")
+    ] = 1,
+    num_bootstrap: Annotated[int, typer.Option(min=1, help="Resamples behind each 95 % interval.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the votes: the matrix of the paper's Figure 2, Bradley-Terry scores, agreement, checks.
+
+    \b
+    Examples:
+      fxray prefer analyse study.db
+      fxray prefer analyse study.db --out results --max-failed-checks 0
+      fxray prefer analyse study.db --raters judge --json
+    """
+    from fxray.prefer.analysis import analyse as count
+    from fxray.prefer.ballots import read_ballots, read_raters
+    from fxray.prefer.report import matrix_rows, notes, score_rows, write_analysis
+    from fxray.prefer.store import open_study
+
+    with open_study(study) as store:
+        ballots, facts = read_ballots(store), store.facts
+        records = read_raters(store, ballots)
+    names = [source["name"] for source in facts["sources"]]
+    options = {"max_failed_checks": max_failed_checks, "num_bootstrap": num_bootstrap, "seed": seed}
+    analysis = count(ballots, records, names, group=raters, **options)
+    if out is not None:
+        write_analysis(out, analysis, facts)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(analysis.to_json() | {"study": facts}, indent=2, ensure_ascii=False))
+        return
+    _show("Share of the votes, row over column", matrix_rows(analysis))
+    _show("Bradley-Terry scores, log-odds", score_rows(analysis))
+    for note in notes(analysis, facts):
+        typer.echo(note)
+    if out is not None:
+        typer.echo(out)
+
+
+def _show(title: str, rows: list[list[str]]) -> None:
+    from rich.table import Table
+
+    from fxray.cli.tables import print_table
+
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name)
+    for row in rows[1:]:
+        table.add_row(*row)
+    print_table(table)
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Where the votes go: .csv or .jsonl.")],
+) -> None:
+    """Write every vote that was not undone, with its rater, image and the two sources.
+
+    \b
+    Examples:
+      fxray prefer export study.db votes.csv
+      fxray prefer export study.db votes.jsonl
+    """
+    if out.suffix not in (".csv", ".jsonl"):
+        raise typer.BadParameter(f"{out}: expected a name that ends in .csv or .jsonl")
+    from fxray.files import write_atomically
+    from fxray.prefer.ballots import ballots_as_csv, ballots_as_jsonl, read_ballots
+    from fxray.prefer.store import open_study
+
+    with open_study(study) as store:
+        ballots = read_ballots(store)
+    write_atomically(out, ballots_as_csv(ballots) if out.suffix == ".csv" else ballots_as_jsonl(ballots))
+    typer.echo(f"{out}: {len(ballots)} votes")

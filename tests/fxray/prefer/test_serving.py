@@ -32,7 +32,7 @@ class Served:
 
     def end(self, number=signal.SIGTERM):
         self.process.send_signal(number)
-        self.process.wait(20)
+        self.process.wait(60)
         return self.process.returncode, self.process.stderr.read()
 
 
@@ -49,10 +49,10 @@ def test_two_windows_and_a_kill_lose_no_vote_and_double_none(study, token):
 
     def window(name):
         """Judges until nothing is left, as the page does: a vote keeps its id until the server has answered."""
-        with httpx.Client(headers={"Authorization": f"Bearer {token}"}, base_url=served.url, timeout=10) as client:
+        with httpx.Client(headers={"Authorization": f"Bearer {token}"}, base_url=served.url, timeout=60) as client:
 
             def ask(method, path, **options):
-                end = time.monotonic() + 60
+                end = time.monotonic() + 120
                 while time.monotonic() < end:
                     try:
                         return client.request(method, path, **options)
@@ -79,8 +79,8 @@ def test_two_windows_and_a_kill_lose_no_vote_and_double_none(study, token):
     served.end(signal.SIGKILL)
     served = Served(study, port)
     for thread in windows:
-        thread.join(60)
-    state = httpx.get(served.url + "v1/pair", headers={"Authorization": f"Bearer {token}"}).json()
+        thread.join(120)
+    state = httpx.get(served.url + "v1/pair", headers={"Authorization": f"Bearer {token}"}, timeout=60).json()
     assert (state["num_done"], state["num_pairs"], state["pair"]) == (32, 32, None)
     assert served.end() == (0, "")
     connection = sqlite3.connect(study)
@@ -93,7 +93,7 @@ def test_two_windows_and_a_kill_lose_no_vote_and_double_none(study, token):
 
 def test_what_the_page_gets_names_nobody_and_what_it_sends_is_checked(study, token):
     served = Served(study)
-    client = httpx.Client(base_url=served.url, headers={"Authorization": f"Bearer {token}"})
+    client = httpx.Client(timeout=60, base_url=served.url, headers={"Authorization": f"Bearer {token}"})
     answer = client.get("/v1/pair")
     assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
     assert not [word for word in ("Humans", "near", "far", "image/", "structure", "check") if word in answer.text]
@@ -129,12 +129,12 @@ def test_a_taken_port_and_a_wrong_address_are_one_error(study):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(
         f"error: 127.0.0.1:{port}: port {port} cannot be listened on: Address already in use\n"
     )
-    done = subprocess.run([*command, "--url", "ftp://x"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*command, "--url", "ftp://x"], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, "no address of a page" in done.stderr) == (2, True)
 
 
