@@ -22,6 +22,7 @@ def prefer() -> None:
       fxray prefer create study.db --data test.parquet --source human=truth --source gamma=gamma.parquet
       fxray prefer invite study.db ana ben cleo
       fxray prefer serve study.db
+      fxray prefer judge study.db --url http://127.0.0.1:8000/v1 --model NAME
       fxray prefer analyse study.db --out results
     """
 
@@ -132,6 +133,48 @@ def serve(
 
     with open_study(study) as store:
         serve_study(store, host, port, url, lambda at: typer.echo(f"{at} answers; Ctrl-C ends it", err=True))
+
+
+@app.command()
+def judge(
+    study: StudyArgument,
+    url: Annotated[str, typer.Option(help="OpenAI-compatible interface, such as vLLM's: http://HOST:PORT/v1.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="As that interface calls it.")],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How results call it; by default as the interface does.")
+    ] = None,
+    deadline_s: Annotated[float, typer.Option(min=0.1, help="For each answer.")] = 120.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of each answer, thinking included.")] = 16,
+    num_parallel: Annotated[int, typer.Option("--parallel", min=1, help="Questions at a time.")] = 4,
+) -> None:
+    """Let a model that sees images vote on every pair of a study, as a rater of kind judge.
+
+    A key comes from the environment variable FXRAY_JUDGE_KEY. An answer that is not one of the words left, right,
+    neutral is counted and leaves its pair open; the same command again asks what is open.
+
+    \b
+    Examples:
+      fxray prefer judge study.db --url http://127.0.0.1:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct
+    """
+    import os
+
+    from fxray.cli.progress import show_progress
+    from fxray.events import Step
+    from fxray.prefer.judge import KEY_VARIABLE, Endpoint, judge_study
+    from fxray.prefer.raters import join_judge
+    from fxray.prefer.store import open_study
+
+    endpoint = Endpoint(url, model, os.environ.get(KEY_VARIABLE, "").strip(), deadline_s, max_tokens)
+    with open_study(study) as store, show_progress() as on_event:
+        rater = join_judge(store, name or model)
+        judged = judge_study(
+            store,
+            rater,
+            endpoint,
+            num_parallel=num_parallel,
+            told=lambda done, total: on_event(Step("pairs", done, total)),
+        )
+    typer.echo(f"{rater.name}: {judged.num_votes} votes, {judged.num_bad_answers} answers that are none")
 
 
 @app.command()

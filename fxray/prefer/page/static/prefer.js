@@ -31,7 +31,7 @@ async function ask(path, options = {}) {
     try {
       const response = await fetch(path, { ...options, headers: { ...options.headers, Authorization: `Bearer ${location.hash.slice(1)}` } });
       if (response.ok) {
-        notice("");
+        if (tried > 1) notice("");
         return response;
       }
       problem = new Problem(response.status, await response.json().catch(() => ({})));
@@ -59,22 +59,22 @@ function imageAt(position) {
   return images.get(position);
 }
 
-/** Does one thing at a time; what fails is said, and can be tried again. */
+/** Does one thing at a time, and whether it went well; what fails is said, and can be tried again. */
 async function settle(action) {
   setBusy(true);
+  notice("");
   try {
     await show(await action());
+    return true;
   } catch (problem) {
     if (problem.status === 409) {
-      notice(`${problem.message}.`);
-      const said = byId("notice").textContent;
-      await show(await (await ask("/v1/pair")).json());
-      notice(said);
+      if (await reload()) notice(`${problem.message[0].toUpperCase()}${problem.message.slice(1)}.`);
     } else if (problem.status === 401) {
       stop("This link is not known. Open the whole link that you were given.");
     } else {
       notice(`${problem.message} ${problem.remedy} Your last answer may not be saved.`, () => settle(action));
     }
+    return false;
   }
 }
 
