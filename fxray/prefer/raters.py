@@ -97,7 +97,7 @@ def _add(store: Store, name: str, kind: Kind, token_sha256: str | None) -> Rater
 def _drawn(connection: sqlite3.Connection, facts: dict[str, object], name: str, kind: Kind) -> list[tuple[int, bool]]:
     """Pairs in a rater's order, and whether a stands on the right.
 
-    Humans get the pairs that fewest other humans have; a check never comes first.
+    Humans get the pairs that fewest others have; a check never comes first.
     """
     rng = random.Random(f"{facts['seed']} {kind} {name}")
     order = _least_seen(connection, rng, is_check=False)
@@ -115,11 +115,10 @@ def _count(limit: object) -> int | None:
 
 
 def _least_seen(connection: sqlite3.Connection, rng: random.Random, *, is_check: bool) -> list[int]:
-    """Pairs by the number of humans who have them, ties in random order."""
+    """Pairs by the number of raters who have them, ties in random order; a judge has all, which changes no order."""
     rows = connection.execute(
-        "SELECT pair.pair_id, COUNT(rater.rater_id) FROM pair LEFT JOIN assignment USING (pair_id) "
-        "LEFT JOIN rater ON rater.rater_id = assignment.rater_id AND rater.kind = 'human' "
-        "WHERE is_check = ? GROUP BY pair.pair_id ORDER BY pair.pair_id",
+        "SELECT pair_id, COUNT(rater_id) FROM pair LEFT JOIN assignment USING (pair_id) "
+        "WHERE is_check = ? GROUP BY pair_id ORDER BY pair_id",
         (is_check,),
     ).fetchall()
     rng.shuffle(rows)
