@@ -8,7 +8,9 @@ from fxray.data.changes import CHANGES, Change, Changed
 from fxray.detect.detection import Detection, Picture
 from fxray.detect.detector import Detector
 from fxray.detect.finding import percent
+from fxray.evaluate.calibration import Assessment
 from fxray.geometry import union_iou
+from fxray.schema import Box, Region
 
 _NO_ANSWER = "no verdict"
 
@@ -60,11 +62,7 @@ class Stability:
 
     def sentence(self) -> str:
         """What came out."""
-        answer, num = self.original.assessment or _NO_ANSWER, len(self.trials)
-        if not self.flips:
-            return f'The answer stays "{answer}" under all {num} changes. A stable answer can still be wrong.'
-        becomes = "; ".join(f'"{t.detection.assessment or _NO_ANSWER}" when {t.title}' for t in self.flips)
-        return f'The answer "{answer}" does not hold under {len(self.flips)} of {num} changes: {becomes}.'
+        return in_words(self.original.assessment, [(trial.title, trial.detection.assessment) for trial in self.trials])
 
     def as_record(self) -> dict[str, Any]:
         """Everything as plain values, ready for `json.dumps`; boxes of a trial are in its changed image's pixels."""
@@ -103,7 +101,7 @@ def try_changes(
                 change.name,
                 change.title,
                 answer,
-                iou=_iou(original, answer, view),
+                iou=iou_in_view([region.box for region in original.regions], answer.regions, view),
                 is_same=answer.assessment == original.assessment,
             )
             for change, view, answer in zip(changes, changed, answers, strict=True)
@@ -111,10 +109,37 @@ def try_changes(
     )
 
 
-def _iou(original: Detection, answer: Detection, view: Changed) -> float:
-    before = [box for region in original.regions if (box := view.in_view(region.box))]
-    after = [box for region in answer.regions if (box := view.to_original(region.box))]
-    return union_iou(after, before)
+def in_words(original: Assessment | None, trials: Sequence[tuple[str, Assessment | None]]) -> str:
+    """What came out, as a sentence.
+
+    Args:
+        original: What the image as it is was called; None without a verdict.
+        trials: The title of each change, and what the image was called under it.
+    """
+    flips = [(title, answer) for title, answer in trials if answer != original]
+    if not flips:
+        stays = original or _NO_ANSWER
+        return f'The answer stays "{stays}" under all {len(trials)} changes. A stable answer can still be wrong.'
+    becomes = "; ".join(f'"{answer or _NO_ANSWER}" when {title}' for title, answer in flips)
+    holds = f'The answer "{original or _NO_ANSWER}" does not hold under {len(flips)} of {len(trials)} changes'
+    return f"{holds}: {becomes}."
+
+
+def iou_in_view(before: Sequence[Box], found: Sequence[Region], view: Changed) -> float:
+    """How far the regions of a changed image lie where those of the original lay.
+
+    Args:
+        before: Boxes in the original, in its pixels.
+        found: Regions in the changed image, in its pixels.
+        view: The changed image.
+
+    Returns:
+        IoU of the two unions, both as far as the changed image shows them, in [0, 1]; 1 where both are empty.
+    """
+    return union_iou(
+        [box for region in found if (box := view.to_original(region.box))],
+        [seen for box in before if (seen := view.in_view(box))],
+    )
 
 
 def _row(title: str, width: int, found: Detection, iou: str) -> str:

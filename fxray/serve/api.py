@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -18,10 +19,10 @@ from fxray.serve.failures import add_failures, as_response
 from fxray.serve.metrics import Counted
 from fxray.serve.page import add_page
 from fxray.serve.problems import Refusal, problem_of
-from fxray.serve.service import Service
+from fxray.serve.service import STABILITY_COST, Service
 from fxray.serve.shield import Shield
 from fxray.serve.uploads import FIELD, read_uploads, uploaded_files
-from fxray.serve.wire import BATCH_ID, BatchOut, DetectIn, DetectOut, ModelsOut, problem_responses
+from fxray.serve.wire import BATCH_ID, BatchOut, DetectIn, DetectOut, ModelsOut, StabilityOut, problem_responses
 
 BATCHES = "/v1/batches"
 EVENTS = "text/event-stream"
@@ -65,6 +66,7 @@ def build_routes(service: Service) -> FastAPI:
     )
     app.state.service = service
     _add_detection(app)
+    _add_stability(app)
     _add_batches(app)
     _add_state(app)
     add_page(app)
@@ -88,31 +90,22 @@ async def owner_of(
 
 Owner = Annotated[str, Depends(owner_of)]
 
-_UPLOAD_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FIELD],
-                    "additionalProperties": False,
-                    "properties": {
-                        FIELD: {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
-                    },
-                }
-            }
-        },
-    }
-}
+
+def _form_body(**limits: int) -> dict[str, Any]:
+    """The OpenAPI description of a form of images; `limits` are JSON Schema's, of their list."""
+    images = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}, **limits}
+    form = {"type": "object", "required": [FIELD], "additionalProperties": False, "properties": {FIELD: images}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
 
 
-def _with_json(body: dict[str, Any]) -> dict[str, Any]:
+def _form_or_json_body(**limits: int) -> dict[str, Any]:
+    """The same, or as JSON."""
+    body = _form_body(**limits)
     schema = DetectIn.model_json_schema(ref_template="#/components/schemas/{model}")
     image = schema.pop("$defs")["ImageIn"]
-    schema["properties"]["images"]["items"] = image
-    content = body["requestBody"]["content"] | {"application/json": {"schema": schema}}
-    return {"requestBody": {"required": True, "content": content}}
+    schema["properties"]["images"] |= {"items": image, **limits}
+    body["requestBody"]["content"]["application/json"] = {"schema": schema}
+    return body
 
 
 def _add_detection(app: FastAPI) -> None:
@@ -120,7 +113,7 @@ def _add_detection(app: FastAPI) -> None:
         "/v1/detect",
         response_model=DetectOut,
         responses=problem_responses(*_REFUSALS) | {200: {"content": {EVENTS: {}}}},
-        openapi_extra=_with_json(_UPLOAD_BODY),
+        openapi_extra=_form_or_json_body(),
         summary="Examine images",
         tags=["detection"],
     )
@@ -143,6 +136,27 @@ def _add_detection(app: FastAPI) -> None:
         if is_useless and len(detections) == 1:
             return as_response(detections[0]["problem"])
         return JSONResponse({"detections": detections}, 422 if is_useless else 200)
+
+
+def _add_stability(app: FastAPI) -> None:
+    @app.post(
+        "/v1/stability",
+        response_model=StabilityOut,
+        responses=problem_responses(*_REFUSALS),
+        openapi_extra=_form_or_json_body(maxItems=1),
+        summary="What becomes of an answer when the image is changed",
+        tags=["detection"],
+    )
+    async def stability(request: Request, owner: Owner) -> Response:
+        """One image, examined as it is and saved as JPEG again, resized, cropped, and as a screenshot.
+
+        It costs as much as ten images, against the rate of a key too.
+        """
+        service = service_of(request)
+        (upload,) = await read_uploads(request, replace(service.limits, max_images=1))
+        service.charge(owner, STABILITY_COST)
+        found = await _unless_gone(request, service.try_changes(upload))
+        return as_response(found["problem"]) if "problem" in found else JSONResponse(found)
 
 
 async def _unless_gone(request: Request, answer: Coroutine[Any, Any, _T]) -> _T:
@@ -189,7 +203,7 @@ def _add_batches(app: FastAPI) -> None:
         status_code=HTTPStatus.ACCEPTED,
         response_model=BatchOut,
         responses=problem_responses(*_REFUSALS),
-        openapi_extra=_UPLOAD_BODY,
+        openapi_extra=_form_body(),
         summary="Hand in many images",
         tags=["batches"],
     )

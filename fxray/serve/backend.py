@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
+from fxray.data.changes import Change
 from fxray.serve.uploads import Upload
 
 
@@ -22,6 +23,16 @@ class Backend(Protocol):
 
         First `{"image": {"width_px", "height_px"}}`, then each region as `{"region": RegionOut}` once it is complete,
         last `{"detection": DetectionOut}`; or only a `FailureOut`.
+        """
+        ...
+
+    async def try_change(self, upload: Upload, change: Change, original: dict[str, Any]) -> dict[str, Any]:
+        """A `TrialOut`, or a `FailureOut` where the changed image cannot be examined.
+
+        Args:
+            upload: The image as it is.
+            change: What is done to it.
+            original: Its `DetectionOut`.
         """
         ...
 

@@ -10,6 +10,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from starlette.types import ASGIApp
 
+from fxray.data.changes import Change
 from fxray.errors import FxrayError
 from fxray.serve.api import build_app
 from fxray.serve.keys import read_keys
@@ -52,6 +53,11 @@ class HandleBackend:
             raise _refusal(error) from error
         finally:
             pieces.cancel()
+
+    async def try_change(self, upload: Upload, change: Change, original: dict[str, Any]) -> dict[str, Any]:
+        """See `fxray.serve.backend.Backend`."""
+        asked = self._handle.try_change.remote(upload.name, upload.content, self._policy, change, original)
+        return await _answer(asked)
 
     async def models(self) -> list[dict[str, Any]]:
         """See `fxray.serve.backend.Backend`."""

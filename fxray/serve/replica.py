@@ -12,21 +12,29 @@ from typing import Any
 
 from PIL import Image
 
+from fxray.data.changes import Change
 from fxray.data.frame import Frame, smart_frame
-from fxray.data.images import decoding, open_image, upright_rgb
+from fxray.data.images import decode_image, decoding, open_image, upright_rgb
 from fxray.detect.load import open_adapter
 from fxray.detect.provenance import read_provenance
 from fxray.engine.engine import BASE_VERSION
 from fxray.engine.settings import EngineSettings
-from fxray.engine.streaming import Answer, StreamingEngine
+from fxray.engine.streaming import Answer, Draft, StreamingEngine
 from fxray.errors import ConfigError, DataError
 from fxray.evaluate.calibration import Calibration, FittedFor, judge, read_calibration
 from fxray.evaluate.predictions import Prediction, from_answer
 from fxray.grammar.probability import probability_generated, verdict_tokens
 from fxray.grammar.views import ViewName
-from fxray.schema import Region
-from fxray.serve.problems import problem_of
-from fxray.serve.wire import CalibrationOut, DetectionOut, ModelOut, ProvenanceOut, RegionOut, wire_provenance
+from fxray.serve.problems import problem_of, unavailable
+from fxray.serve.wire import (
+    CalibrationOut,
+    DetectionOut,
+    ModelOut,
+    ProvenanceOut,
+    wire_provenance,
+    wire_region,
+    wire_trial,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,22 +153,36 @@ class DetectorReplica:
             async for piece in pieces:
                 yield piece
 
+    async def try_change(
+        self, name: str, content: bytes, policy: Policy, change: Change, original: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What `fxray.serve.backend.Backend.try_change` gives.
+
+        Raises:
+            Refusal: 503: the adapter was swapped since the original was examined.
+        """
+        await self.use(policy)
+        start_s = time.monotonic()
+        try:
+            view = await asyncio.to_thread(lambda: change.apply(decode_image(content, name)))
+            frame = self._frame_of(view.image)
+            async with aclosing(self._answers(name, view.image, with_drafts=False)) as answers:
+                answer = [piece async for piece in answers if isinstance(piece, Answer)][-1]
+        except (DataError, ConfigError) as error:
+            return {"name": name, "problem": problem_of(error, HTTPStatus.UNPROCESSABLE_ENTITY)}
+        if answer.policy_version != original["model"]["policy_version"]:
+            raise unavailable("the adapter was swapped meanwhile", retry_after_s=1)
+        found = self._detection(name, content, frame, answer, time.monotonic() - start_s)
+        return wire_trial(change, view, found, original).model_dump(mode="json")
+
     async def _pieces(self, name: str, content: bytes, *, with_drafts: bool) -> AsyncGenerator[dict[str, Any]]:
         start_s = time.monotonic()
         try:
             image, frame, provenance = await asyncio.to_thread(self._decode, name, content)
             if with_drafts:
                 yield {"image": {"width_px": frame.width_px, "height_px": frame.height_px}}
-            answers = self._engine.answer(
-                self._spec.prompt,
-                image,
-                where=name,
-                max_new_tokens=self._spec.max_new_tokens,
-                watched_ids=self._tokens.watched,
-                with_drafts=with_drafts,
-            )
             num_told = 0
-            async with aclosing(answers):
+            async with aclosing(self._answers(name, image, with_drafts=with_drafts)) as answers:
                 async for answer in answers:
                     if isinstance(answer, Answer):
                         detection = self._detection(name, content, frame, answer, time.monotonic() - start_s)
@@ -169,17 +191,30 @@ class DetectorReplica:
                         return
                     regions = from_answer(name, frame, answer.text, view=self._spec.view).regions
                     for region in regions[num_told:]:
-                        yield {"region": _wire_region(region).model_dump(mode="json")}
+                        yield {"region": wire_region(region).model_dump(mode="json")}
                     num_told = len(regions)
         except (DataError, ConfigError) as error:
             yield {"name": name, "problem": problem_of(error, HTTPStatus.UNPROCESSABLE_ENTITY)}
 
+    def _answers(self, name: str, image: Image.Image, *, with_drafts: bool) -> AsyncGenerator[Draft | Answer]:
+        return self._engine.answer(
+            self._spec.prompt,
+            image,
+            where=name,
+            max_new_tokens=self._spec.max_new_tokens,
+            watched_ids=self._tokens.watched,
+            with_drafts=with_drafts,
+        )
+
     def _decode(self, name: str, content: bytes) -> tuple[Image.Image, Frame, ProvenanceOut]:
-        opened, engine = open_image(content, name), self._spec.engine
+        opened = open_image(content, name)
         with decoding(content, name):
             image = upright_rgb(opened)
-        frame = smart_frame(image.width, image.height, min_pixels=engine.min_pixels, max_pixels=engine.max_pixels)
-        return image, frame, wire_provenance(read_provenance(content, opened))
+        return image, self._frame_of(image), wire_provenance(read_provenance(content, opened))
+
+    def _frame_of(self, image: Image.Image) -> Frame:
+        engine = self._spec.engine
+        return smart_frame(image.width, image.height, min_pixels=engine.min_pixels, max_pixels=engine.max_pixels)
 
     def _detection(self, name: str, content: bytes, frame: Frame, answer: Answer, seconds: float) -> DetectionOut:
         rollout = answer.rollout
@@ -205,7 +240,7 @@ class DetectorReplica:
             raw_probability=said.probability,
             assessment=assessment,
             calibration=CalibrationOut.model_validate(used.summary()) if used else None,
-            regions=[_wire_region(region) for region in said.regions],
+            regions=[wire_region(region) for region in said.regions],
             tags=list(said.tags),
             answer=rollout.text,
             faults=list(said.faults),
@@ -213,8 +248,3 @@ class DetectorReplica:
             seconds=round(seconds, 4),
             model=model,
         )
-
-
-def _wire_region(region: Region) -> RegionOut:
-    x_min, y_min, x_max, y_max = (round(value, 2) for value in region.box)
-    return RegionOut(box=(x_min, y_min, x_max, y_max), caption=region.caption)

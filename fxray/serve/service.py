@@ -6,6 +6,7 @@ from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
 
+from fxray.data.changes import CHANGES, Change
 from fxray.errors import DataError
 from fxray.serve.admission import Admission
 from fxray.serve.backend import Backend
@@ -17,6 +18,10 @@ from fxray.serve.problems import Refusal, problem_of, unavailable
 from fxray.serve.rate import RateLimiter
 from fxray.serve.settings import ServiceSettings
 from fxray.serve.uploads import Upload, UploadLimits, check_image
+from fxray.serve.wire import wire_stability
+
+STABILITY_COST = 1 + len(CHANGES)
+"""Images that one question about stability counts as: the image as it is, and what becomes of it."""
 
 
 class Service:
@@ -93,6 +98,33 @@ class Service:
                             yield {"index": index, **piece}
         except TimeoutError as error:
             raise self._late() from error
+
+    async def try_changes(self, upload: Upload) -> dict[str, Any]:
+        """What becomes of the answer when the image is changed: a `StabilityOut`, or a `FailureOut`.
+
+        It costs as much as `STABILITY_COST` images.
+
+        Raises:
+            Refusal: 503 where the engines have no room or no time.
+        """
+        async with self.admission.admitted(STABILITY_COST):
+            try:
+                async with asyncio.timeout(self.settings.request_deadline_s):
+                    original = await self._examine(upload)
+                    if "problem" in original:
+                        return original
+                    async with asyncio.TaskGroup() as tasks:
+                        asked = [tasks.create_task(self._try(upload, change, original)) for change in CHANGES]
+            except TimeoutError as error:
+                raise self._late() from error
+            except ExceptionGroup as group:
+                raise _first(group) from group
+        trials = [task.result() for task in asked]
+        return next((trial for trial in trials if "problem" in trial), None) or wire_stability(original, trials)
+
+    async def _try(self, upload: Upload, change: Change, original: dict[str, Any]) -> dict[str, Any]:
+        async with self.admission.slot():
+            return await self.backend.try_change(upload, change, original)
 
     async def _examine(self, upload: Upload) -> dict[str, Any]:
         outcome = self._failure(upload)  # reads a header, which is quicker than a thread

@@ -1,15 +1,18 @@
 """What goes over the wire, as the OpenAPI page shows it. Boxes are in pixels of the upright original image."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fxray.data.changes import Change, Changed
 from fxray.detect.credentials import CredentialState
 from fxray.detect.provenance import Provenance, words_of
+from fxray.detect.stability import in_words, iou_in_view
 from fxray.evaluate.calibration import Assessment
-from fxray.schema import Tag, Verdict
+from fxray.schema import Box, Region, Tag, Verdict
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BATCH_ID = r"^[0-9a-f]{32}$"
@@ -138,6 +141,35 @@ class FailureOut(_Wire):
     problem: ProblemOut
 
 
+class TrialOut(_Wire):
+    change: str
+    """What was done to the image: "jpeg-70"."""
+    title: str
+    """The same in words."""
+    assessment: Assessment | None
+    """Of the changed image."""
+    is_same: bool
+    """Whether that is what it is for the image as it is."""
+    probability: Fraction | None
+    """That the changed image is generated; of the same kind as the original's."""
+    iou: Fraction
+    """Of its regions and the original's, both as far as the changed image shows them; 1 where neither has any."""
+    regions: list[RegionOut]
+    """Brought back into pixels of the upright original; what is out of view is left out."""
+
+
+class StabilityOut(_Wire):
+    original: DetectionOut
+    """The image as it is."""
+    sentence: str
+    """What came out."""
+    num_changes: int
+    num_flips: int
+    """Changes under which the assessment becomes another."""
+    trials: list[TrialOut]
+    """One for each change."""
+
+
 class DetectOut(_Wire):
     detections: list[DetectionOut | FailureOut]
     """One for each image, in the order in which they were sent."""
@@ -175,6 +207,51 @@ def wire_provenance(found: Provenance) -> ProvenanceOut:
         marks=[MarkOut.model_validate(asdict(mark)) for mark in found.marks],
         withheld=list(found.withheld),
     )
+
+
+def wire_region(region: Region) -> RegionOut:
+    """A region, as it is sent."""
+    x_min, y_min, x_max, y_max = (round(value, 2) for value in region.box)
+    return RegionOut(box=(x_min, y_min, x_max, y_max), caption=region.caption)
+
+
+def wire_trial(change: Change, view: Changed, found: DetectionOut, original: Mapping[str, Any]) -> TrialOut:
+    """The answer to a changed image, held against the original's.
+
+    Args:
+        change: What was done to the image.
+        view: What became of it.
+        found: What was found in that, in its pixels.
+        original: The `DetectionOut` of the image as it is.
+    """
+    before = [Box(*region["box"]) for region in original["regions"]]
+    after = [Region(Box(*region.box), region.caption) for region in found.regions]
+    moved = [(view.to_original(region.box), region.caption) for region in after]
+    return TrialOut(
+        change=change.name,
+        title=change.title,
+        assessment=found.assessment,
+        is_same=found.assessment == original["assessment"],
+        probability=found.probability,
+        iou=iou_in_view(before, after, view),
+        regions=[wire_region(Region(box, caption)) for box, caption in moved if box],
+    )
+
+
+def wire_stability(original: dict[str, Any], trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A `StabilityOut`.
+
+    Args:
+        original: The `DetectionOut` of the image as it is.
+        trials: A `TrialOut` for each change.
+    """
+    return {
+        "original": original,
+        "sentence": in_words(original["assessment"], [(trial["title"], trial["assessment"]) for trial in trials]),
+        "num_changes": len(trials),
+        "num_flips": sum(not trial["is_same"] for trial in trials),
+        "trials": list(trials),
+    }
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

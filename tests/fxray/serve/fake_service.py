@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fxray.data.changes import Change
 from fxray.data.images import decode_image, open_image
 from fxray.detect.provenance import read_provenance
 from fxray.errors import DataError
@@ -22,7 +23,7 @@ from fxray.serve.problems import problem_of
 from fxray.serve.service import Service
 from fxray.serve.settings import ServiceSettings
 from fxray.serve.uploads import Upload
-from fxray.serve.wire import wire_provenance
+from fxray.serve.wire import DetectionOut, wire_provenance, wire_trial
 
 MODEL = {
     "id": "fake+0", "base": "fake", "adapter": None, "adapter_sha256": None, "policy_version": 0, "view": "full",
@@ -73,6 +74,19 @@ class FakeBackend:
         finally:
             self.num_running -= 1
 
+    async def try_change(self, upload: Upload, change: Change, original: dict[str, Any]) -> dict[str, Any]:
+        """Small images become real, and nothing is found in them."""
+        self.names.append(change.name)
+        await asyncio.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+        image = decode_image(upload.content, upload.name)
+        view = change.apply(image)
+        found = DetectionOut.model_validate(await self.detect(Upload(upload.name, as_png(view.image))))
+        if view.image.width < image.width / 2 + 1:
+            found = found.model_copy(update={"assessment": "real", "regions": [], "probability": 0.2})
+        return wire_trial(change, view, found, original).model_dump(mode="json")
+
     async def models(self) -> list[dict[str, Any]]:
         if self.error is not None:
             raise self.error
@@ -106,8 +120,12 @@ def _detection(upload: Upload, image: Image.Image, region: dict[str, Any]) -> di
 
 def png(width: int = 32, height: int = 24, seed: int = 0) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
+    return as_png(Image.fromarray(pixels))
+
+
+def as_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 

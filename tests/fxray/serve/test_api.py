@@ -103,6 +103,50 @@ def test_an_error_in_a_stream_is_an_event(make_service, backend):
     assert events[0][1]["problem"]["retry_after_s"] == 3
 
 
+def test_what_becomes_of_an_answer_is_told_change_by_change(make_service, backend):
+    async def go():
+        async with running(make_service()) as client:
+            told = await client.post("/v1/stability", files=files(png(100, 80)))
+            two = await client.post("/v1/stability", files=files(png(), png()))
+            return told, two, await client.post("/v1/stability", files=files(b"no image"))
+
+    told, two, broken = run(go())
+    found = told.json()
+    assert (told.status_code, two.status_code, broken.status_code) == (200, 413, 422)
+    assert (found["num_changes"], found["num_flips"]) == (9, 1)
+    assert found["sentence"] == 'The answer "generated" does not hold under 1 of 9 changes: "real" when resized to 50%.'
+    trials = {trial["change"]: trial for trial in found["trials"]}
+    assert trials["jpeg-30"]["iou"] == 1
+    assert trials["resize-1.5"]["regions"][0]["box"] == [0, 0, 50, 40]  # in pixels of the original
+    assert (trials["resize-0.5"]["iou"], trials["resize-0.5"]["regions"]) == (0, [])
+    # The left upper quarter of the middle 80 %: 40 x 32 px at (10, 8), of which (0, 0, 50, 40) shows all.
+    assert trials["crop"]["regions"][0]["box"] == [10, 8, 50, 40]
+    assert trials["crop"]["iou"] == 1
+
+
+def test_a_question_about_stability_counts_as_the_images_that_it_costs(make_service, backend):
+    backend.seconds = 0.1
+
+    async def go():
+        service = make_service({"fxray_a": "ana"}, images_per_min=12, max_in_flight=2, max_waiting=9)
+        headers = {"authorization": "Bearer fxray_a"}
+        async with running(service) as client:
+            asked = asyncio.create_task(client.post("/v1/stability", files=files(png()), headers=headers))
+            await asyncio.sleep(0.05)
+            late = await client.post("/v1/detect", files=files(png(), png()), headers=headers)
+            answer = await asked
+            return (
+                answer.status_code,
+                late.status_code,
+                await client.post("/v1/stability", files=files(png()), headers=headers),
+            )
+
+    answer, late, again = run(go())
+    assert (answer, late) == (200, 503)
+    assert again.status_code == 429
+    assert backend.most_running <= 2
+
+
 def test_what_finds_no_room_is_refused_with_a_time_to_wait(make_service, backend):
     backend.seconds = 0.3
 
@@ -250,8 +294,8 @@ def test_the_description_names_every_route_and_no_other_host(make_service):
     spec, codes = run(go())
     assert codes == [200, 200, 200]
     assert set(spec["paths"]) == {
-        "/v1/detect", "/v1/batches", "/v1/batches/{batch_id}", "/v1/batches/{batch_id}/results", "/v1/models",
-        "/healthz", "/readyz", "/metrics",
+        "/v1/detect", "/v1/stability", "/v1/batches", "/v1/batches/{batch_id}", "/v1/batches/{batch_id}/results",
+        "/v1/models", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
     assert set(spec["paths"]["/v1/detect"]["post"]["requestBody"]["content"]) == {
         "multipart/form-data", "application/json",

@@ -1,94 +1,53 @@
-"""The page in a browser, over the fake detector. Skipped where there is no Playwright or no Chromium.
+"""The page in a browser, over the fake detector; see `browser.py`."""
 
-Screenshots go to the folder that FXRAY_SCREENSHOTS names.
-"""
-
-import asyncio
 import io
 import json
-import os
-import shutil
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_service import HOSTILE_CAPTION, FakeBackend, png, settings_of
+from browser import choose
+from fake_service import HOSTILE_CAPTION, png
 from PIL import Image
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-TIMEOUT_MS = 100_000
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
+pytestmark = pytest.mark.slow
+ROTATED = 6
+"""EXIF orientation: the camera was turned, a quarter to the right makes it upright."""
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory) -> Iterator[str]:
-    import uvicorn
-
-    from fxray.serve.api import build_app
-    from fxray.serve.keys import KeyRing
-    from fxray.serve.service import Service
-
-    roomy = {"max_waiting": 100, "max_image_bytes": 2**25, "max_request_bytes": 2**26, "max_image_pixels": 10**8}
-    roomy |= {"upload_deadline_s": 60.0, "request_deadline_s": 60.0}
-    service = Service(FakeBackend(), settings_of(tmp_path_factory.mktemp("serve"), **roomy), KeyRing({}))
-    server = uvicorn.Server(uvicorn.Config(build_app(service), port=8792, log_level="warning"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-        assert thread.is_alive()
-    yield "http://127.0.0.1:8792"
-    server.should_exit = True
-    thread.join(10)
+def jpeg(width: int, height: int, orientation: int = 1) -> bytes:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.linear_gradient("L").resize((width, height)).convert("RGB").save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=TIMEOUT_MS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(params=[(1280, 860, "light"), (390, 844, "dark")], ids=["desktop", "phone"])
-def page(browser, url, request):
-    width, height, scheme = request.param
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    context.set_default_timeout(TIMEOUT_MS)
-    page = context.new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(url)
-    yield page
-    if folder := os.environ.get("FXRAY_SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"{request.node.name}.png", full_page=True)
-    context.close()
-    assert said == []  # no error, and nothing that the policy stopped
-
-
-def choose(page, *images: tuple[str, bytes]) -> None:
-    files = [{"name": name, "mimeType": "image/png", "buffer": content} for name, content in images]
-    page.set_input_files("#files", files)
-    page.wait_for_selector("details summary")
-
-
-@pytest.mark.parametrize("size", [(320, 100), (100, 320), (9, 7), (1500, 1000)])
-def test_a_box_lies_where_its_pixels_are(page, size):
-    choose(page, ("a.png", png(*size)))
-    page.locator(".canvas img").evaluate("image => image.decode()")
-    image = page.locator(".canvas img").bounding_box()
-    box = page.locator(".mark-group .line").bounding_box()
-    x_scale, y_scale = image["width"] / size[0], image["height"] / size[1]
-    expected = (image["x"], image["y"], size[0] / 2 * x_scale, size[1] / 2 * y_scale)
-    for got, want in zip((box["x"], box["y"], box["width"], box["height"]), expected, strict=True):
-        assert got == pytest.approx(want, abs=3)  # the line is 2.5 px wide, and counts
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+@pytest.mark.parametrize(
+    ("content", "upright"),
+    [
+        (png(320, 100), (320, 100)),
+        (jpeg(300, 200, ROTATED), (200, 300)),
+        (png(9, 7), (9, 7)),
+        (png(3, 400), (3, 400)),
+        (jpeg(6000, 4000), (6000, 4000)),
+    ],
+    ids=["wide", "rotated", "tiny", "narrow", "huge"],
+)
+def test_a_box_lies_where_its_pixels_are(page, content, upright):
+    choose(page, ("a.png", content))
+    image = page.locator(".canvas img")
+    image.evaluate("image => image.decode()")
+    assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == list(upright)
+    for button in ("Fit", "Original pixels"):
+        page.get_by_role("button", name=button).click()
+        shown, box = (
+            page.locator(place).evaluate("e => (r => [r.x, r.y, r.width, r.height])(e.getBoundingClientRect())")
+            for place in (".canvas img", ".mark-group .line")
+        )
+        assert box == pytest.approx([shown[0], shown[1], shown[2] / 2, shown[3] / 2], abs=1)
+        assert shown[2] / shown[3] == pytest.approx(upright[0] / upright[1], rel=0.05, abs=1 / shown[3])
+    assert shown[2:] == pytest.approx(upright, abs=1)
 
 
 def test_a_caption_is_text_and_lights_up_with_its_box(page):
@@ -212,3 +171,15 @@ def test_drawing_gives_the_pixels_under_the_pointer(page):
     page.mouse.up()
     box = [float(value) for value in page.locator(".mark-group").get_attribute("data-box").split()]
     assert box == pytest.approx([30, 40, 130, 140], abs=1)
+
+
+def test_what_becomes_of_the_answer_is_shown_when_asked_for(page):
+    choose(page, ("a.png", png(300, 200)))
+    page.get_by_role("button", name="Try changed copies").click()
+    page.locator(".trials").wait_for()
+    panel = page.locator(".stability")
+    assert "“Looks generated” does not hold under 1 of 9 changes." in panel.inner_text()
+    assert [row.split("\t") for row in panel.locator("tr.flipped").all_inner_texts()] == [
+        ["resized to 50%", "real", "20 %", "0.00"]
+    ]
+    assert panel.locator("tbody tr").count() == 10

@@ -65,6 +65,13 @@ export async function models() {
   return (await (await ask("/v1/models")).json()).models;
 }
 
+/** What becomes of the answer when the image is changed: a `StabilityOut`. */
+export async function stability(file) {
+  const form = new FormData();
+  form.append("images", file, file.name || "pasted image");
+  return (await ask("/v1/stability", { method: "POST", body: form })).json();
+}
+
 /** Events of a stream, as [kind, data]. */
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

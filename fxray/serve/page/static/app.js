@@ -86,7 +86,7 @@ function refreshProgress() {
 function rowOf(item) {
   item.cells = { verdict: h("td"), weight: h("td", { class: "num" }), regions: h("td", { class: "num" }) };
   item.button = h("button", { type: "button", class: "pick", onclick: () => { show(item); byId("result").focus({ preventScroll: false }); } },
-    h("img", { src: item.url, alt: "", class: "thumb", loading: "lazy" }), h("span", {}, item.name));
+    h("img", { src: item.url, alt: "", class: "thumb", loading: "lazy", onerror: (event) => event.target.classList.add("unseen") }), h("span", {}, item.name));
   item.row = h("tr", {}, h("th", { scope: "row" }, item.button), item.cells.verdict, item.cells.weight, item.cells.regions);
   updateRow(item);
   return item.row;

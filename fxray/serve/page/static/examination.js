@@ -18,6 +18,7 @@ export function examination(file) {
     detection: null,
     problem: null,
     verdict: null,
+    stability: { state: "open", found: null, problem: null },
     selected: -1,
     zoom: 0,
     isChanged: false,
@@ -31,7 +32,7 @@ export function examination(file) {
     item.detection = detection;
     item.size = { width_px: detection.width_px, height_px: detection.height_px };
     item.regions = detection.regions.map((region) => ({ ...region, box: [...region.box], state: "open" }));
-    item.verdict = detection.verdict;
+    item.verdict = detection.assessment === "unsure" ? null : detection.verdict;  // then it is for the reader to say
   };
   item.fail = (problem) => {
     item.state = "failed";

@@ -2,6 +2,7 @@
 
 import { download, h } from "./dom.js";
 import { annotatedPng, corrections, report, whyNoCorrections } from "./exports.js";
+import { stabilityPanel } from "./stability.js";
 import { PALETTE, clamp, makeStage } from "./stage.js";
 import { FAULTS_NOTE, TAGS, kindOf, percent, sentenceOf, verdictOf, weightSentence } from "./words.js";
 
@@ -48,6 +49,7 @@ function foundParts(item) {
     regionList(item),
     h("p", { class: "row" }, h("button", { type: "button", class: "button small", "data-focus": "add", onclick: () => startDrawing(-1) }, "Mark another region")),
     tagList(found),
+    stabilityPanel(item, () => current.item === item && refresh()),
     origin(found),
     ownVerdict(item),
     saving(item),

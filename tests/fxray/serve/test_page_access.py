@@ -1,0 +1,74 @@
+"""The page without a mouse, and for those who do not see it: keys alone, and axe-core's rules."""
+
+from pathlib import Path
+
+import pytest
+from browser import choose
+from fake_service import png
+
+pytestmark = pytest.mark.slow
+MAX_STOPS = 60
+MARK = """e => e.matches(".mark-group") ? getComputedStyle(e.querySelector(".rim")).strokeDasharray
+  : getComputedStyle(e.type === "file" ? e.parentElement : e).outlineStyle"""
+"""How the focus shows: as an outline, or as the dashes of a box."""
+
+
+def go_to(page, selector: str) -> None:
+    """Presses Tab until the focus is there; wherever it stops on the way, it can be seen."""
+    for _ in range(MAX_STOPS):
+        page.keyboard.press("Tab")
+        focused = page.locator(":focus")
+        assert focused.evaluate(MARK) != "none", focused.evaluate("e => e.outerHTML.slice(0, 200)")
+        if focused.evaluate("(e, selector) => e.matches(selector)", selector):
+            return
+    raise AssertionError(f"{selector} is not reached with Tab")
+
+
+def test_from_an_image_to_its_corrections_with_keys_alone(page, tmp_path):
+    (tmp_path / "photo.png").write_bytes(png(300, 200))
+    go_to(page, "#files")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Space")
+    chooser.value.set_files(tmp_path / "photo.png")
+    page.wait_for_selector("details summary")
+    assert page.locator("#announcer").inner_text() == "photo.png: Looks generated, 1 region."
+    go_to(page, ".mark-group")
+    assert page.locator(".region.selected").count() == 1
+    go_to(page, ".caption")
+    for key, name, pressed in (("Enter", "accept", "true"), ("Space", "reject", "true"), ("Space", "reject", "false")):
+        if page.locator(":focus").get_attribute("data-focus") != f"{name}-0":
+            go_to(page, f"[data-focus={name}-0]")
+        page.keyboard.press(key)
+        assert page.locator(":focus").get_attribute("data-focus") == f"{name}-0"  # it stays where the reader is
+        assert page.locator(":focus").get_attribute("aria-pressed") == pressed
+    go_to(page, "[data-focus=save-corrections]")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename == "photo.labelme.json"
+    assert Path(download.value.path()).stat().st_size > 0
+
+
+def show_results(page) -> None:
+    choose(page, ("a.png", png(300, 200)), ("broken.png", b"no image"))
+    page.get_by_text("2 examined", exact=True).wait_for()
+    page.get_by_role("button", name="Edit region 1").click()
+    page.get_by_role("button", name="Try changed copies").click()
+    page.locator(".trials").wait_for()
+    page.locator("details summary").click()
+
+
+STATES = {
+    "start": lambda page: None,
+    "results": show_results,
+    "failure": lambda page: (show_results(page), page.get_by_role("button", name="broken.png").click()),
+    "key": lambda page: page.evaluate("document.getElementById('ask-key').showModal()"),
+    "interface": lambda page: (page.get_by_role("link", name="Interface").click(), page.wait_for_selector(".route")),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_axe_finds_nothing(page, state):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    STATES[state](page)
+    found = axe.Axe().run(page).response["violations"]
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []

@@ -1,0 +1,159 @@
+"""A replica over an engine in this process, beside the detector of the command line over the same one."""
+
+import asyncio
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fxray.data.changes import CHANGES
+from fxray.data.images import decode_image
+from fxray.detect.detection import Picture, Versions
+from fxray.detect.detector import Detector
+from fxray.detect.stability import try_changes
+from fxray.engine.engine import Answers, Question
+from fxray.engine.settings import EngineSettings
+from fxray.engine.streaming import Answer
+from fxray.grpo.types import Rollout, SamplingSettings
+from fxray.serve import replica
+from fxray.serve.problems import Refusal
+from fxray.serve.replica import DetectorReplica, Policy, ReplicaSpec
+from fxray.serve.wire import wire_stability
+
+SIDE_PX = 560
+PLACE = "<|object_ref_start|>Hand bent<|object_ref_end|><|box_start|>({},{}),({},{})<|box_end|>"
+GENERATED = "<think>\n{}\n</think>\n<tag>structure errors</tag>\n<verdict>generated</verdict>"
+REAL = "<think>\nNo flaw is visible.\n</think>\n<tag>none</tag>\n<verdict>real</verdict>"
+
+
+def answer_to(image: Image.Image) -> Rollout:
+    """A box around what is red, as the model names it: in pixels of what it sees."""
+    from fxray.data.frame import smart_frame
+
+    frame = smart_frame(*image.size, min_pixels=SIDE_PX**2 // 2, max_pixels=SIDE_PX**2)
+    is_red = (np.asarray(image, int) @ [1, -1, 0]) > 100
+    if not is_red.any():
+        text = REAL
+    else:
+        rows, columns = np.flatnonzero(is_red.any(1)), np.flatnonzero(is_red.any(0))
+        x = [edge * frame.model_width_px / image.width for edge in (columns[0], columns[-1] + 1)]
+        y = [edge * frame.model_height_px / image.height for edge in (rows[0], rows[-1] + 1)]
+        text = GENERATED.format(PLACE.format(round(x[0]), round(y[0]), round(x[1]), round(y[1])))
+    return Rollout(np.zeros(0, np.int32), np.zeros(0, np.float32), text, True, 0.9 if text != REAL else 0.2)
+
+
+class Offline:
+    """What the detector of the command line asks."""
+
+    def generate(self, questions: Sequence[Question], sampling: SamplingSettings) -> list[Answers]:
+        return [Answers(np.zeros(0, np.int32), (answer_to(question.image),)) for question in questions]
+
+
+class Streaming:
+    """What a replica asks."""
+
+    policy_version = -1
+
+    def __init__(self, settings: EngineSettings) -> None:
+        pass
+
+    async def prepare(self) -> None:
+        pass
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    async def answer(self, prompt, image, **more):
+        yield Answer(answer_to(image), np.zeros((0, 2), np.float32), self.policy_version)
+
+
+def marked(width: int, height: int, box: tuple[int, int, int, int], format_: str, orientation: int = 1) -> bytes:
+    """A grey image with a red box; `orientation` is EXIF's, and the box is in the pixels as they are stored."""
+    image, buffer, exif = Image.new("RGB", (width, height), "grey"), io.BytesIO(), Image.Exif()
+    image.paste((255, 0, 0), box)
+    exif[0x0112] = orientation
+    image.save(buffer, format_, exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def served(monkeypatch):
+    monkeypatch.setattr(replica, "StreamingEngine", Streaming)
+    engine = EngineSettings(
+        model_path=Path("tiny"), dtype="float32", min_pixels=SIDE_PX**2 // 2, max_pixels=SIDE_PX**2, lora_rank=1,
+        max_num_seqs=1, max_model_len=1, block_size=1, kv_cache_bytes=1, gpu_memory_utilization=0.1,
+        tensor_parallel_size=1, can_sleep=False, enforce_eager=True, threads=1, sync="bytes", seed=0,
+    )  # fmt: skip
+    spec = ReplicaSpec(engine, "prompt", "full", 40, "tiny", 1.0)
+
+    async def make() -> DetectorReplica:
+        made = DetectorReplica.__new__(DetectorReplica)
+        await made.__init__(spec)
+        return made
+
+    return asyncio.run(make())
+
+
+@pytest.fixture
+def detector() -> Detector:
+    return Detector(
+        Offline(), "prompt", min_pixels=SIDE_PX**2 // 2, max_pixels=SIDE_PX**2, max_new_tokens=40,
+        versions=Versions("0", "tiny", "", ""),
+    )  # fmt: skip
+
+
+NO_ADAPTER = Policy("", 0, 0.0)
+IMAGES = {
+    "wide": (marked(900, 300, (600, 150, 750, 300), "PNG"), (900, 300), (600, 150, 750, 300)),
+    "tall": (marked(150, 700, (0, 0, 75, 350), "PNG"), (150, 700), (0, 0, 75, 350)),
+    # Turned a quarter to the right: what is left above comes to the right above.
+    "rotated": (marked(800, 600, (0, 0, 200, 120), "PNG", 6), (600, 800), (480, 0, 600, 200)),
+    "tiny": (marked(9, 7, (3, 1, 8, 6), "PNG"), (9, 7), (3, 1, 8, 6)),
+    "huge": (marked(5600, 2800, (2800, 700, 4200, 2100), "PNG"), (5600, 2800), (2800, 700, 4200, 2100)),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_command_line_and_service_name_the_same_pixels(served, detector, kind):
+    content, size, box = IMAGES[kind]
+    (found,) = detector.detect([content])
+    told = asyncio.run(served.detect("a.png", content, NO_ADAPTER))
+    assert (told["width_px"], told["height_px"]) == (found.width_px, found.height_px) == size
+    (region,) = told["regions"]
+    assert region["box"] == pytest.approx([*found.regions[0].box], abs=0.01)
+    # The model names whole pixels of what it sees: half of one, here 1 / 800 of a side at most.
+    assert region["box"] == pytest.approx(box, abs=max(1, max(size) / 800 / 2))
+
+
+def test_service_and_command_line_call_an_answer_equally_stable(served, detector):
+    content = marked(400, 300, (0, 0, 60, 60), "PNG")
+    picture = Picture("a.png", decode_image(content, "a.png"))
+    expected = try_changes(detector, picture, detector.examine([picture])[0])
+
+    async def go():
+        original = await served.detect("a.png", content, NO_ADAPTER)
+        trials = [await served.try_change("a.png", content, NO_ADAPTER, change, original) for change in CHANGES]
+        return wire_stability(original, trials)
+
+    told = asyncio.run(go())
+    assert told["sentence"] == expected.sentence()
+    assert [trial["is_same"] for trial in told["trials"]] == [trial.is_same for trial in expected.trials]
+    ious = [trial.iou for trial in expected.trials]
+    assert [trial["iou"] for trial in told["trials"]] == pytest.approx(ious, abs=0.01)
+    assert {trial["change"] for trial in told["trials"]} == {change.name for change in CHANGES}
+
+
+def test_answers_of_two_adapters_are_not_compared(served):
+    content = marked(40, 30, (0, 0, 10, 10), "PNG")
+
+    async def go():
+        original = await served.detect("a.png", content, NO_ADAPTER)
+        original["model"]["policy_version"] = 7
+        await served.try_change("a.png", content, NO_ADAPTER, CHANGES[0], original)
+
+    with pytest.raises(Refusal, match="swapped") as refusal:
+        asyncio.run(go())
+    assert (refusal.value.status, refusal.value.retry_after_s) == (503, 1)
