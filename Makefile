@@ -1,6 +1,6 @@
 # Each target sets up what it needs, from a fresh clone, and does nothing twice.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-vllm test-swift lint format bench lock clean
+.PHONY: help setup demo test test-long test-vllm test-swift test-page lint format bench lock clean
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 PYTEST_ARGS ?=
@@ -8,6 +8,9 @@ PYTEST_ARGS ?=
 VLLM ?= 0.28.0
 # ms-swift, and what its row preprocessor imports beyond fxray's own packages.
 SWIFT := ms-swift==4.6.0 modelscope==1.40.2 modelscope-hub==0.5.1 json-repair==0.64.6
+# A driver for Chromium, axe-core's rules, and schemathesis with what it imports beyond fxray's own packages.
+PAGE := playwright==1.65.2 axe-playwright-python==0.1.8 greenlet==3.5.6 schemathesis==4.32.5 harfile==0.6.0 \
+  hypothesis-graphql==0.13.5 graphql-core==3.3.2 jsonschema-rs==0.60.3 pyrate-limiter==4.5.1
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +36,11 @@ test-swift: setup  ## Run the test of exported rows against ms-swift's own prepr
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .venv/ms-swift $(SWIFT)
 	@PYTHONPATH=$(CURDIR)/.venv/ms-swift $(BIN)/python -c 'import swift.dataset.preprocessor.core'
 	@PYTHONPATH=$(CURDIR)/.venv/ms-swift $(BIN)/python -m pytest tests/fxray/data/test_round_trips.py -k ms_swifts_own $(PYTEST_ARGS)
+
+test-page: setup  ## Run the page's tests in the system's Chromium, and schemathesis over the interface
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .venv/page $(PAGE)
+	@PYTHONPATH=$(CURDIR)/.venv/page $(BIN)/python -c 'import axe_playwright_python, playwright.sync_api, schemathesis'
+	@PYTHONPATH=$(CURDIR)/.venv/page $(BIN)/python -m pytest tests/fxray/serve -k "page or description" $(PYTEST_ARGS)
 
 lint: setup  ## Check style, types and import layers
 	@$(BIN)/ruff check .

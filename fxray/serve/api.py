@@ -109,11 +109,15 @@ def _form_or_json_body(**limits: int) -> dict[str, Any]:
 
 
 def _add_detection(app: FastAPI) -> None:
+    limits = app.state.service.limits
+    responses = problem_responses(*_REFUSALS) | {200: {"content": {EVENTS: {}}}}
+    responses[422]["content"]["application/json"] = {"schema": {"$ref": "#/components/schemas/DetectOut"}}
+
     @app.post(
         "/v1/detect",
         response_model=DetectOut,
-        responses=problem_responses(*_REFUSALS) | {200: {"content": {EVENTS: {}}}},
-        openapi_extra=_form_or_json_body(),
+        responses=responses,
+        openapi_extra=_form_or_json_body(maxItems=limits.max_images),
         summary="Examine images",
         tags=["detection"],
     )
@@ -122,7 +126,7 @@ def _add_detection(app: FastAPI) -> None:
 
         With `Accept: text/event-stream` the regions come as they are found, one event each: `image`, `region`,
         `detection` or `problem`, at last `end`. An image that cannot be examined never stops the others; where none
-        can, the status is 422.
+        can, the status is 422: of one image its problem, of several a list as ever.
         """
         service = service_of(request)
         uploads = await read_uploads(request, service.limits)
@@ -198,12 +202,14 @@ async def _events(pieces: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[str]:
 
 
 def _add_batches(app: FastAPI) -> None:
+    limits = app.state.service.batch_limits
+
     @app.post(
         BATCHES,
         status_code=HTTPStatus.ACCEPTED,
         response_model=BatchOut,
         responses=problem_responses(*_REFUSALS),
-        openapi_extra=_form_body(),
+        openapi_extra=_form_body(maxItems=limits.max_images),
         summary="Hand in many images",
         tags=["batches"],
     )

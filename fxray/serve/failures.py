@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from fxray.errors import FxrayError, ResourceError
 from fxray.serve.problems import MEDIA_TYPE, Refusal, problem, problem_of
@@ -36,8 +37,18 @@ def add_failures(app: FastAPI) -> None:
         return as_response(problem(HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], where=where))
 
     @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> Response:  # noqa: ARG001
-        return as_response(problem(error.status_code, str(error.detail)), dict(error.headers or {}))
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods(request))
+        return as_response(problem(error.status_code, str(error.detail)), headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What can be done with a path: a path may have several routes, and one alone does not know the others."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    found = (route.methods or set() for route in routes if route.path_regex.match(request.url.path))
+    return sorted(set().union(*found))
 
 
 def as_response(body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:

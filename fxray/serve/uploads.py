@@ -113,7 +113,7 @@ async def uploaded_files(request: Request, limits: UploadLimits) -> AsyncIterato
     try:
         form = await request.form(max_files=limits.max_images, max_fields=0, max_part_size=1024)
     except HTTPException as error:
-        is_too_many = "Too many" in str(error.detail)
+        is_too_many = "Too many files" in str(error.detail)
         raise Refusal(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE if is_too_many else HTTPStatus.BAD_REQUEST,
             f"the multipart body cannot be read: {plain_text(str(error.detail))}",

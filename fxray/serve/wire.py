@@ -23,7 +23,7 @@ class _Wire(BaseModel):
 
 
 class ImageIn(_Wire):
-    data: str
+    data: Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
     """The image file in base64."""
     name: str = ""
     """Comes back with the answer; it is never used as a path."""

@@ -1,4 +1,6 @@
-"""The page in a browser, over the fake detector. What uses it is skipped where there is no Playwright or no Chromium.
+"""The page in a browser, over the fake detector.
+
+What uses it is skipped where there is no Playwright or no Chromium; `make test-page` wants a Chromium alone.
 
 Screenshots go to the folder that FXRAY_SCREENSHOTS names.
 """

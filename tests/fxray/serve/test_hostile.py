@@ -45,10 +45,13 @@ def bomb() -> bytes:
     [
         ({"content": b""}, 415, "content type ''"),
         ({"content": b"x", "headers": {"content-type": "text/html"}}, 415, "text/html"),
+        ({"content": png(), "headers": {"content-type": "image/png"}}, 415, "image/png"),
+        ({"content": b"{}", "headers": {"content-type": "multipart/form-data; boundary="}}, 400, "multipart"),
+        (multipart((part(), png())) | {"headers": {"content-type": "application/json"}}, 422, "JSON"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
         ({"content": b"--x\r\nbroken", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 422, "0 of 0"),
         (multipart((part("other"), png())), 422, "`images`"),
-        (multipart(('Content-Disposition: form-data; name="images"', b"text")), 413, "fields"),
+        (multipart(('Content-Disposition: form-data; name="images"', b"text")), 400, "fields"),
         (multipart(*[(part(), b"x")] * 10_000), 413, "files"),
         (multipart((part(), b"x" * (2**20 + 1))), 413, "1048577 bytes"),
         ({"content": b"x" * (4 * 2**20 + 1), "headers": {"content-type": "application/json"}}, 413, "body"),
@@ -100,6 +103,56 @@ def test_an_image_of_more_pixels_than_allowed_is_refused_unread(make_service, ba
 )
 def test_a_name_is_one_harmless_line(sent, kept):
     assert harmless_name(sent, 3) == kept
+
+
+NAMES = ("../../../../tmp/evil.png", "..\\..\\evil.png", "/etc/cron.d/evil.png", "a\u202egnp.exe", "a\tb\x1b[2J.png")
+
+
+def test_names_that_are_sent_lead_nowhere(make_service, tmp_path):
+    """They come back as one line, as a form, as JSON and of a batch, and no file is called by them."""
+    data = base64.b64encode(png()).decode()
+    service = make_service()
+    parts = multipart(*[(part(filename=name.encode().decode("latin-1")), png()) for name in NAMES])
+
+    async def go():
+        async with running(service) as client:
+            as_json = await client.post("/v1/detect", json={"images": [{"data": data, "name": name} for name in NAMES]})
+            form = await client.post("/v1/detect", **parts)
+            batch = (await client.post("/v1/batches", **parts)).json()
+            while (await client.get(f"/v1/batches/{batch['id']}")).json()["state"] != "done":
+                await asyncio.sleep(0.02)
+            lines = (await client.get(batch["results"])).text.splitlines()
+            answers = [as_json.json()["detections"], form.json()["detections"], [json.loads(line) for line in lines]]
+            return [[found["name"] for found in answer] for answer in answers]
+
+    assert (
+        asyncio.run(asyncio.wait_for(go(), 60))
+        == [["evil.png", "evil.png", "evil.png", "a gnp.exe", "a b [2J.png"]] * 3
+    )
+    kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert kept == {"batch.json", *(f"{number:06}.json" for number in range(len(NAMES)))}
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "Bearer",
+        "Bearer ",
+        "Basic fxray_right",
+        "fxray_right",
+        "Bearer fxray_right2",
+        "Bearer fxray_righ",
+        "Bearer \xe9",
+    ],
+)
+def test_what_is_almost_a_key_is_none(make_service, backend, authorization):
+    sent = {"headers": {"authorization": authorization.encode("latin-1")}, "files": [("images", ("a.png", png()))]}
+    refused, let_in = ask(
+        make_service({"fxray_right": "ana"}), sent, sent | {"headers": {"authorization": "bearer fxray_right"}}
+    )
+    assert (refused.status_code, let_in.status_code) == (401, 200)
+    assert "fxray_right" not in refused.text
+    assert len(backend.names) == 1  # the refused one came to no engine
 
 
 @pytest.mark.parametrize(
