@@ -173,6 +173,18 @@ def test_drawing_gives_the_pixels_under_the_pointer(page):
     assert box == pytest.approx([30, 40, 130, 140], abs=1)
 
 
+def test_numbers_of_boxes_whose_corners_are_close_stand_beside_each_other(page):
+    choose(page, ("a.png", png(300, 200)))
+    page.get_by_role("button", name="Mark another region").click()
+    image = page.locator(".canvas img").bounding_box()
+    page.mouse.move(image["x"] + 10, image["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(image["x"] + image["width"] / 3, image["y"] + image["height"] / 3)
+    page.mouse.up()
+    first, second = (badge.bounding_box() for badge in page.locator(".badge").all())
+    assert first["x"] + first["width"] <= second["x"] + 2  # the rims meet
+
+
 def test_what_becomes_of_the_answer_is_shown_when_asked_for(page):
     choose(page, ("a.png", png(300, 200)))
     page.get_by_role("button", name="Try changed copies").click()

@@ -49,7 +49,8 @@ export function makeStage(item, told) {
     if (shownWidth === 0) return;
     const unit = size.width_px / shownWidth;
     overlay.style.setProperty("--unit", String(unit));
-    for (const mark of overlay.querySelectorAll(".mark-group")) placeNumber(mark, unit, size);
+    const taken = [];
+    for (const mark of overlay.querySelectorAll(".mark-group")) placeNumber(mark, unit, size, taken);
   }
 
   function scrollToSelected() {
@@ -149,15 +150,18 @@ export function makeStage(item, told) {
   return { element, update, mark, draw, scrollToSelected };
 }
 
-/** The number stands in the box's corner; outside it, where it would hide what it points at. */
-function placeNumber(group, unit, size) {
+/** The number stands in the box's corner; outside it, where it would hide what it points at; beside those that are `taken`. */
+function placeNumber(group, unit, size, taken) {
   const [x0, y0, x1, y1] = group.dataset.box.split(" ").map(Number);
   const digit = group.querySelector(".digit");
   const height = 20 * unit;
   const width = (digit.textContent.length * 8 + 12) * unit;
   const isSmall = Math.min(x1 - x0, y1 - y0) < 2 * height;
   const y = clamp(isSmall ? (y0 >= height ? y0 - height : y1) : y0, 0, Math.max(0, size.height_px - height));
-  const x = clamp(x0, 0, Math.max(0, size.width_px - width));
+  let x = clamp(x0, 0, Math.max(0, size.width_px - width));
+  const isFree = () => taken.every((other) => Math.abs(other.x - x) >= width || Math.abs(other.y - y) >= height);
+  while (!isFree() && x + 2 * width <= size.width_px) x += width;
+  taken.push({ x, y });
   const badge = group.querySelector(".badge");
   for (const [name, value] of Object.entries({ x, y, width, height })) badge.setAttribute(name, value);
   digit.setAttribute("x", x + width / 2);
