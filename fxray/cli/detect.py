@@ -53,6 +53,9 @@ def detect(
     stability: Annotated[
         bool, typer.Option("--stability", help="Also try each image saved again, resized, cropped, off a screen.")
     ] = False,
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, max=256, help="Also draw so many answers at random; say how they differ.")
+    ] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON: a line per image, or with --out a summary.")
     ] = False,
@@ -88,7 +91,7 @@ def detect(
     assert config is not None
     checked = checked_config(config, overrides)
     files = files_of(paths, sys.stdin, leave_out=out)
-    wanted = Wanted(thumbnail=out is not None, personal=keep_personal, stability=stability)
+    wanted = Wanted(thumbnail=out is not None, personal=keep_personal, stability=stability, num_samples=samples)
     if out is None:
         _print_findings(checked, adapter, files, wanted, as_json=as_json)
     else:
@@ -129,7 +132,11 @@ def _fill_folder(
     from fxray.detect.results import told, write_results
     from fxray.events import Note
 
-    asked = {"keeps_personal_metadata": wanted.personal, "tries_stability": wanted.stability}
+    asked = {
+        "keeps_personal_metadata": wanted.personal,
+        "tries_stability": wanted.stability,
+        "num_samples": wanted.num_samples,
+    }
     settings = describe_detector(config, adapter).summary() | asked
     with opened_folder(out, settings) as results, show_progress() as on_event:
         todo = results.missing(files)

@@ -10,6 +10,7 @@ from fxray.detect.provenance import Provenance, words_of
 from fxray.draw import plain_text
 
 if TYPE_CHECKING:
+    from fxray.detect.sampling import Sampled
     from fxray.detect.stability import Stability
 
 MAX_NAME_CHARACTERS = 1000
@@ -37,6 +38,7 @@ class Finding:
         provenance: What the file says of itself; None where it could not be read.
         thumbnail: A small JPEG; empty where none was asked for.
         stability: Answers to the same image under changes; None where they were not asked for.
+        sampled: Answers to the same image drawn at random; None where they were not asked for.
     """
 
     file: str
@@ -49,6 +51,7 @@ class Finding:
     provenance: Provenance | None = None
     thumbnail: bytes = b""
     stability: "Stability | None" = None
+    sampled: "Sampled | None" = None
 
     @property
     def is_answered(self) -> bool:
@@ -73,6 +76,8 @@ class Finding:
             lines += [f"  origin: {sentence}" for sentence in words_of(self.provenance.as_json())]
         if self.stability:
             lines.append(self.stability.as_text())
+        if self.sampled:
+            lines.append(f"  {self.sampled.sentence()}")
         return "\n".join(lines)
 
     def as_record(self) -> dict[str, Any]:
@@ -89,6 +94,8 @@ class Finding:
             facts |= {name: value for name, value in self.detection.as_record().items() if name != "name"}
         if self.stability:
             facts["stability"] = self.stability.as_record()
+        if self.sampled:
+            facts["sampled"] = self.sampled.as_record()
         return facts | {"provenance": self.provenance.as_json() if self.provenance else None}
 
 

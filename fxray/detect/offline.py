@@ -8,7 +8,8 @@ from fxray.detect.detection import Detection, Picture, open_picture
 from fxray.detect.detector import Detector
 from fxray.detect.finding import Finding
 from fxray.detect.reading import Opened, ReadAhead, Wanted, open_file
-from fxray.detect.stability import Stability, try_changes
+from fxray.detect.sampling import draw_answers
+from fxray.detect.stability import try_changes
 from fxray.errors import DataError, FxrayError
 
 
@@ -26,10 +27,10 @@ def detect_files(detector: Detector, files: Sequence[str], wanted: Wanted = Want
     Raises:
         DeadlineError: The disk does not answer.
     """
-    if wanted.stability:
+    if wanted.stability or wanted.num_samples:
         for file in files:
             for finding in _streamed(detector, [file], wanted):
-                yield replace(finding, stability=_tried(detector, finding))
+                yield _asked_again(detector, finding, wanted)
         return
     yield from _streamed(detector, files, wanted)
 
@@ -46,12 +47,20 @@ def _streamed(detector: Detector, files: Sequence[str], wanted: Wanted) -> Itera
         ahead.close()
 
 
-def _tried(detector: Detector, finding: Finding) -> Stability | None:
-    """The same image under changes; None where there is no answer, or the file is gone since."""
+def _asked_again(detector: Detector, finding: Finding, wanted: Wanted) -> Finding:
+    """A finding with more answers to its image; as it is where there is no answer, or the file is gone since."""
+    found = finding.detection
+    if found is None:
+        return finding
     try:
-        return try_changes(detector, open_picture(finding.file), finding.detection) if finding.detection else None
+        picture = open_picture(finding.file)
+        if wanted.stability:
+            finding = replace(finding, stability=try_changes(detector, picture, found))
+        if wanted.num_samples:
+            finding = replace(finding, sampled=draw_answers(detector, picture, found.regions, wanted.num_samples))
     except DataError:
-        return None
+        return finding
+    return finding
 
 
 def in_order(findings: Iterator[Finding], files: Sequence[str]) -> Iterator[Finding]:

@@ -60,6 +60,7 @@ class Wanted:
     thumbnail: bool = False
     personal: bool = False
     stability: bool = False
+    num_samples: int = 0
 
 
 def open_file(file: str, wanted: Wanted, check: Callable[[Picture], object]) -> Opened:

@@ -1,0 +1,64 @@
+"""Answers drawn at random, from an engine whose draws are laid down here."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fxray.detect.detection import Picture, Versions
+from fxray.detect.detector import Detector
+from fxray.detect.sampling import draw_answers
+from fxray.engine.engine import Answers
+from fxray.grpo.types import Rollout
+from fxray.schema import Box, Region
+
+PLACE = "<|object_ref_start|>Hand bent<|object_ref_end|><|box_start|>({},{}),({},{})<|box_end|>"
+GENERATED = "<think>\n{}\n</think>\n<tag>structure errors</tag>\n<verdict>generated</verdict>"
+REAL = "<think>\nNo flaw is visible.\n</think>\n<tag>none</tag>\n<verdict>real</verdict>"
+DRAWS = [(GENERATED.format(PLACE.format(0, 0, 28, 56)), 0.9), (REAL, 0.1), ("the end", None), (REAL, 0.3)]
+
+
+class Drawing:
+    """Says what is laid down, in order."""
+
+    def __init__(self, draws):
+        self.draws = draws
+
+    def generate(self, questions, sampling):
+        self.sampling = sampling
+        rollouts = [Rollout(np.zeros(0, np.int32), np.zeros(0, np.float32), text, True, p) for text, p in self.draws]
+        return [Answers(np.zeros(0, np.int32), tuple(rollouts)) for _ in questions]
+
+
+def sample(draws, regions):
+    source = Drawing(draws)
+    detector = Detector(
+        source, "prompt", min_pixels=56 * 56, max_pixels=56 * 56, max_new_tokens=40,
+        versions=Versions("0", "tiny", "", ""),
+    )  # fmt: skip
+    found = draw_answers(detector, Picture("a.png", Image.new("RGB", (112, 112))), regions, len(draws))
+    assert (source.sampling.group_size, source.sampling.temperature) == (len(draws), 1)
+    assert source.sampling.asks_probability
+    return found
+
+
+def test_draws_are_counted_and_their_probabilities_averaged():
+    found = sample(DRAWS, (Region(Box(0, 0, 112, 112), "Hand bent"),))
+    assert found.probability == pytest.approx((0.9 + 0.1 + 0.3) / 3)
+    # Squared distances from 13 / 30 are 196 / 900, 100 / 900 and 16 / 900: variance 312 / 1800, over three draws.
+    assert found.standard_error == pytest.approx(math.sqrt(312 / 1800 / 3))
+    assert found.ious == pytest.approx((0.5, 0, 0, 0))  # the left half of what the greedy answer marks; nothing
+    record = json.loads(json.dumps(found.as_record()))
+    assert (record["num_generated"], record["num_real"], record["num_no_verdict"]) == (1, 2, 1)
+    assert found.sentence() == (
+        "4 answer(s) drawn at random: 1 generated, 2 real, 1 no verdict. 43 % ± 24 of the model's weight is on "
+        "generated on average (uncalibrated); overlap with the regions above 0.12."
+    )
+
+
+def test_without_a_verdict_there_is_no_probability():
+    found = sample([("the end", None)], ())
+    assert (found.probability, found.standard_error) == (None, None)
+    assert found.sentence() == "1 answer(s) drawn at random: 0 generated, 0 real, 1 no verdict."
