@@ -73,6 +73,18 @@ class Client:
         detections: list[dict[str, Any]] = body["detections"]
         return detections
 
+    def stability(self, file: Path | str) -> dict[str, Any]:
+        """What becomes of the answer to an image when it is changed: the fields of `StabilityOut`.
+
+        Raises:
+            ServiceError: The service refuses the request, or cannot examine the image.
+        """
+        response = self._ask("POST", "/v1/stability", [file])
+        if response.is_error:  # an image at fault is a result of `detect`, but leaves nothing to compare here
+            raise _error_of(response)
+        found: dict[str, Any] = response.json()
+        return found
+
     def hand_in(self, files: Sequence[Path | str]) -> str:
         """Hands in a batch, and returns its id.
 
@@ -137,11 +149,15 @@ class Client:
 def _checked(response: httpx.Response, *, is_about_images: bool) -> httpx.Response:
     if response.is_success or (is_about_images and response.status_code == httpx.codes.UNPROCESSABLE_ENTITY):
         return response
+    raise _error_of(response)
+
+
+def _error_of(response: httpx.Response) -> ServiceError:
     try:
         problem: dict[str, str] = response.json()
     except ValueError:
         problem = {}
-    raise ServiceError(
+    return ServiceError(
         problem.get("detail", f"status {response.status_code}"),
         where=problem.get("where", ""),
         remedy=problem.get("remedy", ""),

@@ -44,6 +44,18 @@ def test_an_image_at_fault_is_a_result_and_a_request_at_fault_an_error(image):
     assert raised.value.status == 401
 
 
+def test_an_image_at_fault_has_no_stability(image):
+    answers = [
+        httpx.Response(200, json={"num_flips": 2}), httpx.Response(422, json={"detail": "no image", "status": 422}),
+    ]  # fmt: skip
+    asked: list[httpx.Request] = []
+    client = client_of(answers, asked)
+    assert client.stability(image) == {"num_flips": 2}
+    with pytest.raises(ServiceError, match="no image"):
+        client.stability(image)
+    assert {request.url.path for request in asked} == {"/v1/stability"}
+
+
 def test_a_batch_is_waited_for_no_longer_than_told(image):
     running = {"state": "running", "num_done": 1, "num_images": 2}
     lines = "".join(json.dumps({"name": name}) + "\n" for name in "ab")

@@ -133,6 +133,8 @@ def test_many_images_make_a_table_and_a_bad_one_does_not_stop_it(page):
 
 def test_a_report_needs_nothing_else_and_holds_no_markup_of_the_model(page, browser):
     choose(page, ("a.png", png(300, 200)))
+    page.get_by_role("button", name="Try changed copies").click()
+    page.locator(".trials").wait_for()
     with page.expect_download() as download:
         page.get_by_role("button", name="Report").click()
     text = Path(download.value.path()).read_text()
@@ -145,6 +147,7 @@ def test_a_report_needs_nothing_else_and_holds_no_markup_of_the_model(page, brow
     assert report.locator("li").inner_text().endswith(HOSTILE_CAPTION)
     assert report.locator("img").count() == 1
     assert report.title() != "1"
+    assert report.get_by_text("does not hold under 1 of 9 changes").count() == 1
     context.close()
 
 

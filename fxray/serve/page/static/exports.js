@@ -1,5 +1,6 @@
 // Files to take along: a report, an annotated picture, and corrections that `fxray data import labelme` reads.
 
+import { sentence } from "./stability.js";
 import { PALETTE } from "./stage.js";
 import { TAGS, sentenceOf, verdictOf, weightSentence } from "./words.js";
 
@@ -133,6 +134,7 @@ export async function report(item) {
   add(body, "p", item.name, { class: "fine" });
   add(body, "h1", verdictOf(found).short);
   add(body, "p", `${sentenceOf(found)} ${weightSentence(found)}`);
+  if (item.stability.found) add(body, "p", sentence(item.stability.found));
   const picture = add(body, "div", "", { class: "picture" });
   add(picture, "img", "", { alt: item.name, src: `data:${item.file.type || "image/png"};base64,${await base64(item.file)}` });
   const overlay = add(picture, "svg", "", { viewBox: `0 0 ${found.width_px} ${found.height_px}`, "aria-hidden": "true" }, SVG);
