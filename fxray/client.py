@@ -140,10 +140,16 @@ class Client:
                         where=path,
                         remedy="check that `fxray serve` runs there",
                     ) from error
-            if response.status_code not in _TRY_AGAIN or tried == MAX_TRIES:
+            if not _is_to_be_sent_again(response) or tried == MAX_TRIES:
                 break
             time.sleep(min(float(response.headers.get("Retry-After", 1)), _MAX_WAIT_S))
         return _checked(response, is_about_images=bool(files))
+
+
+def _is_to_be_sent_again(response: httpx.Response) -> bool:
+    """Also where nobody but Ray Serve's proxy answers, in plain text: while the service starts or stops."""
+    is_alone = response.status_code == httpx.codes.NOT_FOUND and "json" not in response.headers.get("content-type", "")
+    return is_alone or response.status_code in _TRY_AGAIN
 
 
 def _checked(response: httpx.Response, *, is_about_images: bool) -> httpx.Response:

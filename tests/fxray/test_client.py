@@ -34,6 +34,20 @@ def test_a_refused_request_is_sent_again_whole(image):
     assert asked[0].headers["authorization"] == "Bearer fxray_a"
 
 
+def test_a_proxy_without_a_service_is_asked_again_and_a_service_that_knows_no_batch_is_not(image):
+    asked: list[httpx.Request] = []
+    answers = [
+        httpx.Response(404, text="Path '/v1/detect' not found.", headers={"Retry-After": "0"}),
+        httpx.Response(200, json={"detections": [{"verdict": "real"}]}),
+        httpx.Response(404, json={"detail": "there is no such batch"}),
+    ]
+    client = client_of(answers, asked)
+    assert client.detect([image]) == [{"verdict": "real"}]
+    with pytest.raises(ServiceError, match="no such batch"):
+        client.batch("0" * 32)
+    assert len(asked) == 3
+
+
 def test_an_image_at_fault_is_a_result_and_a_request_at_fault_an_error(image):
     problem = {"title": "", "status": 422, "detail": "no image", "remedy": "send one"}
     answers = [httpx.Response(422, json=problem), httpx.Response(401, json={"detail": "a key is needed"})]

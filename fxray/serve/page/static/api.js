@@ -51,8 +51,10 @@ async function ask(path, options = {}) {
     }
     if (response.ok) return response;
     if (response.status === 401 && (await askForKey())) continue;
-    const retryAfter = Number(response.headers.get("Retry-After"));
-    if ((response.status === 503 || response.status === 429) && retryAfter && tried < MAX_TRIES) {
+    // A proxy that answers alone, in plain text, is that of a service that starts or stops.
+    const isAlone = response.status === 404 && !response.headers.get("Content-Type")?.includes("json");
+    const retryAfter = isAlone ? 2 : Number(response.headers.get("Retry-After"));
+    if ((isAlone || response.status === 503 || response.status === 429) && retryAfter && tried < MAX_TRIES) {
       await pause(Math.min(retryAfter, 30));
       continue;
     }
