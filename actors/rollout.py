@@ -24,9 +24,10 @@ from actors.errands import DRAW, LOAD, REST, START, Batch, Deadlines, Errand, en
 from actors.failures import FailureBudget
 from actors.nodes import Nodes
 from actors.rollout_worker import Draw, Job
-from actors.scaling import Scaler, lease_size
+from actors.scaling import Scaler
 from actors.weight_sync import check_proof
 from fxray import spans
+from fxray.capacity.leases import groups_at_once, lease_size
 from fxray.errors import FxrayError
 from fxray.events import Note, OnEvent, ignore
 from fxray.grpo.types import AdapterBlob, PromptGroup, RolloutGroup, SamplingSettings, SyncProof
@@ -124,7 +125,7 @@ class RolloutPool:
             SyncError: A worker that joined does not sample from the newest adapter.
             FxrayError: Whatever a worker refuses a prompt or an image with.
         """
-        fills_engine = math.ceil(self._max_num_seqs / sampling.group_size)
+        fills_engine = groups_at_once(sampling.group_size, self._max_num_seqs)
         self._resize(fills_engine)
         self._await_workers()
         start_s = time.monotonic()

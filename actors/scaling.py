@@ -26,12 +26,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from fxray.capacity.leases import lease_size
+
 GROWTH_PAYS = 0.08
 """Part of a step that each further worker must save."""
 SHRINKING_COSTS = 0.02
 """Part of a step that fewer workers may cost."""
-BATCHES_PER_LEASE = 8
-"""A lease fills an engine at most this often, so that a death does not cost more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,6 @@ class Decision:
     reason: str = ""
     growth: Growth | None = None
     is_too_many: bool = False
-
-
-def lease_size(num_groups: int, num_workers: int, fills_engine: int) -> int:
-    """Groups of one lease: a fair share, but at least what fills an engine, and no more than a death may cost."""
-    return max(fills_engine, min(math.ceil(num_groups / num_workers), BATCHES_PER_LEASE * fills_engine))
 
 
 def busiest_share(num_groups: int, num_workers: int, fills_engine: int) -> int:

@@ -10,7 +10,7 @@ from functools import cache
 
 from fxray.capacity.activations import Pass
 from fxray.capacity.duration import Coefficients, Duration
-from fxray.capacity.leases import lease_size
+from fxray.capacity.leases import groups_at_once, lease_size
 from fxray.capacity.memory import grpo_pass
 from fxray.capacity.weights import count_adapter, count_modules, count_weights
 from fxray.config.limits import BYTES_PER_NUMBER
@@ -268,7 +268,8 @@ def _mean_step(config: Config, answer_frac: float) -> Pass:
 
 def _lease(config: Config, num_workers: int) -> int:
     grpo = config.grpo
-    return lease_size(grpo.prompts_per_step, num_workers, grpo.group_size, config.rollout.max_num_seqs)
+    fills_engine = groups_at_once(grpo.group_size, config.rollout.max_num_seqs)
+    return lease_size(grpo.prompts_per_step, num_workers, fills_engine)
 
 
 def _num_nodes(num_gpus: float, known: ClusterCoefficients) -> int:

@@ -1,7 +1,4 @@
-"""How a step's groups are cut into leases, by the rule of the rollout pool, and how long an engine takes for one.
-
-A test holds the rule to what a real pool does.
-"""
+"""How a step's groups are cut into leases, by the pool as by a plan, and how long an engine takes for one."""
 
 import heapq
 import math
@@ -9,21 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 BATCHES_PER_LEASE = 8
-"""A lease fills an engine at most this often."""
+"""A lease fills an engine at most this often, so that a death does not cost more."""
 
 
-def lease_size(num_groups: int, num_workers: int, group_size: int, max_num_seqs: int) -> int:
+def groups_at_once(group_size: int, max_num_seqs: int) -> int:
+    """Groups that fill an engine: of so many answers each, where it decodes `max_num_seqs` answers at once."""
+    return math.ceil(max_num_seqs / group_size)
+
+
+def lease_size(num_groups: int, num_workers: int, fills_engine: int) -> int:
     """Groups of one lease: a fair share, but at least what fills an engine once, and at most what fills it eight times.
 
     Args:
         num_groups: Of the step.
         num_workers: Engines.
-        group_size: Answers of a group.
-        max_num_seqs: Answers that one engine decodes at once.
+        fills_engine: Groups that one engine decodes at once.
     """
-    fills_engine = math.ceil(max_num_seqs / group_size)
-    fair_share = math.ceil(num_groups / num_workers)
-    return max(fills_engine, min(fair_share, BATCHES_PER_LEASE * fills_engine))
+    return max(fills_engine, min(math.ceil(num_groups / num_workers), BATCHES_PER_LEASE * fills_engine))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fxray.capacity.leases import EngineSpeed, engine_seconds, lease_size
+from fxray.capacity.leases import EngineSpeed, engine_seconds, groups_at_once, lease_size
 from fxray.errors import ConfigError
 
 FOREVER = float("inf")
@@ -264,7 +264,8 @@ class _Pool:
         step.num_tokens = int(lengths.sum())
         self._waiting.extend(range(num_groups))
         self._num_missing = num_groups
-        size = lease_size(num_groups, self._num_workers, self._setup.group_size, self._setup.max_num_seqs)
+        fills_engine = groups_at_once(self._setup.group_size, self._setup.max_num_seqs)
+        size = lease_size(num_groups, self._num_workers, fills_engine)
         while self._num_missing:
             while self._idle and self._waiting:
                 lease = tuple(self._waiting.popleft() for _ in range(min(size, len(self._waiting))))

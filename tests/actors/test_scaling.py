@@ -2,7 +2,7 @@
 
 import pytest
 
-from actors.scaling import Growth, Limits, Scaler, StepTimes, busiest_share, decide, lease_size
+from actors.scaling import Growth, Limits, Scaler, StepTimes, busiest_share, decide
 
 ALONE = Limits(1, 8, every_steps=3)
 
@@ -64,7 +64,6 @@ def test_it_grows_no_further_than_leases_can_be_shared() -> None:
         assert decide(num_workers, [slow] * 3, ALONE, num_groups=32, fills_engine=16).num_workers == 2
     assert decide(1, [slow] * 3, ALONE, num_groups=16, fills_engine=16).num_workers == 1
     assert [busiest_share(32, n, 4) for n in range(1, 10)] == [32, 16, 11, 8, 7, 6, 5, 4, 4]
-    assert [lease_size(100, n, 4) for n in (1, 3, 5, 50)] == [32, 32, 20, 4]
     assert busiest_share(100, 3, 4) == 64  # four leases among three
 
 

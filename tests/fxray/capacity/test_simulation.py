@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxray.capacity.leases import EngineSpeed, decoding_steps, engine_seconds, lease_size
+from fxray.capacity.leases import EngineSpeed, decoding_steps, engine_seconds, groups_at_once, lease_size
 from fxray.capacity.simulation import Costs, DriverSpeed, Setup, simulate
 from fxray.errors import ConfigError
 
@@ -43,11 +43,12 @@ setups = st.builds(
 
 
 def test_a_lease_fills_an_engine_once_to_eight_times_and_is_fair_between() -> None:
-    assert lease_size(16, 1, group_size=8, max_num_seqs=128) == 16
-    assert lease_size(16, 4, group_size=8, max_num_seqs=32) == 4
-    assert lease_size(1000, 1, group_size=8, max_num_seqs=32) == 32  # 8 times 4 groups
-    assert lease_size(16, 16, group_size=8, max_num_seqs=32) == 4  # four workers draw, twelve do not
-    assert lease_size(9, 2, group_size=2, max_num_seqs=4) == 5
+    assert [groups_at_once(8, 128), groups_at_once(8, 32), groups_at_once(3, 4)] == [16, 4, 2]
+    assert lease_size(16, 1, 16) == 16
+    assert lease_size(16, 4, 4) == 4
+    assert lease_size(16, 16, 4) == 4  # four workers draw, twelve do not
+    assert lease_size(9, 2, 2) == 5
+    assert [lease_size(100, n, 4) for n in (1, 3, 5, 50)] == [32, 32, 20, 4]  # at most 8 times 4
 
 
 def test_an_answer_that_ends_gives_its_place_to_the_next() -> None:
