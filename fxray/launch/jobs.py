@@ -1,12 +1,14 @@
 """Jobs on a Ray cluster, over the Jobs API of its dashboard: handed in, followed, stopped."""
 
 import asyncio
+import math
 import os
 import shlex
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from fxray.errors import ConfigError, FxrayError, ResourceError
 from fxray.launch.demand import missing
 from fxray.launch.package import CONFIG_FILE, write_package
 
-NODES_DEADLINE_S = 30
+ANSWER_DEADLINE_S = 30
+"""For the dashboard to answer, and for a job to write something before it is asked whether it still runs."""
 RECONNECT_S = 2.0
-MAX_RECONNECTS = 30
+GIVE_UP_S = 120.0
+"""For a cluster that does not answer to come back."""
 
 
 def connect(address: str) -> Any:
@@ -46,7 +50,8 @@ def connect(address: str) -> Any:
 
     try:
         client = JobSubmissionClient(address)
-        answer = requests.get(f"{address.rstrip('/')}/api/version", timeout=NODES_DEADLINE_S)
+        client._do_request = partial(client._do_request, timeout=ANSWER_DEADLINE_S)  # Ray waits for ever
+        answer = requests.get(f"{address.rstrip('/')}/api/version", timeout=ANSWER_DEADLINE_S)
         theirs = answer.json().get("ray_version")
     except (ConnectionError, RuntimeError, requests.RequestException) as error:
         raise ResourceError(
@@ -75,7 +80,7 @@ def cluster_nodes(address: str) -> list[dict[str, float]]:
 
     alive = [("state", "=", "ALIVE")]
     try:
-        nodes = list_nodes(address=address, limit=10_000, timeout=NODES_DEADLINE_S, filters=alive, detail=True)
+        nodes = list_nodes(address=address, limit=10_000, timeout=ANSWER_DEADLINE_S, filters=alive, detail=True)
     except RayStateApiException as error:
         raise ResourceError(
             f"the cluster does not list its nodes: {_first_line(error)}",
@@ -175,13 +180,14 @@ def follow(client: Any, job: str, show: Callable[[str], None]) -> int:
     import aiohttp
 
     status_of(client, job)
-    num_shown = num_lost = 0
+    num_shown, lost_s = 0, math.inf
 
     async def tail() -> None:
         """Shows what comes after the characters that were shown; Ray tells from the start each time."""
         nonlocal num_shown
-        position = 0
-        async for piece in client.tail_job_logs(job):
+        position, pieces = 0, client.tail_job_logs(job)
+        # A machine that is gone closes no connection: whoever only listens to it never hears of that.
+        while (piece := await asyncio.wait_for(anext(pieces, None), ANSWER_DEADLINE_S)) is not None:
             news = piece[max(0, num_shown - position) :]
             position += len(piece)
             if news:
@@ -194,12 +200,12 @@ def follow(client: Any, job: str, show: Callable[[str], None]) -> int:
         try:
             if client.get_job_status(job).is_terminal():
                 return _exit_code(client.get_job_info(job))
-            num_lost = 0
+            lost_s = math.inf
         except (OSError, RuntimeError) as error:
-            num_lost += 1
-            if num_lost > MAX_RECONNECTS:
+            lost_s = min(lost_s, time.monotonic())
+            if time.monotonic() - lost_s >= GIVE_UP_S:
                 raise ResourceError(
-                    "the cluster does not answer any more",
+                    f"the cluster has not answered for {GIVE_UP_S:g} s",
                     where=f"job {job}",
                     remedy=f"the job may go on; `fxray job logs {job}` looks again",
                 ) from error

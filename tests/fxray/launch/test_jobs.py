@@ -1,7 +1,9 @@
 """Jobs against a client that plays the cluster; a real one is in test_submission."""
 
+import asyncio
 import http.server
 import threading
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -86,16 +88,36 @@ def test_the_exit_code_is_the_jobs(status, code, expected):
 def test_a_cluster_that_stays_silent_is_given_up(monkeypatch):
     client = Client(JobStatus.RUNNING)
     monkeypatch.setattr(jobs, "status_of", lambda client, job: "RUNNING")
-    client.num_silent = jobs.MAX_RECONNECTS + 2
-    with pytest.raises(ResourceError, match="job a: the cluster does not answer"):
+    monkeypatch.setattr(jobs, "GIVE_UP_S", 0.1)
+    client.num_silent = 10**9
+    with pytest.raises(ResourceError, match=r"job a: the cluster has not answered for 0.1 s"):
         jobs.follow(client, "a", print)
 
 
 def test_a_short_silence_is_waited_out(monkeypatch):
     client = Client(JobStatus.SUCCEEDED, code=0)
     monkeypatch.setattr(jobs, "status_of", lambda client, job: "RUNNING")
-    client.num_silent = jobs.MAX_RECONNECTS
+    client.num_silent = 30
     assert follow(client) == (0, "")
+
+
+def test_a_machine_that_is_gone_without_closing_its_connection_is_asked_again(monkeypatch):
+    monkeypatch.setattr(jobs, "ANSWER_DEADLINE_S", 0.1)
+    client = Client(JobStatus.SUCCEEDED, ["one\n"], ["one\n", "two\n"], code=0)
+    tail, num_tails = client.tail_job_logs, 0
+
+    async def hangs_once(job: str):
+        nonlocal num_tails
+        num_tails += 1
+        with suppress(RuntimeError):
+            async for piece in tail(job):
+                yield piece
+        if num_tails == 1:
+            await asyncio.sleep(60)
+
+    client.tail_job_logs = hangs_once
+    assert follow(client) == (0, "one\ntwo\n")
+    assert num_tails == 2
 
 
 def hand_in(client: Client, tmp_path, **changes) -> str:
