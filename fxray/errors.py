@@ -68,5 +68,9 @@ class LearnerLostError(WorkerDiedError):
     """A rank of the learner that died or hangs. Started again, the learner goes on from its last checkpoint."""
 
 
+class HeadLostError(FxrayError, ConnectionError):
+    """A cluster whose head does not answer any more; Ray ends all its processes soon after."""
+
+
 class ResourceError(FxrayError, OSError):
     """A machine that has too little of something: disk, shared memory, ports, processors."""

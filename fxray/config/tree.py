@@ -275,6 +275,9 @@ class RayConfig(Section):
     use_node_types: bool = False
     """Place learner, engines and rewards on nodes that offer the custom resources learner, rollout and reward, as those
     of cluster.yaml and deploy/ do; otherwise on any node."""
+    head_deadline_s: Positive = 40
+    """On a cluster, the driver ends with an error when the head has not answered for so long. Ray itself ends every
+    process, without a word, after RAY_gcs_rpc_server_reconnect_timeout_s (60): raise both together."""
     autoscales: bool = False
     """The cluster brings nodes when they are asked for: those that are missing at the start are waited for, within the
     start deadlines, and not refused."""

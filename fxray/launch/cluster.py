@@ -10,6 +10,7 @@ from pathlib import Path
 from actors.placement import NODE_TYPES
 from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
+from fxray.launch.head import watched_head
 from fxray.launch.leftovers import own_folder
 from fxray.listening import bound_socket
 
@@ -26,6 +27,7 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
 
     Raises:
         ResourceError: The cluster cannot be reached, or a Ray of its own cannot be started here.
+        HeadLostError: The cluster's head has not answered for `head_deadline_s`.
     """
     check_machine(config)
     address = ray_address(config)
@@ -36,10 +38,12 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
 
     with nullcontext() if address else own_folder() as folder:
         _init(config, address, folder, min_cpus)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        head = ray.get_runtime_context().gcs_address
+        with watched_head(head, config.head_deadline_s) if address else nullcontext():
+            try:
+                yield
+            finally:
+                ray.shutdown()
 
 
 def ray_address(config: RayConfig) -> str | None:

@@ -1,0 +1,99 @@
+"""The head of a cluster that a driver has joined: asked every two seconds by a thread, so that its loss is said.
+
+Ray itself says nothing: a minute after its head is gone (RAY_gcs_rpc_server_reconnect_timeout_s) it ends every process
+of the cluster, drivers too. So the driver gives up a little earlier, in its own words, and leaves its run in order.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from fxray.errors import HeadLostError
+
+ASK_EVERY_S = 2.0
+ANSWER_DEADLINE_S = 5.0
+LEAVING_DEADLINE_S = 10.0
+"""For the driver to let go of what it holds; what it waits for in Ray may never come."""
+
+
+@contextmanager
+def watched_head(address: str, deadline_s: float) -> Iterator[None]:
+    """Ends the block when the head has not answered for too long; watches from the main thread alone.
+
+    Args:
+        address: Of Ray's control store: "10.0.0.1:6379".
+        deadline_s: Longest silence.
+
+    Raises:
+        HeadLostError: The head is gone. A block that does not end within `LEAVING_DEADLINE_S` then is ended with its
+            process, exit code 1, after the same words on stderr.
+    """
+    error = HeadLostError(
+        f"the head of the cluster has not answered for {deadline_s:g} s (ray.head_deadline_s)",
+        where=address,
+        remedy="start the cluster again; the same command then goes on from the last checkpoint",
+    )
+    is_lost, is_left = threading.Event(), threading.Event()
+
+    def end_block() -> None:
+        is_lost.set()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        if not is_left.wait(LEAVING_DEADLINE_S):
+            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.flush()
+            os._exit(error.exit_code)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGUSR1, _interrupt)
+    thread = threading.Thread(target=watch, args=(asker(address), deadline_s, is_left, end_block), daemon=True)
+    thread.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_lost.is_set():
+            raise error from None
+        raise
+    finally:
+        is_left.set()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def watch(answers: Callable[[], bool], deadline_s: float, is_left: threading.Event, lose: Callable[[], None]) -> None:
+    """Asks until the block is left, or calls `lose` once when there was no answer for `deadline_s`."""
+    heard_s = time.monotonic()
+    while not is_left.wait(ASK_EVERY_S):
+        if answers():
+            heard_s = time.monotonic()
+        elif time.monotonic() - heard_s >= deadline_s:
+            lose()
+            return
+
+
+def asker(address: str) -> Callable[[], bool]:
+    """A function that asks Ray's control store for its health, as Ray asks its nodes, and waits a few seconds."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+
+    options = [("grpc.max_reconnect_backoff_ms", int(1000 * ASK_EVERY_S))]
+    check = init_grpc_channel(address, options).unary_unary("/grpc.health.v1.Health/Check")
+
+    def answers() -> bool:
+        try:
+            check(b"", timeout=ANSWER_DEADLINE_S)
+        except grpc.RpcError:
+            return False
+        return True
+
+    return answers
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Ray's own waits are left by nothing but this."""
+    raise KeyboardInterrupt
