@@ -44,7 +44,7 @@ def robustness(
     from rich.table import Table
 
     from fxray.cli.tables import print_table
-    from fxray.report.robustness import SYNTHETIC
+    from fxray.report.paper_table import SYNTHETIC
 
     table = Table(title="Robustness", caption=SYNTHETIC if report.is_synthetic else None, title_justify="left")
     for column in ("change", "accuracy", "IoU", "change of accuracy", "change of IoU"):
