@@ -21,6 +21,7 @@ from fxray.cli import (
     model,
     plan,
     prefer,
+    reproduce,
     robustness,
     serve,
     status,
@@ -44,6 +45,7 @@ app.command("submit")(job.submit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("robustness")(robustness.robustness)
+app.command("reproduce")(reproduce.reproduce)
 app.command("report")(evaluate.report)
 app.command("status")(status.status)
 app.command("detect")(detect.detect)

@@ -10,6 +10,7 @@ from pathlib import Path
 from fxray.checkpoints import CALIBRATION_FILE
 from fxray.config.limits import check
 from fxray.config.problem import refuse
+from fxray.config.schedule import Stage
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
 from fxray.errors import CheckpointError, ConfigError, DataError
@@ -41,7 +42,7 @@ def train(config: Config, run_dir: Path, on_event: OnEvent = ignore) -> Report:
     """
     with open_session(config, run_dir, on_event) as session:
         train_sft(session)
-        if not _is_done(session):
+        if not is_answered(session.run, session.stages):
             with open_fleet(session) as fleet:
                 if not all(session.run.stage_adapter(stage.name).is_dir() for stage in session.stages):
                     fleet.hire_learner()
@@ -182,10 +183,11 @@ def calibrate(
         return name, calibration, write_report(run_dir)
 
 
-def _is_done(session: Session) -> bool:
-    names = [NO_FT, SFT, *(stage.name for stage in session.stages)]
-    answers = [session.run.predictions(name) for name in names]
-    return all(path.exists() for path in [*answers, session.run.predictions(names[-1], "validation")])
+def is_answered(run: RunDirectory, stages: Sequence[Stage]) -> bool:
+    """Whether every phase of a run has answered the splits that it has to answer."""
+    names = [NO_FT, SFT, *(stage.name for stage in stages)]
+    answers = [run.predictions(name) for name in names]
+    return all(path.exists() for path in [*answers, run.predictions(names[-1], "validation")])
 
 
 def _calibrate(session: Session, name: str) -> None:

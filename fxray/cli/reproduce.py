@@ -1,0 +1,109 @@
+"""`fxray reproduce`: the paper's tables with a detector of one's own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fxray.cli.arguments import ConfigOption, SetOption
+
+if TYPE_CHECKING:
+    from fxray.experiments.experiment import Experiment
+    from fxray.experiments.trainings import Setting
+    from fxray.report.paper_table import PaperTable
+
+ALL = "all"
+
+
+def reproduce(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="table2, ..., table7, figure3, ..., a YAML file of one's own, or all."),
+    ],
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Data, trainings and tables.")],
+    overrides: SetOption = None,
+    ood: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="Parquet file of an outside data set: 4o=4o.parquet. May be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what is there and what is missing.")] = False,
+) -> None:
+    """Train and measure the rows of the paper's tables.
+
+    Every row is a training in a run directory of its own below DIR/runs, or a part or a measurement of one; rows share
+    data, SFT and trainings where their settings allow. Tables with intervals and paired differences, the paper's
+    numbers in grey beside them: Markdown, LaTeX, CSV, JSON, HTML. The same command goes on where it was. A training
+    that fails is told in the table, the others go on, and the exit code is 1. What each table is: docs/experiments.md.
+
+    \b
+    Examples:
+      fxray reproduce table4 --config tiny --out runs/paper --dry-run
+      fxray reproduce table2 table4 table5 --config tiny --out runs/paper
+      fxray reproduce table3 -c qwen2.5-vl-7b --out runs/paper --ood 4o=4o.parquet --ood ff++=ff.parquet
+    """
+    from fxray.config.load import load_config
+    from fxray.experiments.experiment import load_experiment, shipped_experiments
+
+    chosen = shipped_experiments() if ALL in names else list(dict.fromkeys(names))
+    experiments = {Path(name).stem: load_experiment(name) for name in chosen}
+    outside = _outside(ood or [])
+    load_config(config, overrides or ())  # what is wrong with it is told before heavy imports
+    from fxray.experiments.trainings import Setting
+
+    setting = Setting(lambda more: load_config(config, [*(overrides or ()), *more]), out, outside)
+    if dry_run:
+        for name, experiment in experiments.items():
+            _print_plan(name, experiment, setting)
+        return
+    from fxray.cli.progress import show_progress
+    from fxray.experiments.reproduce import reproduce as work
+
+    with show_progress() as on_event:
+        results = work(experiments, setting, on_event)
+    for result in results.values():
+        for table in result.tables:
+            _print_table(table)
+        typer.echo(result.folder)
+    if any(result.failures for result in results.values()):
+        raise typer.Exit(1)
+
+
+def _outside(options: list[str]) -> dict[str, Path]:
+    found = {}
+    for option in options:
+        name, equals, file = option.partition("=")
+        if not (name and equals and file):
+            raise typer.BadParameter(f"--ood {option}: expected NAME=FILE, such as 4o=4o.parquet")
+        if not Path(file).is_file():
+            raise typer.BadParameter(f"--ood {option}: there is no file {file}")
+        found[name] = Path(file)
+    return found
+
+
+def _print_plan(name: str, experiment: "Experiment", setting: "Setting") -> None:
+    from rich.table import Table
+
+    from fxray.cli.tables import print_table
+    from fxray.experiments.reproduce import plan
+
+    table = Table("row", "training", "state", "GRPO steps", title=f"{name}: {experiment.title}", title_justify="left")
+    for row in plan(experiment, setting):
+        table.add_row(row.title, row.training, row.state, "–" if row.num_steps is None else str(row.num_steps))
+    print_table(table)
+
+
+def _print_table(shown: "PaperTable") -> None:
+    """The table without the paper's numbers, which are in the files."""
+    from rich.table import Table
+
+    from fxray.cli.tables import print_table
+    from fxray.report.paper_table import SYNTHETIC
+
+    caption = SYNTHETIC if SYNTHETIC in shown.notes else None
+    table = Table(title=shown.title, caption=caption, title_justify="left", caption_justify="left")
+    for column in shown.header:
+        table.add_column(column)
+    for row in shown.rows:
+        table.add_row(row.title, *row.cells)
+    print_table(table)

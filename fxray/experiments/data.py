@@ -1,0 +1,115 @@
+"""The data that the trainings of an experiment share: splits made once, and folds."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fxray.config.tree import Config
+from fxray.data.dataset import Dataset
+from fxray.data.split.plan import write_plan
+from fxray.data.split.settings import Scheme, Settings
+from fxray.data.split.split import split
+from fxray.data.split.take import take
+from fxray.data.synth.families import FAMILIES
+from fxray.evaluate.groups import group_of, has_planted_defects
+from fxray.events import OnEvent
+from fxray.experiments.experiment import SplitSettings
+from fxray.experiments.trainings import slug
+from fxray.launch.data import Splits, prepare_data
+from fxray.launch.parts import on_all_cores
+from fxray.launch.run import RunDirectory
+from fxray.schema import Verdict
+
+PLAN = "split.json"
+NAMES = ("train", "validation", "test")
+
+
+def prepare_splits(config: Config, out: Path, on_event: OnEvent) -> Splits:
+    """The splits of the configuration; synthetic ones are made once, in data/.
+
+    Raises:
+        DataError: A file is missing or malformed.
+    """
+    return prepare_data(config, RunDirectory(out), on_event)
+
+
+def split_overrides(config: Config, out: Path) -> list[str]:
+    """What lets a training read the splits that all share."""
+    if config.data.synth is None:
+        return []
+    return _overrides([RunDirectory(out).data_file(name) for name in NAMES])
+
+
+def fold_overrides(out: Path, settings: SplitSettings, fold: str) -> list[str]:
+    """What lets a training read the splits of a fold."""
+    return _overrides([_fold_dir(out, settings, fold) / f"{name}.parquet" for name in NAMES])
+
+
+def fold_names(settings: SplitSettings, config: Config) -> list[str]:
+    """The folds, from the data where they are there already, else from what will be made.
+
+    Raises:
+        DataError: A file is missing or malformed.
+    """
+    if settings.scheme == "k-fold":
+        return [str(fold) for fold in range(settings.num_folds)]
+    generators = _generators(config)
+    if settings.scheme == "leave-one-generator-out":
+        return sorted(generators)
+    return sorted(set(_groups(generators).values()))
+
+
+def prepare_fold(settings: SplitSettings, fold: str, splits: Splits, out: Path, seed: int, on_event: OnEvent) -> None:
+    """Splits the three files anew, once for all folds, and writes the parts of one.
+
+    Raises:
+        DataError: A part would lack a class, or a generator has no group, or the data changed since the split.
+    """
+    folder, plan = _fold_dir(out, settings, fold), out / "folds" / settings.scheme / PLAN
+    if not plan.is_file():
+        files = [splits.train, splits.validation, splits.test]
+        samples = [sample for file in files for sample in Dataset.open(file).samples]
+        generators = {s.generator for s in samples if s.annotation.verdict is Verdict.GENERATED}
+        wanted = Settings(
+            Scheme(settings.scheme),
+            settings.num_folds,
+            (0.8, 0.1, 0.1),
+            settings.test_frac,
+            settings.validation_frac,
+            _groups(generators) if settings.scheme == "leave-one-group-out" else {},
+            False,
+            settings.ignore_source,
+            seed,
+        )
+        write_plan(plan, split(files, wanted, on_event, all_cores=on_all_cores).plan)
+    if not all((folder / f"{name}.parquet").is_file() for name in NAMES):
+        take(plan, folder, fold, on_event)
+
+
+def plan_checksum(out: Path, settings: SplitSettings) -> str:
+    """Checksum of the data that the folds were made of; empty before."""
+    path = out / "folds" / settings.scheme / PLAN
+    return str(json.loads(path.read_text("utf-8"))["checksum"]) if path.is_file() else ""
+
+
+def _generators(config: Config) -> set[str]:
+    if config.data.synth is not None:
+        return {family.name for family in FAMILIES}
+    files = [file for file in (config.data.train, config.data.validation, config.data.test) if file is not None]
+    samples = [sample for file in files for sample in Dataset.open(file).samples]
+    return {sample.generator for sample in samples if sample.annotation.verdict is Verdict.GENERATED}
+
+
+def _groups(generators: Iterable[str]) -> dict[str, str]:
+    names = sorted(generators)
+    is_synthetic = has_planted_defects(names)
+    return {name: group_of(name, is_generated=True, is_synthetic=is_synthetic) for name in names}
+
+
+def _fold_dir(out: Path, settings: SplitSettings, fold: str) -> Path:
+    return out / "folds" / settings.scheme / slug(fold)
+
+
+def _overrides(files: Sequence[Path]) -> list[str]:
+    paths = [f"data.{name}={json.dumps(str(file.resolve()))}" for name, file in zip(NAMES, files, strict=True)]
+    return ["data.synth=null", *paths]

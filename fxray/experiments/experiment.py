@@ -1,0 +1,120 @@
+"""An experiment as data: the rows of one of the paper's tables, what trains each, and what the paper reports.
+
+Those of the paper lie in configs/experiments; a file of one's own may hold any rows:
+
+    title: Two schedules
+    source: none
+    kind: trainings
+    columns: [accuracy, iou]
+    reference: Best
+    rows:
+      - {title: Best, paper: {accuracy: 0.981, iou: 0.378}}
+      - {title: GRPO γ throughout, set: [grpo.schedule=fixed-gamma]}
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fxray.config.document import read_document
+from fxray.config.load import find_yaml, shipped_folder
+from fxray.config.tree import Count, Fraction, Section
+from fxray.config.validate import validate
+
+OWN = "own"
+"""The test split of the training itself; other tests are data sets from outside."""
+
+Override = Annotated[str, Field(pattern=r"^[a-z_.]+=.+$")]
+
+
+class SplitSettings(Section):
+    """How the folds of an experiment are made: see `fxray data split`."""
+
+    scheme: Literal["k-fold", "leave-one-generator-out", "leave-one-group-out"]
+    num_folds: Count = 4
+    """Of k-fold (paper: 4)."""
+    validation_frac: Fraction = 0.05
+    """Share of the training rows set aside."""
+    test_frac: Fraction = 0.25
+    """When holding out: test share of sources with several generators."""
+    ignore_source: bool = False
+    """`source` names collections: keep only look-alikes together."""
+
+
+class Row(Section):
+    """One line of a table."""
+
+    title: str
+    set: tuple[Override, ...] = ()
+    """Fields of the configuration that differ from the one that is given, as `--set` of the command line."""
+    phase: str = ""
+    """Phase of the training that is measured: no-ft, sft or a stage; by default the last."""
+    part: Literal["", "generator", "group", "overall"] = ""
+    """Of folds: images of the generator or group that the title names, or all."""
+    change: str = ""
+    """Of robustness: the change of the images, as `fxray robustness --only`; empty for the images as they are."""
+    absent: str = ""
+    """Why the row cannot be measured; it stands in the table all the same."""
+    paper: dict[str, float] = Field(default_factory=dict)
+    """What the paper reports, by column."""
+
+
+class Experiment(Section):
+    """One table."""
+
+    title: str
+    source: str
+    """Where it stands in the paper, "Table 4"; or what it is, where the paper has none."""
+    kind: Literal["trainings", "folds", "robustness"]
+    """Rows are phases of trainings; or one training per fold, and rows are parts of the images; or changes of the
+    images that one training answers."""
+    columns: tuple[str, ...] = ("accuracy", "iou")
+    """Metrics of `fxray evaluate`; "4o.accuracy" is on the outside data set 4o."""
+    rows: tuple[Row, ...] = ()
+    reference: str = ""
+    """Title of the row that the others are compared with, image by image."""
+    equal_steps: bool = False
+    """Refuse to start where two trainings differ in their number of GRPO steps."""
+    split: SplitSettings | None = None
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> "Experiment":
+        titles = [row.title for row in self.rows]
+        if twice := sorted({f"{row.title}" for row in self.rows if not row.part and titles.count(row.title) > 1}):
+            raise ValueError(f"titles of rows must differ, got {twice[0]!r} twice")
+        if self.reference and self.reference not in titles:
+            raise ValueError(f"`reference` {self.reference!r} is no title of a row")
+        if (self.kind == "folds") != (self.split is not None):
+            raise ValueError("`split` goes with kind folds, and with no other")
+        if self.kind == "trainings" and all(row.absent for row in self.rows):
+            raise ValueError("no row can be measured")
+        if unknown := sorted({key for row in self.rows for key in row.paper if key not in self.columns}):
+            raise ValueError(f"`paper` has {unknown[0]!r}, which is no column")
+        return self
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """Names of the outside data sets that a column is about."""
+        return tuple(dict.fromkeys(test for test, _ in map(split_column, self.columns) if test != OWN))
+
+
+def split_column(column: str) -> tuple[str, str]:
+    """Test set and metric of a column."""
+    test, dot, metric = column.rpartition(".")
+    return (test, metric) if dot else (OWN, metric)
+
+
+def shipped_experiments() -> list[str]:
+    """Names that `load_experiment` accepts in place of a path."""
+    return sorted(path.stem for path in (shipped_folder() / "experiments").glob("*.yaml"))
+
+
+def load_experiment(path_or_name: str) -> Experiment:
+    """An experiment that ships with fxray, or of a YAML file.
+
+    Raises:
+        ConfigError: There is no such experiment, or a field is unknown or out of bounds.
+    """
+    path = find_yaml(path_or_name, shipped_folder() / "experiments", kind="experiment")
+    return validate(Experiment, read_document(path), where=str(path))

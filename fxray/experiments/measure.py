@@ -1,0 +1,293 @@
+"""From the answers of trainings to the numbers of a table's lines. Nothing here trains or asks a model."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from fxray.config.tree import Config
+from fxray.data.dataset import Dataset
+from fxray.evaluate.comparison import measure_gain
+from fxray.evaluate.evaluation import Evaluation, Slice, evaluate
+from fxray.evaluate.predictions import Prediction, read_predictions
+from fxray.experiments.experiment import OWN, Experiment, Row, split_column
+from fxray.experiments.trainings import (
+    Setting,
+    Training,
+    config_of,
+    num_grpo_steps,
+    num_training_samples,
+    phases_of,
+    state_of,
+    training_of,
+)
+from fxray.experiments.work import outside_answers, read_change
+from fxray.grammar.views import VIEWS
+from fxray.launch.calibration import recorded_splits
+from fxray.launch.run import RunDirectory
+from fxray.schema import Sample
+
+Numbers = Mapping[str, float | None]
+"""An estimate as JSON: value, low, high."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is known of a row.
+
+    Attributes:
+        title: Of the row.
+        state: Why there are no numbers, or no more; empty where all are there.
+        training: Name of its training; empty where several or none stand behind it.
+        metrics: Estimates by column.
+        gains: Differences from the reference row, by column.
+        paper: The paper's numbers by column.
+        num_steps: GRPO steps of its training.
+        num_images: Images that were answered.
+        spread: Per column mean and sample standard deviation over folds.
+    """
+
+    title: str
+    state: str = ""
+    training: str = ""
+    metrics: Mapping[str, Numbers] = field(default_factory=dict)
+    gains: Mapping[str, Numbers] = field(default_factory=dict)
+    paper: Mapping[str, float] = field(default_factory=dict)
+    num_steps: int | None = None
+    num_images: int | None = None
+    spread: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def measure_trainings(experiment: Experiment, setting: Setting, failures: Mapping[str, str]) -> list[Line]:
+    """A line per row; a row that cannot be measured yet, or at all, says why.
+
+    Args:
+        experiment: Of kind trainings.
+        setting: Where trainings and answers lie.
+        failures: Reasons by name of the training.
+
+    Raises:
+        DataError: Answers are damaged.
+    """
+    found = {row.title: _evaluations(experiment, row, setting) for row in experiment.rows}
+    reference = found.get(experiment.reference, {})
+    lines = []
+    for row in experiment.rows:
+        metrics, gains = {}, {}
+        for column in experiment.columns:
+            test, metric = split_column(column)
+            if (evaluation := found[row.title].get(test)) is None:
+                continue
+            metrics[column] = evaluation.overall.metrics[metric].to_json()
+            other = reference.get(test)
+            if other is not None and row.title != experiment.reference and _have_same_images(other, evaluation):
+                gains[column] = measure_gain(other, evaluation).metrics[metric].to_json()
+        training = None if row.absent else training_of(row)
+        lines.append(
+            Line(
+                row.title,
+                _state(experiment, row, setting, failures, found[row.title]),
+                training.name if training else "",
+                metrics,
+                gains,
+                row.paper,
+                _num_steps(training, setting.out, row.phase) if training else None,
+            )
+        )
+    return lines
+
+
+def measure_changes(experiment: Experiment, setting: Setting, failures: Mapping[str, str]) -> list[Line]:
+    """A line per change of the images, of kind robustness."""
+    lines = []
+    for row in experiment.rows:
+        training = training_of(row)
+        numbers = None if row.absent else read_change(row, training, setting.out)
+        if numbers is None:
+            state = row.absent or failures.get(training.name) or "not measured yet"
+            lines.append(Line(row.title, state, "" if row.absent else training.name, paper=row.paper))
+            continue
+        metrics = {column: numbers["overall"][column] for column in experiment.columns}
+        gains = {column: numbers["gain"]["metrics"][column] for column in experiment.columns} if numbers["gain"] else {}
+        images = numbers["num_real"] + numbers["num_generated"]
+        lines.append(Line(row.title, "", training.name, metrics, gains, row.paper, num_images=images))
+    return lines
+
+
+def measure_folds(
+    experiment: Experiment, trainings: Sequence[Training], setting: Setting, failures: Mapping[str, str]
+) -> list[Line]:
+    """A line per fold, each on the test part of its own, and what they come to on average."""
+    lines, values = [], {column: list[float]() for column in experiment.columns}
+    for training in trainings:
+        evaluation = _fold_evaluation(training, setting)
+        if evaluation is None:
+            state = failures.get(training.name) or state_of(training, setting.out)
+            lines.append(Line(training.fold, state, training.name))
+            continue
+        metrics = {column: evaluation.overall.metrics[column].to_json() for column in experiment.columns}
+        for column, numbers in metrics.items():
+            if (value := numbers["value"]) is not None:
+                values[column].append(value)
+        steps, images = _num_steps(training, setting.out), evaluation.overall.num_samples
+        lines.append(Line(training.fold, "", training.name, metrics, num_steps=steps, num_images=images))
+    spread = {
+        column: (statistics.mean(each), statistics.stdev(each)) for column, each in values.items() if len(each) > 1
+    }
+    num_done = sum(not line.state for line in lines)
+    return [*lines, Line(f"mean ± sd of {num_done} folds", spread=spread)]
+
+
+def measure_parts(experiment: Experiment, trainings: Sequence[Training], setting: Setting) -> list[Line]:
+    """A line per generator or group, over the test parts of all folds; parts of the data that no row names follow."""
+    done = [t for t in trainings if (RunDirectory(t.folder(setting.out)).predictions(_last(t, setting.out))).exists()]
+    pooled = _pooled(done, setting) if done else None
+    each = [evaluation for t in done if (evaluation := _fold_evaluation(t, setting)) is not None]
+    rows = [*experiment.rows, *_unnamed(experiment, pooled)]
+    lines = []
+    for row in rows:
+        part = None if row.absent or pooled is None else _part(pooled, row)
+        if part is None:
+            nothing = "no such image in the data" if pooled is not None else "not trained yet"
+            lines.append(Line(row.title, row.absent or nothing, paper=row.paper))
+            continue
+        folds = [found for evaluation in each if (found := _part(evaluation, row)) is not None]
+        spread = {}
+        for column in experiment.columns:
+            values = [v for found in folds if (v := found.metrics[column].to_json()["value"]) is not None]
+            if len(values) > 1:
+                spread[column] = (statistics.mean(values), statistics.stdev(values))
+        metrics = {column: part.metrics[column].to_json() for column in experiment.columns}
+        state = f"{len(done)} of {len(trainings)} folds" if len(done) < len(trainings) else ""
+        images = part.num_samples
+        lines.append(Line(row.title, state, "", metrics, {}, row.paper, num_images=images, spread=spread))
+    return lines
+
+
+def is_synthetic(trainings: Sequence[Training], setting: Setting) -> bool:
+    """Whether any number is, or will be, of photographs with planted defects."""
+    return setting.configure(()).data.synth is not None or any(
+        evaluation.is_synthetic for t in trainings if (evaluation := _fold_evaluation(t, setting)) is not None
+    )
+
+
+def _evaluations(experiment: Experiment, row: Row, setting: Setting) -> dict[str, Evaluation]:
+    """By name of the test, as far as answers are there."""
+    if row.absent:
+        return {}
+    training = training_of(row)
+    run = RunDirectory(training.folder(setting.out))
+    config = config_of(run.root)
+    if config is None:
+        return {}
+    phase = row.phase or phases_of(config)[-1]
+    files = {}
+    for test in {split_column(column)[0] for column in experiment.columns}:
+        if test == OWN and run.predictions(phase).exists():
+            files[test] = (run.predictions(phase), recorded_splits(run.root).test)
+        elif test in setting.outside:
+            files[test] = (outside_answers(setting, test, training, phase), setting.outside[test])
+    return {test: _evaluate([found], config) for test, found in files.items() if found[0].exists()}
+
+
+def _fold_evaluation(training: Training, setting: Setting) -> Evaluation | None:
+    folder = training.folder(setting.out)
+    config, answers = config_of(folder), RunDirectory(folder).predictions(_last(training, setting.out))
+    if config is None or not answers.exists():
+        return None
+    return _evaluate([(answers, recorded_splits(folder).test)], config)
+
+
+def _pooled(trainings: Sequence[Training], setting: Setting) -> Evaluation:
+    """All folds as one: every image is answered by the detector that did not see it."""
+    folders = [training.folder(setting.out) for training in trainings]
+    files = [
+        (RunDirectory(folder).predictions(_last(training, setting.out)), recorded_splits(folder).test)
+        for training, folder in zip(trainings, folders, strict=True)
+    ]
+    config = config_of(folders[0])
+    assert config is not None, "it has answered"
+    return _evaluate(files, config)
+
+
+def _evaluate(files: Sequence[tuple[Path, Path]], config: Config) -> Evaluation:
+    stamps = tuple((answers, answers.stat().st_mtime_ns, data) for answers, data in files)
+    has_boxes = VIEWS[config.data.view].has_regions
+    return _evaluate_once(stamps, config.evaluate.num_bootstrap, config.seed, has_boxes)
+
+
+@cache
+def _evaluate_once(
+    files: tuple[tuple[Path, int, Path], ...], num_bootstrap: int, seed: int, has_boxes: bool
+) -> Evaluation:
+    """Tables are written after every training; answers that did not change are scored once."""
+    said: list[Prediction] = []
+    samples: list[Sample] = []
+    for answers, _, data in files:
+        predictions = read_predictions(answers)
+        answered = {prediction.sample_id for prediction in predictions}
+        said += predictions
+        samples += [sample for sample in Dataset.open(data).samples if sample.sample_id in answered]
+    return evaluate(said, samples, num_bootstrap=num_bootstrap, seed=seed, has_boxes=has_boxes)
+
+
+def _have_same_images(one: Evaluation, other: Evaluation) -> bool:
+    return one.scores.sample_ids == other.scores.sample_ids
+
+
+def _last(training: Training, out: Path) -> str:
+    config = config_of(training.folder(out))
+    return "none" if config is None else phases_of(config)[-1]
+
+
+def _num_steps(training: Training, out: Path, phase: str = "") -> int | None:
+    config = config_of(training.folder(out))
+    if config is None:
+        return None
+    is_known = not phase or phase in phases_of(config)
+    return num_grpo_steps(config, num_training_samples(config), phase) if is_known else None
+
+
+def _state(
+    experiment: Experiment, row: Row, setting: Setting, failures: Mapping[str, str], found: Mapping[str, Evaluation]
+) -> str:
+    if row.absent:
+        return row.absent
+    training = training_of(row)
+    lacking = dict.fromkeys(split_column(c)[0] for c in experiment.columns if split_column(c)[0] not in found)
+    if not lacking:
+        return ""
+    if training.name in failures:
+        return failures[training.name]
+    config = config_of(training.folder(setting.out))
+    if row.phase and config is not None and row.phase not in phases_of(config):
+        return f"this training has no phase {row.phase}"
+    ungiven = [test for test in lacking if test != OWN and test not in setting.outside]
+    if ungiven == list(lacking):
+        return f"no data: {' '.join(f'--ood {test}=FILE' for test in ungiven)}"
+    return state_of(training, setting.out)
+
+
+def _part(evaluation: Evaluation, row: Row) -> Slice | None:
+    """The images that a row is about."""
+    if row.part == "overall":
+        return evaluation.overall
+    if row.part == "group":
+        return evaluation.by_group.get(row.title)
+    return {_plain(name): part for name, part in evaluation.by_generator.items()}.get(_plain(row.title))
+
+
+def _unnamed(experiment: Experiment, pooled: Evaluation | None) -> list[Row]:
+    """Rows of the generators and groups that are in the data and not in the experiment."""
+    if pooled is None:
+        return []
+    named = {(row.part, _plain(row.title)) for row in experiment.rows}
+    found = [("generator", name) for name in pooled.by_generator if name != "real"]
+    found += [("group", name) for name in pooled.by_group]
+    return [Row(title=name, part=part) for part, name in found if (part, _plain(name)) not in named]
+
+
+def _plain(name: str) -> str:
+    """A name without case, spaces and punctuation."""
+    return "".join(filter(str.isalnum, name.lower()))

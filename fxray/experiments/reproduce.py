@@ -1,0 +1,248 @@
+"""Experiments from start to table: data, trainings one after the other, measurements, tables after each of them.
+
+    OUT/config.yaml data/ folds/<scheme>/<fold>/        what all trainings share
+    OUT/runs/<training>/                                a run directory each, shared by the rows that need it
+    OUT/outside/<data set>/                             answers to data sets from outside
+    OUT/<experiment>/<experiment>.md .tex .csv .json .html, curves.png .svg
+
+The same call goes on where it was. A training that fails is told in the table, and the others go on.
+"""
+
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fxray.config.limits import check
+from fxray.config.load import dump_config, load_config
+from fxray.config.tree import Config
+from fxray.errors import ConfigError, FxrayError
+from fxray.events import Note, OnEvent, ignore
+from fxray.experiments import measure
+from fxray.experiments.data import (
+    fold_names,
+    fold_overrides,
+    plan_checksum,
+    prepare_fold,
+    prepare_splits,
+    split_overrides,
+)
+from fxray.experiments.experiment import Experiment
+from fxray.experiments.tables import write_lines
+from fxray.experiments.trainings import (
+    Setting,
+    Training,
+    num_grpo_steps,
+    num_training_samples,
+    refuse_unequal_steps,
+    state_of,
+    training_of,
+    trainings_of,
+)
+from fxray.experiments.work import REAL, Launch, answer_outside, change_images, train
+from fxray.files import file_sha256, make_folder, write_atomically
+from fxray.launch.lease import hold
+from fxray.launch.run import changed_fields, versions
+from fxray.report.paper_table import PaperTable
+from fxray.report.training_curves import draw_trainings
+
+CURVES = "curves"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of an experiment.
+
+    Attributes:
+        folder: Its tables and curves.
+        tables: What is in them, the main one first.
+        failures: Reasons by training.
+        is_synthetic: Whether the data are photographs with planted defects.
+    """
+
+    folder: Path
+    tables: tuple[PaperTable, ...]
+    failures: Mapping[str, str]
+    is_synthetic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """A row before it is worked on: its training, how far that is, and its GRPO steps as far as they are known."""
+
+    title: str
+    training: str
+    state: str
+    num_steps: int | None
+
+
+def plan(experiment: Experiment, setting: Setting) -> list[PlannedRow]:
+    """What an experiment would do; nothing is written.
+
+    Raises:
+        ConfigError: Trainings that should take equally many steps do not.
+        DataError: A data file is missing or malformed.
+    """
+    config = setting.configure(())
+    refuse_unequal_steps(experiment, setting, ())
+    if experiment.split is not None:
+        folds = trainings_of(experiment, fold_names(experiment.split, config))
+        absent = [PlannedRow(row.title, "", row.absent, None) for row in experiment.rows if row.absent]
+        return [_planned(f"fold {training.fold}", training, setting) for training in folds] + absent
+    return [
+        PlannedRow(row.title, "", row.absent, None) if row.absent else _planned(row.title, training_of(row), setting)
+        for row in experiment.rows
+    ]
+
+
+def reproduce(
+    experiments: Mapping[str, Experiment], setting: Setting, on_event: OnEvent = ignore, launch: Launch = REAL
+) -> dict[str, Result]:
+    """Does what is missing of some experiments, and writes their tables.
+
+    Args:
+        experiments: By name.
+        setting: Configuration and folders.
+        on_event: Told of the progress.
+        launch: What trains and answers.
+
+    Raises:
+        ConfigError: The folder is of another configuration, or trainings that should be equally long are not.
+        DataError: The data cannot be read or made.
+        FxrayError: Another process works on the folder.
+        ResourceError: The disk is full or not writable.
+    """
+    make_folder(setting.out)
+    config = setting.configure(())
+    with hold(setting.out):
+        _adopt(setting.out, config)
+        splits = prepare_splits(config, setting.out, on_event)
+        shared = split_overrides(config, setting.out)
+        for experiment in experiments.values():
+            refuse_unequal_steps(experiment, setting, shared)
+        results, failures = {}, dict[str, str]()
+        for name, experiment in experiments.items():
+            settings = experiment.split
+            trainings = trainings_of(experiment, fold_names(settings, config) if settings else ())
+            for number, training in enumerate(trainings, start=1):
+                on_event(Note(f"{name}: training {number} of {len(trainings)}: {training.name}"))
+                if training.name in failures:
+                    continue
+                try:
+                    data = shared
+                    if settings is not None:
+                        prepare_fold(settings, training.fold, splits, setting.out, config.seed, on_event)
+                        data = fold_overrides(setting.out, settings, training.fold)
+                    _work(experiment, training, data, setting, launch, on_event)
+                except Exception as error:  # noqa: BLE001 - one training shall not stop the others; its row tells
+                    failures[training.name] = _tell_failure(error, training, setting.out, on_event)
+                write_experiment(name, experiment, trainings, setting, failures, has_curves=False)
+            results[name] = write_experiment(name, experiment, trainings, setting, failures)
+        return results
+
+
+def write_experiment(
+    name: str,
+    experiment: Experiment,
+    trainings: Sequence[Training],
+    setting: Setting,
+    failures: Mapping[str, str],
+    *,
+    has_curves: bool = True,
+) -> Result:
+    """Tables of what is there, and curves, whose many intervals take their time, when they are asked for.
+
+    Raises:
+        DataError: Answers are damaged.
+        ResourceError: The disk is full or not writable.
+    """
+    folder, out = setting.out / name, setting.out
+    is_synthetic, facts = measure.is_synthetic(trainings, setting), _facts(experiment, trainings, setting)
+    run_dirs = {training.fold or training.name: training.folder(out) for training in trainings}
+    has_curves = has_curves and experiment.kind != "robustness" and draw_trainings(run_dirs, folder, CURVES)
+    figure = CURVES if has_curves else ""
+    if experiment.kind == "trainings":
+        parts = {name: measure.measure_trainings(experiment, setting, failures)}
+    elif experiment.kind == "robustness":
+        parts = {name: measure.measure_changes(experiment, setting, failures)}
+    else:
+        parts = {name: measure.measure_parts(experiment, trainings, setting)} if experiment.rows else {}
+        parts[f"{name}-folds" if parts else name] = measure.measure_folds(experiment, trainings, setting, failures)
+    tables = [
+        write_lines(experiment, lines, folder, part, facts, is_synthetic=is_synthetic, figure=figure)
+        for part, lines in parts.items()
+    ]
+    failed = {training.name: failures[training.name] for training in trainings if training.name in failures}
+    return Result(folder, tuple(tables), failed, is_synthetic)
+
+
+def _work(
+    experiment: Experiment,
+    training: Training,
+    data: Sequence[str],
+    setting: Setting,
+    launch: Launch,
+    on_event: OnEvent,
+) -> None:
+    train(training, data, setting, launch, on_event)
+    if experiment.kind == "robustness":
+        change_images(experiment, training, setting, launch, on_event)
+    answer_outside(experiment, training, setting, launch, on_event)
+
+
+def _planned(title: str, training: Training, setting: Setting) -> PlannedRow:
+    try:
+        config = setting.configure(training.overrides)
+        problems = check(config)
+    except ConfigError as error:
+        return PlannedRow(title, training.name, f"cannot run: {error.message}", None)
+    state = f"cannot run: {problems[0]}" if problems else state_of(training, setting.out)
+    num_train = None if training.fold else num_training_samples(config)
+    return PlannedRow(title, training.name, state, num_grpo_steps(config, num_train))
+
+
+def _adopt(out: Path, config: Config) -> None:
+    """Keeps what is there from being mixed with what another configuration comes to."""
+    file = out / "config.yaml"
+    if file.is_file():
+        changed = changed_fields(load_config(file), config)
+        if changed:
+            raise ConfigError(
+                f"what is here was made with other values of {', '.join(changed)}",
+                where=str(out),
+                remedy="go on with the configuration that it was begun with, or choose another --out",
+            )
+    write_atomically(file, dump_config(config))
+
+
+def _tell_failure(error: Exception, training: Training, out: Path, on_event: OnEvent) -> str:
+    """The reason in one line; the traceback lies beside the runs."""
+    file = out / "failures" / f"{training.name}.txt"
+    write_atomically(file, "".join(traceback.format_exception(error)))
+    message = error.message if isinstance(error, FxrayError) else f"{type(error).__name__}: {error}"
+    reason = f"failed: {' '.join(message.split())[:200]}"
+    on_event(Note(f"{training.name} {reason} ({file})", is_warning=True))
+    return reason
+
+
+def _facts(experiment: Experiment, trainings: Sequence[Training], setting: Setting) -> dict[str, object]:
+    """What the numbers rest on."""
+    runs = [training.folder(setting.out) for training in trainings]
+    records = [json.loads(file.read_text("utf-8")) for run in runs if (file := run / "versions.json").is_file()]
+    commits = dict.fromkeys(str(record.get("git_revision")) for record in records)
+    config = setting.configure(())
+    facts: dict[str, object] = {
+        "config": "config.yaml",
+        "base": config.model.path,
+        "seed": config.seed,
+        "num_bootstrap": config.evaluate.num_bootstrap,
+    }
+    if experiment.split is not None:
+        facts["data checksum"] = plan_checksum(setting.out, experiment.split)
+    else:
+        record = json.loads((setting.out / "data.json").read_text("utf-8"))
+        facts["data_sha256"] = file_sha256(setting.out / record["test"])
+    facts["commit"] = ", ".join(commits) or versions()["git_revision"]
+    facts["machine"] = versions()["machine"]
+    return facts

@@ -1,0 +1,47 @@
+"""`fxray reproduce` as a command: what it says, and how it ends."""
+
+import pytest
+from typer.testing import CliRunner
+
+from fxray.cli.app import app
+from fxray.experiments import reproduce
+from fxray.experiments.reproduce import Result
+from fxray.report.paper_table import SYNTHETIC, PaperRow, PaperTable
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["reproduce", *map(str, arguments)])
+
+
+def test_a_dry_run_lists_rows_trainings_and_steps(tmp_path):
+    shown = run("schedules", "--config", "smoke", "--out", tmp_path / "out", "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    for text in ("GRPO γ throughout", "schedule-fixed-gamma", "not begun", "6"):
+        assert text in shown.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("failures", [{}, {"base": "failed: no memory"}])
+def test_the_exit_code_tells_whether_a_training_failed(tmp_path, monkeypatch, failures):
+    rows = (PaperRow("base", "Best", ("measured", "0.5 [0.4, 0.6]"), ("0.981",)),)
+    table = PaperTable("Mine", ("training", "state", "accuracy"), ("paper: accuracy",), rows, (SYNTHETIC,))
+    asked = []
+
+    def work(experiments, setting, on_event):
+        asked.extend(experiments)
+        return {"table4": Result(tmp_path, (table,), failures, True)}
+
+    monkeypatch.setattr(reproduce, "reproduce", work)
+    shown = run("table4", "table4", "--config", "smoke", "--out", tmp_path)
+    assert shown.exit_code == (1 if failures else 0)
+    assert asked == ["table4"]
+    assert "0.5 [0.4, 0.6]" in shown.stdout
+    assert "SYNTHETIC" in shown.stdout
+    assert "0.981" not in shown.stdout  # the paper's numbers are in the files, in grey
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    missing = run("table4", "--config", "smoke", "--out", tmp_path, "--ood", "4o=nowhere.parquet")
+    assert missing.exit_code == 2
+    unknown = run("table44", "--config", "smoke", "--out", tmp_path)
+    assert "did you mean `table4`" in str(unknown.exception)

@@ -1,0 +1,129 @@
+"""Data of a few tiny images, and a launch that trains nothing: it leaves a run directory as a training does."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fxray.config.load import load_config
+from fxray.config.schedule import load_stages
+from fxray.data.dataset import Dataset, Row, write_dataset
+from fxray.evaluate.predictions import Prediction, write_predictions
+from fxray.experiments import reproduce
+from fxray.experiments.trainings import Setting
+from fxray.experiments.work import Launch
+from fxray.launch.data import prepare_data
+from fxray.launch.run import open_run
+from fxray.metrics import MetricsLog
+from fxray.report.robustness import RobustnessReport
+from fxray.schema import Annotation, Box, Region, Sample, Verdict
+
+GENERATORS = ("SD 1.4", "BigGAN", "DiT", "VAR")
+SIZES = {"train": 48, "validation": 8, "test": 16}
+
+
+def row(split: str, i: int) -> Row:
+    """Every other image is generated; noise, so that none looks like another."""
+    pixels = np.random.default_rng((len(split), i)).integers(0, 256, (56, 56, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    annotation, generator = Annotation(Verdict.REAL), "real"
+    if i % 2:
+        annotation = Annotation(Verdict.GENERATED, (Region(Box(8, 8, 40, 40), "Leg twisted"),))
+        generator = GENERATORS[i // 2 % len(GENERATORS)]
+    return Row(Sample(f"{split}-{i}", 56, 56, annotation, generator, "cat", f"{split}-{i}"), encoded.getvalue())
+
+
+@pytest.fixture(scope="session")
+def splits(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    for split, num in SIZES.items():
+        write_dataset(folder / f"{split}.parquet", [row(split, i) for i in range(num)])
+    return {split: folder / f"{split}.parquet" for split in SIZES}
+
+
+@pytest.fixture
+def setting(splits, tmp_path, monkeypatch) -> Setting:
+    """Small, and without curves, which have a test of their own."""
+    monkeypatch.setattr(reproduce, "draw_trainings", lambda *given: False)
+    files = [f"data.{name}={path}" for name, path in splits.items()]
+    overrides = [
+        "data.synth=null",
+        *files,
+        "grpo.steps_per_stage=2",
+        "grpo.warmup_steps=0",
+        "evaluate.num_bootstrap=20",
+    ]
+    return Setting(lambda more: load_config("tiny", [*overrides, *more]), tmp_path / "out", {})
+
+
+def answers(samples, num_wrong):
+    """Right answers with the true boxes, but for the first so many."""
+    for i, sample in enumerate(samples):
+        truth = sample.annotation
+        other = Verdict.REAL if truth.verdict is Verdict.GENERATED else Verdict.GENERATED
+        verdict = other if i < num_wrong else truth.verdict
+        yield Prediction(sample.sample_id, verdict, truth.regions if i >= num_wrong else ())
+
+
+class FakeLaunch:
+    """Keeps what it was asked for. A training of name `fails` does; phases answer with fewer and fewer errors."""
+
+    def __init__(self, fails: str = "", num_wrong: dict[str, int] | None = None) -> None:
+        self.fails, self.num_wrong = fails, num_wrong or {}
+        self.trained: list[str] = []
+        self.answered: list[str] = []
+        self.changed: list[str] = []
+        self.began_with_sft: list[str] = []
+
+    @property
+    def port(self) -> Launch:
+        return Launch(self.train, self.answer, self.robustness)
+
+    def train(self, config, run_dir, on_event):
+        self.trained.append(run_dir.name)
+        if (run_dir / "sft" / "adapter" / "weights").is_file():
+            self.began_with_sft.append(run_dir.name)
+        if run_dir.name == self.fails:
+            raise RuntimeError("the engine is gone")
+        with open_run(run_dir, config) as run:
+            prepare_data(config, run, on_event)
+            run.sft_adapter.mkdir(parents=True, exist_ok=True)
+            (run.sft_adapter / "weights").write_text("of SFT")
+            samples = Dataset.open(config.data.test).samples
+            stages = [stage.name for stage in load_stages(config.grpo.schedule)]
+            num_wrong = (8, 6, 4, 3, self.num_wrong.get(run_dir.name, 2))
+            for num, phase in zip(num_wrong, ["no-ft", "sft", *stages], strict=True):
+                if not run.predictions(phase).exists():
+                    write_predictions(answers(samples, num), run.predictions(phase))
+            validation = Dataset.open(config.data.validation).samples
+            write_predictions(answers(validation, 1), run.predictions(stages[-1], "validation"))
+            log = MetricsLog(run.root)
+            for phase in stages:
+                for step in (1, 2):
+                    log.log(phase, step, {"reward": step / 2, "accuracy": 0.5, "iou": 0.2, "loss": 1.0})
+            log.close()
+            (run.root / "report.html").write_text("a page")
+
+    def answer(self, config, adapter, data, out, on_event):
+        self.answered.append(out.stem)
+        write_predictions(answers(Dataset.open(data).samples, 4), out)
+
+    def robustness(self, run_dir, stage, changes, overrides, on_event):
+        self.changed += [change.name for change in changes]
+        estimate = {"value": 0.5, "low": 0.4, "high": 0.6}
+        numbers = {"overall": {"accuracy": estimate, "iou": estimate}, "num_real": 8, "num_generated": 8}
+        for name in ("original", *(change.name for change in changes)):
+            gain = None if name == "original" else {"metrics": {"accuracy": estimate, "iou": estimate}}
+            folder = run_dir / "robustness" / "gamma" / name
+            folder.mkdir(parents=True)
+            (folder / "numbers.json").write_text(json.dumps(numbers | {"gain": gain}))
+        return RobustnessReport(run_dir, (), False)
+
+
+@pytest.fixture
+def fake_launch():
+    return FakeLaunch

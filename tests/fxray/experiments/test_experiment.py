@@ -1,0 +1,85 @@
+"""The experiments that ship, and what is refused in one of one's own."""
+
+import pytest
+
+from fxray.config.load import load_config
+from fxray.errors import ConfigError
+from fxray.experiments.experiment import load_experiment, shipped_experiments, split_column
+from fxray.experiments.trainings import Setting, num_grpo_steps, refuse_unequal_steps, training_of, trainings_of
+from fxray.report.robustness import ORIGINAL, PAPER
+
+
+def test_every_table_of_the_paper_that_has_numbers_of_detectors_is_there():
+    assert {f"table{number}" for number in range(2, 8)} | {"figure3"} <= set(shipped_experiments())
+    sources = {name: load_experiment(name).source for name in shipped_experiments() if name.startswith("table")}
+    assert sources == {name: f"Table {name[-1]}" for name in sources}
+
+
+@pytest.mark.parametrize("name", shipped_experiments())
+def test_every_shipped_row_is_a_configuration_that_can_run(name):
+    experiment = load_experiment(name)
+    for row in experiment.rows:
+        assert load_config("tiny", row.set)
+        if row.phase not in ("", "no-ft", "sft"):
+            assert row.phase in ("alpha", "beta", "gamma")
+
+
+def test_table_4_trains_eight_times_with_equal_steps_and_shares_three_rows():
+    experiment = load_experiment("table4")
+    names = [training.name for training in trainings_of(experiment, ())]
+    views = ["view-no-bbox", "view-no-caption", "view-no-tags", "view-label-only"]
+    assert names == ["base", *views, "schedule-fixed-alpha", "schedule-fixed-beta", "schedule-fixed-gamma"]
+    shared = [row.title for row in experiment.rows if training_of(row).name == "base"]
+    assert shared == ["Best", "No-FT", "SFT"]
+    refuse_unequal_steps(experiment, Setting(lambda more: load_config("tiny", more), None, {}), ())
+
+
+def test_steps_are_counted_up_to_a_phase():
+    config = load_config("tiny", ["grpo.steps_per_stage=7"])
+    assert [num_grpo_steps(config, None, phase) for phase in ("no-ft", "sft", "alpha", "beta", "gamma", "")] == [
+        *(0, 0, 7, 14, 21, 21)
+    ]
+    by_epochs = load_config("tiny", ["grpo.steps_per_stage=0"])
+    assert num_grpo_steps(by_epochs, None) is None
+    assert num_grpo_steps(by_epochs, 160) == 3 * 10
+
+
+def test_a_schedule_of_another_length_is_refused_before_anything_is_trained(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "title: t\nsource: none\nkind: trainings\nequal_steps: true\n"
+        "rows: [{title: a}, {title: b, set: [grpo.schedule=linear]}]\n"
+    )
+    setting = Setting(lambda more: load_config("tiny", ["grpo.steps_per_stage=5", *more]), tmp_path, {})
+    with pytest.raises(ConfigError, match="base 15, schedule-linear 5"):
+        refuse_unequal_steps(load_experiment(str(file)), setting, ())
+    setting = Setting(lambda more: load_config("tiny", ["grpo.steps_per_stage=0", *more]), tmp_path, {})
+    refuse_unequal_steps(load_experiment(str(file)), setting, ())
+
+
+def test_table_5_has_the_papers_numbers_of_the_robustness_report():
+    rows = {row.change or ORIGINAL: row.paper for row in load_experiment("table5").rows if not row.absent}
+    assert rows == {name: {"accuracy": paper[0], "iou": paper[1]} for name, paper in PAPER.items()}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("rows: [{title: a}, {title: a}]", "titles of rows must differ, got 'a' twice"),
+        ("reference: b\nrows: [{title: a}]", "'b' is no title of a row"),
+        ("rows: [{title: a, paper: {f1: 0.5}}]", "'f1', which is no column"),
+        ("rows: [{title: a, absent: no time}]", "no row can be measured"),
+        ("rows: [{title: a}]\nsplit: {scheme: k-fold}", "`split` goes with kind folds"),
+        ("rows: [{title: a, set: [seed]}]", "must match|should match"),
+        ("rows: [{title: a, sets: [seed=1]}]", "is not a field"),
+    ],
+)
+def test_what_does_not_hang_together_is_refused(tmp_path, lines, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"title: t\nsource: none\nkind: trainings\n{lines}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(str(file))
+
+
+def test_columns_name_their_test():
+    assert [split_column(column) for column in ("iou", "ff++.accuracy")] == [("own", "iou"), ("ff++", "accuracy")]

@@ -1,0 +1,192 @@
+"""Experiments from start to table, over a launch that trains nothing."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+
+from fxray.config.load import load_config
+from fxray.errors import ConfigError, FxrayError
+from fxray.experiments import measure
+from fxray.experiments.experiment import load_experiment
+from fxray.experiments.reproduce import plan, reproduce
+from fxray.experiments.tables import as_table
+from fxray.launch.lease import hold
+
+
+def experiment_of(tmp_path, text):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    return {"mine": load_experiment(str(file))}
+
+
+def lines_of(result, name):
+    content = json.loads((result.folder / f"{name}.json").read_text())
+    return {line["title"]: line for line in content["lines"]}
+
+
+TRAININGS = """
+title: Trainings
+source: Table 4
+kind: trainings
+reference: Best
+equal_steps: true
+rows:
+  - {title: Best, paper: {accuracy: 0.981, iou: 0.378}}
+  - {title: SFT, phase: sft, paper: {accuracy: 0.893}}
+  - {title: fixed, set: [grpo.schedule=fixed-gamma], paper: {accuracy: 0.947}}
+  - {title: label-only, set: [data.view=label-only]}
+  - {title: No-LoRA, absent: not implemented, paper: {accuracy: 0.976}}
+"""
+
+
+def test_rows_share_trainings_and_sft_and_one_that_fails_stops_no_other(tmp_path, setting, fake_launch):
+    mine = experiment_of(tmp_path, TRAININGS)
+    launch = fake_launch(fails="schedule-fixed-gamma")
+    result = reproduce(mine, setting, launch=launch.port)["mine"]
+    assert launch.trained == ["base", "schedule-fixed-gamma", "view-label-only"]
+    assert launch.began_with_sft == ["schedule-fixed-gamma"]  # the view changes what SFT teaches
+    assert result.failures == {"schedule-fixed-gamma": "failed: RuntimeError: the engine is gone"}
+    assert "the engine is gone" in (setting.out / "failures" / "schedule-fixed-gamma.txt").read_text()
+    lines = lines_of(result, "mine")
+    assert lines["Best"]["metrics"]["accuracy"]["value"] == 14 / 16
+    assert lines["SFT"]["metrics"]["accuracy"]["value"] == 10 / 16
+    assert lines["SFT"]["gains"]["accuracy"]["value"] == -4 / 16
+    assert (lines["Best"]["num_steps"], lines["SFT"]["num_steps"]) == (6, 0)
+    assert lines["label-only"]["metrics"]["iou"]["value"] is None
+    assert lines["fixed"]["metrics"] == {}
+    assert lines["fixed"]["state"].startswith("failed")
+    assert lines["No-LoRA"]["state"] == "not implemented"
+    for ending in ("md", "tex", "csv", "html"):
+        text = (result.folder / f"mine.{ending}").read_text()
+        for fact in ("0.875 [", "the engine is gone", "not implemented", "0.981", "seed 0", "data_sha256 ", "commit "):
+            assert fact in text, (ending, fact)
+        assert "SYNTHETIC" not in text
+    rows = list(csv.reader(line for line in (result.folder / "mine.csv").open() if not line.startswith("#")))
+    assert [row[-2:] for row in rows[1:]] == [["0.981", "0.378"], ["0.893", ""], ["0.947", ""], ["", ""], ["0.976", ""]]
+
+    again = fake_launch(num_wrong={"schedule-fixed-gamma": 4})
+    result = reproduce(mine, setting, launch=again.port)["mine"]
+    assert again.trained == ["schedule-fixed-gamma"]
+    assert not result.failures
+    fixed = lines_of(result, "mine")["fixed"]
+    assert fixed["state"] == ""
+    assert fixed["gains"]["accuracy"]["value"] == -2 / 16
+
+
+def test_an_outside_data_set_is_answered_by_the_phases_that_rows_are_about(tmp_path, setting, splits, fake_launch):
+    text = TRAININGS.replace("reference", "columns: [accuracy, iou, 4o.accuracy]\nreference")
+    mine, launch = experiment_of(tmp_path, text), fake_launch()
+    result = reproduce(mine, setting, launch=launch.port)["mine"]
+    assert launch.answered == []
+    assert lines_of(result, "mine")["Best"]["state"] == "no data: --ood 4o=FILE"
+    given = dataclasses.replace(setting, outside={"4o": splits["validation"]})
+    result = reproduce(mine, given, launch=launch.port)["mine"]
+    assert launch.answered == ["base.gamma", "base.sft", "schedule-fixed-gamma.gamma-3", "view-label-only.gamma"]
+    lines = lines_of(result, "mine")
+    assert lines["Best"]["metrics"]["4o.accuracy"]["value"] == 4 / 8
+    assert lines["SFT"]["gains"]["4o.accuracy"]["value"] == 0
+    assert lines["Best"]["state"] == ""
+    reproduce(mine, given, launch=launch.port)
+    assert len(launch.answered) == 4
+
+
+FOLDS = """
+title: Folds
+source: Table 2
+kind: folds
+split: {scheme: k-fold, num_folds: 2}
+rows:
+  - {title: SD 1.4, part: generator, paper: {accuracy: 0.968, iou: 0.338}}
+  - {title: DALL-E 2, part: generator, paper: {accuracy: 0.986}}
+  - {title: DiT, part: generator}
+  - {title: DiT, part: group}
+  - {title: Real, part: group, paper: {accuracy: 0.985}}
+  - {title: Overall, part: overall, paper: {accuracy: 0.981}}
+  - {title: NPR, part: overall, absent: not implemented, paper: {accuracy: 0.914}}
+"""
+
+
+def test_folds_are_trained_one_after_the_other_and_every_image_counts_once(tmp_path, setting, fake_launch):
+    launch = fake_launch(num_wrong={"k-fold-0": 0, "k-fold-1": 6})
+    result = reproduce(experiment_of(tmp_path, FOLDS), setting, launch=launch.port)["mine"]
+    assert launch.trained == ["k-fold-0", "k-fold-1"]
+    folds = lines_of(result, "mine-folds")
+    num_0, num_1 = folds["0"]["num_images"], folds["1"]["num_images"]
+    assert num_0 + num_1 > 60
+    assert folds["0"]["metrics"]["accuracy"]["value"] == 1
+    assert folds["1"]["metrics"]["accuracy"]["value"] == pytest.approx(1 - 6 / num_1)
+    mean, deviation = folds["mean ± sd of 2 folds"]["spread"]["accuracy"]
+    assert mean == pytest.approx(1 - 3 / num_1)
+    assert deviation == pytest.approx(6 / num_1 / 2**0.5)
+    parts = lines_of(result, "mine")
+    assert parts["Overall"]["num_images"] == num_0 + num_1
+    assert parts["Overall"]["metrics"]["accuracy"]["value"] == pytest.approx(1 - 6 / (num_0 + num_1))
+    assert parts["DALL-E 2"]["state"] == "no such image in the data"
+    assert parts["BigGAN"]["num_images"] > 0  # in the data, not in the table
+    assert parts["Real"]["metrics"]["iou"]["value"] is None
+    assert "Table 2" in (result.folder / "mine.md").read_text()
+    assert "data checksum " in (result.folder / "mine-folds.tex").read_text()
+
+
+def test_a_generator_is_left_out_of_training(tmp_path, setting, fake_launch):
+    from fxray.data.dataset import Dataset
+
+    text = "title: t\nsource: none\nkind: folds\nsplit: {scheme: leave-one-generator-out}\n"
+    mine, launch = experiment_of(tmp_path, text), fake_launch()
+    assert [row.title for row in plan(mine["mine"], setting)] == ["fold BigGAN", "fold DiT", "fold SD 1.4", "fold VAR"]
+    result = reproduce(mine, setting, launch=launch.port)["mine"]
+    assert launch.trained[2] == "leave-one-generator-out-sd-1.4"
+    folder = setting.out / "folds" / "leave-one-generator-out" / "sd-1.4"
+    train, test = (Dataset.open(folder / f"{part}.parquet").samples for part in ("train", "test"))
+    assert "SD 1.4" not in {sample.generator for sample in train}
+    assert {sample.generator for sample in test} == {"SD 1.4", "real"}
+    assert list(lines_of(result, "mine")) == ["BigGAN", "DiT", "SD 1.4", "VAR", "mean ± sd of 4 folds"]
+
+
+def test_changes_of_the_images_are_measured_by_the_robustness_command(setting, fake_launch):
+    launch = fake_launch()
+    result = reproduce({"table5": load_experiment("table5")}, setting, launch=launch.port)["table5"]
+    assert launch.trained == ["base"]
+    assert launch.changed == ["jpeg-80", "jpeg-30", "crop-random", "resize-0.5"]
+    lines = lines_of(result, "table5")
+    assert lines["Original"]["metrics"]["accuracy"]["value"] == 0.5
+    assert lines["Original"]["gains"] == {}
+    assert lines["random crop"]["gains"]["iou"]["high"] == 0.6
+    assert '<td class="paper">0.289</td>' in (result.folder / "table5.html").read_text()
+
+
+def test_a_folder_is_of_one_configuration_and_of_one_process(tmp_path, setting, fake_launch):
+    mine, launch = experiment_of(tmp_path, TRAININGS), fake_launch()
+    (tmp_path / "held").mkdir()
+    with hold(tmp_path / "held"), pytest.raises(FxrayError, match="another process"):
+        reproduce(mine, dataclasses.replace(setting, out=tmp_path / "held"), launch=launch.port)
+    reproduce(mine, setting, launch=launch.port)
+    other = dataclasses.replace(setting, configure=lambda more: setting.configure(["seed=1", *more]))
+    with pytest.raises(ConfigError, match="other values of seed"):
+        reproduce(mine, other, launch=launch.port)
+
+
+def test_a_table_says_on_its_face_that_data_are_synthetic(setting):
+    synthetic = dataclasses.replace(setting, configure=lambda more: load_config("smoke", more))
+    experiment = load_experiment("table4")
+    assert measure.is_synthetic([], synthetic)
+    assert not measure.is_synthetic([], setting)
+    lines = measure.measure_trainings(experiment, synthetic, {"base": "failed: no memory"})
+    table = as_table(experiment, lines, {}, is_synthetic=True)
+    assert table.notes[0].startswith("SYNTHETIC")
+    assert [row.cells[0] for row in table.rows][:3] == ["failed: no memory", "failed: no memory", "not begun"]
+    assert table.rows[0].paper == ("0.981", "0.378")
+
+
+def test_a_plan_tells_what_is_there_and_writes_nothing(tmp_path, setting, fake_launch):
+    mine = experiment_of(tmp_path, TRAININGS)
+    states = [(row.training, row.state, row.num_steps) for row in plan(mine["mine"], setting)]
+    assert not setting.out.exists()
+    assert states[0] == ("base", "not begun", 6)
+    assert states[4] == ("", "not implemented", None)
+    reproduce(mine, setting, launch=fake_launch(fails="view-label-only").port)
+    assert [row.state for row in plan(mine["mine"], setting)] == [
+        *("finished", "finished", "finished", "not begun", "not implemented")
+    ]

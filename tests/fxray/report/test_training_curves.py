@@ -1,0 +1,16 @@
+"""Curves of several trainings in one figure."""
+
+from fxray.report.training_curves import draw_trainings
+
+
+def test_every_training_is_a_line_in_each_of_three_charts(make_run, tmp_path):
+    one, other = make_run(num_samples=12), make_run(num_samples=12)
+    assert draw_trainings({"Best": one, "fixed": other, "not begun": tmp_path / "none"}, tmp_path, "curves")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "curves.svg").read_text()
+    for label in ("accuracy", "IoU", "reward", "Best", "fixed"):
+        assert f">{label}</text>" in text
+    assert "not begun" not in text
+    assert text.count('<g id="LineCollection_') == 2 * 2  # intervals of held-out images, of accuracy and IoU
+    assert not draw_trainings({"not begun": tmp_path / "none"}, tmp_path, "nothing")
+    assert not (tmp_path / "nothing.svg").exists()
