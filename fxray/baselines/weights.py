@@ -1,0 +1,73 @@
+"""Weights from files on this machine. Only safetensors are read: a pickle could run anything."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from fxray.errors import ModelError
+
+_CONVERT = "convert a .pth that you trust with `safetensors.torch.save_file(state_dict, ...)`"
+
+
+def load_weights(network: torch.nn.Module, path: Path, *, new: str) -> None:
+    """Fills a network from a .safetensors file, in place; a prefix `module.` of all names is dropped.
+
+    Args:
+        network: To fill.
+        path: The file.
+        new: Name of the head, which keeps its random weights where the file has it in another shape, or lacks it.
+
+    Raises:
+        ModelError: The file cannot be read, or is of another architecture.
+    """
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot be read as safetensors: {error}", where=str(path), remedy=_CONVERT) from error
+    found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    wanted = network.state_dict()
+    wrong = [
+        name
+        for name, tensor in wanted.items()
+        if not name.startswith(new) and (name not in found or found[name].shape != tensor.shape)
+    ]
+    if wrong:
+        shape = tuple(found[wrong[0]].shape) if wrong[0] in found else "missing"
+        raise ModelError(
+            f"{len(wrong)} weights do not fit, such as {wrong[0]}: {shape}, expected {tuple(wanted[wrong[0]].shape)}",
+            where=str(path),
+            remedy="give weights of this architecture and --size",
+        )
+    fitting = {n: t for n, t in found.items() if n in wanted and t.shape == wanted[n].shape}
+    network.load_state_dict(fitting, strict=False)
+
+
+def load_pretrained(kind: Any, path: Path, **changes: Any) -> Any:
+    """A model of transformers from a folder: safetensors alone, no code of the folder, nothing fetched.
+
+    Args:
+        kind: A model's class.
+        path: The folder.
+        **changes: Fields of its configuration to change; a head of another shape starts at random.
+
+    Raises:
+        ModelError: It cannot be loaded, or lacks more than a head.
+    """
+    try:
+        return kind.from_pretrained(
+            path,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+            **changes,
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(
+            f"cannot be loaded: {str(error).splitlines()[0]}",
+            where=str(path),
+            remedy="give the folder of a model of transformers, config.json and model.safetensors in it",
+        ) from error

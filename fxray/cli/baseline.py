@@ -1,0 +1,138 @@
+"""`fxray baseline`: other detectors, fitted and scored on one's own data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fxray.cli.arguments import JsonOption
+
+if TYPE_CHECKING:
+    from fxray.report.paper_table import PaperTable
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fit and score other detectors on your data.")
+
+
+@app.callback()
+def baseline() -> None:
+    """Other detectors to compare with."""
+
+
+@app.command("list")
+def show_list(as_json: JsonOption = False) -> None:
+    """List the baselines, and those of the paper that are not here, with the reason.
+
+    \b
+    Examples:
+      fxray baseline list
+      fxray baseline list --json
+    """
+    from fxray.baselines.registry import ABSENT, BASELINES
+
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        present = [{k: v for k, v in asdict(entry).items() if k != "place"} for entry in BASELINES]
+        typer.echo(json.dumps({"baselines": present, "absent": ABSENT}, indent=2))
+        return
+    from rich.table import Table
+
+    from fxray.cli.tables import print_table
+
+    table = Table(title="Baselines", title_justify="left")
+    for column in ("name", "paper", "what it sees", "boxes", "--weights takes"):
+        table.add_column(column)
+    for entry in BASELINES:
+        table.add_row(entry.name, entry.source, entry.sees, "yes" if entry.has_masks else "no", entry.weights or "–")
+    print_table(table)
+    typer.echo("Not here; `fxray evaluate --predictions` scores what they say, whoever runs them:")
+    for name, reason in ABSENT.items():
+        typer.echo(f"  {name}: {reason}")
+
+
+@app.command()
+def run(
+    train: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to fit on.")],
+    test: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to answer, of other sources.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Predictions, records and the table.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="See `fxray baseline list`; without: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order, crops and resamples.")] = 0,
+    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda:0.")] = "cpu",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training images; by default the baseline's own number.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="Of networks: small (two cores fit it), or published.")] = "small",
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="What a baseline starts from, on this machine. May be repeated."),
+    ] = None,
+    num_bootstrap: Annotated[int, typer.Option(min=1, help="Resamples behind each 95 % interval.")] = 1000,
+) -> None:
+    """Fit baselines, let them answer the test set, and write a table of all with intervals.
+
+    The threshold is chosen on a fifth of the training set that shares no source with the rest. Each baseline runs in a
+    process of its own: one that fails does not stop the others. The same command again goes on with those that are
+    missing. docs/baselines.md says what each one is.
+
+    \b
+    Examples:
+      fxray baseline run --train train.parquet --test test.parquet --out baselines
+      fxray baseline run npr segformer --train a.parquet --test b.parquet --out big --device cuda:0 --size published
+      fxray baseline run linear-probe --weights linear-probe=clip-vit-l14 --train a.parquet --test b.parquet --out probe
+    """
+    from fxray.baselines.ports import SIZES, Settings
+    from fxray.baselines.registry import find
+    from fxray.baselines.run import run_baselines
+    from fxray.baselines.table import write_baselines
+    from fxray.cli.progress import show_progress
+    from fxray.versions import versions
+
+    chosen_size = next((each for each in SIZES if each == size), None)
+    if chosen_size is None:
+        raise typer.BadParameter(f"--size {size}: expected one of {', '.join(SIZES)}")
+    entries = find(names or [])
+    given = _weights(weights or [])
+    find(list(given))
+    with show_progress() as on_event:
+        outcome = run_baselines(
+            entries,
+            Settings(seed, device, epochs, chosen_size),
+            given,
+            train=train,
+            test=test,
+            out=out,
+            versions=versions(),
+            on_event=on_event,
+        )
+    if outcome.records:
+        _print(out, write_baselines(out, outcome.records, test, num_bootstrap=num_bootstrap, seed=seed))
+    for name, error in outcome.failures.items():
+        typer.echo(f"error: {name}: {error}", err=True)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+def _weights(given: list[str]) -> dict[str, Path]:
+    """NAME=PATH pairs by name."""
+    pairs = [each.partition("=") for each in given]
+    for name, _, path in pairs:
+        if not name or not path:
+            raise typer.BadParameter(f"--weights {name}: expected NAME=PATH")
+    return {name: Path(path).expanduser() for name, _, path in pairs}
+
+
+def _print(out: Path, written: "PaperTable") -> None:
+    from rich.table import Table
+
+    from fxray.cli.tables import print_table
+
+    table = Table(title="Baselines", caption="\n".join(written.notes), title_justify="left", caption_justify="left")
+    for column in written.header:
+        table.add_column(column)
+    for row in written.rows:
+        table.add_row(row.title, *row.cells)
+    print_table(table)
+    typer.echo(str(out / "baselines.md"))
