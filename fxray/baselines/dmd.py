@@ -5,7 +5,7 @@ nor the pooling after it strides, so that traces of single pixels reach the firs
 `--weights dmd=FILE` starts from ImageNet's weights of a ResNet-50, as they do, or from theirs, converted.
 
 Deviations: a logit averaged over the features, as in their ResNet, but none of their heavy augmentation (JPEG, blur,
-noise, cut-out); random weights unless a file is given. "small" has one block a stage and a quarter of the width.
+noise, cut-out); random weights unless a file is given. "small" has one block a stage and an eighth of the width.
 
 Crops: random ones of 96 px to fit, as there; the whole image to answer, up to 1,024 px from its middle. Never resized.
 """
@@ -21,11 +21,11 @@ from fxray.baselines.weights import load_weights
 
 CROP_PX, MAX_SIDE_PX = 96, 1024
 _SHAPES: dict[Size, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "small": ((1, 1, 1, 1), (16, 32, 64, 128)),
+    "small": ((1, 1, 1, 1), (8, 16, 32, 64)),
     "published": ((3, 4, 6, 3), (64, 128, 256, 512)),
 }
 """Blocks and inner channels of each stage."""
-_RECIPES: dict[Size, Recipe] = {"small": Recipe(2, 32, 2e-3), "published": Recipe(20, 64, 1e-4)}
+_RECIPES: dict[Size, Recipe] = {"small": Recipe(1, 16, 2e-3), "published": Recipe(20, 64, 1e-4)}
 
 
 class Dmd(Classifier):

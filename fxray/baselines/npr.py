@@ -7,7 +7,7 @@ begins with a 3x3 convolution: 1,437,761 parameters. Its own names of weights, s
 Deviations: an odd last row or column is cut off, which the code there cannot take; AdamW with a cosine, where they take
 Adam with steps, and the few epochs of `_RECIPES`.
 
-Crops: random ones of 224 px (small: 96) to fit, as there but without resizing to 256 px first, which would destroy what
+Crops: random ones of 224 px (small: 80) to fit, as there but without resizing to 256 px first, which would destroy what
 is looked at; the whole image to answer, up to 2,048 px from its middle.
 """
 
@@ -22,8 +22,8 @@ from fxray.baselines.training import Recipe, open_device
 from fxray.baselines.weights import load_weights
 
 MAX_SIDE_PX = 2048
-_CROPS_PX: dict[Size, int] = {"small": 96, "published": 224}
-_RECIPES: dict[Size, Recipe] = {"small": Recipe(2, 32, 1e-3), "published": Recipe(50, 32, 2e-4)}
+_CROPS_PX: dict[Size, int] = {"small": 80, "published": 224}
+_RECIPES: dict[Size, Recipe] = {"small": Recipe(1, 16, 1e-3), "published": Recipe(50, 32, 2e-4)}
 
 
 class NprNet(ResNet):

@@ -6,9 +6,9 @@ and the all-MLP decoder are transformers' SegformerForSemanticSegmentation; "pub
 The paper does not say how the label is read off, how the losses are weighed, nor which of the sizes B0 to B5 it takes.
 Here the label's logit is linear in the mean and the maximum over places of the encoder's last features, and in the
 maximum of the mask's logits; the loss is the sum of both cross-entropies and 1 - Dice of generated images' masks.
-`--weights segformer=FOLDER` starts from an encoder, of any size. "small" is a quarter as wide as MiT-B0.
+`--weights segformer=FOLDER` starts from an encoder, of any size. "small" has one block a stage, half as wide or less.
 
-Crops: none. The image is resized to 512 x 512 px (small: 168 x 168), and the mask back to the image's own size; flips.
+Crops: none. The image is resized to 512 x 512 px (small: 112 x 112), and the mask back to the image's own size; flips.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from fxray.baselines.ports import Answer, OnStep, Settings, Size
 from fxray.baselines.training import Recipe, open_device, quick_products, run_training
 from fxray.baselines.weights import load_pretrained
 
-_SIDES_PX: dict[Size, int] = {"small": 168, "published": 512}
+_SIDES_PX: dict[Size, int] = {"small": 112, "published": 512}
 _SHAPES: dict[Size, dict[str, object]] = {
     "small": {"hidden_sizes": [16, 32, 64, 96], "depths": [1, 1, 1, 1], "decoder_hidden_size": 64},
     "published": {"hidden_sizes": [32, 64, 160, 256], "depths": [2, 2, 2, 2], "decoder_hidden_size": 256},

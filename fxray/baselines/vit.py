@@ -27,7 +27,7 @@ _SHAPES: dict[Size, dict[str, int]] = {
 }  # fmt: skip
 _MLP_RATIO = 4
 _RESIZED_FRAC = 440 / 384
-_RECIPES: dict[Size, Recipe] = {"small": Recipe(6, 32, 1e-3, 0.05), "published": Recipe(10, 64, 2e-5, 0.05)}
+_RECIPES: dict[Size, Recipe] = {"small": Recipe(2, 16, 1e-3, 0.05), "published": Recipe(10, 64, 2e-5, 0.05)}
 
 
 class VitNet(torch.nn.Module):

@@ -32,7 +32,7 @@ def tiny_networks(monkeypatch):
     narrow = {"hidden_size": 64, "num_hidden_layers": 2, "image_size": 28, "patch_size": 7}
     monkeypatch.setitem(vit._SHAPES, "small", vit._SHAPES["small"] | narrow)
     monkeypatch.setitem(segformer._SIDES_PX, "small", 32)
-    for module, epochs in ((npr, 4), (dmd, 4), (vit, 8), (segformer, 8)):
+    for module, epochs in ((npr, 3), (dmd, 4), (vit, 8), (segformer, 8)):
         rate = module._RECIPES["small"].learning_rate
         monkeypatch.setitem(module._RECIPES, "small", Recipe(epochs, 16, rate))
 

@@ -76,7 +76,7 @@ def test_weights_come_from_safetensors_and_another_architecture_is_refused(tmp_p
     assert all(
         torch.equal(a, b) for a, b in zip(network.state_dict().values(), other.state_dict().values(), strict=True)
     )
-    with pytest.raises(ModelError, match=r"weights do not fit, such as conv1.weight: \(16, 3, 7, 7\), expected \(64,"):
+    with pytest.raises(ModelError, match=r"weights do not fit, such as conv1.weight: \(8, 3, 7, 7\), expected \(64,"):
         load_weights(NprNet(), tmp_path / "w.safetensors", new="fc1")
     (tmp_path / "bad.pth").write_bytes(b"\x80\x04pickle")
     with pytest.raises(ModelError, match="safetensors"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fxray.baselines import run as runs
 from fxray.baselines.ports import Settings
 from fxray.baselines.registry import Entry, find
 from fxray.baselines.run import run_baselines
@@ -14,59 +15,70 @@ from fxray.baselines.split import hold_out, is_generated
 from fxray.cli.app import app
 from fxray.data.dataset import Dataset
 from fxray.errors import ConfigError, DataError, DeadlineError, WorkerDiedError
-from fxray.events import Note
+from fxray.events import ignore
 from fxray.report.paper_table import SYNTHETIC
 
+FLOOR, FREQUENCY = find(["leak-probe", "frequency"])
+GONE = Entry("vit", "nowhere:Gone", "none", "nothing")
 
-def test_baselines_run_apart_and_are_not_run_twice(toy_sets, tmp_path):
+
+@pytest.fixture(scope="module")
+def finished(toy_sets, tmp_path_factory):
+    """Folder and outcome of one baseline whose process dies, and two that end well."""
+    out = tmp_path_factory.mktemp("baselines")
+    return out, run(toy_sets, out, GONE, FLOOR, FREQUENCY)
+
+
+def run(toy_sets, out, *entries, on_event=ignore, **options):
     train, test = toy_sets
-    gone = Entry("vit", "nowhere:Gone", "none", "nothing")
-    notes = []
+    return run_baselines(
+        entries, Settings(0), {}, train=train, test=test, out=out, versions={}, on_event=on_event, **options
+    )
 
-    def run(*entries):
-        settings = Settings(seed=0)
-        on_event = lambda event: notes.append(event.text) if isinstance(event, Note) else None  # noqa: E731
-        return run_baselines(
-            entries, settings, {}, train=train, test=test, out=tmp_path, versions={}, on_event=on_event
-        )
 
-    floor = find(["leak-probe"])[0]
-    outcome = run(gone, floor)
-    assert list(outcome.records) == ["leak-probe"]
+def test_one_that_dies_does_not_stop_the_others(toy_sets, finished):
+    _, outcome = finished
+    assert list(outcome.records) == ["leak-probe", "frequency"]
     assert isinstance(outcome.failures["vit"], WorkerDiedError)
     assert "exit code 1" in str(outcome.failures["vit"])
     record = outcome.records["leak-probe"]
     assert record["peak_memory_mib"] > 20
     assert record["fit"]["seconds"] > 0
-    assert not set(record["held_out_sources"]) & {s.source for s in Dataset.open(test).samples}
-    written = (tmp_path / "leak-probe" / "record.json").stat().st_mtime_ns
-    assert run(floor).records == outcome.records
-    assert notes[-1] == "leak-probe is measured already"
-    assert (tmp_path / "leak-probe" / "record.json").stat().st_mtime_ns == written
+    assert not set(record["held_out_sources"]) & {sample.source for sample in Dataset.open(toy_sets[1]).samples}
+
+
+def test_what_is_done_is_not_done_again_unless_a_setting_differs(toy_sets, finished, monkeypatch):
+    out, outcome = finished
+    notes, begun = [], []
+    monkeypatch.setattr(runs, "_run_apart", lambda job, *_: begun.append(job.entry.name))
+    again = run(toy_sets, out, FLOOR, FREQUENCY, on_event=notes.append)
+    assert begun == []
+    assert [note.text for note in notes] == ["leak-probe is measured already", "frequency is measured already"]
+    assert again.records == outcome.records
+    train, test = toy_sets
+    run_baselines([FLOOR], Settings(1), {}, train=train, test=test, out=out, versions={})
+    assert begun == ["leak-probe"]
 
 
 def test_a_baseline_without_a_word_is_given_up(toy_sets, tmp_path):
-    train, test = toy_sets
-    outcome = run_baselines(
-        find(["leak-probe"]), Settings(0), {}, train=train, test=test, out=tmp_path, versions={}, silence_s=0.001
-    )
+    outcome = run(toy_sets, tmp_path, FLOOR, silence_s=0.001)
     assert isinstance(outcome.failures["leak-probe"], DeadlineError)
     assert not (tmp_path / "leak-probe").exists()
 
 
-def test_the_command_writes_one_table_three_ways(toy_sets, tmp_path):
-    train, test = toy_sets
-    arguments = ["baseline", "run", "leak-probe", "frequency", "--train", train, "--test", test, "--out", tmp_path]
+def test_the_command_writes_one_table(toy_sets, finished):
+    (train, test), (out, _) = toy_sets, finished
+    arguments = ["baseline", "run", "leak-probe", "frequency", "--train", train, "--test", test, "--out", out]
     result = CliRunner().invoke(app, [*map(str, arguments), "--num-bootstrap", "50"])
     assert result.exit_code == 0, result.output
-    text = (tmp_path / "baselines.md").read_text()
+    text = (out / "baselines.md").read_text()
     assert SYNTHETIC in text
     assert "| frequency | 1.000 [1.000, 1.000] |" in text
-    lines = [line for line in (tmp_path / "baselines.csv").read_text().splitlines() if not line.startswith("#")]
+    lines = [line for line in (out / "baselines.csv").read_text().splitlines() if not line.startswith("#")]
     rows = list(csv.DictReader(lines))
     assert [row["baseline"] for row in rows] == ["leak-probe", "frequency"]
     assert rows[0]["beats chance"] == "yes"  # checks do not compress
-    numbers = json.loads((tmp_path / "baselines.json").read_text())["baselines"]
+    numbers = json.loads((out / "baselines.json").read_text())["baselines"]
     assert numbers["frequency"]["evaluation"]["overall"]["accuracy"]["value"] == 1.0
     assert numbers["frequency"]["gain_of_balanced_accuracy"]["value"] >= 0
 
