@@ -5,8 +5,8 @@ As published: the encoder is never trained, the classifier is linear; theirs is 
 stochastic descent; without a folder the encoder is the vision tower of fxray's tiny model, which was trained on shapes.
 
 Any vision encoder of transformers will do: its own image features if it has such (CLIP, SigLIP), else its pooled
-output, else the mean of its last states; of a Qwen2.5-VL the mean over image tokens. (Where the paper's tables say
-"NPR [32]", their reference 32 is this one; `npr` is the method of that name.)
+output if that was trained, else the mean of its last states; of a Qwen2.5-VL the mean over image tokens. (Where the
+paper's tables say "NPR [32]", their reference 32 is this one; `npr` is the method of that name.)
 
 Crops and resizing: those of the encoder's own image processor.
 """
@@ -26,7 +26,7 @@ from fxray.baselines.linear import LinearHead
 from fxray.baselines.pictures import Masks, Pictures
 from fxray.baselines.ports import Answer, OnStep, Settings
 from fxray.baselines.training import open_device
-from fxray.baselines.weights import load_pretrained
+from fxray.baselines.weights import REFUSALS, load_pretrained
 from fxray.errors import ModelError
 from fxray.model.folder import resolve_model_path
 from fxray.model.load import load_model
@@ -79,7 +79,7 @@ def _open_encoder(folder: Path, device: torch.device) -> tuple[Encode, int]:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except REFUSALS as error:
         raise ModelError(
             f"is no vision encoder: {str(error).splitlines()[0]}",
             where=str(folder),
@@ -88,7 +88,8 @@ def _open_encoder(folder: Path, device: torch.device) -> tuple[Encode, int]:
     if config.model_type == "qwen2_5_vl":
         tower = load_model(folder, dtype="float32").model.visual.to(device)
         return (lambda images: _tower_features(tower, processor, images, device)), _count(tower)
-    model = load_pretrained(AutoModel, folder).to(device).eval()
+    model, lacking = load_pretrained(AutoModel, folder, new="pooler")
+    model.to(device).eval()
     encoder = getattr(model, "vision_model", model)
 
     def encode(images: list[Image.Image]) -> torch.Tensor:
@@ -97,7 +98,7 @@ def _open_encoder(folder: Path, device: torch.device) -> tuple[Encode, int]:
             found = model.get_image_features(pixel_values=pixels)
             return found if isinstance(found, torch.Tensor) else found.pooler_output
         seen = model(pixel_values=pixels)
-        pooled = getattr(seen, "pooler_output", None)
+        pooled = None if lacking else getattr(seen, "pooler_output", None)
         return (seen.last_hidden_state.mean(1) if pooled is None else pooled).flatten(1)
 
     return encode, _count(encoder)

@@ -59,7 +59,8 @@ class Segformer:
     def __init__(self, settings: Settings) -> None:
         torch.manual_seed(settings.seed)
         if settings.weights:
-            model = load_pretrained(SegformerForSemanticSegmentation, settings.weights, num_labels=1)
+            kind = SegformerForSemanticSegmentation
+            model, _ = load_pretrained(kind, settings.weights, new="decode_head", num_labels=1)
         else:
             model = SegformerForSemanticSegmentation(SegformerConfig(**_SHAPES[settings.size], num_labels=1))
         self._device = open_device(settings.device)

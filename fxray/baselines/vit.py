@@ -48,7 +48,7 @@ class Vit(Classifier):
     def __init__(self, settings: Settings) -> None:
         torch.manual_seed(settings.seed)
         if settings.weights:
-            model = load_pretrained(ViTForImageClassification, settings.weights, num_labels=1)
+            model, _ = load_pretrained(ViTForImageClassification, settings.weights, new="classifier", num_labels=1)
         else:
             model = ViTForImageClassification(build_config(settings.size))
         side_px = int(model.config.image_size)

@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fxray.errors import ModelError
 
+REFUSALS = (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, StrictDataclassError)
+"""What transformers has been seen to raise on folders of another kind."""
+_FOLDER = "give the folder of a model of transformers and of this kind, config.json and model.safetensors in it"
 _CONVERT = "convert a .pth that you trust with `safetensors.torch.save_file(state_dict, ...)`"
 
 
@@ -45,29 +49,35 @@ def load_weights(network: torch.nn.Module, path: Path, *, new: str) -> None:
     network.load_state_dict(fitting, strict=False)
 
 
-def load_pretrained(kind: Any, path: Path, **changes: Any) -> Any:
+def load_pretrained(kind: Any, path: Path, *, new: str, **changes: Any) -> tuple[Any, list[str]]:
     """A model of transformers from a folder: safetensors alone, no code of the folder, nothing fetched.
 
     Args:
         kind: A model's class.
         path: The folder.
-        **changes: Fields of its configuration to change; a head of another shape starts at random.
+        new: What the names of weights begin with that may be lacking, or of another shape; they start at random.
+        **changes: Fields of its configuration to change.
+
+    Returns:
+        The model, and the names of weights that start at random.
 
     Raises:
-        ModelError: It cannot be loaded, or lacks more than a head.
+        ModelError: It cannot be loaded, or lacks more than that.
     """
     try:
-        return kind.from_pretrained(
+        model, report = kind.from_pretrained(
             path,
             local_files_only=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
+            output_loading_info=True,
             dtype=torch.float32,
             **changes,
         )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(
-            f"cannot be loaded: {str(error).splitlines()[0]}",
-            where=str(path),
-            remedy="give the folder of a model of transformers, config.json and model.safetensors in it",
-        ) from error
+    except REFUSALS as error:
+        raise ModelError(f"cannot be loaded: {str(error).splitlines()[0]}", where=str(path), remedy=_FOLDER) from error
+    lacking = [key if isinstance(key, str) else key[0] for key in (*report["missing_keys"], *report["mismatched_keys"])]
+    if wrong := sorted(name for name in lacking if not name.startswith(new)):
+        message = f"{len(wrong)} weights of {type(model).__name__} are missing or misshapen, {wrong[0]} for one"
+        raise ModelError(message, where=str(path), remedy=_FOLDER)
+    return model, lacking

@@ -6,9 +6,10 @@ from safetensors.torch import save_file
 
 from fxray.baselines.dmd import build_network
 from fxray.baselines.npr import NprNet, up_sampling_residual
-from fxray.baselines.segformer import mask_loss
+from fxray.baselines.ports import Settings
+from fxray.baselines.segformer import Segformer, mask_loss
 from fxray.baselines.training import rate_frac
-from fxray.baselines.vit import build_config
+from fxray.baselines.vit import Vit, build_config
 from fxray.baselines.weights import load_weights
 from fxray.errors import ModelError
 
@@ -81,3 +82,18 @@ def test_weights_come_from_safetensors_and_another_architecture_is_refused(tmp_p
     (tmp_path / "bad.pth").write_bytes(b"\x80\x04pickle")
     with pytest.raises(ModelError, match="safetensors"):
         load_weights(network, tmp_path / "bad.pth", new="fc")
+
+
+def test_a_folder_starts_a_network_of_its_own_size_and_one_of_another_kind_is_refused(tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = ViTForImageClassification(ViTConfig(**shape, image_size=24, patch_size=8, num_labels=10))
+    model.save_pretrained(tmp_path)
+    vit = Vit(Settings(0, weights=tmp_path))
+    assert vit.num_parameters == count(model) - 9 * 17  # one logit in place of ten
+    loaded = dict(vit._network.model.named_parameters())
+    kept = [name for name, _ in model.named_parameters() if not name.startswith("classifier")]
+    assert all(torch.equal(loaded[name], dict(model.named_parameters())[name]) for name in kept)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        Segformer(Settings(0, weights=tmp_path))
