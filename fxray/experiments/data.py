@@ -65,7 +65,7 @@ def prepare_fold(settings: SplitSettings, fold: str, splits: Splits, out: Path, 
     Raises:
         DataError: A part would lack a class, or a generator has no group, or the data changed since the split.
     """
-    folder, plan = _fold_dir(out, settings, fold), out / "folds" / settings.scheme / PLAN
+    folder, plan = _fold_dir(out, settings, fold), out / "folds" / settings.name / PLAN
     if not plan.is_file():
         files = [splits.train, splits.validation, splits.test]
         samples = [sample for file in files for sample in Dataset.open(file).samples]
@@ -88,7 +88,7 @@ def prepare_fold(settings: SplitSettings, fold: str, splits: Splits, out: Path, 
 
 def plan_checksum(out: Path, settings: SplitSettings) -> str:
     """Checksum of the data that the folds were made of; empty before."""
-    path = out / "folds" / settings.scheme / PLAN
+    path = out / "folds" / settings.name / PLAN
     return str(json.loads(path.read_text("utf-8"))["checksum"]) if path.is_file() else ""
 
 
@@ -107,7 +107,7 @@ def _groups(generators: Iterable[str]) -> dict[str, str]:
 
 
 def _fold_dir(out: Path, settings: SplitSettings, fold: str) -> Path:
-    return out / "folds" / settings.scheme / slug(fold)
+    return out / "folds" / settings.name / slug(fold)
 
 
 def _overrides(files: Sequence[Path]) -> list[str]:

@@ -12,6 +12,7 @@ Those of the paper lie in configs/experiments; a file of one's own may hold any 
       - {title: GRPO γ throughout, set: [grpo.schedule=fixed-gamma]}
 """
 
+import hashlib
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -39,6 +40,13 @@ class SplitSettings(Section):
     """When holding out: test share of sources with several generators."""
     ignore_source: bool = False
     """`source` names collections: keep only look-alikes together."""
+
+    @property
+    def name(self) -> str:
+        """The scheme; with other settings than by default, a name that no other settings have."""
+        if self == SplitSettings(scheme=self.scheme):
+            return self.scheme
+        return f"{self.scheme}-{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]}"
 
 
 class Row(Section):

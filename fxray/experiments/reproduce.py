@@ -33,6 +33,7 @@ from fxray.experiments.tables import write_lines
 from fxray.experiments.trainings import (
     Setting,
     Training,
+    is_finished,
     num_grpo_steps,
     num_training_samples,
     refuse_unequal_steps,
@@ -128,7 +129,7 @@ def reproduce(
             trainings = trainings_of(experiment, fold_names(settings, config) if settings else ())
             for number, training in enumerate(trainings, start=1):
                 on_event(Note(f"{name}: training {number} of {len(trainings)}: {training.name}"))
-                if training.name in failures:
+                if training.name in failures and not is_finished(training.folder(setting.out)):
                     continue
                 try:
                     data = shared
@@ -136,6 +137,7 @@ def reproduce(
                         prepare_fold(settings, training.fold, splits, setting.out, config.seed, on_event)
                         data = fold_overrides(setting.out, settings, training.fold)
                     _work(experiment, training, data, setting, launch, on_event)
+                    failures.pop(training.name, None)
                 except Exception as error:  # noqa: BLE001 - one training shall not stop the others; its row tells
                     failures[training.name] = _tell_failure(error, training, setting.out, on_event)
                 write_experiment(name, experiment, trainings, setting, failures, has_curves=False)

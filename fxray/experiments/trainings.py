@@ -52,8 +52,7 @@ class Training:
 def trainings_of(experiment: Experiment, folds: Sequence[str]) -> list[Training]:
     """The trainings of an experiment, each once, in the order of the rows or folds."""
     if experiment.split is not None:
-        scheme = experiment.split.scheme
-        return [Training(f"{scheme}-{slug(fold)}", (), fold) for fold in folds]
+        return [Training(f"{experiment.split.name}-{slug(fold)}", (), fold) for fold in folds]
     return list(dict.fromkeys(training_of(row) for row in experiment.rows if not row.absent))
 
 

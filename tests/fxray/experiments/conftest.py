@@ -55,7 +55,7 @@ def setting(splits, tmp_path, monkeypatch) -> Setting:
         *files,
         "grpo.steps_per_stage=2",
         "grpo.warmup_steps=0",
-        "evaluate.num_bootstrap=20",
+        "evaluate.num_bootstrap=5",
     ]
     return Setting(lambda more: load_config("tiny", [*overrides, *more]), tmp_path / "out", {})
 

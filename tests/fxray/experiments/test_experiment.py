@@ -4,7 +4,7 @@ import pytest
 
 from fxray.config.load import load_config
 from fxray.errors import ConfigError
-from fxray.experiments.experiment import load_experiment, shipped_experiments, split_column
+from fxray.experiments.experiment import SplitSettings, load_experiment, shipped_experiments, split_column
 from fxray.experiments.trainings import Setting, num_grpo_steps, refuse_unequal_steps, training_of, trainings_of
 from fxray.report.robustness import ORIGINAL, PAPER
 
@@ -79,6 +79,12 @@ def test_what_does_not_hang_together_is_refused(tmp_path, lines, message):
     file.write_text(f"title: t\nsource: none\nkind: trainings\n{lines}\n")
     with pytest.raises(ConfigError, match=message):
         load_experiment(str(file))
+
+
+def test_other_settings_of_a_split_have_folds_of_their_own():
+    names = [SplitSettings(scheme="k-fold", **more).name for more in ({}, {"num_folds": 4}, {"num_folds": 2})]
+    assert names[:2] == ["k-fold", "k-fold"]
+    assert names[2].startswith("k-fold-")
 
 
 def test_columns_name_their_test():

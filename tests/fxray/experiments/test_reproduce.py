@@ -109,9 +109,11 @@ rows:
 
 
 def test_folds_are_trained_one_after_the_other_and_every_image_counts_once(tmp_path, setting, fake_launch):
-    launch = fake_launch(num_wrong={"k-fold-0": 0, "k-fold-1": 6})
-    result = reproduce(experiment_of(tmp_path, FOLDS), setting, launch=launch.port)["mine"]
-    assert launch.trained == ["k-fold-0", "k-fold-1"]
+    mine = experiment_of(tmp_path, FOLDS)
+    name = mine["mine"].split.name
+    launch = fake_launch(num_wrong={f"{name}-0": 0, f"{name}-1": 6})
+    result = reproduce(mine, setting, launch=launch.port)["mine"]
+    assert launch.trained == [f"{name}-0", f"{name}-1"]
     folds = lines_of(result, "mine-folds")
     num_0, num_1 = folds["0"]["num_images"], folds["1"]["num_images"]
     assert num_0 + num_1 > 60
@@ -143,6 +145,17 @@ def test_a_generator_is_left_out_of_training(tmp_path, setting, fake_launch):
     assert "SD 1.4" not in {sample.generator for sample in train}
     assert {sample.generator for sample in test} == {"SD 1.4", "real"}
     assert list(lines_of(result, "mine")) == ["BigGAN", "DiT", "SD 1.4", "VAR", "mean ± sd of 4 folds"]
+
+
+def test_a_measurement_that_fails_does_not_keep_a_training_from_other_tables(tmp_path, setting, fake_launch):
+    launch = fake_launch()
+    port = dataclasses.replace(launch.port, robustness=lambda *given: 1 / 0)
+    both = {"table5": load_experiment("table5")} | experiment_of(tmp_path, TRAININGS)
+    results = reproduce(both, setting, launch=port)
+    assert list(results["table5"].failures) == ["base"]
+    assert lines_of(results["table5"], "table5")["Original"]["state"].startswith("failed: ZeroDivisionError")
+    assert not results["mine"].failures
+    assert launch.trained.count("base") == 1
 
 
 def test_changes_of_the_images_are_measured_by_the_robustness_command(setting, fake_launch):
