@@ -194,6 +194,7 @@ class TestOneEngine:
 
 @pytest.mark.vllm
 @pytest.mark.ray
+@pytest.mark.long
 def test_each_rank_of_a_parallel_engine_holds_its_share_of_the_adapter(
     parallel_engine: Call, twin: Any, damage: SimpleNamespace
 ) -> None:

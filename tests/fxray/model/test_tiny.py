@@ -146,6 +146,7 @@ def test_cells_say_what_covers_them(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_short_build_is_the_same_twice(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from fxray.model.tiny.build import Recipe, build\n"

@@ -180,6 +180,7 @@ def test_a_job_whose_workers_keep_dying_gives_up(cluster: None, long_settings: S
 
 
 @with_ray
+@pytest.mark.long
 def test_what_a_worker_refuses_ends_the_job_at_once(
     cluster: None, settings: SftSettings, corrupt_dataset_path: Path, tmp_path: Path
 ) -> None:
