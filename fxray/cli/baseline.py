@@ -8,6 +8,7 @@ import typer
 from fxray.cli.arguments import JsonOption
 
 if TYPE_CHECKING:
+    from fxray.baselines.ports import Size
     from fxray.report.paper_table import PaperTable
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fit and score other detectors on your data.")
@@ -83,23 +84,21 @@ def run(
       fxray baseline run npr segformer --train a.parquet --test b.parquet --out big --device cuda:0 --size published
       fxray baseline run linear-probe --weights linear-probe=clip-vit-l14 --train a.parquet --test b.parquet --out probe
     """
-    from fxray.baselines.ports import SIZES, Settings
+    from fxray.baselines.ports import Settings
     from fxray.baselines.registry import find
     from fxray.baselines.run import run_baselines
     from fxray.baselines.table import write_baselines
     from fxray.cli.progress import show_progress
     from fxray.versions import versions
 
-    chosen_size = next((each for each in SIZES if each == size), None)
-    if chosen_size is None:
-        raise typer.BadParameter(f"--size {size}: expected one of {', '.join(SIZES)}")
+    wanted_size = chosen_size(size, "--size")
     entries = find(names or [])
     given = _weights(weights or [])
     find(list(given))
     with show_progress() as on_event:
         outcome = run_baselines(
             entries,
-            Settings(seed, device, epochs, chosen_size),
+            Settings(seed, device, epochs, wanted_size),
             given,
             train=train,
             test=test,
@@ -113,6 +112,20 @@ def run(
         typer.echo(f"error: {name}: {error}", err=True)
     if outcome.failures:
         raise typer.Exit(1)
+
+
+def chosen_size(given: str, option: str) -> "Size":
+    """A size of networks.
+
+    Raises:
+        typer.BadParameter: There is no such size.
+    """
+    from fxray.baselines.ports import SIZES
+
+    for size in SIZES:
+        if size == given:
+            return size
+    raise typer.BadParameter(f"{option} {given}: expected one of {', '.join(SIZES)}")
 
 
 def _weights(given: list[str]) -> dict[str, Path]:

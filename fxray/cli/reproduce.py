@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxray.cli.arguments import ConfigOption, SetOption
+from fxray.cli.baseline import chosen_size
 
 if TYPE_CHECKING:
     from fxray.experiments.experiment import Experiment
@@ -27,6 +28,9 @@ def reproduce(
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Parquet file of an outside data set: 4o=4o.parquet. May be repeated."),
     ] = None,
+    baselines: Annotated[
+        str, typer.Option(help="Networks of rows of other detectors: small (two cores fit them), or published.")
+    ] = "small",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what is there and what is missing.")] = False,
 ) -> None:
     """Train and measure the rows of the paper's tables.
@@ -47,11 +51,11 @@ def reproduce(
 
     chosen = shipped_experiments() if ALL in names else list(dict.fromkeys(names))
     experiments = {Path(name).stem: load_experiment(name) for name in chosen}
-    outside = _outside(ood or [])
+    outside, size = _outside(ood or []), chosen_size(baselines, "--baselines")
     load_config(config, overrides or ())  # what is wrong with it is told before heavy imports
     from fxray.experiments.trainings import Setting
 
-    setting = Setting(lambda more: load_config(config, [*(overrides or ()), *more]), out, outside)
+    setting = Setting(lambda more: load_config(config, [*(overrides or ()), *more]), out, outside, size)
     if dry_run:
         for name, experiment in experiments.items():
             _print_plan(name, experiment, setting)

@@ -42,7 +42,12 @@ def split_overrides(config: Config, out: Path) -> list[str]:
 
 def fold_overrides(out: Path, settings: SplitSettings, fold: str) -> list[str]:
     """What lets a training read the splits of a fold."""
-    return _overrides([_fold_dir(out, settings, fold) / f"{name}.parquet" for name in NAMES])
+    return _overrides([fold_file(out, settings, fold, name) for name in NAMES])
+
+
+def fold_file(out: Path, settings: SplitSettings, fold: str, name: str) -> Path:
+    """Parquet file of a split of a fold."""
+    return _fold_dir(out, settings, fold) / f"{name}.parquet"
 
 
 def fold_names(settings: SplitSettings, config: Config) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from fxray.baselines.registry import find
 from fxray.config.document import read_document
 from fxray.config.load import find_yaml, shipped_folder
 from fxray.config.tree import Count, Fraction, Section
@@ -61,10 +62,25 @@ class Row(Section):
     """Of folds: images of the generator or group that the title names, or all."""
     change: str = ""
     """Of robustness: the change of the images, as `fxray robustness --only`; empty for the images as they are."""
+    baseline: str = ""
+    """Another detector, of `fxray baseline list`, fitted and asked on the same images in place of a training."""
     absent: str = ""
     """Why the row cannot be measured; it stands in the table all the same."""
     paper: dict[str, float] = Field(default_factory=dict)
     """What the paper reports, by column."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a training stands behind it."""
+        return not self.absent and not self.baseline
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> "Row":
+        if self.baseline:
+            find([self.baseline])
+            if self.set or self.phase or self.change or self.absent:
+                raise ValueError("a `baseline` has no set, phase, change or absent")
+        return self
 
 
 class Experiment(Section):
@@ -95,11 +111,20 @@ class Experiment(Section):
             raise ValueError(f"`reference` {self.reference!r} is no title of a row")
         if (self.kind == "folds") != (self.split is not None):
             raise ValueError("`split` goes with kind folds, and with no other")
-        if self.kind == "trainings" and all(row.absent for row in self.rows):
-            raise ValueError("no row can be measured")
+        if self.kind == "trainings" and not any(row.is_trained for row in self.rows):
+            raise ValueError("no row can be trained")
+        if self.kind == "robustness" and any(row.baseline for row in self.rows):
+            raise ValueError("no `baseline` is asked about changed images")
+        if self.kind == "folds" and any(row.baseline and row.part != "overall" for row in self.rows):
+            raise ValueError("a `baseline` in folds has part: overall")
         if unknown := sorted({key for row in self.rows for key in row.paper if key not in self.columns}):
             raise ValueError(f"`paper` has {unknown[0]!r}, which is no column")
         return self
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Names of the baselines that rows are about."""
+        return tuple(dict.fromkeys(row.baseline for row in self.rows if row.baseline))
 
     @property
     def outside(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from fxray.evaluate.comparison import measure_gain
 from fxray.evaluate.evaluation import Evaluation, Slice, evaluate
 from fxray.evaluate.predictions import Prediction, read_predictions
 from fxray.experiments.experiment import OWN, Experiment, Row, split_column
+from fxray.experiments.others import Question, has_boxes, key_of, state_of_baseline
 from fxray.experiments.trainings import (
     Setting,
     Training,
@@ -59,18 +60,21 @@ class Line:
     spread: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def measure_trainings(experiment: Experiment, setting: Setting, failures: Mapping[str, str]) -> list[Line]:
+def measure_trainings(
+    experiment: Experiment, setting: Setting, failures: Mapping[str, str], questions: Sequence[Question]
+) -> list[Line]:
     """A line per row; a row that cannot be measured yet, or at all, says why.
 
     Args:
         experiment: Of kind trainings.
         setting: Where trainings and answers lie.
-        failures: Reasons by name of the training.
+        failures: Reasons by name of the training or baseline.
+        questions: That baselines are asked, by test.
 
     Raises:
         DataError: Answers are damaged.
     """
-    found = {row.title: _evaluations(experiment, row, setting) for row in experiment.rows}
+    found = {row.title: _evaluations(experiment, row, setting, questions) for row in experiment.rows}
     reference = found.get(experiment.reference, {})
     lines = []
     for row in experiment.rows:
@@ -83,12 +87,12 @@ def measure_trainings(experiment: Experiment, setting: Setting, failures: Mappin
             other = reference.get(test)
             if other is not None and row.title != experiment.reference and _have_same_images(other, evaluation):
                 gains[column] = measure_gain(other, evaluation).metrics[metric].to_json()
-        training = None if row.absent else training_of(row)
+        training = training_of(row) if row.is_trained else None
         lines.append(
             Line(
                 row.title,
-                _state(experiment, row, setting, failures, found[row.title]),
-                training.name if training else "",
+                _state(experiment, row, setting, failures, found[row.title], questions),
+                training.name if training else _name_of(row),
                 metrics,
                 gains,
                 row.paper,
@@ -139,7 +143,13 @@ def measure_folds(
     return [*lines, Line(f"mean ± sd of {num_done} folds", spread=spread)]
 
 
-def measure_parts(experiment: Experiment, trainings: Sequence[Training], setting: Setting) -> list[Line]:
+def measure_parts(
+    experiment: Experiment,
+    trainings: Sequence[Training],
+    setting: Setting,
+    failures: Mapping[str, str],
+    questions: Sequence[Question],
+) -> list[Line]:
     """A line per generator or group, over the test parts of all folds; parts of the data that no row names follow."""
     done = [t for t in trainings if (RunDirectory(t.folder(setting.out)).predictions(_last(t, setting.out))).exists()]
     pooled = _pooled(done, setting) if done else None
@@ -147,22 +157,46 @@ def measure_parts(experiment: Experiment, trainings: Sequence[Training], setting
     rows = [*experiment.rows, *_unnamed(experiment, pooled)]
     lines = []
     for row in rows:
+        if row.baseline:
+            lines.append(_measure_baseline(experiment, row, setting, failures, questions))
+            continue
         part = None if row.absent or pooled is None else _part(pooled, row)
         if part is None:
             nothing = "no such image in the data" if pooled is not None else "not trained yet"
             lines.append(Line(row.title, row.absent or nothing, paper=row.paper))
             continue
         folds = [found for evaluation in each if (found := _part(evaluation, row)) is not None]
-        spread = {}
-        for column in experiment.columns:
-            values = [v for found in folds if (v := found.metrics[column].to_json()["value"]) is not None]
-            if len(values) > 1:
-                spread[column] = (statistics.mean(values), statistics.stdev(values))
-        metrics = {column: part.metrics[column].to_json() for column in experiment.columns}
         state = f"{len(done)} of {len(trainings)} folds" if len(done) < len(trainings) else ""
-        images = part.num_samples
-        lines.append(Line(row.title, state, "", metrics, {}, row.paper, num_images=images, spread=spread))
+        lines.append(_line_of_part(experiment, row, state, part, folds))
     return lines
+
+
+def _measure_baseline(
+    experiment: Experiment, row: Row, setting: Setting, failures: Mapping[str, str], questions: Sequence[Question]
+) -> Line:
+    """Of all folds that a baseline has answered."""
+    state = state_of_baseline(row.baseline, questions, failures)
+    files = [(q.answers(row.baseline), q.test) for q in questions if q.answers(row.baseline).is_file()]
+    if not files:
+        return Line(row.title, state, _name_of(row), paper=row.paper)
+    config, says_where = setting.configure(()), has_boxes(row.baseline)
+    folds = [_evaluate([file], config, says_where).overall for file in files]
+    return _line_of_part(experiment, row, state, _evaluate(files, config, says_where).overall, folds)
+
+
+def _line_of_part(experiment: Experiment, row: Row, state: str, part: Slice, folds: Sequence[Slice]) -> Line:
+    """Of the images of all folds, and how folds differ."""
+    spread = {}
+    for column in experiment.columns:
+        values = [v for found in folds if (v := found.metrics[column].to_json()["value"]) is not None]
+        if len(values) > 1:
+            spread[column] = (statistics.mean(values), statistics.stdev(values))
+    metrics = {column: part.metrics[column].to_json() for column in experiment.columns}
+    return Line(row.title, state, _name_of(row), metrics, {}, row.paper, num_images=part.num_samples, spread=spread)
+
+
+def _name_of(row: Row) -> str:
+    return key_of(row.baseline) if row.baseline else ""
 
 
 def is_synthetic(trainings: Sequence[Training], setting: Setting) -> bool:
@@ -172,10 +206,16 @@ def is_synthetic(trainings: Sequence[Training], setting: Setting) -> bool:
     )
 
 
-def _evaluations(experiment: Experiment, row: Row, setting: Setting) -> dict[str, Evaluation]:
+def _evaluations(
+    experiment: Experiment, row: Row, setting: Setting, questions: Sequence[Question]
+) -> dict[str, Evaluation]:
     """By name of the test, as far as answers are there."""
     if row.absent:
         return {}
+    if row.baseline:
+        own, asked = setting.configure(()), {q.name: (q.answers(row.baseline), q.test) for q in questions}
+        says_where = has_boxes(row.baseline)
+        return {test: _evaluate([file], own, says_where) for test, file in asked.items() if file[0].is_file()}
     training = training_of(row)
     run = RunDirectory(training.folder(setting.out))
     config = config_of(run.root)
@@ -211,10 +251,10 @@ def _pooled(trainings: Sequence[Training], setting: Setting) -> Evaluation:
     return _evaluate(files, config)
 
 
-def _evaluate(files: Sequence[tuple[Path, Path]], config: Config) -> Evaluation:
+def _evaluate(files: Sequence[tuple[Path, Path]], config: Config, says_where: bool | None = None) -> Evaluation:
     stamps = tuple((answers, answers.stat().st_mtime_ns, data) for answers, data in files)
-    has_boxes = VIEWS[config.data.view].has_regions
-    return _evaluate_once(stamps, config.evaluate.num_bootstrap, config.seed, has_boxes)
+    is_asked_where = VIEWS[config.data.view].has_regions if says_where is None else says_where
+    return _evaluate_once(stamps, config.evaluate.num_bootstrap, config.seed, is_asked_where)
 
 
 @cache
@@ -250,23 +290,29 @@ def _num_steps(training: Training, out: Path, phase: str = "") -> int | None:
 
 
 def _state(
-    experiment: Experiment, row: Row, setting: Setting, failures: Mapping[str, str], found: Mapping[str, Evaluation]
+    experiment: Experiment,
+    row: Row,
+    setting: Setting,
+    failures: Mapping[str, str],
+    found: Mapping[str, Evaluation],
+    questions: Sequence[Question],
 ) -> str:
     if row.absent:
         return row.absent
-    training = training_of(row)
     lacking = dict.fromkeys(split_column(c)[0] for c in experiment.columns if split_column(c)[0] not in found)
     if not lacking:
         return ""
+    ungiven = [test for test in lacking if test != OWN and test not in setting.outside]
+    no_data = f"no data: {' '.join(f'--ood {test}=FILE' for test in ungiven)}" if ungiven == list(lacking) else ""
+    if row.baseline:
+        return no_data or state_of_baseline(row.baseline, questions, failures)
+    training = training_of(row)
     if training.name in failures:
         return failures[training.name]
     config = config_of(training.folder(setting.out))
     if row.phase and config is not None and row.phase not in phases_of(config):
         return f"this training has no phase {row.phase}"
-    ungiven = [test for test in lacking if test != OWN and test not in setting.outside]
-    if ungiven == list(lacking):
-        return f"no data: {' '.join(f'--ood {test}=FILE' for test in ungiven)}"
-    return state_of(training, setting.out)
+    return no_data or state_of(training, setting.out)
 
 
 def _part(evaluation: Evaluation, row: Row) -> Slice | None:

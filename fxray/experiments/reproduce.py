@@ -3,6 +3,7 @@
     OUT/config.yaml data/ folds/<scheme>/<fold>/        what all trainings share
     OUT/runs/<training>/                                a run directory each, shared by the rows that need it
     OUT/outside/<data set>/                             answers to data sets from outside
+    OUT/baselines/<data set or fold>/<baseline>/        other detectors on the same images
     OUT/<experiment>/<experiment>.md .tex .csv .json .html, curves.png .svg
 
 The same call goes on where it was. A training that fails is told in the table, and the others go on.
@@ -28,7 +29,8 @@ from fxray.experiments.data import (
     prepare_splits,
     split_overrides,
 )
-from fxray.experiments.experiment import Experiment
+from fxray.experiments.experiment import Experiment, Row
+from fxray.experiments.others import Question, answer_all, key_of, questions_of, state_of_baseline
 from fxray.experiments.tables import write_lines
 from fxray.experiments.trainings import (
     Setting,
@@ -43,6 +45,7 @@ from fxray.experiments.trainings import (
 )
 from fxray.experiments.work import REAL, Launch, answer_outside, change_images, train
 from fxray.files import file_sha256, make_folder, write_atomically
+from fxray.launch.data import Splits
 from fxray.launch.lease import hold
 from fxray.launch.run import changed_fields
 from fxray.report.paper_table import PaperTable
@@ -88,12 +91,14 @@ def plan(experiment: Experiment, setting: Setting) -> list[PlannedRow]:
     """
     config = setting.configure(())
     refuse_unequal_steps(experiment, setting, ())
+    folds = fold_names(experiment.split, config) if experiment.split else []
+    nowhere = Splits(Path(), Path(), Path(), is_synthetic=False)  # what is asked is not looked at here
+    questions = questions_of(experiment, folds, nowhere, setting)
     if experiment.split is not None:
-        folds = trainings_of(experiment, fold_names(experiment.split, config))
-        absent = [PlannedRow(row.title, "", row.absent, None) for row in experiment.rows if row.absent]
-        return [_planned(f"fold {training.fold}", training, setting) for training in folds] + absent
+        others = [_planned_other(row, questions) for row in experiment.rows if row.absent or row.baseline]
+        return [_planned(f"fold {t.fold}", t, setting) for t in trainings_of(experiment, folds)] + others
     return [
-        PlannedRow(row.title, "", row.absent, None) if row.absent else _planned(row.title, training_of(row), setting)
+        _planned(row.title, training_of(row), setting) if row.is_trained else _planned_other(row, questions)
         for row in experiment.rows
     ]
 
@@ -126,7 +131,8 @@ def reproduce(
         results, failures = {}, dict[str, str]()
         for name, experiment in experiments.items():
             settings = experiment.split
-            trainings = trainings_of(experiment, fold_names(settings, config) if settings else ())
+            folds = fold_names(settings, config) if settings else []
+            trainings, questions = trainings_of(experiment, folds), questions_of(experiment, folds, splits, setting)
             for number, training in enumerate(trainings, start=1):
                 on_event(Note(f"{name}: training {number} of {len(trainings)}: {training.name}"))
                 if training.name in failures and not is_finished(training.folder(setting.out)):
@@ -139,9 +145,10 @@ def reproduce(
                     _work(experiment, training, data, setting, launch, on_event)
                     failures.pop(training.name, None)
                 except Exception as error:  # noqa: BLE001 - one training shall not stop the others; its row tells
-                    failures[training.name] = _tell_failure(error, training, setting.out, on_event)
-                write_experiment(name, experiment, trainings, setting, failures, has_curves=False)
-            results[name] = write_experiment(name, experiment, trainings, setting, failures)
+                    failures[training.name] = _tell_failure(error, training.name, setting.out, on_event)
+                write_experiment(name, experiment, trainings, questions, setting, failures, has_curves=False)
+            failures |= _ask_baselines(experiment, questions, setting, launch, on_event)
+            results[name] = write_experiment(name, experiment, trainings, questions, setting, failures)
         return results
 
 
@@ -149,6 +156,7 @@ def write_experiment(
     name: str,
     experiment: Experiment,
     trainings: Sequence[Training],
+    questions: Sequence[Question],
     setting: Setting,
     failures: Mapping[str, str],
     *,
@@ -166,17 +174,20 @@ def write_experiment(
     has_curves = has_curves and experiment.kind != "robustness" and draw_trainings(run_dirs, folder, CURVES)
     figure = CURVES if has_curves else ""
     if experiment.kind == "trainings":
-        parts = {name: measure.measure_trainings(experiment, setting, failures)}
+        parts = {name: measure.measure_trainings(experiment, setting, failures, questions)}
     elif experiment.kind == "robustness":
         parts = {name: measure.measure_changes(experiment, setting, failures)}
     else:
-        parts = {name: measure.measure_parts(experiment, trainings, setting)} if experiment.rows else {}
+        parts = {}
+        if experiment.rows:
+            parts[name] = measure.measure_parts(experiment, trainings, setting, failures, questions)
         parts[f"{name}-folds" if parts else name] = measure.measure_folds(experiment, trainings, setting, failures)
     tables = [
         write_lines(experiment, lines, folder, part, facts, is_synthetic=is_synthetic, figure=figure)
         for part, lines in parts.items()
     ]
-    failed = {training.name: failures[training.name] for training in trainings if training.name in failures}
+    names = [*(training.name for training in trainings), *map(key_of, experiment.baselines)]
+    failed = {name: failures[name] for name in names if name in failures}
     return Result(folder, tuple(tables), failed, is_synthetic)
 
 
@@ -192,6 +203,22 @@ def _work(
     if experiment.kind == "robustness":
         change_images(experiment, training, setting, launch, on_event)
     answer_outside(experiment, training, setting, launch, on_event)
+
+
+def _ask_baselines(
+    experiment: Experiment, questions: Sequence[Question], setting: Setting, launch: Launch, on_event: OnEvent
+) -> dict[str, str]:
+    """Reasons of those that failed, by the names that they have among trainings."""
+    found = answer_all(experiment, questions, setting, launch.baselines, setting.configure(()), on_event)
+    return {key_of(name): _tell_failure(error, key_of(name), setting.out, on_event) for name, error in found.items()}
+
+
+def _planned_other(row: Row, questions: Sequence[Question]) -> PlannedRow:
+    """A row without a training."""
+    if row.absent:
+        return PlannedRow(row.title, "", row.absent, None)
+    state = state_of_baseline(row.baseline, questions, {}) or ("answered" if questions else "no data: --ood NAME=FILE")
+    return PlannedRow(row.title, key_of(row.baseline), state, None)
 
 
 def _planned(title: str, training: Training, setting: Setting) -> PlannedRow:
@@ -219,13 +246,13 @@ def _adopt(out: Path, config: Config) -> None:
     write_atomically(file, dump_config(config))
 
 
-def _tell_failure(error: Exception, training: Training, out: Path, on_event: OnEvent) -> str:
+def _tell_failure(error: Exception, name: str, out: Path, on_event: OnEvent) -> str:
     """The reason in one line; the traceback lies beside the runs."""
-    file = out / "failures" / f"{training.name}.txt"
+    file = out / "failures" / f"{name}.txt"
     write_atomically(file, "".join(traceback.format_exception(error)))
     message = error.message if isinstance(error, FxrayError) else f"{type(error).__name__}: {error}"
     reason = f"failed: {' '.join(message.split())[:200]}"
-    on_event(Note(f"{training.name} {reason} ({file})", is_warning=True))
+    on_event(Note(f"{name} {reason} ({file})", is_warning=True))
     return reason
 
 

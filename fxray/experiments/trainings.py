@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from fxray.baselines.ports import Size
 from fxray.config.load import load_config
 from fxray.config.schedule import Stage, load_stages
 from fxray.config.tree import Config
@@ -23,11 +24,13 @@ class Setting:
         configure: The configuration with further overrides.
         out: Folder of data, trainings and tables.
         outside: Parquet files of outside data sets, by name.
+        baseline_size: Of the networks among the baselines.
     """
 
     configure: Callable[[Sequence[str]], Config]
     out: Path
     outside: Mapping[str, Path]
+    baseline_size: Size = "small"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def trainings_of(experiment: Experiment, folds: Sequence[str]) -> list[Training]
     """The trainings of an experiment, each once, in the order of the rows or folds."""
     if experiment.split is not None:
         return [Training(f"{experiment.split.name}-{slug(fold)}", (), fold) for fold in folds]
-    return list(dict.fromkeys(training_of(row) for row in experiment.rows if not row.absent))
+    return list(dict.fromkeys(training_of(row) for row in experiment.rows if row.is_trained))
 
 
 def training_of(row: Row) -> Training:

@@ -17,6 +17,7 @@ from fxray.data.changes import HARDSHIPS, Change
 from fxray.errors import ConfigError
 from fxray.events import Note, OnEvent
 from fxray.experiments.experiment import Experiment, Row
+from fxray.experiments.others import Fit, fit
 from fxray.experiments.trainings import (
     Setting,
     Training,
@@ -55,9 +56,10 @@ class Launch:
     train: Callable[[Config, Path, OnEvent], object]
     answer: Answer
     robustness: Robustness
+    baselines: Fit
 
 
-REAL = Launch(launched.train, launched.evaluate_adapter, measure_robustness)
+REAL = Launch(launched.train, launched.evaluate_adapter, measure_robustness, fit)
 
 
 def train(
@@ -88,7 +90,7 @@ def answer_outside(
     run = RunDirectory(training.folder(setting.out))
     config = config_of(run.root)
     assert config is not None, "it was trained"
-    rows = [row for row in experiment.rows if not row.absent and training_of(row) == training]
+    rows = [row for row in experiment.rows if row.is_trained and training_of(row) == training]
     for test in experiment.outside:
         for row in rows if test in setting.outside else []:
             phase = row.phase or phases_of(config)[-1]

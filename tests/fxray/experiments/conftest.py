@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fxray.baselines.run import Outcome
 from fxray.config.load import load_config
 from fxray.config.schedule import load_stages
 from fxray.data.dataset import Dataset, Row, write_dataset
+from fxray.errors import DataError
 from fxray.evaluate.predictions import Prediction, write_predictions
 from fxray.experiments import reproduce
 from fxray.experiments.trainings import Setting
@@ -77,11 +79,12 @@ class FakeLaunch:
         self.trained: list[str] = []
         self.answered: list[str] = []
         self.changed: list[str] = []
+        self.fitted: list[str] = []
         self.began_with_sft: list[str] = []
 
     @property
     def port(self) -> Launch:
-        return Launch(self.train, self.answer, self.robustness)
+        return Launch(self.train, self.answer, self.robustness, self.baselines)
 
     def train(self, config, run_dir, on_event):
         self.trained.append(run_dir.name)
@@ -122,6 +125,17 @@ class FakeLaunch:
             folder.mkdir(parents=True)
             (folder / "numbers.json").write_text(json.dumps(numbers | {"gain": gain}))
         return RobustnessReport(run_dir, (), False)
+
+    def baselines(self, names, question, setting, config, on_event):
+        """Each wrong once more than the one before, and each says where; one of name `fails` does."""
+        failures = {}
+        for num_wrong, name in enumerate(names, start=1):
+            if name == self.fails:
+                failures[name] = DataError("no real image", where=str(question.train))
+            else:
+                write_predictions(answers(Dataset.open(question.test).samples, num_wrong), question.answers(name))
+        self.fitted += [f"{name} for {question.name}" for name in names]
+        return Outcome({}, failures)
 
 
 @pytest.fixture

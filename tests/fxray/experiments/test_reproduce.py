@@ -132,6 +132,59 @@ def test_folds_are_trained_one_after_the_other_and_every_image_counts_once(tmp_p
     assert "data checksum " in (result.folder / "mine-folds.tex").read_text()
 
 
+OTHERS = """
+title: Others
+source: Table 3
+kind: trainings
+columns: [accuracy, iou, 4o.accuracy]
+reference: Ours
+rows:
+  - {title: Ours}
+  - {title: SegFormer, baseline: segformer, paper: {accuracy: 0.945}}
+  - {title: NPR, baseline: npr}
+"""
+
+
+def test_other_detectors_are_fitted_on_the_same_images_and_asked_about_the_same_tests(
+    tmp_path, setting, splits, fake_launch
+):
+    given = dataclasses.replace(setting, outside={"4o": splits["validation"]})
+    mine = experiment_of(tmp_path, OTHERS)
+    states = [row.state for row in plan(mine["mine"], given)]
+    assert states == ["not begun", "not fitted for own, 4o", "not fitted for own, 4o"]
+    launch = fake_launch(fails="npr")
+    result = reproduce(mine, given, launch=launch.port)["mine"]
+    assert launch.trained == ["base"]
+    assert launch.fitted == ["segformer for own", "npr for own", "segformer for 4o", "npr for 4o"]
+    assert result.failures == {"baseline-npr": "failed: no real image"}
+    lines = lines_of(result, "mine")
+    assert lines["SegFormer"]["metrics"]["accuracy"]["value"] == 15 / 16
+    assert lines["SegFormer"]["metrics"]["4o.accuracy"]["value"] == 7 / 8
+    assert lines["SegFormer"]["gains"]["accuracy"]["value"] == 1 / 16
+    assert (lines["SegFormer"]["state"], lines["SegFormer"]["training"]) == ("", "baseline-segformer")
+    assert lines["NPR"]["state"] == "failed: no real image"
+    assert lines["Ours"]["state"] == ""
+    result = reproduce(mine, given, launch=fake_launch().port)["mine"]
+    assert not result.failures
+    numbers = lines_of(result, "mine")["NPR"]["metrics"]
+    assert numbers["accuracy"]["value"] == 14 / 16
+    assert numbers["iou"]["value"] is None  # it does not say where
+    assert [row.state for row in plan(mine["mine"], given)] == ["finished", "answered", "answered"]
+    assert [row.state for row in plan(load_experiment("table3"), setting)][2] == "no data: --ood NAME=FILE"
+
+
+def test_other_detectors_answer_every_fold(tmp_path, setting, fake_launch):
+    text = FOLDS.replace("absent: not implemented", "baseline: npr")
+    mine, launch = experiment_of(tmp_path, text), fake_launch()
+    result = reproduce(mine, setting, launch=launch.port)["mine"]
+    assert launch.fitted == ["npr for 0", "npr for 1"]
+    parts = lines_of(result, "mine")
+    assert parts["NPR"]["num_images"] == parts["Overall"]["num_images"]
+    assert parts["NPR"]["metrics"]["accuracy"]["value"] == pytest.approx(1 - 2 / parts["NPR"]["num_images"])
+    assert parts["NPR"]["spread"]["accuracy"][0] > 0.9
+    assert parts["NPR"]["paper"] == {"accuracy": 0.914}
+
+
 def test_a_generator_is_left_out_of_training(tmp_path, setting, fake_launch):
     from fxray.data.dataset import Dataset
 
@@ -186,7 +239,7 @@ def test_a_table_says_on_its_face_that_data_are_synthetic(setting):
     experiment = load_experiment("table4")
     assert measure.is_synthetic([], synthetic)
     assert not measure.is_synthetic([], setting)
-    lines = measure.measure_trainings(experiment, synthetic, {"base": "failed: no memory"})
+    lines = measure.measure_trainings(experiment, synthetic, {"base": "failed: no memory"}, ())
     table = as_table(experiment, lines, {}, is_synthetic=True)
     assert table.notes[0].startswith("SYNTHETIC")
     assert [row.cells[0] for row in table.rows][:3] == ["failed: no memory", "failed: no memory", "not begun"]

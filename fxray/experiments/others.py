@@ -1,0 +1,121 @@
+"""Rows that are about other detectors: each baseline is fitted on the very images, and answers the very tests.
+
+OUT/baselines/<test or fold>/<baseline>/     as `fxray baseline run` leaves it; what is there is not fitted again
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fxray.baselines.measure import PREDICTIONS
+from fxray.baselines.ports import Settings
+from fxray.baselines.registry import BASELINES, find
+from fxray.baselines.run import Outcome, run_baselines
+from fxray.config.tree import Config
+from fxray.errors import FxrayError
+from fxray.events import OnEvent
+from fxray.experiments.data import fold_file
+from fxray.experiments.experiment import OWN, Experiment, split_column
+from fxray.experiments.trainings import Setting, slug
+from fxray.files import file_sha256
+from fxray.launch.data import Splits
+from fxray.versions import versions
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the baselines of an experiment are fitted on, and asked about.
+
+    Attributes:
+        name: Test, or fold.
+        train: Parquet file.
+        test: Parquet file.
+        folder: Of their answers.
+    """
+
+    name: str
+    train: Path
+    test: Path
+    folder: Path
+
+    def answers(self, baseline: str) -> Path:
+        """Where a baseline's predictions lie, once it has answered."""
+        return self.folder / baseline / PREDICTIONS
+
+
+Fit = Callable[[Sequence[str], Question, Setting, Config, OnEvent], Outcome]
+
+
+def questions_of(experiment: Experiment, folds: Sequence[str], splits: Splits, setting: Setting) -> list[Question]:
+    """One for each test set that a column is about and that is given, or one for each fold.
+
+    Args:
+        experiment: With or without baselines.
+        folds: Of an experiment in folds.
+        splits: Files of the configuration.
+        setting: Where everything lies.
+    """
+    out = setting.out / "baselines"
+    if experiment.split is not None:
+        scheme = experiment.split
+        files = [[fold_file(setting.out, scheme, fold, name) for name in ("train", "test")] for fold in folds]
+        return [
+            Question(fold, train, test, out / f"{scheme.name}-{slug(fold)}")
+            for fold, (train, test) in zip(folds, files, strict=True)
+        ]
+    questions = []
+    for test in dict.fromkeys(split_column(column)[0] for column in experiment.columns):
+        if test == OWN:
+            questions.append(Question(test, splits.train, splits.test, out / test))
+        elif (file := setting.outside.get(test)) is not None:
+            questions.append(Question(test, splits.train, file, out / f"{test}-{file_sha256(file)[:12]}"))
+    return questions
+
+
+def fit(names: Sequence[str], question: Question, setting: Setting, config: Config, on_event: OnEvent) -> Outcome:
+    """Fits some baselines, and lets them answer; on CUDA where there is a device.
+
+    Raises:
+        DataError: A dataset cannot be read.
+    """
+    import torch
+
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    settings = Settings(config.seed, device, size=setting.baseline_size)
+    return run_baselines(
+        find(names), settings, {}, train=question.train, test=question.test, out=question.folder,
+        versions=versions(), on_event=on_event,
+    )  # fmt: skip
+
+
+def answer_all(
+    experiment: Experiment, questions: Sequence[Question], setting: Setting, fit: Fit, config: Config, on_event: OnEvent
+) -> dict[str, FxrayError]:
+    """Lets every baseline of an experiment answer every question; failures by name, the others go on."""
+    failures = dict[str, FxrayError]()
+    for question in questions if experiment.baselines else ():
+        if not (question.train.is_file() and question.test.is_file()):  # of a fold that could not be made
+            continue
+        try:
+            failures |= fit(experiment.baselines, question, setting, config, on_event).failures
+        except FxrayError as error:
+            failures |= dict.fromkeys(experiment.baselines, error)
+    return failures
+
+
+def has_boxes(baseline: str) -> bool:
+    """Whether a baseline says where."""
+    return next(entry.has_masks for entry in BASELINES if entry.name == baseline)
+
+
+def state_of_baseline(baseline: str, questions: Sequence[Question], failures: Mapping[str, str]) -> str:
+    """Why it has no answers, or no more; empty where all are there."""
+    lacking = [question.name for question in questions if not question.answers(baseline).is_file()]
+    if not lacking:
+        return ""
+    return failures.get(key_of(baseline)) or f"not fitted for {', '.join(lacking)}"
+
+
+def key_of(baseline: str) -> str:
+    """Its name among trainings."""
+    return f"baseline-{baseline}"
