@@ -1,6 +1,6 @@
 """Which baselines there are, which of the paper's are not here and why. None is imported before it is asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal, cast
@@ -22,6 +22,7 @@ class Entry:
         sees: What of an image decides.
         has_masks: Whether it points at places.
         weights: What its fitting can start from.
+        needs_weights: Whether it is nothing without them.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Entry:
     sees: str
     has_masks: bool = False
     weights: Weights = ""
+    needs_weights: bool = False
 
     def build(self, settings: Settings) -> Baseline:
         """An unfitted one.
@@ -60,19 +62,37 @@ BASELINES = (
         "features of a frozen encoder",
         weights="a folder",
     ),
+    Entry(
+        "aeroblade",
+        "aeroblade:Aeroblade",
+        "Ricker et al. 2024",
+        "what a latent model's autoencoder loses",
+        weights="a folder",
+        needs_weights=True,
+    ),
+    Entry(
+        "dire",
+        "dire:Dire",
+        "Wang et al. 2023",
+        "what a diffusion model fails to bring back",
+        weights="a folder",
+        needs_weights=True,
+    ),
 )
 
 ABSENT = {
     "ObjectFormer": "Wang et al. 2022: no reference code was found that a rebuilt one could be held against",
     "AfPr": "AntifakePrompt (Chang et al. 2023) tunes a prompt of InstructBLIP, whose weights cannot ship with fxray",
-    "AEROBLADE": "Ricker et al. 2024 rebuild images by autoencoders of latent diffusion; diffusers is no dependency",
-    "DIRE": "Wang et al. 2023 invert images by a diffusion model; diffusers is no dependency",
 }
 """Baselines of the paper that are not here, and why; `fxray evaluate` scores their predictions, whoever makes them."""
 
 
-def find(names: Sequence[str]) -> list[Entry]:
-    """Baselines by their names, in the order of the registry; all of them where no name is given.
+def find(names: Sequence[str], with_weights: Collection[str] = ()) -> list[Entry]:
+    """Baselines by their names, in the order of the registry; all that can be fitted where no name is given.
+
+    Args:
+        names: Of baselines.
+        with_weights: Names of those that weights are given for.
 
     Raises:
         ConfigError: A name is unknown, or of a baseline that is not here; it says which are.
@@ -83,4 +103,5 @@ def find(names: Sequence[str]) -> list[Entry]:
         if name not in known:
             why = f"is not here: {ABSENT[absent[name.lower()]]}" if name.lower() in absent else "is no baseline"
             raise ConfigError(f"{name!r} {why}", where="NAME", remedy=f"name some of {', '.join(known)}")
-    return [entry for entry in BASELINES if not names or entry.name in names]
+    fit = {entry.name for entry in BASELINES if not entry.needs_weights or entry.name in with_weights}
+    return [entry for entry in BASELINES if entry.name in (names or fit)]

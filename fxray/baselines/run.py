@@ -64,13 +64,13 @@ def run_baselines(
 
     Raises:
         DataError: A dataset cannot be read, or both are one.
-        ConfigError: `weights` names a baseline that takes none, or something that is not there.
+        ConfigError: `weights` lacks what a baseline needs, or names one that takes none, or what is not there.
     """
     key = _common_key(train, test, settings)
     _note_shared_sources(train, test, on_event)
     jobs = []
     for entry in entries:
-        own = settings if entry.name not in weights else _with_weights(settings, entry, weights[entry.name])
+        own = _with_weights(settings, entry, weights.get(entry.name))
         refuse_to_replace(out / entry.name, unless_it_holds=RECORD)
         jobs.append(Job(entry, own, train, test, out / entry.name, key | _own_key(own), versions))
     failures = dict[str, FxrayError]()
@@ -111,7 +111,15 @@ def _own_key(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _with_weights(settings: Settings, entry: Entry, path: Path) -> Settings:
+def _with_weights(settings: Settings, entry: Entry, path: Path | None) -> Settings:
+    if path is None:
+        if not entry.needs_weights:
+            return settings
+        raise ConfigError(
+            f"{entry.name} is nothing without a model of diffusers",
+            where="--weights",
+            remedy=f"give {entry.weights}: --weights {entry.name}=PATH; nothing is downloaded",
+        )
     if not entry.weights:
         takers = ", ".join(each.name for each in BASELINES if each.weights)
         raise ConfigError(f"{entry.name} takes no weights", where="--weights", remedy=f"those that do: {takers}")
@@ -129,8 +137,9 @@ def _fingerprint(path: Path) -> str:
     """SHA-256 of a weight file or, of a folder, of its configuration and weights."""
     if path.is_file():
         return file_sha256(path)
-    files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors"))
-    return hashlib.sha256("".join(f"{file.name} {file_sha256(file)}\n" for file in files).encode()).hexdigest()
+    files = sorted(file for file in path.rglob("*") if file.suffix in (".json", ".safetensors"))
+    lines = (f"{file.relative_to(path)} {file_sha256(file)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _note_shared_sources(train: Path, test: Path, on_event: OnEvent) -> None:

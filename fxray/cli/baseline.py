@@ -58,7 +58,8 @@ def run(
     test: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to answer, of other sources.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Predictions, records and the table.")],
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="See `fxray baseline list`; without: all.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="See `fxray baseline list`; without: all."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order, crops and resamples.")] = 0,
     device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda:0.")] = "cpu",
@@ -92,9 +93,9 @@ def run(
     from fxray.versions import versions
 
     wanted_size = chosen_size(size, "--size")
-    entries = find(names or [])
     given = _weights(weights or [])
     find(list(given))
+    entries = find(names or [], with_weights=given)
     with show_progress() as on_event:
         outcome = run_baselines(
             entries,
