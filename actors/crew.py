@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from actors.nodes import Nodes
 from actors.whereabouts import node_of
@@ -23,6 +24,8 @@ from fxray.spans import Fact, Span
 
 LOOK_EVERY_S = 2.0
 """Seconds between two looks at workers and nodes, at most."""
+NEVER_RAN = ("its node has died", "The actor never ran")
+"""What Ray says of an actor that it gave to a node whose death it had not noticed yet."""
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +61,12 @@ class Worker:
     def begin(self, name: str, what: str, facts: dict[str, Fact] | None = None) -> Span:
         """Something that the driver wants of this worker begins."""
         return spans.begin(self.name, name, what, where=lambda: node_of(self.actor), facts=facts)
+
+
+def was_taken(worker: Worker, error: Exception | None) -> bool:
+    """Whether a worker went by no fault of its own: its node leaves or was taken away, or died before it ran there."""
+    is_told = isinstance(error, RayActorError) and (error.preempted or all(words in str(error) for words in NEVER_RAN))
+    return is_told or worker.leaves_s is not None
 
 
 @dataclass(slots=True)

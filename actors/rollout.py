@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-from actors.crew import Crew, Worker
+from actors.crew import Crew, Worker, was_taken
 from actors.errands import DRAW, LOAD, REST, START, Batch, Deadlines, Errand, end_s, late_error, missing_groups
 from actors.failures import FailureBudget
 from actors.nodes import Nodes
@@ -361,7 +361,7 @@ class RolloutPool:
 
     def _lose(self, worker: Worker, reason: str, error: Exception | None = None) -> None:
         """Does without a worker, counts it unless its node was taken away, and hires another."""
-        is_taken = worker.leaves_s is not None or (isinstance(error, RayActorError) and error.preempted)
+        is_taken = was_taken(worker, error)
         what = next((errand.what for errand in self._errands.values() if errand.worker is worker), "nothing")
         self._let_go(worker, reason)
         self._tell(f"{worker.name} {reason}; the pool waited for {what}")
