@@ -5,6 +5,15 @@ from collections import deque
 from fxray.errors import WorkerDiedError
 
 
+def forget_frames(error: Exception) -> None:
+    """Forgets where an error of Ray's was raised.
+
+    Ray's own frame holds the error, and so, in a circle, every frame above it: what a step holds, its images in the
+    object store too, would stay until Python's collector happens to come by.
+    """
+    error.__traceback__ = None
+
+
 class FailureBudget:
     """Failures that a role may have. A process that leaves because its node is taken away is none.
 

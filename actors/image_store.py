@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.failures import FailureBudget
+from actors.failures import FailureBudget, forget_frames
 from fxray.data.dataset import Dataset
 from fxray.data.images import decode_image
 from fxray.errors import DataError
@@ -134,6 +134,7 @@ class ImageSource:
             try:
                 return self._fetch(asked)
             except (RayActorError, GetTimeoutError) as error:
+                forget_frames(error)
                 reason = f"did not read {len(asked)} images within {self._deadline_s:g} s"
                 reason = reason if isinstance(error, GetTimeoutError) else f"died: {error}"
                 ray.kill(self._store)

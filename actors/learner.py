@@ -21,6 +21,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.failures import forget_frames
 from actors.health import Health
 from actors.placement import node_share
 from fxray import spans
@@ -280,6 +281,7 @@ class LearnerGroup:
             return _await(calls, end_s - time.monotonic(), what, name, self._health)
         except RayTaskError as error:  # of a rank whose exchange with another one broke, or of a fault of its own
             if lost := self._health.find_dead():
+                forget_frames(error)
                 raise LearnerLostError(f"{lost} died: {error.cause}", where=f"waiting for {what}") from error
             raise
 
@@ -354,6 +356,7 @@ def _await(
             raise error.cause from None
         raise
     except RayActorError as error:
+        forget_frames(error)
         raise LearnerLostError(f"a learner rank died: {error}", where=f"waiting for {what}") from error
     except GetTimeoutError as error:
         raise DeadlineError(f"no answer within {deadline_s:.0f} s", where=f"waiting for {what}") from error

@@ -22,7 +22,7 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-from actors.failures import FailureBudget
+from actors.failures import FailureBudget, forget_frames
 from actors.placement import node_share
 from fxray import spans
 from fxray.data.frame import Frame
@@ -219,6 +219,7 @@ class RewardPool:
         try:
             result = ray.get(reference, timeout=self._group_deadline_s)
         except (RayActorError, OutOfMemoryError) as error:
+            forget_frames(error)
             is_taken = isinstance(error, RayActorError) and error.preempted
             if not is_taken:
                 self.counters.deaths += 1

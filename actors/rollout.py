@@ -21,7 +21,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from actors.crew import Crew, Worker, was_taken
 from actors.errands import DRAW, LOAD, REST, START, Batch, Deadlines, Errand, end_s, late_error, missing_groups
-from actors.failures import FailureBudget
+from actors.failures import FailureBudget, forget_frames
 from actors.nodes import Nodes
 from actors.rollout_worker import Draw, Job
 from actors.scaling import Scaler
@@ -314,6 +314,7 @@ class RolloutPool:
         try:
             self._crew.hear(question)
         except (RayActorError, OutOfMemoryError) as error:
+            forget_frames(error)
             self._lose(worker, f"died: {error}", error)
 
     def _finish(self, reference: ray.ObjectRef) -> None:
@@ -323,6 +324,7 @@ class RolloutPool:
             result = ray.get(reference)
         except (RayActorError, OutOfMemoryError) as error:
             self._errands[reference] = errand
+            forget_frames(error)
             self._lose(worker, f"died: {error}", error)
             return
         except RayTaskError as error:
