@@ -186,6 +186,9 @@ class Attack:
         self.role, self.kind, self.phase, self.at_s = role, kind, phase, at_s
         self.recovery_s = float("nan")
 
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.role} in {self.phase}, the next step after {self.recovery_s:.1f} s"
+
 
 def attack(run: Run, args: argparse.Namespace) -> Iterator[Attack]:
     """Runs to the end, with attacks on the way; yields each when the run goes on."""
@@ -206,6 +209,7 @@ def attack(run: Run, args: argparse.Namespace) -> Iterator[Attack]:
             known, progress_s = records, now_s
             if pending is not None:
                 pending.recovery_s = now_s - began_s - pending.at_s
+                print(f"{pending.at_s:6.0f} s  {pending}", flush=True)
                 yield pending
                 pending = None
             next_s = now_s + dice.expovariate(1 / args.gap_s)

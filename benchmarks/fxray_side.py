@@ -41,7 +41,7 @@ def run(session: Session, job: Job, recorder: Recorder, turns: Turns) -> None:
     report: dict[str, object] = {}
 
     with open_fleet(session) as fleet:
-        plan = plan_stage(session.config, session.stages[0], num_samples=len(fleet.training))
+        plan = plan_stage(session.config, session.stages[0], num_samples=len(fleet.training_prompts))
 
         def draw(step: int) -> list[PromptGroup]:
             if step == recorded_step:

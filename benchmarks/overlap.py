@@ -61,14 +61,16 @@ def measure(job: Job, rounds: int, num_steps: int, ways: list[int]) -> dict[int,
     with open_session(job.config(), job.folder / "run", lambda _: None) as session:
         save_fresh_adapter(session)
         with open_fleet(session) as fleet:
-            plan = plan_stage(session.config, session.stages[0], num_samples=len(fleet.training))
+            plan = plan_stage(session.config, session.stages[0], num_samples=len(fleet.training_prompts))
             take_turn(fleet, replace(plan, num_steps=2), 0)  # engine and learner come up
             version = 2
-            for _ in range(rounds):
+            for number in range(rounds):
                 for way in ways:
                     steps = take_turn(fleet, replace(plan, num_steps=num_steps, max_staleness=way), version)
                     version += num_steps
                     records[way] += steps[SETTLING_STEPS:-SETTLING_STEPS]
+                    seconds = " ".join(f"{step['seconds']:.2f}" for step in steps)
+                    print(f"round {number + 1}, staleness {way}: {seconds} s", file=sys.stderr, flush=True)
     return records
 
 

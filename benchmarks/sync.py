@@ -31,15 +31,15 @@ from overlap import take_turn
 from turns import ENVIRONMENT
 from workload import WORKLOADS, prepare
 
-from actors.rollout import RolloutPool, rollout_spawner
 from actors.weight_sync import AdapterPublisher
 from fxray.config.tree import Config
 from fxray.engine.engine import Engine
+from fxray.events import ignore
 from fxray.grpo.types import AdapterBlob
 from fxray.launch.fleet import open_fleet
 from fxray.launch.plan import plan_stage
 from fxray.launch.session import Session, open_session
-from fxray.launch.start import engine_settings
+from fxray.launch.start import engine_settings, rollout_pool
 from fxray.model.folder import resolve_model_path
 
 MAX_STEP_FRAC = 0.05
@@ -119,7 +119,7 @@ def parse_arguments() -> argparse.Namespace:
 def time_steps(session: Session, num_steps: int) -> tuple[float, AdapterBlob]:
     """Median seconds of a step, and the policy after the last one."""
     with open_fleet(session) as fleet:
-        plan = plan_stage(session.config, session.stages[0], num_samples=len(fleet.training))
+        plan = plan_stage(session.config, session.stages[0], num_samples=len(fleet.training_prompts))
         steps = take_turn(fleet, replace(plan, num_steps=SETTLING_STEPS + num_steps), 0)
         adapter = fleet.learner.export_adapter(SETTLING_STEPS + num_steps)
     return statistics.median(step["seconds"] for step in steps[SETTLING_STEPS:]), adapter
@@ -135,14 +135,8 @@ def report_workers(
     step_s: float,
 ) -> float:
     """Prints the row of so many workers; returns the median sync as a part of the step."""
-    pool = RolloutPool(
-        rollout_spawner(engine_settings(config, model_path), {"num_cpus": 1}),
-        num_workers=num_workers,
-        max_num_seqs=config.rollout.max_num_seqs,
-        start_deadline_s=DEADLINE_S,
-        step_deadline_s=DEADLINE_S,
-        max_restarts=0,
-    )
+    rollout = config.rollout.model_copy(update={"num_workers": num_workers})
+    pool = rollout_pool(config.model_copy(update={"rollout": rollout}), model_path, ignore)
     receivers = [ray.remote(Receiver).options(num_cpus=0).remote() for _ in range(num_workers)]
     expected = hashlib.sha256(weights).hexdigest()
 
