@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,11 @@ def relative_path(target: Path, folder: Path) -> str:
     A link that is the file itself stays: its name is the one that the user knows.
     """
     return os.path.relpath(target.parent.resolve() / target.name, folder.resolve())
+
+
+def slug(text: str) -> str:
+    """Text as part of a file name: letters, digits, dots and dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") or "-"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from fxray.config.document import Document, Entry, Keys, merge, parse_document, read_document
+from fxray.config.document import Document, Entry, Keys, merge, nest, parse_document, read_document
 from fxray.config.tree import Config
 from fxray.config.validate import validate
 from fxray.errors import ConfigError
@@ -55,12 +55,13 @@ def find_yaml(path_or_name: str | Path, folder: Path | None = None, kind: str = 
     raise ConfigError(f"there is no such {kind}", where=str(path_or_name), remedy=remedy)
 
 
-def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path_or_name: str | Path, overrides: Sequence[str] = (), above: Document | None = None) -> Config:
     """Reads a configuration, its parent and the overrides, and validates the whole.
 
     Args:
         path_or_name: A YAML file, or the name of a shipped configuration: "tiny".
         overrides: "section.key=value" each, the value in YAML; later ones win.
+        above: Fields of another file, which win over all else; their paths are absolute.
 
     Returns:
         The frozen tree, with paths made absolute.
@@ -70,9 +71,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Conf
             value, bound, place and remedy.
     """
     path = find_yaml(path_or_name)
-    document = _with_parent(path)
-    for override in overrides:
-        document = merge(document, _parse_override(override))
+    document = _override(_with_parent(path), overrides, above or {})
     return validate(Config, document, where=str(path))
 
 
@@ -81,8 +80,29 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def dump_differences(path_or_name: str | Path, overrides: Sequence[str], above: Document) -> str:
+    """What `load_config` is given, as the YAML of one file that extends the parent, or the configuration itself."""
+    path = find_yaml(path_or_name)
+    document = anchor(read_document(path), path.parent)
+    extends = document.pop(("extends",), None)
+    if extends is None:
+        document, parent = {}, path if Path(path_or_name).expanduser().is_file() else None
+    else:
+        beside = path.parent / str(extends.value)
+        parent = beside if beside.is_file() else None
+    name = str(path_or_name if extends is None else extends.value) if parent is None else str(parent.resolve())
+    differences = _override(document, overrides, above)
+    return yaml.safe_dump({"extends": name, **nest(differences)}, sort_keys=False, allow_unicode=True)
+
+
+def _override(document: Document, overrides: Sequence[str], above: Document) -> Document:
+    for override in overrides:
+        document = merge(document, _parse_override(override))
+    return merge(document, above)
+
+
 def _with_parent(path: Path) -> Document:
-    document = _anchor(read_document(path), path.parent)
+    document = anchor(read_document(path), path.parent)
     extends = document.pop(("extends",), None)
     if extends is None:
         return document
@@ -91,7 +111,7 @@ def _with_parent(path: Path) -> Document:
         raise ConfigError(f"extends is {extends.value!r}; must be a name or path", where=extends.origin, remedy=remedy)
     beside = path.parent / extends.value
     parent_path = beside if beside.is_file() else find_yaml(extends.value)
-    parent = _anchor(read_document(parent_path), parent_path.parent)
+    parent = anchor(read_document(parent_path), parent_path.parent)
     if ("extends",) in parent:
         remedy = f"write the differences from {parent[('extends',)].value} into one file"
         raise ConfigError(
@@ -109,10 +129,10 @@ def _parse_override(override: str) -> Document:
         raise ConfigError("is not of the form section.key=value", where=origin, remedy=remedy)
     value = parse_document(f"value: {text}", origin)
     document = {(*keys, *inner[1:]): Entry(entry.value, origin) for inner, entry in value.items()}
-    return _anchor(document, Path.cwd())
+    return anchor(document, Path.cwd())
 
 
-def _anchor(document: Document, folder: Path) -> Document:
+def anchor(document: Document, folder: Path) -> Document:
     """Makes the relative paths of a document absolute."""
     anchored = dict(document)
     for keys, entry in document.items():

@@ -1,6 +1,7 @@
 """Means with intervals: of one detector's scores, and of the gain from one detector to another on the same samples."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,8 +46,25 @@ def estimate_gains(before: SampleScores, after: SampleScores, *, num_bootstrap: 
         num_bootstrap: Resamples behind each interval.
         seed: Of the resamples.
     """
-    gains = _values(after) - _values(before)
-    return _estimates(gains, _draws(after, num_bootstrap, seed) - _draws(before, num_bootstrap, seed))
+    return estimate_mean_gains([(before, after)], num_bootstrap=num_bootstrap, seed=seed)
+
+
+def estimate_mean_gains(
+    pairs: Sequence[tuple[SampleScores, SampleScores]], *, num_bootstrap: int, seed: int
+) -> dict[str, Estimate]:
+    """The gain of several detectors on average, as of one setting under several seeds.
+
+    Every resample holds the same images for all of them, so the interval says what the images leave open for the mean
+    of just these detectors.
+
+    Args:
+        pairs: Scores before and after, all on the same samples in the same order; at least one pair.
+        num_bootstrap: Resamples behind each interval.
+        seed: Of the resamples.
+    """
+    gains = np.mean([_values(after) - _values(before) for before, after in pairs], axis=0)
+    draws = [_draws(after, num_bootstrap, seed) - _draws(before, num_bootstrap, seed) for before, after in pairs]
+    return _estimates(gains, np.mean(draws, axis=0))
 
 
 def _values(scores: SampleScores) -> NDArray[np.float64]:

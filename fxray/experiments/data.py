@@ -14,7 +14,7 @@ from fxray.data.synth.families import FAMILIES
 from fxray.evaluate.groups import group_of, has_planted_defects
 from fxray.events import OnEvent
 from fxray.experiments.experiment import SplitSettings
-from fxray.experiments.trainings import slug
+from fxray.files import slug
 from fxray.launch.data import Splits, prepare_data
 from fxray.launch.parts import on_all_cores
 from fxray.launch.run import RunDirectory

@@ -123,7 +123,7 @@ def reproduce(
     make_folder(setting.out)
     config = setting.configure(())
     with hold(setting.out):
-        _adopt(setting.out, config)
+        adopt_config(setting.out, config)
         splits = prepare_splits(config, setting.out, on_event)
         shared = split_overrides(config, setting.out)
         for experiment in experiments.values():
@@ -232,8 +232,12 @@ def _planned(title: str, training: Training, setting: Setting) -> PlannedRow:
     return PlannedRow(title, training.name, state, num_grpo_steps(config, num_train))
 
 
-def _adopt(out: Path, config: Config) -> None:
-    """Keeps what is there from being mixed with what another configuration comes to."""
+def adopt_config(out: Path, config: Config) -> None:
+    """Keeps what is there from being mixed with what another configuration comes to.
+
+    Raises:
+        ConfigError: The folder was begun with a configuration that comes to something else.
+    """
     file = out / "config.yaml"
     if file.is_file():
         changed = changed_fields(load_config(file), config)

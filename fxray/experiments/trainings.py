@@ -1,6 +1,5 @@
 """Which trainings stand behind the rows of an experiment, how long each is, and how far it has come."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ from fxray.config.schedule import Stage, load_stages
 from fxray.config.tree import Config
 from fxray.errors import ConfigError
 from fxray.experiments.experiment import Experiment, Row
+from fxray.files import slug
 from fxray.launch.phases import NO_FT, SFT, is_answered
 from fxray.launch.run import RunDirectory
 
@@ -63,11 +63,6 @@ def training_of(row: Row) -> Training:
     """The training that a row is measured on."""
     parts = [slug("-".join(override.split(".")[-1].split("=", 1))) for override in row.set]
     return Training("+".join(parts) or "base", row.set)
-
-
-def slug(text: str) -> str:
-    """Text as part of a file name: letters, digits, dots and dashes."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") or "-"
 
 
 def config_of(folder: Path) -> Config | None:

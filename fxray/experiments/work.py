@@ -7,8 +7,9 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from fxray import launch as launched
 from fxray.checkpoints import CALIBRATION_FILE
@@ -30,7 +31,7 @@ from fxray.experiments.trainings import (
 from fxray.files import atomic_dir, file_sha256, write_atomically
 from fxray.launch.phases import NO_FT, SFT
 from fxray.launch.robustness import measure_robustness
-from fxray.launch.run import RunDirectory, open_run
+from fxray.launch.run import RunDirectory, Split, open_run
 from fxray.metrics import METRICS_FILE
 from fxray.report.robustness import ORIGINAL, RobustnessReport
 
@@ -75,7 +76,7 @@ def train(
     if is_finished(folder) and config_of(folder) == config:
         on_event(Note(f"{training.name}: finished already"))
         return
-    _take_over_sft(folder, config, on_event)
+    take_over_sft(folder, config, on_event)
     launch.train(config, folder, on_event)
 
 
@@ -137,8 +138,13 @@ def read_change(row: Row, training: Training, out: Path) -> dict[str, Any] | Non
     return numbers
 
 
-def _take_over_sft(folder: Path, config: Config, on_event: OnEvent) -> None:
-    """Copies adapter, answers and records of an SFT with equal settings, and of the base model."""
+def take_over_sft(folder: Path, config: Config, on_event: OnEvent) -> None:
+    """Copies adapter, answers and records of an SFT with equal settings, and of the base model, from a run beside.
+
+    Raises:
+        ConfigError: The run was started with another configuration.
+        FxrayError: Another process works on it.
+    """
     if RunDirectory(folder).sft_adapter.is_dir():
         return
     donor = _donor(folder, config)
@@ -149,10 +155,10 @@ def _take_over_sft(folder: Path, config: Config, on_event: OnEvent) -> None:
             lines = (donor.root / METRICS_FILE).read_text("utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["phase"] == SFT]
             write_atomically(run.root / METRICS_FILE, "".join(kept))
-        for name in (NO_FT, SFT):
-            answers = donor.predictions(name)
-            if answers.exists() and not run.predictions(name).exists():
-                write_atomically(run.predictions(name), answers.read_bytes())
+        for name, split in product((NO_FT, SFT), get_args(Split)):
+            answers = donor.predictions(name, split)
+            if answers.exists() and not run.predictions(name, split).exists():
+                write_atomically(run.predictions(name, split), answers.read_bytes())
         with atomic_dir(run.sft_adapter) as aside:
             ignore = shutil.ignore_patterns(CALIBRATION_FILE)
             shutil.copytree(donor.sft_adapter, aside, ignore=ignore, dirs_exist_ok=True)

@@ -50,7 +50,7 @@ def _field_of_needed(config: Config) -> str:
     return "rollout.min_workers" if config.rollout.max_workers else "rollout.num_workers"
 
 
-def missing(config: Config, nodes: Sequence[Mapping[str, float]]) -> list[str]:
+def missing(config: Config, nodes: Sequence[Mapping[str, float]], copies: int = 1) -> list[str]:
     """What nodes have no place for; empty where all fits.
 
     Each process is put where the least of what it asks for is left over, those that ask for most first; so a cluster
@@ -59,6 +59,7 @@ def missing(config: Config, nodes: Sequence[Mapping[str, float]]) -> list[str]:
     Args:
         config: A checked one.
         nodes: What each node offers in all: {"CPU": 8, "GPU": 1, ...}.
+        copies: Runs of this configuration at once.
 
     Returns:
         A line for each kind of process that is left without a place, in each phase.
@@ -67,10 +68,11 @@ def missing(config: Config, nodes: Sequence[Mapping[str, float]]) -> list[str]:
     for phase, asked in demands(config).items():
         left = [dict(node) for node in nodes]
         for demand in sorted(asked, key=_size, reverse=True):
-            num_placed = sum(_place(demand.resources, left) for _ in range(demand.num))
-            if num_placed < demand.num:
+            num = copies * demand.num
+            num_placed = sum(_place(demand.resources, left) for _ in range(num))
+            if num_placed < num:
                 lines.append(
-                    f"{phase} asks for {demand.num} {demand.what} of {shown(demand.resources)} each "
+                    f"{phase} asks for {num} {demand.what} of {shown(demand.resources)} each "
                     f"({demand.field}): there is room for {num_placed}"
                 )
     return lines

@@ -60,9 +60,10 @@ class Fleet(Policies):
     Args:
         session: The run.
         closing: Ends what was started.
+        answered: Split that phases will answer: its image store comes up while the engines do.
     """
 
-    def __init__(self, session: Session, closing: ExitStack) -> None:
+    def __init__(self, session: Session, closing: ExitStack, answered: Path) -> None:
         config = session.config
         super().__init__(config, session.model_path, session.on_event)
         closing.callback(self.pool.close)
@@ -77,7 +78,7 @@ class Fleet(Policies):
         self.num_corrupt_images = 0
         self._prompts: dict[Path, PromptSource] = {}
         self.training_prompts = self.prompts_of(session.splits.train)
-        self.prompts_of(session.splits.test)  # its store comes up while the engines do
+        self.prompts_of(answered)
 
     def prompts_of(self, path: Path) -> PromptSource:
         """The prompts of a split; its images lie in a store of their own, which is started on the first call."""
@@ -182,10 +183,10 @@ def open_policies(config: Config, model_path: Path, on_event: OnEvent) -> Iterat
 
 
 @contextmanager
-def open_fleet(session: Session) -> Iterator[Fleet]:
-    """Starts the engines, and ends every actor afterwards."""
+def open_fleet(session: Session, answered: Path) -> Iterator[Fleet]:
+    """Starts the engines, and ends every actor afterwards; `answered` is the split that phases will answer."""
     with ExitStack() as closing:
-        yield Fleet(session, closing)
+        yield Fleet(session, closing, answered)
 
 
 def read_adapter(folder: Path, version: int) -> AdapterBlob:

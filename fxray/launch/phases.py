@@ -43,7 +43,7 @@ def train(config: Config, run_dir: Path, on_event: OnEvent = ignore) -> Report:
     with open_session(config, run_dir, on_event) as session:
         train_sft(session)
         if not is_answered(session.run, session.stages):
-            with open_fleet(session) as fleet:
+            with open_fleet(session, session.splits.test) as fleet:
                 if not all(session.run.stage_adapter(stage.name).is_dir() for stage in session.stages):
                     fleet.hire_learner()
                 _answer(session, fleet, NO_FT)
@@ -54,6 +54,41 @@ def train(config: Config, run_dir: Path, on_event: OnEvent = ignore) -> Report:
                 _answer(session, fleet, session.stages[-1].name, "validation")
         _calibrate(session, session.stages[-1].name)
         return write_report(session.run.root)
+
+
+def train_until(config: Config, run_dir: Path, phase: str, on_event: OnEvent = ignore) -> None:
+    """Trains up to a phase, and lets SFT and each stage answer the validation split; the test split stays unasked.
+
+    For choosing settings, which must not be done on the images that the chosen one is reported on. `train` on the same
+    run directory does the rest, with the answers to the test split.
+
+    Args:
+        config: Of the run.
+        run_dir: What is there of it is not done again.
+        phase: "sft" or a stage.
+        on_event: Told of the progress.
+
+    Raises:
+        ConfigError: The schedule has no such stage.
+        DataError: The validation split shares images with the test split.
+        FxrayError: What stopped it; the same call goes on from the last checkpoint.
+    """
+    with open_session(config, run_dir, on_event) as session:
+        names = [SFT, *(stage.name for stage in session.stages)]
+        if phase not in names:
+            raise ConfigError(f"there is no phase {phase!r}", where="schedule", remedy=f"choose of {', '.join(names)}")
+        refuse_test_images(session.splits.validation, session.splits.test)
+        train_sft(session)
+        stages = session.stages[: names.index(phase)]
+        if all(session.run.predictions(name, "validation").exists() for name in [SFT, *(s.name for s in stages)]):
+            return
+        with open_fleet(session, session.splits.validation) as fleet:
+            if not all(session.run.stage_adapter(stage.name).is_dir() for stage in stages):
+                fleet.hire_learner()
+            _answer(session, fleet, SFT, "validation")
+            for stage in stages:
+                train_stage(session, fleet, stage)
+                _answer(session, fleet, stage.name, "validation")
 
 
 def run_sft_phase(config: Config, run_dir: Path, on_event: OnEvent = ignore) -> Path:
@@ -87,7 +122,7 @@ def run_grpo_stage(config: Config, run_dir: Path, stage_name: str, on_event: OnE
             )
         if not session.run.sft_adapter.is_dir():
             raise CheckpointError("SFT is not done", where=str(session.run.sft_dir), remedy="run `fxray sft` first")
-        with open_fleet(session) as fleet:
+        with open_fleet(session, session.splits.test) as fleet:
             fleet.hire_learner()
             train_stage(session, fleet, stages[stage_name])
             _answer(session, fleet, stage_name)

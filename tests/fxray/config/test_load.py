@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from fxray.config.load import load_config
+from fxray.config.document import Entry
+from fxray.config.load import dump_differences, load_config
 from fxray.config.tree import Config
 from fxray.errors import ConfigError
 
@@ -65,6 +66,26 @@ def test_a_rate_may_be_written_without_a_point(tmp_path):
 def test_later_overrides_win_and_reach_any_depth(tmp_path):
     config = load_config(write(tmp_path, MINIMAL), ["model.lora.rank=16", "model.lora.rank=32", "data.synth.seed=7"])
     assert (config.model.lora.rank, config.data.synth.seed) == (32, 7)
+
+
+@pytest.mark.parametrize("named", ["tiny", "smoke", "mine.yaml", "child.yaml"])
+def test_what_differs_is_one_file_that_reads_back_to_the_same(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, MINIMAL)
+    write(tmp_path, "extends: mine.yaml\ngrpo: {group_size: 16}\n", "child.yaml")
+    above = {("grpo", "kl_beta"): Entry(0.5, "sweep.yaml:3")}
+    overrides = ["grpo.kl_beta=0.1", "data.synth.num_train=512", "sft.batch_size=8", "sft.micro_batch_size=4"]
+    text = dump_differences(named, overrides, above)
+    assert text.startswith("extends: ")
+    read = load_config(write(tmp_path, text, "elsewhere/best.yaml"))
+    assert read == load_config(named, overrides, above)
+    assert read.grpo.kl_beta == 0.5
+    assert len(text.splitlines()) < 40
+
+
+def test_a_field_of_another_file_is_told_by_its_place(tmp_path):
+    with pytest.raises(ConfigError, match=r"sweep\.yaml:3"):
+        load_config(write(tmp_path, MINIMAL), [], {("grpo", "kl_beta"): Entry(-1, "sweep.yaml:3")})
 
 
 def test_an_override_may_hold_a_list(tmp_path):

@@ -10,6 +10,7 @@ from rich.console import Console
 from fxray.errors import DataError
 from fxray.evaluate.captions import can_score_captions
 from fxray.evaluate.comparison import compare
+from fxray.evaluate.estimates import estimate_gains, estimate_mean_gains
 from fxray.evaluate.evaluation import Evaluation, evaluate
 from fxray.evaluate.predictions import Prediction
 from fxray.evaluate.table import generator_table, stage_table
@@ -149,6 +150,16 @@ def test_gains_are_paired() -> None:
     paired = gain.metrics["accuracy"].high - gain.metrics["accuracy"].low
     single = after.overall.metrics["accuracy"].high - after.overall.metrics["accuracy"].low
     assert paired < 0.7 * single
+
+
+def test_the_mean_gain_of_several_detectors_holds_the_same_images_against_all() -> None:
+    sft, one, other = (stage(name, 0, num_wrong=num).scores for name, num in (("sft", 40), ("a", 20), ("b", 8)))
+    both = estimate_mean_gains([(sft, one), (sft, other)], num_bootstrap=200, seed=0)["accuracy"]
+    alone = [estimate_gains(sft, after, num_bootstrap=200, seed=0)["accuracy"] for after in (one, other)]
+    assert both.value == pytest.approx((20 / 80 + 32 / 80) / 2)
+    assert both.value == pytest.approx((alone[0].value + alone[1].value) / 2)
+    # Both are right on the same images, so their mean is no surer than each alone; independent draws would be.
+    assert both.high - both.low > 0.9 * min(gain.high - gain.low for gain in alone)
 
 
 def test_different_samples_are_not_compared() -> None:

@@ -1,17 +1,13 @@
-"""Data of a few tiny images, and a launch that trains nothing: it leaves a run directory as a training does."""
+"""A launch that trains nothing: it leaves a run directory as a training does."""
 
-import io
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from fxray.baselines.run import Outcome
 from fxray.config.load import load_config
 from fxray.config.schedule import load_stages
-from fxray.data.dataset import Dataset, Row, write_dataset
+from fxray.data.dataset import Dataset
 from fxray.errors import DataError
 from fxray.evaluate.predictions import Prediction, write_predictions
 from fxray.experiments import reproduce
@@ -21,30 +17,7 @@ from fxray.launch.data import prepare_data
 from fxray.launch.run import open_run
 from fxray.metrics import MetricsLog
 from fxray.report.robustness import RobustnessReport
-from fxray.schema import Annotation, Box, Region, Sample, Verdict
-
-GENERATORS = ("SD 1.4", "BigGAN", "DiT", "VAR")
-SIZES = {"train": 48, "validation": 8, "test": 16}
-
-
-def row(split: str, i: int) -> Row:
-    """Every other image is generated; noise, so that none looks like another."""
-    pixels = np.random.default_rng((len(split), i)).integers(0, 256, (56, 56, 3), dtype=np.uint8)
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG")
-    annotation, generator = Annotation(Verdict.REAL), "real"
-    if i % 2:
-        annotation = Annotation(Verdict.GENERATED, (Region(Box(8, 8, 40, 40), "Leg twisted"),))
-        generator = GENERATORS[i // 2 % len(GENERATORS)]
-    return Row(Sample(f"{split}-{i}", 56, 56, annotation, generator, "cat", f"{split}-{i}"), encoded.getvalue())
-
-
-@pytest.fixture(scope="session")
-def splits(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("data")
-    for split, num in SIZES.items():
-        write_dataset(folder / f"{split}.parquet", [row(split, i) for i in range(num)])
-    return {split: folder / f"{split}.parquet" for split in SIZES}
+from fxray.schema import Verdict
 
 
 @pytest.fixture

@@ -26,6 +26,12 @@ def test_everything_that_is_missing_is_named_with_its_field():
     ]
 
 
+def test_several_runs_at_once_need_room_for_each():
+    assert missing(config(), [{"CPU": 2}, {"CPU": 2}], copies=2) == []
+    lines = missing(config(), [{"CPU": 3}], copies=2)
+    assert lines == ["GRPO asks for 2 rollout workers of 1 CPU each (rollout.num_workers): there is room for 1"]
+
+
 def test_an_elastic_pool_needs_room_for_its_fewest_workers():
     elastic = ["rollout.num_workers=3", "rollout.min_workers=2", "rollout.max_workers=4"]
     assert missing(config(*elastic), [{"CPU": 3}]) == []

@@ -1,0 +1,79 @@
+"""How far a run is trained, and which split is answered, without training anything."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from fxray.config.load import load_config
+from fxray.config.schedule import load_stages
+from fxray.errors import ConfigError, DataError
+from fxray.launch import phases
+from fxray.launch.data import Splits
+from fxray.launch.run import RunDirectory
+
+
+@pytest.fixture
+def done(tmp_path, splits, monkeypatch):
+    """What a run does, in order."""
+    said = []
+    run = RunDirectory(tmp_path)
+    files = Splits(splits["train"], splits["validation"], splits["test"], is_synthetic=False)
+    session = SimpleNamespace(run=run, stages=load_stages("paper"), splits=files)
+
+    @contextmanager
+    def open_session(config, run_dir, on_event):
+        yield session
+
+    @contextmanager
+    def open_fleet(session, answered):
+        said.append(f"engines for {answered.stem}")
+        yield SimpleNamespace(hire_learner=lambda: said.append("learner"))
+
+    def answer(session, fleet, name, split="test"):
+        if not run.predictions(name, split).exists():
+            said.append(f"{split} after {name}")
+            run.predictions(name, split).parent.mkdir(parents=True, exist_ok=True)
+            run.predictions(name, split).touch()
+
+    def train_stage(session, fleet, stage):
+        if not run.stage_adapter(stage.name).is_dir():
+            said.append(stage.name)
+            run.stage_adapter(stage.name).mkdir(parents=True)
+
+    for name, fake in (("open_session", open_session), ("open_fleet", open_fleet), ("train_stage", train_stage)):
+        monkeypatch.setattr(phases, name, fake)
+    monkeypatch.setattr(phases, "train_sft", lambda session: said.append("sft"))
+    monkeypatch.setattr(phases, "_answer", answer)
+    return SimpleNamespace(said=said, session=session, folder=tmp_path)
+
+
+def test_a_run_that_is_trained_up_to_a_phase_answers_the_validation_split_alone(done):
+    config = load_config("tiny")
+    phases.train_until(config, done.folder, "sft")
+    assert done.said == ["sft", "engines for validation", "validation after sft"]
+    done.said.clear()
+    phases.train_until(config, done.folder, "beta")
+    assert done.said == [
+        "sft",
+        "engines for validation",
+        "learner",
+        "alpha",
+        "validation after alpha",
+        "beta",
+        "validation after beta",
+    ]
+    done.said.clear()
+    phases.train_until(config, done.folder, "alpha")
+    assert done.said == ["sft"]
+
+
+def test_what_is_no_phase_or_no_other_split_is_refused(done):
+    config = load_config("tiny")
+    with pytest.raises(ConfigError, match="delta"):
+        phases.train_until(config, done.folder, "delta")
+    splits = done.session.splits
+    done.session.splits = Splits(splits.train, splits.test, splits.test, is_synthetic=False)
+    with pytest.raises(DataError, match="in the test split"):
+        phases.train_until(config, done.folder, "sft")
+    assert done.said == []
