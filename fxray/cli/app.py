@@ -26,6 +26,7 @@ from fxray.cli import (
     robustness,
     serve,
     status,
+    sweep,
     tiny,
     train,
 )
@@ -47,6 +48,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("robustness")(robustness.robustness)
 app.command("reproduce")(reproduce.reproduce)
+app.command("sweep")(sweep.sweep)
+app.command("trial", hidden=True)(sweep.trial)
 app.command("report")(evaluate.report)
 app.command("status")(status.status)
 app.command("detect")(detect.detect)

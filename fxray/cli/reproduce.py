@@ -11,7 +11,6 @@ from fxray.cli.baseline import chosen_size
 if TYPE_CHECKING:
     from fxray.experiments.experiment import Experiment
     from fxray.experiments.trainings import Setting
-    from fxray.report.paper_table import PaperTable
 
 ALL = "all"
 
@@ -61,13 +60,14 @@ def reproduce(
             _print_plan(name, experiment, setting)
         return
     from fxray.cli.progress import show_progress
+    from fxray.cli.tables import print_paper_table
     from fxray.experiments.reproduce import reproduce as work
 
     with show_progress() as on_event:
         results = work(experiments, setting, on_event)
     for result in results.values():
         for table in result.tables:
-            _print_table(table)
+            print_paper_table(table)
         typer.echo(result.folder)
     if any(result.failures for result in results.values()):
         raise typer.Exit(1)
@@ -94,20 +94,4 @@ def _print_plan(name: str, experiment: "Experiment", setting: "Setting") -> None
     table = Table("row", "training", "state", "GRPO steps", title=f"{name}: {experiment.title}", title_justify="left")
     for row in plan(experiment, setting):
         table.add_row(row.title, row.training, row.state, "–" if row.num_steps is None else str(row.num_steps))
-    print_table(table)
-
-
-def _print_table(shown: "PaperTable") -> None:
-    """The table without the paper's numbers, which are in the files."""
-    from rich.table import Table
-
-    from fxray.cli.tables import print_table
-    from fxray.report.paper_table import SYNTHETIC
-
-    caption = SYNTHETIC if SYNTHETIC in shown.notes else None
-    table = Table(title=shown.title, caption=caption, title_justify="left", caption_justify="left")
-    for column in shown.header:
-        table.add_column(column)
-    for row in shown.rows:
-        table.add_row(row.title, *row.cells)
     print_table(table)

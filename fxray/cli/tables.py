@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fxray.report import Report
+    from fxray.report.paper_table import PaperTable
 
 PLAIN_WIDTH = 160
 """Columns where there is no terminal; a table of ours fits."""
@@ -22,6 +23,21 @@ def print_table(table: Table) -> None:
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False, emoji=False).print(table)
+
+
+def print_paper_table(shown: PaperTable) -> None:
+    """Prints a table without the paper's numbers, which are in the files."""
+    from rich.table import Table
+
+    from fxray.report.paper_table import SYNTHETIC
+
+    caption = SYNTHETIC if SYNTHETIC in shown.notes else None
+    table = Table(title=shown.title, caption=caption, title_justify="left", caption_justify="left")
+    for column in shown.header:
+        table.add_column(column)
+    for row in shown.rows:
+        table.add_row(row.title, *row.cells)
+    print_table(table)
 
 
 def number(value: float, decimals: int = 3) -> str:

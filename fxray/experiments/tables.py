@@ -10,7 +10,7 @@ from fxray.experiments.measure import Line
 from fxray.files import write_atomically
 from fxray.report.paper_table import INTERVALS, NOTHING, SYNTHETIC, PaperRow, PaperTable, estimate_cell, write_table
 
-LABELS = {"accuracy": "accuracy", "iou": "IoU"}
+LABELS = {"iou": "IoU", "matched_iou": "matched IoU"}
 FIRST = {"trainings": "training", "folds": "images", "robustness": "change"}
 
 

@@ -22,6 +22,7 @@ COMMANDS = [
     ["evaluate"],
     ["report"],
     ["robustness"],
+    ["sweep"],
     ["baseline", "list"],
     ["baseline", "run"],
     ["calibrate"],

@@ -1,0 +1,173 @@
+"""Which trainings a sweep consists of, whether each can run, and how far each has come.
+
+DIR/config.yaml data/                 what all trials share
+DIR/configs/<trial>.yaml              the whole configuration of a trial
+DIR/trials/<trial>/                   its run directory
+DIR/logs/<trial>.log                  what it says while it works
+DIR/failures/<trial>.txt stopped.json why it has no result
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fxray.config.document import Document
+from fxray.config.limits import check
+from fxray.config.problem import refuse
+from fxray.config.tree import Config
+from fxray.errors import ConfigError
+from fxray.evaluate.scores import METRICS
+from fxray.experiments.trainings import are_equal_before_grpo, phases_of
+from fxray.files import write_atomically
+from fxray.grammar.views import VIEWS
+from fxray.launch.phases import NO_FT, SFT
+from fxray.launch.run import RunDirectory
+from fxray.sweep.file import Setting, SweepFile, settings_of
+from rewards.custom import load_reward
+
+Configure = Callable[[Sequence[str], Document], Config]
+"""The configuration with further overrides, and fields of a file above them."""
+OF_BOXES = ("iou", "matched_iou", "boxes_per_image", "hallucination", "boxes_per_real_image", "box_ap")
+STOPPED = "stopped.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A setting with a seed: one run directory.
+
+    Attributes:
+        name: Of its folder.
+        setting: Values of the fields.
+        seed: Of the run.
+        config: The whole configuration.
+        phase: After which it is measured.
+    """
+
+    name: str
+    setting: Setting
+    seed: int
+    config: Config
+    phase: str
+
+    @property
+    def phases(self) -> list[str]:
+        """SFT and the stages, up to the one that is measured."""
+        names = [phase for phase in phases_of(self.config) if phase != NO_FT]
+        return names[: names.index(self.phase) + 1]
+
+    def run(self, out: Path) -> RunDirectory:
+        """Its run directory."""
+        return RunDirectory(out / "trials" / self.name)
+
+    def is_answered(self, out: Path, phase: str) -> bool:
+        """Whether all phases up to one have answered the validation split."""
+        names = self.phases[: self.phases.index(phase) + 1]
+        return all(self.run(out).predictions(name, "validation").exists() for name in names)
+
+
+def trials_of(file: SweepFile, configure: Configure, shared: Sequence[str] = ()) -> list[Trial]:
+    """Every trial of a sweep, checked as `fxray config check` does.
+
+    Args:
+        file: The sweep.
+        configure: Makes configurations.
+        shared: Overrides that let all of them read the same data.
+
+    Raises:
+        ConfigError: One cannot run, or has not what is looked at; it names the trial.
+    """
+    trials = []
+    for setting in settings_of(file):
+        for seed in file.sweep.seeds:
+            name = f"{setting.name}+seed-{seed}"
+            where = f"{file.path}, trial {name}"
+            try:
+                config = configure([*shared, f"seed={seed}"], setting.document)
+                refuse(check(config), where=where)
+                for function in config.reward.functions:
+                    load_reward(function.path)
+                phases = [phase for phase in phases_of(config) if phase != NO_FT]
+            except ConfigError as error:
+                raise ConfigError(error.message, where=where, remedy=error.remedy) from error
+            phase = file.sweep.phase or phases[-1]
+            _refuse_what_is_not_measured(file, config, phase, phases, where)
+            trials.append(Trial(name, setting, seed, config, phase))
+    return trials
+
+
+def shared_sfts(trials: Sequence[Trial], out: Path) -> list[Trial]:
+    """One trial for each SFT that several share and none has done: it goes first, and the others take its SFT over."""
+    groups: list[list[Trial]] = []
+    for trial in trials:
+        group = next((g for g in groups if are_equal_before_grpo(g[0].config, trial.config)), None)
+        if group is None:
+            groups.append([trial])
+        else:
+            group.append(trial)
+    lacking = [g for g in groups if len(g) > 1 and not any(trial.is_answered(out, SFT) for trial in g)]
+    return [next((trial for trial in g if trial.run(out).root.is_dir()), g[0]) for g in lacking]
+
+
+def state_of(trial: Trial, out: Path, stopped: Mapping[str, str]) -> str:
+    """How far a trial has come, in words; empty where all is there.
+
+    Args:
+        trial: The trial.
+        out: Folder of the sweep.
+        stopped: Phases after which settings were stopped, by their names.
+    """
+    if trial.is_answered(out, trial.phase):
+        return ""
+    if reason := failure_of(trial, out):
+        return f"failed: {reason}"
+    if trial.setting.name in stopped:
+        return f"stopped after {stopped[trial.setting.name]}"
+    done = [phase for phase in trial.phases if trial.is_answered(out, phase)]
+    if done:
+        return f"answered after {', '.join(done)}"
+    return "begun" if trial.run(out).root.is_dir() else "not begun"
+
+
+def failure_file(trial: Trial, out: Path) -> Path:
+    """Where the reason lies why a trial failed."""
+    return out / "failures" / f"{trial.name}.txt"
+
+
+def failure_of(trial: Trial, out: Path) -> str:
+    """Why a trial failed, in one line; empty where it did not."""
+    file = failure_file(trial, out)
+    return file.read_text("utf-8").partition("\n")[0][:200] if file.is_file() else ""
+
+
+def read_stopped(out: Path, trials: Sequence[Trial]) -> dict[str, str]:
+    """Phases after which settings were stopped for good, by their names; those of other sweeps are left out."""
+    file = out / STOPPED
+    found: dict[str, str] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    phases = {trial.setting.name: trial.phases for trial in trials}
+    return {name: phase for name, phase in found.items() if phase in phases.get(name, [])}
+
+
+def write_stopped(out: Path, stopped: Mapping[str, str]) -> None:
+    """Keeps what was decided: the same call later does not decide again."""
+    write_atomically(out / STOPPED, json.dumps(dict(stopped), indent=2) + "\n")
+
+
+def _refuse_what_is_not_measured(
+    file: SweepFile, config: Config, phase: str, phases: Sequence[str], where: str
+) -> None:
+    metric = file.sweep.metric
+    if phase not in phases:
+        raise ConfigError(
+            f"`phase` is {phase}, and this trial has none of that name",
+            where=where,
+            remedy=f"choose of {', '.join(phases)}, or leave `phase` out for the last",
+        )
+    is_of_boxes = metric in OF_BOXES or metric.startswith("box_ap")
+    if is_of_boxes and not VIEWS[config.data.view].has_regions:
+        fitting = [name for name in METRICS if name not in OF_BOXES and not name.startswith("box_ap")]
+        raise ConfigError(
+            f"`metric` is {metric}, and answers have no boxes with data.view = {config.data.view}",
+            where=where,
+            remedy=f"look at one of {', '.join(fitting)}",
+        )

@@ -1,0 +1,54 @@
+"""A process apart: its words are kept, its failure is told, silence is not waited for, and nobody is left behind."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from fxray.errors import DeadlineError, WorkerDiedError
+from fxray.sweep import process
+from fxray.sweep.process import Surroundings, run_process
+
+
+def test_output_goes_to_the_log_and_a_failure_says_what_the_command_said(tmp_path):
+    log = tmp_path / "logs" / "a.log"
+    run_process(["config", "show", "--config", "tiny"], tmp_path, log, Surroundings())
+    assert "prompts_per_step: 16" in log.read_text()
+    with pytest.raises(WorkerDiedError, match=r"nowhere: there is no such configuration \(exit code 2\)") as caught:
+        run_process(["config", "show", "--config", "nowhere"], tmp_path, log, Surroundings())
+    assert caught.value.where == str(log)
+    assert "prompts_per_step: 16" in log.read_text()
+
+
+def test_a_process_that_says_nothing_for_too_long_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "SILENCE_S", 0.1)
+    monkeypatch.setattr(process, "LOOK_EVERY_S", 0.01)
+    started = []
+    real = subprocess.Popen
+    monkeypatch.setattr(process.subprocess, "Popen", lambda *a, **k: started.append(real(*a, **k)) or started[0])
+    with pytest.raises(DeadlineError, match="no sign of life"):
+        run_process(["config", "show", "--config", "tiny"], tmp_path, tmp_path / "a.log", Surroundings())
+    assert started[0].returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_a_process_ends_by_itself_or_when_the_one_that_started_it_is_gone(is_left):
+    code = "import time; from fxray.sweep.process import end_with_parent; end_with_parent(); print('up', flush=True)"
+    code = f"{code}; time.sleep({60 if is_left else 0.1})"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"up\n"
+        if is_left:
+            child.stdin.close()  # as the kernel does when a process dies
+        assert child.wait(20) == (-signal.SIGTERM if is_left else 0)
+
+
+def test_what_ray_adds_to_the_environment_is_left_out(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("MINE", "1")
+    surroundings = Surroundings()
+    monkeypatch.setenv("OMP_NUM_THREADS_OF_RAY", "1")
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert "OMP_NUM_THREADS_OF_RAY" not in surroundings.environment
+    assert surroundings.environment["MINE"] == "1"
+    assert surroundings.environment["RAY_ADDRESS"] == "10.0.0.1:6379"

@@ -1,0 +1,100 @@
+"""Sweeps from file to table over a training that trains nothing: one after the other, and through Ray Tune itself."""
+
+import csv
+import json
+
+import pytest
+
+from fxray.config.load import load_config
+from fxray.events import Note, Step
+from fxray.sweep.sweep import sweep
+
+GRID = """
+title: Images per step
+fields:
+  grpo.prompts_per_step: {grid: [8, 16]}
+seeds: [0, 1]
+metric: accuracy
+"""
+
+
+def in_this_process(rounds, advance, measure, **_):
+    """Runs units as Ray Tune does, without Ray."""
+    for each in rounds:
+        for unit in each.units:
+            try:
+                for phase in unit.phases:
+                    for trial in unit.trials:
+                        advance(trial, phase)
+                    each.listener.told(unit, phase, measure(unit, phase))
+                each.listener.done(unit, False)
+            except RuntimeError as error:
+                each.listener.failed(unit, str(error))
+
+
+def test_settings_are_trained_with_every_seed_and_only_what_failed_is_tried_again(base, sweep_file, fake_train):
+    wrong = {"step-8+seed-0": (6, 4, 4, 4), "step-8+seed-1": (6, 4, 4, 3), "step-16": (6, 4, 4, 1)}
+    train, calls = fake_train(wrong, fails=["grpo.prompts-per-step-16+seed-1"])
+    events = []
+    result = sweep(sweep_file(GRID), base, on_event=events.append, train=train, run=in_this_process)
+    said = calls()
+    assert said[:2] == ["grpo.prompts-per-step-8+seed-0 sft", "grpo.prompts-per-step-8+seed-1 sft"]
+    assert said[2:] == [f"grpo.prompts-per-step-{n}+seed-{seed} gamma with SFT" for n in (8, 16) for seed in (0, 1)]
+    assert result.undone == {"grpo.prompts-per-step-16+seed-1": "failed: RuntimeError: the engine is gone"}
+    assert result.best == "grpo.prompts-per-step-8"  # the other lacks a seed
+    assert [e for e in events if isinstance(e, Step)][-1].step == 4
+    assert any("accuracy 0.500 after gamma" in e.text for e in events if isinstance(e, Note))
+
+    train, calls_again = fake_train(wrong)
+    result = sweep(sweep_file(GRID), base, train=train, run=in_this_process)
+    assert calls_again()[len(said) :] == ["grpo.prompts-per-step-16+seed-1 gamma with SFT"]
+    assert (result.best, result.undone) == ("grpo.prompts-per-step-16", {})
+    content = json.loads((base.out / "sweep.json").read_text())
+    eight, sixteen = content["settings"]
+    assert eight["metrics"]["accuracy"] == {"value": (4 / 8 + 5 / 8) / 2, "sd": pytest.approx(0.0884, abs=1e-4)}
+    assert sixteen["gains"]["accuracy"]["value"] == 5 / 8
+    assert sixteen["seconds"] == 40
+    assert content["lead"]["value"] == pytest.approx(5 / 16)
+    assert content["lead"]["low"] < 0  # two seeds tell little
+    for ending in ("md", "tex", "csv", "html"):
+        text = (base.out / f"sweep.{ending}").read_text()
+        for fact in ("0.562 ± 0.088", "0.875 ± 0.000", "includes 0", "validation_sha256", "commit ", "seed 1"):
+            assert fact in text.replace(r"$\pm$", "±").replace(r"\_", "_"), (ending, fact)
+        assert "SYNTHETIC" not in text
+    rows = list(csv.reader(line for line in (base.out / "sweep.csv").open() if not line.startswith("#")))
+    assert [row[0] for row in rows[1:4]] == [
+        "grpo.prompts-per-step-8",
+        *(f"grpo.prompts-per-step-8+seed-{s}" for s in (0, 1)),
+    ]
+    assert "<svg" in (base.out / "sweep.html").read_text()
+    best = load_config(base.out / "best.yaml")
+    assert best == base.configure(["grpo.prompts_per_step=16"], {})
+    assert "--set grpo.prompts_per_step=16" in (base.out / "best.yaml").read_text()
+    assert not list(base.out.glob("trials/*/evaluation/*/predictions.parquet"))  # the test split was not asked
+
+
+@pytest.mark.ray
+def test_ray_tune_stops_settings_by_the_mean_over_their_seeds_for_good(base, sweep_file, fake_train):
+    values = "[0.9, 0.5, 0.7, 0.8]"
+    file = sweep_file(
+        f"fields: {{grpo.temperature: {{grid: {values}}}}}\nseeds: [0, 1]\nmetric: accuracy\nscheduler: asha\n"
+    )
+    wrong = {
+        "0.9": (4, 2, 2, 2),
+        "0.5+seed-0": (4, 0, 0, 0),  # this seed alone would lead
+        "0.5+seed-1": (4, 6, 6, 6),
+        "0.7": (4, 1, 1, 1),
+        "0.8": (4, 1, 1, 1),
+    }
+    train, calls = fake_train(wrong, fails=["grpo.temperature-0.8+seed-1"])
+    result = sweep(file, base, train=train)
+    said = [line.removesuffix(" with SFT") for line in calls() if "0.5" in line]
+    assert said == [f"grpo.temperature-0.5+seed-{seed} {phase}" for phase in ("sft", "alpha") for seed in (0, 1)]
+    states = {row.name: row.cells[0] for row in result.table.rows}
+    assert states["grpo.temperature-0.5+seed-0"] == states["grpo.temperature-0.5+seed-1"] == "stopped after alpha"
+    assert states["grpo.temperature-0.9"] == "2 of 2 seeds"
+    assert states["grpo.temperature-0.7"] == "2 of 2 seeds, best"
+    assert "the engine is gone" in states["grpo.temperature-0.8+seed-1"]
+    assert set(result.undone) == {"grpo.temperature-0.8+seed-0", "grpo.temperature-0.8+seed-1"}
+    assert json.loads((base.out / "stopped.json").read_text()) == {"grpo.temperature-0.5": "alpha"}
+    assert not (base.out / ".tune").exists()
