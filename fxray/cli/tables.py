@@ -34,7 +34,7 @@ def print_paper_table(shown: PaperTable) -> None:
     caption = SYNTHETIC if SYNTHETIC in shown.notes else None
     table = Table(title=shown.title, caption=caption, title_justify="left", caption_justify="left")
     for column in shown.header:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # a title that is cut off names nothing
     for row in shown.rows:
         table.add_row(row.title, *row.cells)
     print_table(table)

@@ -30,8 +30,10 @@ SWITCHES = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_worker_niceness": "0",
 }
-"""Tune's own logs, handler of Ctrl-C, haste when a process of its is used again, folder and output."""
+"""Tune's own logs, handler of Ctrl-C, haste when a process of its is used again, folder and output; and that trials, which
+such a process starts, yield to others no more than `fxray train` does."""
 
 
 @dataclass(frozen=True, slots=True)
