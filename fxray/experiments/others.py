@@ -16,8 +16,8 @@ from fxray.errors import FxrayError
 from fxray.events import OnEvent
 from fxray.experiments.data import fold_file
 from fxray.experiments.experiment import OWN, Experiment, split_column
-from fxray.experiments.trainings import Setting, slug
-from fxray.files import file_sha256
+from fxray.experiments.trainings import Setting
+from fxray.files import file_sha256, slug
 from fxray.launch.data import Splits
 from fxray.versions import versions
 

@@ -32,8 +32,8 @@ SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_worker_niceness": "0",
 }
-"""Tune's own logs, handler of Ctrl-C, haste when a process of its is used again, folder and output; and that trials, which
-such a process starts, yield to others no more than `fxray train` does."""
+"""Tune's own logs, handler of Ctrl-C, haste when a process of its is used again, folder and output; and that trials,
+which such a process starts, yield to others no more than `fxray train` does."""
 
 
 @dataclass(frozen=True, slots=True)
