@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError
 from actors.nodes import Nodes
 from actors.whereabouts import node_of
 from fxray import spans
-from fxray.grpo.types import AdapterBlob, SyncProof
+from fxray.grpo.types import PolicyBlob, SyncProof
 from fxray.spans import Fact, Span
 
 LOOK_EVERY_S = 2.0
@@ -41,7 +41,7 @@ class Worker:
         is_up: Its engine has started.
         is_resting: Its engine holds no GPU memory.
         leaves_s: When its node goes; None where the node stays.
-        adapter: What it samples from.
+        policy: What it samples from.
         proof: That it does.
         asked_s: When the open question was asked.
     """
@@ -54,7 +54,7 @@ class Worker:
     is_up: bool = False
     is_resting: bool = False
     leaves_s: float | None = None
-    adapter: AdapterBlob | None = None
+    policy: PolicyBlob | None = None
     proof: SyncProof | None = None
     asked_s: float = 0.0
 

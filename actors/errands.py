@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from actors.crew import Worker
 from actors.rollout_worker import Draw
 from fxray.errors import DeadlineError
-from fxray.grpo.types import AdapterBlob, PromptGroup, SamplingSettings
+from fxray.grpo.types import PolicyBlob, PromptGroup, SamplingSettings
 from fxray.spans import Span
 
 START, LOAD, DRAW, REST = "start", "load adapter", "draw", "rest"
@@ -49,7 +49,7 @@ class Errand:
     kind: str
     span: Span
     deadline_s: float
-    adapter: AdapterBlob | None = None
+    policy: PolicyBlob | None = None
     batch: Batch | None = None
     lease: tuple[int, ...] = ()
 

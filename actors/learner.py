@@ -8,10 +8,9 @@ what they begin with and what they leave are bytes. A rank that dies or hangs lo
 another one.
 """
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,13 @@ from fxray import spans
 from fxray.errors import CheckpointError, DeadlineError, FxrayError, LearnerLostError
 from fxray.files import read_folder, write_atomically
 from fxray.grpo.packing import packed_length, plan_micro_batches
-from fxray.grpo.types import AdapterBlob, RolloutGroup, TrainingGroup, UpdateSettings
+from fxray.grpo.types import PolicyBlob, RolloutGroup, TrainingGroup, UpdateSettings, WeightsBlob
 from fxray.spans import Span
 from fxray.waiting import waiting_for
 
 POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE = "adapter", "reference", "optimizer.safetensors"
-"""Where the learner's part of a checkpoint lies in it."""
+PARTS = (POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE)
+"""The learner's part of a checkpoint, and where each lies in it."""
 LOOK_EVERY_S = 1.0
 
 MEANS = {"kl": "kl", "clip_frac": "clipped", "importance": "importance", "entropy": "surprisal"}
@@ -49,10 +49,10 @@ class LearnerSpec:
         dtype: Type of the base weights: "float32" or "bfloat16".
         min_pixels: Smallest area of an image, in square pixels.
         max_pixels: Largest area of an image, in square pixels.
-        lora_rank: Rank of the adapters.
+        lora_rank: Rank of the adapters; 0 trains all weights.
         lora_alpha: Their scale is alpha / rank.
-        initial_adapter: Files of the adapter that policy and reference start from (SFT), content by name in PEFT's
-            layout; None starts at the base.
+        initial_policy: Files of what policy and reference start from (SFT), content by name: an adapter in PEFT's
+            layout, or a whole model; None starts at the base.
         seed: Of a fresh adapter's random half.
         weight_decay: Of AdamW.
         max_grad_norm: Gradients are clipped to this norm.
@@ -70,7 +70,7 @@ class LearnerSpec:
     max_pixels: int
     lora_rank: int
     lora_alpha: float
-    initial_adapter: Mapping[str, bytes] | None
+    initial_policy: Mapping[str, bytes] | None
     seed: int
     weight_decay: float
     max_grad_norm: float
@@ -217,11 +217,13 @@ class LearnerGroup:
         calls = [rank.call.remote("probe", share, temperature) for rank, share in zip(self._ranks, shares, strict=True)]
         return max(self._in_time(calls, "the learner's log-probabilities of a probe", "probe"))
 
-    def export_adapter(self, version: int) -> AdapterBlob:
-        """The policy's adapter as bytes, named as PEFT names it."""
-        blob, config = self._all("export_adapter")[0]
-        num_modules = blob.count(b".lora_A.weight")
-        return AdapterBlob(version, blob, config, hashlib.sha256(blob).hexdigest(), num_modules)
+    def export_policy(self, version: int) -> PolicyBlob:
+        """What is trained of the policy. The pieces of whole weights stay where rank 0 has put them, once, for all."""
+        first, *others = self._ranks
+        blob, pieces = first.call.options(num_returns=2).remote("export_policy", version)
+        calls = [blob, *(rank.call.remote("export_policy", version) for rank in others)]
+        policy: PolicyBlob = self._in_time(calls, "the learner's export_policy")[0]
+        return replace(policy, pieces=pieces) if isinstance(policy, WeightsBlob) else policy
 
     def set_reference(self) -> None:
         """Makes the present policy the reference of the KL term."""
@@ -232,13 +234,16 @@ class LearnerGroup:
         self._all("reset_optimizer")
 
     def save(self, path: Path) -> None:
-        """Writes policy (PEFT layout in `path/adapter`), reference and optimizer below `path`, on the driver's node.
+        """Writes policy (in `path/adapter`), reference and optimizer below `path`, on the driver's node.
+
+        One part after the other, for those of whole weights are large.
 
         Raises:
             ResourceError: The disk is full or not writable.
         """
-        for name, content in self._all("state")[0].items():
-            write_atomically(path / name, content)
+        for part in PARTS:
+            for name, content in self._all("state", part)[0].items():
+                write_atomically(path / name, content)
 
     def load(self, path: Path) -> None:
         """Restores what `save` wrote, bit for bit, whatever number of ranks and ZeRO stage wrote it.
@@ -246,13 +251,13 @@ class LearnerGroup:
         Raises:
             CheckpointError: A part is missing, damaged, or of another model.
         """
-        try:
-            files = {OPTIMIZER_FILE: (path / OPTIMIZER_FILE).read_bytes()}
-            for part in (POLICY_FOLDER, REFERENCE_FOLDER):
-                files |= {f"{part}/{name}": content for name, content in read_folder(path / part).items()}
-        except OSError as error:
-            raise CheckpointError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
-        self._all("restore", ray.put(files), str(path))
+        for part in PARTS:
+            try:
+                is_file = part == OPTIMIZER_FILE
+                files = {part: (path / part).read_bytes()} if is_file else read_folder(path / part)
+            except OSError as error:
+                raise CheckpointError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
+            self._all("restore", part, ray.put(files), str(path / part))
 
     def close(self) -> None:
         """Ends the ranks and gives their place back."""

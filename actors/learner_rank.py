@@ -1,4 +1,4 @@
-"""One DeepSpeed rank of the learner: policy and reference adapter on one frozen base, and the optimizer of the policy.
+"""One DeepSpeed rank of the learner: policy and reference, two adapters on one base or two models, and the optimizer.
 
 groups of the rank ─► images to patches ─► per pass: reference (no gradient), policy, loss, backward ─► step
 """
@@ -10,17 +10,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import ray
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from actors.learner import (
     OPTIMIZER_FILE,
     POLICY_FOLDER,
-    REFERENCE_FOLDER,
     LearnerSpec,
     RankPass,
     learnable_answers,
@@ -28,25 +30,12 @@ from actors.learner import (
 from fxray.data.images import decode_image
 from fxray.errors import CheckpointError, ResourceError
 from fxray.grpo.loss import grpo_loss, token_weights
-from fxray.grpo.types import UpdateSettings
-from fxray.model.adapter import (
-    POLICY,
-    REFERENCE,
-    active_adapter,
-    adapter_bytes,
-    adapter_files,
-    adapter_parameters,
-    adapter_tensors,
-    add_adapter,
-    attach_adapter,
-    load_adapter_files,
-    load_tensors,
-    lora_layers,
-)
+from fxray.grpo.types import PolicyBlob, UpdateSettings
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor, preprocess
-from fxray.model.load import load_model
+from fxray.model.load import DTYPES, load_model
 from fxray.model.packed import PackedPolicy, PackedRow, pack
+from fxray.model.policy import make_policy
 from fxray.model.prompts import forbidden_ids, load_tokenizer
 from fxray.model.ranks import open_meeting
 from fxray.model.zero import ZeroEngine, join_ranks, sharded_loading
@@ -90,7 +79,7 @@ class LearnerWorker:
 
         Raises:
             ModelError: The base cannot be loaded.
-            CheckpointError: The initial adapter does not fit.
+            CheckpointError: The initial policy does not fit.
         """
         spec = self._spec
         torch.set_num_threads(spec.threads or os.cpu_count() or 1)
@@ -105,23 +94,34 @@ class LearnerWorker:
             listener=self._listener,
             timeout_s=exchange_deadline_s,
         )
-        with sharded_loading(spec.zero_stage):
-            self._base = load_model(path, dtype=spec.dtype)
-        if spec.gradient_checkpointing:
-            self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model = attach_adapter(self._base, rank=spec.lora_rank, alpha=spec.lora_alpha, dropout=0.0, seed=spec.seed)
-        if spec.initial_adapter is not None:
-            load_adapter_files(model, spec.initial_adapter, POLICY, where="initial adapter")
-        add_adapter(model, REFERENCE)
-        self._model, self._lora_layers = model.train(), lora_layers(model)
-        self._policy, self._reference = adapter_parameters(model, POLICY), adapter_parameters(model, REFERENCE)
+        self._policy = make_policy(
+            partial(self._load_model, path),
+            path,
+            dtype=spec.dtype,
+            lora_rank=spec.lora_rank,
+            lora_alpha=spec.lora_alpha,
+            lora_dropout=0.0,
+            seed=spec.seed,
+        )
+        self._policy.add_reference()
+        self._base = self._policy.base
         self._engine = ZeroEngine(
-            PackedPolicy(model, self._forbidden_ids),
-            self._policy,
+            PackedPolicy(self._policy.model, self._forbidden_ids, dtype=DTYPES[spec.dtype]),
+            self._policy.parameters,
             stage=spec.zero_stage,
             weight_decay=spec.weight_decay,
             max_grad_norm=spec.max_grad_norm,
         )
+        if spec.initial_policy is not None:
+            self._write(self._policy.parameters, spec.initial_policy, where="initial policy")
+        self.set_reference()
+
+    def _load_model(self, path: Path, dtype: str) -> Qwen2_5_VLForConditionalGeneration:
+        with sharded_loading(self._spec.zero_stage):
+            model = load_model(path, dtype=dtype)
+        if self._spec.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model
 
     def update(self, passes: Sequence[RankPass], settings: UpdateSettings, num_groups: int) -> dict[str, float]:
         """Takes `settings.num_updates` steps on this rank's share of the groups.
@@ -156,7 +156,7 @@ class LearnerWorker:
         """One pass: gradients are added up; returns sums over its tokens."""
         batch = pack(self._base, each.rows, self._forbidden_ids)
         if settings.kl_beta > 0 and each.reference_T is None:
-            with self._timed("reference"), torch.no_grad(), active_adapter(self._lora_layers, REFERENCE):
+            with self._timed("reference"), torch.no_grad(), self._policy.as_reference():
                 each.reference_T = self._engine(batch, settings.temperature)
         with self._timed("forward"):
             logprobs_T = self._engine(batch, settings.temperature)
@@ -241,54 +241,58 @@ class LearnerWorker:
             for group, pixels, grid in zip(each.groups, patches, grid_thw, strict=True)
         ]
 
-    def export_adapter(self) -> tuple[bytes, dict[str, object]]:
-        """The policy as safetensors bytes and PEFT configuration."""
-        with self._engine.whole(self._policy):
-            return adapter_bytes(self._model, POLICY)
+    def export_policy(self, version: int) -> tuple[PolicyBlob | None, object]:
+        """The policy ready to travel, and apart from it the pieces of whole weights; only rank 0 gives them."""
+        tensors = self._engine.read(self._policy.parameters)
+        return self._policy.publish(tensors, version) if self._rank == 0 else (None, None)
 
     def set_reference(self) -> None:
         """Copies the policy into the reference."""
-        with self._engine.whole(self._policy):
-            tensors = adapter_tensors(self._model, POLICY)
-        with self._engine.whole(self._reference, is_written=True):
-            load_tensors(self._model, tensors, REFERENCE, where="policy")
+        self._engine.copy(self._policy.parameters, self._policy.reference)
 
     def reset_optimizer(self) -> None:
         """Forgets the optimizer's moments."""
         self._engine.reset_optimizer()
 
-    def state(self) -> dict[str, bytes]:
-        """Both adapters and the optimizer as the files of a checkpoint, content by path; only rank 0 gives them."""
-        files: dict[str, bytes] = {}
-        for name, parameters in ((POLICY, self._policy), (REFERENCE, self._reference)):
-            with self._engine.whole(parameters):
-                if self._rank == 0:
-                    of_adapter = adapter_files(self._model, name)
-                    files |= {f"{_FOLDERS[name]}/{file}": content for file, content in of_adapter.items()}
-        optimizer = self._engine.optimizer_state()
-        return files | {OPTIMIZER_FILE: save(optimizer)} if self._rank == 0 else {}
+    def state(self, part: str) -> dict[str, bytes]:
+        """Policy, reference or optimizer as the files of a checkpoint, content by path; only rank 0 gives them.
 
-    def restore(self, files: Mapping[str, bytes], where: str) -> None:
+        Args:
+            part: One of `actors.learner.PARTS`.
+        """
+        if part == OPTIMIZER_FILE:
+            optimizer = self._engine.optimizer_state()
+            return {part: save(optimizer)} if self._rank == 0 else {}
+        tensors = self._engine.read(self._parameters_of(part))
+        if self._rank != 0:
+            return {}
+        return {f"{part}/{name}": content for name, content in self._policy.to_files(tensors).items()}
+
+    def restore(self, part: str, files: Mapping[str, bytes], where: str) -> None:
         """Goes back to what `state` gave, bit for bit, whatever the number of ranks and the ZeRO stage were.
 
         Args:
-            files: Content by path.
-            where: Named in errors: the folder that they were read from.
+            part: One of `actors.learner.PARTS`.
+            files: Of the part, content by path within it.
+            where: Named in errors: the folder or file that they were read from.
 
         Raises:
-            CheckpointError: A part is missing, damaged, or of another model.
+            CheckpointError: The part is missing, damaged, or of another model.
         """
-        for name, parameters in ((POLICY, self._policy), (REFERENCE, self._reference)):
-            prefix = f"{_FOLDERS[name]}/"
-            of_adapter = {path.removeprefix(prefix): files[path] for path in files if path.startswith(prefix)}
-            with self._engine.whole(parameters, is_written=True):
-                load_adapter_files(self._model, of_adapter, name, where=f"{where}/{_FOLDERS[name]}")
-        optimizer_where = f"{where}/{OPTIMIZER_FILE}"
+        if part != OPTIMIZER_FILE:
+            self._write(self._parameters_of(part), files, where=where)
+            return
         try:
-            state = load(files.get(OPTIMIZER_FILE, b""))
+            state = load(files[part])
         except SafetensorError as error:
-            raise CheckpointError(f"cannot be read: {error}", where=optimizer_where) from error
-        self._engine.load_optimizer_state(state, where=optimizer_where)
+            raise CheckpointError(f"cannot be read: {error}", where=where) from error
+        self._engine.load_optimizer_state(state, where=where)
+
+    def _parameters_of(self, part: str) -> dict[str, torch.nn.Parameter]:
+        return self._policy.parameters if part == POLICY_FOLDER else self._policy.reference
+
+    def _write(self, parameters: Mapping[str, torch.nn.Parameter], files: Mapping[str, bytes], *, where: str) -> None:
+        self._engine.write(parameters, self._policy.from_files(files, where=where), where=where)
 
     @contextmanager
     def _memory(self, what: str) -> Iterator[None]:
@@ -310,9 +314,6 @@ class LearnerWorker:
         start = time.perf_counter()
         yield
         self._seconds[phase] += time.perf_counter() - start
-
-
-_FOLDERS = {POLICY: POLICY_FOLDER, REFERENCE: REFERENCE_FOLDER}
 
 
 def _fetch(handle: object) -> bytes:

@@ -2,7 +2,7 @@
 
     groups ─► leases ─► idle workers ─► draws, matched by group ─► groups in prompt order
                  ▲           │ worker lost: its groups go back to the queue, another one is hired
-                 └───────────┘ who joins proves the newest adapter before its first lease
+                 └───────────┘ who joins proves the newest policy before its first lease
 
 A group is settled when its draw has arrived, so none is lost and none doubled, and as an answer depends on its group's
 seed and index alone, a group is the same whoever drew it. Who is there, answers and stays: `actors/crew.py`. How many
@@ -30,7 +30,7 @@ from fxray import spans
 from fxray.capacity.leases import groups_at_once, lease_size
 from fxray.errors import FxrayError
 from fxray.events import Note, OnEvent, ignore
-from fxray.grpo.types import AdapterBlob, PromptGroup, RolloutGroup, SamplingSettings, SyncProof
+from fxray.grpo.types import PolicyBlob, PromptGroup, RolloutGroup, SamplingSettings, SyncProof
 from fxray.spans import Fact
 from fxray.waiting import waiting_for
 
@@ -96,7 +96,7 @@ class RolloutPool:
         self._failures = failures
         self._rests = rests
         self._on_event = on_event
-        self._policy: tuple[AdapterBlob, ray.ObjectRef] | None = None
+        self._policy: tuple[PolicyBlob, ray.ObjectRef] | None = None
         self._idle: list[Worker] = []
         self._errands: dict[ray.ObjectRef, Errand] = {}
         self._num_needed = min_workers
@@ -122,7 +122,7 @@ class RolloutPool:
         Raises:
             WorkerDiedError: Workers were lost more often than the budget allows.
             DeadlineError: The groups, or a worker, are not there in time.
-            SyncError: A worker that joined does not sample from the newest adapter.
+            SyncError: A worker that joined does not sample from the newest policy.
             FxrayError: Whatever a worker refuses a prompt or an image with.
         """
         fills_engine = groups_at_once(sampling.group_size, self._max_num_seqs)
@@ -149,27 +149,27 @@ class RolloutPool:
         )
         return groups
 
-    def adopt(self, adapter: AdapterBlob) -> list[SyncProof]:
-        """Hands an adapter to every worker; those still starting get it before their first group.
+    def adopt(self, policy: PolicyBlob) -> list[SyncProof]:
+        """Hands a policy to every worker; those still starting get it before their first group.
 
         Returns:
             Checked proofs of the workers that are up, at least one.
 
         Raises:
-            SyncError: A worker does not sample from the adapter.
+            SyncError: A worker does not sample from it.
             WorkerDiedError: Workers were lost more often than the budget allows.
             DeadlineError: A worker did not answer in time.
         """
         self._await_workers()
         deadline_s = time.monotonic() + self._deadlines.step_s
-        self._policy = (adapter, ray.put(adapter))
+        self._policy = (policy, ray.put(policy))
         self._send_on_idle()
-        while not self._idle or any(errand.adapter is adapter for errand in self._errands.values()):
-            self._settle(deadline_s, f"proofs of policy version {adapter.version}")
+        while not self._idle or any(errand.policy is policy for errand in self._errands.values()):
+            self._settle(deadline_s, f"proofs of policy version {policy.version}")
         return [worker.proof for worker in self._idle if worker.proof is not None]
 
     def use_base_model(self) -> None:
-        """Lets all workers answer from the base model until the next adapter is adopted."""
+        """Lets all workers answer from the base model until the next policy is adopted."""
         self._policy = None
         self._send_on_idle()
 
@@ -224,12 +224,12 @@ class RolloutPool:
             self._settle(math.inf, "rollout workers to start")
         self._num_needed = 1
 
-    def _send(self, worker: Worker, request: ray.ObjectRef, kind: str, adapter: AdapterBlob | None = None) -> None:
+    def _send(self, worker: Worker, request: ray.ObjectRef, kind: str, policy: PolicyBlob | None = None) -> None:
         limit_s = self._deadlines.start_s if kind == START else self._deadlines.step_s
-        facts: dict[str, Fact] = {"version": adapter.version, "bytes": len(adapter.safetensors)} if adapter else {}
-        what = f"{worker.name} to {kind}" + (f" (version {adapter.version})" if adapter else "")
+        facts: dict[str, Fact] = {"version": policy.version, "bytes": policy.num_bytes} if policy else {}
+        what = f"{worker.name} to {kind}" + (f" (version {policy.version})" if policy else "")
         span = worker.begin(kind, what, facts)
-        self._errands[request] = Errand(worker, kind, span, time.monotonic() + limit_s, adapter)
+        self._errands[request] = Errand(worker, kind, span, time.monotonic() + limit_s, policy)
 
     def _lease(self, batch: Batch, size: int, deadline_s: float) -> None:
         worker = self._idle.pop()
@@ -254,13 +254,13 @@ class RolloutPool:
         if worker.leaves_s is not None:
             self.num_departures += 1
             self._let_go(worker)
-        elif worker.adapter is wanted:
+        elif worker.policy is wanted:
             self._idle.append(worker)
         else:
             load = (
-                worker.actor.use_base_model.remote() if wanted is None else worker.actor.load_adapter.remote(reference)
+                worker.actor.use_base_model.remote() if wanted is None else worker.actor.load_policy.remote(reference)
             )
-            worker.adapter, worker.proof = wanted, None
+            worker.policy, worker.proof = wanted, None
             worker.is_resting = worker.is_resting and wanted is None
             self._send(worker, load, LOAD, wanted)
 
@@ -339,8 +339,8 @@ class RolloutPool:
         worker.is_resting = worker.is_resting or errand.kind in (START, REST)
         if errand.batch is not None:
             self._collect(errand, errand.batch, result)
-        if errand.adapter is not None:
-            check_proof(errand.adapter, result)
+        if errand.policy is not None:
+            check_proof(errand.policy, result)
             worker.proof = result
         self._continue(worker)
 

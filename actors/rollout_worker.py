@@ -1,7 +1,7 @@
 """One engine in an actor. It holds no run state: whatever it is asked for, the request says everything."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,16 @@ from ray.exceptions import GetTimeoutError, ObjectLostError
 from fxray.data.images import decode_image
 from fxray.engine.engine import Engine, Question
 from fxray.engine.settings import EngineSettings
-from fxray.errors import DataError, DeadlineError
-from fxray.grpo.types import AdapterBlob, PromptGroup, Rollout, RolloutGroup, SamplingSettings, SyncProof
+from fxray.errors import DataError, DeadlineError, SyncError
+from fxray.grpo.types import PolicyBlob, PromptGroup, Rollout, RolloutGroup, SamplingSettings, SyncProof, WeightsBlob
+from fxray.tensor_file import Bytes
 
 HEALTH = "health"
 """Concurrency group in which health questions are answered."""
 IMAGE_DEADLINE_S = 120.0
 """For encoded images to arrive from the object store."""
+WEIGHTS_DEADLINE_S = 900.0
+"""For whole weights to arrive from another node's object store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +116,16 @@ class RolloutWorker:
         """Lets others have the GPU's memory until the next request, if the engine can sleep."""
         self._engine.sleep()
 
-    def load_adapter(self, adapter: AdapterBlob) -> SyncProof:
+    def load_policy(self, policy: PolicyBlob) -> SyncProof:
         """Takes over a policy and proves it.
 
         Raises:
-            SyncError: The bytes are not what was published, or not every module of theirs is bound.
+            SyncError: The bytes are not what was published, or the engine does not compute with all of them.
+            DeadlineError: Whole weights do not arrive.
         """
-        return self._engine.load_adapter(adapter, self._name)
+        if isinstance(policy, WeightsBlob):
+            policy = replace(policy, pieces=fetch_pieces(policy))
+        return self._engine.load_policy(policy, self._name)
 
     def use_base_model(self) -> None:
         """Goes back to the base model."""
@@ -149,6 +155,29 @@ RolloutActor: Any = ray.remote(concurrency_groups={HEALTH: 1})(RolloutWorker)
 def rollout_spawner(settings: EngineSettings, actor_options: dict[str, Any]) -> Callable[[str], Any]:
     """Makes rollout actors by name, given Ray's options for where they run."""
     return lambda name: RolloutActor.options(**actor_options).remote(settings, name)
+
+
+def fetch_pieces(policy: WeightsBlob) -> tuple[Bytes, ...]:
+    """The pieces of whole weights, in this node's shared memory where they come from the object store.
+
+    Raises:
+        DeadlineError: They do not arrive.
+        SyncError: They are lost.
+    """
+    pieces: Any = policy.pieces
+    try:
+        return ray.get(pieces, timeout=WEIGHTS_DEADLINE_S) if isinstance(pieces, ray.ObjectRef) else pieces
+    except GetTimeoutError as error:
+        raise DeadlineError(
+            f"{policy.num_bytes} bytes of weights did not arrive within {WEIGHTS_DEADLINE_S:g} s",
+            where=f"policy version {policy.version}",
+        ) from error
+    except ObjectLostError as error:
+        raise SyncError(
+            f"the weights are lost: {error}",
+            where=f"policy version {policy.version}",
+            remedy="the node of the learner died; continue the run",
+        ) from error
 
 
 def _image_bytes(jobs: Sequence[Job]) -> list[bytes]:

@@ -1,9 +1,11 @@
-"""Adapters reach the rollout workers through the object store, and nobody believes it without a proof.
+"""Policies reach the rollout workers through the object store, and nobody believes it without a proof.
 
     learner ─► AdapterBlob ─► checked here ─► ray.put once ─► each worker pulls ─► SyncProof ─► checked here
+    learner ─► pieces of all weights, put once on its node ─► each worker reads them in shared memory ─► SyncProof
 
-A proof says which version a worker took over, the sha256 of the bytes that reached it, and how many LoRA modules its
-engine samples with. An engine that acknowledges and still samples from the base is caught by the loop's probe.
+A proof says which version a worker took over, the sha256 of the bytes that reached it, and how many LoRA modules, or
+tensors of whole weights, its engine computes with. An engine that acknowledges and still samples from something else is
+caught by the loop's probe.
 """
 
 import hashlib
@@ -12,35 +14,36 @@ import struct
 from typing import Protocol
 
 from fxray.errors import SyncError
-from fxray.grpo.types import AdapterBlob, SyncProof
+from fxray.grpo.types import AdapterBlob, PolicyBlob, SyncProof
 
 
-class AdapterTarget(Protocol):
+class PolicyTarget(Protocol):
     """Workers that take over a policy."""
 
-    def adopt(self, adapter: AdapterBlob) -> list[SyncProof]:
-        """Hands the adapter to every worker, present or to come; returns checked proofs of those present."""
+    def adopt(self, policy: PolicyBlob) -> list[SyncProof]:
+        """Hands the policy to every worker, present or to come; returns checked proofs of those present."""
         ...
 
 
-class AdapterPublisher:
+class PolicyPublisher:
     """The `Publisher` of the GRPO loop.
 
     Args:
         workers: The pool that samples.
     """
 
-    def __init__(self, workers: AdapterTarget) -> None:
+    def __init__(self, workers: PolicyTarget) -> None:
         self._workers = workers
 
-    def publish(self, adapter: AdapterBlob) -> list[SyncProof]:
+    def publish(self, policy: PolicyBlob) -> list[SyncProof]:
         """Returns one proof per worker.
 
         Raises:
-            SyncError: The adapter is damaged, empty, or not what a worker samples with.
+            SyncError: The policy is damaged, empty, or not what a worker samples with.
         """
-        check_adapter(adapter)
-        return self._workers.adopt(adapter)
+        if isinstance(policy, AdapterBlob):  # whole weights are looked at where they arrive: too much for the driver
+            check_adapter(policy)
+        return self._workers.adopt(policy)
 
 
 def check_adapter(adapter: AdapterBlob) -> None:
@@ -63,22 +66,22 @@ def check_adapter(adapter: AdapterBlob) -> None:
         raise SyncError(message, where=where, remedy=remedy)
 
 
-def check_proof(adapter: AdapterBlob, proof: SyncProof) -> None:
+def check_proof(policy: PolicyBlob, proof: SyncProof) -> None:
     """Compares what a worker acknowledges with what was published.
 
     Raises:
         SyncError: Version, checksum or number of bound modules differ.
     """
     for what, got, expected in (
-        ("policy version", proof.version, adapter.version),
-        ("sha256", proof.sha256, adapter.sha256),
-        ("bound LoRA modules", proof.num_bound_modules, adapter.num_modules),
+        ("policy version", proof.version, policy.version),
+        ("sha256", proof.sha256, policy.sha256),
+        ("bound modules", proof.num_bound_modules, policy.num_modules),
     ):
         if got != expected:
             raise SyncError(
                 f"acknowledges {what} {got}, expected {expected}",
                 where=proof.worker,
-                remedy="the worker does not sample from the published adapter; continue from the last checkpoint",
+                remedy="the worker does not sample from the published policy; continue from the last checkpoint",
             )
 
 

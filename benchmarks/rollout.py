@@ -27,7 +27,7 @@ from actors.nodes import STEADY
 from actors.rollout import RolloutPool
 from actors.rollout_worker import rollout_spawner
 from actors.scaling import Scaler
-from actors.weight_sync import AdapterPublisher
+from actors.weight_sync import PolicyPublisher
 from fxray.data.frame import smart_frame
 from fxray.data.images import decode_image
 from fxray.engine.engine import Engine, Question
@@ -44,7 +44,7 @@ class BareEngine(Engine):
     """Times vLLM itself."""
 
     def warm_up(self, adapter: AdapterBlob) -> None:
-        self.load_adapter(adapter)
+        self.load_policy(adapter)
 
     def use_stock_maths(self) -> None:
         from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
@@ -101,7 +101,7 @@ def time_pool(
         nodes=STEADY,
         failures=FailureBudget("rollout workers", max_restarts=0, window_s=3600, remedy="see their logs"),
     )
-    publisher = AdapterPublisher(pool)
+    publisher = PolicyPublisher(pool)
     publisher.publish(adapter)
     start_s = time.monotonic()
     publisher.publish(adapter)

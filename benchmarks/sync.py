@@ -4,8 +4,7 @@
 
     step        a whole GRPO step of the tiny model (16 prompts x 8 answers, 112 px), one engine and one learner rank
     sync        adapter published -> the proofs of all workers are checked, with so many engines of one thread each
-    weights     the whole model over the same path: ray.put, each worker gets it and takes its sha256. That is the
-                transport alone: no engine here can take whole weights over
+    weights     the same with all weights of the model, as with model.lora null
     parts       where the time of one engine's load goes, in wall-clock and in processor time
 
 All in one run, so that the share of the step is a ratio of what was measured side by side. The exit code is 1 where the
@@ -13,7 +12,6 @@ median sync of one worker is more than 5 % of the median step.
 """
 
 import argparse
-import hashlib
 import os
 import statistics
 import sys
@@ -31,12 +29,12 @@ from overlap import take_turn
 from turns import ENVIRONMENT
 from workload import WORKLOADS, prepare
 
-from actors.weight_sync import AdapterPublisher
+from actors.weight_sync import PolicyPublisher
 from fxray.config.tree import Config
 from fxray.engine.engine import Engine
 from fxray.events import ignore
-from fxray.grpo.types import AdapterBlob
-from fxray.launch.fleet import open_fleet
+from fxray.grpo.types import PolicyBlob
+from fxray.launch.fleet import open_fleet, read_policy
 from fxray.launch.plan import plan_stage
 from fxray.launch.session import Session, open_session
 from fxray.launch.start import engine_settings, rollout_pool
@@ -59,26 +57,16 @@ class TimedEngine(Engine):
         self._seconds[method].append((time.perf_counter() - start[0], time.thread_time() - start[1]))
         return result
 
-    def time_loads(self, adapter: AdapterBlob, rounds: int) -> dict[str, tuple[float, float]]:
+    def time_loads(self, policy: PolicyBlob, rounds: int) -> dict[str, tuple[float, float]]:
         """Median (wall-clock, processor) seconds of each part of a load."""
         self.begin()
-        self.load_adapter(adapter)
+        self.load_policy(policy)
         self.begin()
         for _ in range(rounds):
             start = time.perf_counter(), time.thread_time()
-            self.load_adapter(adapter)
+            self.load_policy(policy)
             self._seconds["all"].append((time.perf_counter() - start[0], time.thread_time() - start[1]))
-            start = time.perf_counter(), time.thread_time()
-            hashlib.sha256(adapter.safetensors).hexdigest()
-            self._seconds["sha256"].append((time.perf_counter() - start[0], time.thread_time() - start[1]))
         return {name: _medians(pairs) for name, pairs in self._seconds.items()}
-
-
-class Receiver:
-    """Stands where an engine would take whole weights over."""
-
-    def receive(self, content: bytes) -> str:
-        return hashlib.sha256(content).hexdigest()
 
 
 def main() -> None:
@@ -95,15 +83,17 @@ def main() -> None:
         with open_session(job.config(), job.folder / "run", lambda _: None) as session:
             save_fresh_adapter(session)
             step_s, adapter = time_steps(session, args.steps)
-            weights = (session.model_path / "model.safetensors").read_bytes()
-            sizes = f"adapter {len(adapter.safetensors) / 2**20:.2f} MiB, weights {len(weights) / 2**20:.2f} MiB"
-            print(f"a step: {step_s * 1e3:.0f} ms (median of {args.steps}); {adapter.num_modules} modules, {sizes}\n")
-            print(f"{'workers':>7}{'sync p50, ms':>14}{'p95':>8}{'of the step':>13}{'weights p50, ms':>17}{'p95':>8}")
+            weights = read_policy(session.model_path, 0)
+            sizes = f"adapter {adapter.num_bytes / 2**20:.2f} MiB, weights {weights.num_bytes / 2**20:.2f} MiB"
+            modules = f"{adapter.num_modules} modules, {weights.num_modules} tensors"
+            print(f"a step: {step_s * 1e3:.0f} ms (median of {args.steps}); {modules}, {sizes}\n")
+            names = f"{'workers':>7}{'sync p50, ms':>14}{'p95':>8}{'of the step':>13}"
+            print(f"{names}{'weights p50, ms':>17}{'p95':>8}{'of it':>8}")
             fractions = [
-                report_workers(session.config, session.model_path, adapter, weights, number, args.rounds, step_s)
-                for number in args.workers
+                report_workers(session, adapter, weights, number, args.rounds, step_s) for number in args.workers
             ]
-            report_parts(session.config, session.model_path, adapter, args.rounds)
+            report_parts("an adapter", session.config, session.model_path, adapter, args.rounds)
+            report_parts("whole weights", whole(session.config), session.model_path, weights, args.rounds)
     sys.exit(int(fractions[0] > MAX_STEP_FRAC))
 
 
@@ -116,66 +106,57 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def time_steps(session: Session, num_steps: int) -> tuple[float, AdapterBlob]:
+def time_steps(session: Session, num_steps: int) -> tuple[float, PolicyBlob]:
     """Median seconds of a step, and the policy after the last one."""
     with open_fleet(session) as fleet:
         plan = plan_stage(session.config, session.stages[0], num_samples=len(fleet.training_prompts))
         steps = take_turn(fleet, replace(plan, num_steps=SETTLING_STEPS + num_steps), 0)
-        adapter = fleet.learner.export_adapter(SETTLING_STEPS + num_steps)
+        adapter = fleet.learner.export_policy(SETTLING_STEPS + num_steps)
     return statistics.median(step["seconds"] for step in steps[SETTLING_STEPS:]), adapter
 
 
+def whole(config: Config) -> Config:
+    """The configuration with all weights in place of the adapter."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"lora": None})})
+
+
 def report_workers(
-    config: Config,
-    model_path: Path,
-    adapter: AdapterBlob,
-    weights: bytes,
-    num_workers: int,
-    rounds: int,
-    step_s: float,
+    session: Session, adapter: PolicyBlob, weights: PolicyBlob, num_workers: int, rounds: int, step_s: float
 ) -> float:
-    """Prints the row of so many workers; returns the median sync as a part of the step."""
-    rollout = config.rollout.model_copy(update={"num_workers": num_workers})
-    pool = rollout_pool(config.model_copy(update={"rollout": rollout}), model_path, ignore)
-    receivers = [ray.remote(Receiver).options(num_cpus=0).remote() for _ in range(num_workers)]
-    expected = hashlib.sha256(weights).hexdigest()
-
-    def send() -> None:
-        reference = ray.put(weights)
-        for got in ray.get([receiver.receive.remote(reference) for receiver in receivers], timeout=DEADLINE_S):
-            assert got == expected
-
-    publisher = AdapterPublisher(pool)
-    versions = iter(range(adapter.version, adapter.version + 10**6))
-    try:
-        while len(publisher.publish(replace(adapter, version=next(versions)))) < num_workers:
-            time.sleep(0.5)
-        send()
-        sync_s, send_s = [], []
-        for _ in range(rounds):
-            present = replace(adapter, version=next(versions))
-            sync_s.append(_seconds_of(lambda blob=present: publisher.publish(blob)))
-            send_s.append(_seconds_of(send))
-    finally:
-        pool.close()
-        for receiver in receivers:
-            ray.kill(receiver)
-    middle_s = statistics.median(sync_s)
+    """Prints the row of so many workers; returns the median sync of the adapter as a part of the step."""
+    adapter_s = time_syncs(session.config, session.model_path, adapter, num_workers, rounds)
+    weights_s = time_syncs(whole(session.config), session.model_path, weights, num_workers, rounds)
+    middle_s, of_weights_s = statistics.median(adapter_s), statistics.median(weights_s)
     print(
-        f"{num_workers:7}{middle_s * 1e3:14.1f}{_p95(sync_s) * 1e3:8.1f}{middle_s / step_s:13.1%}"
-        f"{statistics.median(send_s) * 1e3:17.1f}{_p95(send_s) * 1e3:8.1f}",
+        f"{num_workers:7}{middle_s * 1e3:14.1f}{_p95(adapter_s) * 1e3:8.1f}{middle_s / step_s:13.1%}"
+        f"{of_weights_s * 1e3:17.1f}{_p95(weights_s) * 1e3:8.1f}{of_weights_s / step_s:8.1%}",
         flush=True,
     )
     return middle_s / step_s
 
 
-def report_parts(config: Config, model_path: Path, adapter: AdapterBlob, rounds: int) -> None:
+def time_syncs(config: Config, model_path: Path, policy: PolicyBlob, num_workers: int, rounds: int) -> list[float]:
+    """Seconds from publishing a policy to the proofs of so many engines, round by round."""
+    rollout = config.rollout.model_copy(update={"num_workers": num_workers, "min_workers": num_workers})
+    pool = rollout_pool(config.model_copy(update={"rollout": rollout}), model_path, ignore)
+    publisher = PolicyPublisher(pool)
+    versions = iter(range(policy.version, policy.version + 10**6))
+    try:
+        while len(publisher.publish(replace(policy, version=next(versions)))) < num_workers:
+            time.sleep(0.5)
+        policies = [replace(policy, version=next(versions)) for _ in range(rounds)]
+        return [_seconds_of(lambda blob=each: publisher.publish(blob)) for each in policies]
+    finally:
+        pool.close()
+
+
+def report_parts(what: str, config: Config, model_path: Path, policy: PolicyBlob, rounds: int) -> None:
     engine = ray.remote(TimedEngine).options(num_cpus=1).remote(engine_settings(config, model_path))
-    parts = ray.get(engine.time_loads.remote(adapter, rounds), timeout=DEADLINE_S)
+    parts = ray.get(engine.time_loads.remote(policy, rounds), timeout=DEADLINE_S)
     ray.kill(engine)
-    print(f"\n{'one load in an engine':24}{'wall-clock, ms':>16}{'processor, ms':>16}   (medians)")
+    print(f"\n{f'one load of {what}':32}{'wall-clock, ms':>16}{'processor, ms':>16}   (medians)")
     for name, (wall_s, processor_s) in parts.items():
-        print(f"{name:24}{wall_s * 1e3:16.2f}{processor_s * 1e3:16.2f}")
+        print(f"{name:32}{wall_s * 1e3:16.2f}{processor_s * 1e3:16.2f}")
 
 
 def _seconds_of(action: Callable[[], object]) -> float:

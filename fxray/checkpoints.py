@@ -4,8 +4,9 @@
     grpo/<stage>/final/{manifest.json, state.json, adapter/, ...}         kept for good
     grpo/<stage>/damaged-step-000040/                                     put aside, for a look at what happened
 
-What lies beside `state.json` belongs to the learner; `adapter/` is in PEFT layout. The manifest holds size and SHA-256
-of every file, so that a disk that lost or changed something is found out before the learner goes on with it.
+What lies beside `state.json` belongs to the learner; `adapter/` is in PEFT layout, or a whole model where all weights
+are trained. The manifest holds size and SHA-256 of every file, so that a disk that lost or changed something is found
+out before the learner goes on with it.
 """
 
 import json
@@ -23,6 +24,8 @@ FORMAT = 2
 MANIFEST_FILE, STATE_FILE = "manifest.json", "state.json"
 ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 """What PEFT calls the two files of an adapter."""
+MODEL_CONFIG_FILE, MODEL_WEIGHTS_FILE = "config.json", "model.safetensors"
+"""What Hugging Face calls the files of a whole model."""
 CALIBRATION_FILE = "calibration.json"
 """Comes beside the adapter later, and may be fitted anew: no part of what was written."""
 
@@ -40,8 +43,8 @@ class CheckpointState:
     Attributes:
         stage: Name of the stage.
         step: Batches of the stage that are learnt: the order cursor, since draws depend on the step alone.
-        policy_version: Version of the adapter.
-        base_fingerprint: Of the base model that the adapter belongs to.
+        policy_version: Version of the policy.
+        base_fingerprint: Of the base model that the policy belongs to.
     """
 
     stage: str
@@ -172,7 +175,8 @@ def latest(stage_dir: Path) -> Path | None:
 
 def retain(stage_dir: Path, keep_last: int) -> None:
     """Deletes all but the last few checkpoints inside a stage; `final` stays."""
-    for folder in _steps(stage_dir)[:-keep_last]:
+    steps = _steps(stage_dir)
+    for folder in steps[: max(0, len(steps) - keep_last)]:
         shutil.rmtree(folder)
 
 

@@ -3,6 +3,7 @@ then its driver in beta ends as a quiet one does, and leaves nothing behind.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -38,7 +39,10 @@ SETTINGS = (
     "evaluate.num_bootstrap=50",
     "checkpoint.every_steps=2",
     "ray.object_store_mib=128",
+    "reward.functions=[{path: 'reward_functions:length', weight: 0.1}]",  # answers so short are all equally bad
 )
+WHOLE = ("model.lora=null", "sft.learning_rate=1e-4", "grpo.learning_rate=1e-4")
+"""All weights in place of an adapter."""
 
 
 LEFT_FOLDERS: list[Path] = []
@@ -49,9 +53,13 @@ RAY_AGENTS: list[psutil.Process] = []
 
 def start(run_dir: Path, schedule: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "fxray", "train", "--config", "smoke", "--run-dir", str(run_dir)]
-    for setting in [*SETTINGS, f"grpo.schedule={schedule}"]:
+    whole = WHOLE if run_dir.parent.name.startswith("whole") else ()
+    for setting in [*SETTINGS, *whole, f"grpo.schedule={schedule}"]:
         command += ["--set", setting]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(run_dir.parent / "stderr").open("ab"))
+    paths = [str(Path(__file__).parent / "actors"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    stderr = (run_dir.parent / "stderr").open("ab")
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
 
 
 def finish(run_dir: Path, schedule: Path) -> None:
@@ -110,10 +118,10 @@ def has_reached(run_dir: Path, phase: str, step: int) -> Callable[[], bool]:
     return lambda: log.exists() and f'"phase": "{phase}", "step": {step}' in log.read_text()
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+@pytest.fixture(scope="module", params=["adapter", pytest.param("whole", marks=pytest.mark.long)])
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A quiet run, and one that lost a worker in SFT, its learner in alpha, its engine and then its driver in beta."""
-    root = tmp_path_factory.mktemp("runs")
+    root = tmp_path_factory.mktemp(request.param)
     schedule = root / "schedule.yaml"
     schedule.write_text(SCHEDULE)
     quiet, killed = root / "quiet", root / "killed"
@@ -130,10 +138,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return quiet, killed
 
 
+def weights(folder: Path) -> bytes:
+    (file,) = folder.glob("*model.safetensors")
+    return file.read_bytes()
+
+
 @pytest.mark.parametrize("adapter", ["sft/adapter", "grpo/alpha/final/adapter", "grpo/beta/final/adapter"])
 def test_the_weights_are_the_same_to_the_last_bit(runs: tuple[Path, Path], adapter: str) -> None:
-    quiet, killed = ((run / adapter / "adapter_model.safetensors").read_bytes() for run in runs)
+    quiet, killed = (weights(run / adapter) for run in runs)
     assert quiet == killed
+    assert adapter == "sft/adapter" or quiet != weights(runs[0] / "sft/adapter")
 
 
 def test_no_step_is_skipped_or_repeated_and_each_draws_the_same(runs: tuple[Path, Path]) -> None:
@@ -143,7 +157,7 @@ def test_no_step_is_skipped_or_repeated_and_each_draws_the_same(runs: tuple[Path
 
 
 def test_what_a_killed_driver_left_is_gone(runs: tuple[Path, Path]) -> None:
-    assert len(LEFT_FOLDERS) == 1
+    assert LEFT_FOLDERS
     assert not any(folder.exists() for folder in LEFT_FOLDERS)
     _, alive = psutil.wait_procs(RAY_AGENTS, timeout=90)
     assert not alive

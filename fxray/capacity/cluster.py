@@ -12,12 +12,13 @@ from fxray.capacity.activations import Pass
 from fxray.capacity.duration import Coefficients, Duration
 from fxray.capacity.leases import groups_at_once, lease_size
 from fxray.capacity.memory import grpo_pass
-from fxray.capacity.weights import count_adapter, count_modules, count_weights
+from fxray.capacity.trained import FLOAT32_BYTES, Trained, count_trained
+from fxray.capacity.weights import count_weights
 from fxray.config.limits import BYTES_PER_NUMBER
 from fxray.config.model_shape import ModelShape
 from fxray.config.tree import Config
 
-FLOAT32_BYTES = INT32_BYTES = 4
+INT32_BYTES = 4
 CALLS_PER_REQUEST = 3
 """Of the driver: hand it out, wait for it, take it."""
 SCORE_NUMBERS = 8
@@ -229,7 +230,8 @@ def count_traffic(
     text = int(answers * step.answer_tokens * known.text_bytes_per_token)
     prompts = groups * step.prompt_tokens * INT32_BYTES
     drawn = prompts + answers * (step.answer_tokens * (INT32_BYTES + FLOAT32_BYTES) + INT32_BYTES + 1) + text
-    adapter = count_adapter(shape, config.model.lora.rank) * FLOAT32_BYTES
+    trained = count_trained(config, shape)
+    published = trained.published_bytes
     engine_nodes = _num_nodes(num_workers * max(1.0, config.rollout.gpus_per_worker), known)
     ranks = config.learner.num_ranks
     rank_nodes = _num_nodes(ranks * max(1.0, config.learner.gpus_per_rank), known)
@@ -239,11 +241,17 @@ def count_traffic(
         Traffic("images", "store -> engines", groups, image, image / link),
         Traffic("answers", "engines -> driver", requests, drawn, drawn / link),
         Traffic("texts and scores", "driver <-> rewards", 2 * groups, text + answers * SCORE_NUMBERS * 8, text / link),
-        Traffic("adapter", "driver -> engines", engine_nodes, engine_nodes * adapter, engine_nodes * adapter / link),
+        Traffic(
+            "weights" if trained.is_whole else "adapter",
+            "rank 0 -> engines" if trained.is_whole else "driver -> engines",
+            engine_nodes,
+            engine_nodes * published,
+            engine_nodes * published / link,
+        ),
         Traffic("images", "store -> ranks", groups, image, image / link, is_learning=True),
         Traffic("answers", "driver -> ranks", ranks, drawn, drawn / link, is_learning=True),
-        Traffic("adapter", "ranks -> driver", ranks, ranks * adapter, ranks * adapter / link, is_learning=True),
-        _exchange(config, shape, adapter, rank_nodes, known),
+        *_to_driver(trained, link),
+        _exchange(config, trained, rank_nodes, known),
     )
 
 
@@ -276,22 +284,31 @@ def _num_nodes(num_gpus: float, known: ClusterCoefficients) -> int:
     return math.ceil(num_gpus / known.gpus_per_node)
 
 
-def _exchange(
-    config: Config, shape: ModelShape, adapter_bytes: int, num_nodes: int, known: ClusterCoefficients
-) -> Traffic:
+def _to_driver(trained: Trained, link_bytes_per_s: float) -> list[Traffic]:
+    """The adapter that rank 0 hands over; whole weights stay in the object store of its node."""
+    number = trained.published_bytes
+    return (
+        []
+        if trained.is_whole
+        else [Traffic("adapter", "rank 0 -> driver", 1, number, number / link_bytes_per_s, is_learning=True)]
+    )
+
+
+def _exchange(config: Config, trained: Trained, num_nodes: int, known: ClusterCoefficients) -> Traffic:
     """Gradients of every update, and under ZeRO-3 the base weights of every pass.
 
     Within a node nothing is counted as traffic, but it takes time. A ring brings every rank 2 (N - 1) / N of the
     gradients; a gather brings (N - 1) / N of the weights.
     """
     ranks, updates = config.learner.num_ranks, config.grpo.num_updates_per_batch
-    each = 2 * adapter_bytes * updates
+    each = 2 * trained.num_trained * FLOAT32_BYTES * updates
     what = "gradients"
     if config.learner.zero_stage == 3:
         groups_per_pass = grpo_pass(config).num_groups
         passes = math.ceil(math.ceil(config.grpo.prompts_per_step / ranks) / groups_per_pass)
         gathers = passes * (2 * updates + (1 if config.grpo.kl_beta > 0 else 0))  # forward, backward; reference
-        each += gathers * count_weights(shape).total * BYTES_PER_NUMBER[config.model.dtype]
+        number = FLOAT32_BYTES if trained.is_whole else BYTES_PER_NUMBER[config.model.dtype]
+        each += gathers * (trained.num_frozen or trained.num_trained) * number
         what = "gradients, weights"
     each = each * (ranks - 1) // ranks
     speed = known.node_bytes_per_s if num_nodes == 1 else known.link_bytes_per_s
@@ -305,9 +322,10 @@ def _elasticity(
 ) -> Elasticity:
     workers, groups = config.rollout.num_workers, config.grpo.prompts_per_step
     weights_bytes = count_weights(shape).total * BYTES_PER_NUMBER[config.model.dtype]
-    adapter_bytes = count_adapter(shape, config.model.lora.rank) * FLOAT32_BYTES
+    trained = count_trained(config, shape)
     join_s = known.actor_start_s + known.engine_start_s + weights_bytes / known.weights_bytes_per_s
-    join_s += adapter_bytes / known.link_bytes_per_s + count_modules(shape) * known.adapter_module_s
+    join_s += trained.published_bytes / known.link_bytes_per_s + trained.num_modules * known.adapter_module_s
+    join_s += trained.published_bytes / known.weights_bytes_per_s if trained.is_whole else 0.0
     lease = min(_lease(config, workers), groups)
     generate_s = size_of(workers).sampling_s
     lease_s = generate_s * min(1.0, lease / math.ceil(groups / workers))

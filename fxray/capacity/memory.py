@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from fxray.capacity.activations import Pass, count_activations
 from fxray.capacity.devices import GIB
+from fxray.capacity.trained import FLOAT32_BYTES, count_trained
 from fxray.capacity.weights import count_adapter, count_weights
 from fxray.config.limits import BYTES_PER_NUMBER, PROMPT_TOKENS, image_tokens
 from fxray.config.model_shape import ModelShape
 from fxray.config.schedule import load_stages
 from fxray.config.tree import Config
 
-FLOAT32_BYTES = 4
 PATCHES_PER_TOKEN = 4
 MAX_LOGITS = 2**27
 """As `fxray.model.packed.LOGITS_BUDGET`; a test keeps them equal."""
@@ -131,9 +131,9 @@ def _engine(config: Config, shape: ModelShape, memory_bytes: int) -> tuple[Role,
     rollout, number = config.rollout, BYTES_PER_NUMBER[config.model.dtype]
     ranks = max(1, int(rollout.gpus_per_worker))
     weights = count_weights(shape).total * number // ranks
-    adapter = count_adapter(shape, config.model.lora.rank) * number // ranks
+    adapter = count_adapter(shape, config.model.lora_rank) * number // ranks
     of_token = cache_bytes_per_token(config, shape)
-    parts = [Part("base weights", weights), Part("adapter in use", adapter)]
+    parts = [Part("base weights", weights)] + ([Part("adapter in use", adapter)] if adapter else [])
     if rollout.gpus_per_worker > 0:
         parts.append(Part("largest batch and CUDA graphs (assumed)", PROFILE_BYTES))
         room = int(rollout.gpu_memory_utilization * memory_bytes) - weights - adapter - PROFILE_BYTES
@@ -145,45 +145,49 @@ def _engine(config: Config, shape: ModelShape, memory_bytes: int) -> tuple[Role,
 
 def _learner(config: Config, shape: ModelShape) -> Role:
     learner = config.learner
-    parts = _training_parts(
-        config, shape, grpo_pass(config), learner.num_ranks, learner.zero_stage, num_frozen_adapters=1
-    )
+    parts = _training_parts(config, shape, grpo_pass(config), learner.num_ranks, learner.zero_stage, has_reference=True)
     return Role("learner rank", parts)
 
 
 def _sft(config: Config, shape: ModelShape) -> Role:
     sft = config.sft
-    parts = _training_parts(config, shape, sft_pass(config), sft.num_workers, sft.zero_stage, num_frozen_adapters=0)
+    parts = _training_parts(config, shape, sft_pass(config), sft.num_workers, sft.zero_stage, has_reference=False)
     return Role("SFT worker", parts)
 
 
 def _training_parts(
-    config: Config, shape: ModelShape, size: Pass, num_ranks: int, zero_stage: int, *, num_frozen_adapters: int
+    config: Config, shape: ModelShape, size: Pass, num_ranks: int, zero_stage: int, *, has_reference: bool
 ) -> tuple[Part, ...]:
     """What a rank holds; ZeRO 1 shares the optimizer, 2 the gradients too, 3 the weights too."""
     number = BYTES_PER_NUMBER[config.model.dtype]
-    weights, adapter = count_weights(shape).total, count_adapter(shape, config.model.lora.rank)
+    trained = count_trained(config, shape)
+    of_trained, is_cast = trained.num_trained * FLOAT32_BYTES, trained.is_whole and number < FLOAT32_BYTES
     of_weights, of_gradients, of_optimizer = (num_ranks if zero_stage >= stage else 1 for stage in (3, 2, 1))
     num_copies = 3 if zero_stage else 2  # both moments, and ZeRO's own copy of what it updates
     activations = count_activations(
         shape,
         size,
-        rank=config.model.lora.rank,
+        rank=config.model.lora_rank,
         bytes_per_number=number,
         is_checkpointed=config.model.gradient_checkpointing,
         gathers_keys=config.learner.gpus_per_rank == 0,
         max_logits=MAX_LOGITS,
     )
     parts = [
-        Part("base weights", weights * number // of_weights),
-        Part("adapters", (1 + num_frozen_adapters) * adapter * FLOAT32_BYTES // of_weights),
-        Part("gradients", adapter * FLOAT32_BYTES // of_gradients),
-        Part("optimizer", num_copies * adapter * FLOAT32_BYTES // of_optimizer),
+        Part("base weights", trained.num_frozen * number // of_weights),
+        Part("trained weights" if trained.is_whole else "adapter", of_trained // of_weights),
+        Part("reference", of_trained // of_weights if has_reference else 0),
+        Part("gradients", of_trained // of_gradients),
+        Part("optimizer", num_copies * of_trained // of_optimizer),
         Part("activations", activations.kept + activations.recomputed),
         Part("logits", activations.peak - activations.kept - activations.recomputed),
+        # Autocast keeps a copy in the narrow type of what is trained, until the pass is over.
+        Part("weights cast for a pass", trained.num_trained * number if is_cast else 0),
     ]
     if zero_stage == 3 and num_ranks > 1:
-        parts.append(Part("weights gathered for a layer (ZeRO-3)", min(ZERO3_LIVE_NUMBERS, weights) * number))
+        numbers, of_number = (trained.num_trained, FLOAT32_BYTES) if trained.is_whole else (trained.num_frozen, number)
+        live = min(ZERO3_LIVE_NUMBERS, numbers) * of_number
+        parts.append(Part("weights gathered for a layer (ZeRO-3)", live))
     if config.learner.gpus_per_rank > 0:
         parts.append(Part("CUDA context and fragmentation (assumed)", CONTEXT_BYTES))
     return tuple(part for part in parts if part.num_bytes > 0)

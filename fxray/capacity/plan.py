@@ -8,6 +8,7 @@ from fxray.capacity.cluster import ClusterCoefficients, ClusterPlan, plan_cluste
 from fxray.capacity.devices import GIB, Gpu
 from fxray.capacity.duration import Coefficients, Duration, plan_duration
 from fxray.capacity.memory import MemoryPlan, plan_memory
+from fxray.capacity.trained import Trained, count_trained
 from fxray.config.model_shape import ModelShape, read_shape
 from fxray.config.problem import Problem
 from fxray.config.tree import Config
@@ -20,6 +21,7 @@ class Plan:
 
     Attributes:
         memory: Of every role.
+        trained: What is trained, published and kept.
         duration: Of steps and run; None where the roles have no GPUs.
         change: The smallest that makes it fit: empty where it fits, None where none is known.
         num_samples: Rows of the training split that the hours are for.
@@ -28,6 +30,7 @@ class Plan:
     """
 
     memory: MemoryPlan
+    trained: Trained
     duration: Duration | None
     change: tuple[Change, ...] | None
     num_samples: int
@@ -94,7 +97,7 @@ def draw_plan(
     )
     duration = duration_of(config.rollout.num_workers) if is_timed else None
     change = find_change(config, shape, memory_bytes)
-    return Plan(memory, duration, change, num_samples, coefficients, cluster)
+    return Plan(memory, count_trained(config, shape), duration, change, num_samples, coefficients, cluster)
 
 
 def known_shape(config: Config) -> ModelShape:

@@ -1,5 +1,7 @@
 """`fxray config`: what a configuration is once all is resolved, and whether it can run."""
 
+import os
+
 import typer
 
 from fxray.cli.arguments import ConfigOption, SetOption, checked_config
@@ -29,10 +31,14 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
       fxray config check --config configs/qwen2.5-vl-32b.yaml
     """
     tree = checked_config(config, overrides)
+    from fxray.capacity.trained import find_store_problem
+    from fxray.config.problem import refuse
     from fxray.config.schedule import load_stages
     from rewards.custom import load_reward
     from rewards.stage import parts_off
 
+    if not (tree.ray.address or os.environ.get("RAY_ADDRESS")):  # a run looks at the cluster that it joins
+        refuse(find_store_problem(tree, tree.ray.object_store_mib * 2**20), where=config)
     for function in tree.reward.functions:
         load_reward(function.path)
     stages = ", ".join(stage.name for stage in load_stages(tree.grpo.schedule))

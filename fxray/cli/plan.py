@@ -138,6 +138,13 @@ def _fits(plan: "Plan") -> list[str]:
     elif plan.change:
         lines.append(f"the smallest change that fits: {as_options(plan.change)}")
     lines.append(f"cache of one engine: {plan.memory.cached_tokens:,} tokens")
+    trained = plan.trained
+    lines.append(
+        f"{'all weights are' if trained.is_whole else 'an adapter is'} trained: {trained.num_trained:,} numbers, "
+        f"{trained.published_bytes / GIB:.3g} GiB to each engine after a step, "
+        f"{trained.checkpoint_bytes / GIB:.3g} GiB of disk for a checkpoint, "
+        f"{trained.store_bytes / GIB:.3g} GiB of the object store"
+    )
     return lines
 
 

@@ -33,6 +33,7 @@ def check(config: Config) -> list[Problem]:
         *_scaling(config),
         *_sharing(config),
         *_numerics(config),
+        *_whole_weights(config),
         *_staleness(config),
         *_service(config),
     ]
@@ -238,6 +239,17 @@ def _numerics(config: Config) -> Iterator[Problem]:
         )
 
 
+def _whole_weights(config: Config) -> Iterator[Problem]:
+    """What only adapters can do."""
+    if config.model.lora is None and config.rollout.sync == "file":
+        yield Problem(
+            "rollout.sync",
+            "file",
+            "must be bytes with model.lora null: whole weights enter an engine through memory alone",
+            "set rollout.sync to bytes",
+        )
+
+
 def _staleness(config: Config) -> Iterator[Problem]:
     if config.grpo.max_staleness == 0:
         return
@@ -292,10 +304,10 @@ def _shape(config: Config, shape: ModelShape) -> Iterator[Problem]:
             f"must leave room: {trained} tokens with image and prompt, of the model's {longest} positions",
             "lower sft.max_answer_tokens or model.max_pixels",
         )
-    if config.model.lora.rank > shape.hidden_size:
+    if config.model.lora_rank > shape.hidden_size:
         yield Problem(
             "model.lora.rank",
-            str(config.model.lora.rank),
+            str(config.model.lora_rank),
             f"must be at most {shape.hidden_size}, the model's hidden_size",
             "lower model.lora.rank",
         )

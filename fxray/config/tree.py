@@ -35,14 +35,20 @@ class ModelConfig(Section):
     path: str
     """Folder (or name in a local cache) of the base model; `tiny` is the one that ships with fxray."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type of the base weights. Adapters and everything that is summed stay in float32."""
+    """Type of the base weights, and in which all multiply. What is trained and what is summed stays in float32."""
     min_pixels: Count = 56 * 56
     """Smaller images are enlarged to this many pixels before the vision tower."""
     max_pixels: Count = 1280 * 28 * 28
     """Larger images are reduced to this many pixels; 28 x 28 of them make one token."""
-    lora: LoraConfig = LoraConfig()
+    lora: LoraConfig | None = LoraConfig()
+    """What is trained: an adapter, or with null all weights, vision tower included (paper: No-LoRA), in float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    @property
+    def lora_rank(self) -> int:
+        """Rank of the adapter that is trained; 0 where all weights are."""
+        return self.lora.rank if self.lora else 0
 
 
 class SynthConfig(Section):

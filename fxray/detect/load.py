@@ -19,9 +19,9 @@ from fxray.engine.engine import Answers, Question, Questions
 from fxray.errors import CheckpointError, ConfigError
 from fxray.evaluate.calibration import read_calibration
 from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
-from fxray.grpo.types import AdapterBlob, SamplingSettings
+from fxray.grpo.types import AdapterBlob, PolicyBlob, SamplingSettings
 from fxray.launch.calibration import base_name, fitted_for
-from fxray.launch.fleet import read_adapter
+from fxray.launch.fleet import read_policy
 from fxray.launch.run import finished_phases
 from fxray.launch.start import engine_settings
 from fxray.model.folder import resolve_model_path
@@ -59,8 +59,8 @@ def open_detector(config: Config, adapter: Path | None) -> Detector:
             engine = Engine(settings)
         else:
             blob = open_adapter(adapter)
-            engine = Engine(replace(settings, lora_rank=int(str(blob.peft_config["r"]))))
-            engine.load_adapter(blob)
+            engine = Engine(replace(settings, lora_rank=rank_of(blob)))
+            engine.load_policy(blob)
     return replace(described, source=engine)
 
 
@@ -109,19 +109,24 @@ def latest_adapter(run_dir: Path) -> Path:
     return list(finished_phases(run_dir).values())[-1]
 
 
-def open_adapter(folder: Path, version: int = 0) -> AdapterBlob:
-    """An adapter in PEFT layout as bytes.
+def open_adapter(folder: Path, version: int = 0) -> PolicyBlob:
+    """An adapter in PEFT layout as bytes, or the weights of a whole model as pieces.
 
     Raises:
-        CheckpointError: There is none in the folder.
+        CheckpointError: There is neither in the folder.
     """
-    from safetensors import SafetensorError
-
     try:
-        return read_adapter(folder, version)
-    except (OSError, ValueError, SafetensorError) as error:
-        remedy = "give a folder with adapter_config.json and adapter_model.safetensors"
-        raise CheckpointError(f"holds no readable adapter: {error}", where=str(folder), remedy=remedy) from error
+        return read_policy(folder, version)
+    except CheckpointError as error:
+        remedy = "give a folder with adapter_config.json and adapter_model.safetensors, or that of a whole model"
+        raise CheckpointError(
+            f"holds no readable adapter: {error.message}", where=str(folder), remedy=remedy
+        ) from error
+
+
+def rank_of(policy: PolicyBlob) -> int:
+    """Rank of the adapters that an engine must take to answer with this policy; 0 for whole weights."""
+    return int(str(policy.peft_config["r"])) if isinstance(policy, AdapterBlob) else 0
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One vLLM engine: draws answers from the base model or from one adapter on it."""
+"""One vLLM engine: draws answers from the base model, from one adapter on it, or from other weights in its place."""
 
 import json
 import tempfile
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fxray.engine.binding import bind_adapter
+from fxray.engine.binding import REFUSALS, bind_policy, read_weights
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
 from fxray.engine.settings import EngineSettings
 from fxray.errors import ConfigError, FxrayError, ModelError, SyncError
 from fxray.files import write_atomically
 from fxray.grammar.probability import probability_generated, verdict_tokens
-from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, Rollout, SamplingSettings, SyncProof
+from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, PolicyBlob, Rollout, SamplingSettings, SyncProof
 
 BASE_VERSION = -1
 """Policy version of answers that the base model gave."""
@@ -76,10 +76,10 @@ def answer_seed(group_seed: int, index: int) -> int:
 
 
 class Engine:
-    """A vLLM engine in this process, with at most one adapter.
+    """A vLLM engine in this process, with at most one policy.
 
     vLLM's caches know an adapter by its name, so every load has a name and an id of its own: what an older adapter
-    left in them is never found again.
+    left in them is never found again. Whole weights have no name, so loading them empties the caches.
 
     Args:
         settings: What it is made of.
@@ -95,7 +95,7 @@ class Engine:
 
         self._settings = settings
         self._num_loads = self._num_streamed = 0
-        self._adapter: tuple[Any, int] | None = None
+        self._policy: tuple[Any, int] | None = None
         self._is_asleep = False
         try:
             self._llm = LLM(**llm_arguments(settings))
@@ -105,7 +105,7 @@ class Engine:
                 where=str(settings.model_path),
                 remedy="check the `rollout` section of the configuration against this machine's memory",
             ) from error
-        if is_cpu_build():
+        if is_cpu_build() and settings.lora_rank:
             self._llm.collective_rpc("use_single_adapter_maths")
         self._tokenizer = self._llm.get_tokenizer()
         ids = self._tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS))
@@ -114,8 +114,8 @@ class Engine:
 
     @property
     def policy_version(self) -> int:
-        """Version of the adapter in use, `BASE_VERSION` without one."""
-        return BASE_VERSION if self._adapter is None else self._adapter[1]
+        """Version of the policy in use, `BASE_VERSION` without one."""
+        return BASE_VERSION if self._policy is None else self._policy[1]
 
     def generate(self, questions: Sequence[Question], sampling: SamplingSettings) -> list[Answers]:
         """Draws a group of answers to each question.
@@ -139,9 +139,7 @@ class Engine:
         prompts = [{"prompt": question.prompt, "multi_modal_data": {"image": question.image}} for question in questions]
         params = [self._sampling_params(question, sampling) for question in questions]
         try:
-            outputs = self._llm.generate(
-                prompts, params, use_tqdm=False, lora_request=self._adapter[0] if self._adapter else None
-            )
+            outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora_request)
         except (ValueError, VLLMValidationError) as error:
             raise self._refusal(error, f"samples {questions[0].where} to {questions[-1].where}") from error
         return [self._answers(output, self._watched(sampling)) for output in outputs]
@@ -175,9 +173,7 @@ class Engine:
                     params.output_kind = RequestOutputKind.FINAL_ONLY
                     prompt = {"prompt": question.prompt, "multi_modal_data": {"image": question.image}}
                     try:
-                        core.add_request(
-                            request_id, prompt, params, lora_request=self._adapter[0] if self._adapter else None
-                        )
+                        core.add_request(request_id, prompt, params, lora_request=self._lora_request)
                     except (ValueError, VLLMValidationError) as error:
                         yield question.where, self._refusal(error, question.where)
                     else:
@@ -190,45 +186,69 @@ class Engine:
         finally:
             core.abort_request(list(asked))
 
-    def load_adapter(self, blob: AdapterBlob, worker: str = "engine") -> SyncProof:
-        """Answers from now on come from this adapter, and that is proved.
+    def load_policy(self, blob: PolicyBlob, worker: str = "engine") -> SyncProof:
+        """Answers from now on come from this policy, and that is proved.
 
         Args:
-            blob: The adapter.
+            blob: An adapter, or whole weights whose pieces are here.
             worker: Named in the proof and in errors.
 
         Raises:
-            SyncError: The bytes are not what the learner published, or not every module of theirs is bound.
+            SyncError: The bytes are not what the learner published, or the engine does not compute with all of them.
         """
         self._wake()
-        previous_id = self._adapter[0].lora_int_id if self._adapter else 0
-        request = self._next_request(blob.version)
-        steps = bind_adapter(blob, lora_id=request.lora_int_id, previous_id=previous_id, worker=worker)
+        request = self._next_request(blob.version) if isinstance(blob, AdapterBlob) else None
+        previous = self._lora_request
+        steps = bind_policy(
+            blob,
+            lora_rank=self._settings.lora_rank,
+            lora_id=self._num_loads,
+            previous_id=previous.lora_int_id if previous else 0,
+            worker=worker,
+        )
         try:
             call = next(steps)
             while True:
                 try:
                     result = (
-                        self._bind(request, blob) if call[0] == "load_adapter" else self._on_workers(call[0], *call[1])
+                        self._bind(request, blob)
+                        if isinstance(blob, AdapterBlob) and call[0] == "load_adapter"
+                        else self._on_workers(call[0], *call[1])
                     )
-                except (ValueError, RuntimeError, AssertionError) as error:
+                except REFUSALS as error:
                     call = steps.throw(error)
                 else:
                     call = steps.send(result)
         except StopIteration as end:
             proof: SyncProof = end.value
-        self._adapter = (request, blob.version)
+        if request is None:
+            self._empty_caches()
+        self._policy = (request, blob.version)
         return proof
 
     def use_base_model(self) -> None:
         """Answers from now on come from the base model."""
-        self._adapter = None
+        if self._policy is not None and self._settings.lora_rank == 0:
+            self.load_policy(read_weights(self._settings.model_path, BASE_VERSION))
+        self._policy = None
 
     def sleep(self) -> None:
         """Gives the GPU's memory away until the next call that needs it: weights wait in the host's memory."""
         if self._settings.can_sleep and not self._is_asleep:
             self._llm.sleep(level=1)
             self._is_asleep = True
+
+    @property
+    def _lora_request(self) -> Any:
+        return self._policy[0] if self._policy else None
+
+    def _empty_caches(self) -> None:
+        """Forgets whatever was computed with other weights."""
+        engine = self._llm.llm_engine
+        engine.reset_mm_cache()
+        engine.reset_encoder_cache()
+        if not engine.reset_prefix_cache():
+            raise SyncError("the engine's cache of prefixes cannot be emptied: an answer is being drawn")
 
     def _refusal(self, error: Exception, where: str) -> ConfigError:
         remedy = f"raise rollout.max_model_len (now {self._settings.max_model_len}) or lower model.max_pixels"
@@ -257,7 +277,7 @@ class Engine:
             return self._llm.llm_engine.add_lora(request)
 
     def _on_workers(self, method: str, *args: object) -> Any:
-        """Calls a method of `AdapterExtension` on every rank; they must agree."""
+        """Calls a method of `WorkerExtension` on every rank; they must agree."""
         results = self._llm.collective_rpc(method, args=args)
         if any(result != results[0] for result in results):
             raise SyncError(f"the ranks of the engine disagree in {method}: {results}")
@@ -317,12 +337,7 @@ def llm_arguments(settings: EngineSettings) -> dict[str, Any]:
         "block_size": settings.block_size,
         "enforce_eager": settings.enforce_eager or is_cpu_build(),
         "seed": settings.seed,
-        "enable_lora": True,
-        "max_lora_rank": settings.lora_rank,
-        "max_loras": 1,
-        "max_cpu_loras": 2,
-        "enable_tower_connector_lora": True,
-        "worker_extension_cls": "fxray.engine.extension.AdapterExtension",
+        "worker_extension_cls": "fxray.engine.whole.WorkerExtension",
         "logprobs_mode": "processed_logprobs",
         "limit_mm_per_prompt": {"image": 1, "video": 0},
         "mm_processor_kwargs": {
@@ -334,6 +349,14 @@ def llm_arguments(settings: EngineSettings) -> dict[str, Any]:
         "disable_log_stats": True,
         "tensor_parallel_size": settings.tensor_parallel_size,
     }
+    if settings.lora_rank:
+        arguments |= {
+            "enable_lora": True,
+            "max_lora_rank": settings.lora_rank,
+            "max_loras": 1,
+            "max_cpu_loras": 2,
+            "enable_tower_connector_lora": True,
+        }
     if is_cpu_build():
         return arguments | {"kv_cache_memory_bytes": settings.kv_cache_bytes}
     return arguments | {

@@ -13,7 +13,7 @@ class EngineSettings:
         dtype: "float32" or "bfloat16".
         min_pixels: Smallest area of an image after resizing, in square pixels.
         max_pixels: Largest area of an image after resizing, in square pixels.
-        lora_rank: Rank of the adapters that will be loaded.
+        lora_rank: Rank of the adapters that will be loaded; 0 where whole weights are.
         max_num_seqs: Answers decoded at once.
         max_model_len: Prompt, image and answer in tokens.
         block_size: Tokens of a KV-cache block.

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fxray.engine.binding import bind_adapter
+from fxray.engine.binding import MixedWeightsError, bind_policy
 from fxray.engine.engine import BASE_VERSION, llm_arguments
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
 from fxray.engine.settings import EngineSettings
 from fxray.errors import ConfigError, DeadlineError, ModelError, WorkerDiedError
 from fxray.grammar.markers import BOX_END
-from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, Rollout, SyncProof
+from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, PolicyBlob, Rollout, SyncProof
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Answer:
         rollout: The answer itself.
         watched_logprobs_TW: float32 [T, W], at each of its T tokens the log-probability of each of the W tokens that
             were watched; NaN where the engine gave none.
-        policy_version: Of the adapter that gave it, `BASE_VERSION` without one.
+        policy_version: Of what gave it, `BASE_VERSION` for the base model.
     """
 
     rollout: Rollout
@@ -45,12 +45,12 @@ class Answer:
 
 
 class StreamingEngine:
-    """A vLLM engine with at most one adapter that is driven from one event loop.
+    """A vLLM engine with at most one policy that is driven from one event loop.
 
     vLLM's core runs in a child process, which ends with this one. Make it inside a running event loop.
 
     Args:
-        settings: What it is made of; adapters always enter as bytes.
+        settings: What it is made of; policies always enter as bytes.
 
     Raises:
         ModelError: vLLM cannot drive the model with these settings.
@@ -64,7 +64,7 @@ class StreamingEngine:
 
         self._settings = settings
         self._num_loads = self._num_asked = self._num_running = 0
-        self._adapter: tuple[Any, int] | None = None
+        self._policy: tuple[Any, int] | None = None
         self._is_swapping = False
         self._changed = asyncio.Condition()
         try:
@@ -83,7 +83,7 @@ class StreamingEngine:
     async def prepare(self) -> None:
         """Sets the engine's workers up; call it once before anything is asked."""
         await self._on_workers("end_with", (os.getpid(),))
-        if is_cpu_build():
+        if is_cpu_build() and self._settings.lora_rank:
             await self._on_workers("use_single_adapter_maths")
 
     def encode(self, text: str) -> list[int]:
@@ -116,12 +116,12 @@ class StreamingEngine:
         """
         async with self._not_swapping():
             self._num_asked += 1
-            version = self._adapter[1] if self._adapter else BASE_VERSION
+            version = self._policy[1] if self._policy else BASE_VERSION
             outputs = self._llm.generate(
                 {"prompt": prompt, "multi_modal_data": {"image": image}},
                 self._sampling_params(max_new_tokens, watched_ids, with_drafts=with_drafts),
                 f"question-{self._num_asked}",
-                lora_request=self._adapter[0] if self._adapter else None,
+                lora_request=self._policy[0] if self._policy else None,
             )
             gathered = _Gathered(watched_ids)
             try:
@@ -144,19 +144,19 @@ class StreamingEngine:
                 await outputs.aclose()
             yield gathered.answer(self._decode(gathered.token_ids), version)
 
-    async def load_adapter(self, blob: AdapterBlob, *, worker: str, deadline_s: float) -> SyncProof:
-        """Answers to whatever is asked from now on come from this adapter, and that is proved.
+    async def load_policy(self, blob: PolicyBlob, *, worker: str, deadline_s: float) -> SyncProof:
+        """Answers to whatever is asked from now on come from this policy, and that is proved.
 
-        Answers that have begun are ended first, by the adapter that they began with; new questions wait meanwhile.
+        Answers that have begun are ended first, by the policy that they began with; new questions wait meanwhile.
 
         Args:
-            blob: The adapter.
+            blob: An adapter, or whole weights whose pieces are here.
             worker: Named in the proof and in errors.
             deadline_s: For the answers that have begun.
 
         Raises:
-            SyncError: The bytes are not what was published, or not every module of theirs is bound; the adapter
-                before stays in use.
+            SyncError: The bytes are not what was published, or not every module of theirs is bound; the policy
+                before stays in use, unless whole weights were taken and not proved: then the engine is ended.
             DeadlineError: Answers that had begun did not end in time.
         """
         from vllm.lora.request import LoRARequest
@@ -164,9 +164,16 @@ class StreamingEngine:
         async with self._alone(deadline_s, worker):
             self._num_loads += 1
             name = f"policy-v{blob.version}-{self._num_loads}"
-            request = LoRARequest(name, self._num_loads, f"memory/{name}")
-            previous_id = self._adapter[0].lora_int_id if self._adapter else 0
-            steps = bind_adapter(blob, lora_id=self._num_loads, previous_id=previous_id, worker=worker)
+            is_adapter = isinstance(blob, AdapterBlob)
+            request = LoRARequest(name, self._num_loads, f"memory/{name}") if is_adapter else None
+            previous = self._policy[0] if self._policy else None
+            steps = bind_policy(
+                blob,
+                lora_rank=self._settings.lora_rank,
+                lora_id=self._num_loads,
+                previous_id=previous.lora_int_id if previous else 0,
+                worker=worker,
+            )
             try:
                 call = next(steps)
                 while True:
@@ -178,7 +185,14 @@ class StreamingEngine:
                         call = steps.send(result)
             except StopIteration as end:
                 proof: SyncProof = end.value
-            self._adapter = (request, blob.version)
+            except MixedWeightsError:
+                self.close()
+                raise
+            if request is None:
+                await self._llm.reset_mm_cache()
+                await self._llm.reset_encoder_cache()
+                await self._llm.reset_prefix_cache()
+            self._policy = (request, blob.version)
             return proof
 
     async def check_alive(self) -> None:
@@ -216,7 +230,8 @@ class StreamingEngine:
         return self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     async def _on_workers(self, method: str, arguments: tuple[object, ...] = ()) -> Any:
-        results = await self._llm.collective_rpc(method, args=arguments)
+        plain = tuple(each.tobytes() if isinstance(each, np.ndarray) else each for each in arguments)
+        results = await self._llm.collective_rpc(method, args=plain)
         if any(result != results[0] for result in results):
             raise RuntimeError(f"the ranks of the engine disagree in {method}: {results}")
         return results[0]
@@ -246,7 +261,7 @@ class StreamingEngine:
                 raise DeadlineError(
                     f"{self._num_running} answers that had begun did not end within {deadline_s:g} s",
                     where=worker,
-                    remedy="the adapter before stays in use; load the new one again",
+                    remedy="the policy before stays in use; load the new one again",
                 ) from error
             yield
         finally:

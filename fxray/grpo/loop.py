@@ -25,8 +25,8 @@ from fxray.grpo.advantage import group_advantages
 from fxray.grpo.ports import Generator, Learner, Publisher, Scorer
 from fxray.grpo.sampler import Sampled, Sampler
 from fxray.grpo.types import (
-    AdapterBlob,
     GroupScore,
+    PolicyBlob,
     PromptGroup,
     RolloutGroup,
     SamplingSettings,
@@ -97,8 +97,8 @@ def run_stage(
     *,
     draw: Callable[[int], Sequence[PromptGroup]],
     observe: Callable[[Cursor, dict[str, float]], None],
-    save: Callable[[Cursor, Sequence[AdapterBlob]], None],
-    past: Sequence[AdapterBlob] = (),
+    save: Callable[[Cursor, Sequence[PolicyBlob]], None],
+    past: Sequence[PolicyBlob] = (),
 ) -> Cursor:
     """Runs a stage from `cursor` to its end.
 
@@ -132,8 +132,8 @@ def run_stage(
         max_staleness=plan.max_staleness,
     )
     with ahead as sampler:
-        for adapter in [*past, ports.learner.export_adapter(cursor.policy_version)]:
-            sampler.offer(adapter)
+        for policy in [*past, ports.learner.export_policy(cursor.policy_version)]:
+            sampler.offer(policy)
         while cursor.step < plan.num_steps:
             start_s = time.monotonic()
             sampled, probe = _take(sampler, plan, cursor, ports.learner)
@@ -143,7 +143,7 @@ def run_stage(
             metrics = probe | ports.learner.update(groups, update)
             staleness = cursor.policy_version - sampled.version
             cursor = Cursor(plan.name, cursor.step + 1, cursor.policy_version + 1)
-            sampler.offer(ports.learner.export_adapter(cursor.policy_version))
+            sampler.offer(ports.learner.export_policy(cursor.policy_version))
             end_s = time.monotonic()
             metrics |= reward_metrics(sampled.rollouts, sampled.scores, has_spread_B)
             metrics |= {f"seconds/{name}": seconds for name, seconds in sampled.seconds.items()}
@@ -206,8 +206,8 @@ def prove_policy(learner: Learner, rollouts: Sequence[RolloutGroup], plan: Stage
             f"the sampler's log-probabilities differ from the learner's by {gap_nats:.2e} nats, "
             f"more than {plan.probe_tolerance_nats:.0e} (rollout.probe_tolerance_nats)",
             where=f"stage {plan.name}, policy version {rollouts[0].policy_version}",
-            remedy="the engine does not sample from the published adapter: nothing learnt after the last checkpoint "
-            "can be trusted; check the engine's LoRA support for this model with `fxray doctor`",
+            remedy="the engine does not sample from the published policy: nothing learnt after the last checkpoint "
+            "can be trusted; check the engine's support for this model with `fxray doctor`",
         )
     return gap_nats
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Protocol
 
 from fxray.grpo.types import (
-    AdapterBlob,
     GroupScore,
+    PolicyBlob,
     PromptGroup,
     RolloutGroup,
     SamplingSettings,
@@ -46,8 +46,8 @@ class Learner(Protocol):
         """Applies `settings.num_updates` optimizer steps; returns metrics by name."""
         ...
 
-    def export_adapter(self, version: int) -> AdapterBlob:
-        """The policy's adapter as bytes, named as PEFT names it."""
+    def export_policy(self, version: int) -> PolicyBlob:
+        """What is trained of the policy, ready to travel."""
         ...
 
     def set_reference(self) -> None:
@@ -63,7 +63,7 @@ class Learner(Protocol):
         ...
 
     def save(self, path: Path) -> None:
-        """Writes policy (PEFT layout in `path/adapter`), reference and optimizer below an existing folder `path`."""
+        """Writes policy (in `path/adapter`), reference and optimizer below an existing folder `path`."""
         ...
 
     def load(self, path: Path) -> None:
@@ -72,8 +72,8 @@ class Learner(Protocol):
 
 
 class Publisher(Protocol):
-    """Brings an adapter into every rollout worker and proves it."""
+    """Brings a policy into every rollout worker and proves it."""
 
-    def publish(self, adapter: AdapterBlob) -> list[SyncProof]:
+    def publish(self, policy: PolicyBlob) -> list[SyncProof]:
         """Returns one proof per worker; raises SyncError where version, checksum or bound modules differ."""
         ...

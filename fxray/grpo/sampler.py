@@ -21,7 +21,7 @@ from typing import Self, TypeVar
 
 from fxray.errors import CheckpointError, DataError, SyncError
 from fxray.grpo.ports import Generator, Publisher, Scorer
-from fxray.grpo.types import AdapterBlob, GroupScore, PromptGroup, RolloutGroup, SamplingSettings
+from fxray.grpo.types import GroupScore, PolicyBlob, PromptGroup, RolloutGroup, SamplingSettings
 from rewards.stage import StageRewards
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ class Sampler:
         self._generator, self._scorer, self._publisher, self._draw = generator, scorer, publisher, draw
         self._stage, self._sampling, self._num_steps = stage, sampling, num_steps
         self._start_version, self._max_staleness = start_version, max_staleness
-        self._adapters: dict[int, AdapterBlob] = {}
+        self._policies: dict[int, PolicyBlob] = {}
         self._published: int | None = None
         self._next_step: int | None = None
         self._tasks: deque[Callable[[], Sampled]] = deque()
@@ -96,14 +96,14 @@ class Sampler:
             is_interrupted = error is not None and not isinstance(error, Exception)
             self._thread.shutdown(wait=not is_interrupted, cancel_futures=True)
 
-    def offer(self, adapter: AdapterBlob) -> None:
+    def offer(self, policy: PolicyBlob) -> None:
         """Makes a policy known; it is published when a step wants it."""
-        self._adapters[adapter.version] = adapter
+        self._policies[policy.version] = policy
 
-    def past(self, step: int) -> list[AdapterBlob]:
+    def past(self, step: int) -> list[PolicyBlob]:
         """The policies before that of `step` which the steps from `step` on are still drawn from, oldest first."""
         present = self._start_version + step
-        return [self._adapters[version] for version in range(self._version_of(step), present)]
+        return [self._policies[version] for version in range(self._version_of(step), present)]
 
     def take(self, step: int) -> Sampled:
         """The answers of a step; begins to draw those up to `max_staleness` steps later.
@@ -117,54 +117,54 @@ class Sampler:
         first = step if self._next_step is None else self._next_step
         last = min(step + self._max_staleness, self._num_steps - 1)
         for coming in range(first, last + 1):
-            self._tasks.append(self._begin(partial(self._sample, coming, self._adapter_of(coming))))
+            self._tasks.append(self._begin(partial(self._sample, coming, self._policy_of(coming))))
         self._next_step = last + 1
         self._forget_before(self._version_of(step))
         return self._tasks.popleft()()
 
     def draw_with(self, version: int, step: int) -> Callable[[], Sequence[RolloutGroup]]:
         """Begins to draw the first group of a step from an offered policy, for a probe; call the result to have it."""
-        return self._begin(partial(self._draw_one, step, self._adapters[version]))
+        return self._begin(partial(self._draw_one, step, self._policies[version]))
 
     def _version_of(self, step: int) -> int:
         return self._start_version + max(0, step - self._max_staleness)
 
-    def _adapter_of(self, step: int) -> AdapterBlob:
+    def _policy_of(self, step: int) -> PolicyBlob:
         version = self._version_of(step)
-        if version not in self._adapters:
+        if version not in self._policies:
             raise CheckpointError(
                 f"policy version {version}, which step {step} is drawn from, is not in the checkpoint",
                 where=f"stage {self._stage.name}",
                 remedy="delete the newest checkpoint of the stage to go on from the one before it",
             )
-        return self._adapters[version]
+        return self._policies[version]
 
     def _forget_before(self, version: int) -> None:
-        for old in [each for each in self._adapters if each < version]:
-            del self._adapters[old]
+        for old in [each for each in self._policies if each < version]:
+            del self._policies[old]
 
     def _begin(self, task: Callable[[], T]) -> Callable[[], T]:
         return task if self._thread is None else self._thread.submit(task).result
 
-    def _publish(self, adapter: AdapterBlob) -> None:
-        if self._published != adapter.version:
-            self._publisher.publish(adapter)
-            self._published = adapter.version
+    def _publish(self, policy: PolicyBlob) -> None:
+        if self._published != policy.version:
+            self._publisher.publish(policy)
+            self._published = policy.version
 
-    def _sample(self, step: int, adapter: AdapterBlob) -> Sampled:
+    def _sample(self, step: int, policy: PolicyBlob) -> Sampled:
         marks_s = [self._idle_since_s, time.monotonic()]
         prompts = self._draw(step)
         if not prompts:
             raise DataError("no image of this step can be read", where=f"stage {self._stage.name}, step {step}")
         marks_s.append(time.monotonic())
-        self._publish(adapter)
+        self._publish(policy)
         marks_s.append(time.monotonic())
         rollouts = self._generator.generate(prompts, self._sampling)
         marks_s.append(time.monotonic())
         for group in rollouts:
-            if group.policy_version != adapter.version:
+            if group.policy_version != policy.version:
                 raise SyncError(
-                    f"was drawn from policy version {group.policy_version}, expected {adapter.version}",
+                    f"was drawn from policy version {group.policy_version}, expected {policy.version}",
                     where=f"group {group.prompt.group_id}",
                 )
         scores = self._scorer.score(rollouts, self._stage, step / self._num_steps)
@@ -172,8 +172,8 @@ class Sampler:
         self._idle_since_s = marks_s[-1]
         names = ("idle", "draw", "publish", "generate", "score")
         seconds = {name: end_s - start_s for name, start_s, end_s in zip(names, marks_s[:-1], marks_s[1:], strict=True)}
-        return Sampled(rollouts, scores, adapter.version, seconds)
+        return Sampled(rollouts, scores, policy.version, seconds)
 
-    def _draw_one(self, step: int, adapter: AdapterBlob) -> Sequence[RolloutGroup]:
-        self._publish(adapter)
+    def _draw_one(self, step: int, policy: PolicyBlob) -> Sequence[RolloutGroup]:
+        self._publish(policy)
         return self._generator.generate(self._draw(step)[:1], self._sampling)

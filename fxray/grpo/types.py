@@ -167,10 +167,37 @@ class AdapterBlob:
     sha256: str
     num_modules: int
 
+    @property
+    def num_bytes(self) -> int:
+        return len(self.safetensors)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsBlob:
+    """All weights of a model, published as a whole; their bytes stay where the learner has put them.
+
+    Attributes:
+        version: Policy version; grows by one per publication within a run.
+        pieces: The tuple of uint8 arrays that `fxray.tensor_file` makes, or a reference to it in the object store.
+        sha256: Over the pieces, one after the other.
+        num_modules: Tensors in it; the engine must compute with each.
+        num_bytes: Of all pieces.
+    """
+
+    version: int
+    pieces: object
+    sha256: str
+    num_modules: int
+    num_bytes: int
+
+
+PolicyBlob = AdapterBlob | WeightsBlob
+"""What is trained of a policy, as it travels from the learner to the engines."""
+
 
 @dataclass(frozen=True, slots=True)
 class SyncProof:
-    """What a worker acknowledges after loading an adapter."""
+    """What a worker acknowledges after loading a policy."""
 
     worker: str
     version: int

@@ -15,7 +15,7 @@ from fxray.evaluate.groups import has_planted_defects
 from fxray.evaluate.predictions import read_predictions
 from fxray.files import file_sha256
 from fxray.launch.data import Splits
-from fxray.launch.fleet import read_adapter
+from fxray.launch.fleet import read_policy
 from fxray.launch.run import RunDirectory
 from fxray.schema import Verdict
 
@@ -58,7 +58,7 @@ def calibrate_phase(
         data=splits.validation.name,
         data_sha256=file_sha256(splits.validation),
         is_synthetic=splits.is_synthetic or has_planted_defects(sample.generator for sample in dataset.samples),
-        fitted_for=fitted_for(config, read_adapter(adapter, 0).sha256),
+        fitted_for=fitted_for(config, read_policy(adapter, 0).sha256),
     )
     write_calibration(calibration, adapter)
     return calibration

@@ -42,6 +42,13 @@ def num_cluster_gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
+def largest_store_bytes() -> int:
+    """Object store of the node that has most of it, of the cluster that this process has joined."""
+    import ray
+
+    return max(int(node["Resources"].get("object_store_memory", 0)) for node in ray.nodes() if node["Alive"])
+
+
 def look_at_gpu() -> FoundGpu:
     """Looks at the first GPU of this process."""
     import torch

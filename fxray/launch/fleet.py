@@ -9,14 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, MODEL_WEIGHTS_FILE
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
+from fxray.engine.binding import read_weights
 from fxray.errors import CheckpointError, DataError, LearnerLostError
 from fxray.events import Note, OnEvent
 from fxray.grpo.loop import Ports
 from fxray.grpo.ports import Generator, Learner
-from fxray.grpo.types import AdapterBlob
+from fxray.grpo.types import AdapterBlob, PolicyBlob
 from fxray.launch import start
 from fxray.launch.prompts import PromptSource
 from fxray.launch.session import Session
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class Policies:
-    """The rollout pool and what its workers sample from: the base model, or an adapter in a folder."""
+    """The rollout pool and what its workers sample from: the base model, or a policy in a folder."""
 
     def __init__(self, config: Config, model_path: Path, on_event: OnEvent) -> None:
-        from actors.weight_sync import AdapterPublisher
+        from actors.weight_sync import PolicyPublisher
 
         self.pool = start.rollout_pool(config, model_path, on_event)
-        self.publisher = AdapterPublisher(self.pool)
+        self.publisher = PolicyPublisher(self.pool)
         self.batch_size = 4 * config.rollout.max_num_seqs * config.rollout.most_workers
 
     @property
@@ -42,16 +43,16 @@ class Policies:
         return self.pool
 
     def use_base_model(self) -> None:
-        """Answers come from the bare base model until the next adapter."""
+        """Answers come from the bare base model until the next policy."""
         self.pool.use_base_model()
 
-    def use_adapter(self, folder: Path, version: int) -> None:
-        """Answers come from an adapter in PEFT layout.
+    def use_policy(self, folder: Path, version: int) -> None:
+        """Answers come from an adapter in PEFT layout, or from the whole model in a folder.
 
         Raises:
             SyncError: A worker does not sample from it.
         """
-        self.publisher.publish(read_adapter(folder, version))
+        self.publisher.publish(read_policy(folder, version))
 
 
 class Fleet(Policies):
@@ -91,7 +92,7 @@ class Fleet(Policies):
 
     @property
     def learner(self) -> Learner:
-        """The learner group, holding the SFT adapter as policy and reference when it comes up.
+        """The learner group, holding the SFT policy as policy and reference when it comes up.
 
         Raises:
             LearnerLostError: A rank died or hung while it came up.
@@ -189,30 +190,49 @@ def open_fleet(session: Session, answered: Path) -> Iterator[Fleet]:
         yield Fleet(session, closing, answered)
 
 
-def read_adapter(folder: Path, version: int) -> AdapterBlob:
-    """An adapter in PEFT layout as bytes to publish.
+def read_policy(folder: Path, version: int) -> PolicyBlob:
+    """What a folder holds, ready to publish: an adapter in PEFT layout, or the weights of a whole model.
 
     Raises:
         CheckpointError: A file of it is missing or damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        content = (folder / ADAPTER_WEIGHTS_FILE).read_bytes()
-        with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="np") as tensors:
-            modules = {name.partition(".lora_")[0] for name in tensors.keys()}  # noqa: SIM118  not a mapping
-        config: dict[str, object] = json.loads((folder / ADAPTER_CONFIG_FILE).read_text())
+        is_whole = any(folder.glob("model*.safetensors"))
+        return read_weights(folder, version) if is_whole else _read_adapter(folder, version)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
-            f"the adapter cannot be read: {error}",
+            f"the policy cannot be read: {error}",
             where=str(folder),
-            remedy="delete the folder that holds it; the same command makes it again",
+            remedy="give a folder with an adapter or a whole model; one that fxray made can be deleted: the same "
+            "command makes it again",
         ) from error
+
+
+def _read_adapter(folder: Path, version: int) -> AdapterBlob:
+    from safetensors import safe_open
+
+    content = (folder / ADAPTER_WEIGHTS_FILE).read_bytes()
+    with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="np") as tensors:
+        modules = {name.partition(".lora_")[0] for name in tensors.keys()}  # noqa: SIM118  not a mapping
+    config: dict[str, object] = json.loads((folder / ADAPTER_CONFIG_FILE).read_text())
     return AdapterBlob(version, content, config, hashlib.sha256(content).hexdigest(), len(modules))
 
 
-def write_adapter(adapter: AdapterBlob, folder: Path) -> None:
-    """Writes what `read_adapter` reads."""
+def write_policy(policy: PolicyBlob, folder: Path) -> None:
+    """Writes what `read_policy` reads of a policy that is only published again.
+
+    Raises:
+        DeadlineError: The pieces of whole weights do not arrive.
+    """
     folder.mkdir(parents=True)
-    (folder / ADAPTER_WEIGHTS_FILE).write_bytes(adapter.safetensors)
-    (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(adapter.peft_config))
+    if isinstance(policy, AdapterBlob):
+        (folder / ADAPTER_WEIGHTS_FILE).write_bytes(policy.safetensors)
+        (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(policy.peft_config))
+        return
+    from actors.rollout_worker import fetch_pieces
+
+    with (folder / MODEL_WEIGHTS_FILE).open("wb") as file:
+        for piece in fetch_pieces(policy):
+            file.write(piece.data)

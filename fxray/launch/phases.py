@@ -153,7 +153,7 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
         open_policies(config, model_path, on_event) as policies,
     ):
         if adapter is not None:
-            policies.use_adapter(adapter, 0)
+            policies.use_policy(adapter, 0)
         prompts = PromptSource(dataset, image_fetcher(config, data, refuse_image, on_event), config, model_path)
         rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
         predictions = answer_split(
@@ -251,9 +251,9 @@ def _answer(session: Session, fleet: Fleet, name: str, split: Split = "test") ->
     if name == NO_FT:
         fleet.use_base_model()
     elif name == SFT:
-        fleet.use_adapter(session.run.sft_adapter, 0)
+        fleet.use_policy(session.run.sft_adapter, 0)
     else:
-        fleet.use_adapter(session.run.stage_adapter(name), stage_version(session, name))
+        fleet.use_policy(session.run.stage_adapter(name), stage_version(session, name))
     prompts = fleet.prompts_of(session.splits.test if split == "test" else session.splits.validation)
     phase = f"evaluate {name}" + (" on validation" if split == "validation" else "")
     with session.phase(phase, str(path)):

@@ -27,7 +27,7 @@ from fxray.grammar.views import VIEWS
 from fxray.launch.calibration import chosen_phase, recorded_splits
 from fxray.launch.cluster import ray_cluster
 from fxray.launch.evaluation import answer_split, rows_to_answer
-from fxray.launch.fleet import Policies, open_policies, read_adapter
+from fxray.launch.fleet import Policies, open_policies, read_policy
 from fxray.launch.plan import greedy
 from fxray.launch.prompts import PromptSource
 from fxray.launch.run import RunDirectory, open_finished
@@ -70,7 +70,7 @@ def measure_robustness(
             "num_bootstrap": config.evaluate.num_bootstrap,
             "data": str(splits.test),
             "data_sha256": file_sha256(splits.test),
-            "adapter_sha256": read_adapter(finished[name], 0).sha256,
+            "adapter_sha256": read_policy(finished[name], 0).sha256,
             "commit": versions()["git_revision"],
             "config": "config.yaml",
             "is_synthetic": splits.is_synthetic,
@@ -121,7 +121,7 @@ def _measure(
         ray_cluster(config.ray, min_cpus=num_cpus(config)),
         open_policies(config, model_path, on_event) as policies,
     ):
-        policies.use_adapter(adapter, 0)
+        policies.use_policy(adapter, 0)
         said = own if own is not None else _answer(policies, config, model_path, dataset, rows, ORIGINAL, on_event)
         original = _score(config, said, samples, ORIGINAL)
         _keep(root / ORIGINAL, said, original.to_json() | {"gain": None}, key)

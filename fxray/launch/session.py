@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from fxray.capacity.trained import find_store_problem
 from fxray.config.limits import check
 from fxray.config.problem import refuse
 from fxray.config.schedule import Stage, load_stages
@@ -15,7 +16,7 @@ from fxray.config.tree import Config
 from fxray.events import Event, OnEvent, PhaseDone
 from fxray.launch.cluster import check_machine, ray_cluster
 from fxray.launch.data import Splits, prepare_data
-from fxray.launch.devices import check_gpus, look_in_cluster, num_cluster_gpus
+from fxray.launch.devices import check_gpus, largest_store_bytes, look_in_cluster, num_cluster_gpus
 from fxray.launch.run import RunDirectory, open_run
 from fxray.launch.watch import watch_run
 
@@ -62,6 +63,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     ):
         splits = prepare_data(config, run, watch.on_event)
         with ray_cluster(config.ray, min_cpus=num_cpus(config)), watch.exporting():
+            refuse(find_store_problem(config, largest_store_bytes()), where="Ray")
             if config.ray.autoscales:  # the look asks for a GPU, so that a node with one comes
                 check_gpus(config, math.inf, partial(look_in_cluster, config.rollout.start_deadline_s))
             else:

@@ -21,9 +21,9 @@ def sft_settings(config: Config, model_path: Path, train: Path) -> SftSettings:
         dtype=model.dtype,
         min_pixels=model.min_pixels,
         max_pixels=model.max_pixels,
-        lora_rank=model.lora.rank,
-        lora_alpha=model.lora.alpha,
-        lora_dropout=model.lora.dropout,
+        lora_rank=model.lora_rank,
+        lora_alpha=model.lora.alpha if model.lora else 0.0,
+        lora_dropout=model.lora.dropout if model.lora else 0.0,
         gradient_checkpointing=model.gradient_checkpointing,
         gpus_per_worker=math.ceil(config.learner.gpus_per_rank),  # no engine runs beside it
         node_resources=node_share(LEARNER if config.ray.use_node_types else ""),

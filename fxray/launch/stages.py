@@ -24,15 +24,15 @@ from fxray.errors import CheckpointError, LearnerLostError
 from fxray.events import Note, PhaseStarted, Step
 from fxray.grpo.loop import Cursor, run_stage
 from fxray.grpo.ports import Learner
-from fxray.grpo.types import AdapterBlob
-from fxray.launch.fleet import Fleet, read_adapter, write_adapter
+from fxray.grpo.types import PolicyBlob
+from fxray.launch.fleet import Fleet, read_policy, write_policy
 from fxray.launch.plan import plan_stage
 from fxray.launch.session import Session
 from fxray.metrics import MetricsLog
 from fxray.model.folder import base_fingerprint
 
 PAST = "past"
-"""Folder of a checkpoint with older policies, each in PEFT layout below its version: see `grpo.max_staleness`."""
+"""Folder of a checkpoint with older policies, each below its version: see `grpo.max_staleness`."""
 
 
 def train_stage(session: Session, fleet: Fleet, stage: Stage) -> None:
@@ -70,11 +70,11 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
     session.on_event(PhaseStarted(stage.name, plan.num_steps, cursor.step))
     fingerprint = base_fingerprint(session.model_path)
 
-    def checkpoint(path: Path, cursor: Cursor, past: Sequence[AdapterBlob] = ()) -> None:
+    def checkpoint(path: Path, cursor: Cursor, past: Sequence[PolicyBlob] = ()) -> None:
         def write(folder: Path) -> None:
             fleet.learner.save(folder)
-            for adapter in past:
-                write_adapter(adapter, folder / PAST / str(adapter.version))
+            for policy in past:
+                write_policy(policy, folder / PAST / str(policy.version))
 
         save_checkpoint(path, CheckpointState(**asdict(cursor), base_fingerprint=fingerprint), write)
 
@@ -84,7 +84,7 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
         log.log(stage.name, cursor.step, metrics)
         session.on_event(Step(stage.name, cursor.step, plan.num_steps, metrics))
 
-    def save(cursor: Cursor, past: Sequence[AdapterBlob]) -> None:
+    def save(cursor: Cursor, past: Sequence[PolicyBlob]) -> None:
         if cursor.step % session.config.checkpoint.every_steps == 0 and cursor.step < plan.num_steps:
             checkpoint(step_dir(stage_dir, cursor.step), cursor, past)
             retain(stage_dir, session.config.checkpoint.keep_last)
@@ -99,17 +99,19 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
         past=_read_past(stage_dir),
     )
     checkpoint(stage_dir / "final", cursor)
+    if session.config.model.lora is None:  # sixteen bytes a weight, each
+        retain(stage_dir, 0)
 
 
-def _read_past(stage_dir: Path) -> list[AdapterBlob]:
+def _read_past(stage_dir: Path) -> list[PolicyBlob]:
     """The older policies that the steps after the newest checkpoint are drawn from."""
     newest = latest(stage_dir)
     folders = (newest / PAST).iterdir() if newest is not None and (newest / PAST).is_dir() else []
-    return sorted((read_adapter(folder, int(folder.name)) for folder in folders), key=lambda each: each.version)
+    return sorted((read_policy(folder, int(folder.name)) for folder in folders), key=lambda each: each.version)
 
 
 def stage_version(session: Session, name: str) -> int:
-    """Policy version of the adapter that a finished stage ended with."""
+    """Version of the policy that a finished stage ended with."""
     path = session.run.stage_dir(name) / "final"
     return read_state(path, base_fingerprint(session.model_path)).policy_version
 

@@ -31,7 +31,7 @@ def engine_settings(config: Config, model_path: Path) -> "EngineSettings":
         dtype=model.dtype,
         min_pixels=model.min_pixels,
         max_pixels=model.max_pixels,
-        lora_rank=model.lora.rank,
+        lora_rank=model.lora_rank,
         max_num_seqs=rollout.max_num_seqs,
         max_model_len=rollout.max_model_len,
         block_size=rollout.block_size,
@@ -108,7 +108,7 @@ def reward_pool(config: Config) -> "RewardPool":
 
 
 def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGroup":
-    """DeepSpeed ranks, not started yet, for the adapter in a folder of this machine as policy and reference."""
+    """DeepSpeed ranks, not started yet, for the policy in a folder of this machine, and as its reference."""
     from actors.learner import LearnerGroup, LearnerSpec
     from actors.placement import LEARNER
 
@@ -118,9 +118,9 @@ def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGr
         dtype=model.dtype,
         min_pixels=model.min_pixels,
         max_pixels=model.max_pixels,
-        lora_rank=model.lora.rank,
-        lora_alpha=model.lora.alpha,
-        initial_adapter=read_folder(adapter),
+        lora_rank=model.lora_rank,
+        lora_alpha=model.lora.alpha if model.lora else 0.0,
+        initial_policy=read_folder(adapter),
         seed=config.seed,
         weight_decay=config.grpo.weight_decay,
         max_grad_norm=config.grpo.max_grad_norm,

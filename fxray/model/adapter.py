@@ -17,6 +17,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from fxray.errors import CheckpointError
 from fxray.files import write_atomically
+from fxray.model.tensors import check_match
 
 POLICY = "policy"
 REFERENCE = "reference"
@@ -95,22 +96,16 @@ def adapter_tensors(peft_model: PeftModel, name: str) -> dict[str, torch.Tensor]
     }
 
 
-def load_tensors(peft_model: PeftModel, tensors: dict[str, torch.Tensor], name: str, *, where: str) -> None:
+def load_tensors(peft_model: PeftModel, tensors: Mapping[str, torch.Tensor], name: str, *, where: str) -> None:
     """Overwrites an adapter's weights in place.
 
     Raises:
         CheckpointError: Names or shapes differ from those of the adapter.
     """
     parameters = adapter_parameters(peft_model, name)
-    remedy = "give an adapter of this base model, with this rank and these layers"
-    if odd := sorted(parameters.keys() ^ tensors.keys()):
-        side = "is missing" if odd[0] in parameters else "has no place in this model"
-        raise CheckpointError(f"{len(odd)} weights do not match: {odd[0]} {side}", where=where, remedy=remedy)
+    check_match(parameters, tensors, where=where)
     with torch.no_grad():
         for file_name, parameter in parameters.items():
-            if (got := tensors[file_name].shape) != parameter.shape:
-                message = f"{file_name} has shape {tuple(got)}, expected {tuple(parameter.shape)}"
-                raise CheckpointError(message, where=where, remedy=remedy)
             parameter.copy_(tensors[file_name])
 
 
@@ -119,39 +114,25 @@ def adapter_bytes(peft_model: PeftModel, name: str) -> tuple[bytes, dict[str, ob
     return save(adapter_tensors(peft_model, name)), adapter_config(peft_model, name)
 
 
-def load_adapter_bytes(peft_model: PeftModel, blob: bytes, name: str, *, where: str) -> None:
-    """Overwrites an adapter's weights from the content of a safetensors file.
-
-    Raises:
-        CheckpointError: The bytes are damaged, or made for another model or rank.
-    """
-    try:
-        tensors = load(blob)
-    except SafetensorError as error:
-        raise CheckpointError(f"is not a safetensors file: {error}", where=where) from error
-    load_tensors(peft_model, tensors, name, where=where)
-
-
-def adapter_files(peft_model: PeftModel, name: str = POLICY) -> dict[str, bytes]:
-    """An adapter as the files of a folder that PEFT and vLLM load as it is: content by name."""
-    blob, config = adapter_bytes(peft_model, name)
+def adapter_files(peft_model: PeftModel, tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    """Values of the policy's adapter as the files of a folder that PEFT and vLLM load as it is: content by name."""
+    config = adapter_config(peft_model, POLICY)
     return {
         ADAPTER_CONFIG_FILE: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
-        ADAPTER_WEIGHTS_FILE: blob,
+        ADAPTER_WEIGHTS_FILE: save(dict(tensors)),
     }
 
 
-def load_adapter_files(peft_model: PeftModel, files: Mapping[str, bytes], name: str, *, where: str) -> None:
-    """Overwrites an adapter's weights with those in files in PEFT's layout.
+def parse_adapter(peft_model: PeftModel, files: Mapping[str, bytes], *, where: str) -> dict[str, torch.Tensor]:
+    """The tensors in files in PEFT's layout.
 
     Args:
-        peft_model: Holds the adapter.
+        peft_model: Holds the adapter that they are for.
         files: Content by name, as `adapter_files` gives it.
-        name: Of the adapter.
         where: Named in errors: the folder of the files.
 
     Raises:
-        CheckpointError: A file is missing or damaged, or the adapter has another rank, scale or layers.
+        CheckpointError: A file is missing or damaged, or the adapter has another rank or scale.
     """
     if missing := {ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE} - files.keys():
         raise CheckpointError(f"{min(missing)} is missing", where=where)
@@ -159,7 +140,7 @@ def load_adapter_files(peft_model: PeftModel, files: Mapping[str, bytes], name: 
         config = json.loads(files[ADAPTER_CONFIG_FILE])
     except ValueError as error:
         raise CheckpointError(f"is not JSON: {error}", where=f"{where}/{ADAPTER_CONFIG_FILE}") from error
-    mine = peft_model.peft_config[name]
+    mine = peft_model.peft_config[POLICY]
     got, expected = (config.get("r"), config.get("lora_alpha")), (mine.r, mine.lora_alpha)
     if got != expected:
         raise CheckpointError(
@@ -167,28 +148,17 @@ def load_adapter_files(peft_model: PeftModel, files: Mapping[str, bytes], name: 
             where=f"{where}/{ADAPTER_CONFIG_FILE}",
             remedy="set model.lora.rank and model.lora.alpha to the adapter's, or train the adapter anew",
         )
-    load_adapter_bytes(peft_model, files[ADAPTER_WEIGHTS_FILE], name, where=f"{where}/{ADAPTER_WEIGHTS_FILE}")
+    try:
+        tensors: dict[str, torch.Tensor] = load(files[ADAPTER_WEIGHTS_FILE])
+    except SafetensorError as error:
+        raise CheckpointError(f"is not a safetensors file: {error}", where=f"{where}/{ADAPTER_WEIGHTS_FILE}") from error
+    return tensors
 
 
 def save_adapter(peft_model: PeftModel, directory: Path, name: str = POLICY) -> None:
     """Writes an adapter into a folder that PEFT and vLLM load as it is."""
-    for file_name, content in adapter_files(peft_model, name).items():
+    for file_name, content in adapter_files(peft_model, adapter_tensors(peft_model, name)).items():
         write_atomically(directory / file_name, content)
-
-
-def load_adapter(peft_model: PeftModel, directory: Path, name: str) -> None:
-    """Overwrites an adapter's weights with those in a folder in PEFT's layout.
-
-    Raises:
-        CheckpointError: A file is missing or damaged, or the adapter has another rank, scale or layers.
-    """
-    try:
-        files = {
-            file_name: (directory / file_name).read_bytes() for file_name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
-        }
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
-    load_adapter_files(peft_model, files, name, where=str(directory))
 
 
 def adapter_config(peft_model: PeftModel, name: str) -> dict[str, object]:

@@ -9,11 +9,11 @@ Legend: N groups, P prompt tokens, G answers, T tokens of the flat sequence, R a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -76,21 +76,23 @@ class PackedPolicy(torch.nn.Module):
     """The model as a function from packed groups to log-probabilities of their answers.
 
     Args:
-        model: A Qwen2.5-VL with adapters.
+        model: A Qwen2.5-VL with adapters, or a `fxray.model.policy.TwoModels`.
         excluded_ids: Tokens that the sampler leaves out of its vocabulary, and so must the learner.
+        dtype: Type in which it multiplies; None for that of the base's weights.
     """
 
     _excluded: torch.Tensor
 
-    def __init__(self, model: PeftModel, excluded_ids: Sequence[int] = ()) -> None:
+    def __init__(self, model: Any, excluded_ids: Sequence[int] = (), *, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("_excluded", torch.tensor(sorted(excluded_ids), dtype=torch.long), persistent=False)
-        core = model.get_base_model()
-        if odd := set(core.config.text_config.layer_types) - {"full_attention"}:
-            raise ModelError(f"attention layers of type {sorted(odd)}, expected only full attention")
-        core.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
-        self._is_bfloat16 = core.dtype == torch.bfloat16
+        cores = [module for module in model.modules() if isinstance(module, Qwen2_5_VLForConditionalGeneration)]
+        for core in cores:
+            if odd := set(core.config.text_config.layer_types) - {"full_attention"}:
+                raise ModelError(f"attention layers of type {sorted(odd)}, expected only full attention")
+            core.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
+        self._is_bfloat16 = (dtype or cores[0].dtype) == torch.bfloat16
         for layer in lora_layers(model):
             # Autocast brings the adapter to the input's type; PEFT would copy the input in float32, once per layer.
             layer.cast_input_dtype_enabled = False

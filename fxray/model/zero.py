@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from fxray.errors import CheckpointError, ModelError
 from fxray.model.ranks import meet
+from fxray.model.tensors import check_match
 
 # Otherwise DeepSpeed compiles operators for minutes on first use; none of them is needed here.
 deepspeed.ops.__compatible_ops__ = {}
@@ -24,6 +25,8 @@ deepspeed_logger.setLevel(logging.WARNING)
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _STEP = "step"
+_NUMBERS_AT_ONCE = 2**26
+"""Numbers of spread parameters that are whole at a time, while they are read or written."""
 
 
 def join_ranks(
@@ -149,16 +152,59 @@ class ZeroEngine:
             )
         return norm
 
+    def read(self, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+        """Copies of parameters on the CPU, by name; only rank 0 gets them.
+
+        Spread parameters are made whole a few at a time, so that they need not fit on one device together.
+        """
+        tensors: dict[str, torch.Tensor] = {}
+        for batch in _batches(parameters):
+            with self._whole(batch.values()):
+                if self._engine.global_rank == 0:
+                    tensors |= {
+                        name: parameter.detach().to("cpu", copy=True).contiguous() for name, parameter in batch.items()
+                    }
+        return tensors
+
+    def write(
+        self, parameters: Mapping[str, torch.nn.Parameter], tensors: Mapping[str, torch.Tensor], *, where: str
+    ) -> None:
+        """Overwrites parameters on all ranks.
+
+        Args:
+            parameters: By name.
+            tensors: Their values, on every rank.
+            where: Named in errors.
+
+        Raises:
+            CheckpointError: Names or shapes differ.
+        """
+        check_match(parameters, tensors, where=where)
+        for batch in _batches(parameters):
+            with self._whole(batch.values(), is_written=True), torch.no_grad():
+                for name, parameter in batch.items():
+                    if self._stage < 3 or self._engine.global_rank == 0:
+                        parameter.copy_(tensors[name])
+        if self._stage:
+            self._engine.optimizer.refresh_fp32_params()
+
+    def copy(self, source: Mapping[str, torch.nn.Parameter], target: Mapping[str, torch.nn.Parameter]) -> None:
+        """Overwrites parameters that are not trained with others of the same names."""
+        for batch in _batches(source):
+            into = [target[name] for name in batch]
+            with self._whole(batch.values()), self._whole(into, is_written=True), torch.no_grad():
+                if self._stage < 3 or self._engine.global_rank == 0:
+                    for name, parameter in batch.items():
+                        target[name].copy_(parameter)
+
     @contextmanager
-    def whole(self, parameters: Mapping[str, torch.nn.Parameter], *, is_written: bool = False) -> Iterator[None]:
-        """Makes partitioned parameters whole inside the block, and afterwards spreads what rank 0 wrote into them."""
+    def _whole(self, parameters: Iterable[torch.nn.Parameter], *, is_written: bool = False) -> Iterator[None]:
+        """Makes spread parameters whole inside the block, and afterwards spreads what rank 0 wrote into them."""
         if self._stage < 3:
             yield
         else:
-            with deepspeed.zero.GatheredParameters(list(parameters.values()), modifier_rank=0 if is_written else None):
+            with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if is_written else None):
                 yield
-        if is_written and self._stage:
-            self._engine.optimizer.refresh_fp32_params()
 
     def reset_optimizer(self) -> None:
         """Sets moments and step count to what they are before the first step."""
@@ -211,3 +257,18 @@ class ZeroEngine:
         if self._stage == 3:
             return self._engine.optimizer.fp32_partitioned_groups_flat
         return self._engine.optimizer.single_partition_of_fp32_groups
+
+
+def _batches(parameters: Mapping[str, torch.nn.Parameter]) -> Iterator[dict[str, torch.nn.Parameter]]:
+    """Parameters a few at a time: at most `_NUMBERS_AT_ONCE` numbers, or one of them."""
+    batch: dict[str, torch.nn.Parameter] = {}
+    num_numbers = 0
+    for name, parameter in parameters.items():
+        number = getattr(parameter, "ds_numel", parameter.numel())
+        if batch and num_numbers + number > _NUMBERS_AT_ONCE:
+            yield batch
+            batch, num_numbers = {}, 0
+        batch[name] = parameter
+        num_numbers += number
+    if batch:
+        yield batch

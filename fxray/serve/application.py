@@ -15,7 +15,7 @@ from fxray.config.limits import check
 from fxray.config.load import load_config
 from fxray.config.problem import refuse
 from fxray.config.tree import Config
-from fxray.detect.load import latest_adapter, open_adapter
+from fxray.detect.load import latest_adapter, open_adapter, rank_of
 from fxray.errors import ConfigError
 from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
 from fxray.launch.start import engine_settings
@@ -94,8 +94,7 @@ def build(config: Config, adapter: Path | None) -> Any:
     _check_keys(config)
     spec = replica_spec(config)
     if adapter is not None:
-        rank = int(str(open_adapter(adapter).peft_config["r"]))
-        spec = replace(spec, engine=replace(spec.engine, lora_rank=rank))
+        spec = replace(spec, engine=replace(spec.engine, lora_rank=rank_of(open_adapter(adapter))))
     rollout = config.rollout
     replicas = serve.deployment(DetectorReplica).options(
         name="detector",

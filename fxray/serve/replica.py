@@ -120,7 +120,7 @@ class DetectorReplica:
         # Known before the first answer that comes from it.
         before = self._model.policy_version
         self._answering = {before: self._answering[before], policy.version: (model, calibration)}
-        await self._engine.load_adapter(blob, worker="replica", deadline_s=self._spec.swap_deadline_s)
+        await self._engine.load_policy(blob, worker="replica", deadline_s=self._spec.swap_deadline_s)
         self._model = model
 
     def _fitted_for(self, adapter_sha256: str) -> FittedFor:

@@ -1,4 +1,4 @@
-"""Checkpoints of an SFT job: adapter, optimizer and step. Order, templates and dropout follow from seed and step.
+"""Checkpoints of an SFT job: policy, optimizer and step. Order, templates and dropout follow from seed and step.
 
     sft/attempts/<attempt>/step-000100/{manifest.json, state.json, adapter/, optimizer.safetensors}
 
@@ -20,7 +20,7 @@ from fxray.files import write_atomically
 from fxray.sft.settings import SftSettings
 
 STATE_FILE = "state.json"
-ADAPTER_DIR = "adapter"
+POLICY_DIR = "adapter"
 OPTIMIZER_FILE = "optimizer.safetensors"
 PROGRESS_FILE = "progress.jsonl"
 MARK_FILE = "driver"

@@ -26,7 +26,7 @@ POLL_S = 0.2
 
 
 def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
-    """Trains the SFT adapter, or finishes what an earlier, interrupted call began. Ray is up.
+    """Trains the SFT policy, or finishes what an earlier, interrupted call began. Ray is up.
 
     Args:
         settings: The job.
@@ -34,7 +34,7 @@ def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
         on_event: Told of the start, of every step once, of skipped images and of workers that died.
 
     Returns:
-        Folder of the adapter in PEFT layout, `run_dir/sft/adapter`; it is there whole or not at all.
+        `run_dir/sft/adapter`, there whole or not at all: an adapter in PEFT layout, or a whole model.
 
     Raises:
         CheckpointError: All checkpoints are damaged, or the one to go on from belongs to other settings.
@@ -65,7 +65,7 @@ def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
     for problem in state.corrupt_rows.values():
         warn(f"left out of SFT: {problem}")
     with atomic_dir(adapter_dir) as aside:
-        shutil.copytree(folder / checkpoint.ADAPTER_DIR, aside, dirs_exist_ok=True)
+        shutil.copytree(folder / checkpoint.POLICY_DIR, aside, dirs_exist_ok=True)
     shutil.rmtree(attempts_dir)
     return adapter_dir
 

@@ -24,10 +24,10 @@ class SftSettings:
     Attributes:
         model_path: Folder or name of the base model.
         dataset_path: Parquet file of the training split.
-        dtype: Type of the base weights, "float32" or "bfloat16"; the adapter is float32.
+        dtype: Type of the base weights, "float32" or "bfloat16"; what is trained is float32.
         min_pixels: Smallest area of an image in the model's frame, in square pixels.
         max_pixels: Largest such area.
-        lora_rank: Rank of the adapter.
+        lora_rank: Rank of the adapter; 0 trains all weights, in float32.
         lora_alpha: Each update is scaled by alpha / rank.
         lora_dropout: Dropout on the adapter's input.
         gradient_checkpointing: Recompute activations in the backward pass.

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import ray.train
@@ -18,15 +19,16 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
 from safetensors.torch import load_file, save
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from fxray.data.dataset import Dataset
 from fxray.data.order import derived_seed
-from fxray.files import append_line, atomic_dir, write_atomically
-from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter, load_adapter, save_adapter
+from fxray.files import append_line, atomic_dir, read_folder, write_atomically
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor
-from fxray.model.load import load_model
+from fxray.model.load import DTYPES, load_model
 from fxray.model.packed import PackedPolicy, pack
+from fxray.model.policy import make_policy
 from fxray.model.prompts import load_tokenizer
 from fxray.model.zero import ZeroEngine, sharded_loading
 from fxray.sft import checkpoint
@@ -62,6 +64,16 @@ def _report(state: SftState, folder: Path) -> None:
     ray.train.report({"step": state.step}, checkpoint=Checkpoint(str(folder)), checkpoint_upload_mode=mode)
 
 
+def _load_model(
+    path: Path, settings: SftSettings, device: torch.device, dtype: str
+) -> Qwen2_5_VLForConditionalGeneration:
+    with sharded_loading(settings.zero_stage):
+        model = load_model(path, dtype=dtype).to(device)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
 class Trainer:
     """One rank's model, optimizer and data; the ranks have found each other through `torch.distributed`.
 
@@ -88,21 +100,19 @@ class Trainer:
         dataset = Dataset.open(Path(settings.dataset_path))
         processor = load_image_processor(path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
         self._reader = ExampleReader(settings, dataset, load_tokenizer(path), processor, rank=rank, num_ranks=num_ranks)
-        with sharded_loading(settings.zero_stage):
-            self._base = load_model(path, dtype=settings.dtype).to(device)
-        if settings.gradient_checkpointing:
-            self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self._model = attach_adapter(
-            self._base,
-            rank=settings.lora_rank,
-            alpha=settings.lora_alpha,
-            dropout=settings.lora_dropout,
+        self._policy = make_policy(
+            partial(_load_model, path, settings, device),
+            path,
+            dtype=settings.dtype,
+            lora_rank=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
             seed=derived_seed(settings.seed, "sft-adapter"),
-        ).train()
-        self._adapter = adapter_parameters(self._model, POLICY)
+        )
+        self._base = self._policy.base
         self._engine = ZeroEngine(
-            PackedPolicy(self._model),
-            self._adapter,
+            PackedPolicy(self._policy.model, dtype=DTYPES[settings.dtype]),
+            self._policy.parameters,
             stage=settings.zero_stage,
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
@@ -113,8 +123,9 @@ class Trainer:
     def restore(self, folder: Path) -> None:
         """Goes back to a checkpoint."""
         state = checkpoint.read_state(folder, self._settings)
-        with self._engine.whole(self._adapter, is_written=True):
-            load_adapter(self._model, folder / checkpoint.ADAPTER_DIR, POLICY)
+        policy = folder / checkpoint.POLICY_DIR
+        tensors = self._policy.from_files(read_folder(policy), where=str(policy))
+        self._engine.write(self._policy.parameters, tensors, where=str(policy))
         optimizer_file = folder / checkpoint.OPTIMIZER_FILE
         self._engine.load_optimizer_state(load_file(optimizer_file), where=str(optimizer_file))
         self._reader.corrupt_rows.update(state.corrupt_rows)
@@ -180,12 +191,13 @@ class Trainer:
         folder = self._attempt_dir / f"step-{step:06d}"
         optimizer_state = self._engine.optimizer_state()
         state = SftState(step, self._num_steps, self._gather_corrupt_rows())
-        with self._engine.whole(self._adapter):
-            if self._rank == 0:
-                with atomic_dir(folder) as aside:
-                    save_adapter(self._model, aside / checkpoint.ADAPTER_DIR)
-                    write_atomically(aside / checkpoint.OPTIMIZER_FILE, save(optimizer_state))
-                    checkpoint.write_state(aside, state, self._settings)
+        tensors = self._engine.read(self._policy.parameters)
+        if self._rank == 0:
+            with atomic_dir(folder) as aside:
+                for name, content in self._policy.to_files(tensors).items():
+                    write_atomically(aside / checkpoint.POLICY_DIR / name, content)
+                write_atomically(aside / checkpoint.OPTIMIZER_FILE, save(optimizer_state))
+                checkpoint.write_state(aside, state, self._settings)
         dist.barrier()
         self._report(state, folder)
 

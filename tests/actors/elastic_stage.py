@@ -25,7 +25,7 @@ from actors.placement import ROLLOUT, actor_options, reserved
 from actors.rollout import RolloutPool
 from actors.rollout_worker import rollout_spawner
 from actors.scaling import Limits, Scaler, StepTimes
-from actors.weight_sync import AdapterPublisher
+from actors.weight_sync import PolicyPublisher
 from fxray.data.frame import Frame
 from fxray.engine.settings import EngineSettings
 from fxray.grammar.prompts import TEMPLATES
@@ -123,7 +123,7 @@ def make_learner(model: Path) -> LearnerGroup:
         max_pixels=112 * 112,
         lora_rank=8,
         lora_alpha=32.0,
-        initial_adapter=None,
+        initial_policy=None,
         seed=0,
         weight_decay=0.0,
         max_grad_norm=1.0,
@@ -180,7 +180,7 @@ def train(model: Path, pool: RolloutPool, learner: LearnerGroup, drained_step: i
         if cursor.step < NUM_STEPS:  # what the last step said would be acted on after it
             pool.scaler.observe(SLOW[pool.scaler.num_workers], NUM_GROUPS)
 
-    ports = Ports(pool, scorer, learner, AdapterPublisher(pool))
+    ports = Ports(pool, scorer, learner, PolicyPublisher(pool))
     run_stage(PLAN, Cursor("alpha", 0, 0), ports, draw=draw, observe=observe, save=lambda *_: None)
     return {"losses": losses, "up": up, "nodes": nodes, "drawn": scorer.steps}
 

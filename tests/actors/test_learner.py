@@ -167,16 +167,16 @@ def test_ranks_and_zero_stages_change_no_result_and_each_goes_on_where_another_s
 def test_a_life_of_a_learner(random_model_dir, groups, tmp_path):
     learner = start(random_model_dir)
     learner.update(groups, SETTINGS)
-    blob = learner.export_adapter(7)
+    blob = learner.export_policy(7)
     assert (blob.version, blob.num_modules * 2) == (7, len(adapter_names(blob.safetensors)))
     learner.save(tmp_path)
     peft = PeftModel.from_pretrained(load_model(random_model_dir, dtype="float32"), tmp_path / "adapter")
     assert set(adapter_tensors(peft, "default")) == adapter_names(blob.safetensors)
 
     learner.update(groups, SETTINGS)
-    assert learner.export_adapter(8).sha256 != blob.sha256
+    assert learner.export_policy(8).sha256 != blob.sha256
     learner.load(tmp_path)
-    assert learner.export_adapter(9).sha256 == blob.sha256
+    assert learner.export_policy(9).sha256 == blob.sha256
     assert learner.probe([group.rollouts for group in groups], 0.9) > 0
 
     odd = make_group(random_model_dir, 2, num_image_tokens=12)
@@ -184,7 +184,7 @@ def test_a_life_of_a_learner(random_model_dir, groups, tmp_path):
         learner.update([odd], SETTINGS)
     masked = [make_group(random_model_dir, 1, valid=(False, False, False))]
     assert learner.update(masked, SETTINGS)["tokens"] == 0
-    assert learner.export_adapter(10).sha256 == blob.sha256
+    assert learner.export_policy(10).sha256 == blob.sha256
 
     (tmp_path / "optimizer.safetensors").unlink()
     with pytest.raises(CheckpointError, match="No such file"):

@@ -1,5 +1,6 @@
 """One rank in this process: no Ray, the images as bytes."""
 
+import hashlib
 import io
 from dataclasses import replace
 
@@ -7,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load
 
-from actors.learner import LearnerSpec, RankPass
+from actors.learner import PARTS, LearnerSpec, RankPass
 from actors.learner_rank import LearnerWorker
 from fxray.data.frame import Frame
 from fxray.errors import CheckpointError, DataError, ModelError, ResourceError
+from fxray.files import write_atomically
 from fxray.grammar.prompts import TEMPLATES
 from fxray.grpo.types import ImageRef, PromptGroup, Rollout, RolloutGroup, TrainingGroup, UpdateSettings
+from fxray.model.folder import resolve_model_path
+from fxray.model.load import load_model
 from fxray.model.packed import pack
 from fxray.model.prompts import encode_prompt, load_tokenizer, render_prompt
 from fxray.schema import Annotation, Verdict
@@ -39,7 +44,7 @@ def spec(model_dir, **changes):
         "max_pixels": 112 * 112,
         "lora_rank": 8,
         "lora_alpha": 32.0,
-        "initial_adapter": None,
+        "initial_policy": None,
         "seed": 0,
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
@@ -104,11 +109,23 @@ def of_adapter(saved):
 
 
 def weights(worker):
-    return worker.export_adapter()[0]
+    return worker.export_policy(1)[0].safetensors
+
+
+def state(worker):
+    """All parts of a checkpoint."""
+    return {name: content for part in PARTS for name, content in worker.state(part).items()}
+
+
+def restore(worker, saved, where):
+    for part in PARTS:
+        prefix = f"{part}/"
+        files = {name.removeprefix(prefix): saved[name] for name in saved if name == part or name.startswith(prefix)}
+        worker.restore(part, files, f"{where}/{part}")
 
 
 def test_the_first_update_is_on_policy_and_at_the_reference(worker, groups):
-    saved = worker.state()
+    saved = state(worker)
     sums = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
     assert sums["tokens"] == 4 * 17
     assert sums["ratio_max"] == 1
@@ -121,23 +138,23 @@ def test_the_first_update_is_on_policy_and_at_the_reference(worker, groups):
         sums
     )
     assert worker.update(one_pass(*groups), SETTINGS, num_groups=4)["kl"] > 1e-4
-    worker.restore(saved, "saved")
+    restore(worker, saved, "saved")
 
 
 def test_several_updates_on_a_batch_leave_the_old_policy_behind(worker, groups):
-    saved = worker.state()
+    saved = state(worker)
     sums = worker.update(one_pass(*groups), replace(SETTINGS, num_updates=3), num_groups=4)
     assert sums["tokens"] == 3 * 4 * 17
     assert sums["ratio_max"] > 1.01
-    worker.restore(saved, "saved")
+    restore(worker, saved, "saved")
 
 
 def test_division_into_passes_does_not_matter(worker, groups):
-    saved = worker.state()
+    saved = state(worker)
     worker.reset_optimizer()
     whole = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
     gradient = first_moments(worker)
-    worker.restore(saved, "saved")
+    restore(worker, saved, "saved")
     worker.reset_optimizer()
     filler = RankPass((groups[0],), is_filler=True)
     passes = [*one_pass(groups[2], groups[0]), *one_pass(groups[3]), *one_pass(groups[1]), filler]
@@ -145,7 +162,7 @@ def test_division_into_passes_does_not_matter(worker, groups):
     for name in ("loss", "tokens", "surprisal", "grad_norm"):
         assert parts[name] == pytest.approx(whole[name], rel=1e-4)
     assert (first_moments(worker) - gradient).norm() / gradient.norm() < 1e-5
-    worker.restore(saved, "saved")
+    restore(worker, saved, "saved")
 
 
 def first_moments(worker):
@@ -162,51 +179,51 @@ def test_a_masked_answer_is_as_if_it_were_not_there(worker, groups, random_model
         masked.advantages_G[[0, 2]],
         np.array([True, True]),
     )
-    saved = worker.state()
+    saved = state(worker)
     first = worker.update(one_pass(masked), SETTINGS, num_groups=1)
     after_first = weights(worker)
-    worker.restore(saved, "saved")
+    restore(worker, saved, "saved")
     second = worker.update(one_pass(without), SETTINGS, num_groups=1)
     assert first["loss"] == second["loss"]
     assert first["tokens"] == second["tokens"] == 5 + 3
     assert weights(worker) == after_first
-    worker.restore(saved, "saved")
+    restore(worker, saved, "saved")
 
 
 def test_resume_is_bit_exact(worker, groups, random_model_dir):
     worker.update(one_pass(*groups[:2]), SETTINGS, num_groups=2)
     worker.set_reference()
     worker.update(one_pass(*groups[2:]), SETTINGS, num_groups=2)
-    saved = worker.state()
+    saved = state(worker)
     on = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
     expected = weights(worker)
     fresh = start(random_model_dir)
-    fresh.restore(saved, "saved")
+    restore(fresh, saved, "saved")
     resumed = fresh.update(one_pass(*groups), SETTINGS, num_groups=4)
     assert weights(fresh) == expected
     assert {name: value for name, value in resumed.items() if "seconds" not in name} == {
         name: value for name, value in on.items() if "seconds" not in name
     }
-    worker.restore(saved, "saved")
+    restore(worker, saved, "saved")
     assert weights(worker) != expected
 
 
 def test_a_reset_optimizer_is_a_fresh_one(worker, groups, random_model_dir):
     worker.update(one_pass(*groups), SETTINGS, num_groups=4)
     worker.reset_optimizer()
-    saved = worker.state()
+    saved = state(worker)
     worker.update(one_pass(*groups), SETTINGS, num_groups=4)
-    fresh = start(random_model_dir, initial_adapter=of_adapter(saved))
-    fresh.restore(saved, "saved")
+    fresh = start(random_model_dir, initial_policy=of_adapter(saved))
+    restore(fresh, saved, "saved")
     fresh.reset_optimizer()
     fresh.update(one_pass(*groups), SETTINGS, num_groups=4)
     assert weights(fresh) == weights(worker)
 
 
-def test_an_initial_adapter_is_policy_and_reference(worker, groups, random_model_dir):
+def test_an_initial_policy_is_policy_and_reference(worker, groups, random_model_dir):
     worker.update(one_pass(*groups), SETTINGS, num_groups=4)
-    saved = worker.state()
-    started = start(random_model_dir, initial_adapter=of_adapter(saved), seed=9)
+    saved = state(worker)
+    started = start(random_model_dir, initial_policy=of_adapter(saved), seed=9)
     assert weights(started) == weights(worker)
     assert started.update(one_pass(*groups), SETTINGS, num_groups=4)["kl"] == pytest.approx(0, abs=1e-5)
 
@@ -258,17 +275,17 @@ def test_a_sampled_vision_token_is_refused(worker, groups, random_model_dir):
 
 def test_a_damaged_checkpoint_is_refused(worker):
     with pytest.raises(CheckpointError, match=r"^run/adapter: adapter_config\.json is missing"):
-        worker.restore({}, "run")
-    saved = worker.state()
+        restore(worker, {}, "run")
+    saved = state(worker)
     with pytest.raises(CheckpointError, match=r"^run/optimizer\.safetensors: cannot be read"):
-        worker.restore(saved | {"optimizer.safetensors": b"torn"}, "run")
+        restore(worker, saved | {"optimizer.safetensors": b"torn"}, "run")
 
 
 def test_gradient_checkpointing_changes_no_number(worker, groups, random_model_dir):
-    saved = worker.state()
+    saved = state(worker)
     plain = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
     thrifty = start(random_model_dir, gradient_checkpointing=True)
-    thrifty.restore(saved, "saved")
+    restore(thrifty, saved, "saved")
     assert thrifty.update(one_pass(*groups), SETTINGS, num_groups=4)["grad_norm"] == pytest.approx(
         plain["grad_norm"], rel=1e-5
     )
@@ -292,7 +309,7 @@ def test_a_bfloat16_base_learns_in_the_same_direction(random_model_dir, groups, 
     results = []
     for dtype in ("float32", "bfloat16"):
         worker = start(random_model_dir, dtype=dtype, gradient_checkpointing=is_checkpointed)
-        assert {p.dtype for p in worker._policy.values()} == {torch.float32}
+        assert {p.dtype for p in worker._policy.parameters.values()} == {torch.float32}
         sums = worker.update(one_pass(*groups), SETTINGS, num_groups=4)
         state = worker._engine.optimizer_state()
         moments = torch.cat([tensor.flatten() for name, tensor in sorted(state.items()) if name.startswith("exp_avg.")])
@@ -301,3 +318,55 @@ def test_a_bfloat16_base_learns_in_the_same_direction(random_model_dir, groups, 
     assert rounded["surprisal"] == pytest.approx(exact["surprisal"], rel=0.01)
     assert rounded["kl"] == pytest.approx(0, abs=1e-6)
     assert torch.nn.functional.cosine_similarity(direction, other_direction, dim=0) > 0.98
+
+
+def whole_weights(worker):
+    """What is published of whole weights, joined."""
+    blob, pieces = worker.export_policy(1)
+    content = b"".join(piece.tobytes() for piece in pieces)
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (blob.num_bytes, blob.sha256)
+    return load(content)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_all_weights_learn_beside_a_frozen_copy_and_resume_bit_exactly(random_model_dir, groups, zero_stage):
+    settings = replace(SETTINGS, learning_rate=1e-3)
+    worker = start(random_model_dir, lora_rank=0, zero_stage=zero_stage)
+    before = whole_weights(worker)
+    first = worker.update(one_pass(*groups[:2]), settings, num_groups=2)
+    assert (first["kl"], first["ratio_max"]) == (pytest.approx(0, abs=1e-6), 1)
+    after = whole_weights(worker)
+    unmoved = [name for name in before if torch.equal(before[name], after[name])]
+    assert unmoved == []  # vision tower, projector, embedding and norms too
+
+    saved = state(worker)
+    assert torch.equal(
+        load(saved["reference/model.safetensors"])["model.visual.merger.ln_q.weight"],
+        before["model.visual.merger.ln_q.weight"],
+    )
+    on = worker.update(one_pass(*groups[2:]), settings, num_groups=2)
+    assert on["kl"] > 1e-5
+    fresh = start(random_model_dir, lora_rank=0, zero_stage=zero_stage)
+    restore(fresh, saved, "saved")
+    resumed = fresh.update(one_pass(*groups[2:]), settings, num_groups=2)
+    assert {name: value for name, value in resumed.items() if "seconds" not in name} == {
+        name: value for name, value in on.items() if "seconds" not in name
+    }
+    expected, got = whole_weights(worker), whole_weights(fresh)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_a_checkpoint_of_whole_weights_is_a_model_that_others_load(worker, random_model_dir, tmp_path):
+    whole = start(random_model_dir, lora_rank=0, dtype="bfloat16")
+    for name, content in whole.state("adapter").items():
+        write_atomically(tmp_path / name, content)
+    folder = resolve_model_path(str(tmp_path / "adapter"))
+    kept, published = dict(load_model(folder, dtype="float32").named_parameters()), whole_weights(whole)
+    base = dict(load_model(random_model_dir, dtype="float32").named_parameters())
+    assert all(torch.equal(kept[name], base[name]) for name in base)
+    assert {tensor.dtype for tensor in published.values()} == {torch.bfloat16}  # as the engine multiplies
+    assert all(torch.equal(published[name], kept[name].bfloat16()) for name in kept)
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json is missing"):
+        worker.restore("adapter", whole.state("adapter"), "whole")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+        whole.restore("adapter", of_adapter(state(worker)), "lora")

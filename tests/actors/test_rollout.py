@@ -65,7 +65,7 @@ class PlainWorker:
         if self._fault(f"start {self.name}") == "refuse":
             raise ModelError("no such model", where=self.name)
 
-    def load_adapter(self, adapter: AdapterBlob) -> SyncProof:
+    def load_policy(self, adapter: AdapterBlob) -> SyncProof:
         fault = self._fault(f"load {self.name}")
         self.version = adapter.version
         num_bound = 0 if fault == "lie" else adapter.num_modules
@@ -227,7 +227,7 @@ def test_a_bad_image_is_an_error_that_names_the_sample(pool_with: Any) -> None:
 
 def test_a_worker_that_lies_about_its_adapter_stops_the_run(pool_with: Any) -> None:
     with pool_with({"load rollout-1": "lie"}, num_workers=1) as pool:
-        with pytest.raises(SyncError, match="bound LoRA modules 0, expected 2") as caught:
+        with pytest.raises(SyncError, match="bound modules 0, expected 2") as caught:
             pool.adopt(adapter(1))
         assert caught.value.where == "rollout-1"
 

@@ -20,7 +20,7 @@ from actors.nodes import STEADY
 from actors.rollout import RolloutPool
 from actors.rollout_worker import HEALTH, RolloutWorker
 from actors.scaling import Scaler
-from actors.weight_sync import AdapterPublisher
+from actors.weight_sync import PolicyPublisher
 from fxray.data.frame import Frame
 from fxray.engine.settings import EngineSettings
 from fxray.grammar.prompts import TEMPLATES
@@ -118,7 +118,7 @@ def test_groups_are_the_same_from_one_worker_from_two_and_around_a_kill(
         return RolloutPool(spawn, scaler=Scaler(num_workers, None), min_workers=num_workers, **limits)
 
     single = pool(lambda _: warm, 1)
-    AdapterPublisher(single).publish(adapter)
+    PolicyPublisher(single).publish(adapter)
     asked = prompts(settings.model_path, "calm")
     alone = single.generate(asked, SAMPLING)
     assert [group.prompt for group in alone] == asked
@@ -126,7 +126,7 @@ def test_groups_are_the_same_from_one_worker_from_two_and_around_a_kill(
     assert all(len(set(group)) == 4 for group in texts(alone))
 
     doomed = pool(lambda _: actor.options(num_cpus=0).remote(settings, next(names)), 1)
-    AdapterPublisher(doomed).publish(adapter)
+    PolicyPublisher(doomed).publish(adapter)
     asked = prompts(settings.model_path, "deadly")
     survived = doomed.generate(asked, SAMPLING)
     assert doomed.num_deaths == 1
@@ -141,7 +141,7 @@ def test_groups_are_the_same_from_one_worker_from_two_and_around_a_kill(
 
     workers = iter([warm, doomed._idle[0].actor])
     both = pool(lambda _: next(workers), 2)
-    assert len(AdapterPublisher(both).publish(adapter)) == 2
+    assert len(PolicyPublisher(both).publish(adapter)) == 2
     shared = both.generate(prompts(settings.model_path, "shared"), SAMPLING)
     assert both.facts.num_leases == 2
     assert texts(shared) == texts(alone)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from actors.weight_sync import AdapterPublisher, check_adapter, check_proof
+from actors.weight_sync import PolicyPublisher, check_adapter, check_proof
 from fxray.errors import SyncError
 from fxray.grpo.types import AdapterBlob, SyncProof
 
@@ -37,7 +37,7 @@ class Workers:
 
 def test_a_sound_adapter_reaches_the_workers_and_their_proofs_come_back() -> None:
     workers = Workers()
-    assert AdapterPublisher(workers).publish(GOOD) == [PROOF]
+    assert PolicyPublisher(workers).publish(GOOD) == [PROOF]
     assert workers.adopted == [GOOD]
 
 
@@ -59,7 +59,7 @@ def test_a_sound_adapter_reaches_the_workers_and_their_proofs_come_back() -> Non
 def test_a_damaged_adapter_reaches_no_worker(adapter: AdapterBlob, reason: str) -> None:
     workers = Workers()
     with pytest.raises(SyncError, match=reason) as caught:
-        AdapterPublisher(workers).publish(adapter)
+        PolicyPublisher(workers).publish(adapter)
     assert "policy version 3" in str(caught.value)
     assert "remedy" in str(caught.value)
     assert workers.adopted == []
@@ -70,7 +70,7 @@ def test_a_damaged_adapter_reaches_no_worker(adapter: AdapterBlob, reason: str) 
     [
         (replace(PROOF, version=2), "policy version 2, expected 3"),
         (replace(PROOF, sha256="0" * 64), "sha256 0000"),
-        (replace(PROOF, num_bound_modules=0), "bound LoRA modules 0, expected 2"),
+        (replace(PROOF, num_bound_modules=0), "bound modules 0, expected 2"),
     ],
 )
 def test_a_proof_that_differs_names_worker_and_difference(proof: SyncProof, difference: str) -> None:

@@ -110,7 +110,7 @@ def test_sampler_and_learner_agree_for_base_adapter_and_every_sync(
     assert gap.abs().max() < place.tolerance_nats
     for version in (1, 2):
         policy.randomise(version)
-        assert engine("load_adapter", policy.blob(version)).num_bound_modules == len(policy.parameters) // 2
+        assert engine("load_policy", policy.blob(version)).num_bound_modules == len(policy.parameters) // 2
         drawn = engine("generate", questions, FOUR)
         gap = policy.gap(questions, drawn)
         importance = gap.exp().clamp(max=2.0)
@@ -131,7 +131,7 @@ def test_a_sleeping_engine_gives_its_memory_away_and_wakes_with_its_adapter(
     engine = start_engine({}, *overrides)
     questions = policy.questions(1, 2)
     policy.randomise(3)
-    engine("load_adapter", policy.blob(1))
+    engine("load_policy", policy.blob(1))
     before = [answers.rollouts[0].token_ids.tolist() for answers in engine("generate", questions, GREEDY)]
     free_awake, total = torch.cuda.mem_get_info()
     start_s = time.monotonic()

@@ -59,11 +59,20 @@ def test_bytes_of_every_boundary_are_counted_by_hand() -> None:
         "adapter, driver -> engines": (2, 2 * adapter),  # five engines on nodes of four
         "images, store -> ranks": (32, 32 * image),
         "answers, driver -> ranks": (1, drawn),
-        "adapter, ranks -> driver": (1, adapter),
+        "adapter, rank 0 -> driver": (1, adapter),
         "gradients, rank <-> rank": (1, 0),
     }
     assert found["adapter, driver -> engines"].seconds == pytest.approx(2 * adapter / 1e6)
     assert [each.is_learning for each in found.values()] == [False] * 4 + [True] * 4
+
+
+def test_whole_weights_go_from_rank_0_to_each_node_of_engines_once() -> None:
+    found = traffic("model.lora=null", "learner.num_ranks=4", num_workers=5)
+    weights = count_weights(known_shape(config())).total
+    to_engines = found["weights, rank 0 -> engines"]
+    assert (to_engines.num_messages, to_engines.num_bytes) == (2, 2 * 2 * weights)
+    assert not any(name.startswith("adapter") for name in found)
+    assert found["gradients, rank <-> rank"].seconds == pytest.approx(2 * 4 * weights * 3 // 4 / 1e9)
 
 
 def test_ranks_exchange_gradients_over_the_network_once_they_leave_a_node() -> None:

@@ -12,6 +12,7 @@ from fxray.capacity.devices import GIB, GPUS
 from fxray.capacity.duration import Coefficients, forward_flops, plan_duration
 from fxray.capacity.memory import MAX_LOGITS, grpo_pass, plan_memory
 from fxray.capacity.plan import draw_plan, known_shape, refuse_what_does_not_fit
+from fxray.capacity.trained import count_trained, find_store_problem
 from fxray.capacity.weights import count_adapter, count_weights
 from fxray.cli.app import app
 from fxray.config.limits import check
@@ -54,10 +55,31 @@ def test_weights_adapters_and_optimizer_are_exact() -> None:
     plan, adapter = plan_memory(tree, shape, H100.memory_bytes), count_adapter(shape, 8)
     for role in ("engine", "learner rank", "SFT worker"):
         assert part(plan, role, "base weights") == 2 * count_weights(shape).total
-    assert part(plan, "learner rank", "adapters") == 2 * 4 * adapter
+    assert part(plan, "learner rank", "adapter") == part(plan, "learner rank", "reference") == 4 * adapter
     assert part(plan, "learner rank", "optimizer") == 2 * 4 * adapter
-    assert part(plan, "SFT worker", "adapters") == 4 * adapter
+    assert part(plan, "SFT worker", "adapter") == 4 * adapter
     assert LOGITS_BUDGET == MAX_LOGITS
+
+
+def test_whole_weights_take_five_times_their_bytes_and_a_narrow_copy() -> None:
+    tree = config("qwen2.5-vl-3b", "model.lora=null")
+    shape = known_shape(tree)
+    plan, weights = plan_memory(tree, shape, H100.memory_bytes), count_weights(shape).total
+    float32 = dict.fromkeys(("trained weights", "reference", "gradients"), 4 * weights)
+    expected = float32 | {"optimizer": 8 * weights, "weights cast for a pass": 2 * weights}
+    assert {name: part(plan, "learner rank", name) for name in expected} == expected
+    names = {each.name for role in plan.roles for each in role.parts}
+    assert not names & {"adapter", "adapter in use"}
+    assert part(plan, "engine", "base weights") == 2 * weights
+
+    trained = count_trained(tree, shape)
+    assert (trained.num_trained, trained.published_bytes) == (weights, 2 * weights)
+    assert trained.checkpoint_bytes == 2 * 4 * weights + 8 * weights
+    assert trained.store_bytes == 2 * trained.published_bytes + 8 * weights
+    assert find_store_problem(tree, trained.store_bytes) == []
+    (problem,) = find_store_problem(tree, trained.store_bytes - 2**20)
+    assert (problem.field, problem.value) == ("ray.object_store_mib", str((trained.store_bytes - 2**20) // 2**20))
+    assert find_store_problem(config("qwen2.5-vl-3b"), 0) == []
 
 
 def test_zero_shares_what_its_stage_says() -> None:

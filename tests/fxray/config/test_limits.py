@@ -54,6 +54,7 @@ def problems(*overrides):
         ([*SHARED, "rollout.num_workers=2", "learner.num_ranks=2"], "rollout.gpus_per_worker", "above 0.5, and 1"),
         (["rollout.probe_tolerance_nats=0.15"], "rollout.probe_tolerance_nats", "at most 0.01"),
         (["model.dtype=bfloat16"], "rollout.probe_tolerance_nats", "at least 0.02"),
+        (["model.lora=null", "rollout.sync=file"], "rollout.sync", "must be bytes with model.lora null"),
         (["grpo.importance_cap=0.5"], "grpo.importance_cap", "0 (off) or at least 1"),
         (["grpo.importance_cap=0", "grpo.max_staleness=1"], "grpo.importance_cap", "must not be off"),
         ([*SHARED, "rollout.sleep=true", "grpo.max_staleness=1"], "grpo.max_staleness", "must be 0 with rollout.sleep"),

@@ -17,7 +17,7 @@ from fxray.engine.engine import Answers, Engine, Question
 from fxray.engine.settings import EngineSettings
 from fxray.grammar.probability import VerdictTokens
 from fxray.grammar.prompts import TEMPLATES
-from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, SamplingSettings
+from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, SamplingSettings, WeightsBlob
 
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 112 * 112
 RANK = 8
@@ -26,6 +26,11 @@ RANK = 8
 class EngineUnderTest(Engine):
     def sync_by(self, how: str) -> None:
         self._settings = replace(self._settings, sync=how)
+
+    def pass_over(self, method: str) -> None:
+        """From now on a method of the workers is acknowledged and not called."""
+        on_workers = self._on_workers
+        self._on_workers = lambda name, *args: None if name == method else on_workers(name, *args)
 
     def take_as_verdicts(self, tokens: VerdictTokens) -> None:
         self._verdicts = tokens
@@ -40,7 +45,7 @@ class EngineUnderTest(Engine):
         return dict(self.stream(SimpleNamespace(take=take), sampling))
 
     def acknowledge_only(self, blob: AdapterBlob) -> Any:
-        proof = self.load_adapter(blob)
+        proof = self.load_policy(blob)
         self.use_base_model()
         return proof
 
@@ -193,6 +198,60 @@ class Twin:
                 logprobs = (logits / sampling.temperature).log_softmax(-1).gather(1, ids)[:, 0]
                 worst = max(worst, float((logprobs - torch.tensor(rollout.logprobs.tolist())).abs().max()))
         return worst
+
+
+class WholeTwin(Twin):
+    """The same model in transformers, with other weights in all its layers."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        from fxray.model.load import load_model
+        from fxray.model.policy import WholePolicy
+
+        super().__init__(settings)
+        self.settings, folder = settings, settings.model_path
+        self.policy = WholePolicy(lambda dtype: load_model(folder, dtype=dtype), folder, settings.dtype)
+        self.model = self.policy.base.eval()
+
+    def randomise(self, seed: int) -> None:
+        """Moves every weight by about a tenth."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.policy.parameters.values():
+                parameter.mul_(1 + 0.1 * torch.randn(parameter.shape, generator=generator)).add_(0.01)
+
+    def weights(self, version: int, change: Callable[[dict[str, Any]], None] = lambda _: None) -> WeightsBlob:
+        """The weights as they are published, after a change to the tensors by name."""
+        tensors = {name: parameter.detach().clone() for name, parameter in self.policy.parameters.items()}
+        change(tensors)
+        blob, pieces = self.policy.publish(tensors, version)
+        assert isinstance(blob, WeightsBlob)
+        return replace(blob, pieces=pieces)
+
+
+@pytest.fixture(scope="module")
+def whole_settings(settings: EngineSettings) -> EngineSettings:
+    return replace(settings, lora_rank=0)
+
+
+@pytest.fixture(scope="module")
+def whole_engine(cluster: None, whole_settings: EngineSettings) -> Iterator[Callable[..., Any]]:
+    """An engine that takes whole weights."""
+    with running(whole_settings) as call:
+        yield call
+
+
+@pytest.fixture
+def parallel_whole_engine(cluster: None, whole_settings: EngineSettings) -> Iterator[Callable[..., Any]]:
+    """One whose model lies on two ranks."""
+    with running(replace(whole_settings, tensor_parallel_size=2)) as call:
+        yield call
+
+
+@pytest.fixture
+def whole_twin(whole_settings: EngineSettings) -> WholeTwin:
+    return WholeTwin(whole_settings)
 
 
 @pytest.fixture

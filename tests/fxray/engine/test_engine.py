@@ -43,7 +43,7 @@ class TestOneEngine:
         for version in (5, 6):
             twin.randomise(version)
             blob = twin.blob(version)
-            proof = engine("load_adapter", blob, "rollout-1")
+            proof = engine("load_policy", blob, "rollout-1")
             assert (proof.worker, proof.version, proof.sha256) == ("rollout-1", version, blob.sha256)
             assert proof.num_bound_modules == blob.num_modules == 4 * 7 + 4 * 5 + 2
             drawn = engine("generate", questions, FOUR)
@@ -71,10 +71,10 @@ class TestOneEngine:
     def test_the_stock_loader_gives_the_same_policy(self, engine: Call, twin: Any) -> None:
         questions = twin.questions(1, 2)
         twin.randomise(7)
-        engine("load_adapter", twin.blob(1))
+        engine("load_policy", twin.blob(1))
         from_bytes = engine("generate", questions, FOUR)
         engine("sync_by", "file")
-        proof = engine("load_adapter", twin.blob(2))
+        proof = engine("load_policy", twin.blob(2))
         assert proof.num_bound_modules == 50
         from_file = engine("generate", questions, FOUR)
         for one, other in zip(from_bytes, from_file, strict=True):
@@ -102,16 +102,16 @@ class TestOneEngine:
     ) -> None:
         twin.randomise(8)
         with pytest.raises(SyncError, match=reason) as caught:
-            engine("load_adapter", getattr(damage, kind), "rollout-3")
+            engine("load_policy", getattr(damage, kind), "rollout-3")
         assert "rollout-3, policy version 9" in str(caught.value)
 
     def test_the_policy_in_use_survives_a_refused_one(self, engine: Call, twin: Any, damage: SimpleNamespace) -> None:
         questions = twin.questions(1)
         twin.randomise(9)
-        engine("load_adapter", twin.blob(3))
+        engine("load_policy", twin.blob(3))
         for refused in (damage.misnamed, damage.fewer):
             with pytest.raises(SyncError):
-                engine("load_adapter", refused)
+                engine("load_policy", refused)
         drawn = engine("generate", questions, FOUR)
         assert twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS
 
@@ -201,10 +201,10 @@ def test_each_rank_of_a_parallel_engine_holds_its_share_of_the_adapter(
     questions = twin.questions(1, 2)
     twin.randomise(11)
     blob = twin.blob(3)
-    assert parallel_engine("load_adapter", blob).num_bound_modules == blob.num_modules
+    assert parallel_engine("load_policy", blob).num_bound_modules == blob.num_modules
     for refused in (damage.thinner, damage.fewer, damage.misnamed):
         with pytest.raises(SyncError):
-            parallel_engine("load_adapter", refused)
+            parallel_engine("load_policy", refused)
     drawn = parallel_engine("generate", questions, FOUR)
     assert twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS
     assert twin.gap_nats(questions, drawn, FOUR, with_adapter=False) > 0.1

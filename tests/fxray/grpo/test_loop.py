@@ -78,7 +78,7 @@ class Bandit:
             self.policy += settings.learning_rate * float((group.advantages_G * (texts - self.policy)).mean())
         return {"loss": 0.0}
 
-    def export_adapter(self, version: int) -> AdapterBlob:
+    def export_policy(self, version: int) -> AdapterBlob:
         data = np.float64(self.policy).tobytes()
         return AdapterBlob(version, data, {}, hashlib.sha256(data).hexdigest(), 1)
 

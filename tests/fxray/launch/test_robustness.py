@@ -28,8 +28,8 @@ def run_dir(tmp_path, monkeypatch):
     (tmp_path / "data.json").write_text(json.dumps(splits | {"is_synthetic": True}))
     (tmp_path / "config.yaml").write_text(dump_config(load_config("tiny", ["evaluate.num_bootstrap=20"])))
     (tmp_path / "sft" / "adapter").mkdir(parents=True)
-    policies = types.SimpleNamespace(use_adapter=lambda folder, version: None)
-    monkeypatch.setattr(robustness, "read_adapter", lambda folder, version: types.SimpleNamespace(sha256="abc"))
+    policies = types.SimpleNamespace(use_policy=lambda folder, version: None)
+    monkeypatch.setattr(robustness, "read_policy", lambda folder, version: types.SimpleNamespace(sha256="abc"))
     monkeypatch.setattr(robustness, "ray_cluster", lambda *given, **named: contextlib.nullcontext())
     monkeypatch.setattr(robustness, "open_policies", lambda *given: contextlib.nullcontext(policies))
     return tmp_path
@@ -69,7 +69,7 @@ def test_an_interrupted_measurement_goes_on_with_the_changes_that_are_missing(ru
     asked = answering(monkeypatch)
     measure_robustness(run_dir, None, CHANGES[:1], [])
     assert asked == []
-    monkeypatch.setattr(robustness, "read_adapter", lambda folder, version: types.SimpleNamespace(sha256="other"))
+    monkeypatch.setattr(robustness, "read_policy", lambda folder, version: types.SimpleNamespace(sha256="other"))
     assert [row.name for row in measure_robustness(run_dir, None, CHANGES[:1], []).rows] == ["original", "crop-random"]
 
 

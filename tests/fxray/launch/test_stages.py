@@ -48,8 +48,8 @@ class Learner(Bandit):  # type: ignore[misc]
         self.policy = before + self._momentum
         return {"loss": self.policy}
 
-    def export_adapter(self, version: int) -> AdapterBlob:
-        adapter = super().export_adapter(version)
+    def export_policy(self, version: int) -> AdapterBlob:
+        adapter = super().export_policy(version)
         return AdapterBlob(version, save({WEIGHT: np.array([self.policy])}), {}, adapter.sha256, 1)
 
     def reset_optimizer(self) -> None:

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from fxray.errors import CheckpointError
+from fxray.model.folder import resolve_model_path
+from fxray.model.load import load_model
 from fxray.sft.checkpoint import checkpoints, read_state
 from fxray.sft.settings import SftSettings
 from fxray.sft.worker import Trainer
@@ -31,15 +33,20 @@ def single_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def train(settings: SftSettings, folder: Path, start_from: Path | None = None) -> dict[str, torch.Tensor]:
-    """Runs a rank to its end; returns the adapter."""
+def train(
+    settings: SftSettings,
+    folder: Path,
+    start_from: Path | None = None,
+    weights_file: str = "adapter_model.safetensors",
+) -> dict[str, torch.Tensor]:
+    """Runs a rank to its end; returns what it has trained."""
     folder.mkdir(parents=True)
     trainer = Trainer(settings, folder, rank=0, device=torch.device("cpu"), report=lambda *_: None)
     if start_from:
         trainer.restore(start_from)
     trainer.run()
     newest = checkpoints(folder.parent)[0]
-    return load_file(newest / "adapter" / "adapter_model.safetensors")
+    return load_file(newest / "adapter" / weights_file)
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -129,6 +136,20 @@ def test_a_skipped_image_is_in_the_checkpoint_and_out_of_the_loss(
     assert list(state.corrupt_rows) == [2]
     records = [json.loads(line) for line in (tmp_path / "a" / "progress.jsonl").read_text().splitlines()]
     assert [record["metrics"]["num_skipped"] for record in records if "step" in record] == [1, 1]
+
+
+def test_all_weights_learn_and_their_checkpoints_are_models(
+    single_rank: None, settings: SftSettings, tmp_path: Path
+) -> None:
+    settings = replace(settings, lora_rank=0, max_steps=2, checkpoint_every_steps=1, learning_rate=1e-3, warmup_frac=0)
+    train(settings, tmp_path / "a" / "a", weights_file="model.safetensors")
+    after_first, after_second = tmp_path / "a/a/step-000001", tmp_path / "a/a/step-000002"
+
+    folders = (Path(settings.model_path), resolve_model_path(str(after_second / "adapter")))
+    base, learnt = (dict(load_model(folder, dtype="float32").named_parameters()) for folder in folders)
+    assert [name for name in base if torch.equal(base[name], learnt[name])] == []
+    resumed = train(settings, tmp_path / "b" / "b", start_from=after_first, weights_file="model.safetensors")
+    assert all(torch.equal(resumed[name], learnt[name]) for name in learnt)
 
 
 def test_an_optimizer_file_of_another_rank_is_refused(single_rank: None, settings: SftSettings, tmp_path: Path) -> None:
