@@ -10,15 +10,15 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fxray.config.tree import RayConfig
 from fxray.errors import ConfigError
 from fxray.launch.cluster import ray_address, ray_cluster
 from fxray.launch.demand import missing
 from fxray.sweep.trials import Trial
+from fxray.sweep.units import Halving, Listener, Round, Unit
 
 VALUE = "value"
 OBJECT_STORE_MIB = 80
@@ -34,68 +34,6 @@ SWITCHES = {
 }
 """Tune's own logs, handler of Ctrl-C, haste when a process of its is used again, folder and output; and that trials,
 which such a process starts, yield to others no more than `fxray train` does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What Tune calls a trial.
-
-    Attributes:
-        name: Its own.
-        trials: Are advanced one after the other to each phase.
-        phases: After each of them their mean is told.
-    """
-
-    name: str
-    trials: tuple[Trial, ...]
-    phases: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Halving:
-    """Asynchronous successive halving (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning").
-
-    Attributes:
-        mode: Whether more of the value is better.
-        num_phases: Of the unit that has most.
-        min_phases: Before the first decision.
-        reduction_factor: About one in so many goes on.
-    """
-
-    mode: Literal["max", "min"]
-    num_phases: int
-    min_phases: int
-    reduction_factor: float
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """What the engine tells.
-
-    Attributes:
-        told: A unit has come to a phase, with a value.
-        done: A unit has come to its last phase, or (True) was stopped after the phase that was told last.
-        failed: A unit failed, and why.
-    """
-
-    told: Callable[[Unit, str, float], None]
-    done: Callable[[Unit, bool], None]
-    failed: Callable[[Unit, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Units that are worked on together.
-
-    Attributes:
-        units: In the order in which they begin.
-        listener: Told of them, in the process that runs the sweep.
-        halving: How they are stopped early; None for never.
-    """
-
-    units: tuple[Unit, ...]
-    listener: Listener
-    halving: Halving | None = None
 
 
 def run_rounds(
@@ -220,8 +158,9 @@ def _callback(by_name: Mapping[str, Unit], listener: Listener) -> Any:
             listener.done(unit, trial.last_result.get("phase") != unit.phases[-1])
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
-            error = trial.get_error()
-            listener.failed(by_name[trial.config["unit"]], str(getattr(error, "cause", None) or error))
+            file = Path(trial.error_file or "")
+            lines = file.read_text("utf-8").split("\n") if file.is_file() else ["its process in Ray ended"]
+            listener.failed(by_name[trial.config["unit"]], next(line for line in reversed(lines) if line.strip()))
 
     return Teller()
 

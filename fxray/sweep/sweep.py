@@ -27,7 +27,7 @@ from fxray.launch.calibration import refuse_test_images
 from fxray.launch.cluster import ray_address
 from fxray.launch.lease import hold
 from fxray.launch.phases import SFT
-from fxray.sweep.engine import Halving, Listener, Round, Unit, run_rounds
+from fxray.sweep.engine import run_rounds
 from fxray.sweep.file import Sweep, SweepFile
 from fxray.sweep.measure import metric_after
 from fxray.sweep.process import Surroundings, run_process
@@ -42,6 +42,7 @@ from fxray.sweep.trials import (
     trials_of,
     write_stopped,
 )
+from fxray.sweep.units import Halving, Listener, Round, Unit
 
 
 class Train(Protocol):

@@ -1,11 +1,14 @@
-"""Sweeps from file to table over a training that trains nothing: one after the other, and through Ray Tune itself."""
+"""Sweeps from file to table, over a training that trains nothing and units that run one after the other."""
 
 import csv
 import json
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from fxray.config.load import load_config
+from fxray.errors import ConfigError
 from fxray.events import Note, Step
 from fxray.sweep.sweep import sweep
 
@@ -18,8 +21,8 @@ metric: accuracy
 """
 
 
-def in_this_process(rounds, advance, measure, **_):
-    """Runs units as Ray Tune does, without Ray."""
+def in_this_process(rounds, advance, measure, stops=(), **_):
+    """Runs units as Ray Tune does, without Ray; `stops`: the unit and phase after which one is stopped."""
     for each in rounds:
         for unit in each.units:
             try:
@@ -27,7 +30,11 @@ def in_this_process(rounds, advance, measure, **_):
                     for trial in unit.trials:
                         advance(trial, phase)
                     each.listener.told(unit, phase, measure(unit, phase))
-                each.listener.done(unit, False)
+                    if each.halving and (unit.name, phase) in stops:
+                        each.listener.done(unit, True)
+                        break
+                else:
+                    each.listener.done(unit, False)
             except RuntimeError as error:
                 each.listener.failed(unit, str(error))
 
@@ -73,28 +80,36 @@ def test_settings_are_trained_with_every_seed_and_only_what_failed_is_tried_agai
     assert not list(base.out.glob("trials/*/evaluation/*/predictions.parquet"))  # the test split was not asked
 
 
-@pytest.mark.ray
-def test_ray_tune_stops_settings_by_the_mean_over_their_seeds_for_good(base, sweep_file, fake_train):
-    values = "[0.9, 0.5, 0.7, 0.8]"
+def test_a_setting_goes_from_phase_to_phase_with_all_its_seeds_and_stays_stopped(base, sweep_file, fake_train):
     file = sweep_file(
-        f"fields: {{grpo.temperature: {{grid: {values}}}}}\nseeds: [0, 1]\nmetric: accuracy\nscheduler: asha\n"
+        "fields: {grpo.temperature: {grid: [0.9, 0.5, 0.8]}}\nseeds: [0, 1]\nmetric: accuracy\nscheduler: asha\n"
     )
-    wrong = {
-        "0.9": (4, 2, 2, 2),
-        "0.5+seed-0": (4, 0, 0, 0),  # this seed alone would lead
-        "0.5+seed-1": (4, 6, 6, 6),
-        "0.7": (4, 1, 1, 1),
-        "0.8": (4, 1, 1, 1),
-    }
+    wrong = {"0.9": (4, 2, 2, 2), "0.5+seed-0": (4, 0, 0, 0), "0.5+seed-1": (4, 6, 6, 6), "0.8": (4, 1, 1, 1)}
     train, calls = fake_train(wrong, fails=["grpo.temperature-0.8+seed-1"])
-    result = sweep(file, base, train=train)
+    told, stops = [], {("grpo.temperature-0.5", "alpha")}
+    run = partial(in_this_process, stops=stops)
+    result = sweep(file, base, train=train, run=run, on_event=told.append)
     said = [line.removesuffix(" with SFT") for line in calls() if "0.5" in line]
     assert said == [f"grpo.temperature-0.5+seed-{seed} {phase}" for phase in ("sft", "alpha") for seed in (0, 1)]
+    mean = (8 / 8 + 2 / 8) / 2
+    assert any(f"temperature-0.5: accuracy {mean:.3f} after alpha" in e.text for e in told if isinstance(e, Note))
     states = {row.name: row.cells[0] for row in result.table.rows}
     assert states["grpo.temperature-0.5+seed-0"] == states["grpo.temperature-0.5+seed-1"] == "stopped after alpha"
-    assert states["grpo.temperature-0.9"] == "2 of 2 seeds"
-    assert states["grpo.temperature-0.7"] == "2 of 2 seeds, best"
+    assert states["grpo.temperature-0.9"] == "2 of 2 seeds, best"
     assert "the engine is gone" in states["grpo.temperature-0.8+seed-1"]
     assert set(result.undone) == {"grpo.temperature-0.8+seed-0", "grpo.temperature-0.8+seed-1"}
     assert json.loads((base.out / "stopped.json").read_text()) == {"grpo.temperature-0.5": "alpha"}
-    assert not (base.out / ".tune").exists()
+
+    num_calls = len(calls())
+    train, calls = fake_train(wrong)
+    again = sweep(file, base, train=train, run=in_this_process)
+    assert {line.split()[0] for line in calls()[num_calls:]} == {f"grpo.temperature-0.8+seed-{seed}" for seed in (0, 1)}
+    assert again.undone == {}
+    assert again.best == "grpo.temperature-0.8"
+    assert {row.name: row.cells[0] for row in again.table.rows}["grpo.temperature-0.5+seed-1"] == "stopped after alpha"
+
+
+def test_many_trials_do_not_share_gpus_without_knowing(base, sweep_file):
+    setting = replace(base, configure=lambda more, above: base.configure(["rollout.gpus_per_worker=1", *more], above))
+    with pytest.raises(ConfigError, match="same GPUs"):
+        sweep(sweep_file(GRID), setting, max_concurrent=2)

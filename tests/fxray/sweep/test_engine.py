@@ -1,0 +1,53 @@
+"""Ray Tune itself, over work that only counts."""
+
+import pytest
+
+from fxray.config.tree import RayConfig
+from fxray.sweep.engine import run_rounds
+from fxray.sweep.units import Halving, Listener, Round, Unit
+
+VALUES = {"good": 0.9, "bad": 0.1, "best": 1.0}
+
+
+@pytest.mark.ray
+def test_what_falls_behind_is_stopped_what_fails_stops_nothing_and_all_is_told(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    said, values = [], VALUES
+
+    def advance(trial, phase):
+        if trial == "broken" and phase == "beta":
+            raise RuntimeError("the engine is gone")
+        with (tmp_path / "calls").open("a") as file:
+            file.write(f"{trial} {phase}\n")
+
+    def measure(unit, phase):
+        return values.get(unit.name, 0.95)
+
+    units = [Unit(name, (f"{name}",), ("sft", "alpha", "beta")) for name in ("good", "bad", "broken", "best")]
+    listener = Listener(
+        lambda unit, phase, value: said.append(("told", unit.name, phase, value)),
+        lambda unit, is_stopped: said.append(("stopped" if is_stopped else "done", unit.name)),
+        lambda unit, reason: said.append(("failed", unit.name, "the engine is gone" in reason)),
+    )
+    rounds = [
+        Round((), listener),
+        Round(tuple(units), listener, Halving("max", num_phases=3, min_phases=2, reduction_factor=2)),
+    ]
+    run_rounds(
+        iter(rounds), advance, measure, max_concurrent=1, ray_config=RayConfig(), folder=tmp_path / "out" / ".tune"
+    )
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls == [
+        *(f"good {phase}" for phase in ("sft", "alpha", "beta")),
+        *(f"bad {phase}" for phase in ("sft", "alpha")),
+        *(f"broken {phase}" for phase in ("sft", "alpha")),
+        *(f"best {phase}" for phase in ("sft", "alpha", "beta")),
+    ]
+    assert [what for what in said if what[0] != "told"] == [
+        ("done", "good"),
+        ("stopped", "bad"),
+        ("failed", "broken", True),
+        ("done", "best"),
+    ]
+    assert ("told", "best", "beta", 1.0) in said
+    assert not (tmp_path / "out" / ".tune").exists()
