@@ -10,6 +10,7 @@ VALUES = {"good": 0.9, "bad": 0.1, "best": 1.0}
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_what_falls_behind_is_stopped_what_fails_stops_nothing_and_all_is_told(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     said, values = [], VALUES
