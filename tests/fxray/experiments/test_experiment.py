@@ -41,7 +41,7 @@ def test_steps_are_counted_up_to_a_phase():
     ]
     by_epochs = load_config("tiny", ["grpo.steps_per_stage=0"])
     assert num_grpo_steps(by_epochs, None) is None
-    assert num_grpo_steps(by_epochs, 160) == 3 * 10
+    assert num_grpo_steps(by_epochs, 240) == 3 * 10
 
 
 def test_a_schedule_of_another_length_is_refused_before_anything_is_trained(tmp_path):

@@ -14,11 +14,11 @@ from fxray.sweep.process import Surroundings, run_process
 def test_output_goes_to_the_log_and_a_failure_says_what_the_command_said(tmp_path):
     log = tmp_path / "logs" / "a.log"
     run_process(["config", "show", "--config", "tiny"], tmp_path, log, Surroundings())
-    assert "prompts_per_step: 16" in log.read_text()
+    assert "prompts_per_step: 24" in log.read_text()
     with pytest.raises(WorkerDiedError, match=r"nowhere: there is no such configuration \(exit code 2\)") as caught:
         run_process(["config", "show", "--config", "nowhere"], tmp_path, log, Surroundings())
     assert caught.value.where == str(log)
-    assert "prompts_per_step: 16" in log.read_text()
+    assert "prompts_per_step: 24" in log.read_text()
 
 
 def test_a_process_that_says_nothing_for_too_long_is_ended(tmp_path, monkeypatch):
