@@ -81,6 +81,9 @@ class WeightsExtension:
         if len(self._arrived) != len(self._coming):
             raise ValueError(f"{len(self._arrived)} of {len(self._coming)} pieces are there")
         self.reload_weights(weights_iterator=self._tensors())  # type: ignore[attr-defined]  # of vLLM's worker
+        if self._is_tied:  # the loader passes over a head that shares the embedding, and it stays packed as it was
+            head = self.model_runner.get_model().get_submodule(self._engine_name(HEAD).removesuffix(".weight"))
+            head.quant_method.process_weights_after_loading(head)
 
     def count_used_tensors(self) -> tuple[int, str]:
         """How many of the tensors that were loaded the model computes with, and the name of one that it does not."""

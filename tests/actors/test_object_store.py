@@ -48,7 +48,7 @@ class Reader:
     def start(self) -> None:
         pass
 
-    def load_adapter(self, adapter: AdapterBlob) -> SyncProof:
+    def load_policy(self, adapter: AdapterBlob) -> SyncProof:
         return SyncProof(self.name, adapter.version, adapter.sha256, adapter.num_modules)
 
     def generate(self, jobs: list[Job], sampling: SamplingSettings) -> list[Draw]:

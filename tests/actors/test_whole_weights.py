@@ -38,7 +38,7 @@ from fxray.schema import Annotation, Verdict
 from fxray.tensor_file import pieces_sha256
 from rewards.stage import RightWrong, StageRewards
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
 
 TOLERANCE_NATS, DEADLINE_S = 1e-3, 580.0
 PLAN = StagePlan(
