@@ -115,7 +115,7 @@ def moments(folder):
 
 
 def read_state(folder):
-    """Both adapters and the optimizer of a checkpoint, whoever wrote it: tensors by file and name."""
+    """Policy, reference and optimizer of a checkpoint, whoever wrote it: tensors by file and name."""
     from safetensors.numpy import load_file
 
     files = sorted(folder.rglob("*.safetensors"))
@@ -129,14 +129,17 @@ def assert_close(metrics, one):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.long
+@pytest.mark.parametrize("lora_rank", [8, 0], ids=["adapter", "whole"])
 def test_ranks_and_zero_stages_change_no_result_and_each_goes_on_where_another_stopped(
-    random_model_dir, groups, tmp_path
+    random_model_dir, groups, tmp_path, lora_rank
 ):
     results, before = [], None
     for num_ranks, stage in ((1, 0), (2, 0), (2, 2), (2, 3), (1, 0)):
-        learner = start(random_model_dir, num_ranks, zero_stage=stage, max_tokens_per_micro_batch=300)
+        learner = start(
+            random_model_dir, num_ranks, zero_stage=stage, max_tokens_per_micro_batch=300, lora_rank=lora_rank
+        )
         folder, again = tmp_path / f"{len(results)}", tmp_path / f"{len(results)}-again"
         if before is not None:
             learner.load(before)
