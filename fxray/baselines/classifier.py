@@ -3,8 +3,9 @@
 Legend: N images, B images of a batch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,16 @@ from fxray.baselines.training import Recipe, quick_products, run_training
 
 Pixels = NDArray[np.uint8]
 _PREDICTED_TOGETHER = 16
+
+
+class Fitted(Protocol):
+    """What is fitted on: `Pictures`, or what is made of them."""
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, place: int) -> Pixels:
+        """An image, uint8 [H, W, 3]."""
+        ...
 
 
 class Classifier:
@@ -56,7 +67,7 @@ class Classifier:
         """All of them are trained."""
         return sum(parameter.numel() for parameter in self._network.parameters())
 
-    def fit(self, images: Pictures, is_generated_N: NDArray[np.bool_], masks: Masks, on_step: OnStep) -> None:  # noqa: ARG002
+    def fit(self, images: Fitted, is_generated_N: NDArray[np.bool_], masks: Masks, on_step: OnStep) -> None:  # noqa: ARG002
         """Trains the network; masks are not looked at."""
         order, crops = np.random.default_rng((self._seed, 0)), np.random.default_rng((self._seed, 1))
         target_N = torch.from_numpy(is_generated_N.astype(np.float32)).to(self._device)
@@ -69,8 +80,12 @@ class Classifier:
         run_training(self._network, len(images), loss_of, self._recipe, order, on_step)
 
     def predict(self, images: Pictures) -> Iterator[Answer]:
-        """The sigmoid of the logit; neighbours of one size are answered together."""
-        seen = (self._to_answer(pixels) for pixels in images.each())
+        """The sigmoid of the logit of each image."""
+        return self.answers(images.each())
+
+    def answers(self, images: Iterable[Pixels]) -> Iterator[Answer]:
+        """The same of pixels, uint8 [H, W, 3] each; neighbours of one size are answered together."""
+        seen = map(self._to_answer, images)
         places = enumerate(seen)
         for _, group in groupby(places, lambda pair: (pair[0] // _PREDICTED_TOGETHER, pair[1].shape)):
             batch = to_tensor([pixels for _, pixels in group], self._device)

@@ -16,7 +16,7 @@ import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,14 +27,10 @@ from fxray.baselines.crops import centre_crop, with_short_side
 from fxray.baselines.diffusion import load_part, open_part
 from fxray.baselines.pictures import Masks, Pictures
 from fxray.baselines.ports import Answer, OnStep, Settings, Size
-from fxray.baselines.resnet import ResNet
+from fxray.baselines.resnet import SHAPES, ResNet
 from fxray.baselines.training import Recipe, open_device, quick_products
 
 NUM_STEPS = 20
-_SHAPES: dict[Size, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "small": ((1, 1, 1, 1), (8, 16, 32, 64)),
-    "published": ((3, 4, 6, 3), (64, 128, 256, 512)),
-}
 _RECIPES: dict[Size, Recipe] = {"small": Recipe(2, 16, 2e-3), "published": Recipe(20, 64, 1e-4)}
 
 
@@ -49,7 +45,7 @@ class Dire:
         side = self._unet.config.sample_size
         self._side_px = int(side if isinstance(side, int) else min(side))
         torch.manual_seed(settings.seed)
-        depths, widths = _SHAPES[settings.size]
+        depths, widths = SHAPES[settings.size]
         crop_px = self._side_px * 7 // 8
         self._classifier = Classifier(
             ResNet(depths, widths, stem_px=7, stem_stride=2, head="fc"),
@@ -74,11 +70,11 @@ class Dire:
             for place, pixels in enumerate(images.each()):
                 kept[place] = self.difference(pixels)
                 on_step(place + 1, len(images), math.nan)
-            self._classifier.fit(cast(Pictures, _Differences(kept)), is_generated_N, masks, on_step)
+            self._classifier.fit(_Differences(kept), is_generated_N, masks, on_step)
 
     def predict(self, images: Pictures) -> Iterator[Answer]:
         """The classifier's sigmoid."""
-        return self._classifier.predict(cast(Pictures, _Differences(map(self.difference, images.each()))))
+        return self._classifier.answers(map(self.difference, images.each()))
 
     def difference(self, pixels_HW3: Pixels) -> Pixels:
         """The absolute difference to what comes back, uint8 [side, side, 3]."""
@@ -95,19 +91,16 @@ class Dire:
 
 
 class _Differences:
-    """What the classifier sees in place of pictures."""
+    """What the classifier is fitted on in place of pictures, uint8 [N, side, side, 3]."""
 
-    def __init__(self, images: Any) -> None:
-        self._images = images
+    def __init__(self, differences: NDArray[np.uint8]) -> None:
+        self._differences = differences
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._differences)
 
     def pixels(self, place: int) -> Pixels:
-        return self._images[place]
-
-    def each(self) -> Iterator[Pixels]:
-        return iter(self._images)
+        return self._differences[place]
 
 
 def _schedules(folder: Path) -> tuple[Any, Any]:

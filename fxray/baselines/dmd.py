@@ -15,16 +15,11 @@ import torch
 from fxray.baselines.classifier import Classifier
 from fxray.baselines.crops import centre_crop
 from fxray.baselines.ports import Settings, Size
-from fxray.baselines.resnet import ResNet
+from fxray.baselines.resnet import SHAPES, ResNet
 from fxray.baselines.training import Recipe, open_device
 from fxray.baselines.weights import load_weights
 
 CROP_PX, MAX_SIDE_PX = 96, 1024
-_SHAPES: dict[Size, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "small": ((1, 1, 1, 1), (8, 16, 32, 64)),
-    "published": ((3, 4, 6, 3), (64, 128, 256, 512)),
-}
-"""Blocks and inner channels of each stage."""
 _RECIPES: dict[Size, Recipe] = {"small": Recipe(1, 16, 2e-3), "published": Recipe(20, 64, 1e-4)}
 
 
@@ -49,5 +44,5 @@ class Dmd(Classifier):
 
 def build_network(size: Size) -> ResNet:
     """The network with random weights."""
-    depths, widths = _SHAPES[size]
+    depths, widths = SHAPES[size]
     return ResNet(depths, widths, stem_px=7, stem_stride=1, head="fc")

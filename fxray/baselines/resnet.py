@@ -9,8 +9,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from fxray.baselines.ports import Size
+
 EXPANSION = 4
 """Channels that a block gives, per channel within."""
+SHAPES: dict[Size, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "small": ((1, 1, 1, 1), (8, 16, 32, 64)),
+    "published": ((3, 4, 6, 3), (64, 128, 256, 512)),
+}
+"""Blocks and inner channels of each stage: of ResNet-50, and with one block a stage and an eighth of the width."""
 
 
 class Bottleneck(nn.Module):

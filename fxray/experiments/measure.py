@@ -11,8 +11,8 @@ from fxray.data.dataset import Dataset
 from fxray.evaluate.comparison import measure_gain
 from fxray.evaluate.evaluation import Evaluation, Slice, evaluate
 from fxray.evaluate.predictions import Prediction, read_predictions
+from fxray.experiments.baselines import Question, has_boxes, key_of, state_of_baseline
 from fxray.experiments.experiment import OWN, Experiment, Row, split_column
-from fxray.experiments.others import Question, has_boxes, key_of, state_of_baseline
 from fxray.experiments.trainings import (
     Setting,
     Training,

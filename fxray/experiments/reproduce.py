@@ -21,6 +21,7 @@ from fxray.config.tree import Config
 from fxray.errors import ConfigError, FxrayError
 from fxray.events import Note, OnEvent, ignore
 from fxray.experiments import measure
+from fxray.experiments.baselines import Question, answer_all, key_of, questions_of, state_of_baseline
 from fxray.experiments.data import (
     fold_names,
     fold_overrides,
@@ -30,7 +31,6 @@ from fxray.experiments.data import (
     split_overrides,
 )
 from fxray.experiments.experiment import Experiment, Row
-from fxray.experiments.others import Question, answer_all, key_of, questions_of, state_of_baseline
 from fxray.experiments.tables import write_lines
 from fxray.experiments.trainings import (
     Setting,

@@ -17,8 +17,8 @@ from fxray.config.tree import Config
 from fxray.data.changes import HARDSHIPS, Change
 from fxray.errors import ConfigError
 from fxray.events import Note, OnEvent
+from fxray.experiments.baselines import Fit, fit
 from fxray.experiments.experiment import Experiment, Row
-from fxray.experiments.others import Fit, fit
 from fxray.experiments.trainings import (
     Setting,
     Training,

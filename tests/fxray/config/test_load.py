@@ -133,9 +133,13 @@ def test_a_parent_has_no_parent(tmp_path):
     assert "mine.yaml:1" in message
 
 
-@pytest.mark.parametrize("extends", ["[tiny]", "{a: b}", "3", "nowhere"])
-def test_what_is_extended_must_be_there(tmp_path, extends):
-    refused(write(tmp_path, f"extends: {extends}\n"))
+@pytest.mark.parametrize("extends", ["[tiny]", "{a: b}", "3"])
+def test_what_is_extended_is_a_name(tmp_path, extends):
+    assert "extends" in refused(write(tmp_path, f"extends: {extends}\n"))
+
+
+def test_what_is_extended_must_be_there(tmp_path):
+    assert "nowhere: there is no such configuration" in refused(write(tmp_path, "extends: nowhere\n"))
 
 
 def test_paths_in_a_file_are_relative_to_the_file_and_in_overrides_to_the_folder(tmp_path, monkeypatch):
