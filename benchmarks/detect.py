@@ -16,10 +16,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from fxray.data.dataset import Dataset
 from fxray.data.images import decode_image
 from fxray.detect.detector import Detector
+from fxray.detect.finding import Finding
 from fxray.detect.offline import detect_files
 from fxray.detect.reading import Wanted
 from fxray.engine.engine import Question
@@ -43,7 +45,7 @@ def main() -> None:
             start_s = time.monotonic()
             found = {finding.file: finding for finding in detect_files(detector, files, wanted)}
             detect_s = time.monotonic() - start_s
-            same = sum(found[file].detection.answer == text for file, text in zip(files, plain, strict=True))
+            same = sum(answer_of(found[file]) == text for file, text in zip(files, plain, strict=True))
             seconds["plain"].append(plain_s)
             seconds["detect"].append(detect_s)
             print(
@@ -57,13 +59,17 @@ def main() -> None:
     subprocess.run([sys.executable, __file__, *given], check=True)
 
 
+def answer_of(finding: Finding) -> str | None:
+    return finding.detection.answer if finding.detection else None
+
+
 def time_plain(detector: Detector, questions: list[Question]) -> tuple[float, list[str]]:
     """Seconds of vLLM alone, and the answers."""
-    engine = detector.source
+    engine: Any = detector.source
     prompts = [{"prompt": q.prompt, "multi_modal_data": {"image": q.image}} for q in questions]
     params = [engine._sampling_params(question, detector._sampling) for question in questions]
     start_s = time.monotonic()
-    outputs = engine._llm.generate(prompts, params, use_tqdm=False, lora_request=engine._adapter[0])
+    outputs = engine._llm.generate(prompts, params, use_tqdm=False, lora_request=engine._lora_request)
     seconds = time.monotonic() - start_s
     decode = engine._tokenizer.decode
     return seconds, [

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import ray
@@ -150,7 +151,7 @@ def measure_waits(rounds: int) -> dict[int, Cost]:
         others += [actor.never.remote() for _ in range(number - 1 - len(others))]
         time.sleep(1)
         asked = [*others, ready]
-        found[number] = _median(lambda asked=asked: ray.wait(asked, num_returns=1, timeout=DEADLINE_S), rounds)
+        found[number] = _median(partial(ray.wait, asked, num_returns=1, timeout=DEADLINE_S), rounds)
     ray.kill(actor)
     return found
 

@@ -29,6 +29,7 @@ def main() -> None:
 def save_fresh_adapter(session: Session) -> None:
     """What SFT would leave: here an adapter that changes nothing yet."""
     lora = session.config.model.lora
+    assert lora is not None
     model = load_model(session.model_path, dtype=session.config.model.dtype)
     adapter = attach_adapter(model, rank=lora.rank, alpha=lora.alpha, dropout=0.0, seed=session.config.seed)
     save_adapter(adapter, session.run.sft_adapter)
@@ -40,7 +41,7 @@ def run(session: Session, job: Job, recorder: Recorder, turns: Turns) -> None:
     prompts: list[PromptGroup] = []
     report: dict[str, object] = {}
 
-    with open_fleet(session) as fleet:
+    with open_fleet(session, session.splits.test) as fleet:
         plan = plan_stage(session.config, session.stages[0], num_samples=len(fleet.training_prompts))
 
         def draw(step: int) -> list[PromptGroup]:

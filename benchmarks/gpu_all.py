@@ -64,7 +64,9 @@ def main() -> None:
         return
     args.out.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([*install(args.wheels, args.out), str(ROOT)])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [*install(args.wheels, args.out), str(ROOT), os.environ.get("PYTHONPATH")])
+    )
     shape = ["-m", "fxray", "model", "random", model, "--like", SHAPES[args.model]]
     if any(model in command for command in chosen.values()) and not Path(model).exists():
         subprocess.run([sys.executable, *shape], cwd=ROOT, env=environment, check=True, timeout=DEADLINE_S)

@@ -60,7 +60,7 @@ def measure(job: Job, rounds: int, num_steps: int, ways: list[int]) -> dict[int,
     records: dict[int, list[dict[str, float]]] = defaultdict(list)
     with open_session(job.config(), job.folder / "run", lambda _: None) as session:
         save_fresh_adapter(session)
-        with open_fleet(session) as fleet:
+        with open_fleet(session, session.splits.test) as fleet:
             plan = plan_stage(session.config, session.stages[0], num_samples=len(fleet.training_prompts))
             take_turn(fleet, replace(plan, num_steps=2), 0)  # engine and learner come up
             version = 2

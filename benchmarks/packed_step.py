@@ -7,7 +7,8 @@ The plain form gives every answer its own copy of prompt and image, as `transfor
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,8 @@ def main() -> None:
     stir(policy.model)
     for side_px, num_groups in ((448, 1), (112, 1), (112, 8)):
         rows = make_rows(path, side_px, num_groups, args.group_size)
-        plain_s, plain = measure(policy, lambda rows=rows: plain_logprobs(policy.model, rows), args.repeats)
-        packed_s, packed = measure(policy, lambda rows=rows: policy(pack(core(policy), rows), 1.0), args.repeats)
+        plain_s, plain = measure(policy, partial(plain_logprobs, policy.model, rows), args.repeats)
+        packed_s, packed = measure(policy, partial(packed_logprobs, policy, rows), args.repeats)
         loss = abs(packed[0] - plain[0]) / abs(plain[0])
         gradient = float((packed[1] - plain[1]).norm() / plain[1].norm())
         print(
@@ -107,6 +108,10 @@ def plain_logprobs(model: PeftModel, rows: list[PackedRow]) -> torch.Tensor:
     return torch.cat(chosen)
 
 
+def packed_logprobs(policy: PackedPolicy, rows: Sequence[PackedRow]) -> torch.Tensor:
+    return policy(pack(core(policy), rows), 1.0)
+
+
 def measure(
     policy: PackedPolicy, logprobs: Callable[[], torch.Tensor], repeats: int
 ) -> tuple[float, tuple[float, torch.Tensor]]:
@@ -120,7 +125,7 @@ def measure(
         loss = (values * torch.linspace(-1, 1, values.numel())).sum()
         loss.backward()
         seconds.append(time.perf_counter() - start)
-    gradient = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    gradient = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
     return min(seconds[1:]), (loss.item(), gradient)
 
 

@@ -3,7 +3,7 @@
 Measures, on the same prompts, images, adapter and engine settings:
     pool    RolloutPool over Ray, from encoded images in the object store to groups in the driver
     raw     vLLM's LLM.generate on decoded images in one process, detokenisation off, as the engine calls it
-    stock   raw with vLLM's own LoRA maths for CPUs instead of fxray's for a single adapter
+    stock   raw with vLLM's own LoRA maths for CPUs instead of fxray's for a single adapter; not on a GPU
 """
 
 import argparse
@@ -59,7 +59,7 @@ class BareEngine(Engine):
         prompts = [{"prompt": q.prompt, "multi_modal_data": {"image": q.image}} for q in questions]
         params = [self._sampling_params(question, sampling) for question in questions]
         start_s = time.monotonic()
-        outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter[0])
+        outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora_request)
         seconds = time.monotonic() - start_s
         return seconds, sum(len(answer.token_ids) for output in outputs for answer in output.outputs)
 
@@ -67,7 +67,7 @@ class BareEngine(Engine):
 def main() -> None:
     arguments = parse_arguments()
     settings = engine_settings(arguments)
-    adapter = random_adapter(settings.model_path)
+    adapter = random_adapter(settings.model_path, settings.dtype)
     prompts = make_prompts(arguments, settings)
     sampling = SamplingSettings(arguments.answers, 1.0, 1.0, arguments.max_new_tokens)
     print(
@@ -79,7 +79,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fx-", dir="/tmp") as folder:
         ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
         time_pool(arguments, settings, adapter, prompts, sampling)
-        for kind in ("raw", "stock") if not arguments.pool_only else ():
+        kinds = ["raw"] if arguments.gpu else ["raw", "stock"]
+        for kind in kinds if not arguments.pool_only else ():
             time_raw(arguments, settings, adapter, prompts, sampling, kind)
         ray.shutdown()
 
@@ -138,7 +139,7 @@ def time_raw(
     ray.get(actor.warm_up.remote(adapter), timeout=DEADLINE_S)
     if kind == "stock":
         ray.get(actor.use_stock_maths.remote(), timeout=DEADLINE_S)
-    questions = [Question(g.prompt, decode_image(g.image.handle, g.sample_id), g.seed, g.sample_id) for g in prompts]
+    questions = [Question(g.prompt, decode_image(content_of(g), g.sample_id), g.seed, g.sample_id) for g in prompts]
     report(kind, arguments.steps, lambda: ray.get(actor.time_generate.remote(questions, sampling), timeout=DEADLINE_S))
     ray.kill(actor)
 
@@ -151,6 +152,11 @@ def report(label: str, num_steps: int, step: Callable[[], tuple[float, int]]) ->
         f"{label:18}{least_s:8.2f}{statistics.median(seconds):8.2f}{num_tokens:8d}{num_tokens / least_s:10.0f}",
         flush=True,
     )
+
+
+def content_of(group: PromptGroup) -> bytes:
+    assert isinstance(group.image.handle, bytes)
+    return group.image.handle
 
 
 def rest(group: PromptGroup) -> tuple[Any, ...]:
@@ -174,13 +180,13 @@ def make_prompts(arguments: argparse.Namespace, settings: EngineSettings) -> lis
     return groups
 
 
-def random_adapter(model_path: Path) -> AdapterBlob:
+def random_adapter(model_path: Path, dtype: str) -> AdapterBlob:
     import torch
 
     from fxray.model.adapter import POLICY, adapter_bytes, adapter_parameters, attach_adapter
     from fxray.model.load import load_model
 
-    model = attach_adapter(load_model(model_path, dtype="float32"), rank=RANK, alpha=2 * RANK, dropout=0, seed=0)
+    model = attach_adapter(load_model(model_path, dtype=dtype), rank=RANK, alpha=2 * RANK, dropout=0, seed=0)
     parameters = adapter_parameters(model, POLICY)
     with torch.no_grad():
         for name, parameter in parameters.items():

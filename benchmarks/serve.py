@@ -44,13 +44,15 @@ def make_images(number: int) -> list[bytes]:
 def plain(arguments: argparse.Namespace, contents: Sequence[bytes], num_at_once: int) -> float:
     """Images/s of `LLM.generate`, the best of some rounds after one to warm up; decoding counts."""
     from fxray.engine.engine import Engine, Question
-    from fxray.grpo.types import SamplingSettings
+    from fxray.grpo.types import AdapterBlob, SamplingSettings
 
     config, adapter = resolve(
         Arguments(config=arguments.config, adapter=arguments.adapter, overrides=tuple(arguments.set))
     )
     spec = replica_spec(config)
+    assert adapter is not None, "the benchmark serves a base model with an adapter"
     blob = open_adapter(adapter)
+    assert isinstance(blob, AdapterBlob)
     rank = int(str(blob.peft_config["r"]))
     engine = Engine(replace(spec.engine, lora_rank=rank, max_num_seqs=num_at_once))
     engine.load_policy(blob)

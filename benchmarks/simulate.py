@@ -255,7 +255,7 @@ def modelled_case(name: str, gpu: Gpu) -> Case:
         step_s=weights_bytes / ranks * read_s + assumed.decode_overhead_s,
         token_s=(longest.prompt_tokens + mean_tokens / 2) * cache_bytes_per_token(config, shape) * read_s,
     )
-    adapter_bytes = 4 * count_adapter(shape, config.model.lora.rank)
+    adapter_bytes = 4 * count_adapter(shape, config.model.lora_rank)
     load_s = count_modules(shape) * known.adapter_module_s
     costs = Costs(
         engine=engine,

@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def time_steps(session: Session, num_steps: int) -> tuple[float, PolicyBlob]:
     """Median seconds of a step, and the policy after the last one."""
-    with open_fleet(session) as fleet:
+    with open_fleet(session, session.splits.test) as fleet:
         plan = plan_stage(session.config, session.stages[0], num_samples=len(fleet.training_prompts))
         steps = take_turn(fleet, replace(plan, num_steps=SETTLING_STEPS + num_steps), 0)
         adapter = fleet.learner.export_policy(SETTLING_STEPS + num_steps)
@@ -145,7 +146,7 @@ def time_syncs(config: Config, model_path: Path, policy: PolicyBlob, num_workers
         while len(publisher.publish(replace(policy, version=next(versions)))) < num_workers:
             time.sleep(0.5)
         policies = [replace(policy, version=next(versions)) for _ in range(rounds)]
-        return [_seconds_of(lambda blob=each: publisher.publish(blob)) for each in policies]
+        return [_seconds_of(partial(publisher.publish, each)) for each in policies]
     finally:
         pool.close()
 

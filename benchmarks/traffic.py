@@ -80,7 +80,8 @@ def make_ask(number: int, rng: random.Random, images: Sequence[bytes]) -> Ask:
     if rng.random() < 0.6:
         kind, (body, headers), names = rng.choice(goods)()
         return Ask(kind, "POST", "/v1/detect", body, headers, 200, names)
-    detect, nothing = ("POST", "/v1/detect"), (b"", {})
+    detect = ("POST", "/v1/detect")
+    nothing: tuple[bytes, dict[str, str]] = (b"", {})
     kind, (method, path), (body, headers), owed = rng.choice([
         ("no image", detect, form((name, b"no image")), 422),
         ("cut short", detect, form((name, cut)), 422),

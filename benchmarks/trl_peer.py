@@ -36,6 +36,8 @@ def main() -> None:
     processor.image_processor.size = {"shortest_edge": config.model.min_pixels, "longest_edge": config.model.max_pixels}
     dataset = Dataset.open(job.data_dir / "train.parquet")
     reporter = Reporter(turns)
+    lora = config.model.lora
+    assert lora is not None
     trainer = GRPOTrainer(
         model=load_model(job.model_path, dtype=config.model.dtype),
         reward_funcs=reward(config, dataset, processor.tokenizer, reporter),
@@ -43,9 +45,7 @@ def main() -> None:
         train_dataset=rows(job, dataset),
         processing_class=processor,
         callbacks=[reporter],
-        peft_config=LoraConfig(
-            r=config.model.lora.rank, lora_alpha=config.model.lora.alpha, lora_dropout=0.0, target_modules="all-linear"
-        ),
+        peft_config=LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules="all-linear"),
     )
     trainer._generate = reporter.timed("generate", trainer._generate)
     trainer.train()
