@@ -208,14 +208,15 @@ class LearnerGroup:
         return _join(self._in_time(calls, "the learner's update"), settings.num_updates)
 
     def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> float:
-        """Largest |difference| in nats between the sampler's log-probabilities in `groups` and the learner's."""
+        """Mean |difference| in nats between the sampler's log-probabilities in `groups` and the learner's."""
         as_training = [
             TrainingGroup(group, np.zeros(len(group.rollouts), np.float32), np.ones(len(group.rollouts), np.bool_))
             for group in groups
         ]
         shares = self._share([group for group in as_training if learnable_answers(group)])
         calls = [rank.call.remote("probe", share, temperature) for rank, share in zip(self._ranks, shares, strict=True)]
-        return max(self._in_time(calls, "the learner's log-probabilities of a probe", "probe"))
+        sums, numbers = zip(*self._in_time(calls, "the learner's log-probabilities of a probe", "probe"), strict=True)
+        return sum(sums) / sum(numbers)
 
     def export_policy(self, version: int) -> PolicyBlob:
         """What is trained of the policy. The pieces of whole weights stay where rank 0 has put them, once, for all."""

@@ -94,6 +94,7 @@ class LearnerWorker:
             listener=self._listener,
             timeout_s=exchange_deadline_s,
         )
+        self._dtype = DTYPES[spec.dtype]
         self._policy = make_policy(
             partial(self._load_model, path),
             path,
@@ -106,7 +107,7 @@ class LearnerWorker:
         self._policy.add_reference()
         self._base = self._policy.base
         self._engine = ZeroEngine(
-            PackedPolicy(self._policy.model, self._forbidden_ids, dtype=DTYPES[spec.dtype]),
+            PackedPolicy(self._policy.model, self._forbidden_ids, dtype=self._dtype),
             self._policy.parameters,
             stage=spec.zero_stage,
             weight_decay=spec.weight_decay,
@@ -154,7 +155,7 @@ class LearnerWorker:
 
     def _learn(self, each: _Prepared, settings: UpdateSettings, *, is_last: bool) -> dict[str, float]:
         """One pass: gradients are added up; returns sums over its tokens."""
-        batch = pack(self._base, each.rows, self._forbidden_ids)
+        batch = pack(self._base, each.rows, self._forbidden_ids, dtype=self._dtype)
         if settings.kl_beta > 0 and each.reference_T is None:
             with self._timed("reference"), torch.no_grad(), self._policy.as_reference():
                 each.reference_T = self._engine(batch, settings.temperature)
@@ -181,19 +182,21 @@ class LearnerWorker:
         values = {"loss": terms.loss.detach(), "ratio_max": terms.ratio_max, **terms.sums}
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
-    def probe(self, passes: Sequence[RankPass], temperature: float) -> float:
-        """Largest |difference| in nats between the sampler's and the policy's log-probability of a token."""
-        largest = 0.0
+    def probe(self, passes: Sequence[RankPass], temperature: float) -> tuple[float, int]:
+        """|Difference| in nats between the sampler's and the policy's log-probabilities: sum and number of tokens."""
+        total, num_tokens = 0.0, 0
         with self._memory("a probe"):
             for each in passes:
-                largest = max(largest, self._probe(each, temperature))
-        return largest
+                differences = self._probe(each, temperature)
+                if not each.is_filler:
+                    total, num_tokens = total + float(differences.sum()), num_tokens + len(differences)
+        return total, num_tokens
 
-    def _probe(self, each: RankPass, temperature: float) -> float:
-        batch = pack(self._base, self._rows(each), self._forbidden_ids)
+    def _probe(self, each: RankPass, temperature: float) -> torch.Tensor:
+        batch = pack(self._base, self._rows(each), self._forbidden_ids, dtype=self._dtype)
         with torch.no_grad():
             logprobs_T = self._engine(batch, temperature)
-        return float((logprobs_T - self._sampler_logprobs(each)).abs().max())
+        return (logprobs_T - self._sampler_logprobs(each)).abs()
 
     def _prepare(self, each: RankPass, settings: UpdateSettings, num_groups: int) -> _Prepared:
         weights: list[float] = []

@@ -18,7 +18,7 @@ from PIL import Image
 from fxray.capacity.activations import Pass, count_activations
 from fxray.capacity.devices import GPUS
 from fxray.capacity.duration import forward_flops
-from fxray.config.model_shape import read_shape
+from fxray.config.model_shape import ModelShape, read_shape
 from fxray.grammar.prompts import TEMPLATES
 from fxray.model.adapter import attach_adapter
 from fxray.model.folder import resolve_model_path
@@ -66,8 +66,8 @@ def main() -> None:
                 print(f"{label:28}  out of memory")
                 continue
             seconds[label] = took_s
-            useful = 2 * forward_flops(read_shape(str(resolve_model_path(args.model))), size)
-            planned = plan(args.model, size, policy, is_checkpointed, device) if form == "packed" else float("nan")
+            useful = 2 * forward_flops(shape_of(args.model), size)
+            planned = plan(args.model, size, policy, is_checkpointed) if form == "packed" else float("nan")
             print(
                 f"{label:28}{took_s:8.3f}{size.tokens / took_s:17,.0f}{useful / took_s / flops:7.1%}"
                 f"{peak / 2**30:10.2f}{planned / 2**30:10.2f}",
@@ -125,14 +125,20 @@ def timed(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start_s
 
 
-def plan(model: str, size: Pass, policy: PackedPolicy, is_checkpointed: bool, device: torch.device) -> int:
+def shape_of(model: str) -> ModelShape:
+    shape = read_shape(str(resolve_model_path(model)))
+    assert isinstance(shape, ModelShape), shape
+    return shape
+
+
+def plan(model: str, size: Pass, policy: PackedPolicy, is_checkpointed: bool) -> int:
     return count_activations(
-        read_shape(str(resolve_model_path(model))),
+        shape_of(model),
         size,
         rank=8,
         bytes_per_number=policy.model.get_base_model().dtype.itemsize,
         is_checkpointed=is_checkpointed,
-        gathers_keys=device.type == "cpu",
+        is_fused=torch.cuda.is_available(),
         max_logits=LOGITS_BUDGET,
     ).peak
 

@@ -59,13 +59,13 @@ WORKLOADS = {
 }
 ON_GPU = (
     "model.dtype=bfloat16",
-    "rollout.probe_tolerance_nats=0.15",
     "model.gradient_checkpointing=true",
     "rollout.gpus_per_worker=0.6",
     "learner.gpus_per_rank=0.4",
     "rollout.gpu_memory_utilization=0.45",
     "learner.max_tokens_per_micro_batch=16384",
     "rollout.max_model_len=1024",
+    "sft.num_workers=1",
 )
 """One GPU that engine and learner share, each with its own part."""
 
@@ -109,6 +109,7 @@ class Job:
                 f"grpo.max_new_tokens={work.max_new_tokens}",
                 f"grpo.learning_rate={LEARNING_RATE}",
                 f"grpo.kl_beta={KL_BETA}",
+                "grpo.warmup_steps=0",
                 f"rollout.max_num_seqs={work.num_answers}",
                 "rollout.probe_every_steps=0",
                 *self.overrides,

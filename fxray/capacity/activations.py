@@ -1,8 +1,8 @@
 """What a pass of the learner keeps in memory: a count, tensor by tensor, of what the backward pass will want.
 
 A frozen linear layer keeps nothing; its adapter keeps the input (shared by the layers that read the same one) and the
-narrow product. A norm keeps its input in float32. Constants are counts of tensors in the sources of transformers 5.19;
-tests compare them with measured bytes.
+narrow product. A norm keeps its input, in float32 where it is not fused. Constants are counts of tensors in the sources
+of transformers 5.19 and of `fxray.model.fused`; tests compare them with measured bytes.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from fxray.config.model_shape import ModelShape
 FLOAT32_BYTES = 4
 LOGITS_COPIES = 3
 """Log-probabilities of the whole vocabulary, their gradient and that of the logits live side by side, in float32."""
+CHUNK_COPIES = 2
+"""Where the head is frozen and logits come in chunks: logits, and log-probabilities that become their gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Pass:
 
     @property
     def gathered_keys(self) -> int:
-        """Keys of one layer where each answer has its own copy of the prompt's: the attention of a CPU."""
+        """Keys of one layer: each answer has its own copy of the prompt's."""
         per_answer = self.prompt_tokens + self.answer_tokens
         return self.num_groups * (self.prompt_tokens + self.num_answers * per_answer)
 
@@ -77,7 +79,7 @@ def count_activations(
     rank: int,
     bytes_per_number: int,
     is_checkpointed: bool,
-    gathers_keys: bool,
+    is_fused: bool,
     max_logits: int,
 ) -> Activations:
     """Bytes of one pass with gradients.
@@ -85,51 +87,47 @@ def count_activations(
     Args:
         shape: The model.
         size: The pass.
-        rank: Of the adapters.
+        rank: Of the adapters; 0 where all weights are trained.
         bytes_per_number: 2 for bfloat16, 4 for float32.
         is_checkpointed: Activations are recomputed layer by layer.
-        gathers_keys: The attention of a CPU, which copies the prompt's keys for each answer.
+        is_fused: The norms of a GPU (`fxray.model.fused`), which keep no float32 copy.
         max_logits: Most logits that are held at once; with more, they are recomputed in the backward pass.
     """
     patches = size.num_groups * size.patches
-    layer = _layer_bytes(shape, size, rank, bytes_per_number, gathers_keys=gathers_keys)
+    norm_inputs = 1 if is_fused else FLOAT32_BYTES // bytes_per_number
+    layer = _layer_bytes(shape, size, rank, bytes_per_number, norm_inputs)
     gradients = size.tokens * (shape.intermediate_size + 2 * shape.hidden_size) * bytes_per_number
-    block = patches * _block_bytes(shape, rank, bytes_per_number)
-    ends = _ends_bytes(shape, size, patches, bytes_per_number)
+    block = patches * _block_bytes(shape, rank, bytes_per_number, norm_inputs)
+    ends = _ends_bytes(shape, size, patches, bytes_per_number, norm_inputs)
     logits = min(size.learnt_tokens * shape.vocab_size, max_logits) * FLOAT32_BYTES
     is_chunked = size.learnt_tokens * shape.vocab_size > max_logits
     inputs = shape.num_hidden_layers * size.tokens * shape.hidden_size
     inputs += shape.vision.depth * patches * shape.vision.hidden_size
     saved_logits = 0 if is_chunked else logits
+    copies = CHUNK_COPIES if is_chunked and rank else LOGITS_COPIES
     if is_checkpointed:
         kept, recomputed = inputs * bytes_per_number, max(0, max(layer + gradients, block) - saved_logits)
     else:
         kept, recomputed = shape.num_hidden_layers * layer + shape.vision.depth * block, 0
-    return Activations(kept + ends + saved_logits, recomputed, LOGITS_COPIES * logits - saved_logits)
+    return Activations(kept + ends + saved_logits, recomputed, copies * logits - saved_logits)
 
 
-def _norm_inputs(bytes_per_number: int) -> int:
-    """Numbers, in the model's type, that a norm's input takes: a float32 copy, or the tensor itself."""
-    return FLOAT32_BYTES // bytes_per_number
-
-
-def _layer_bytes(shape: ModelShape, size: Pass, rank: int, number: int, *, gathers_keys: bool) -> int:
+def _layer_bytes(shape: ModelShape, size: Pass, rank: int, number: int, norm_inputs: int) -> int:
     """One layer of the language model: norms, queries, attention, and the gated product."""
-    keys = size.gathered_keys if gathers_keys else size.tokens
-    of_width = 2 * _norm_inputs(number) + 5  # 2 norms; their 2 outputs, queries, attention before and after ordering
+    of_width = 2 * norm_inputs + 5  # 2 norms; their 2 outputs, queries, attention before and after ordering
     of_token = of_width * shape.hidden_size + 4 * shape.intermediate_size + 7 * rank + 2 * shape.head_size
-    return number * (size.tokens * of_token + 2 * keys * shape.key_size)
+    return number * (size.tokens * of_token + 2 * size.gathered_keys * shape.key_size)
 
 
-def _block_bytes(shape: ModelShape, rank: int, number: int) -> int:
+def _block_bytes(shape: ModelShape, rank: int, number: int, norm_inputs: int) -> int:
     """One block of the vision tower, per patch."""
-    of_width = 2 * _norm_inputs(number) + 9  # outputs of norms, q, k, v, and attention by window, joined, reordered
+    of_width = 2 * norm_inputs + 9  # outputs of norms, q, k, v, and attention by window, joined, reordered
     return number * (of_width * shape.vision.hidden_size + 4 * shape.vision.intermediate_size + 5 * rank)
 
 
-def _ends_bytes(shape: ModelShape, size: Pass, patches: int, number: int) -> int:
+def _ends_bytes(shape: ModelShape, size: Pass, patches: int, number: int, norm_inputs: int) -> int:
     """Embeddings, projector, rotations, and the last norm with the hidden states that predict answers."""
-    projector = patches * shape.vision.hidden_size * (_norm_inputs(number) + 3)
-    language = shape.hidden_size * (size.tokens * (_norm_inputs(number) + 1) + size.learnt_tokens)
+    projector = patches * shape.vision.hidden_size * (norm_inputs + 3)
+    language = shape.hidden_size * (size.tokens * (norm_inputs + 1) + size.learnt_tokens)
     rotations = 6 * size.tokens * shape.head_size  # cosine and sine on three axes
     return number * (projector + language + rotations)

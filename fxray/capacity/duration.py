@@ -26,7 +26,7 @@ class Coefficients:
         answer_frac: Length of a mean answer, of the longest allowed.
     """
 
-    learner_mfu: float = 0.35
+    learner_mfu: float = 0.27
     prefill_mfu: float = 0.40
     decode_bandwidth: float = 0.60
     decode_overhead_s: float = 0.006

@@ -170,7 +170,7 @@ def _training_parts(
         rank=config.model.lora_rank,
         bytes_per_number=number,
         is_checkpointed=config.model.gradient_checkpointing,
-        gathers_keys=config.learner.gpus_per_rank == 0,
+        is_fused=config.learner.gpus_per_rank > 0 and config.model.lora is not None,
         max_logits=MAX_LOGITS,
     )
     parts = [

@@ -12,7 +12,7 @@ PIXELS_PER_TOKEN = 28 * 28
 PROMPT_TOKENS = 96
 """What the longest chat template takes beside its image, generously."""
 CPU_BLOCK = 32
-FLOAT32_TOLERANCE_NATS = 1e-2
+FLOAT32_TOLERANCE_NATS = 1e-3
 BFLOAT16_NOISE_NATS = 0.02
 BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2}
 
@@ -220,14 +220,14 @@ def _numerics(config: Config) -> Iterator[Problem]:
             "rollout.probe_tolerance_nats",
             str(tolerance),
             f"must be at most {FLOAT32_TOLERANCE_NATS} with model.dtype float32, or a wrong adapter may pass",
-            "set rollout.probe_tolerance_nats to 0.001",
+            "set rollout.probe_tolerance_nats to 0.0001",
         )
     if dtype == "bfloat16" and tolerance < BFLOAT16_NOISE_NATS:
         yield Problem(
             "rollout.probe_tolerance_nats",
             str(tolerance),
             f"must be at least {BFLOAT16_NOISE_NATS} with model.dtype bfloat16, whose rounding alone differs so much",
-            "set rollout.probe_tolerance_nats to 0.15",
+            "set rollout.probe_tolerance_nats to 0.1",
         )
     cap = config.grpo.importance_cap
     if 0 < cap < 1:

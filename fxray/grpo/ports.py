@@ -59,7 +59,7 @@ class Learner(Protocol):
         ...
 
     def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> float:
-        """Largest |difference| in nats between the sampler's log-probabilities in `groups` and the learner's."""
+        """Mean |difference| in nats between the sampler's log-probabilities in `groups` and the learner's."""
         ...
 
     def save(self, path: Path) -> None:

@@ -1,34 +1,43 @@
 """Attention of packed groups: every answer sees its prompt and itself, and no other answer.
 
 All prompts and answers of a pass lie in one flat sequence, so nothing outside the attention is ever padded. Inside it
-there are two ways, decided by device alone:
+each answer gets the keys of its prompt before its own, and there are two ways, decided by device and type alone:
 
-- "gathered": prompts attend to themselves causally; each answer attends to the keys of its prompt and its own. Both are
-  ordinary dense attention over short sequences, so no mask over the whole sequence is ever made.
-- "flex": PyTorch's flex attention over the flat sequence, with a block mask, for CUDA.
+- "varlen": one call of Flash Attention over all prompts and answers as sequences of their own; CUDA in bfloat16.
+- "dense": ordinary attention over prompts and answers padded to the longest, anywhere.
 
-Legend: T tokens of the flat sequence, N prompts, P longest prompt, A answers, R longest answer, H heads, K key heads,
-D width of a head.
+The vision tower's windows go the same two ways. No mask over the whole sequence is ever made.
+
+Legend: T tokens of the flat sequence, N prompts, P longest prompt, A answers, R longest answer, S prompts and answers,
+L their keys together, H heads, K key heads, D width of a head.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "fxray_packed"
 """Under this name transformers finds `packed_attention`; other inputs than a layout fall back to its "sdpa"."""
+WINDOWS_NAME = "fxray_flash_windows"
+"""The same for `window_attention`; for names with "flash" in them the vision tower tells where windows begin."""
+
+CAUSAL = (-1, 0)
+_IS_TOLD = "enable_gqa" in inspect.signature(varlen_attn).parameters
+flash_attention: Any = partial(varlen_attn, enable_gqa=True) if _IS_TOLD else varlen_attn
+"""Heads share key heads; torch 2.11 lets them without being told."""
 
 
 @dataclass(frozen=True, slots=True)
-class GatheredLayout:
+class DenseLayout:
     """Where to gather queries and keys, and where the results belong.
 
     Attributes:
@@ -46,29 +55,52 @@ class GatheredLayout:
     back_T: torch.Tensor
 
 
-Layout = GatheredLayout | BlockMask
+@dataclass(frozen=True, slots=True)
+class VarlenLayout:
+    """Prompts and answers as sequences, in the order in which they lie.
+
+    Attributes:
+        query_ends: int32 [S + 1], where the queries of each begin in the flat sequence, and its length.
+        key_ends: int32 [S + 1], the same among the gathered keys.
+        key_L: Flat position of each key: a prompt's own, or its prompt's and then its own.
+        max_queries: Tokens of the longest sequence.
+        max_keys: Keys of the one that has most.
+    """
+
+    query_ends: torch.Tensor
+    key_ends: torch.Tensor
+    key_L: torch.Tensor
+    max_queries: int
+    max_keys: int
 
 
-def attention_kind(device: torch.device) -> Literal["gathered", "flex"]:
-    """The way that suits a device."""
-    return "flex" if device.type == "cuda" else "gathered"
+Layout = DenseLayout | VarlenLayout
 
 
-def make_layout(prompt_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]], device: torch.device) -> Layout:
-    """Where each prompt and answer of a flat sequence lies, as the attention of `device` wants to know it.
+def attention_kind(device: torch.device, dtype: torch.dtype) -> Literal["dense", "varlen"]:
+    """The way that suits a device and the type of the products."""
+    return "varlen" if device.type == "cuda" and dtype == torch.bfloat16 else "dense"
+
+
+def make_layout(
+    prompt_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]], device: torch.device, dtype: torch.dtype
+) -> Layout:
+    """Where each prompt and answer of a flat sequence lies, as the attention wants to know it.
 
     Args:
         prompt_lengths: Tokens of each prompt, at least one.
         answer_lengths: Per prompt the tokens of its answers; they follow their prompt in the sequence.
         device: Where the pass runs.
+        dtype: In which it multiplies.
     """
-    if attention_kind(device) == "flex":
-        return _block_mask(prompt_lengths, answer_lengths, device)
-    return gathered_layout(prompt_lengths, answer_lengths)
+    make = varlen_layout if attention_kind(device, dtype) == "varlen" else dense_layout
+    return make(prompt_lengths, answer_lengths, device)
 
 
-def gathered_layout(prompt_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]]) -> GatheredLayout:
-    """The layout of the "gathered" way; see `make_layout`."""
+def dense_layout(
+    prompt_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]], device: torch.device
+) -> DenseLayout:
+    """The layout of the "dense" way; see `make_layout`."""
     segments = [length for row in zip(prompt_lengths, answer_lengths, strict=True) for length in (row[0], *row[1])]
     is_prompt = torch.tensor([i == 0 for row in answer_lengths for i in range(1 + len(row))])
     length_S = torch.tensor(segments)
@@ -86,7 +118,7 @@ def gathered_layout(prompt_lengths: Sequence[int], answer_lengths: Sequence[Sequ
     back_T = torch.empty(sum(segments), dtype=torch.long)
     back_T[prompt_NP[is_prompt_NP]] = is_prompt_NP.flatten().nonzero()[:, 0]
     back_T[answer_AR[is_answer_AR]] = is_answer_AR.flatten().nonzero()[:, 0] + prompt_NP.numel()
-    return GatheredLayout(prompt_NP, answer_AR, prompt_of_A, may_see, back_T)
+    return DenseLayout(*(each.to(device) for each in (prompt_NP, answer_AR, prompt_of_A, may_see, back_T)))
 
 
 def _spans(start_S: torch.Tensor, length_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,21 +128,25 @@ def _spans(start_S: torch.Tensor, length_S: torch.Tensor) -> tuple[torch.Tensor,
     return torch.where(is_real, start_S[:, None] + offset, 0), is_real
 
 
-def _block_mask(
+def varlen_layout(
     prompt_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]], device: torch.device
-) -> BlockMask:
-    row_of, answer_of = [], []
-    for row, (prompt, answers) in enumerate(zip(prompt_lengths, answer_lengths, strict=True)):
-        for index, length in enumerate((prompt, *answers)):
-            row_of += [row] * length
-            answer_of += [index] * length
-    row_T, answer_T = torch.tensor(row_of, device=device), torch.tensor(answer_of, device=device)
-
-    def may_see(_batch: torch.Tensor, _head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        is_visible = (answer_T[key] == 0) | (answer_T[key] == answer_T[query])
-        return (row_T[query] == row_T[key]) & is_visible & (query >= key)
-
-    return create_block_mask(may_see, None, None, len(row_of), len(row_of), device=device)
+) -> VarlenLayout:
+    """The layout of the "varlen" way; see `make_layout`."""
+    query_lengths, keys, start = [], [], 0
+    for prompt_length, lengths in zip(prompt_lengths, answer_lengths, strict=True):
+        prompt = torch.arange(start, start + prompt_length)
+        query_lengths.append(prompt_length)
+        keys.append(prompt)
+        start += prompt_length
+        for length in lengths:
+            query_lengths.append(length)
+            keys.append(torch.cat([prompt, torch.arange(start, start + length)]))
+            start += length
+    key_lengths = [len(each) for each in keys]
+    query_ends, key_ends = (
+        torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32) for lengths in (query_lengths, key_lengths)
+    )
+    return VarlenLayout(query_ends, key_ends, torch.cat(keys).to(device), max(query_lengths), max(key_lengths))
 
 
 def packed_attention(
@@ -123,12 +159,25 @@ def packed_attention(
     **kwargs: object,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention as transformers calls it: query [1, H, T, D], key and value [1, K, T, D], result [1, T, H, D]."""
-    if isinstance(attention_mask, BlockMask):
-        return flex_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    if not isinstance(attention_mask, GatheredLayout):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     layout = attention_mask
+    if not isinstance(layout, DenseLayout | VarlenLayout):
+        return sdpa_attention_forward(module, query, key, value, layout, scaling=scaling, **kwargs)
     query_THD, key_TKD, value_TKD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if isinstance(layout, VarlenLayout):
+        # Queries are the last of their keys: a causal call lets an answer see its prompt and what came before in it.
+        # Rotations may come in the type of the weights; values have the type of the products.
+        attended_THD = flash_attention(
+            query_THD.to(value.dtype),
+            key_TKD.to(value.dtype).index_select(0, layout.key_L),
+            value_TKD.index_select(0, layout.key_L),
+            layout.query_ends,
+            layout.key_ends,
+            layout.max_queries,
+            layout.max_keys,
+            scale=scaling,
+            window_size=CAUSAL,
+        )
+        return attended_THD[None], None
 
     def take(tensor_TXD: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         return tensor_TXD.index_select(0, index.flatten()).view(*index.shape, *tensor_TXD.shape[1:])
@@ -146,6 +195,48 @@ def packed_attention(
     )
     flat = torch.cat([prompts.flatten(0, 1), answers.flatten(0, 1)])
     return flat.index_select(0, layout.back_T)[None], None
+
+
+def window_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    **kwargs: object,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention within windows or images, as the vision tower calls it: query, key and value [1, H, patches, D].
+
+    Args:
+        module: The layer that asks.
+        query: Of all windows, one after the other.
+        key: The same.
+        value: The same.
+        attention_mask: None.
+        scaling: Factor of the products.
+        cu_seq_lens_q: Where each window begins, and the number of patches.
+        max_length_q: Patches of the largest window.
+        kwargs: Further arguments that transformers passes.
+
+    Returns:
+        [1, patches, H, D], and None.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if attention_kind(query.device, value.dtype) == "varlen":
+        query_THD, key_THD, value_THD = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
+        ends = cu_seq_lens_q.to(torch.int32)
+        attended_THD = flash_attention(
+            query_THD, key_THD, value_THD, ends, ends, max_length_q, max_length_q, scale=scaling
+        )
+        return attended_THD[None], None
+    lengths = cu_seq_lens_q.diff().tolist()
+    windows = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    attended = [scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2) for q, k, v in windows]
+    return torch.cat(attended, 1), None
 
 
 def _attend(
@@ -169,4 +260,5 @@ def _attend(
 
 
 AttentionInterface.register(NAME, packed_attention)
+AttentionInterface.register(WINDOWS_NAME, window_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)

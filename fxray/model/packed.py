@@ -7,7 +7,7 @@ those of the plain form, in which each answer comes with its own copy of prompt 
 Legend: N groups, P prompt tokens, G answers, T tokens of the flat sequence, R answer tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from fxray.errors import ModelError
 from fxray.model import attention
 from fxray.model.adapter import lora_layers
+from fxray.model.fused import use_fused
 from fxray.model.images import count_image_tokens
 from fxray.model.load import placeholder_ids
 
@@ -91,11 +92,12 @@ class PackedPolicy(torch.nn.Module):
         for core in cores:
             if odd := set(core.config.text_config.layer_types) - {"full_attention"}:
                 raise ModelError(f"attention layers of type {sorted(odd)}, expected only full attention")
-            core.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
+            core.set_attn_implementation({"text_config": attention.NAME, "vision_config": attention.WINDOWS_NAME})
         self._is_bfloat16 = (dtype or cores[0].dtype) == torch.bfloat16
         for layer in lora_layers(model):
             # Autocast brings the adapter to the input's type; PEFT would copy the input in float32, once per layer.
             layer.cast_input_dtype_enabled = False
+        use_fused(model)
 
     def forward(self, batch: PackedBatch, temperature: float) -> torch.Tensor:
         """Log-probabilities of the answer tokens at a temperature, float32 [R].
@@ -138,19 +140,65 @@ def chosen_logprobs(
         excluded_X: Tokens whose logit is minus infinity.
     """
 
-    def logprobs(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        logits = lm_head(hidden).float().div_(temperature).index_fill_(-1, excluded_X, -torch.inf)
-        return -cross_entropy(logits, target, reduction="none")
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        return lm_head(hidden).float().div_(temperature).index_fill_(-1, excluded_X, -torch.inf)
 
+    def logprobs(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return -cross_entropy(logits(hidden), target, reduction="none")
+
+    weight = lm_head.weight
     chunk = max(1, LOGITS_BUDGET // lm_head.out_features)
     if len(hidden_RD) <= chunk:
         return logprobs(hidden_RD, target_R)
+    if hidden_RD.requires_grad and not (weight.requires_grad or hasattr(weight, "ds_id")):
+        ready: torch.Tensor = _ChunkedLogprobs.apply(hidden_RD, target_R, logits, weight, temperature, chunk)
+        return ready
     parts = zip(hidden_RD.split(chunk), target_R.split(chunk), strict=True)
     return torch.cat([checkpoint(logprobs, hidden, target, use_reentrant=False) for hidden, target in parts])
 
 
+class _ChunkedLogprobs(torch.autograd.Function):
+    """`chosen_logprobs` under a frozen head: the backward pass finds its work done, and makes no logits again.
+
+    A token's log-probability depends on its own hidden state alone, so its gradient, (onehot - p) W / temperature, is
+    made while the logits are there and only waits for its factor.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_RD: torch.Tensor,
+        target_R: torch.Tensor,
+        logits: Callable[[torch.Tensor], torch.Tensor],
+        weight_VD: torch.Tensor,
+        temperature: float,
+        chunk: int,
+    ) -> torch.Tensor:
+        chosen_R = torch.empty(len(hidden_RD), dtype=torch.float32, device=hidden_RD.device)
+        slope_RD = torch.empty_like(hidden_RD)
+        for start in range(0, len(hidden_RD), chunk):
+            part = slice(start, start + chunk)
+            target = target_R[part, None]
+            logprobs = logits(hidden_RD[part]).log_softmax(-1)
+            chosen_R[part] = logprobs.gather(-1, target)[:, 0]
+            slope = logprobs.exp_().neg_().scatter_add_(-1, target, torch.ones_like(target, dtype=torch.float32))
+            slope_RD[part] = slope.div_(temperature).to(weight_VD.dtype) @ weight_VD
+            del logprobs, slope  # before the next logits are made
+        ctx.save_for_backward(slope_RD)
+        return chosen_R
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (slope_RD,) = ctx.saved_tensors
+        return (slope_RD * gradients[0][:, None]).to(slope_RD.dtype), None, None, None, None, None
+
+
 def pack(
-    model: Qwen2_5_VLForConditionalGeneration, rows: Sequence[PackedRow], forbidden_ids: Sequence[int] = ()
+    model: Qwen2_5_VLForConditionalGeneration,
+    rows: Sequence[PackedRow],
+    forbidden_ids: Sequence[int] = (),
+    *,
+    dtype: torch.dtype | None = None,
 ) -> PackedBatch:
     """Puts groups together into one flat sequence on the model's device.
 
@@ -158,6 +206,7 @@ def pack(
         model: The base.
         rows: The groups.
         forbidden_ids: Tokens that no answer may contain, besides those that stand for pixels.
+        dtype: As `PackedPolicy` got it.
 
     Raises:
         ModelError: A prompt's placeholders do not match its image, or an answer contains a forbidden token.
@@ -192,7 +241,7 @@ def pack(
         grid_thw_N3=grid_thw.to(device),
         predictor_R=torch.tensor(predictors, dtype=torch.long, device=device),
         target_R=torch.cat([torch.from_numpy(a.astype(np.int64)) for row in rows for a in row.answers]).to(device),
-        layout=attention.make_layout([len(prompt) for prompt in prompts], answer_lengths, device),
+        layout=attention.make_layout([len(prompt) for prompt in prompts], answer_lengths, device, dtype or model.dtype),
     )
 
 

@@ -100,6 +100,7 @@ class Trainer:
         dataset = Dataset.open(Path(settings.dataset_path))
         processor = load_image_processor(path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
         self._reader = ExampleReader(settings, dataset, load_tokenizer(path), processor, rank=rank, num_ranks=num_ranks)
+        self._dtype = DTYPES[settings.dtype]
         self._policy = make_policy(
             partial(_load_model, path, settings, device),
             path,
@@ -111,7 +112,7 @@ class Trainer:
         )
         self._base = self._policy.base
         self._engine = ZeroEngine(
-            PackedPolicy(self._policy.model, dtype=DTYPES[settings.dtype]),
+            PackedPolicy(self._policy.model, dtype=self._dtype),
             self._policy.parameters,
             stage=settings.zero_stage,
             weight_decay=settings.weight_decay,
@@ -160,7 +161,7 @@ class Trainer:
         )
         loss = 0.0
         for chunk, weight_R in zip(chunks, weights, strict=True):
-            logprobs_R = self._engine(pack(self._base, [example.row for example in chunk]), 1.0)
+            logprobs_R = self._engine(pack(self._base, [example.row for example in chunk], dtype=self._dtype), 1.0)
             share = -(logprobs_R * weight_R.to(logprobs_R.device)).sum() / max(1.0, num_learnt)
             self._engine.backward(share, is_last=chunk is chunks[-1])
             loss += share.item()

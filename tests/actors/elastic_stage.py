@@ -48,7 +48,7 @@ PLAN = StagePlan(
     rate_decay="none",
     normalisation="group-std",
     probe_every_steps=1,
-    probe_tolerance_nats=1e-3,
+    probe_tolerance_nats=1e-4,
     max_staleness=0,
 )
 

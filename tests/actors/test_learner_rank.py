@@ -228,15 +228,20 @@ def test_an_initial_policy_is_policy_and_reference(worker, groups, random_model_
     assert started.update(one_pass(*groups), SETTINGS, num_groups=4)["kl"] == pytest.approx(0, abs=1e-5)
 
 
-def test_the_probe_finds_the_largest_difference(worker, groups):
+def test_the_probe_adds_up_the_differences(worker, groups):
     passes = one_pass(*groups[:2])
     shifts = iter([0.0, 0.0, 0.25, 0.0, 0.0, 0.0])
     exact = []
     for group in groups[:2]:
         logprobs = _learner_logprobs(worker, group)
         exact.append(_with_logprobs(group, [values + next(shifts) for values in logprobs]))
-    assert worker.probe(one_pass(*exact), 0.9) == pytest.approx(0.25, abs=1e-4)
-    assert worker.probe(passes, 0.9) > 0.25
+    answers = [rollout.token_ids for group in groups[:2] for rollout in group.rollouts.rollouts]
+    total, num_tokens = worker.probe(one_pass(*exact), 0.9)
+    assert total == pytest.approx(0.25 * len(answers[2]), abs=1e-3)
+    assert num_tokens == sum(map(len, answers))
+    assert worker.probe(passes, 0.9)[0] > total
+    filler = RankPass(passes[0].groups, is_filler=True)
+    assert worker.probe([*one_pass(*exact), filler], 0.9) == pytest.approx((total, num_tokens))
 
 
 def _learner_logprobs(worker, group):

@@ -40,7 +40,7 @@ from rewards.stage import RightWrong, StageRewards
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
 
-TOLERANCE_NATS, DEADLINE_S = 1e-3, 580.0
+TOLERANCE_NATS, DEADLINE_S = 1e-4, 580.0
 PLAN = StagePlan(
     name="alpha",
     rewards=StageRewards("alpha", 0.0, 1.0, RightWrong(1.0, 0.0), RightWrong(1.0, 0.0), custom=(), view="full"),

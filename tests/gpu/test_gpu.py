@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Policy:
         self.place, self.tokenizer = place, load_tokenizer(place.model)
         self.processor = load_image_processor(place.model, min_pixels=3136, max_pixels=place.side_px**2)
         self.base = load_model(place.model, dtype=dtype or place.dtype).to(place.device)
+        self.embedding = self.base.model.visual.patch_embed.proj
         if is_checkpointed:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model = attach_adapter(self.base, rank=8, alpha=32, dropout=0.0, seed=0).to(place.device).train()
@@ -172,6 +174,34 @@ def test_packed_and_plain_have_the_same_loss_and_gradients(place: Any) -> None:
     assert relative < 1e-3
 
 
+def test_fused_operations_are_as_near_to_float32_as_what_they_replace(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxray.model.packed.LOGITS_BUDGET", 2**22)  # log-probabilities come in chunks
+    results = []
+    for dtype, is_fused in ((place.dtype, True), (place.dtype, False), ("float32", False)):
+        policy = Policy(place, dtype=dtype)
+        policy.randomise(4)
+        questions, rng = policy.questions(1, 2), np.random.default_rng(1)
+        answers = [[rng.integers(20, 500, length).astype(np.int32) for length in (25, 31, 45)] for _ in questions]
+        if not is_fused:
+            for module in policy.model.modules():
+                if isinstance(module.__dict__.get("forward"), partial) and module is not policy.embedding:
+                    del module.forward
+        logprobs = policy.logprobs(policy.rows(questions, answers))
+        (logprobs * torch.linspace(-1, 1, logprobs.numel(), device=logprobs.device)).sum().backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in policy.parameters.values()])
+        results.append((logprobs.detach(), gradient))
+    exact, exact_gradient = results[2]
+    (fused, fused_gap), (replaced, gap) = [
+        (float((logprobs - exact).abs().mean()), float((gradient - exact_gradient).norm() / exact_gradient.norm()))
+        for logprobs, gradient in results[:2]
+    ]
+    print(f"against float32: values {fused:.1e} (replaced {replaced:.1e}), gradient {fused_gap:.1e} ({gap:.1e})")
+    assert fused <= 1.25 * replaced + 1e-6
+    assert fused_gap <= 1.25 * gap + 1e-6
+
+
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_the_plans_activations_are_what_the_allocator_counts(place: Any, is_checkpointed: bool) -> None:
     from fxray.capacity.activations import Pass, count_activations
@@ -193,7 +223,7 @@ def test_the_plans_activations_are_what_the_allocator_counts(place: Any, is_chec
         rank=8,
         bytes_per_number=policy.base.dtype.itemsize,
         is_checkpointed=is_checkpointed,
-        gathers_keys=not place.is_gpu,
+        is_fused=place.is_gpu,
         max_logits=LOGITS_BUDGET,
     )
     print(

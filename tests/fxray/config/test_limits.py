@@ -52,7 +52,7 @@ def problems(*overrides):
             "must be rollout.num_workers = 2",
         ),
         ([*SHARED, "rollout.num_workers=2", "learner.num_ranks=2"], "rollout.gpus_per_worker", "above 0.5, and 1"),
-        (["rollout.probe_tolerance_nats=0.15"], "rollout.probe_tolerance_nats", "at most 0.01"),
+        (["rollout.probe_tolerance_nats=0.1"], "rollout.probe_tolerance_nats", "at most 0.001"),
         (["model.dtype=bfloat16"], "rollout.probe_tolerance_nats", "at least 0.02"),
         (["model.lora=null", "rollout.sync=file"], "rollout.sync", "must be bytes with model.lora null"),
         (["grpo.importance_cap=0.5"], "grpo.importance_cap", "0 (off) or at least 1"),
@@ -75,7 +75,7 @@ def test_each_field_that_cannot_stay_is_named_with_bound_and_remedy(overrides, f
         ["sft.batch_size=64", "sft.num_workers=2"],
         ["rollout.block_size=16", "rollout.gpus_per_worker=1"],
         ["grpo.importance_cap=0"],
-        ["model.dtype=bfloat16", "rollout.probe_tolerance_nats=0.15"],
+        ["model.dtype=bfloat16", "rollout.probe_tolerance_nats=0.1"],
     ],
 )
 def test_what_just_fits_is_no_problem(overrides):

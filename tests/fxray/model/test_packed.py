@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn.attention.flex_attention import create_mask
 
 from fxray.errors import ModelError
 from fxray.grammar.prompts import TEMPLATES
@@ -96,16 +95,30 @@ def test_an_answer_does_not_see_its_neighbours(policy, rows):
     torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
-def test_the_block_mask_of_a_gpu_says_the_same(policy, rows, monkeypatch):
-    gathered = pack(base(policy), rows)
-    monkeypatch.setattr(attention, "attention_kind", lambda device: "flex")
-    block_mask = pack(base(policy), rows).layout
-    num_tokens = len(gathered.input_ids_T)
-    dense = create_mask(block_mask.mask_mod, None, None, num_tokens, num_tokens, device="cpu")
+def sequence_by_sequence(query, key, value, query_ends, key_ends, max_q, max_k, *, scale, window_size, **_):
+    """What Flash Attention does with sequences whose queries are the last of their keys."""
+    assert window_size == (-1, 0)
+    assert (max_q, max_k) == (query_ends.diff().max(), key_ends.diff().max())
+    parts = []
+    for sequence in range(len(query_ends) - 1):
+        q = query[query_ends[sequence] : query_ends[sequence + 1]].transpose(0, 1)
+        span = slice(key_ends[sequence], key_ends[sequence + 1])
+        repeats = len(q) // key.shape[1]
+        k, v = (tensor[span].transpose(0, 1).repeat_interleave(repeats, 0) for tensor in (key, value))
+        logits = q @ k.transpose(1, 2) * scale
+        may_see = torch.ones(logits.shape[1:], dtype=torch.bool).tril(logits.shape[2] - logits.shape[1])
+        parts.append((logits.masked_fill(~may_see, -torch.inf).softmax(-1) @ v).transpose(0, 1))
+    return torch.cat(parts)
+
+
+def test_the_sequences_of_a_gpu_say_the_same(policy, rows, monkeypatch):
+    dense = pack(base(policy), rows)
+    monkeypatch.setattr(attention, "make_layout", lambda *args: attention.varlen_layout(*args[:3]))
+    monkeypatch.setattr(attention, "flash_attention", sequence_by_sequence)
+    varlen = pack(base(policy), rows)
+    assert isinstance(varlen.layout, attention.VarlenLayout)
     with torch.no_grad():
-        torch.testing.assert_close(
-            policy(replace(gathered, layout=dense), 1.0), policy(gathered, 1.0), rtol=0, atol=1e-5
-        )
+        torch.testing.assert_close(policy(varlen, 1.0), policy(dense, 1.0), rtol=0, atol=1e-5)
 
 
 def test_logprobs_in_chunks_are_those_of_whole_logits(monkeypatch):
