@@ -3,7 +3,7 @@
 - An adapter's layer: PEFT reads and writes the layer's wide output three times more, for the adapter's product, its
   scaling and the sum, and as often in the backward pass. Here the narrow product is added in place.
 - A norm: six kernels, half of them on float32 copies, against PyTorch's one.
-- The gated product: compiled, so that only its two factors are kept.
+- The gated product: compiled, one kernel each way.
 
 Each falls back to what it replaces on a CPU, and where it would compute something else.
 
