@@ -27,7 +27,7 @@ from fxray import spans
 from fxray.errors import CheckpointError, DeadlineError, FxrayError, LearnerLostError
 from fxray.files import read_folder, write_atomically
 from fxray.grpo.packing import packed_length, plan_micro_batches
-from fxray.grpo.types import PolicyBlob, RolloutGroup, TrainingGroup, UpdateSettings, WeightsBlob
+from fxray.grpo.types import PolicyBlob, ProbeGap, RolloutGroup, TrainingGroup, UpdateSettings, WeightsBlob
 from fxray.spans import Span
 from fxray.waiting import waiting_for
 
@@ -207,16 +207,17 @@ class LearnerGroup:
         ]
         return _join(self._in_time(calls, "the learner's update"), settings.num_updates)
 
-    def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> float:
-        """Mean |difference| in nats between the sampler's log-probabilities in `groups` and the learner's."""
+    def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> ProbeGap:
+        """How far the sampler's log-probabilities in `groups` lie from the learner's."""
         as_training = [
             TrainingGroup(group, np.zeros(len(group.rollouts), np.float32), np.ones(len(group.rollouts), np.bool_))
             for group in groups
         ]
         shares = self._share([group for group in as_training if learnable_answers(group)])
         calls = [rank.call.remote("probe", share, temperature) for rank, share in zip(self._ranks, shares, strict=True)]
-        sums, numbers = zip(*self._in_time(calls, "the learner's log-probabilities of a probe", "probe"), strict=True)
-        return sum(sums) / sum(numbers)
+        found = self._in_time(calls, "the learner's log-probabilities of a probe", "probe")
+        differences = np.concatenate(found)
+        return ProbeGap(float(differences.mean(dtype=np.float64)), float(differences.max()))
 
     def export_policy(self, version: int) -> PolicyBlob:
         """What is trained of the policy. The pieces of whole weights stay where rank 0 has put them, once, for all."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -182,15 +183,11 @@ class LearnerWorker:
         values = {"loss": terms.loss.detach(), "ratio_max": terms.ratio_max, **terms.sums}
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
-    def probe(self, passes: Sequence[RankPass], temperature: float) -> tuple[float, int]:
-        """|Difference| in nats between the sampler's and the policy's log-probabilities: sum and number of tokens."""
-        total, num_tokens = 0.0, 0
+    def probe(self, passes: Sequence[RankPass], temperature: float) -> NDArray[np.float32]:
+        """|Difference| in nats between the sampler's and the policy's log-probability of each token, [T]."""
         with self._memory("a probe"):
-            for each in passes:
-                differences = self._probe(each, temperature)
-                if not each.is_filler:
-                    total, num_tokens = total + float(differences.sum()), num_tokens + len(differences)
-        return total, num_tokens
+            found = [self._probe(each, temperature)[: 0 if each.is_filler else None] for each in passes]
+        return torch.cat(found).numpy(force=True)
 
     def _probe(self, each: RankPass, temperature: float) -> torch.Tensor:
         batch = pack(self._base, self._rows(each), self._forbidden_ids, dtype=self._dtype)

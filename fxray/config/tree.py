@@ -187,7 +187,8 @@ class RolloutConfig(Section):
     probe_every_steps: Annotated[int, Field(ge=0)] = 10
     """Compare learner and sampler log-probabilities on a probe every so many steps (0: only at stage starts)."""
     probe_tolerance_nats: Positive = 0.1
-    """Mean |difference| of a token's log-probability that a probe may show. Float32: 1e-4; bfloat16: 0.1."""
+    """Mean |difference| of a token's log-probability that a probe may show; no token may differ by more than ten times
+    as much. Float32: 1e-4; bfloat16: 0.1."""
     start_deadline_s: Positive = 600
     """For an engine to come up once it has a node, and for a node that training cannot go on without."""
     step_deadline_s: Positive = 1800

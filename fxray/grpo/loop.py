@@ -38,6 +38,8 @@ from rewards.stage import StageRewards
 
 FACT_METRICS = {"is_right": "accuracy", "is_strict": "parse_rate", "union_iou": "iou", "num_boxes": "boxes_per_answer"}
 """What the scores know of an answer, and the name under which its mean is recorded."""
+LARGEST_GAP = 10
+"""A token may differ by so many times what a probe may show on average; docs/benchmarks.md has what rounding does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class StagePlan:
         rate_decay: "none", or "linear": after warm-up the rate falls, to reach 0 after the last step.
         normalisation: "group-std" or "none".
         probe_every_steps: Steps between two logprob probes; 0 probes the first and the last policy only.
-        probe_tolerance_nats: Mean |difference| of a token that a probe may show.
+        probe_tolerance_nats: Mean |difference| of a token that a probe may show; one token may differ by `LARGEST_GAP`
+            times as much.
         max_staleness: Policy versions that the answers of a step may be behind the policy that learns from them.
     """
 
@@ -167,10 +170,10 @@ def _take(sampler: Sampler, plan: StagePlan, cursor: Cursor, learner: Learner) -
         return sampler.take(cursor.step), {}
     if plan.max_staleness == 0 or cursor.step == 0:  # the step's own answers are the present policy's
         sampled = sampler.take(cursor.step)
-        return sampled, {"probe_gap_nats": prove_policy(learner, sampled.rollouts, plan)}
+        return sampled, prove_policy(learner, sampled.rollouts, plan)
     drawn = sampler.draw_with(cursor.policy_version, cursor.step)
     sampled = sampler.take(cursor.step)
-    return sampled, {"probe_gap_nats": prove_policy(learner, drawn(), plan)}
+    return sampled, prove_policy(learner, drawn(), plan)
 
 
 def with_advantages(
@@ -191,25 +194,26 @@ def with_advantages(
     return groups, has_spread_B
 
 
-def prove_policy(learner: Learner, rollouts: Sequence[RolloutGroup], plan: StagePlan) -> float:
+def prove_policy(learner: Learner, rollouts: Sequence[RolloutGroup], plan: StagePlan) -> dict[str, float]:
     """Compares the sampler's log-probabilities of real answers with the learner's.
 
     Returns:
-        The mean |difference| of a token in nats: rounding to bfloat16 makes a few tokens differ by ten times as much.
+        The gap in nats, as metrics: "probe_gap_nats" of the token that differs most, and "probe_mean_nats".
 
     Raises:
-        SyncError: It is above the plan's tolerance.
+        SyncError: The mean is above the plan's tolerance, or a token is above `LARGEST_GAP` times as much.
     """
-    gap_nats = learner.probe(rollouts[:2], plan.sampling.temperature)
-    if not gap_nats <= plan.probe_tolerance_nats:
+    gap, most_nats = learner.probe(rollouts[:2], plan.sampling.temperature), plan.probe_tolerance_nats
+    if not (gap.mean_nats <= most_nats and gap.largest_nats <= LARGEST_GAP * most_nats):
         raise SyncError(
-            f"the sampler's log-probabilities differ from the learner's by {gap_nats:.2e} nats on average, "
-            f"more than {plan.probe_tolerance_nats:.0e} (rollout.probe_tolerance_nats)",
+            f"the sampler's log-probabilities differ from the learner's by {gap.mean_nats:.2e} nats on average "
+            f"and {gap.largest_nats:.2e} at most, more than {most_nats:.0e} (rollout.probe_tolerance_nats) or "
+            f"{LARGEST_GAP * most_nats:.0e}",
             where=f"stage {plan.name}, policy version {rollouts[0].policy_version}",
             remedy="the engine does not sample from the published policy: nothing learnt after the last checkpoint "
             "can be trusted; check the engine's support for this model with `fxray doctor`",
         )
-    return gap_nats
+    return {"probe_gap_nats": gap.largest_nats, "probe_mean_nats": gap.mean_nats}
 
 
 def reward_metrics(

@@ -7,6 +7,7 @@ from typing import Protocol
 from fxray.grpo.types import (
     GroupScore,
     PolicyBlob,
+    ProbeGap,
     PromptGroup,
     RolloutGroup,
     SamplingSettings,
@@ -58,8 +59,8 @@ class Learner(Protocol):
         """Forgets the optimizer's moments, as at the start of a stage."""
         ...
 
-    def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> float:
-        """Mean |difference| in nats between the sampler's log-probabilities in `groups` and the learner's."""
+    def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> ProbeGap:
+        """How far the sampler's log-probabilities in `groups` lie from the learner's."""
         ...
 
     def save(self, path: Path) -> None:

@@ -203,3 +203,16 @@ class SyncProof:
     version: int
     sha256: str
     num_bound_modules: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeGap:
+    """How far the sampler's log-probabilities of answer tokens lie from the learner's, |difference| in nats.
+
+    Attributes:
+        mean_nats: Over all tokens: what a wrong policy moves, and rounding hardly.
+        largest_nats: Of one token.
+    """
+
+    mean_nats: float
+    largest_nats: float

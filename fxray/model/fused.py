@@ -43,7 +43,7 @@ class LoraLinear(torch.autograd.Function):
         b_OR: torch.Tensor,
         scaling: float,
     ) -> torch.Tensor:
-        """X [..., I] in the type of `weight_OI`; A and B in float32, multiplied in that type."""
+        """Takes x [..., I] in the type of `weight_OI`; A and B in float32, multiplied in that type."""
         x_TI = x.reshape(-1, x.shape[-1])
         narrow_TR = linear(x_TI, (a_RI * scaling).to(x.dtype))
         out_TO = linear(x_TI, weight_OI, bias_O).addmm_(narrow_TR, b_OR.to(x.dtype).T)

@@ -228,20 +228,21 @@ def test_an_initial_policy_is_policy_and_reference(worker, groups, random_model_
     assert started.update(one_pass(*groups), SETTINGS, num_groups=4)["kl"] == pytest.approx(0, abs=1e-5)
 
 
-def test_the_probe_adds_up_the_differences(worker, groups):
+def test_the_probe_finds_each_difference(worker, groups):
     passes = one_pass(*groups[:2])
     shifts = iter([0.0, 0.0, 0.25, 0.0, 0.0, 0.0])
     exact = []
     for group in groups[:2]:
         logprobs = _learner_logprobs(worker, group)
         exact.append(_with_logprobs(group, [values + next(shifts) for values in logprobs]))
-    answers = [rollout.token_ids for group in groups[:2] for rollout in group.rollouts.rollouts]
-    total, num_tokens = worker.probe(one_pass(*exact), 0.9)
-    assert total == pytest.approx(0.25 * len(answers[2]), abs=1e-3)
-    assert num_tokens == sum(map(len, answers))
-    assert worker.probe(passes, 0.9)[0] > total
+    found = worker.probe(one_pass(*exact), 0.9)
+    assert found.max() == pytest.approx(0.25, abs=1e-4)
+    lengths = [len(rollout.token_ids) for group in groups[:2] for rollout in group.rollouts.rollouts]
+    assert (len(found), (found > 0.2).sum()) == (sum(lengths), lengths[2])
+    assert worker.probe(passes, 0.9).max() > 0.25
     filler = RankPass(passes[0].groups, is_filler=True)
-    assert worker.probe([*one_pass(*exact), filler], 0.9) == pytest.approx((total, num_tokens))
+    assert worker.probe([*one_pass(*exact), filler], 0.9) == pytest.approx(found)
+    assert len(worker.probe([filler], 0.9)) == 0
 
 
 def _learner_logprobs(worker, group):

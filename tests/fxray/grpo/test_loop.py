@@ -16,6 +16,7 @@ from fxray.grpo.types import (
     AdapterBlob,
     GroupScore,
     ImageRef,
+    ProbeGap,
     PromptGroup,
     Rollout,
     RolloutGroup,
@@ -38,7 +39,7 @@ class Bandit:
         self.calls: list[str] = []
         self.policy = 2.0
         self.published = (-1, float("nan"))
-        self.gap_nats = 0.0
+        self.gap = ProbeGap(0.0, 0.0)
         self.masked: set[int] = set()
         self.rates: list[float] = []
         self.advantages: list[np.ndarray] = []
@@ -86,9 +87,9 @@ class Bandit:
 
     def reset_optimizer(self) -> None: ...
 
-    def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> float:
+    def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> ProbeGap:
         self.calls.append("probe")
-        return self.gap_nats
+        return self.gap
 
     def save(self, path: Path) -> None: ...
 
@@ -192,9 +193,10 @@ def test_a_continued_stage_equals_the_uninterrupted_one(killed_after: int, max_s
 
 def test_what_a_probe_measured_is_among_the_metrics_of_its_step() -> None:
     bandit = Bandit()
-    bandit.gap_nats = 1e-4
+    bandit.gap = ProbeGap(1e-5, 1e-4)
     _, history = run(bandit, num_steps=3, probe_every_steps=2)
     assert [metrics.get("probe_gap_nats") for _, metrics in history] == [1e-4, None, 1e-4]
+    assert [metrics.get("probe_mean_nats") for _, metrics in history] == [1e-5, None, 1e-5]
 
 
 def test_the_rate_warms_up() -> None:
@@ -227,10 +229,12 @@ def test_a_group_without_spread_is_counted_and_has_no_advantage() -> None:
     assert all((advantages_G == 0).all() for advantages_G in bandit.advantages)
 
 
-@pytest.mark.parametrize("gap_nats", [0.8, float("nan")])
-def test_a_sampler_that_ignores_the_adapter_stops_the_stage(gap_nats: float) -> None:
+@pytest.mark.parametrize(
+    "gap", [(1.1e-3, 1.1e-3), (1e-6, 1.1e-2), (0.8, 0.9), (float("nan"), 0.0), (0.0, float("nan"))]
+)
+def test_a_sampler_that_ignores_the_adapter_stops_the_stage(gap: tuple[float, float]) -> None:
     bandit = Bandit()
-    bandit.gap_nats = gap_nats
+    bandit.gap = ProbeGap(*gap)
     with pytest.raises(SyncError, match=r"stage alpha, policy version 0.*differ from the learner's"):
         run(bandit)
     assert "update" not in bandit.calls
@@ -268,7 +272,7 @@ def test_every_step_is_drawn_from_the_policy_a_fixed_number_of_steps_before(
 
 def test_with_overlap_a_probe_is_drawn_from_the_present_policy() -> None:
     bandit = Bandit()
-    bandit.gap_nats = 1e-5
+    bandit.gap = ProbeGap(1e-5, 1e-5)
     _, history = run(bandit, max_staleness=2, probe_every_steps=3)
     assert ["probe_gap_nats" in metrics for _, metrics in history] == [True, False, False, True, False, False]
     # before step 5, which is drawn from version 3 as well
