@@ -57,8 +57,21 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def detect(self, files: Sequence[Path | str]) -> list[dict[str, Any]]:
+    def models(self) -> list[dict[str, Any]]:
+        """What can answer: the fields of a `ModelOut` each.
+
+        Raises:
+            ServiceError: The service refuses the request.
+        """
+        found: list[dict[str, Any]] = self._ask("GET", "/v1/models").json()["models"]
+        return found
+
+    def detect(self, files: Sequence[Path | str], model: str = "") -> list[dict[str, Any]]:
         """Examines images in one request.
+
+        Args:
+            files: The images.
+            model: Name of the model that is to answer; by default the service's first.
 
         Returns:
             In their order, the fields of `DetectionOut`; `name` and `problem` for one that cannot be examined.
@@ -66,32 +79,32 @@ class Client:
         Raises:
             ServiceError: The service refuses the request.
         """
-        response = self._ask("POST", "/v1/detect", files)
+        response = self._ask("POST", "/v1/detect", files, model)
         body: dict[str, Any] = response.json()
         if "detections" not in body:  # the only image is at fault
             return [{"name": Path(files[0]).name, "problem": body}]
         detections: list[dict[str, Any]] = body["detections"]
         return detections
 
-    def stability(self, file: Path | str) -> dict[str, Any]:
+    def stability(self, file: Path | str, model: str = "") -> dict[str, Any]:
         """What becomes of the answer to an image when it is changed: the fields of `StabilityOut`.
 
         Raises:
             ServiceError: The service refuses the request, or cannot examine the image.
         """
-        response = self._ask("POST", "/v1/stability", [file])
+        response = self._ask("POST", "/v1/stability", [file], model)
         if response.is_error:  # an image at fault is a result of `detect`, but leaves nothing to compare here
             raise _error_of(response)
         found: dict[str, Any] = response.json()
         return found
 
-    def hand_in(self, files: Sequence[Path | str]) -> str:
+    def hand_in(self, files: Sequence[Path | str], model: str = "") -> str:
         """Hands in a batch, and returns its id.
 
         Raises:
             ServiceError: The service refuses the batch.
         """
-        return str(self._ask("POST", "/v1/batches", files).json()["id"])
+        return str(self._ask("POST", "/v1/batches", files, model).json()["id"])
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         """How far a batch is: the fields of `BatchOut`.
@@ -128,12 +141,14 @@ class Client:
                 )
             time.sleep(every_s)
 
-    def _ask(self, method: str, path: str, files: Sequence[Path | str] = ()) -> httpx.Response:
+    def _ask(self, method: str, path: str, files: Sequence[Path | str] = (), model: str = "") -> httpx.Response:
         for tried in range(1, MAX_TRIES + 1):
             with ExitStack() as opened:
                 parts = [("images", (Path(f).name, opened.enter_context(Path(f).open("rb")))) for f in files]
                 try:
-                    response = self._http.request(method, path, files=parts or None)
+                    response = self._http.request(
+                        method, path, files=parts or None, params={"model": model} if model else None
+                    )
                 except httpx.HTTPError as error:
                     raise ServiceError(
                         f"the service does not answer: {error}",

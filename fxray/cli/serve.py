@@ -1,5 +1,6 @@
 """`fxray serve` and `fxray key`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,10 @@ def serve(
     adapter: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Adapter in PEFT layout, in place of the run's last.")
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="One more adapter of the same base, asked for by name. May be repeated."),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 8000 by default.")] = None,
     replicas: Annotated[int | None, typer.Option(help="Engines; 1 by default.")] = None,
@@ -31,12 +36,14 @@ def serve(
     """Serve a trained detector: a page at /, an interface below /v1, its description at /docs.
 
     It listens on this machine alone, unless --host says otherwise; then API keys are needed. SIGHUP swaps the adapter
-    for the run's last one, SIGTERM ends what has begun and stops.
+    for the run's last one, SIGTERM ends what has begun and stops. Requests choose one of several adapters with
+    ?model=NAME.
 
     \b
     Examples:
       fxray serve --run-dir runs/demo
       fxray serve --config tiny --adapter runs/demo/sft/adapter --port 8080
+      fxray serve --run-dir runs/demo --also beta=runs/demo/grpo/beta/final/adapter
       fxray serve --run-dir runs/7b --host 0.0.0.0 --keys keys.txt --set serve.max_replicas=4
     """
     if (run_dir is None) == (config is None):
@@ -46,7 +53,9 @@ def serve(
     from fxray.serve.run import serve_until_told
 
     given = {"host": host, "port": port, "replicas": replicas, "keys": keys, "data_dir": data_dir}
-    chosen = (f"serve.{name}={value}" for name, value in given.items() if value is not None)
+    chosen = [f"serve.{name}={value}" for name, value in given.items() if value is not None]
+    if also:
+        chosen.append(f"serve.adapters={json.dumps(dict(map(_named, also)))}")
     arguments = Arguments(run_dir=run_dir, config=config, adapter=adapter, overrides=(*(overrides or ()), *chosen))
     resolved, folder = resolve(arguments)
 
@@ -56,6 +65,13 @@ def serve(
 
     tell(Note("starting the engines"))
     serve_until_told(resolved, folder, lambda: resolve(arguments)[1], tell)
+
+
+def _named(option: str) -> tuple[str, str]:
+    name, equals, folder = option.partition("=")
+    if not (name and equals and folder):
+        raise typer.BadParameter(f"{option!r}, expected NAME=DIR", param_hint="--also")
+    return name, folder
 
 
 def key(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fxray.config.model_shape import ModelShape, read_shape
 from fxray.config.problem import Problem
 from fxray.config.schedule import load_stages
-from fxray.config.tree import Config
+from fxray.config.tree import DEFAULT_MODEL, Config
 
 PIXELS_PER_TOKEN = 28 * 28
 PROMPT_TOKENS = 96
@@ -271,6 +271,20 @@ def _staleness(config: Config) -> Iterator[Problem]:
 
 def _service(config: Config) -> Iterator[Problem]:
     serve = config.serve
+    if DEFAULT_MODEL in serve.adapters:
+        yield Problem(
+            f"serve.adapters.{DEFAULT_MODEL}",
+            str(serve.adapters[DEFAULT_MODEL]),
+            "is the name of what answers where a request names no model",
+            "give this adapter another name",
+        )
+    if serve.adapters and config.model.lora is None:
+        yield Problem(
+            "serve.adapters",
+            ", ".join(serve.adapters),
+            "must be empty where model.lora is null: whole weights leave no base model to adapt",
+            "serve the adapters from another service",
+        )
     if 0 < serve.max_replicas < serve.replicas:
         yield Problem(
             "serve.max_replicas",

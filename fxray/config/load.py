@@ -147,4 +147,4 @@ def _is_path(keys: Keys, value: str) -> bool:
         return value.startswith((".", "~"))
     if keys == ("grpo", "schedule"):
         return value.endswith((".yaml", ".yml"))
-    return keys in DATA_FILES
+    return keys in DATA_FILES or keys[:2] == ("serve", "adapters")

@@ -293,6 +293,11 @@ class RayConfig(Section):
     takes longer is a stall at three times its usual length."""
 
 
+DEFAULT_MODEL = "default"
+"""Name of the model of a service that answers where a request names none."""
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
 class ServeConfig(Section):
     host: str = "127.0.0.1"
     """Address to listen on; beyond loopback API keys are needed."""
@@ -301,6 +306,8 @@ class ServeConfig(Section):
     """Host headers that are answered; by default the loopback names on a loopback address, any on another."""
     keys: Path | None = None
     """File of hashed API keys, made by `fxray key`; keys may also come in FXRAY_API_KEYS."""
+    adapters: dict[ModelName, Path] = {}
+    """More adapters of the base model, by the name that requests ask for with `model`; each engine keeps them all."""
     replicas: Count = 1
     """Engines, each as large as one of the rollouts."""
     max_replicas: Annotated[int, Field(ge=0)] = 0

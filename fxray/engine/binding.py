@@ -35,7 +35,7 @@ class MixedWeightsError(SyncError):
 
 
 def bind_policy(
-    blob: PolicyBlob, *, lora_rank: int, lora_id: int, previous_id: int, worker: str
+    blob: PolicyBlob, *, lora_rank: int, lora_id: int, previous_id: int, worker: str, other_ids: tuple[int, ...] = ()
 ) -> Generator[Call, Any, SyncProof]:
     """The calls that bring a policy into an engine, and prove that it is in use.
 
@@ -45,6 +45,7 @@ def bind_policy(
         lora_id: As for `bind_adapter`.
         previous_id: As for `bind_adapter`.
         worker: Named in the proof and in errors.
+        other_ids: As for `bind_adapter`.
 
     Raises:
         SyncError: As `bind_adapter` and `bind_weights` say, or the engine was started for the other kind.
@@ -60,7 +61,7 @@ def bind_policy(
         )
     if isinstance(blob, WeightsBlob):
         return bind_weights(blob, worker=worker)
-    return bind_adapter(blob, lora_id=lora_id, previous_id=previous_id, worker=worker)
+    return bind_adapter(blob, lora_id=lora_id, previous_id=previous_id, worker=worker, other_ids=other_ids)
 
 
 def bind_weights(blob: WeightsBlob, *, worker: str) -> Generator[Call, Any, SyncProof]:
@@ -108,14 +109,17 @@ def bind_weights(blob: WeightsBlob, *, worker: str) -> Generator[Call, Any, Sync
     return SyncProof(worker, blob.version, sha256, num_used)
 
 
-def bind_adapter(blob: AdapterBlob, *, lora_id: int, previous_id: int, worker: str) -> Generator[Call, Any, SyncProof]:
+def bind_adapter(
+    blob: AdapterBlob, *, lora_id: int, previous_id: int, worker: str, other_ids: tuple[int, ...] = ()
+) -> Generator[Call, Any, SyncProof]:
     """The calls that load an adapter and prove that it is in use.
 
     Args:
         blob: The adapter.
         lora_id: Id that it gets in the engine, new for each load.
-        previous_id: Id of the adapter in use so far, which stays where the new one is refused; 0 for none.
+        previous_id: Id of the adapter that it replaces, which stays where the new one is refused; 0 for none.
         worker: Named in the proof and in errors.
+        other_ids: Ids of adapters that stay beside it.
 
     Returns:
         The proof.
@@ -139,12 +143,12 @@ def bind_adapter(blob: AdapterBlob, *, lora_id: int, previous_id: int, worker: s
         raise SyncError(f"vLLM refuses the adapter: {error}", where=where) from error
     num_bound, missing = yield "count_bound_modules", (lora_id, blob.peft_config, blob.safetensors)
     if num_bound != blob.num_modules:
-        yield "keep_only_adapter", (previous_id,)
+        yield "keep_adapters", ((previous_id, *other_ids),)
         raise SyncError(
             f"{num_bound} LoRA modules are bound, {blob.num_modules} were published"
             + (f"; missing {missing}" if missing else ""),
             where=where,
             remedy="sampler and learner must hold the same base model and adapter layers",
         )
-    yield "keep_only_adapter", (lora_id,)
+    yield "keep_adapters", ((lora_id, *other_ids),)
     return SyncProof(worker, blob.version, sha256, num_bound)

@@ -353,8 +353,8 @@ def llm_arguments(settings: EngineSettings) -> dict[str, Any]:
         arguments |= {
             "enable_lora": True,
             "max_lora_rank": settings.lora_rank,
-            "max_loras": 1,
-            "max_cpu_loras": 2,
+            "max_loras": settings.max_adapters,
+            "max_cpu_loras": settings.max_adapters + 1,  # a new one is proved beside the one that it replaces
             "enable_tower_connector_lora": True,
         }
     if is_cpu_build():

@@ -99,9 +99,9 @@ class AdapterExtension:
         manager.add_adapter(adapter)
         manager.activate_adapter(lora_id)
 
-    def keep_only_adapter(self, lora_id: int) -> None:
-        """Forgets every adapter but this one; 0 forgets all."""
-        for other in set(self._manager.list_adapters()) - {lora_id}:
+    def keep_adapters(self, lora_ids: tuple[int, ...]) -> None:
+        """Forgets every adapter but these."""
+        for other in set(self._manager.list_adapters()).difference(lora_ids):
             self._manager.remove_adapter(other)
 
     def count_bound_modules(self, lora_id: int, peft_config: dict[str, Any], blob: bytes) -> tuple[int, str]:

@@ -25,6 +25,7 @@ class EngineSettings:
         threads: Threads on a CPU; 0 takes all.
         sync: "bytes" binds adapters from memory, "file" through vLLM's stock loader.
         seed: Of the engine; each answer has a seed of its own.
+        max_adapters: Adapters that are kept beside each other; only a `StreamingEngine` takes more than one.
     """
 
     model_path: Path
@@ -43,3 +44,4 @@ class EngineSettings:
     threads: int
     sync: str
     seed: int
+    max_adapters: int = 1

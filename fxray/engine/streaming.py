@@ -44,8 +44,16 @@ class Answer:
     policy_version: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Policy:
+    """What a name stands for: an adapter by vLLM's request, or whole weights without one."""
+
+    request: Any
+    version: int
+
+
 class StreamingEngine:
-    """A vLLM engine with at most one policy that is driven from one event loop.
+    """A vLLM engine that is driven from one event loop, with a policy for each name, as many as its settings allow.
 
     vLLM's core runs in a child process, which ends with this one. Make it inside a running event loop.
 
@@ -64,7 +72,7 @@ class StreamingEngine:
 
         self._settings = settings
         self._num_loads = self._num_asked = self._num_running = 0
-        self._policy: tuple[Any, int] | None = None
+        self._policies: dict[str, _Policy] = {}
         self._is_swapping = False
         self._changed = asyncio.Condition()
         try:
@@ -97,6 +105,7 @@ class StreamingEngine:
         *,
         where: str,
         max_new_tokens: int,
+        name: str = "",
         watched_ids: tuple[int, ...] = (),
         with_drafts: bool = False,
     ) -> AsyncGenerator[Draft | Answer]:
@@ -107,6 +116,7 @@ class StreamingEngine:
             image: Upright RGB image.
             where: Named in errors.
             max_new_tokens: Longest answer.
+            name: Of the policy that answers; the base model where none was loaded under it.
             watched_ids: Tokens whose log-probabilities are wanted at every place of the answer.
             with_drafts: Also tell what was said so far, whenever a box is complete.
 
@@ -116,12 +126,12 @@ class StreamingEngine:
         """
         async with self._not_swapping():
             self._num_asked += 1
-            version = self._policy[1] if self._policy else BASE_VERSION
+            policy = self._policies.get(name, _Policy(None, BASE_VERSION))
             outputs = self._llm.generate(
                 {"prompt": prompt, "multi_modal_data": {"image": image}},
                 self._sampling_params(max_new_tokens, watched_ids, with_drafts=with_drafts),
                 f"question-{self._num_asked}",
-                lora_request=self._policy[0] if self._policy else None,
+                lora_request=policy.request,
             )
             gathered = _Gathered(watched_ids)
             try:
@@ -142,10 +152,10 @@ class StreamingEngine:
                 ) from error
             finally:
                 await outputs.aclose()
-            yield gathered.answer(self._decode(gathered.token_ids), version)
+            yield gathered.answer(self._decode(gathered.token_ids), policy.version)
 
-    async def load_policy(self, blob: PolicyBlob, *, worker: str, deadline_s: float) -> SyncProof:
-        """Answers to whatever is asked from now on come from this policy, and that is proved.
+    async def load_policy(self, blob: PolicyBlob, *, worker: str, deadline_s: float, name: str = "") -> SyncProof:
+        """Answers to whatever is asked under this name from now on come from this policy, and that is proved.
 
         Answers that have begun are ended first, by the policy that they began with; new questions wait meanwhile.
 
@@ -153,8 +163,10 @@ class StreamingEngine:
             blob: An adapter, or whole weights whose pieces are here.
             worker: Named in the proof and in errors.
             deadline_s: For the answers that have begun.
+            name: What the policy is asked by.
 
         Raises:
+            ConfigError: As many policies of other names are loaded as the settings allow.
             SyncError: The bytes are not what was published, or not every module of theirs is bound; the policy
                 before stays in use, unless whole weights were taken and not proved: then the engine is ended.
             DeadlineError: Answers that had begun did not end in time.
@@ -162,17 +174,24 @@ class StreamingEngine:
         from vllm.lora.request import LoRARequest
 
         async with self._alone(deadline_s, worker):
+            others = {other: policy for other, policy in self._policies.items() if other != name}
+            if len(others) >= self._settings.max_adapters:
+                raise ConfigError(
+                    f"a policy besides {', '.join(map(repr, others))}, expected at most {self._settings.max_adapters}",
+                    where=worker,
+                    remedy="start the engine for more adapters",
+                )
             self._num_loads += 1
-            name = f"policy-v{blob.version}-{self._num_loads}"
+            label = f"policy-v{blob.version}-{self._num_loads}"
             is_adapter = isinstance(blob, AdapterBlob)
-            request = LoRARequest(name, self._num_loads, f"memory/{name}") if is_adapter else None
-            previous = self._policy[0] if self._policy else None
+            request = LoRARequest(label, self._num_loads, f"memory/{label}") if is_adapter else None
             steps = bind_policy(
                 blob,
                 lora_rank=self._settings.lora_rank,
                 lora_id=self._num_loads,
-                previous_id=previous.lora_int_id if previous else 0,
+                previous_id=_lora_id(self._policies.get(name)),
                 worker=worker,
+                other_ids=tuple(map(_lora_id, others.values())),
             )
             try:
                 call = next(steps)
@@ -192,7 +211,7 @@ class StreamingEngine:
                 await self._llm.reset_mm_cache()
                 await self._llm.reset_encoder_cache()
                 await self._llm.reset_prefix_cache()
-            self._policy = (request, blob.version)
+            self._policies[name] = _Policy(request, blob.version)
             return proof
 
     async def check_alive(self) -> None:
@@ -268,6 +287,11 @@ class StreamingEngine:
             self._is_swapping = False
             async with self._changed:
                 self._changed.notify_all()
+
+
+def _lora_id(policy: _Policy | None) -> int:
+    """Id of a policy's adapter in the engine; 0 where there is none."""
+    return policy.request.lora_int_id if policy and policy.request else 0
 
 
 class _Gathered:

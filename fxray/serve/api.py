@@ -9,11 +9,12 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, FastAPI, Header, Path, Request, Response
+from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import ASGIApp
 
 from fxray import __version__
+from fxray.config.tree import DEFAULT_MODEL
 from fxray.serve.batches import read_lines
 from fxray.serve.failures import add_failures, as_response
 from fxray.serve.metrics import Counted
@@ -30,7 +31,7 @@ NDJSON = "application/x-ndjson"
 CLIENT_GONE = 499
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
-_REFUSALS = (400, 401, 403, 408, 413, 415, 421, 422, 429, 503)
+_REFUSALS = (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 503)
 
 BatchId = Annotated[str, Path(pattern=BATCH_ID)]
 
@@ -91,6 +92,18 @@ async def owner_of(
 Owner = Annotated[str, Depends(owner_of)]
 
 
+async def model_of(
+    request: Request,
+    model: Annotated[str, Query(description="Name of what is to answer, one of those at /v1/models")] = DEFAULT_MODEL,
+) -> str:
+    """Name of the model that is to answer; that there is none such is said before the body is read."""
+    service_of(request).check_model(model)
+    return model
+
+
+Model = Annotated[str, Depends(model_of)]
+
+
 def _form_body(**limits: int) -> dict[str, Any]:
     """The OpenAPI description of a form of images; `limits` are JSON Schema's, of their list."""
     images = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}, **limits}
@@ -121,7 +134,7 @@ def _add_detection(app: FastAPI) -> None:
         summary="Examine images",
         tags=["detection"],
     )
-    async def detect(request: Request, owner: Owner) -> Response:
+    async def detect(request: Request, owner: Owner, model: Model) -> Response:
         """Images as files of a form or as base64 in JSON.
 
         With `Accept: text/event-stream` the regions come as they are found, one event each: `image`, `region`,
@@ -129,7 +142,7 @@ def _add_detection(app: FastAPI) -> None:
         can, the status is 422: of one image its problem, of several a list as ever.
         """
         service = service_of(request)
-        uploads = await read_uploads(request, service.limits)
+        uploads = await read_uploads(request, service.limits, model)
         service.charge(owner, len(uploads))
         if EVENTS in request.headers.get("accept", ""):
             return StreamingResponse(
@@ -151,13 +164,13 @@ def _add_stability(app: FastAPI) -> None:
         summary="What becomes of an answer when the image is changed",
         tags=["detection"],
     )
-    async def stability(request: Request, owner: Owner) -> Response:
+    async def stability(request: Request, owner: Owner, model: Model) -> Response:
         """One image, examined as it is and saved as JPEG again, resized, cropped, and as a screenshot.
 
         It costs as much as ten images, against the rate of a key too.
         """
         service = service_of(request)
-        (upload,) = await read_uploads(request, replace(service.limits, max_images=1))
+        (upload,) = await read_uploads(request, replace(service.limits, max_images=1), model)
         service.charge(owner, STABILITY_COST)
         found = await _unless_gone(request, service.try_changes(upload))
         return as_response(found["problem"]) if "problem" in found else JSONResponse(found)
@@ -213,13 +226,13 @@ def _add_batches(app: FastAPI) -> None:
         summary="Hand in many images",
         tags=["batches"],
     )
-    async def add(request: Request, owner: Owner) -> Response:
+    async def add(request: Request, owner: Owner, model: Model) -> Response:
         """The images are kept until they are examined, beside other requests and after a restart too."""
         service = service_of(request)
         if service.admission.is_draining:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is about to stop", retry_after_s=10)
         async with uploaded_files(request, service.batch_limits) as files:
-            batch = await service.batches.add(files, owner, service.batch_limits)
+            batch = await service.batches.add(files, owner, model, service.batch_limits)
         service.runner.wake()
         return JSONResponse(
             batch.state().model_dump(mode="json"), HTTPStatus.ACCEPTED, {"Location": f"{BATCHES}/{batch.batch_id}"}

@@ -14,7 +14,7 @@ from actors.placement import ROLLOUT, node_share
 from fxray.config.limits import check
 from fxray.config.load import load_config
 from fxray.config.problem import refuse
-from fxray.config.tree import Config
+from fxray.config.tree import DEFAULT_MODEL, Config
 from fxray.detect.load import latest_adapter, open_adapter, rank_of
 from fxray.errors import ConfigError
 from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
@@ -92,9 +92,11 @@ def build(config: Config, adapter: Path | None) -> Any:
 
     settings = service_settings(config)
     _check_keys(config)
-    spec = replica_spec(config)
-    if adapter is not None:
-        spec = replace(spec, engine=replace(spec.engine, lora_rank=rank_of(open_adapter(adapter))))
+    spec, adapters = replica_spec(config), adapters_of(config, adapter)
+    folders = [Path(folder) for folder in adapters.values() if folder]
+    if folders:
+        rank = max(rank_of(open_adapter(folder)) for folder in folders)
+        spec = replace(spec, engine=replace(spec.engine, lora_rank=rank, max_adapters=len(folders)))
     rollout = config.rollout
     replicas = serve.deployment(DetectorReplica).options(
         name="detector",
@@ -116,14 +118,25 @@ def build(config: Config, adapter: Path | None) -> Any:
         graceful_shutdown_timeout_s=config.serve.drain_deadline_s,
         ray_actor_options={"num_cpus": 0},
     )
-    folder = str(adapter.resolve()) if adapter else ""
-    return gateway.bind(replicas.bind(spec), settings, folder)
+    return gateway.bind(replicas.bind(spec), settings, adapters)
+
+
+def adapters_of(config: Config, adapter: Path | None) -> dict[str, str]:
+    """Folder of the adapter that answers for each model, by the model's name; "" for the bare base model.
+
+    Args:
+        config: All of it.
+        adapter: That of the model which answers where a request names none.
+    """
+    first = {DEFAULT_MODEL: str(adapter.resolve()) if adapter else ""}
+    return first | {name: str(folder.resolve()) for name, folder in config.serve.adapters.items()}
 
 
 def service_settings(config: Config) -> ServiceSettings:
     """The plain values of the gateway."""
     serve, rollout = config.serve, config.rollout
     return ServiceSettings(
+        models=tuple(adapters_of(config, None)),
         allowed_hosts=serve.allowed_hosts or loopback_hosts(serve.host),
         keys_file=serve.keys.resolve() if serve.keys else None,
         max_images=serve.max_images,

@@ -1,6 +1,6 @@
 """Batches on disk: what was handed in, and what is known of it. A restart finds all of it again.
 
-<data>/batches/<id>/batch.json          owner, time, names; written last, so a batch is whole or not there
+<data>/batches/<id>/batch.json          owner, model, time, names; written last, so a batch is whole or not there
                     images/000000       as it was sent; deleted once its result is there
                     results/000000.json
 """
@@ -19,6 +19,7 @@ from typing import Any
 import anyio
 from starlette.datastructures import UploadFile
 
+from fxray.config.tree import DEFAULT_MODEL
 from fxray.files import atomic_dir, write_atomically
 from fxray.serve.problems import Refusal
 from fxray.serve.uploads import Upload, UploadLimits, harmless_name
@@ -34,6 +35,7 @@ class Batch:
     Attributes:
         batch_id: 32 hexadecimal digits, not to be guessed.
         owner: Whose key it was handed in with; nobody else sees it.
+        model: Name of what is to answer.
         created: UTC, ISO 8601.
         names: Of its images.
         folder: Where it lies.
@@ -41,6 +43,7 @@ class Batch:
 
     batch_id: str
     owner: str
+    model: str
     created: str
     names: tuple[str, ...]
     folder: Path
@@ -57,7 +60,7 @@ class Batch:
 
     def read(self, index: int) -> Upload:
         """An image that has no result yet."""
-        return Upload(self.names[index], self.image(index).read_bytes())
+        return Upload(self.names[index], self.image(index).read_bytes(), self.model)
 
     def write(self, index: int, result: dict[str, Any]) -> None:
         """Keeps a result, and forgets the image."""
@@ -101,7 +104,7 @@ class BatchStore:
         for leftover in folder.glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    async def add(self, files: Sequence[UploadFile], owner: str, limits: UploadLimits) -> Batch:
+    async def add(self, files: Sequence[UploadFile], owner: str, model: str, limits: UploadLimits) -> Batch:
         """Keeps a new batch.
 
         Raises:
@@ -133,9 +136,9 @@ class BatchStore:
                 async with await anyio.open_file(aside / "images" / f"{index:06}", "wb") as kept:
                     while chunk := await file.read(_CHUNK_BYTES):
                         await kept.write(chunk)
-            document = {"owner": owner, "created": created, "names": names}
+            document = {"owner": owner, "model": model, "created": created, "names": names}
             (aside / "batch.json").write_text(json.dumps(document, ensure_ascii=False), "utf-8")
-        return Batch(batch_id, owner, created, names, self._folder / batch_id)
+        return Batch(batch_id, owner, model, created, names, self._folder / batch_id)
 
     def find(self, batch_id: str, owner: str) -> Batch:
         """A batch of this owner.
@@ -174,7 +177,8 @@ class BatchStore:
         folder = self._folder / batch_id
         try:
             document = json.loads((folder / "batch.json").read_text("utf-8"))
-            return Batch(batch_id, document["owner"], document["created"], tuple(document["names"]), folder)
+            owner, model, created = document["owner"], document.get("model", DEFAULT_MODEL), document["created"]
+            return Batch(batch_id, owner, model, created, tuple(document["names"]), folder)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

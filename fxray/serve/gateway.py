@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from typing import Any, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
@@ -31,21 +31,21 @@ class HandleBackend:
 
     Args:
         handle: Of the deployment of `DetectorReplica`.
-        policy: What they are to answer with.
+        adapters: Folder of the adapter that each model is to answer with, by the model's name; "" for none.
     """
 
-    def __init__(self, handle: Any, policy: Policy) -> None:
+    def __init__(self, handle: Any, adapters: Mapping[str, str]) -> None:
         self._handle = handle
         self._streams = handle.options(stream=True)
-        self._policy = policy
+        self._policies = {name: Policy(name, folder, 0, time.time()) for name, folder in adapters.items()}
 
     async def detect(self, upload: Upload) -> dict[str, Any]:
         """See `fxray.serve.backend.Backend`."""
-        return await _answer(self._handle.detect.remote(upload.name, upload.content, self._policy))
+        return await _answer(self._handle.detect.remote(upload.name, upload.content, self._policies[upload.model]))
 
     async def stream(self, upload: Upload) -> AsyncGenerator[dict[str, Any]]:
         """See `fxray.serve.backend.Backend`."""
-        pieces = self._streams.stream.remote(upload.name, upload.content, self._policy)
+        pieces = self._streams.stream.remote(upload.name, upload.content, self._policies[upload.model])
         try:
             async for piece in pieces:
                 yield piece
@@ -56,23 +56,24 @@ class HandleBackend:
 
     async def try_change(self, upload: Upload, change: Change, original: dict[str, Any]) -> dict[str, Any]:
         """See `fxray.serve.backend.Backend`."""
-        asked = self._handle.try_change.remote(upload.name, upload.content, self._policy, change, original)
-        return await _answer(asked)
+        policy = self._policies[upload.model]
+        return await _answer(self._handle.try_change.remote(upload.name, upload.content, policy, change, original))
 
     async def models(self) -> list[dict[str, Any]]:
         """See `fxray.serve.backend.Backend`."""
         try:
             async with asyncio.timeout(MODELS_DEADLINE_S):
-                return [await _answer(self._handle.use.remote(self._policy))]
+                return [await _answer(self._handle.use.remote(policy)) for policy in self._policies.values()]
         except TimeoutError as error:
             raise unavailable(
                 f"no engine said within {MODELS_DEADLINE_S:g} s what it is", retry_after_s=RETRY_AFTER_S
             ) from error
 
-    async def swap(self, folder: str) -> dict[str, Any]:
-        """Has all answers from now on come from another adapter; the one before stays where it is refused.
+    async def swap(self, name: str, folder: str) -> dict[str, Any]:
+        """Has all answers of a model from now on come from another adapter; the one before stays where it is refused.
 
         Args:
+            name: Of the model.
             folder: In PEFT layout, on every node that runs replicas.
 
         Returns:
@@ -81,14 +82,14 @@ class HandleBackend:
         Raises:
             FxrayError: Why a replica refuses the adapter.
         """
-        policy = Policy(folder, self._policy.version + 1, time.time())
+        policy = Policy(name, folder, self._policies[name].version + 1, time.time())
         try:
             model: dict[str, Any] = await self._handle.use.remote(policy)
         except RayTaskError as error:
             if isinstance(error.cause, FxrayError):
                 raise error.cause from error
             raise FxrayError(f"a replica refuses the adapter: {error.cause}", where=folder) from error
-        self._policy = policy
+        self._policies[name] = policy
         return model
 
 
@@ -98,11 +99,11 @@ class Gateway:
     Args:
         replicas: Handle of the replicas.
         settings: Limits and places.
-        adapter: Folder of the adapter to start with; empty for the bare base model.
+        adapters: Folder of the adapter that each model starts with, by its name; "" for the bare base model.
     """
 
-    def __init__(self, replicas: Any, settings: ServiceSettings, adapter: str) -> None:
-        self._backend = HandleBackend(replicas, Policy(adapter, 0, time.time()))
+    def __init__(self, replicas: Any, settings: ServiceSettings, adapters: dict[str, str]) -> None:
+        self._backend = HandleBackend(replicas, adapters)
         self._service = Service(self._backend, settings, read_keys(settings.keys_file))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -113,9 +114,9 @@ class Gateway:
         """What answers, a `ModelOut` each."""
         return await self._backend.models()
 
-    async def swap(self, folder: str) -> dict[str, Any]:
+    async def swap(self, name: str, folder: str) -> dict[str, Any]:
         """See `HandleBackend.swap`."""
-        return await self._backend.swap(folder)
+        return await self._backend.swap(name, folder)
 
     async def drain(self, deadline_s: float) -> bool:
         """Lets no request in any more, and waits for those that have begun; False where that took too long."""

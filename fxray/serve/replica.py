@@ -1,4 +1,4 @@
-"""A replica: one engine with one adapter, and how an image passes through it."""
+"""A replica: one engine with the adapters of its models, and how an image passes through it."""
 
 import asyncio
 import hashlib
@@ -60,16 +60,27 @@ class ReplicaSpec:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which adapter answers.
+    """Which adapter answers for a model.
 
     Attributes:
+        name: Of the model.
         folder: In PEFT layout, on every node that runs replicas; empty for the bare base model.
         version: Grows with every swap.
         order: When it was chosen; a replica with an earlier one swaps before it answers, and never goes back.
     """
 
+    name: str
     folder: str
     version: int
+    order: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Answering:
+    """What is told of an answer: its model, what makes its probability, and when the model was chosen."""
+
+    model: ModelOut
+    calibration: Calibration | None
     order: float
 
 
@@ -82,11 +93,8 @@ class DetectorReplica:
         await self._engine.prepare()
         self._swap = asyncio.Lock()
         self._tokens = verdict_tokens(self._engine.encode)
-        self._model = ModelOut(
-            id=spec.base, base=spec.base, adapter=None, adapter_sha256=None, policy_version=BASE_VERSION, view=spec.view
-        )
-        self._answering: dict[int, tuple[ModelOut, Calibration | None]] = {BASE_VERSION: (self._model, None)}
-        self._order = 0.0
+        self._current: dict[str, _Answering] = {}  # by the name of the model
+        self._answering: dict[tuple[str, int], _Answering] = {}  # by name and policy version, the one before too
 
     async def use(self, policy: Policy) -> dict[str, Any]:
         """Swaps the adapter where another one is in use; answers that have begun end with the one before.
@@ -100,16 +108,32 @@ class DetectorReplica:
             DeadlineError: Answers that had begun did not end in time.
         """
         async with self._swap:
-            if policy.order > self._order and policy.folder:
-                await self._load(policy)
-                self._order = policy.order
-        return self._model.model_dump(mode="json")
+            if policy.name not in self._current:
+                self._current[policy.name] = self._base_model(policy.name)
+            if policy.folder and policy.order > self._current[policy.name].order:
+                self._current[policy.name] = await self._load(policy)
+        return self._current[policy.name].model.model_dump(mode="json")
 
-    async def _load(self, policy: Policy) -> None:
+    def _base_model(self, name: str) -> "_Answering":
+        base = self._spec.base
+        model = ModelOut(
+            name=name,
+            id=base,
+            base=base,
+            adapter=None,
+            adapter_sha256=None,
+            policy_version=BASE_VERSION,
+            view=self._spec.view,
+        )
+        self._answering[name, BASE_VERSION] = alone = _Answering(model, None, 0.0)
+        return alone
+
+    async def _load(self, policy: Policy) -> "_Answering":
         folder = Path(policy.folder)
         blob = await asyncio.to_thread(open_adapter, folder, policy.version)
         calibration = read_calibration(folder, self._fitted_for(blob.sha256))
         model = ModelOut(
+            name=policy.name,
             id=f"{self._spec.base}+{blob.sha256[:12]}",
             base=self._spec.base,
             adapter=folder.name,
@@ -118,10 +142,12 @@ class DetectorReplica:
             view=self._spec.view,
         )
         # Known before the first answer that comes from it.
-        before = self._model.policy_version
-        self._answering = {before: self._answering[before], policy.version: (model, calibration)}
-        await self._engine.load_policy(blob, worker="replica", deadline_s=self._spec.swap_deadline_s)
-        self._model = model
+        before = self._current[policy.name]
+        kept = {key: each for key, each in self._answering.items() if key[0] != policy.name or each is before}
+        coming = _Answering(model, calibration, policy.order)
+        self._answering = kept | {(policy.name, policy.version): coming}
+        await self._engine.load_policy(blob, worker="replica", deadline_s=self._spec.swap_deadline_s, name=policy.name)
+        return coming
 
     def _fitted_for(self, adapter_sha256: str) -> FittedFor:
         engine = self._spec.engine
@@ -141,7 +167,7 @@ class DetectorReplica:
         """A `DetectionOut`, or a `FailureOut` where the image cannot be examined."""
         await self.use(policy)
         outcome: dict[str, Any] = {}
-        async with aclosing(self._pieces(name, content, with_drafts=False)) as pieces:
+        async with aclosing(self._pieces(name, content, policy.name, with_drafts=False)) as pieces:
             async for piece in pieces:
                 outcome = piece.get("detection", piece)
         return outcome
@@ -149,7 +175,7 @@ class DetectorReplica:
     async def stream(self, name: str, content: bytes, policy: Policy) -> AsyncGenerator[dict[str, Any]]:
         """What `fxray.serve.backend.Backend.stream` gives."""
         await self.use(policy)
-        async with aclosing(self._pieces(name, content, with_drafts=True)) as pieces:
+        async with aclosing(self._pieces(name, content, policy.name, with_drafts=True)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -166,26 +192,28 @@ class DetectorReplica:
         try:
             view = await asyncio.to_thread(lambda: change.apply(decode_image(content, name)))
             frame = self._frame_of(view.image)
-            async with aclosing(self._answers(name, view.image, with_drafts=False)) as answers:
+            async with aclosing(self._answers(name, view.image, policy.name, with_drafts=False)) as answers:
                 answer = [piece async for piece in answers if isinstance(piece, Answer)][-1]
         except (DataError, ConfigError) as error:
             return {"name": name, "problem": problem_of(error, HTTPStatus.UNPROCESSABLE_ENTITY)}
         if answer.policy_version != original["model"]["policy_version"]:
             raise unavailable("the adapter was swapped meanwhile", retry_after_s=1)
-        found = self._detection(name, content, frame, answer, time.monotonic() - start_s)
+        found = self._detection(name, content, frame, (policy.name, answer), time.monotonic() - start_s)
         return wire_trial(change, view, found, original).model_dump(mode="json")
 
-    async def _pieces(self, name: str, content: bytes, *, with_drafts: bool) -> AsyncGenerator[dict[str, Any]]:
+    async def _pieces(
+        self, name: str, content: bytes, model: str, *, with_drafts: bool
+    ) -> AsyncGenerator[dict[str, Any]]:
         start_s = time.monotonic()
         try:
             image, frame, provenance = await asyncio.to_thread(self._decode, name, content)
             if with_drafts:
                 yield {"image": {"width_px": frame.width_px, "height_px": frame.height_px}}
             num_told = 0
-            async with aclosing(self._answers(name, image, with_drafts=with_drafts)) as answers:
+            async with aclosing(self._answers(name, image, model, with_drafts=with_drafts)) as answers:
                 async for answer in answers:
                     if isinstance(answer, Answer):
-                        detection = self._detection(name, content, frame, answer, time.monotonic() - start_s)
+                        detection = self._detection(name, content, frame, (model, answer), time.monotonic() - start_s)
                         told = detection.model_copy(update={"provenance": provenance})
                         yield {"detection": told.model_dump(mode="json")}
                         return
@@ -196,11 +224,14 @@ class DetectorReplica:
         except (DataError, ConfigError) as error:
             yield {"name": name, "problem": problem_of(error, HTTPStatus.UNPROCESSABLE_ENTITY)}
 
-    def _answers(self, name: str, image: Image.Image, *, with_drafts: bool) -> AsyncGenerator[Draft | Answer]:
+    def _answers(
+        self, name: str, image: Image.Image, model: str, *, with_drafts: bool
+    ) -> AsyncGenerator[Draft | Answer]:
         return self._engine.answer(
             self._spec.prompt,
             image,
             where=name,
+            name=model,
             max_new_tokens=self._spec.max_new_tokens,
             watched_ids=self._tokens.watched,
             with_drafts=with_drafts,
@@ -216,7 +247,10 @@ class DetectorReplica:
         engine = self._spec.engine
         return smart_frame(image.width, image.height, min_pixels=engine.min_pixels, max_pixels=engine.max_pixels)
 
-    def _detection(self, name: str, content: bytes, frame: Frame, answer: Answer, seconds: float) -> DetectionOut:
+    def _detection(
+        self, name: str, content: bytes, frame: Frame, answered: tuple[str, Answer], seconds: float
+    ) -> DetectionOut:
+        model, answer = answered
         rollout = answer.rollout
         said: Prediction = from_answer(
             name,
@@ -226,7 +260,8 @@ class DetectorReplica:
             probability=probability_generated(rollout.token_ids.tolist(), answer.watched_logprobs_TW, self._tokens),
             view=self._spec.view,
         )
-        model, calibration = self._answering[answer.policy_version]
+        known = self._answering[model, answer.policy_version]
+        calibration = known.calibration
         probability, assessment = judge(said, calibration)
         used = calibration if said.probability is not None else None
         return DetectionOut(
@@ -246,5 +281,5 @@ class DetectorReplica:
             faults=list(said.faults),
             is_strict=bool(said.is_strict),
             seconds=round(seconds, 4),
-            model=model,
+            model=known.model,
         )

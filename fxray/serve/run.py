@@ -11,7 +11,7 @@ from fxray.errors import FxrayError
 from fxray.events import Note, OnEvent
 from fxray.launch.cluster import ray_cluster
 from fxray.listening import bound_socket, url_of
-from fxray.serve.application import NAME, build
+from fxray.serve.application import NAME, adapters_of, build
 
 _CALL_MARGIN_S = 30.0
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
@@ -20,12 +20,12 @@ _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 def serve_until_told(
     config: Config, adapter: Path | None, find_adapter: Callable[[], Path | None], on_event: OnEvent
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then ends what has begun; SIGHUP swaps the adapter.
+    """Serves until SIGTERM or SIGINT, then ends what has begun; SIGHUP swaps the adapters.
 
     Args:
         config: All of it.
         adapter: Folder of the adapter to start with; None for the bare base model.
-        find_adapter: Called on SIGHUP: the adapter to go on with.
+        find_adapter: Called on SIGHUP: the adapter to go on with; those of `serve.adapters` are read again too.
         on_event: Told what happens.
 
     Raises:
@@ -70,17 +70,25 @@ async def _wait(handle: Any, find_adapter: Callable[[], Path | None], on_event: 
         loop.add_signal_handler(number, told.put_nowait, number)
     while await told.get() == signal.SIGHUP:
         try:
-            adapter = find_adapter()
-            if adapter is None:
+            adapters = adapters_of(config, find_adapter())
+        except FxrayError as error:
+            on_event(Note(f"the adapters stay as they are: {error}", is_warning=True))
+            continue
+        for name, folder in adapters.items():
+            if folder:
+                await _swap(handle, name, folder, on_event, config.serve.drain_deadline_s + _CALL_MARGIN_S)
+            elif len(adapters) == 1:
                 on_event(Note("the base model answers alone; there is no adapter to swap", is_warning=True))
-                continue
-            deadline_s = config.serve.drain_deadline_s + _CALL_MARGIN_S
-            async with asyncio.timeout(deadline_s):
-                model = await handle.swap.remote(str(adapter.resolve()))
-            on_event(Note(f"policy version {model['policy_version']} answers: {adapter}"))
-        except (FxrayError, TimeoutError) as error:
-            cause = getattr(error, "cause", error)  # Ray wraps what a replica raised
-            on_event(Note(f"the adapter stays as it is: {cause}", is_warning=True))
+
+
+async def _swap(handle: Any, name: str, folder: str, on_event: OnEvent, deadline_s: float) -> None:
+    try:
+        async with asyncio.timeout(deadline_s):
+            model = await handle.swap.remote(name, folder)
+        on_event(Note(f"model {name}: policy version {model['policy_version']} answers: {folder}"))
+    except (FxrayError, TimeoutError) as error:
+        cause = getattr(error, "cause", error)  # Ray wraps what a replica raised
+        on_event(Note(f"model {name}: the adapter stays as it is: {cause}", is_warning=True))
 
 
 def _stop(handle: Any, deadline_s: float, on_event: OnEvent) -> None:

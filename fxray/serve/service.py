@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fxray.data.changes import CHANGES, Change
+from fxray.draw import plain_text
 from fxray.errors import DataError
 from fxray.serve.admission import Admission
 from fxray.serve.backend import Backend
@@ -46,6 +47,20 @@ class Service:
         )
         self.runner = BatchRunner(self.batches, self._examine_of_batch, max(1, settings.max_in_flight // 2))
         self._rates = RateLimiter(settings.images_per_min)
+
+    def check_model(self, name: str) -> None:
+        """Returns where there is such a model.
+
+        Raises:
+            Refusal: 404 with the names that there are.
+        """
+        if name not in self.settings.models:
+            raise Refusal(
+                HTTPStatus.NOT_FOUND,
+                f"there is no model {plain_text(name, 80)!r}",
+                where="query.model",
+                remedy=f"ask for one of {', '.join(self.settings.models)}, or for none",
+            )
 
     def charge(self, owner: str, num_images: int) -> None:
         """Counts images against the rate of a key.
@@ -149,7 +164,10 @@ class Service:
     def _failure(self, upload: Upload) -> dict[str, Any] | None:
         """Why an image need not be sent to an engine, as a `FailureOut`."""
         try:
+            self.check_model(upload.model)  # that of a batch may be gone since
             check_image(upload, self.limits)
+        except Refusal as refusal:
+            return {"name": upload.name, "problem": problem_of(refusal, refusal.status)}
         except DataError as error:
             return {"name": upload.name, "problem": problem_of(error, HTTPStatus.UNPROCESSABLE_ENTITY)}
         return None

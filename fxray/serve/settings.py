@@ -9,6 +9,7 @@ class ServiceSettings:
     """What the gateway needs to know.
 
     Attributes:
+        models: Names of what can answer; the first does where a request names none.
         allowed_hosts: Values of the Host header that are answered; empty for any.
         keys_file: File of hashed API keys, or None.
         max_images: Images in one request.
@@ -27,6 +28,7 @@ class ServiceSettings:
         keep_batches_s: A finished batch is kept so long.
     """
 
+    models: tuple[str, ...]
     allowed_hosts: tuple[str, ...]
     keys_file: Path | None
     max_images: int

@@ -31,10 +31,12 @@ class Upload:
     Attributes:
         name: As the sender calls it, made harmless: one line, no folders, no control characters.
         content: The encoded image.
+        model: Name of what is to answer.
     """
 
     name: str
     content: bytes
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +80,21 @@ def check_image(upload: Upload, limits: UploadLimits) -> None:
         )
 
 
-async def read_uploads(request: Request, limits: UploadLimits) -> list[Upload]:
-    """The images of a request, in order.
+async def read_uploads(request: Request, limits: UploadLimits, model: str) -> list[Upload]:
+    """The images of a request, in order, for a model.
 
     Raises:
         Refusal: It is neither of the two content types, holds no image or too many, or is malformed.
     """
     if _media_type(request) == "application/json":
-        return await _from_json(request, limits)
+        return await _from_json(request, limits, model)
     async with uploaded_files(request, limits) as files:
         uploads = []
         for number, file in enumerate(files, start=1):
             name = harmless_name(file.filename or "", number)
             if (file.size or 0) > limits.max_image_bytes:
                 raise _too_large(name, file.size or 0, limits)
-            uploads.append(Upload(name, await file.read()))
+            uploads.append(Upload(name, await file.read(), model))
         return uploads
 
 
@@ -134,7 +136,7 @@ async def uploaded_files(request: Request, limits: UploadLimits) -> AsyncIterato
         await form.close()
 
 
-async def _from_json(request: Request, limits: UploadLimits) -> list[Upload]:
+async def _from_json(request: Request, limits: UploadLimits, model: str) -> list[Upload]:
     try:
         parsed = DetectIn.model_validate_json(await request.body())
     except ValidationError as error:
@@ -158,7 +160,7 @@ async def _from_json(request: Request, limits: UploadLimits) -> list[Upload]:
         if len(image.data) * 3 // 4 > limits.max_image_bytes + 3:
             raise _too_large(name, len(image.data) * 3 // 4, limits)
         try:
-            uploads.append(Upload(name, base64.b64decode(image.data, validate=True)))
+            uploads.append(Upload(name, base64.b64decode(image.data, validate=True), model))
         except (binascii.Error, ValueError) as error:
             raise Refusal(
                 HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -40,6 +40,8 @@ class RegionOut(_Wire):
 
 
 class ModelOut(_Wire):
+    name: str
+    """What a request asks for with `model`."""
     id: str
     """What answers: base model and adapter."""
     base: str

@@ -84,3 +84,18 @@ def test_a_batch_is_waited_for_no_longer_than_told(image):
     assert [result["name"] for result in client.results(batch)] == ["a", "b"]
     with pytest.raises(DeadlineError, match="1 of 2 images"):
         client.wait(batch, deadline_s=-1)
+
+
+def test_the_model_is_named_where_one_is_asked_for(image):
+    asked: list[httpx.Request] = []
+    answers = [httpx.Response(200, json={"detections": [{"verdict": "real"}]}) for _ in range(2)]
+    answers += [httpx.Response(200, json={"num_flips": 0}), httpx.Response(202, json={"id": "0" * 32})]
+    answers += [httpx.Response(200, json={"models": [{"name": "default"}]})]
+    client = client_of(answers, asked)
+    client.detect([image])
+    client.detect([image], "strict")
+    client.stability(image, "strict")
+    client.hand_in([image], "strict")
+    assert client.models() == [{"name": "default"}]
+    paths = ["/v1/detect", "/v1/detect?model=strict", "/v1/stability?model=strict", "/v1/batches?model=strict"]
+    assert [request.url.raw_path.decode() for request in asked] == [*paths, "/v1/models"]

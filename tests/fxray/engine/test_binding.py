@@ -12,12 +12,13 @@ from fxray.errors import SyncError
 from fxray.grpo.types import AdapterBlob, PolicyBlob, SyncProof, WeightsBlob
 from fxray.tensor_file import join_pieces, pieces_sha256
 
+OTHER_IDS = (7, 9)
 CONTENT = b"weights"
 BLOB = AdapterBlob(3, CONTENT, {"r": 8}, hashlib.sha256(CONTENT).hexdigest(), num_modules=5)
 
 
 def bind(blob: PolicyBlob, lora_rank: int = 8) -> Generator:
-    return bind_policy(blob, lora_rank=lora_rank, lora_id=2, previous_id=1, worker="w")
+    return bind_policy(blob, lora_rank=lora_rank, lora_id=2, previous_id=1, worker="w", other_ids=OTHER_IDS)
 
 
 def drive(answers: dict, blob: AdapterBlob = BLOB) -> tuple[SyncProof | None, list[tuple[str, object]]]:
@@ -37,18 +38,19 @@ def drive(answers: dict, blob: AdapterBlob = BLOB) -> tuple[SyncProof | None, li
         return None, calls
 
 
-def test_an_adapter_is_checked_loaded_counted_and_then_alone():
+def test_an_adapter_is_checked_loaded_counted_and_takes_the_place_of_the_one_before():
     proof, calls = drive({"find_adapter_problem": "", "count_bound_modules": (5, "")})
     assert proof == SyncProof("w", 3, BLOB.sha256, 5)
     assert calls == [
-        ("find_adapter_problem", {"r": 8}), ("load_adapter", 2), ("count_bound_modules", 2), ("keep_only_adapter", 2),
+        ("find_adapter_problem", {"r": 8}), ("load_adapter", 2), ("count_bound_modules", 2),
+        ("keep_adapters", (2, *OTHER_IDS)),
     ]  # fmt: skip
 
 
 def test_an_adapter_that_is_not_bound_whole_leaves_the_one_before():
     proof, calls = drive({"find_adapter_problem": "", "count_bound_modules": (4, "q_proj")})
     assert proof is None
-    assert calls[-2] == ("keep_only_adapter", 1)
+    assert calls[-2] == ("keep_adapters", (1, *OTHER_IDS))
     assert "4 LoRA modules are bound, 5 were published; missing q_proj" in calls[-1][1]
 
 

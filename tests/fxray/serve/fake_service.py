@@ -25,8 +25,12 @@ from fxray.serve.settings import ServiceSettings
 from fxray.serve.uploads import Upload
 from fxray.serve.wire import DetectionOut, wire_provenance, wire_trial
 
-MODEL = {
-    "id": "fake+0", "base": "fake", "adapter": None, "adapter_sha256": None, "policy_version": 0, "view": "full",
+MODELS = {
+    name: {
+        "name": name, "id": f"fake+{number}", "base": "fake", "adapter": f"adapter-{number}",
+        "adapter_sha256": f"{number}" * 64, "policy_version": 0, "view": "full",
+    }
+    for number, name in enumerate(("default", "strict"))
 }  # fmt: skip
 CALIBRATION = {
     "method": "platt", "num_images": 512, "num_sources": 40, "data": "validation.parquet", "data_sha256": "ab" * 32,
@@ -82,7 +86,8 @@ class FakeBackend:
             raise self.error
         image = decode_image(upload.content, upload.name)
         view = change.apply(image)
-        found = DetectionOut.model_validate(await self.detect(Upload(upload.name, as_png(view.image))))
+        changed = Upload(upload.name, as_png(view.image), upload.model)
+        found = DetectionOut.model_validate(await self.detect(changed))
         if view.image.width < image.width / 2 + 1:
             found = found.model_copy(update={"assessment": "real", "regions": [], "probability": 0.2})
         return wire_trial(change, view, found, original).model_dump(mode="json")
@@ -90,7 +95,7 @@ class FakeBackend:
     async def models(self) -> list[dict[str, Any]]:
         if self.error is not None:
             raise self.error
-        return [MODEL]
+        return list(MODELS.values())
 
 
 def _detection(upload: Upload, image: Image.Image, region: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +116,7 @@ def _detection(upload: Upload, image: Image.Image, region: dict[str, Any]) -> di
         "faults": [],
         "is_strict": True,
         "seconds": 0.1,
-        "model": MODEL,
+        "model": MODELS[upload.model],
         "provenance": wire_provenance(
             read_provenance(upload.content, open_image(upload.content, upload.name))
         ).model_dump(mode="json"),
@@ -131,7 +136,7 @@ def as_png(image: Image.Image) -> bytes:
 
 def settings_of(tmp_path: Path, **changes: Any) -> ServiceSettings:
     values: dict[str, Any] = {
-        "allowed_hosts": (), "keys_file": None, "max_images": 8, "max_image_bytes": 2**20,
+        "models": tuple(MODELS), "allowed_hosts": (), "keys_file": None, "max_images": 8, "max_image_bytes": 2**20,
         "max_request_bytes": 4 * 2**20, "max_image_pixels": 10**6, "max_in_flight": 4, "max_waiting": 8,
         "request_deadline_s": 5.0, "upload_deadline_s": 1.0, "images_per_min": 0, "data_dir": tmp_path / "data",
         "max_batch_images": 50, "max_batch_bytes": 8 * 2**20, "max_batches": 3, "keep_batches_s": 3600.0,

@@ -300,3 +300,28 @@ def test_the_description_names_every_route_and_no_other_host(make_service):
     assert set(spec["paths"]["/v1/detect"]["post"]["requestBody"]["content"]) == {
         "multipart/form-data", "application/json",
     }  # fmt: skip
+
+
+def test_a_request_names_the_model_that_answers(make_service):
+    async def go():
+        async with running(make_service()) as client:
+            named = await client.get("/v1/models")
+            asked = [
+                await client.post(f"/v1/{route}{query}", files=files(png()))
+                for route in ("detect", "stability")
+                for query in ("", "?model=default", "?model=strict")
+            ]
+            accept = {"accept": "text/event-stream"}
+            streamed = await client.post("/v1/detect?model=strict", files=files(png()), headers=accept)
+            # Nobody waits for this body.
+            unknown = await client.post("/v1/detect?model=%1b[31mnone", content=b"x" * 10**6)
+            return named, asked, streamed, unknown
+
+    named, asked, streamed, unknown = run(go())
+    assert [model["name"] for model in named.json()["models"]] == ["default", "strict"]
+    answered = [answer.json().get("detections", [answer.json().get("original")])[0] for answer in asked]
+    assert [found["model"]["name"] for found in answered] == ["default", "default", "strict"] * 2
+    assert dict(events_of(streamed.text))["detection"]["detection"]["model"]["name"] == "strict"
+    assert (unknown.status_code, unknown.json()["where"]) == (404, "query.model")
+    assert "\x1b" not in unknown.text
+    assert unknown.json()["remedy"] == "ask for one of default, strict, or for none"

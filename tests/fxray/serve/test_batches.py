@@ -128,3 +128,28 @@ def test_finished_batches_are_forgotten_after_a_while(make_service, backend):
             return (await client.get(url, headers=HEADERS)).status_code
 
     assert run(go()) == 404
+
+
+def test_a_batch_is_answered_by_its_model_and_says_where_that_is_gone(make_service, backend):
+    async def hand_in(client, query):
+        added = await client.post(f"/v1/batches{query}", files=images(png()), headers=HEADERS)
+        return added.headers.get("location"), added.status_code
+
+    async def go():
+        backend.seconds = 30
+        async with running(make_service(OWNERS)) as client:
+            handed_in = [await hand_in(client, query) for query in ("", "?model=strict", "?model=none")]
+        backend.seconds = 0
+        results = []
+        for models in (("default",), ("default", "strict")):
+            async with running(make_service(OWNERS, models=models)) as client:
+                for url, _ in handed_in[:2]:
+                    await until_done(client, url)
+                    results += await results_of(client, url)
+        return handed_in, results
+
+    handed_in, results = run(go())
+    assert [status for _, status in handed_in] == [202, 202, 404]
+    assert results[0]["model"]["name"] == "default"
+    assert (results[1]["problem"]["status"], results[1]["problem"]["where"]) == (404, "query.model")
+    assert results[2:] == results[:2]  # a result stays what it is

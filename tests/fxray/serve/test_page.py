@@ -198,3 +198,15 @@ def test_what_becomes_of_the_answer_is_shown_when_asked_for(page):
         ["resized to 50%", "real", "20 %", "0.00"]
     ]
     assert panel.locator("tbody tr").count() == 10
+
+
+def test_each_image_is_examined_by_the_model_that_was_chosen(page):
+    model = page.get_by_label("Model")
+    assert model.locator("option").all_inner_texts() == ["default", "strict"]
+    choose(page, ("a.png", png(300, 200)))
+    model.select_option("strict")
+    page.set_input_files("#files", [{"name": "b.png", "mimeType": "image/png", "buffer": png(200, 300)}])
+    page.get_by_text("2 examined").wait_for()
+    for name, answered in (("a.png", "fake+0"), ("b.png", "fake+1")):
+        page.get_by_role("button", name=name).click()
+        assert answered in page.locator("details").last.text_content()

@@ -1,6 +1,7 @@
 """A replica over an engine in this process, beside the detector of the command line over the same one."""
 
 import asyncio
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from fxray.detect.stability import try_changes
 from fxray.engine.engine import Answers, Question
 from fxray.engine.settings import EngineSettings
 from fxray.engine.streaming import Answer
-from fxray.grpo.types import Rollout, SamplingSettings
+from fxray.errors import SyncError
+from fxray.grpo.types import AdapterBlob, Rollout, SamplingSettings
 from fxray.serve import replica
 from fxray.serve.problems import Refusal
 from fxray.serve.replica import DetectorReplica, Policy, ReplicaSpec
@@ -55,10 +57,9 @@ class Offline:
 class Streaming:
     """What a replica asks."""
 
-    policy_version = -1
-
     def __init__(self, settings: EngineSettings) -> None:
-        pass
+        self.versions: dict[str, int] = {}
+        self.num_loads = 0
 
     async def prepare(self) -> None:
         pass
@@ -66,8 +67,14 @@ class Streaming:
     def encode(self, text: str) -> list[int]:
         return [ord(letter) for letter in text]
 
-    async def answer(self, prompt, image, **more):
-        yield Answer(answer_to(image), np.zeros((0, 2), np.float32), self.policy_version)
+    async def answer(self, prompt, image, name, **more):
+        yield Answer(answer_to(image), np.zeros((0, 2), np.float32), self.versions.get(name, -1))
+
+    async def load_policy(self, blob, *, worker, deadline_s, name):
+        if blob.version == 99:
+            raise SyncError("refused", where=worker)
+        self.versions[name] = blob.version
+        self.num_loads += 1
 
 
 def marked(width: int, height: int, box: tuple[int, int, int, int], format_: str, orientation: int = 1) -> bytes:
@@ -105,7 +112,7 @@ def detector() -> Detector:
     )  # fmt: skip
 
 
-NO_ADAPTER = Policy("", 0, 0.0)
+NO_ADAPTER = Policy("default", "", 0, 0.0)
 IMAGES = {
     "wide": (marked(900, 300, (600, 150, 750, 300), "PNG"), (900, 300), (600, 150, 750, 300)),
     "tall": (marked(150, 700, (0, 0, 75, 350), "PNG"), (150, 700), (0, 0, 75, 350)),
@@ -157,3 +164,33 @@ def test_answers_of_two_adapters_are_not_compared(served):
     with pytest.raises(Refusal, match="swapped") as refusal:
         asyncio.run(go())
     assert (refusal.value.status, refusal.value.retry_after_s) == (503, 1)
+
+
+def test_each_model_answers_with_its_own_adapter_and_keeps_it_where_a_new_one_is_refused(served, monkeypatch):
+    content = marked(40, 30, (0, 0, 10, 10), "PNG")
+
+    def blob_of(folder: Path, version: int) -> AdapterBlob:
+        sha256 = hashlib.sha256(folder.name.encode()).hexdigest()
+        return AdapterBlob(version, b"", {}, sha256, 1)
+
+    monkeypatch.setattr(replica, "open_adapter", blob_of)
+    first, strict = Policy("default", "/a/first", 0, 1.0), Policy("strict", "/a/strict", 0, 1.0)
+    newer, refused = Policy("strict", "/a/newer", 1, 2.0), Policy("strict", "/a/bad", 99, 3.0)
+
+    async def adapter_of(policy: Policy) -> tuple[str, str, int]:
+        model = (await served.detect("a.png", content, policy))["model"]
+        return model["name"], model["adapter"], model["policy_version"]
+
+    async def go():
+        found = [await adapter_of(policy) for policy in (NO_ADAPTER, strict, first, newer, strict, first)]
+        with pytest.raises(SyncError, match="refused"):
+            await served.use(refused)
+        return found, await adapter_of(newer)
+
+    found, after = asyncio.run(go())
+    assert found == [
+        ("default", None, -1), ("strict", "strict", 0), ("default", "first", 0), ("strict", "newer", 1),
+        ("strict", "newer", 1), ("default", "first", 0),
+    ]  # fmt: skip
+    assert after == ("strict", "newer", 1)
+    assert served._engine.num_loads == 3

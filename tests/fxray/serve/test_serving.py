@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -50,12 +51,19 @@ def wait_until_ready(url: str, process: subprocess.Popen) -> None:
     raise AssertionError(f"the service was not ready within {START_DEADLINE_S} s")
 
 
+def ask(client: httpx.Client, part: tuple, model: str | None) -> dict:
+    """What is found in one image."""
+    return client.post("/v1/detect", files=[part], params={"model": model} if model else None).json()["detections"][0]
+
+
 @pytest.mark.timeout(400)
-def test_the_service_answers_streams_swaps_and_ends_what_has_begun(tmp_path):
+def test_the_service_answers_streams_multiplexes_swaps_and_ends_what_has_begun(tmp_path):
     adapter = write_adapter(tmp_path / "adapter", seed=0)
+    other = write_adapter(tmp_path / "other", seed=2)
     command = [
         sys.executable, "-m", "fxray", "serve", "--config", "tiny", "--adapter", str(adapter), "--port", str(PORT),
-        "--data-dir", str(tmp_path / "data"), "-s", "evaluate.max_new_tokens=24", "-s", "rollout.max_num_seqs=8",
+        "--also", f"other={other}", "--data-dir", str(tmp_path / "data"),
+        "-s", "evaluate.max_new_tokens=24", "-s", "rollout.max_num_seqs=8",
     ]  # fmt: skip
     environment = os.environ | {"RAY_worker_niceness": "0"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -73,10 +81,26 @@ def test_the_service_answers_streams_swaps_and_ends_what_has_begun(tmp_path):
             told = json.loads(events[-2].partition("data: ")[2])["detection"]
             assert told["answer"] == first[0]["answer"]  # greedy, alone or beside others
 
+            names = {"default": None, "other": "other"}
+            alone = {name: [ask(client, part, model) for part in parts] for name, model in names.items()}
+            assert [found["answer"] for found in alone["default"]] == [found["answer"] for found in first]
+            assert all(a["answer"] != b["answer"] for a, b in zip(*alone.values(), strict=True))
+            with ThreadPoolExecutor(2 * len(parts)) as pool:  # both in one batch of the engine, over the same images
+                asked = {
+                    name: [pool.submit(ask, client, part, model) for part in parts] for name, model in names.items()
+                }
+                beside = {name: [each.result() for each in answers] for name, answers in asked.items()}
+            for name, answers in beside.items():
+                assert {found["model"]["name"] for found in answers} == {name}
+                assert [found["answer"] for found in answers] == [found["answer"] for found in alone[name]]
+                weights = [[found["raw_probability"] for found in each[name]] for each in (alone, beside)]
+                assert weights[1] == pytest.approx(weights[0], abs=1e-4, nan_ok=True)
+
             write_adapter(adapter, seed=1)
             process.send_signal(signal.SIGHUP)
             while (model := client.get("/v1/models").json()["models"][0])["policy_version"] == 0:
                 time.sleep(0.2)
+            assert ask(client, parts[0], "other")["answer"] == alone["other"][0]["answer"]
             second = client.post("/v1/detect", files=parts).json()["detections"]
             assert {found["model"]["adapter_sha256"] for found in second} == {model["adapter_sha256"]}
             assert model["adapter_sha256"] != first[0]["model"]["adapter_sha256"]

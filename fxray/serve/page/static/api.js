@@ -67,11 +67,13 @@ export async function models() {
   return (await (await ask("/v1/models")).json()).models;
 }
 
-/** What becomes of the answer when the image is changed: a `StabilityOut`. */
-export async function stability(file) {
+const asked = (path, model) => (model ? `${path}?model=${encodeURIComponent(model)}` : path);
+
+/** What becomes of a model's answer when the image is changed: a `StabilityOut`. */
+export async function stability(file, model) {
   const form = new FormData();
   form.append("images", file, file.name || "pasted image");
-  return (await ask("/v1/stability", { method: "POST", body: form })).json();
+  return (await ask(asked("/v1/stability", model), { method: "POST", body: form })).json();
 }
 
 /** Events of a stream, as [kind, data]. */
@@ -95,14 +97,15 @@ async function* events(response) {
 /**
  * Examines one image.
  * @param {File} file - The image.
+ * @param {string} model - Name of the model that is to answer; "" for the service's choice.
  * @param {(kind: string, data: object) => void} tell - Called with "image" and "region" while they come.
  * @returns {Promise<object>} The detection.
  */
-export async function detect(file, tell) {
+export async function detect(file, model, tell) {
   for (let tried = 1; ; tried += 1) {
     const form = new FormData();
     form.append("images", file, file.name || "pasted image");
-    const response = await ask("/v1/detect", { method: "POST", body: form, headers: { Accept: "text/event-stream" } });
+    const response = await ask(asked("/v1/detect", model), { method: "POST", body: form, headers: { Accept: "text/event-stream" } });
     let problem = { detail: "The answer broke off." };
     for await (const [kind, data] of events(response)) {
       if (kind === "detection") return data.detection;

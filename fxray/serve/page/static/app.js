@@ -26,7 +26,7 @@ function add(files) {
   }
   const room = MAX_FILES - items.length;
   notice(images.length > room ? `At most ${MAX_FILES} images at a time; ${images.length - room} were left out. Larger sets go to /v1/batches.` : "");
-  const added = images.slice(0, room).map((file) => examination(file));
+  const added = images.slice(0, room).map((file) => examination(file, byId("models").value));
   items.push(...added);
   document.body.classList.add("busy-page");
   byId("queue").hidden = items.length < 2;
@@ -52,7 +52,7 @@ async function examine(item) {
   item.state = "running";
   refresh(item);
   try {
-    item.settle(await api.detect(item.file, (kind, data) => {
+    item.settle(await api.detect(item.file, item.model, (kind, data) => {
       item.draft(kind, data);
       refresh(item);
     }));
@@ -140,6 +140,11 @@ function listen() {
 
 listen();
 document.body.classList.toggle("touch", navigator.maxTouchPoints > 0);
-api.models().then(([model]) => {
+api.models().then((models) => {
+  const [model] = models;
   byId("model").textContent = model.adapter ? `${model.base}, adapter ${model.adapter_sha256.slice(0, 8)}` : model.base;
+  if (models.length === 1) return;
+  byId("models").append(...models.map(({ name, adapter }) => h("option", { value: name }, adapter ? name : `${name} (no adapter)`)));
+  byId("choice").hidden = false;
+  byId("model").hidden = true;
 }, (error) => notice(`${error.message} ${error.remedy}`.trim()));

@@ -4,12 +4,14 @@ let number = 0;
 
 /**
  * @param {File} file - The image.
+ * @param {string} model - Name of the model that is to answer; "" for the service's choice.
  * Regions as the reader sees them are `{box, caption, state}`; state is "open", "accepted", "rejected" or "drawn".
  */
-export function examination(file) {
+export function examination(file, model) {
   number += 1;
   const item = {
     file,
+    model,
     name: file.name || `pasted image ${number}`,
     url: URL.createObjectURL(file),
     state: "waiting",

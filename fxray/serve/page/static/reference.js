@@ -13,6 +13,7 @@ const nameOf = (schema) => {
 
 function route(path, method, operation) {
   const bodies = Object.entries(operation.requestBody?.content ?? {});
+  const queries = (operation.parameters ?? []).filter((parameter) => parameter.in === "query");
   const all = Object.entries(operation.responses ?? {});
   const answers = all.filter(([status]) => Number(status) < 400);
   const errors = all.map(([status]) => status).filter((status) => Number(status) >= 400);
@@ -20,6 +21,7 @@ function route(path, method, operation) {
     h("h3", {}, h("code", { class: "method" }, method.toUpperCase()), " ", h("code", {}, path)),
     h("p", {}, operation.summary ?? ""),
     operation.description ? h("p", { class: "fine" }, operation.description.replaceAll("`", "")) : null,
+    queries.map(({ name, description }) => h("p", { class: "fine" }, "Query ", h("code", {}, name), `: ${description}.`)),
     bodies.length ? h("p", { class: "fine" }, `Body: ${bodies.map(([type]) => type).join(" or ")}.`) : null,
     h("dl", { class: "facts" }, answers.flatMap(([status, answer]) => [
       h("dt", {}, status),

@@ -30,7 +30,7 @@ async function examine(item, refresh) {
   item.stability = { state: "running", found: null, problem: null };
   refresh();
   try {
-    item.stability = { state: "done", found: await stability(item.file), problem: null };
+    item.stability = { state: "done", found: await stability(item.file, item.model), problem: null };
     announce(`${item.name}: ${sentence(item.stability.found)}`);
   } catch (error) {
     item.stability = { state: "open", found: null, problem: error };
