@@ -2,7 +2,14 @@
 
 from collections import deque
 
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError
+
 from fxray.errors import WorkerDiedError
+
+DEATHS = (RayActorError, OutOfMemoryError)
+"""What a call raises whose actor is gone. Where Ray's memory monitor ends a process, that is no `RayActorError`."""
+LOSSES = (*DEATHS, ObjectLostError)
+"""The same, and what a call raises whose answer is gone with the node where it lay."""
 
 
 def forget_frames(error: Exception) -> None:

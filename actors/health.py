@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+
+from actors.failures import DEATHS
 
 ASK_EVERY_S = 2.0
 DEATH_IS_TOLD_WITHIN_S = 5.0
@@ -58,6 +59,6 @@ class Health:
         for name, reference in asked.items():
             try:
                 ray.get(reference, timeout=max(0.0, end_s - time.monotonic()))
-            except (RayActorError, TimeoutError):
+            except (*DEATHS, TimeoutError):
                 return name
         return ""

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.failures import FailureBudget, forget_frames
+from actors.failures import DEATHS, FailureBudget, forget_frames
 from fxray.data.dataset import Dataset
 from fxray.data.images import decode_image
 from fxray.errors import DataError
@@ -133,7 +133,7 @@ class ImageSource:
         while asked:
             try:
                 return self._fetch(asked)
-            except (RayActorError, GetTimeoutError) as error:
+            except (*DEATHS, GetTimeoutError) as error:
                 forget_frames(error)
                 reason = f"did not read {len(asked)} images within {self._deadline_s:g} s"
                 reason = reason if isinstance(error, GetTimeoutError) else f"died: {error}"

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.failures import forget_frames
+from actors.failures import LOSSES, forget_frames
 from actors.health import Health
 from actors.placement import node_share
 from fxray import spans
@@ -362,7 +362,7 @@ def _await(
         if isinstance(error.cause, FxrayError):
             raise error.cause from None
         raise
-    except RayActorError as error:
+    except LOSSES as error:
         forget_frames(error)
         raise LearnerLostError(f"a learner rank died: {error}", where=f"waiting for {what}") from error
     except GetTimeoutError as error:

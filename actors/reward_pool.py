@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
-from actors.failures import FailureBudget, forget_frames
+from actors.failures import DEATHS, FailureBudget, forget_frames
 from actors.placement import node_share
 from fxray import spans
 from fxray.data.frame import Frame
@@ -218,7 +218,7 @@ class RewardPool:
         lease.span.end()
         try:
             result = ray.get(reference, timeout=self._group_deadline_s)
-        except (RayActorError, OutOfMemoryError) as error:
+        except DEATHS as error:
             forget_frames(error)
             is_taken = isinstance(error, RayActorError) and error.preempted
             if not is_taken:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from actors.crew import Crew, Worker, was_taken
 from actors.errands import DRAW, LOAD, REST, START, Batch, Deadlines, Errand, end_s, late_error, missing_groups
-from actors.failures import FailureBudget, forget_frames
+from actors.failures import DEATHS, LOSSES, FailureBudget, forget_frames
 from actors.nodes import Nodes
 from actors.rollout_worker import Draw, Job
 from actors.scaling import Scaler
@@ -313,7 +313,7 @@ class RolloutPool:
         worker = self._crew.questions[question]
         try:
             self._crew.hear(question)
-        except (RayActorError, OutOfMemoryError) as error:
+        except DEATHS as error:
             forget_frames(error)
             self._lose(worker, f"died: {error}", error)
 
@@ -322,7 +322,7 @@ class RolloutPool:
         worker = errand.worker
         try:
             result = ray.get(reference)
-        except (RayActorError, OutOfMemoryError) as error:
+        except LOSSES as error:
             self._errands[reference] = errand
             forget_frames(error)
             self._lose(worker, f"died: {error}", error)

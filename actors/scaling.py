@@ -21,6 +21,7 @@ one is hidden by nothing, so "rollout waited" is 0 there, and the rule weighs ge
 """
 
 import math
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -164,7 +165,7 @@ def decide(
 class Scaler:
     """Remembers what was measured with the present size, and changes it now and then.
 
-    Any thread may call `observe`; one alone `choose`.
+    Any thread may call it.
 
     Args:
         num_workers: Size to begin with.
@@ -176,6 +177,7 @@ class Scaler:
         self.num_workers = num_workers
         self.limits = limits
         self._lag_steps = lag_steps
+        self._lock = threading.Lock()
         self._num_skipped = 0
         self._steps: deque[StepTimes] = deque()
         self._num_groups = 1
@@ -184,11 +186,12 @@ class Scaler:
 
     def observe(self, step: StepTimes, num_groups: int) -> None:
         """Takes in what a step of so many groups measured."""
-        if self._num_skipped < self._lag_steps:
-            self._num_skipped += 1
-            return
-        self._num_groups = num_groups
-        self._steps.append(step)
+        with self._lock:
+            if self._num_skipped < self._lag_steps:
+                self._num_skipped += 1
+                return
+            self._num_groups = num_groups
+            self._steps.append(step)
 
     def note_start(self, seconds: float) -> None:
         """Takes in how long a worker took to start, from when it had a node."""
@@ -201,21 +204,22 @@ class Scaler:
             num_up: Workers that are up. While they are not as many as they shall be, what is measured says nothing.
             fills_engine: Groups that one engine decodes at once.
         """
-        if self.limits is None or not self._is_ripe(num_up, self.limits.every_steps):
-            return Decision(self.num_workers)
-        decision = decide(
-            self.num_workers,
-            list(self._steps),
-            self.limits,
-            num_groups=self._num_groups,
-            fills_engine=fills_engine,
-            growth=self._growth,
-        )
-        if decision.is_too_many:
-            self.limits = replace(self.limits, max_workers=decision.num_workers)
-        self.num_workers, self._growth = decision.num_workers, decision.growth
-        self._forget()
-        return decision
+        with self._lock:
+            if self.limits is None or not self._is_ripe(num_up, self.limits.every_steps):
+                return Decision(self.num_workers)
+            decision = decide(
+                self.num_workers,
+                list(self._steps),
+                self.limits,
+                num_groups=self._num_groups,
+                fills_engine=fills_engine,
+                growth=self._growth,
+            )
+            if decision.is_too_many:
+                self.limits = replace(self.limits, max_workers=decision.num_workers)
+            self.num_workers, self._growth = decision.num_workers, decision.growth
+            self._forget()
+            return decision
 
     def _is_ripe(self, num_up: int, every_steps: int) -> bool:
         if num_up != self.num_workers:

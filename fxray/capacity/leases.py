@@ -15,14 +15,14 @@ def groups_at_once(group_size: int, max_num_seqs: int) -> int:
 
 
 def lease_size(num_groups: int, num_workers: int, fills_engine: int) -> int:
-    """Groups of one lease: a fair share, but at least what fills an engine once, and at most what fills it eight times.
+    """Groups of one lease: a fair share, so that no engine is idle, but at most what fills an engine eight times.
 
     Args:
         num_groups: Of the step.
         num_workers: Engines.
         fills_engine: Groups that one engine decodes at once.
     """
-    return max(fills_engine, min(math.ceil(num_groups / num_workers), BATCHES_PER_LEASE * fills_engine))
+    return max(1, min(math.ceil(num_groups / num_workers), BATCHES_PER_LEASE * fills_engine))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,16 @@
-import pytest
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+import ray
+from ray.exceptions import ActorDiedError, ObjectLostError, OutOfMemoryError
+
+from actors import learner
 from actors.failures import FailureBudget
-from fxray.errors import WorkerDiedError
+from actors.health import Health
+from fxray.errors import LearnerLostError, WorkerDiedError
+
+DEATHS = (ActorDiedError(), OutOfMemoryError("killed by the memory monitor"))
 
 
 def budget(max_restarts: int) -> FailureBudget:
@@ -41,3 +50,27 @@ def test_a_spent_budget_says_who_how_often_why_and_what_to_do() -> None:
         "failures.max_restarts: ranks failed 2 times within 1 minutes, 1 restarts are allowed; the last one: rank 1 "
         "was killed for its memory\n  remedy: use less memory; the run continues from its last checkpoint"
     )
+
+
+def raising(error: Exception) -> Any:
+    def get(*_: object, **__: object) -> None:
+        raise error
+
+    return get
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_whoever_is_asked_for_a_sign_of_life_is_found_dead(monkeypatch: pytest.MonkeyPatch, death: Exception) -> None:
+    actor = SimpleNamespace(is_alive=SimpleNamespace(remote=lambda: "answer"))
+    monkeypatch.setattr(ray, "get", raising(death))
+    assert Health({"learner rank 1": actor}, deadline_s=10).find_dead() == "learner rank 1"
+
+
+@pytest.mark.parametrize("loss", [*DEATHS, ObjectLostError("0" * 56, None, "")])
+def test_a_rank_that_is_gone_in_whatever_way_is_a_lost_learner(
+    monkeypatch: pytest.MonkeyPatch, loss: Exception
+) -> None:
+    monkeypatch.setattr(ray, "wait", lambda pending, **_: (pending, []))
+    monkeypatch.setattr(ray, "get", raising(loss))
+    with pytest.raises(LearnerLostError, match="a learner rank died"):
+        learner._await(["answer"], 10, "the learner's update")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import ObjectLostError
 
 from actors.errands import Deadlines
 from actors.failures import FailureBudget
@@ -181,6 +182,25 @@ def test_a_dead_workers_groups_are_drawn_once_by_another(pool_with: Any) -> None
         check_groups(groups, asked)
         assert pool.num_deaths == 2
         assert {group.policy_version for group in groups} == {1}
+
+
+def test_groups_that_were_lost_with_the_node_where_they_lay_are_drawn_again(
+    pool_with: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, lost = ray.get, []
+
+    def lose_one(reference: Any, **options: Any) -> Any:
+        result = get(reference, **options)
+        if not lost and isinstance(result, list) and result and isinstance(result[0], Draw):
+            lost.append(result)
+            raise ObjectLostError(reference.hex(), None, "")
+        return result
+
+    with pool_with() as pool:
+        pool.adopt(adapter(1))
+        monkeypatch.setattr(ray, "get", lose_one)
+        check_groups(pool.generate(prompts(8), TWO), prompts(8))
+        assert (len(lost), pool.num_deaths) == (1, 1)
 
 
 def test_the_only_workers_death_is_survived_and_its_successor_proves_the_policy_first(pool_with: Any) -> None:

@@ -1,5 +1,8 @@
 """The rule as a table, and what it remembers."""
 
+import sys
+import threading
+
 import pytest
 
 from actors.scaling import Growth, Limits, Scaler, StepTimes, busiest_share, decide
@@ -58,11 +61,11 @@ def test_no_size_is_left_for_another_that_is_left_for_it() -> None:
                 assert sizes[-1] == sizes[-2], (make.__name__, work_s, sizes)
 
 
-def test_it_grows_no_further_than_leases_can_be_shared() -> None:
+def test_it_grows_no_further_than_groups_can_be_shared() -> None:
     slow = on_policy(1000, 1)
-    for num_workers in (2, 3, 4, 8):  # two engines hold all 32 groups
-        assert decide(num_workers, [slow] * 3, ALONE, num_groups=32, fills_engine=16).num_workers == 2
-    assert decide(1, [slow] * 3, ALONE, num_groups=16, fills_engine=16).num_workers == 1
+    for num_workers in (2, 3, 4, 8):  # one group each
+        assert decide(num_workers, [slow] * 3, ALONE, num_groups=4, fills_engine=16).num_workers == 4
+    assert decide(1, [slow] * 3, ALONE, num_groups=1, fills_engine=16).num_workers == 1
     assert [busiest_share(32, n, 4) for n in range(1, 10)] == [32, 16, 11, 8, 7, 6, 5, 4, 4]
     assert busiest_share(100, 3, 4) == 64  # four leases among three
 
@@ -104,3 +107,27 @@ def test_nothing_is_decided_before_all_workers_are_up_and_stood_as_long_as_one_t
     for _ in range(50):
         fixed.observe(on_policy(60, 40), 32)
         assert fixed.choose(2, 4).num_workers == 2
+
+
+def test_steps_are_observed_while_another_thread_chooses() -> None:
+    scaler, interval_s = Scaler(2, Limits(1, 8, every_steps=1)), sys.getswitchinterval()
+    scaler.note_start(1e9)  # no decision: all steps are summed up each time
+    failures: list[BaseException] = []
+
+    def choose() -> None:
+        try:
+            for _ in range(300):
+                scaler.choose(2, 4)
+        except RuntimeError as error:
+            failures.append(error)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        thread = threading.Thread(target=choose)
+        thread.start()
+        while thread.is_alive():
+            scaler.observe(on_policy(1, 1), 32)
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert not failures

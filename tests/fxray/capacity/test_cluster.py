@@ -54,7 +54,7 @@ def test_bytes_of_every_boundary_are_counted_by_hand() -> None:
     numbers = {name: (each.num_messages, each.num_bytes) for name, each in found.items()}
     assert numbers == {
         "images, store -> engines": (32, 32 * image),
-        "answers, engines -> driver": (2, drawn),  # 16 groups fill an engine
+        "answers, engines -> driver": (5, drawn),  # a lease for each engine
         "texts and scores, driver <-> rewards": (64, text + 128 * 8 * 8),
         "adapter, driver -> engines": (2, 2 * adapter),  # five engines on nodes of four
         "images, store -> ranks": (32, 32 * image),

@@ -42,13 +42,15 @@ setups = st.builds(
 )
 
 
-def test_a_lease_fills_an_engine_once_to_eight_times_and_is_fair_between() -> None:
+def test_a_lease_is_a_fair_share_and_fills_an_engine_at_most_eight_times() -> None:
     assert [groups_at_once(8, 128), groups_at_once(8, 32), groups_at_once(3, 4)] == [16, 4, 2]
     assert lease_size(16, 1, 16) == 16
     assert lease_size(16, 4, 4) == 4
-    assert lease_size(16, 16, 4) == 4  # four workers draw, twelve do not
+    assert lease_size(16, 16, 4) == 1  # all draw, though each could take four groups
+    assert lease_size(32, 4, 32) == 8
+    assert lease_size(3, 8, 4) == 1
     assert lease_size(9, 2, 2) == 5
-    assert [lease_size(100, n, 4) for n in (1, 3, 5, 50)] == [32, 32, 20, 4]  # at most 8 times 4
+    assert [lease_size(100, n, 4) for n in (1, 3, 5, 50)] == [32, 32, 20, 2]  # at most 8 times 4
 
 
 def test_an_answer_that_ends_gives_its_place_to_the_next() -> None:
