@@ -227,9 +227,16 @@ class LearnerGroup:
         policy: PolicyBlob = self._in_time(calls, "the learner's export_policy")[0]
         return replace(policy, pieces=pieces) if isinstance(policy, WeightsBlob) else policy
 
-    def set_reference(self) -> None:
-        """Makes the present policy the reference of the KL term."""
-        self._all("set_reference")
+    def set_reference(self, folder: Path | None = None) -> None:
+        """Makes the present policy the reference of the KL term, or the one in a folder.
+
+        Raises:
+            CheckpointError: There is none in the folder, or it is damaged or of another model.
+        """
+        if folder is None:
+            self._all("set_reference")
+        else:
+            self._all("restore", REFERENCE_FOLDER, ray.put(read_folder(folder)), str(folder))
 
     def reset_optimizer(self) -> None:
         """Forgets the optimizer's moments, as at the start of a stage."""

@@ -51,8 +51,8 @@ class Learner(Protocol):
         """What is trained of the policy, ready to travel."""
         ...
 
-    def set_reference(self) -> None:
-        """Makes the present policy the reference of the KL term."""
+    def set_reference(self, folder: Path | None = None) -> None:
+        """Makes the present policy the reference of the KL term, or the one in a folder."""
         ...
 
     def reset_optimizer(self) -> None:

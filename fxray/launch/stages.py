@@ -144,8 +144,8 @@ def _resume(session: Session, learner: Learner, stage: Stage) -> Cursor:
             remedy=f"run `fxray grpo --stage {name}` first, or `fxray train` for all",
         )
     folder, state = previous
-    learner.load(folder)
+    learner.load(folder)  # with the reference of the stage before
     learner.reset_optimizer()
-    if (stage.reference or session.config.grpo.reference) == "previous-stage":
-        learner.set_reference()
+    is_sft = (stage.reference or session.config.grpo.reference) == "sft"
+    learner.set_reference(session.run.sft_adapter if is_sft else None)
     return Cursor(stage.name, 0, state.policy_version)

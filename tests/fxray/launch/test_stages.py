@@ -34,11 +34,12 @@ FIRST = 2.0
 
 
 class Learner(Bandit):  # type: ignore[misc]
-    """A policy of one number with momentum: an optimizer's state that must not get lost."""
+    """A policy of one number with momentum: an optimizer's state that must not get lost; and a reference."""
 
     def __init__(self, mishap: Callable[[str], None]) -> None:
         super().__init__()
         self.policy, self._momentum, self._mishap = FIRST, 0.0, mishap
+        self.reference = FIRST
 
     def update(self, groups: Sequence[TrainingGroup], settings: UpdateSettings) -> dict[str, float]:
         self._mishap("update")
@@ -57,10 +58,13 @@ class Learner(Bandit):  # type: ignore[misc]
 
     def save(self, path: Path) -> None:
         self._mishap("save")
-        write_atomically(path / "learner", json.dumps([self.policy, self._momentum]))
+        write_atomically(path / "learner", json.dumps([self.policy, self._momentum, self.reference]))
 
     def load(self, path: Path) -> None:
-        self.policy, self._momentum = json.loads((path / "learner").read_text())
+        self.policy, self._momentum, self.reference = json.loads((path / "learner").read_text())
+
+    def set_reference(self, folder: Path | None = None) -> None:
+        self.reference = self.policy if folder is None else json.loads((folder / "learner").read_text())[0]
 
 
 class Engine(Bandit):  # type: ignore[misc]
@@ -133,9 +137,9 @@ def full() -> Exception:
 
 
 class Run:
-    """A run of two stages of six steps with a checkpoint every second step."""
+    """A run of stages of six steps with a checkpoint every second step."""
 
-    def __init__(self, root: Path, max_staleness: int = 0) -> None:
+    def __init__(self, root: Path, max_staleness: int = 0, references: Sequence[str | None] = (None, None)) -> None:
         settings = ["grpo.steps_per_stage=6", "checkpoint.every_steps=2", "rollout.probe_every_steps=0"]
         settings += ["grpo.learning_rate=0.1", "grpo.warmup_steps=0", f"grpo.max_staleness={max_staleness}"]
         self.run = RunDirectory(root / "run")
@@ -144,7 +148,9 @@ class Run:
         model.mkdir(exist_ok=True)
         (model / "config.json").write_text("{}")
         config = load_config("tiny", settings)
-        stages = load_stages(config.grpo.schedule)[:2]
+        known = load_stages(config.grpo.schedule)
+        stages = [stage.model_copy(update={"reference": held}) for stage, held in zip(known, references, strict=False)]
+        write_atomically(self.run.sft_adapter / "learner", json.dumps([FIRST]))
         self.session = Session(config, self.run, stages, cast("Any", None), model, self.events.append)
 
     def train(self, mishap: Callable[[str], None] = quiet) -> FakeFleet:
@@ -220,7 +226,7 @@ def test_a_damaged_checkpoint_costs_steps_but_changes_nothing(
     with pytest.raises(WorkerDiedError):
         run.train(at("update", 11, 12, 13, error=lost))
     folder = run.run.root / "grpo" / damaged
-    (folder / "learner").write_text("[1.0, 1.0]")
+    (folder / "learner").write_text("[1.0, 1.0, 1.0]")
     run.events.clear()
     run.train()
     assert run.end == undisturbed[0].end
@@ -240,3 +246,16 @@ def test_where_every_checkpoint_is_damaged_the_run_says_so_once(undisturbed: dic
         run.train()
     run.train()
     assert run.end == undisturbed[0].end
+
+
+@pytest.mark.parametrize("mishap", ["update 1", "update 9", "update 15", "save 5", "save 8"])
+def test_each_stage_holds_on_to_the_reference_that_it_names_also_after_a_loss(tmp_path: Path, mishap: str) -> None:
+    what, count = mishap.split()
+    run = Run(tmp_path, references=("sft", "previous-stage", "sft"))
+    run.train(at(what, int(count), error=lost))
+    ends = {}
+    for stage in run.session.stages:
+        policy, _, reference = json.loads((run.run.stage_dir(stage.name) / "final" / "learner").read_text())
+        ends[stage.name] = (policy, reference)
+    assert ends["alpha"][0] not in (FIRST, ends["beta"][0])
+    assert [reference for _, reference in ends.values()] == [FIRST, ends["alpha"][0], FIRST]
