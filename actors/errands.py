@@ -31,11 +31,12 @@ class Deadlines:
 
 @dataclass(slots=True)
 class Batch:
-    """One call of `generate`: what waits, what is there."""
+    """One call of `generate`: what waits, what is there, until when something new is."""
 
     prompts: Sequence[PromptGroup]
     sampling: SamplingSettings
     waiting: deque[int]
+    deadline_s: float
     draws: dict[int, Draw] = field(default_factory=dict)
     num_leases: int = 0
     image_bytes: int = 0

@@ -29,12 +29,13 @@ from actors.learner import (
     learnable_answers,
 )
 from fxray.data.images import decode_image
-from fxray.errors import CheckpointError, ResourceError
+from fxray.errors import CheckpointError
 from fxray.grpo.loss import grpo_loss, token_weights
 from fxray.grpo.types import PolicyBlob, UpdateSettings
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor, preprocess
 from fxray.model.load import DTYPES, load_model
+from fxray.model.memory import memory_told
 from fxray.model.packed import PackedPolicy, PackedRow, pack
 from fxray.model.policy import make_policy
 from fxray.model.prompts import forbidden_ids, load_tokenizer
@@ -298,13 +299,8 @@ class LearnerWorker:
     def _memory(self, what: str) -> Iterator[None]:
         """Tells who ran out of GPU memory, and gives back what others may use."""
         try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                f"out of GPU memory in {what}: {str(error).splitlines()[0]}",
-                where=f"learner rank {self._rank}",
-                remedy=self._spec.memory_remedy,
-            ) from error
+            with memory_told(what, where=f"learner rank {self._rank}", remedy=self._spec.memory_remedy):
+                yield
         finally:
             if self._spec.yields_memory:
                 torch.cuda.empty_cache()

@@ -129,13 +129,12 @@ class RolloutPool:
         self._resize(fills_engine)
         self._await_workers()
         start_s = time.monotonic()
-        deadline_s = start_s + self._deadlines.step_s
-        batch = Batch(prompts, sampling, deque(range(len(prompts))))
+        batch = Batch(prompts, sampling, deque(range(len(prompts))), start_s + self._deadlines.step_s)
         size = lease_size(len(prompts), self.scaler.num_workers, fills_engine)
         while len(batch.draws) < len(prompts):
             while self._idle and batch.waiting:
-                self._lease(batch, size, deadline_s)
-            self._settle(deadline_s, f"groups {missing_groups(batch)}")
+                self._lease(batch, size)
+            self._settle(batch.deadline_s, f"groups {missing_groups(batch)}")
         seconds = time.monotonic() - start_s
         if self._rests:
             self.rest()
@@ -231,7 +230,8 @@ class RolloutPool:
         span = worker.begin(kind, what, facts)
         self._errands[request] = Errand(worker, kind, span, time.monotonic() + limit_s, policy)
 
-    def _lease(self, batch: Batch, size: int, deadline_s: float) -> None:
+    def _lease(self, batch: Batch, size: int) -> None:
+        batch.deadline_s = time.monotonic() + self._deadlines.step_s  # groups that are drawn again have as long
         worker = self._idle.pop()
         worker.is_resting = False
         lease = tuple(batch.waiting.popleft() for _ in range(min(size, len(batch.waiting))))
@@ -241,7 +241,7 @@ class RolloutPool:
         reference = worker.actor.generate.remote([Job.of(batch.prompts[index]) for index in lease], batch.sampling)
         what = f"{len(lease)} groups from {worker.name}"
         span = worker.begin(DRAW, what, {"groups": len(lease), "bytes": num_bytes})
-        self._errands[reference] = Errand(worker, DRAW, span, deadline_s, batch=batch, lease=lease)
+        self._errands[reference] = Errand(worker, DRAW, span, batch.deadline_s, batch=batch, lease=lease)
 
     def _send_on_idle(self) -> None:
         idle, self._idle = self._idle, []
@@ -357,7 +357,7 @@ class RolloutPool:
             self._continue(worker)
             return
         others = self._crew.num_up - (worker.is_up and worker.leaves_s is None)
-        if errand.kind not in (START, LOAD) or others < self._num_needed:
+        if errand.kind == REST or others < self._num_needed:
             raise late_error(errand.what, is_placed=worker.placed_s is not None, kind=errand.kind)
         self._lose(worker, f"was given up: waited too long for {errand.what}")
 

@@ -38,7 +38,7 @@ ANSWER = (
     "<think>\n<|object_ref_start|>patch noisy<|object_ref_end|><|box_start|>(60,34),(89,66)<|box_end|>\n</think>\n"
     "<tag>structure errors</tag>\n<verdict>generated</verdict><|im_end|>"
 )
-SAMPLING = SamplingSettings(GROUP_SIZE, 1.0, 1.0, 128)
+SAMPLING = SamplingSettings(GROUP_SIZE, 1.0, 128)
 GROUPS = (1, 16)
 
 

@@ -69,7 +69,7 @@ def main() -> None:
     settings = engine_settings(arguments)
     adapter = random_adapter(settings.model_path, settings.dtype)
     prompts = make_prompts(arguments, settings)
-    sampling = SamplingSettings(arguments.answers, 1.0, 1.0, arguments.max_new_tokens)
+    sampling = SamplingSettings(arguments.answers, 1.0, arguments.max_new_tokens)
     print(
         f"{arguments.model}: {arguments.prompts} prompts x {arguments.answers} answers at {arguments.px} px, at most "
         f"{arguments.max_new_tokens} tokens; {arguments.steps} steps after one to warm up"

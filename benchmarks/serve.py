@@ -56,7 +56,7 @@ def plain(arguments: argparse.Namespace, contents: Sequence[bytes], num_at_once:
     rank = int(str(blob.peft_config["r"]))
     engine = Engine(replace(spec.engine, lora_rank=rank, max_num_seqs=num_at_once))
     engine.load_policy(blob)
-    sampling = SamplingSettings(1, 0.0, 1.0, spec.max_new_tokens)
+    sampling = SamplingSettings(1, 0.0, spec.max_new_tokens)
     rates = []
     for _ in range(PLAIN_ROUNDS + 1):
         start_s = time.monotonic()

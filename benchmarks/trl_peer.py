@@ -84,7 +84,7 @@ def arguments(job: Job, config: Config, never_sampled: list[int]) -> GRPOConfig:
         num_generations=GROUP_SIZE,
         max_completion_length=grpo.max_new_tokens,
         temperature=grpo.temperature,
-        top_p=grpo.top_p,
+        top_p=1.0,
         **_sampler(config, never_sampled),
         beta=grpo.kl_beta,
         epsilon=grpo.clip_low,

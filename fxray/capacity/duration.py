@@ -135,8 +135,9 @@ def forward_flops(shape: ModelShape, size: Pass) -> float:
 
 
 def _passes(config: Config) -> int:
-    """Forward passes that one update costs: the backward pass to frozen weights is as long as the forward one."""
-    return 3 if config.model.gradient_checkpointing else 2
+    """Forward passes that one update costs: the backward pass to frozen weights is as long as one, to others as two."""
+    backward = 2 if config.model.lora is None else 1
+    return 1 + backward + config.model.gradient_checkpointing
 
 
 def _rollout_s(

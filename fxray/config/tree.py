@@ -131,7 +131,6 @@ class GrpoConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Positive = 1.0
     temperature: Positive = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_new_tokens: Count = 1024
     clip_low: Fraction = 0.2
     """The probability ratio is clipped to [1 - clip_low, 1 + clip_high]."""
@@ -231,9 +230,11 @@ class LearnerConfig(Section):
     """CPU threads of one rank; 0 takes all of the node."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     max_tokens_per_micro_batch: Count = 16384
-    """Packed rows are put together until their padded tokens reach this."""
+    """Tokens of one pass: groups are packed together up to this, without padding."""
     start_deadline_s: Positive = 600
+    """For all ranks to have a place and to load the model, those of SFT too."""
     step_deadline_s: Positive = 1800
+    """For any other call, and for a step of SFT."""
     hang_deadline_s: Positive = 60
     """For a rank to say that it lives, in a thread beside its work; else it is ended, and all ranks start again."""
 
@@ -259,7 +260,6 @@ class EvaluateConfig(Section):
     """Calibration: largest share of wrong verdicts on either side of the unsure band, on the validation split."""
     gallery_size: Count = 24
     """Images shown in the report."""
-    deadline_s: Positive = 7200
 
 
 class CheckpointConfig(Section):

@@ -188,7 +188,7 @@ class Detector:
 
     @property
     def _sampling(self) -> SamplingSettings:
-        return SamplingSettings(1, 0.0, 1.0, self.max_new_tokens, asks_probability=True)
+        return SamplingSettings(1, 0.0, self.max_new_tokens, asks_probability=True)
 
     def _detection(self, picture: Picture, frame: Frame, rollout: Rollout, answer_s: float) -> Detection:
         said = from_answer(

@@ -99,7 +99,7 @@ def draw_answers(detector: Detector, picture: Picture, regions: tuple[Region, ..
         DataError: The image is more than 200 times longer than broad.
     """
     frame = detector.frame_of(picture)
-    settings = SamplingSettings(num_samples, TEMPERATURE, 1.0, detector.max_new_tokens, asks_probability=True)
+    settings = SamplingSettings(num_samples, TEMPERATURE, detector.max_new_tokens, asks_probability=True)
     (answers,) = detector.source.generate(
         [Question(detector.prompt, picture.image, seed=0, where=picture.name)], settings
     )

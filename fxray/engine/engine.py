@@ -290,7 +290,6 @@ class Engine:
         return SamplingParams(
             n=sampling.group_size,
             temperature=sampling.temperature,
-            top_p=sampling.top_p,
             max_tokens=sampling.max_new_tokens,
             seed=answer_seed(question.seed, 0),
             logit_bias=self._forbidden,

@@ -160,7 +160,8 @@ def run_stage(
             metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["seconds"]
             observe(cursor, metrics)
             save(cursor, sampler.past(cursor.step))
-        prove_policy(ports.learner, sampler.draw_with(cursor.policy_version, plan.num_steps)(), plan)
+        # A step that was trained: what lies beyond may not even be readable.
+        prove_policy(ports.learner, sampler.draw_with(cursor.policy_version, plan.num_steps - 1)(), plan)
     return cursor
 
 

@@ -153,9 +153,7 @@ class Sampler:
 
     def _sample(self, step: int, policy: PolicyBlob) -> Sampled:
         marks_s = [self._idle_since_s, time.monotonic()]
-        prompts = self._draw(step)
-        if not prompts:
-            raise DataError("no image of this step can be read", where=f"stage {self._stage.name}, step {step}")
+        prompts = self._read(step)
         marks_s.append(time.monotonic())
         self._publish(policy)
         marks_s.append(time.monotonic())
@@ -176,4 +174,10 @@ class Sampler:
 
     def _draw_one(self, step: int, policy: PolicyBlob) -> Sequence[RolloutGroup]:
         self._publish(policy)
-        return self._generator.generate(self._draw(step)[:1], self._sampling)
+        return self._generator.generate(self._read(step)[:1], self._sampling)
+
+    def _read(self, step: int) -> Sequence[PromptGroup]:
+        prompts = self._draw(step)
+        if not prompts:
+            raise DataError("no image of this step can be read", where=f"stage {self._stage.name}, step {step}")
+        return prompts

@@ -144,7 +144,6 @@ class SamplingSettings:
 
     group_size: int
     temperature: float
-    top_p: float
     max_new_tokens: int
     asks_probability: bool = False
 

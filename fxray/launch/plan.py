@@ -24,7 +24,7 @@ def plan_stage(config: Config, stage: Stage, num_samples: int) -> StagePlan:
         name=stage.name,
         rewards=stage_rewards(config, stage),
         num_steps=stage.num_steps(grpo.steps_per_stage, num_samples, grpo.prompts_per_step),
-        sampling=SamplingSettings(grpo.group_size, grpo.temperature, grpo.top_p, max_new_tokens),
+        sampling=SamplingSettings(grpo.group_size, grpo.temperature, max_new_tokens),
         update=UpdateSettings(
             learning_rate=stage.learning_rate or grpo.learning_rate,
             temperature=grpo.temperature,
@@ -47,7 +47,7 @@ def plan_stage(config: Config, stage: Stage, num_samples: int) -> StagePlan:
 
 def greedy(config: Config) -> SamplingSettings:
     """How evaluation and detection draw their one answer."""
-    return SamplingSettings(1, GREEDY_TEMPERATURE, 1.0, config.evaluate.max_new_tokens, asks_probability=True)
+    return SamplingSettings(1, GREEDY_TEMPERATURE, config.evaluate.max_new_tokens, asks_probability=True)
 
 
 def stage_rewards(config: Config, stage: Stage) -> StageRewards:

@@ -26,6 +26,11 @@ from fxray.versions import versions
 Split = Literal["test", "validation"]
 """What the policies of a run answer."""
 RESULT_SECTIONS = ("seed", "model", "data", "sft", "grpo")
+MERELY_HOW = frozenset(
+    {"model.gradient_checkpointing", "sft.micro_batch_size", "sft.num_workers", "sft.zero_stage"}
+    | {"sft.checkpoint_every_steps", "sft.max_failures"}
+)
+"""Fields of these sections that say in how many parts the work is done; what comes out is the same but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +135,13 @@ def open_finished(root: Path, overrides: Sequence[str]) -> Iterator[tuple[Config
 def changed_fields(before: Config, now: Config) -> list[str]:
     """Fields that differ, of those that decide what a run comes to."""
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
-    return [
+    changed = [
         f"{section}.{key}" if isinstance(new[section], dict) else section
         for section in RESULT_SECTIONS
         for key in (new[section] if isinstance(new[section], dict) else [""])
         if (old[section][key] != new[section][key] if key else old[section] != new[section])
     ]
+    return [name for name in changed if name not in MERELY_HOW]
 
 
 def _refuse_changes(changed: Sequence[str], file: Path, remedy: str) -> None:

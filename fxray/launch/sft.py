@@ -28,6 +28,8 @@ def sft_settings(config: Config, model_path: Path, train: Path) -> SftSettings:
         gpus_per_worker=math.ceil(config.learner.gpus_per_rank),  # no engine runs beside it
         node_resources=node_share(LEARNER if config.ray.use_node_types else ""),
         threads=config.learner.threads,
+        start_deadline_s=config.learner.start_deadline_s,
+        step_deadline_s=config.learner.step_deadline_s,
         templates=config.data.templates,
         view=config.data.view,
         region_order=config.data.region_order,

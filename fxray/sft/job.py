@@ -20,8 +20,6 @@ from fxray.sft import checkpoint
 from fxray.sft.settings import SftSettings
 
 PHASE = "sft"
-START_DEADLINE_S = 900
-STEP_DEADLINE_S = 1800
 POLL_S = 0.2
 
 
@@ -53,7 +51,7 @@ def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
     newest = checkpoint.newest(attempts_dir, settings, warn)
     if newest:  # its last steps may have been done after the driver that should have told of them was killed
         folder, state = newest
-        _Watch(folder.parent / checkpoint.PROGRESS_FILE, on_event).tell(last_step=state.step)
+        _Watch(folder.parent / checkpoint.PROGRESS_FILE, settings, on_event).tell(last_step=state.step)
     if newest is None or newest[1].step < newest[1].num_steps:
         start_from = newest[0] if newest else None
         attempt_dir = attempts_dir / checkpoint.new_attempt(attempts_dir, keep=start_from)
@@ -85,7 +83,7 @@ def _train(settings: SftSettings, attempt_dir: Path, *, start_from: Path | None,
 
     thread = threading.Thread(target=fit, name="sft-job", daemon=True)
     thread.start()
-    watch = _Watch(attempt_dir / checkpoint.PROGRESS_FILE, on_event)
+    watch = _Watch(attempt_dir / checkpoint.PROGRESS_FILE, settings, on_event)
     while thread.is_alive():
         thread.join(POLL_S)
         watch.tell()
@@ -99,14 +97,15 @@ class _Watch:
 
     Args:
         path: The progress file; it may not be there yet.
+        settings: Of the job: how long it may take.
         on_event: Told.
     """
 
-    def __init__(self, path: Path, on_event: OnEvent) -> None:
-        self._path, self._on_event = path, on_event
+    def __init__(self, path: Path, settings: SftSettings, on_event: OnEvent) -> None:
+        self._path, self._settings, self._on_event = path, settings, on_event
         self._num_read_bytes = 0
         self._last_step = -1
-        self._deadline_s = time.monotonic() + START_DEADLINE_S
+        self._deadline_s = time.monotonic() + settings.start_deadline_s
 
     def tell(self, last_step: int | None = None) -> None:
         """Tells what is new, up to a step.
@@ -115,7 +114,7 @@ class _Watch:
             DeadlineError: Nothing has been new for too long.
         """
         for record in self._new_records():
-            self._deadline_s = time.monotonic() + STEP_DEADLINE_S
+            self._deadline_s = time.monotonic() + self._settings.step_deadline_s
             num_steps = record["num_steps"]
             if "step" in record:
                 if self._last_step < record["step"] <= (last_step or num_steps):
@@ -130,9 +129,10 @@ class _Watch:
         if time.monotonic() > self._deadline_s:
             has_started = self._last_step >= 0
             raise DeadlineError(
-                f"no SFT step was done for {STEP_DEADLINE_S} s"
+                f"no SFT step was done for {self._settings.step_deadline_s:g} s (learner.step_deadline_s)"
                 if has_started
-                else f"the SFT workers did not come up within {START_DEADLINE_S} s",
+                else "the SFT workers did not come up within "
+                f"{self._settings.start_deadline_s:g} s (learner.start_deadline_s)",
                 where="SFT",
                 remedy="see whether the workers hang" if has_started else "check that the cluster has room for them",
             )

@@ -13,6 +13,7 @@ LongAnswer = Literal["error", "drop-regions"]
 _MERELY_HOW = frozenset(
     {"model_path", "dataset_path", "gradient_checkpointing", "micro_batch_size", "num_workers", "gpus_per_worker"}
     | {"node_resources", "threads", "zero_stage", "checkpoint_every_steps", "max_failures"}
+    | {"start_deadline_s", "step_deadline_s"}
 )
 """Where and in how many parts the work is done; what comes out is the same but for rounding."""
 
@@ -46,6 +47,8 @@ class SftSettings:
         zero_stage: DeepSpeed ZeRO stage.
         checkpoint_every_steps: Steps between two checkpoints.
         max_failures: Deaths of workers that the job survives.
+        start_deadline_s: For the workers to have a place and to load the model.
+        step_deadline_s: For any step.
         max_answer_tokens: Bound on an answer.
         on_long_answer: Stop at a longer answer, or drop its last regions until it fits.
         templates: Which sets of chat templates there are.
@@ -79,6 +82,8 @@ class SftSettings:
     zero_stage: int
     checkpoint_every_steps: int
     max_failures: int
+    start_deadline_s: float
+    step_deadline_s: float
     max_answer_tokens: int
     on_long_answer: LongAnswer
     templates: TemplateSetting

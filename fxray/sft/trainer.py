@@ -25,7 +25,6 @@ from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
 from fxray.sft.settings import SftSettings
 
 CONTROLLER_POLL_S = 0.2
-WORKER_START_S = 300
 WORKER_HANG_S = 60
 """For a worker to answer in a thread beside its work; one that does not counts as dead."""
 EXCHANGE_S = 1800
@@ -83,7 +82,7 @@ def make_trainer(settings: SftSettings, attempt_dir: Path, *, start_from: Path |
         start_from: Checkpoint of an earlier attempt.
         mark: What workers must find in that storage.
     """
-    _quieten()
+    _quieten(settings.start_deadline_s)
     resources = {"CPU": 1.0} | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {})
     resources |= settings.node_resources
     return TorchTrainer(
@@ -159,14 +158,14 @@ def _run_rank(config: dict[str, Any]) -> None:
     run_rank(**config)
 
 
-def _quieten() -> None:
+def _quieten(start_deadline_s: float) -> None:
     """Ray Train reads these when its controller starts."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(CONTROLLER_POLL_S))
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(WORKER_HANG_S))
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(WORKER_START_S))
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(start_deadline_s))
     if len(ray.nodes()) == 1:  # nobody reclaims the machine that the driver runs on, and a process costs seconds
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     logging.getLogger("ray.train").setLevel(logging.ERROR)

@@ -27,6 +27,7 @@ from fxray.files import append_line, atomic_dir, read_folder, write_atomically
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor
 from fxray.model.load import DTYPES, load_model
+from fxray.model.memory import memory_told
 from fxray.model.packed import PackedPolicy, pack
 from fxray.model.policy import make_policy
 from fxray.model.prompts import load_tokenizer
@@ -35,6 +36,11 @@ from fxray.sft import checkpoint
 from fxray.sft.batches import Example, ExampleReader, read_ahead, token_weights
 from fxray.sft.checkpoint import PROGRESS_FILE, SftState
 from fxray.sft.settings import SftSettings
+
+MEMORY_REMEDY = (
+    "lower sft.micro_batch_size or model.max_pixels, set model.gradient_checkpointing, or raise sft.zero_stage with "
+    "more sft.num_workers; `fxray plan` says what fits"
+)
 
 
 def run_rank(settings: SftSettings, attempt_dir: Path, start_from: Path | None, mark: str) -> None:
@@ -139,7 +145,9 @@ class Trainer:
         every = self._settings.checkpoint_every_steps
         for step, examples in zip(steps, read_ahead(self._reader.read, steps), strict=True):
             start_s = time.monotonic()
-            metrics = self._learn(step, examples)
+            what = f"a pass of {self._settings.micro_batch_size} samples"
+            with memory_told(what, where=f"SFT rank {self._rank}", remedy=MEMORY_REMEDY):
+                metrics = self._learn(step, examples)
             seconds = time.monotonic() - start_s
             metrics |= {"seconds": seconds, "tokens_per_s": metrics["num_tokens"] / seconds}
             self._tell(step=step + 1, num_steps=self._num_steps, metrics=metrics)  # a saved step has been told

@@ -42,7 +42,7 @@ PLAN = StagePlan(
     name="alpha",
     rewards=StageRewards("alpha", 0.0, 1.0, RightWrong(1, -1), RightWrong(1, -1)),
     num_steps=NUM_STEPS,
-    sampling=SamplingSettings(group_size=4, temperature=1.0, top_p=1.0, max_new_tokens=16),
+    sampling=SamplingSettings(group_size=4, temperature=1.0, max_new_tokens=16),
     update=UpdateSettings(1e-3, 1.0, 0.2, 0.2, 0.04, "answer", 2.0, 1, 16),
     warmup_steps=0,
     rate_decay="none",

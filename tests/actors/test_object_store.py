@@ -30,7 +30,7 @@ from fxray.schema import Annotation, Sample, Verdict
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 NUM_IMAGES, IMAGE_BYTES, ADAPTER_BYTES = 4, 300_000, 500_000
-ONE_ANSWER = SamplingSettings(group_size=1, temperature=1.0, top_p=1.0, max_new_tokens=8)
+ONE_ANSWER = SamplingSettings(group_size=1, temperature=1.0, max_new_tokens=8)
 SETTLING_S = 20.0
 
 

@@ -26,7 +26,7 @@ from fxray.grpo.types import AdapterBlob, ImageRef, PromptGroup, RolloutGroup, S
 from fxray.schema import Annotation, Verdict
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
-TWO = SamplingSettings(group_size=2, temperature=1.0, top_p=1.0, max_new_tokens=8)
+TWO = SamplingSettings(group_size=2, temperature=1.0, max_new_tokens=8)
 
 
 def failures(max_restarts: int) -> FailureBudget:
@@ -258,6 +258,14 @@ def test_waiting_for_groups_has_a_deadline_that_names_them(pool_with: Any) -> No
         pool._deadlines = Deadlines(120, 1, 60)
         with pytest.raises(DeadlineError, match="4 groups from rollout-1"):
             pool.generate(prompts(4), TWO)
+
+
+def test_groups_of_an_engine_that_lives_but_does_not_draw_go_to_another(pool_with: Any) -> None:
+    with pool_with({"alpha/0/0": "once:hang"}, min_workers=2) as pool:
+        pool.adopt(adapter(1))
+        pool._deadlines = Deadlines(120, 2, 60)
+        check_groups(pool.generate(prompts(9), TWO), prompts(9))
+        assert pool.num_deaths == 1
 
 
 def test_waiting_for_a_worker_has_a_deadline_that_names_it(pool_with: Any) -> None:

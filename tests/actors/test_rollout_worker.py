@@ -28,7 +28,7 @@ from fxray.grpo.types import AdapterBlob, ImageRef, PromptGroup, RolloutGroup, S
 from fxray.schema import Annotation, Verdict
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
-SAMPLING = SamplingSettings(group_size=4, temperature=1.0, top_p=1.0, max_new_tokens=32)
+SAMPLING = SamplingSettings(group_size=4, temperature=1.0, max_new_tokens=32)
 
 
 class WarmWorker(RolloutWorker):

@@ -45,7 +45,7 @@ PLAN = StagePlan(
     name="alpha",
     rewards=StageRewards("alpha", 0.0, 1.0, RightWrong(1.0, 0.0), RightWrong(1.0, 0.0), custom=(), view="full"),
     num_steps=2,
-    sampling=SamplingSettings(group_size=4, temperature=1.0, top_p=1.0, max_new_tokens=12),
+    sampling=SamplingSettings(group_size=4, temperature=1.0, max_new_tokens=12),
     update=UpdateSettings(
         learning_rate=1e-3,
         temperature=1.0,

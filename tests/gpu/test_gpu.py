@@ -21,8 +21,8 @@ from fxray.grammar.prompts import TEMPLATES
 from fxray.grpo.types import AdapterBlob, SamplingSettings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(420)]
-FOUR = SamplingSettings(group_size=4, temperature=1.0, top_p=1.0, max_new_tokens=48)
-GREEDY = SamplingSettings(group_size=1, temperature=0.0, top_p=1.0, max_new_tokens=32)
+FOUR = SamplingSettings(group_size=4, temperature=1.0, max_new_tokens=48)
+GREEDY = SamplingSettings(group_size=1, temperature=0.0, max_new_tokens=32)
 
 
 class Policy:

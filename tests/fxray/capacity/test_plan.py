@@ -150,17 +150,18 @@ def test_the_products_of_a_pass_are_counted_by_hand() -> None:
     assert forward_flops(shape, size) == pytest.approx(products + 4 * 36 * 2048 * seen)
 
 
-def test_time_follows_work_and_speed() -> None:
-    def duration(tree, gpu=H100, **coefficients):
-        return plan_duration(
-            tree,
-            known_shape(tree),
-            gpu,
-            cached_tokens=10**6,
-            num_samples=6400,
-            coefficients=Coefficients(**coefficients),
-        )
+def duration(tree, gpu=H100, **coefficients):
+    return plan_duration(
+        tree,
+        known_shape(tree),
+        gpu,
+        cached_tokens=10**6,
+        num_samples=6400,
+        coefficients=Coefficients(**coefficients),
+    )
 
+
+def test_time_follows_work_and_speed() -> None:
     tree = config()
     plain = duration(tree)
     assert plain.num_grpo_steps == 3 * 200
@@ -171,6 +172,13 @@ def test_time_follows_work_and_speed() -> None:
     assert duration(tree, GPUS["h200"]).decode_s < plain.decode_s
     assert duration(tree, GPUS["h200"]).learn_s == plain.learn_s
     assert plain.hours == pytest.approx((600 * plain.step_s + 600 * plain.sft_step_s) / 3600)
+
+
+def test_whole_weights_cost_the_backward_pass_of_every_weight() -> None:
+    adapter, whole = (duration(config("qwen2.5-vl-3b", *more)) for more in ((), ("model.lora=null",)))
+    # Forward, recomputed, backward and the reference: four passes, and one more where weights have gradients.
+    assert whole.learn_s / adapter.learn_s == pytest.approx(5 / 4)
+    assert whole.sft_step_s / adapter.sft_step_s == pytest.approx(4 / 3)
 
 
 def test_a_pass_holds_as_many_whole_groups_as_its_tokens_allow() -> None:

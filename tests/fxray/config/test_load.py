@@ -109,9 +109,9 @@ def test_a_section_cannot_be_a_number(tmp_path):
 
 
 def test_a_child_extends_a_file_beside_it_by_sections(tmp_path):
-    write(tmp_path, MINIMAL + "grpo: {group_size: 8, top_p: 0.5}\n", "parent.yaml")
+    write(tmp_path, MINIMAL + "grpo: {group_size: 8, temperature: 0.5}\n", "parent.yaml")
     config = load_config(write(tmp_path, "extends: parent.yaml\ngrpo: {group_size: 2}\n"))
-    assert (config.grpo.group_size, config.grpo.top_p) == (2, 0.5)
+    assert (config.grpo.group_size, config.grpo.temperature) == (2, 0.5)
 
 
 def test_a_child_extends_a_shipped_configuration_by_name(tmp_path):
@@ -168,7 +168,7 @@ def test_a_name_that_is_nearly_right_is_put_right(name):
     ("text", "said"),
     [
         ("seed: 1\nseed: 2\n", "mine.yaml:2: is not valid YAML: the key `seed` stands twice"),
-        ("grpo: {top_p: 1, top_p: 0.5}\n", "the key `top_p` stands twice"),
+        ("grpo: {temperature: 1, temperature: 0.5}\n", "the key `temperature` stands twice"),
         ("reward: {functions: [{path: 'a:b', path: 'c:d'}]}\n", "the key `path` stands twice"),
         ("[1, 2]\n", "holds no mapping"),
         ("just text\n", "holds no mapping"),

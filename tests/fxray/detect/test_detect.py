@@ -119,7 +119,7 @@ def test_answers_are_read_in_the_view_that_was_trained(source: FixedAnswers) -> 
 
 def test_answers_are_greedy_and_boxes_in_original_pixels(detector: Detector, source: FixedAnswers) -> None:
     (detection,) = detector.examine([Picture("dark", Image.new("RGB", (112, 112)))])
-    assert source.sampling == SamplingSettings(1, temperature=0.0, top_p=1.0, max_new_tokens=40, asks_probability=True)
+    assert source.sampling == SamplingSettings(1, temperature=0.0, max_new_tokens=40, asks_probability=True)
     assert source.batches[0][0].prompt == "prompt"
     assert detection.name == "dark"
     assert detection.regions == (Region(Box(0, 56, 56, 112), "Hand bent"),)

@@ -12,8 +12,8 @@ from fxray.errors import ConfigError, SyncError
 from fxray.grammar.probability import VerdictTokens
 from fxray.grpo.types import SamplingSettings
 
-FOUR = SamplingSettings(group_size=4, temperature=0.9, top_p=1.0, max_new_tokens=24)
-GREEDY = SamplingSettings(group_size=1, temperature=0.0, top_p=1.0, max_new_tokens=24)
+FOUR = SamplingSettings(group_size=4, temperature=0.9, max_new_tokens=24)
+GREEDY = SamplingSettings(group_size=1, temperature=0.0, max_new_tokens=24)
 TOLERANCE_NATS = 1e-3
 Call = Callable[..., Any]
 
@@ -153,11 +153,11 @@ class TestOneEngine:
         alone = engine("generate", questions[4:5], FOUR)[0]
         assert [r.text for r in alone.rollouts] == [r.text for r in together[4].rollouts]
         assert len({r.text for r in alone.rollouts}) == 4
-        one = engine("generate", questions[4:5], SamplingSettings(1, 0.9, 1.0, 24))[0]
+        one = engine("generate", questions[4:5], SamplingSettings(1, 0.9, 24))[0]
         assert one.rollouts[0].text == alone.rollouts[0].text
 
     def test_answers_keep_special_tokens_and_say_whether_they_ended(self, engine: Call, twin: Any) -> None:
-        drawn = engine("generate", twin.questions(*range(40)), SamplingSettings(4, 2.0, 1.0, 40))
+        drawn = engine("generate", twin.questions(*range(40)), SamplingSettings(4, 2.0, 40))
         rollouts = [rollout for answers in drawn for rollout in answers.rollouts]
         assert {rollout.is_finished for rollout in rollouts} == {True, False}
         for rollout in rollouts:

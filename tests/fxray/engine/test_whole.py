@@ -8,7 +8,7 @@ import pytest
 from fxray.errors import SyncError
 from fxray.grpo.types import SamplingSettings
 
-FOUR = SamplingSettings(group_size=4, temperature=0.9, top_p=1.0, max_new_tokens=24)
+FOUR = SamplingSettings(group_size=4, temperature=0.9, max_new_tokens=24)
 TOLERANCE_NATS = 1e-3
 Call = Callable[..., Any]
 

@@ -110,7 +110,7 @@ REWARDS = StageRewards("alpha", 0.0, 1.0, RightWrong(1.0, -1.0), RightWrong(2.0,
 
 
 def plan(num_steps: int = 6, probe_every_steps: int = 0, rate_decay: str = "none", max_staleness: int = 0) -> StagePlan:
-    sampling = SamplingSettings(G, 1.0, 1.0, 8)
+    sampling = SamplingSettings(G, 1.0, 8)
     update = UpdateSettings(0.1, 1.0, 0.2, 0.2, 0.0, "answer", 2.0, 1, 8)
     numbers = (2, rate_decay, "group-std", probe_every_steps, 1e-3, max_staleness)
     return StagePlan("alpha", REWARDS, num_steps, sampling, update, *numbers)

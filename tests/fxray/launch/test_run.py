@@ -11,6 +11,8 @@ from fxray.config.load import load_config
 from fxray.errors import ConfigError, FxrayError
 from fxray.launch.run import open_run
 
+DATA = [f"data.{split}=/data/{split}.parquet" for split in ("train", "validation", "test")]
+
 
 def test_a_run_is_continued_with_the_same_configuration(tmp_path: Path) -> None:
     config = load_config("tiny", [])
@@ -35,6 +37,18 @@ def test_more_workers_do_not_change_what_a_run_is(tmp_path: Path) -> None:
         pass
     with open_run(tmp_path, load_config("tiny", ["rollout.num_workers=3"])) as run:
         assert load_config(run.root / "config.yaml", []).rollout.num_workers == 3
+
+
+def test_a_run_that_did_not_fit_goes_on_with_less_memory_or_other_machines(tmp_path: Path) -> None:
+    with open_run(tmp_path, load_config("qwen2.5-vl-3b", DATA)):
+        pass
+    thrifty = ["model.gradient_checkpointing=true", "sft.micro_batch_size=1", "sft.num_workers=4", "sft.zero_stage=2"]
+    thrifty += ["sft.max_failures=9", "sft.checkpoint_every_steps=7", "learner.max_tokens_per_micro_batch=4096"]
+    with open_run(tmp_path, load_config("qwen2.5-vl-3b", [*DATA, *thrifty])) as run:
+        assert load_config(run.root / "config.yaml", []).model.gradient_checkpointing
+    other = load_config("qwen2.5-vl-3b", [*DATA, *thrifty, "sft.batch_size=64"])
+    with pytest.raises(ConfigError, match=r"other values of sft\.batch_size"), open_run(tmp_path, other):
+        pass
 
 
 ONE_STAGE = "stages:\n  - {name: only, rewards: {r_base: %s, w_iou: 1.0}}\n"

@@ -79,6 +79,8 @@ def settings(random_model_dir: Path, dataset_path: Path) -> SftSettings:
         zero_stage=0,
         checkpoint_every_steps=2,
         max_failures=2,
+        start_deadline_s=280,
+        step_deadline_s=280,
         max_answer_tokens=200,
         on_long_answer="error",
         templates="shared",

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from fxray.errors import CheckpointError
+from fxray.errors import CheckpointError, ResourceError
 from fxray.model.folder import resolve_model_path
 from fxray.model.load import load_model
 from fxray.sft.checkpoint import checkpoints, read_state
@@ -158,3 +158,15 @@ def test_an_optimizer_file_of_another_rank_is_refused(single_rank: None, setting
 
     with pytest.raises(CheckpointError, match="other values of lora_rank"):
         train(replace(settings, max_steps=1, lora_rank=16), tmp_path / "b" / "a", start_from=newest)
+
+
+def test_a_step_that_is_too_large_for_the_gpu_says_what_helps(
+    single_rank: None, settings: SftSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.\nGPU 0 has ...")
+
+    monkeypatch.setattr(Trainer, "_learn", run_out)
+    with pytest.raises(ResourceError, match=r"SFT rank 0: out of GPU memory in a pass of 2 samples: CUDA") as caught:
+        train(settings, tmp_path / "run" / "a")
+    assert "sft.micro_batch_size" in caught.value.remedy
