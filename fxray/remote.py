@@ -8,7 +8,7 @@ size and modification time. Works with every scheme that `pyarrow.fs` opens: s3,
 the environment, as usual there.
 
 One driver at a time: `.lease.json` names it and is renewed with every copy; one that has not been renewed for
-`LEASE_S` seconds is taken over.
+`LEASE_S` seconds, as the storage counts them, is taken over. Whoever it is taken from stops.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import threading
 import time
 import uuid
@@ -30,7 +31,7 @@ from pyarrow.fs import FileSystem, FileType
 from fxray.errors import FxrayError, ResourceError
 from fxray.events import Note, OnEvent, ignore
 
-LIST, LEASE = ".mirror.json", ".lease.json"
+LIST, LEASE, CLOCK = ".mirror.json", ".lease.json", ".clock"
 PERIOD_S = 30.0
 LEASE_S = 4 * PERIOD_S
 SETTLE_S = 1.0
@@ -39,6 +40,10 @@ REMEDY = "check the address, the credentials in the environment (AWS_ACCESS_KEY_
 
 Entry = tuple[int, int]
 """Size in bytes and modification time in nanoseconds, of the file here."""
+
+
+class HeldError(FxrayError):
+    """Another driver works on the run."""
 
 
 def is_remote(run_dir: str) -> bool:
@@ -57,7 +62,7 @@ def local_folder(run_dir: str, on_event: OnEvent = ignore) -> Iterator[Path]:
 
     Raises:
         ResourceError: The storage cannot be reached, or the last copy failed; the folder here has everything.
-        FxrayError: Another driver works on the run.
+        HeldError: Another driver works on the run, or has taken it over meanwhile.
     """
     if not is_remote(run_dir):
         yield Path(run_dir.removeprefix("file://"))
@@ -113,7 +118,7 @@ class Mirror:
 
         Raises:
             ResourceError: See `local_folder`.
-            FxrayError: Likewise.
+            HeldError: Likewise.
         """
         self._take_lease()
         try:
@@ -156,7 +161,7 @@ class Mirror:
 
         Raises:
             ResourceError: The storage cannot be written.
-            FxrayError: Another driver has taken the run over.
+            HeldError: Another driver has taken the run over.
         """
         with self._storage_errors():
             self._refuse_if_held()
@@ -176,6 +181,11 @@ class Mirror:
         while not stop.wait(PERIOD_S):
             try:
                 self.push()
+            except HeldError as error:
+                on_event(Note(f"this driver stops: {error.message}", is_warning=True))
+                is_ignored = not callable(signal.getsignal(signal.SIGINT))  # as in a shell's background
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM if is_ignored else signal.SIGINT)
+                return
             except FxrayError as error:
                 on_event(Note(f"not copied, will be tried again: {error}", is_warning=True))
 
@@ -197,6 +207,12 @@ class Mirror:
     def _listed(self) -> dict[str, Entry]:
         content = self._read(LIST)
         files = {} if content is None else json.loads(content)["files"]
+        if odd := [name for name in files if not _is_below(name)]:
+            raise ResourceError(
+                f"the list of its files names {odd[0]!r}, which would not lie in the run's folder",
+                where=f"{self.address}/{LIST}",
+                remedy="whoever wrote it is not to be trusted; fxray lists no such file",
+            )
         return {name: (size, time_ns) for name, (size, time_ns) in files.items()}
 
     def _fetch(self, name: str, entry: Entry) -> None:
@@ -228,21 +244,29 @@ class Mirror:
     def _refuse_if_held(self) -> None:
         content = self._read(LEASE)
         lease = json.loads(content) if content else {}
-        if lease.get("owner") in (None, self._owner["owner"]) or time.time() - lease["renewed"] > LEASE_S:
+        if lease.get("owner") in (None, self._owner["owner"]) or self._age_s(LEASE) > LEASE_S:
             return
-        raise FxrayError(
+        raise HeldError(
             f"another driver (pid {lease['pid']} on {lease['node']}) works on this run",
             where=self.address,
             remedy=f"wait for it, end it, or choose another --run-dir; if it is dead, its lease ends {LEASE_S:.0f} s "
             "after its last copy",
         )
 
+    def _age_s(self, name: str) -> float:
+        """How long ago something was written, by the storage's own clock: those of two machines may differ."""
+        clock = f"{CLOCK}-{self._owner['owner']}"
+        self._write(clock, "")
+        written, now = self._storage.get_file_info([self._path(name), self._path(clock)])
+        self._storage.delete_file(self._path(clock))
+        return float((now.mtime_ns or 0) - (written.mtime_ns or 0)) / 1e9
+
     def _holder(self) -> str | None:
         content = self._read(LEASE)
         return json.loads(content)["owner"] if content else None
 
     def _renew_lease(self) -> None:
-        self._write(LEASE, json.dumps(self._owner | {"renewed": time.time()}))
+        self._write(LEASE, json.dumps(self._owner))
 
     def _drop_lease(self) -> None:
         with self._storage_errors():
@@ -271,6 +295,12 @@ class Mirror:
         except (OSError, ArrowException, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ResourceError(f"the storage cannot be used: {reason}", where=self.address, remedy=REMEDY) from error
+
+
+def _is_below(name: str) -> bool:
+    """Whether a listed name is a plain path below the folder, as those that are listed by this module are."""
+    parts = name.split("/")
+    return bool(name) and "\\" not in name and not any(part == "" or part.startswith(".") for part in parts)
 
 
 def _remove_empty_folders(folder: Path) -> None:

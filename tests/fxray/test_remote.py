@@ -1,6 +1,7 @@
 """A run directory in object storage, against a server that speaks S3 on loopback."""
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -8,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSelector, FileSystem
 
 from fxray import remote
 from fxray.errors import FxrayError, ResourceError
 from fxray.events import Event
-from fxray.remote import LEASE_S, Mirror, is_remote, local_copy, local_folder
+from fxray.remote import LEASE_S, HeldError, Mirror, is_remote, local_copy, local_folder
 from fxray.status.summary import read_remote_status
 
 
@@ -115,20 +116,64 @@ def test_a_driver_that_dies_while_it_copies_leaves_the_copy_before(
 def test_a_second_driver_is_refused_until_the_lease_of_a_dead_one_ends(
     address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    first = Mirror(address, tmp_path / "first")
+    first, age_s = Mirror(address, tmp_path / "first"), Mirror._age_s
     with first.held(lambda _: None):
         elsewhere(monkeypatch, tmp_path)
         with pytest.raises(FxrayError, match=f"another driver .pid {os.getpid()} on .* works on this run"):
             local_folder(address).__enter__()
         now_s = time.time()
-        monkeypatch.setattr(remote.time, "time", lambda: now_s + LEASE_S + 1)
+        with monkeypatch.context() as ahead:  # this machine's clock counts for nothing
+            ahead.setattr(remote.time, "time", lambda: now_s + LEASE_S + 1)
+            with pytest.raises(HeldError):
+                local_folder(address).__enter__()
+        monkeypatch.setattr(Mirror, "_age_s", lambda *_: LEASE_S + 1)
         with local_folder(address) as folder:
             write(folder, "config.yaml", "second")
             write(first.folder, "config.yaml", "first")
-            with pytest.raises(FxrayError, match="another driver"):  # it was not dead: it stops writing
+            monkeypatch.setattr(Mirror, "_age_s", age_s)
+            with pytest.raises(HeldError, match="another driver"):  # it was not dead: it stops writing
                 first.push()
         write(first.folder, "config.yaml", "second")
     assert contents(local_copy(address)) == {"config.yaml": "second"}
+
+
+def test_a_lease_is_as_old_as_the_storage_says(address: str, tmp_path: Path) -> None:
+    mirror = Mirror(address, tmp_path / "first")
+    mirror._take_lease()
+    assert 0 <= mirror._age_s(remote.LEASE) < 60
+    time.sleep(1.1)  # times over there are whole seconds
+    assert mirror._age_s(remote.LEASE) >= 1
+    mirror._drop_lease()
+    storage, base = FileSystem.from_uri(address)
+    assert [info.path for info in storage.get_file_info(FileSelector(base, allow_not_found=True))] == []
+
+
+def test_a_driver_whose_run_was_taken_over_stops(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(remote, "PERIOD_S", 0.05)
+    events: list[Event] = []
+    start_s = time.monotonic()
+
+    def work() -> None:
+        with local_folder(address, events.append):
+            Mirror(address, tmp_path / "other")._renew_lease()
+            time.sleep(60)
+
+    with pytest.raises(HeldError, match="another driver"):
+        work()
+    assert time.monotonic() - start_s < 30
+    assert "this driver stops: another driver" in str(events[-1])
+
+
+@pytest.mark.parametrize("name", ["../../owned", "/tmp/owned", "a/../../owned", ".ssh/owned", "a//b", "..\\owned", ""])
+def test_a_list_that_leads_out_of_the_folder_is_refused(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    with local_folder(address) as folder:
+        write(folder, "config.yaml", "seed: 0")
+    elsewhere(monkeypatch, tmp_path)
+    Mirror(address, tmp_path / "evil")._write(remote.LIST, json.dumps({"format": 1, "files": {name: [5, 1]}}))
+    with pytest.raises(ResourceError, match="would not lie in the run's folder"):
+        local_copy(address)
 
 
 def test_a_copy_that_fails_is_told_and_tried_again(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
