@@ -1,5 +1,6 @@
 """`fxray`: the commands together, and the one place where errors become messages and exit codes."""
 
+import io
 import os
 import signal
 import sys
@@ -97,6 +98,9 @@ def options(
 def main() -> NoReturn:
     """Runs the command line and exits."""
     signal.signal(signal.SIGTERM, _leave)
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # names of files are bytes, whatever the locale says
     try:
         app()
     except FxrayError as error:

@@ -41,18 +41,24 @@ def find_yaml(path_or_name: str | Path, folder: Path | None = None, kind: str = 
     Raises:
         ConfigError: There is no such file; it names the nearest shipped one.
     """
-    path = Path(path_or_name).expanduser()
-    if path.is_file():
+    if (path := _file_at(path_or_name)) is not None:
         return path
     folder = folder or shipped_folder()
-    named = folder / f"{path_or_name}.yaml"
-    if named.is_file():
+    if (named := _file_at(folder / f"{path_or_name}.yaml")) is not None:
         return named
     names = sorted(file.stem for file in folder.glob("*.yaml"))
-    nearest = difflib.get_close_matches(path.stem, names, n=1)
+    nearest = difflib.get_close_matches(Path(path_or_name).stem, names, n=1)
     hint = f"did you mean `{nearest[0]}`? " if nearest else ""
     remedy = f"{hint}give a path, or one of {', '.join(names)}"
     raise ConfigError(f"there is no such {kind}", where=str(path_or_name), remedy=remedy)
+
+
+def _file_at(path: str | Path) -> Path | None:
+    try:
+        path = Path(path).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError):  # a name that is too long, the home of nobody
+        return None
 
 
 def load_config(path_or_name: str | Path, overrides: Sequence[str] = (), above: Document | None = None) -> Config:
@@ -133,11 +139,19 @@ def _parse_override(override: str) -> Document:
 
 
 def anchor(document: Document, folder: Path) -> Document:
-    """Makes the relative paths of a document absolute."""
+    """Makes the relative paths of a document absolute.
+
+    Raises:
+        ConfigError: A path begins with the home of a user that there is not.
+    """
     anchored = dict(document)
     for keys, entry in document.items():
         if isinstance(entry.value, str) and _is_path(keys, entry.value):
-            absolute = (folder / Path(entry.value).expanduser()).resolve()
+            try:
+                absolute = (folder / Path(entry.value).expanduser()).resolve()
+            except RuntimeError as error:
+                where, remedy = f"{entry.origin}: {'.'.join(keys)}", "name the whole path"
+                raise ConfigError(f"{entry.value!r} has no home folder", where=where, remedy=remedy) from error
             anchored[keys] = Entry(str(absolute), entry.origin)
     return anchored
 

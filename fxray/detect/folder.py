@@ -40,7 +40,7 @@ class ResultFolder:
         self._records: dict[str, Record] = {}
         self._fresh: list[Record] = []
         self._flushed_s = time.monotonic()
-        parts = sorted((folder / PARTS).glob("*.jsonl"))
+        parts = self._parts()
         self._num_parts = int(parts[-1].stem) if parts else 0
         for file in [*([folder / RESULTS] if (folder / RESULTS).is_file() else []), *parts]:
             for record in read_records(file):
@@ -102,9 +102,12 @@ class ResultFolder:
         known = {record["file"] for record in first}
         ordered = first + [record for key, record in self._records.items() if key not in known]
         write_atomically(self.folder / RESULTS, "".join(as_line(record) + "\n" for record in ordered))
-        for part in (self.folder / PARTS).glob("*.jsonl"):
+        for part in self._parts():
             part.unlink()
         return ordered
+
+    def _parts(self) -> list[Path]:
+        return sorted(part for part in (self.folder / PARTS).glob("*.jsonl") if part.stem.isdecimal())
 
 
 @contextmanager
@@ -177,7 +180,7 @@ def write_thumbnail(folder: Path, sha256: str, encoded: bytes) -> None:
 def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / SETTINGS
     wanted = {"format": FORMAT, **settings}
-    held = path.read_text("utf-8")
+    held = path.read_bytes()
     if not held:
         strangers = [entry.name for entry in folder.iterdir() if entry.name != SETTINGS]
         if strangers:

@@ -95,6 +95,18 @@ def test_wrong_usage_is_exit_code_2():
     assert fxray("nonsense").returncode == 2
 
 
+def test_a_file_name_of_any_bytes_comes_in_and_goes_out_whatever_the_locale():
+    echo = (
+        "import sys, fxray.cli.config as c\n"
+        "c.app.command('say')(lambda: print(sys.stdin.read(), end=''))\n"
+        "from fxray.cli import main; main()"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-c", echo, "config", "say"]
+    done = subprocess.run(command, input=b"caf\xe9.jpg\n", capture_output=True, env=environment, check=False)
+    assert (done.stdout, done.stderr) == (b"caf\xe9.jpg\n", b"")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_command_leaves_with_the_signals_code_and_cleans_up(number, code, tmp_path):
     waiting = (

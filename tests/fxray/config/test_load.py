@@ -193,6 +193,18 @@ def test_a_file_in_another_encoding_is_refused(tmp_path):
     assert "UTF-8" in refused(path)
 
 
+@pytest.mark.parametrize("name", ["~nosuchuser/tiny.yaml", "x" * 300, "x" * 300 + ".yaml"])
+def test_what_can_be_no_file_is_no_configuration(name):
+    with pytest.raises(ConfigError, match="there is no such configuration"):
+        load_config(name)
+
+
+def test_the_home_of_nobody_is_no_folder(tmp_path):
+    said = refused(write(tmp_path, MINIMAL), ["data.train=~nosuchuser/x.parquet"])
+    assert "data.train" in said
+    assert "'~nosuchuser/x.parquet' has no home folder" in said
+
+
 def test_a_folder_is_no_configuration(tmp_path):
     assert "no such configuration" in refused(tmp_path)
 

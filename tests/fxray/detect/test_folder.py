@@ -94,6 +94,21 @@ def test_other_things_and_other_detectors_are_refused(tmp_path: Path, images: li
         pass
 
 
+def test_what_is_no_text_is_one_error_and_a_strangers_part_is_left_alone(tmp_path: Path, images: list[str]) -> None:
+    out = tmp_path / "out"
+    with opened_folder(out, SETTINGS_A):
+        pass
+    (out / "parts").mkdir(exist_ok=True)
+    (out / "parts" / "mine.jsonl").write_text("{}")
+    with opened_folder(out, SETTINGS_A) as folder:
+        assert folder.missing(images) == images
+        folder.finish(images)
+    assert (out / "parts" / "mine.jsonl").read_text() == "{}"
+    (out / "settings.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(DataError, match="cannot be read"), opened_folder(out, SETTINGS_A):
+        pass
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"file": "a"}', "[" * 100_000])
 def test_damage_names_the_line(tmp_path: Path, line: str) -> None:
     with opened_folder(tmp_path, SETTINGS_A):
