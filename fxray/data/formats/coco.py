@@ -3,6 +3,7 @@
 A caption is an annotation's `caption` (or `description`), also among its `attributes`, as CVAT writes it; else the name
 of its category. Label, tags, generator, category, source and sample_id may stand beside an image's file name. An
 annotation without `bbox` takes the box around its polygons. The join goes through a file, so that size costs no memory.
+Where the JSON breaks before the lists of categories and annotations have ended, no image is read: any could lack boxes.
 """
 
 import json
@@ -10,8 +11,9 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +25,7 @@ from fxray.schema import Box, Region
 
 
 def read(src: Path, images: Images) -> Rows:
-    """One record per image, those without annotations too.
+    """One record per image, those without annotations too; none where the file breaks off before annotations end.
 
     Raises:
         DataError: The file is no JSON object.
@@ -34,7 +36,9 @@ def read(src: Path, images: Images) -> Rows:
         for raw in stream.items(src, "categories", "category"):
             if not isinstance(raw, Finding) and isinstance(raw[1], dict):
                 names[str(raw[1].get("id"))] = str(raw[1].get("name") or "")
-        yield from _lay_down(src, joined)
+        is_whole = yield from _lay_down(src, joined)
+        if not is_whole:
+            return
         rows = stream.items(src, "images", "image")
         yield from read_each(
             rows, lambda place, row: _read_image(place, fields.mapping(row, "image"), images, names, joined)
@@ -42,12 +46,16 @@ def read(src: Path, images: Images) -> Rows:
         yield from _left_over(src, joined)
 
 
-def _lay_down(src: Path, joined: sqlite3.Connection) -> Iterator[Finding]:
+def _lay_down(src: Path, joined: sqlite3.Connection) -> Generator[Finding, None, bool]:
+    """Keeps the annotations for the join; whether all of them, and all categories, could be read."""
+    is_whole = True
     joined.execute("PRAGMA synchronous = OFF")
     joined.execute("CREATE TABLE annotation (image TEXT, number INTEGER, content TEXT)")
     for number, raw in enumerate(stream.items(src, "annotations", "annotation")):
         if isinstance(raw, Finding):
-            yield raw
+            is_whole = all(stream.is_closed(src, name) for name in ("categories", "annotations"))
+            lost = "" if is_whole else ", and no image is imported: any could lack boxes"
+            yield replace(raw, reason=raw.reason + lost)
             continue
         place, row = raw
         if not isinstance(row, dict) or row.get("image_id") is None:
@@ -55,6 +63,7 @@ def _lay_down(src: Path, joined: sqlite3.Connection) -> Iterator[Finding]:
             continue
         joined.execute("INSERT INTO annotation VALUES (?, ?, ?)", (str(row["image_id"]), number, json.dumps(row)))
     joined.execute("CREATE INDEX by_image ON annotation (image)")
+    return is_whole
 
 
 def _read_image(place: Place, row: Any, images: Images, names: dict[str, str], joined: sqlite3.Connection) -> Record:

@@ -172,6 +172,16 @@ def _opened(path: Path) -> Any:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
 
 
+def is_closed(path: Path, prefix: str) -> bool:
+    """Whether a list at a prefix of a JSON file ends; False where the file breaks off inside it or before it."""
+    is_at_end = False
+    with path.open("rb") as file, suppress(ijson.JSONError, UnicodeDecodeError):
+        for place, event, _ in ijson.parse(file):
+            if place == prefix and event in ("start_array", "end_array"):
+                is_at_end = event == "end_array"
+    return is_at_end
+
+
 def document(path: Path) -> Any:
     """A whole JSON file that is one row, of at most 64 MiB.
 

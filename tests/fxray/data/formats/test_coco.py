@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from fxray.errors import DataError
 from fxray.schema import Box, Region, Tag, Verdict
 
 IMAGE = {"id": 1, "width": 200, "height": 100, "file_name": "a.png", "license": 4, "coco_url": ""}
@@ -116,3 +119,27 @@ def test_a_file_that_breaks_off_gives_what_came_before(picture, written, importe
     assert found.samples["a.png"].annotation.regions == (Region(Box(1, 2, 4, 6), "dog"),)
     assert found.findings[0]["field"] == "file"
     assert "the rest is unread" in found.findings[0]["reason"]
+
+
+@pytest.mark.parametrize("order", [("images", "categories", "annotations"), ("images", "annotations", "categories")])
+@pytest.mark.parametrize("broken", ["annotations", "categories"])
+def test_a_file_that_breaks_before_all_boxes_are_read_gives_no_image(picture, written, imported, order, broken):
+    picture("a.png"), picture("b.png")
+    lists = {
+        "images": [IMAGE, IMAGE | {"id": 2, "file_name": "b.png"}],
+        "categories": CATEGORIES,
+        "annotations": [annotation(number, number, [1, 2, 3, 4]) for number in (1, 2)],
+    }
+    whole = json.dumps({name: lists[name] for name in order})
+    src = written("c.json", whole[: whole.index("[", whole.index(f'"{broken}"')) + 80])
+    with pytest.raises(DataError, match="any could lack boxes"):
+        imported("coco", src)
+    assert imported("coco", written("whole.json", whole)).findings == []
+
+
+def test_a_number_that_json_does_not_have_among_the_boxes_gives_no_image(picture, written, imported):
+    picture("a.png")
+    rows = [annotation(1, 1, [1, 2, 3, 4]), annotation(2, 1, [float("nan"), 2, 3, 4])]
+    src = written("c.json", {"images": [IMAGE], "categories": CATEGORIES, "annotations": rows})
+    with pytest.raises(DataError, match="breaks after annotation 0"):
+        imported("coco", src)
