@@ -10,8 +10,8 @@ from fxray.data.formats.catalogue import help_table
 HELP = f"""Write a dataset in another tool's format.
 
 `fxray data import` reads each of them back without loss. With --predictions, Label Studio gets what a detector said as
-pre-annotations for people to correct, COCO gets it as results.json beside the truth (boxes alone, each with score 1),
-and the other formats get it in the place of the truth.
+pre-annotations for people to correct, COCO gets it as results.json beside the truth (boxes alone, with the scores that
+rank them, else 1), and the other formats get it in the place of the truth. The file has to speak of every sample.
 
 \b
 Formats, what is written, the raster its boxes lie in, and what it carries:
@@ -24,7 +24,7 @@ Examples:
 """
 
 LOSSES = {
-    "coco": "results.json carries boxes and their image ids alone: no captions, tags, verdicts or confidence.",
+    "coco": "results.json carries boxes and their image ids alone: no captions, tags or verdicts.",
     "swift": "raw answers, faults and times are not carried.",
     "labelstudio": "raw answers, faults and times are not carried.",
     "huggingface": "raw answers, faults and times are not carried.",
@@ -51,7 +51,8 @@ def export(
 
         typer.echo(f"note: {LOSSES[found.name]}", err=True)
         guesses = {
-            each.sample_id: Guess(each.verdict, each.regions, each.tags) for each in read_predictions(predictions)
+            each.sample_id: Guess(each.verdict, each.regions, each.tags, box_scores=each.box_scores)
+            for each in read_predictions(predictions)
         }
     with show_progress() as on_event:
         export_dataset(found, src, dst, on_event=on_event, guesses=guesses)

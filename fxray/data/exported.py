@@ -24,12 +24,21 @@ from fxray.schema import Region, Sample, Tag, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What a detector said of a sample, for formats that carry predictions; `score` is that of its regions."""
+    """What a detector said of a sample, for formats that carry predictions.
+
+    Attributes:
+        verdict: None where none could be read.
+        regions: Flaws it points at.
+        tags: Image-level tags.
+        score: Of all its regions, where it ranks none.
+        box_scores: One per region where the detector ranks its boxes, else empty.
+    """
 
     verdict: Verdict | None
     regions: tuple[Region, ...]
     tags: tuple[Tag, ...]
     score: float = 1.0
+    box_scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,7 @@ def exported(
         dataset: An opened dataset.
         dst: Folder of the export.
         on_event: Is told how it goes.
-        guesses: By sample id.
+        guesses: Of every sample, by id; or None.
 
     Raises:
         DataError: An image is missing or no image.
@@ -69,7 +78,7 @@ def exported(
     on_event(PhaseStarted("export", len(dataset)))
     for number, sample in enumerate(dataset.samples):
         image, orientation = _lay(dataset, number, dst, store)
-        guess = guesses.get(sample.sample_id) if guesses is not None else None
+        guess = guesses[sample.sample_id] if guesses is not None else None
         yield Exported(number, sample, image, orientation, guess)
         if number % 64 == 63:
             on_event(Step("export", number + 1, len(dataset)))

@@ -6,7 +6,7 @@ from pathlib import Path
 from fxray.data.dataset import Dataset
 from fxray.data.exported import Guess, exported
 from fxray.data.formats.catalogue import Format, writer
-from fxray.errors import DataError
+from fxray.data.pairing import check_same_samples
 from fxray.events import OnEvent
 from fxray.files import atomic_dir, refuse_unless_empty
 
@@ -21,19 +21,19 @@ def export_dataset(
         data: Parquet file of a dataset.
         dst: A new or an empty folder.
         on_event: Is told how it goes.
-        guesses: What a detector said, by sample id, or None.
+        guesses: What a detector said of every sample, by id, or None.
 
     Returns:
         The number of rows.
 
     Raises:
         ConfigError: The folder holds something.
-        DataError: The dataset cannot be read, or predictions are of other samples.
+        DataError: The dataset cannot be read, or predictions are not those of just its samples.
     """
     refuse_unless_empty(dst)
     dataset = Dataset.open(data)
     if guesses is not None:
-        _check_guesses(guesses, dataset)
+        check_same_samples(set(guesses), {sample.sample_id for sample in dataset.samples}, where=str(dataset.path))
     with atomic_dir(dst) as aside:
         writer(form)(exported(dataset, aside, on_event, guesses), aside, has_predictions=guesses is not None)
         for folder in sorted(aside.glob("images/*"), reverse=True):
@@ -42,14 +42,3 @@ def export_dataset(
         if (images := aside / "images").is_dir() and not any(images.iterdir()):
             images.rmdir()
     return len(dataset)
-
-
-def _check_guesses(guesses: Mapping[str, Guess], dataset: Dataset) -> None:
-    known = {sample.sample_id for sample in dataset.samples}
-    if strangers := set(guesses) - known:
-        raise DataError(
-            f"{len(strangers)} of {len(guesses)} predictions are of samples that the dataset does not have, "
-            f"{min(strangers)!r} for one",
-            where=str(dataset.path),
-            remedy="give the dataset that was predicted",
-        )

@@ -5,12 +5,12 @@ a real one, IoU for an image without annotated regions. An unread verdict applie
 """
 
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fxray.data.pairing import check_same_samples
 from fxray.errors import DataError
 from fxray.evaluate.boxes import AP_THRESHOLDS, BoxHits, find_hits
 from fxray.evaluate.captions import NUM_BLEU_COUNTS, Pair, bleu_counts, can_score_captions, rouge_l
@@ -43,7 +43,6 @@ METRICS = {
 """By mean over samples or, for the average precisions and BLEU, by what all samples come to together."""
 
 _Pair = tuple[Prediction, Sample]
-_MAX_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ def score_samples(
     if not samples:
         raise DataError("there is no sample to score", remedy="give a dataset with at least one row")
     by_id = {prediction.sample_id: prediction for prediction in predictions}
-    _check_same_samples(by_id.keys(), {sample.sample_id for sample in samples})
+    check_same_samples(by_id.keys(), {sample.sample_id for sample in samples})
     pairs = [(by_id[sample.sample_id], sample) for sample in samples]
     is_generated = np.array([sample.annotation.verdict is Verdict.GENERATED for sample in samples])
     captions = [_caption_pairs(*pair) for pair in pairs] if has_boxes and _has_captions(predictions) else None
@@ -203,16 +202,3 @@ def _ious(prediction: Prediction, sample: Sample) -> tuple[float, float]:
 def _boxes(regions: Sequence[Region], sample: Sample) -> list[Box]:
     clipped = (clip(region.box, sample.width_px, sample.height_px) for region in regions)
     return [box for box in clipped if box is not None]
-
-
-def _check_same_samples(predicted: AbstractSet[str], samples: AbstractSet[str]) -> None:
-    problems = {"have no prediction": samples - predicted, "are not in the dataset": predicted - samples}
-    told = [f"{len(ids)} samples {problem}, such as {_some(ids)}" for problem, ids in problems.items() if ids]
-    if told:
-        raise DataError(
-            "; ".join(told), remedy="score predictions against the dataset, and the rows of it, that they were made for"
-        )
-
-
-def _some(ids: AbstractSet[str]) -> str:
-    return ", ".join(repr(sample_id) for sample_id in sorted(ids)[:_MAX_NAMED])

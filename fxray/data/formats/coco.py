@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from fxray.data.exported import Exported
+from fxray.data.exported import Exported, Guess
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Finding, Place, RawRegion, Record, Rows, read_each
@@ -125,8 +125,8 @@ def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path
             images.add(_as_image(row))
             for region in row.sample.annotation.regions:
                 truths.add(_as_annotation(truths.length + 1, row, region))
-            for region in row.guess.regions if row.guess else ():
-                results.add(_as_result(row, region))
+            for region, score in _scored(row.guess) if row.guess else ():
+                results.add(_as_result(row, region, score))
         for written in lists:
             written.close()
         out.write(',\n"annotations": ')
@@ -181,8 +181,11 @@ def _as_annotation(number: int, row: Exported, region: Region) -> dict[str, Any]
     }
 
 
-def _as_result(row: Exported, region: Region) -> dict[str, Any]:
-    score = row.guess.score if row.guess else 1.0
+def _scored(guess: Guess) -> Iterator[tuple[Region, float]]:
+    return zip(guess.regions, guess.box_scores or [guess.score] * len(guess.regions), strict=True)
+
+
+def _as_result(row: Exported, region: Region, score: float) -> dict[str, Any]:
     return {"image_id": row.number + 1, "category_id": 1, "bbox": list(_xywh(region.box)), "score": score}
 
 

@@ -49,15 +49,16 @@ def test_folders_become_a_dataset_and_go_to_every_tool(photos, tmp_path):
 def test_what_is_lost_of_predictions_is_said_before(photos, tmp_path):
     run("data", "import", "folders", photos, tmp_path / "set")
     data = tmp_path / "set" / "dataset.parquet"
-    region = {"box": [1, 2, 30, 40], "caption": "hand fused"}
-    said = {"sample_id": "fake/3.jpg", "verdict": "generated", "regions": [region]}
-    (tmp_path / "said.jsonl").write_text(json.dumps(said))
+    region = {"box": [1, 2, 30, 40], "caption": "hand fused", "score": 0.75}
+    rows = [{"sample_id": name, "verdict": "real"} for name in ("fake/sdxl/2.png", "real/1.png")]
+    rows.append({"sample_id": "fake/3.jpg", "verdict": "generated", "regions": [region]})
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = run("data", "export", "coco", data, tmp_path / "coco", "--predictions", tmp_path / "said.jsonl")
     assert result.stderr.startswith("note: results.json carries boxes")
     (box,) = json.loads((tmp_path / "coco" / "results.json").read_text())
     images = json.loads((tmp_path / "coco" / "annotations.json").read_text())["images"]
     assert images[box["image_id"] - 1]["sample_id"] == "fake/3.jpg"
-    assert box["bbox"] == [1, 2, 29, 38]
+    assert (box["bbox"], box["score"]) == ([1, 2, 29, 38], 0.75)
 
 
 def test_a_mapping_gives_the_frame_and_options_override_it(photos, tmp_path):
