@@ -3,13 +3,15 @@ r"""Qwen grounding rows: `bbox_2d` JSON as the answer of a conversation, or as p
     {"image": "a.jpg", "conversations": [{"from": "human", ...}, {"from": "gpt", "value": "[{\"bbox_2d\\": ...}]"}]}
     {"image": "a.jpg", "objects": [{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]}
 
-Coordinates are pixels of the image; Qwen2-VL and Qwen3-VL count in 1000: `--boxes-unit permille`. Verdict and tags are
-read from an answer in fxray's grammar, or from fields `verdict` (or a `label` of the row) and `tags`.
+An answer's JSON may be one list, several, or objects one after the other, in fences or bare; Qwen's box tokens are read
+too. Boxes in `objects` join the answer's. A row whose text holds a box that is not read is refused. Coordinates are
+pixels of the image; Qwen2-VL and Qwen3-VL count in 1000: `--boxes-unit permille`. Verdict and tags are read from an
+answer in fxray's grammar, or from fields `verdict` (or a `label` of the row) and `tags`.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Place, RawRegion, Record, Rows, read_each
 from fxray.grammar import parse
-from fxray.schema import Tag
+from fxray.grammar.markers import BOX_START
+from fxray.schema import Region
 
+_OPENING = re.compile(r"[\[{]")
+_BOX = re.compile(r"bbox_2d[\"'\\]*\s*:|<box>|" + re.escape(BOX_START))
+"""What stands at every box in an answer."""
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
 
@@ -39,54 +45,85 @@ def _read_row(place: Place, row: Mapping[str, Any], images: Images) -> Record:
             raise FieldProblem("image", name, f"{len(name)} images in one row, expected one")
         name = name[0]
     answer, field = _answer(row)
-    if answer is None:
-        found, field = fields.sequence(row.get("objects"), "objects"), "objects"
-        verdict, tags = None, tuple[Tag, ...]()
-    else:
-        parsed = parse(answer, lenient=True)
-        verdict, tags = parsed.verdict, parsed.tags
-        found = _boxes(answer, field)
+    parsed = parse(answer, lenient=True)
     return Record(
         place=place,
         image=images.find(name, "image"),
         image_field="image",
         name=fields.text(name, "image"),
-        regions=tuple(_region(fields.mapping(item, f"{field}[{i}]"), f"{field}[{i}]") for i, item in enumerate(found)),
-        tags=fields.texts(row.get("tags"), "tags") or tuple(tag.value for tag in tags),
-        label=fields.optional_text(row.get("verdict", row.get("label")), "verdict") or verdict,
+        regions=_joined(_said(answer, parsed.regions, field), _regions(row.get("objects"), "objects")),
+        tags=fields.texts(row.get("tags"), "tags") or tuple(tag.value for tag in parsed.tags),
+        label=fields.optional_text(row.get("verdict", row.get("label")), "verdict") or parsed.verdict,
         **fields.origin(row),
     )
 
 
-def _answer(row: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The last thing that the model says in a conversation of either layout, and where it stands."""
-    for key, role, said, text in (
+def _answer(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The last thing that the model says in a conversation of either layout, and where it stands; else two blanks."""
+    for key, role, model, text in (
         ("conversations", "from", "gpt", "value"),
         ("messages", "role", "assistant", "content"),
     ):
-        turns = fields.sequence(row.get(key), key)
-        for index in reversed(range(len(turns))):
-            turn = fields.mapping(turns[index], f"{key}[{index}]")
-            if turn.get(role) == said:
-                return fields.text(turn.get(text), f"{key}[{index}].{text}"), f"{key}[{index}].{text}"
-    return None, ""
+        turns = [fields.mapping(turn, f"{key}[{i}]") for i, turn in enumerate(fields.sequence(row.get(key), key))]
+        said = {f"{key}[{i}].{text}": turn.get(text) for i, turn in enumerate(turns) if turn.get(role) == model}
+        for field in list(said)[:-1]:
+            if _BOX.search(str(said[field])):
+                raise FieldProblem(field, said[field], "boxes in an answer that is not the last, which alone is read")
+        if said:
+            field, answer = said.popitem()
+            return fields.text(answer, field), field
+    return "", ""
 
 
-def _boxes(answer: str, field: str) -> list[Any]:
-    """The list of boxes in an answer: the first JSON list in a fence, or in the plain text."""
-    fenced = _FENCE.search(answer)
-    text = fenced[1] if fenced else answer
-    start = min((place for place in (text.find("["), text.find("{")) if place >= 0), default=-1)
-    if start < 0:
-        return []
-    try:
-        found, _ = json.JSONDecoder().raw_decode(text[start:])
-    except (ValueError, RecursionError) as error:
-        raise FieldProblem(field, text[start:], f"no JSON of boxes: {error}") from error
-    return found if isinstance(found, list) else [found]
+def _said(answer: str, marked: Sequence[Region], field: str) -> list[RawRegion]:
+    """The boxes in an answer, all in Qwen's tokens or all in JSON.
+
+    Raises:
+        FieldProblem: It holds one that cannot be read.
+    """
+    if BOX_START in answer:
+        found = [RawRegion((*region.box,), region.caption, f"{field}: box {i}") for i, region in enumerate(marked)]
+        num_written = answer.count(BOX_START)
+    else:
+        found = _regions(_json_boxes(answer, field), field)
+        num_written = len(_BOX.findall(answer))
+    if num_written > len(found) or (BOX_START in answer and num_written < len(found)):
+        raise FieldProblem(field, answer, f"{num_written} boxes by their marks, of which {len(found)} can be read")
+    return found
+
+
+def _json_boxes(answer: str, field: str) -> list[Any]:
+    """All boxes of the JSON in an answer's fences or, without any, in its plain text."""
+    found: list[Any] = []
+    for text in _FENCE.findall(answer) or [answer]:
+        end = 0
+        while start := _OPENING.search(text, end):
+            try:
+                value, end = json.JSONDecoder().raw_decode(text, start.start())
+            except (ValueError, RecursionError) as error:
+                rest = text[start.start() :]
+                if found and not _BOX.search(rest):
+                    break  # prose with a bracket
+                raise FieldProblem(field, rest, f"no JSON of boxes: {error}") from error
+            found += value if isinstance(value, list) else [value]
+    return found
+
+
+def _regions(items: Any, field: str) -> list[RawRegion]:
+    places = {f"{field}[{i}]": item for i, item in enumerate(fields.sequence(items, field))}
+    return [_region(fields.mapping(item, place), place) for place, item in places.items()]
 
 
 def _region(item: Mapping[str, Any], field: str) -> RawRegion:
     corners = fields.four_numbers(item.get("bbox_2d"), f"{field}.bbox_2d")
     caption = fields.caption_in(item) or str(item.get("label") or "")
     return RawRegion(corners, caption, f"{field}.bbox_2d")
+
+
+def _joined(said: list[RawRegion], listed: list[RawRegion]) -> tuple[RawRegion, ...]:
+    """Boxes of an answer and of `objects`; where both hold the same, once."""
+    if not said or not listed:
+        return (*said, *listed)
+    if {(each.corners, each.caption) for each in said} != {(each.corners, each.caption) for each in listed}:
+        raise FieldProblem("objects", len(listed), f"other boxes than the {len(said)} in the answer")
+    return tuple(said)

@@ -68,3 +68,57 @@ def test_what_cannot_be_read_is_named(picture, written, imported, bad, field):
     found = imported("qwen", written("a.jsonl", lines(chat("a.png", json.dumps(HOUSE)), bad)))
     assert [(finding["row"], finding["field"]) for finding in found.findings] == [("line 2", field)]
     assert list(found.samples) == ["a.png"]
+
+
+HAND, SKY = '{"bbox_2d": [1, 2, 30, 40], "label": "hand"}', '{"bbox_2d": [50, 2, 90, 40], "label": "sky"}'
+TWO = (Region(Box(1, 2, 30, 40), "hand"), Region(Box(50, 2, 90, 40), "sky"))
+TOKENS = "<|object_ref_start|>{}<|object_ref_end|><|box_start|>({},{}),({},{})<|box_end|>"
+HAND_TOKENS, SKY_TOKENS = (TOKENS.format(region.caption, *map(int, region.box)) for region in TWO)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"{HAND}\n{SKY}",
+        f"Two flaws: {HAND}, and {SKY} (the rest [I think] is fine).",
+        f"[{HAND}] [{SKY}]",
+        f"First:\n```json\n[{HAND}]\n```\nand\n```json\n{SKY}\n```",
+        f"<think>{HAND_TOKENS} and {SKY_TOKENS}</think><tag>none</tag><verdict>generated</verdict>",
+        f"{HAND_TOKENS}{SKY_TOKENS}",
+    ],
+)
+def test_every_box_of_an_answer_is_read_in_whatever_layout(picture, written, imported, answer):
+    picture("a.png")
+    found = imported("qwen", written("a.jsonl", lines(chat("a.png", answer))))
+    assert (found.samples["a.png"].annotation.regions, found.findings) == (TWO, [])
+
+
+@pytest.mark.parametrize("said", ["Two flaws.", f"[{HAND}, {SKY}]", f"{HAND_TOKENS}{SKY_TOKENS}"])
+def test_boxes_beside_a_conversation_join_those_in_it(picture, written, imported, said):
+    picture("a.png")
+    row = chat("a.png", said, objects=[json.loads(HAND), json.loads(SKY)])
+    assert imported("qwen", written("a.jsonl", lines(row))).samples["a.png"].annotation.regions == TWO
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "reason"),
+    [
+        (chat("a.png", f"```json\n{HAND}\n```\n{SKY}"), "conversations[1].value", "2 boxes by their marks, of which 1"),
+        (chat("a.png", HAND[:-1] + f', "parts": [{SKY}]}}'), "conversations[1].value", "2 boxes by their marks"),
+        (chat("a.png", f"{HAND} {SKY[:-1]}"), "conversations[1].value", "no JSON of boxes"),
+        (chat("a.png", "<ref>hand</ref><box>(1,2),(30,40)</box>"), "conversations[1].value", "1 boxes by their marks"),
+        (chat("a.png", HAND_TOKENS.replace("30", "x")), "conversations[1].value", "1 boxes by their marks, of which 0"),
+        (chat("a.png", HAND_TOKENS + SKY), "conversations[1].value", "1 boxes by their marks, of which 2"),
+        (chat("a.png", HAND, objects=[json.loads(SKY)]), "objects", "other boxes than the 1 in the answer"),
+        (
+            {"image": "a.png", "conversations": [{"from": "gpt", "value": said} for said in (HAND, SKY)]},
+            "conversations[0].value",
+            "not the last",
+        ),
+    ],
+)
+def test_a_box_that_is_not_read_refuses_its_row(picture, written, imported, row, field, reason):
+    picture("a.png")
+    found = imported("qwen", written("a.jsonl", lines(chat("a.png", "[]"), row)))
+    assert [(finding["row"], finding["field"]) for finding in found.findings] == [("line 2", field)]
+    assert reason in found.findings[0]["reason"]
