@@ -1,4 +1,9 @@
-"""Plain folders: `real/` beside `fake/`; the folders below the latter name the generators."""
+"""Plain folders: `real/` beside `fake/`; the folders below the latter name the generators.
+
+Links to folders are followed, each folder once. Files with no image's ending are findings, one per folder; passed over
+without one are hidden files, what file browsers leave (`Thumbs.db`, `desktop.ini`), and texts beside images (`.txt`,
+`.json`, `.csv` and the like).
+"""
 
 import os
 from collections.abc import Iterator
@@ -13,6 +18,8 @@ from fxray.grammar.lenient import VERDICT_WORDS
 from fxray.schema import Verdict
 
 _LABEL_NAMES = {**VERDICT_WORDS, "reals": Verdict.REAL, "fakes": Verdict.GENERATED}
+_OF_BROWSERS = frozenset({"thumbs.db", "desktop.ini"})
+_OF_TEXTS = frozenset({".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html"})
 
 
 def read(src: Path, images: Images) -> Rows:
@@ -30,16 +37,20 @@ def read(src: Path, images: Images) -> Rows:
             where=str(src),
             remedy="name the folder that holds real/ and fake/",
         )
-    suffixes = _image_suffixes()
+    suffixes, seen = _image_suffixes(), dict[str, str]()
     for top in tops:
         if top not in known:
             yield Finding.of(Place(str(top)), FieldProblem("folder", top.name, "no label; its files are left out"))
             continue
         verdict = _LABEL_NAMES[top.name.lower()]
-        for folder, names in _walk(top):
+        for entry in _walk(top, seen):
+            if isinstance(entry, Finding):
+                yield entry
+                continue
+            folder, names = entry
             generator = Path(os.path.relpath(folder, top)).parts[:1]
             for name in names:
-                if os.path.splitext(name)[1].lower() not in suffixes:  # noqa: PTH122 - once per image
+                if not _has_suffix(name, suffixes):
                     continue
                 file = os.path.join(folder, name)  # noqa: PTH118
                 yield Record(
@@ -50,12 +61,40 @@ def read(src: Path, images: Images) -> Rows:
                     label=verdict.value,
                     generator=generator[0] if generator and verdict is not Verdict.REAL else None,
                 )
+            yield from _left_out(folder, [name for name in names if not _has_suffix(name, suffixes)])
 
 
-def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
-    for folder, folders, names in os.walk(top):
+def _walk(top: Path, seen: dict[str, str]) -> Iterator[tuple[str, list[str]] | Finding]:
+    """Every folder below one, with its files by name.
+
+    Args:
+        top: The folder.
+        seen: Folders that were met, by what they are once links are resolved; grows.
+    """
+    errors: list[OSError] = []
+    for folder, folders, names in os.walk(top, followlinks=True, onerror=errors.append):
         folders.sort()
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            reason = f"the same folder as {seen[real]}, which is read; this one is left out"
+            yield Finding.of(Place(folder), FieldProblem("folder", real, reason))
+            continue
+        seen[real] = folder
         yield folder, sorted(names)
+    for error in errors:
+        yield Finding.of(Place(str(error.filename)), FieldProblem("folder", top.name, f"unread: {error.strerror}"))
+
+
+def _left_out(folder: str, names: list[str]) -> Iterator[Finding]:
+    odd = [name for name in names if not name.startswith(".") and name.lower() not in _OF_BROWSERS]
+    if odd := [name for name in odd if not _has_suffix(name, _OF_TEXTS)]:
+        count = f"{len(odd)} files that are no image by their ending are left out, this one first"
+        yield Finding.of(Place(folder), FieldProblem("file", odd[0], count))
+
+
+def _has_suffix(name: str, suffixes: frozenset[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122 - once per image
 
 
 def _image_suffixes() -> frozenset[str]:

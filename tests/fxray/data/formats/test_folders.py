@@ -46,3 +46,35 @@ def test_other_folders_are_refused(picture, tmp_path, imported):
     picture("set/train/1.png")
     with pytest.raises(DataError, match="no folder named after a label"):
         imported("folders", tmp_path / "set")
+
+
+def test_links_to_folders_are_followed_each_folder_once(picture, tmp_path, imported):
+    picture("set/real/1.png")
+    picture("elsewhere/sdxl/deep/2.png")
+    (tmp_path / "set/fake").mkdir()
+    (tmp_path / "set/fake/sdxl").symlink_to(tmp_path / "elsewhere/sdxl")
+    (tmp_path / "set/fake/twin").symlink_to(tmp_path / "elsewhere/sdxl/deep")
+    (tmp_path / "elsewhere/sdxl/loop").symlink_to(tmp_path / "elsewhere")
+    found = imported("folders", tmp_path / "set", label=None)
+    assert {name: sample.generator for name, sample in found.samples.items()} == {
+        "real/1.png": "real",
+        "fake/sdxl/deep/2.png": "sdxl",
+    }
+    places = [finding["file"].removeprefix(f"{tmp_path}/set/fake/") for finding in found.findings]
+    assert places == ["sdxl/loop/sdxl", "twin"]
+    assert all("the same folder as" in finding["reason"] for finding in found.findings)
+
+
+def test_files_that_are_no_image_by_their_ending_are_told_once_per_folder(picture, tmp_path, imported):
+    picture("set/fake/sdxl/1.png")
+    for name in ("b", "a.bin", ".DS_Store", "Thumbs.db", "1.txt", "1.json", "all.CSV"):
+        (tmp_path / "set/fake/sdxl" / name).write_bytes(b"?")
+    (tmp_path / "set/fake/gone").symlink_to(tmp_path / "nowhere")
+    found = imported("folders", tmp_path / "set")
+    assert list(found.samples) == ["fake/sdxl/1.png"]
+    assert [(finding["file"], finding["value"], finding["reason"].split()[0]) for finding in found.findings] == [
+        (str(tmp_path / "set/fake"), "gone", "1"),
+        (str(tmp_path / "set/fake/sdxl"), "a.bin", "2"),
+    ]
+    with pytest.raises(DataError, match="2 rows cannot be read, 1 can"):
+        imported("folders", tmp_path / "set", is_strict=True)
