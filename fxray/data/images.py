@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT, upright_size
 from fxray.errors import DataError
 
 MAX_IMAGE_PIXELS = 100_000_000
@@ -113,13 +114,24 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(eight_bits(image)).convert("RGB")
 
 
+def pending_orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, that an opened image's size and pixels still lack: Pillow turns a TIFF itself."""
+    orientation = UPRIGHT if image.format == "TIFF" else image.getexif().get(ORIENTATION_TAG, UPRIGHT)
+    return orientation if orientation in range(1, 9) else UPRIGHT
+
+
+def upright_px(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image once it is turned upright, its pixels decoded or not."""
+    return upright_size(*image.size, pending_orientation(image))
+
+
 def eight_bits(image: Image.Image) -> Image.Image:
     """A grey image of 16 bits with 8 instead, which Pillow would cut off at white; any other as it is."""
     if not image.mode.startswith("I;16"):
         return image
     scaled = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if orientation := image.getexif().get(0x0112):
-        scaled.getexif()[0x0112] = orientation
+    if orientation := image.getexif().get(ORIENTATION_TAG):
+        scaled.getexif()[ORIENTATION_TAG] = orientation
     return scaled
 
 

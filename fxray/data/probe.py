@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fxray.data.formats.record import FieldProblem
 from fxray.data.frame import MAX_ASPECT_RATIO
-from fxray.data.images import FORMATS, MAX_IMAGE_PIXELS
+from fxray.data.images import FORMATS, MAX_IMAGE_PIXELS, upright_px
 from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT, upright_size
 
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -114,8 +114,7 @@ def _examine(image: Image.Image) -> Probe:
     if orientation not in range(1, 9):
         orientation = UPRIGHT
     width, height = image.size
-    # Pillow gives a TIFF's size upright, other formats' as stored.
-    stored = upright_size(width, height, orientation) if image.format == "TIFF" else (width, height)
+    stored = upright_size(*upright_px(image), orientation)  # to turn a size twice is to leave it
     oddities = []
     if image.mode in ("CMYK", "YCCK"):
         oddities.append("printing colours (CMYK), seen as RGB without their profile")

@@ -17,7 +17,8 @@ from fxray.data.check.check import Check
 from fxray.data.check.findings import Finding, Place, by_rule
 from fxray.data.check.lookup import rows_at
 from fxray.data.check.rules import Rule
-from fxray.data.images import decoding, eight_bits, open_image
+from fxray.data.images import decoding, eight_bits, open_image, pending_orientation
+from fxray.data.orientation import ORIENTATION_TAG
 from fxray.errors import DataError
 from fxray.files import write_atomically
 
@@ -131,15 +132,14 @@ def _thumbnail(encoded: bytes | None) -> tuple[tuple[int, int], str]:
     try:
         image = open_image(encoded, "")
         with decoding(encoded, ""):
-            orientation = image.getexif().get(0x0112)
+            orientation = pending_orientation(image)
             image.draft("RGB", (2 * _THUMBNAIL_PX, 2 * _THUMBNAIL_PX))
             image = eight_bits(image).convert("RGB")
     except DataError:
         return blank
     image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    if orientation:
-        image.getexif()[0x0112] = orientation
-        image = ImageOps.exif_transpose(image)
+    image.getexif()[ORIENTATION_TAG] = orientation
+    image = ImageOps.exif_transpose(image)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     scale = _THUMBNAIL_PX / max(image.size)

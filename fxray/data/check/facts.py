@@ -35,7 +35,7 @@ _SCHEMA = pa.schema(
         ("fingerprint", pa.binary()),
         ("unseen", pa.list_(pa.string())),
     ],
-    metadata={"fxray.facts": "1", "pillow": PIL.__version__},
+    metadata={"fxray.facts": "2", "pillow": PIL.__version__},
 )
 """`unseen` holds rule, field, message and value of an image without facts, and is null elsewhere."""
 

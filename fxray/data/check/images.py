@@ -11,15 +11,15 @@ from PIL import Image, ImageOps
 from fxray.data.check.findings import shown
 from fxray.data.check.rows import Fault
 from fxray.data.frame import MAX_ASPECT_RATIO
-from fxray.data.images import decoding, eight_bits, open_image
+from fxray.data.images import decoding, eight_bits, open_image, pending_orientation, upright_px
 from fxray.data.near_duplicates import fingerprint
+from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT
 from fxray.errors import DataError
 
 MIN_SIDE_PX = 28
 LARGE_PIXELS = 16_000_000
 _ENOUGH_PX = 256
 _PNG_DEPTH_BYTE = 24
-_TURNED = range(5, 9)
 _alone = ThreadPoolExecutor(1)
 """The one thread that decodes large images: each thread's allocator keeps what its largest image took."""
 
@@ -141,20 +141,18 @@ def _examine(image: Image.Image, encoded: bytes) -> tuple[FileFacts, str, NDArra
 
 def _look(image: Image.Image) -> NDArray[np.float32] | None:
     """Decodes the whole file; a JPEG at a fraction of its size, which finds damage as well and costs less."""
-    orientation = image.getexif().get(0x0112)
+    orientation = pending_orientation(image)
     image.draft("L", (_ENOUGH_PX, _ENOUGH_PX))
     grey = eight_bits(image).convert("L")
-    if orientation:
+    if orientation != UPRIGHT:
         grey = grey.resize((_ENOUGH_PX, _ENOUGH_PX), Image.Resampling.BOX, reducing_gap=2.0)
-        grey.getexif()[0x0112] = orientation
+        grey.getexif()[ORIENTATION_TAG] = orientation
         grey = ImageOps.exif_transpose(grey)
     return fingerprint(grey)
 
 
 def _file_facts(image: Image.Image, encoded: bytes) -> FileFacts:
-    width, height = image.size
-    if image.getexif().get(0x0112) in _TURNED:
-        width, height = height, width
+    width, height = upright_px(image)
     tables: Mapping[int, Sequence[int]] = getattr(image, "quantization", None) or {}
     sums = [sum(table) for table in tables.values()]
     layers: Sequence[Sequence[int]] = getattr(image, "layer", None) or []

@@ -1,5 +1,6 @@
 """The page of a check: every rule that is broken, its images with their boxes, and nothing that could run."""
 
+import base64
 import io
 import re
 from pathlib import Path
@@ -68,6 +69,23 @@ def test_images_stand_with_their_boxes_and_copies_side_by_side(page: str) -> Non
     assert "row 3" in shelf
     # 120 x 60 px are shown 240 wide: the box 10, 10, 30, 40 at twice its size.
     assert 'class="box" x="20.0" y="20.0" width="40.0" height="60.0"' in shelf
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF", "PNG"])
+def test_thumbnails_are_upright_in_every_format(tmp_path: Path, form: str) -> None:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(_image(1))).transpose(Image.Transpose.ROTATE_90).save(buffer, form, exif=exif)
+    rows = [_row(0, image=buffer.getvalue(), label="fake"), _row(1)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "a.parquet")
+    found = check([tmp_path / "a.parquet"])
+    assert not [finding for finding in found.findings if finding.rule == "image-size"]
+    write_check_page(tmp_path / "check.html", found)
+    uris = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", (tmp_path / "check.html").read_text("utf-8"))
+    shown = Image.open(io.BytesIO(base64.b64decode(uris[0])))
+    assert shown.size == (120, 60)
+    plain = Image.open(io.BytesIO(_image(1)))
+    assert np.abs(np.asarray(shown, float) - np.asarray(plain, float)).mean() < 8
 
 
 def test_text_of_the_data_stays_text_and_nothing_is_fetched(page: str) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from small_datasets import encoded, picture, row, write
 
 from fxray.data.check.check import check
-from fxray.data.check.images import ImageFacts, Unseen, examine_image, image_faults
+from fxray.data.check.images import ImageFacts, Unseen, examine_image, file_facts, image_faults
 
 
 def png(width: int, height: int, *, depth: int = 8, colour: int = 2, data: bytes = b"") -> bytes:
@@ -121,7 +121,7 @@ def test_images_outside_the_dataset_s_folder_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_sizes_and_looks_are_those_of_the_upright_image(orientation: int, form: str) -> None:
     from PIL import ImageOps
 
@@ -133,7 +133,9 @@ def test_sizes_and_looks_are_those_of_the_upright_image(orientation: int, form: 
     facts, plain = examine(turned), examine(encoded(upright, "PNG"))
     assert isinstance(facts, ImageFacts)
     assert isinstance(plain, ImageFacts)
+    assert upright.size == ((64, 96) if orientation >= 5 else (96, 64))
     assert list(image_faults(facts, upright.size)) == []
+    assert file_facts(turned, "").width_px == upright.width
     assert np.linalg.norm(facts.fingerprint - plain.fingerprint) < 0.05
 
 
