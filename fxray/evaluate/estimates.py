@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ def estimate_means(scores: SampleScores, *, num_bootstrap: int, seed: int) -> di
 
 
 def estimate_gains(before: SampleScores, after: SampleScores, *, num_bootstrap: int, seed: int) -> dict[str, Estimate]:
-    """Value of `after` minus value of `before`, resampled in pairs.
+    """Value of `after` minus value of `before` on the same images, resampled in pairs; see `estimate_mean_gains`.
 
     Args:
         before: Scores of one detector.
@@ -55,16 +55,33 @@ def estimate_mean_gains(
     """The gain of several detectors on average, as of one setting under several seeds.
 
     Every resample holds the same images for all of them, so the interval says what the images leave open for the mean
-    of just these detectors.
+    of just these detectors. A mean over images is compared on those that it applies to both before and after: a crop
+    may have cut all regions off, and only one of two may have a caption to score. Precision, F1, BLEU and the average
+    precisions are of each side's own answers as a whole.
 
     Args:
         pairs: Scores before and after, all on the same samples in the same order; at least one pair.
         num_bootstrap: Resamples behind each interval.
         seed: Of the resamples.
     """
+    pairs = [_on_common_images(*pair) for pair in pairs]
     gains = np.mean([_values(after) - _values(before) for before, after in pairs], axis=0)
     draws = [_draws(after, num_bootstrap, seed) - _draws(before, num_bootstrap, seed) for before, after in pairs]
     return _estimates(gains, np.mean(draws, axis=0))
+
+
+def _on_common_images(before: SampleScores, after: SampleScores) -> tuple[SampleScores, SampleScores]:
+    """Both without what one side alone has of an image; precision, which counts each side's own flags, stays whole."""
+    is_common = {
+        name: np.isfinite(before.values[name]) & np.isfinite(after.values[name]) if name != "precision" else True
+        for name in before.values
+    }
+
+    def kept(scores: SampleScores) -> SampleScores:
+        values = {name: np.where(is_common[name], numbers, np.nan) for name, numbers in scores.values.items()}
+        return replace(scores, values=values)
+
+    return kept(before), kept(after)
 
 
 def _values(scores: SampleScores) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from fxray.evaluate.comparison import compare
 from fxray.evaluate.estimates import estimate_gains, estimate_mean_gains
 from fxray.evaluate.evaluation import Evaluation, evaluate
 from fxray.evaluate.predictions import Prediction
+from fxray.evaluate.scores import SampleScores, score_samples
 from fxray.evaluate.table import generator_table, stage_table
 from fxray.schema import Annotation, Box, Region, Sample, Verdict
 
@@ -160,6 +161,41 @@ def test_the_mean_gain_of_several_detectors_holds_the_same_images_against_all() 
     assert both.value == pytest.approx((alone[0].value + alone[1].value) / 2)
     # Both are right on the same images, so their mean is no surer than each alone; independent draws would be.
     assert both.high - both.low > 0.9 * min(gain.high - gain.low for gain in alone)
+
+
+def scores_of(truth: list[tuple[Region, ...]], said: list[tuple[Region, ...]]) -> SampleScores:
+    marked = [Annotation(Verdict.GENERATED, regions) for regions in truth]
+    rows = [Sample(f"s{i}", 100, 100, each, "x", "y", "z") for i, each in enumerate(marked)]
+    return score_samples([Prediction(f"s{i}", Verdict.GENERATED, regions) for i, regions in enumerate(said)], rows)
+
+
+def test_a_mean_is_compared_on_the_images_that_it_applies_to_on_both_sides() -> None:
+    flaw, fifth, most = ((Region(Box(0, 0, width, 100), "Flaw"),) for width in (50, 10, 40))
+    before = scores_of([flaw, flaw], [flaw, fifth])
+    after = scores_of([flaw, ()], [most, ()])  # a crop has cut off all that was wrong with the second
+    for gains in (
+        estimate_gains(before, after, num_bootstrap=50, seed=0),
+        estimate_mean_gains([(before, after)] * 2, num_bootstrap=50, seed=0),
+    ):
+        assert gains["iou"].value == pytest.approx(0.8 - 1)
+        assert (gains["iou"].low, gains["iou"].high) == (pytest.approx(-0.2), pytest.approx(-0.2))
+        assert gains["boxes_per_image"].value == pytest.approx(1 / 2 - 1)
+    back = estimate_gains(after, before, num_bootstrap=50, seed=0)["matched_iou"]
+    assert back.value == pytest.approx(0.2)
+
+
+def test_the_gain_of_a_precision_is_that_of_what_each_side_flags() -> None:
+    real = [Sample(f"s{i}", 100, 100, Annotation(Verdict.REAL), "x", "y", "z") for i in range(2)]
+    fake = [Sample(f"s{i}", 100, 100, Annotation(Verdict.GENERATED), "x", "y", "z") for i in (2, 3)]
+
+    def scored(flagged: set[str]) -> SampleScores:
+        rows = [*real, *fake]
+        said = [Verdict.GENERATED if row.sample_id in flagged else Verdict.REAL for row in rows]
+        return score_samples([Prediction(row.sample_id, v) for row, v in zip(rows, said, strict=True)], rows)
+
+    gains = estimate_gains(scored({"s0", "s1", "s2"}), scored({"s2", "s3"}), num_bootstrap=50, seed=0)
+    assert gains["precision"].value == pytest.approx(1 - 1 / 3)
+    assert gains["f1"].value == pytest.approx(1 - 2 / 5)
 
 
 def test_different_samples_are_not_compared() -> None:
