@@ -1,7 +1,8 @@
 """Label Studio's JSON export, and tasks with pre-annotations that people can correct.
 
-Percent of the displayed image. A region's caption is the text area that shares its id, else its labels. Choices that
-are verdicts or tags are read as such. Of several annotations the last counts; without any, the last prediction does.
+Percent of the displayed image. A region's caption is the text area that shares its id, else its labels; of several the
+one whose control is called `caption`, `description`, `text` or `explanation`. Choices that are verdicts or tags are
+read as such. Of several annotations the last counts; without any, the last prediction does.
 """
 
 import json
@@ -100,19 +101,34 @@ def _origin(data: Mapping[str, Any], annotation: Mapping[str, Any], where: str) 
 
 def _regions(marks: list[tuple[str, Mapping[str, Any]]]) -> tuple[tuple[RawRegion, ...], list[str]]:
     """Boxes with the texts that share their ids, and the names of their labels."""
-    captions: dict[str, str] = {}
+    texts: dict[str, dict[str, str]] = {}
     for where, mark in marks:
         if mark.get("type") == "textarea":
             written = fields.mapping(mark.get("value"), f"{where}.value").get("text")
-            captions[str(mark.get("id"))] = " ".join(_lines(written, f"{where}.value.text"))
+            of_region, control = texts.setdefault(str(mark.get("id")), {}), str(mark.get("from_name"))
+            lines = [of_region.get(control, ""), *_lines(written, f"{where}.value.text")]
+            of_region[control] = " ".join(filter(None, lines))
     regions, kinds = [], []
     for where, mark in marks:
         if mark.get("type") in ("textarea", "choices", "rating", "number", "taxonomy", "relation", "pairwise"):
             continue
         corners, labels = _shape(where, mark)
-        regions.append(RawRegion(corners, captions.get(str(mark.get("id"))) or ", ".join(labels), f"{where}.value"))
+        caption = _caption(texts.get(str(mark.get("id")), {}), where) or ", ".join(labels)
+        regions.append(RawRegion(corners, caption, f"{where}.value"))
         kinds += labels
     return tuple(regions), kinds
+
+
+def _caption(texts: Mapping[str, str], where: str) -> str:
+    """The text among a region's, by the names of their controls, that is its caption; blank where there is none."""
+    filled = {control: text for control, text in texts.items() if text}
+    if len(filled) < 2:
+        return "".join(filled.values())
+    named = {control.lower(): text for control, text in filled.items()}
+    if caption := fields.caption_in(named):
+        return caption
+    keys = ", ".join(fields.CAPTION_KEYS)
+    raise FieldProblem(where, ", ".join(filled), f"several text areas of a region, expected one of them called {keys}")
 
 
 def _lines(written: Any, field: str) -> list[str]:

@@ -105,3 +105,31 @@ def test_what_cannot_be_read_is_named(picture, written, imported, bad, field):
     assert [finding["field"] for finding in found.findings] == [field]
     assert found.findings[0]["row"].startswith("task 1")
     assert len(found.samples) == 1
+
+
+def noted(control, *texts):
+    return BOX | {"type": "textarea", "from_name": control, "value": {"text": list(texts)}}
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [noted("caption", "fingers fused"), noted("comment", "ask Ana")],
+        [noted("comment", "ask Ana"), noted("Description", "fingers fused"), noted("doubt", "none")],
+        [noted("explanation", "ask Ana"), noted("caption", "fingers fused")],  # the first key that is filled
+        [noted("why", "fingers fused"), noted("comment")],
+        [noted("why", "fingers"), noted("why", "fused")],
+    ],
+)
+def test_of_several_texts_of_a_region_the_one_called_so_is_its_caption(picture, written, imported, texts):
+    picture("a.png")
+    found = imported("labelstudio", written("export.json", [task(1, "a.png", BOX, *texts)]))
+    assert [region.caption for region in found.samples["a.png"].annotation.regions] == ["fingers fused"]
+
+
+def test_several_texts_of_a_region_without_a_caption_among_them_are_refused(picture, written, imported):
+    picture("a.png")
+    rows = [task(1, "a.png", BOX), task(2, "a.png", BOX, noted("why", "fingers fused"), noted("comment", "ask Ana"))]
+    (finding,) = imported("labelstudio", written("export.json", rows)).findings
+    assert (finding["field"], finding["value"]) == ("annotations[0].result[0]", "why, comment")
+    assert "expected one of them called caption" in finding["reason"]
