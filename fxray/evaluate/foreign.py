@@ -8,7 +8,8 @@ least the threshold, or where anything is masked. Every row that cannot be read 
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fxray.data.formats import stream
+from fxray.data.formats.record import Finding
 from fxray.data.images import decode_image, read_image_file
 from fxray.errors import DataError
 from fxray.evaluate.predictions import Prediction, read_predictions
@@ -24,6 +27,8 @@ from fxray.schema import Box, Region, Sample, Verdict
 
 MASK_LEVEL = 128
 """Grey value, of 255, from which a pixel of a mask counts."""
+COCO_IMAGES = "annotations.json"
+"""COCO file beside a file of results, which says what their image ids stand for."""
 _MAX_LISTED = 10
 _LABELS = VERDICT_WORDS | {"0": Verdict.REAL, "1": Verdict.GENERATED}
 
@@ -96,8 +101,8 @@ def read_coco_results(path: Path, samples: Sequence[Sample], *, threshold: float
 
     Args:
         path: The file; other fields are ignored.
-        samples: `image_id` is a sample id or, as a number, the place of the sample in the dataset, from 1, as
-            `fxray data export coco` counts.
+        samples: `image_id` is the id of one of them, or of an image in the COCO file `annotations.json` beside the
+            results: that image's `sample_id`, as `fxray data export coco` writes it, else its `file_name`, names one.
         threshold: An image is generated where a box scores at least so much.
 
     Returns:
@@ -113,15 +118,14 @@ def read_coco_results(path: Path, samples: Sequence[Sample], *, threshold: float
         raise DataError(f"not JSON: {error}", where=str(path), remedy="write a list of COCO results") from error
     if not isinstance(results, list):
         raise DataError("holds no list", where=str(path), remedy="write a list of COCO results, not a whole dataset")
-    known = {sample.sample_id for sample in samples}
     found: dict[str, list[tuple[Box, float]]] = {sample.sample_id: [] for sample in samples}
+    named = _named_beside(path, results, found)
     faults = []
     for number, result in enumerate(results):
         try:
             key = result["image_id"]
-            is_place = isinstance(key, int) and 1 <= key <= len(samples)
-            sample_id = samples[key - 1].sample_id if is_place else key
-            if not isinstance(sample_id, str) or sample_id not in known:
+            sample_id = named.get(key, key)
+            if isinstance(key, bool) or sample_id not in found:
                 raise ValueError(f"image_id {key!r} is not in the dataset")
             found[sample_id].append((_coco_box(result["bbox"]), _number(result["score"], "score")))
         except (LookupError, TypeError, ValueError) as error:
@@ -130,6 +134,36 @@ def read_coco_results(path: Path, samples: Sequence[Sample], *, threshold: float
     _refuse(faults, path, "correct these results")
     is_probability = all(0 <= score <= 1 for boxes in found.values() for _, score in boxes)
     return [_from_boxes(name, boxes, threshold, is_probability=is_probability) for name, boxes in found.items()]
+
+
+def _named_beside(path: Path, results: list[Any], known: Collection[str]) -> dict[Any, str]:
+    """Sample ids by the image ids of the COCO file beside a file of results, where these do not name samples already.
+
+    Raises:
+        DataError: They are numbers and no such file is there, or it cannot be read.
+    """
+    keys = [result.get("image_id") for result in results if isinstance(result, dict)]
+    images = path.with_name(COCO_IMAGES)
+    if all(isinstance(key, str) and key in known for key in keys):
+        return {}
+    if not images.is_file():
+        if numbers := [key for key in keys if isinstance(key, int | float) and not isinstance(key, bool)]:
+            raise DataError(
+                f"image_id {numbers[0]} is a number, and no file says of which image",
+                where=str(path),
+                remedy=f"lay the COCO file that was predicted beside it as {COCO_IMAGES}, or write sample ids",
+            )
+        return {}
+    named: dict[Any, str] = {}
+    for raw in stream.items(images, "images", "image"):
+        if isinstance(raw, Finding):
+            raise DataError(raw.reason, where=str(images), remedy="export the COCO file again")
+        row = raw[1] if isinstance(raw[1], dict) else {}
+        key, name = row.get("id"), row.get("sample_id") or row.get("file_name")
+        if isinstance(key, int | str) and isinstance(name, str) and key not in known:
+            named[key] = name
+    counts = Counter(named.values())
+    return {key: name for key, name in named.items() if counts[name] == 1}  # of two images of a name none is meant
 
 
 def read_masks(folder: Path, samples: Sequence[Sample]) -> list[Prediction]:

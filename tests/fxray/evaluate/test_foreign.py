@@ -1,5 +1,6 @@
 """Files of other tools become predictions by stated rules, and every fault in one is listed."""
 
+import io
 import json
 from pathlib import Path
 
@@ -7,10 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fxray.data.dataset import Row, write_dataset
+from fxray.data.exported import Guess
+from fxray.data.exports import export_dataset
+from fxray.data.formats.catalogue import find
 from fxray.errors import DataError
 from fxray.evaluate.foreign import boxes_of_mask, read_any
 from fxray.evaluate.predictions import Prediction
-from fxray.schema import Annotation, Box, Sample, Verdict
+from fxray.events import ignore
+from fxray.schema import Annotation, Box, Region, Sample, Verdict
 
 REAL, GENERATED = Verdict.REAL, Verdict.GENERATED
 SAMPLES = [Sample(name, 20, 10, Annotation(REAL), "g", "c", "s") for name in ("a/1", "b", "c")]
@@ -52,27 +58,68 @@ def test_every_fault_of_a_csv_file_is_listed(tmp_path: Path) -> None:
     assert "and 20 more" in told(file)
 
 
-def test_coco_results_by_id_or_place(tmp_path: Path) -> None:
+IMAGES = [{"id": 7, "sample_id": "a/1", "file_name": "images/00.png"}, {"id": 1, "file_name": "c"}, {"id": 2}]
+
+
+def test_coco_results_by_sample_id_or_by_the_images_of_the_file_beside_them(tmp_path: Path) -> None:
     file = tmp_path / "p.json"
     results = [
         {"image_id": "a/1", "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.4},
-        {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.7},
-        {"image_id": 3, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.2},
+        {"image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.7},
+        {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.2},
     ]
     file.write_text(json.dumps(results))
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": IMAGES, "annotations": []}))
     first, second, third = read(file)
     assert [region.box for region in first.regions] == [Box(1, 2, 4, 6), Box(0, 0, 5, 5)]
     assert (first.verdict, first.probability, first.box_scores) == (GENERATED, 0.7, (0.4, 0.7))
     assert second == Prediction("b", REAL, probability=0.0)
     assert (third.sample_id, third.verdict, third.probability) == ("c", REAL, 0.2)
+    (tmp_path / "annotations.json").unlink()
     file.write_text(json.dumps([results[0] | {"score": 7.0}]))
     assert [p.probability for p in read(file)] == [None, None, None]  # no probabilities, though they rank boxes
 
 
+def test_a_number_is_no_place_in_the_dataset(tmp_path: Path) -> None:
+    file, images = tmp_path / "p.json", tmp_path / "annotations.json"
+    one = {"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.4}
+    file.write_text(json.dumps([one | {"image_id": "b"}, one | {"image_id": 0}]))
+    message = told(file)
+    assert "image_id 0 is a number, and no file says of which image" in message
+    assert "beside it as annotations.json, or write sample ids" in message
+    file.write_text(json.dumps([one | {"image_id": "b"}, one]))
+    images.write_text(json.dumps({"images": [*IMAGES, {"id": 9, "file_name": "c"}]}))
+    assert "result 1: image_id 1 is not in the dataset" in told(file)  # two images are called c
+    file.write_text(json.dumps([one | {"image_id": True}]))
+    assert "image_id True is not in the dataset" in told(file)
+    images.write_text(json.dumps({"images": IMAGES})[:-3])
+    assert "JSON breaks after" in told(file)
+
+
+def test_predictions_go_out_as_coco_and_come_back(tmp_path: Path) -> None:
+    rows = []
+    for sample in reversed(SAMPLES):  # the numbers of the export are not places in what is scored
+        buffer = io.BytesIO()
+        Image.new("RGB", (20, 10)).save(buffer, "PNG")
+        rows.append(Row(sample, buffer.getvalue()))
+    write_dataset(tmp_path / "set.parquet", rows)
+    box = Region(Box(1, 2, 4, 6), "flaw")
+    said = {"a/1": Guess(GENERATED, (box,), (), box_scores=(0.75,)), "b": Guess(REAL, (), ())}
+    said["c"] = Guess(GENERATED, (box, box), (), box_scores=(0.25, 0.5))
+    export_dataset(find("coco"), tmp_path / "set.parquet", tmp_path / "out", on_event=ignore, guesses=said)
+    again = {prediction.sample_id: prediction for prediction in read(tmp_path / "out" / "results.json")}
+    assert {name: (len(each.regions), each.box_scores) for name, each in again.items()} == {
+        "a/1": (1, (0.75,)),
+        "b": (0, ()),
+        "c": (2, (0.25, 0.5)),
+    }
+
+
 def test_every_fault_of_coco_results_is_listed(tmp_path: Path) -> None:
     file = tmp_path / "p.json"
-    good = {"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.4}
-    bad = [good | {"image_id": 4}, good | {"bbox": [1, 2, 0, 4]}, good | {"score": float("nan")}, {"image_id": 1}, 7]
+    good = {"image_id": 7, "bbox": [1, 2, 3, 4], "score": 0.4}
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": IMAGES}))
+    bad = [good | {"image_id": 4}, good | {"bbox": [1, 2, 0, 4]}, good | {"score": float("nan")}, {"image_id": 7}, 7]
     file.write_text(json.dumps([good, *bad]))
     message = told(file)
     assert "5 faults: result 1: image_id 4 is not in the dataset; result 2: bbox [1, 2, 0, 4] has no area" in message
