@@ -4,8 +4,8 @@ Legend: N images, D predicted boxes, T thresholds, U distinct scores, B resample
 
 Each box, best score first, takes the free true box of its image that it overlaps most, if by the threshold at least; a
 true box found by none is missed. Precision, raised to the best at any higher recall, is averaged at 101 recalls (Lin et
-al. 2014). Boxes of equal score count together, so the order of a file does not matter; where all scores differ the
-numbers are those of pycocotools.
+al. 2014). Boxes of equal score count together, and of those of one image the pair that overlaps most is taken first, so
+the order of a file does not matter; where all scores differ the numbers are those of pycocotools.
 """
 
 from collections.abc import Sequence
@@ -67,13 +67,13 @@ def find_hits(
 def hits_of_image(predicted: Sequence[Box], scores: Sequence[float], truth: Sequence[Box]) -> NDArray[np.bool_]:
     """Which boxes of one image find a true one, bool [T, boxes]."""
     is_hit_TD = np.zeros((len(AP_THRESHOLDS), len(predicted)), bool)
-    ious = [[box_iou(box, true) for true in truth] for box in predicted]
+    overlaps = ((box_iou(box, true), d, g) for d, box in enumerate(predicted) for g, true in enumerate(truth))
+    pairs = sorted(overlaps, key=lambda pair: (-scores[pair[1]], -pair[0], predicted[pair[1]], -pair[2]))
     for t, threshold in enumerate(AP_THRESHOLDS):
         free = set(range(len(truth)))
-        for d in np.argsort(-np.asarray(scores, np.float64), kind="stable").tolist():
-            best = max(free, key=lambda g: (ious[d][g], g), default=None)
-            if best is not None and ious[d][best] >= threshold:
-                free.remove(best)
+        for iou, d, g in pairs:
+            if iou >= threshold and g in free and not is_hit_TD[t, d]:
+                free.remove(g)
                 is_hit_TD[t, d] = True
     return is_hit_TD
 
