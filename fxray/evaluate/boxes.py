@@ -19,6 +19,8 @@ from fxray.schema import Box
 
 AP_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 _RECALLS = np.linspace(0, 1, 101)
+_MAX_CELLS = 2**22
+"""Counts of boxes held at once: 32 MiB an array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def hits_of_image(predicted: Sequence[Box], scores: Sequence[float], truth: Sequ
 
 
 def average_precisions(hits: BoxHits, counts_BN: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average precision at each threshold.
+    """Average precision at each threshold; resamples are taken a few at a time, so that many boxes cost no memory.
 
     Args:
         hits: Of N images.
@@ -88,6 +90,13 @@ def average_precisions(hits: BoxHits, counts_BN: NDArray[np.float64]) -> NDArray
     Returns:
         float64 [T, B]; NaN where a resample has no true box.
     """
+    block = max(1, _MAX_CELLS // max(1, len(hits.scores_D)))
+    starts = range(0, len(counts_BN), block)
+    return np.concatenate([_of_block(hits, counts_BN[start : start + block]) for start in starts], axis=1)
+
+
+def _of_block(hits: BoxHits, counts_BN: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As `average_precisions`, with some five arrays of [B, D] at once."""
     num_true_B = counts_BN @ hits.num_true_N
     result_TB = np.where(num_true_B > 0, 0.0, np.nan) * np.ones((len(AP_THRESHOLDS), 1))
     if not len(hits.scores_D) or not num_true_B.any():

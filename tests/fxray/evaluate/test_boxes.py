@@ -1,10 +1,15 @@
 """Average precision of boxes: what the order of a file, and the size of a block, must not change."""
 
+import tracemalloc
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxray.evaluate.boxes import average_precisions, find_hits, hits_of_image
+from fxray.evaluate import boxes as module
+from fxray.evaluate.bootstrap import resamples
+from fxray.evaluate.boxes import AP_THRESHOLDS, BoxHits, average_precisions, find_hits, hits_of_image
 from fxray.schema import Box
 
 SIDES = st.integers(0, 6)
@@ -33,3 +38,38 @@ def test_of_tied_boxes_the_pair_that_overlaps_most_comes_first() -> None:
 def test_the_order_of_tied_boxes_does_not_matter(images, random) -> None:  # type: ignore[no-untyped-def]
     shuffled = [(random.sample(scored, len(scored)), truth) for scored, truth in images]
     assert np.array_equal(precisions(images), precisions(shuffled), equal_nan=True)
+
+
+def many_boxes(num_images: int, num_boxes: int) -> BoxHits:
+    rng = np.random.default_rng(0)
+    num = num_images * num_boxes
+    return BoxHits(
+        np.repeat(np.arange(num_images), num_boxes),
+        rng.random(num).round(3),  # some are tied
+        rng.random((len(AP_THRESHOLDS), num)) < 0.3,
+        rng.integers(0, num_boxes, num_images),
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_blocks_of_resamples_give_the_same_bits(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    hits = many_boxes(20, 30)
+    (counts,) = resamples(20, 200, seed=0)
+    monkeypatch.setattr(module, "_MAX_CELLS", 200 * 600)
+    at_once = average_precisions(hits, counts)
+    monkeypatch.setattr(module, "_MAX_CELLS", rows * 600)
+    assert np.array_equal(average_precisions(hits, counts), at_once)
+    assert 0.05 < at_once.min() < at_once.max() < 0.95
+
+
+def test_memory_is_bounded_however_many_boxes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    hits = many_boxes(20, 100)
+    (counts,) = resamples(20, 400, seed=0)
+    monkeypatch.setattr(module, "_MAX_CELLS", 2**16)
+    tracemalloc.start()
+    try:
+        average_precisions(hits, counts)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 6 * 8 * 2**16 < 400 * 2000 * 8  # one array of all resamples alone is larger
