@@ -54,6 +54,8 @@ def read_any(path: Path, samples: Sequence[Sample], *, threshold: float) -> Fore
     """
     if path.is_dir():
         return Foreign(read_masks(path, samples), has_boxes=True)
+    if not path.exists():
+        raise DataError("no such predictions file or folder", where=str(path), remedy="check the path")
     if path.suffix.lower() == ".csv":
         return Foreign(read_csv(path, threshold=threshold), has_boxes=False)
     if path.suffix.lower() == ".json":

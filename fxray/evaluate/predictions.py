@@ -241,7 +241,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"not JSON: {error}", where=where, remedy="write one object per line") from error
             if not isinstance(record, dict):
                 raise DataError(f"{line[:60]!r} is no object", where=where, remedy="write one object per line")

@@ -32,6 +32,13 @@ def told(path: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["no.csv", "no.json", "no.jsonl", "no.parquet", "no"])
+def test_a_file_that_is_missing_is_said_to_be(tmp_path: Path, name: str) -> None:
+    message = told(tmp_path / name)
+    assert "no such predictions file or folder" in message
+    assert "UTF-8" not in message
+
+
 def test_a_csv_file_of_labels_or_scores(tmp_path: Path) -> None:
     file = tmp_path / "p.csv"
     file.write_text("\ufeffsample_id,score,label,other\na/1,0.5,,x\nb,0.49,,\nc,0.9,Real,\n", encoding="utf-8")

@@ -93,7 +93,7 @@ def test_a_wrong_field_is_named_with_its_row(tmp_path: Path, change: dict[str, o
     assert caught.value.remedy
 
 
-@pytest.mark.parametrize("line", ["[1]", "{", "3", '{"verdict": "real"}', '{"sample_id": "a"}'])
+@pytest.mark.parametrize("line", ["[1]", "{", "3", "[" * 200_000, '{"verdict": "real"}', '{"sample_id": "a"}'])
 def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "bad.jsonl").write_text(line)
     with pytest.raises(DataError, match="line 1"):
