@@ -62,6 +62,23 @@ def test_table_5_has_the_papers_numbers_of_the_robustness_report():
     assert rows == {name: {"accuracy": paper[0], "iou": paper[1]} for name, paper in PAPER.items()}
 
 
+def test_table_5_has_the_papers_numbers_of_other_detectors_and_says_why_none_are_measured():
+    others = [row for row in load_experiment("table5").rows if row.absent]
+    assert len(others) == 8 * 5
+    assert {row.title.split(",")[0] for row in others if row.absent == "not implemented"} == {"ObjectFormer", "AfPr"}
+    npr = [row for row in others if row.title.startswith("NPR")]
+    assert [row.paper for row in npr] == [{"accuracy": value} for value in (0.820, 0.781, 0.903, 0.899, 0.914)]
+    assert [row.absent for row in npr] == 4 * ["no baseline is asked about changed images"] + ["row NPR of table2"]
+    unchanged = {row.title.split(",")[0]: row.paper for row in others if row.title.endswith("Original")}
+    in_table_2 = {row.title: row.paper for row in load_experiment("table2").rows}
+    assert unchanged == {name: in_table_2[name] for name in unchanged}
+
+
+@pytest.mark.parametrize("name", ["figure3", "table4", "table5", "table7"])
+def test_tables_of_one_training_say_that_the_paper_has_four_folds(name):
+    assert any("four-fold cross-validation (5.2)" in note for note in load_experiment(name).notes)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
