@@ -132,7 +132,6 @@ def from_answer(
     text: str,
     *,
     is_finished: bool = True,
-    lenient: bool = False,
     seconds: float | None = None,
     probability: float | None = None,
     view: ViewName = "full",
@@ -144,12 +143,11 @@ def from_answer(
         frame: Original and model frame of the image.
         text: Decoded answer, special tokens kept.
         is_finished: False where the answer was cut at the length limit.
-        lenient: Also read what foreign models write (`bbox_2d` JSON and the like).
         seconds: Time it took.
         probability: Of "generated" where the answer chose its verdict.
         view: What the answer was to speak of.
     """
-    parsed = parse(text, lenient=lenient, view=view).clipped(frame.model_width_px, frame.model_height_px)
+    parsed = parse(text, view=view).clipped(frame.model_width_px, frame.model_height_px)
     faults = tuple(dict.fromkeys(fault.kind.value for fault in parsed.faults))
     return Prediction(
         sample_id=sample_id,

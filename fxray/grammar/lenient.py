@@ -1,4 +1,4 @@
-"""The lenient reading: what foreign models write in place of the grammar. It serves evaluation, never the rewards."""
+"""The lenient reading: what foreign models write in place of the grammar. It serves imports, never the rewards."""
 
 import json
 import re

@@ -156,16 +156,6 @@ def test_a_cut_answer_is_a_prediction_with_faults() -> None:
     assert prediction.faults[-1] == "unfinished"
 
 
-def test_the_lenient_reading_serves_foreign_models() -> None:
-    foreign = '<think>[{"bbox_2d": [1, 2, 14, 28], "label": "Hand"}]</think><verdict>fake</verdict>'
-    frame = Frame(56, 56, 28, 28)
-    assert from_answer("a", frame, foreign).verdict is None
-    lenient = from_answer("a", frame, foreign, lenient=True)
-    assert lenient.verdict is Verdict.GENERATED
-    assert lenient.regions == (Region(Box(2, 4, 28, 56), "Hand"),)
-    assert lenient.is_strict is False
-
-
 @given(st.text(max_size=200))
 def test_any_text_is_a_prediction(text: str) -> None:
     assert from_answer("a", Frame(30, 40, 28, 56), text).answer == text
