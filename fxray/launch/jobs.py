@@ -78,16 +78,16 @@ def cluster_nodes(address: str) -> list[dict[str, float]]:
     from ray.util.state import list_nodes
     from ray.util.state.exception import RayStateApiException
 
-    alive = [("state", "=", "ALIVE")]
     try:
-        nodes = list_nodes(address=address, limit=10_000, timeout=ANSWER_DEADLINE_S, filters=alive, detail=True)
+        # All of them: where some are dead, Ray takes what a filter leaves out for an answer that was cut.
+        nodes = list_nodes(address=address, limit=10_000, timeout=ANSWER_DEADLINE_S, detail=True)
     except RayStateApiException as error:
         raise ResourceError(
             f"the cluster does not list its nodes: {_first_line(error)}",
             where=address,
             remedy="look at `ray status` on the head node",
         ) from error
-    return [dict(node.resources_total) for node in nodes]
+    return [dict(node.resources_total) for node in nodes if node.state == "ALIVE"]
 
 
 def refuse_what_has_no_place(config: Config, nodes: list[dict[str, float]]) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from ray.job_submission import JobStatus
+from ray.util.state.exception import RayStateApiException
 
 from fxray.config.load import load_config
 from fxray.errors import ConfigError, FxrayError, ResourceError
@@ -201,3 +202,15 @@ def test_another_web_server_is_not_taken_for_a_cluster(not_a_cluster, monkeypatc
         jobs.connect(not_a_cluster)
     with pytest.raises(ResourceError, match="the cluster does not list its nodes"):
         jobs.cluster_nodes(not_a_cluster)
+
+
+def test_what_dead_nodes_offered_is_not_counted(monkeypatch):
+    nodes = [SimpleNamespace(state=state, resources_total={"CPU": cpus}) for state, cpus in (("ALIVE", 2), ("DEAD", 8))]
+
+    def list_nodes(*, filters=None, **_):
+        if filters and any(node.state == "DEAD" for node in nodes):
+            raise RayStateApiException("not reachable due to data truncation")  # as Ray has it
+        return nodes
+
+    monkeypatch.setattr("ray.util.state.list_nodes", list_nodes)
+    assert jobs.cluster_nodes("http://head:8265") == [{"CPU": 2}]
