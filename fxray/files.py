@@ -15,10 +15,15 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM,
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, makes_folder: bool = True) -> Iterator[Path]:
     """Gives a path beside `path` to write a file at; it takes the place of `path` when the block ends well.
 
+    Args:
+        path: The file.
+        makes_folder: False where the folder is to be there: one that was deleted stays deleted.
+
     Raises:
+        FileNotFoundError: The folder is not there, and is not to be made.
         ResourceError: The disk is full or not writable, or `path` is a folder, a device or a pipe; it is untouched.
     """
     if path.is_dir():
@@ -26,7 +31,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null itself
         raise ResourceError("is a device or a pipe, expected a file to write", where=str(path), remedy="name a file")
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    make_folder(path.parent)
+    if makes_folder:
+        make_folder(path.parent)
     try:
         with disk_errors(path):
             yield aside
@@ -106,13 +112,14 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") or "-"
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes a whole file, or leaves the old one.
+def write_atomically(path: Path, content: bytes | str, *, makes_folder: bool = True) -> None:
+    """Writes a whole file, or leaves the old one; see `atomic_path`.
 
     Raises:
+        FileNotFoundError: The folder is not there, and is not to be made.
         ResourceError: The disk is full or not writable.
     """
-    with atomic_path(path) as aside:
+    with atomic_path(path, makes_folder=makes_folder) as aside:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

@@ -19,7 +19,7 @@ from fxray.serve.batches import read_lines
 from fxray.serve.failures import add_failures, as_response
 from fxray.serve.metrics import Counted
 from fxray.serve.page import add_page
-from fxray.serve.problems import Refusal, problem_of
+from fxray.serve.problems import Refusal, problem_of, unavailable
 from fxray.serve.service import STABILITY_COST, Service
 from fxray.serve.shield import Shield
 from fxray.serve.uploads import FIELD, read_uploads, uploaded_files
@@ -294,6 +294,8 @@ def _add_state(app: FastAPI) -> None:
         service = service_of(request)
         if service.admission.is_draining:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is about to stop", retry_after_s=10)
+        if service.runner.is_dead:
+            raise unavailable("batches are not worked off any more", retry_after_s=60, remedy="start the service again")
         await service.backend.models()
         return {"status": "ready"}
 

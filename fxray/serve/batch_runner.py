@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from fxray.errors import FxrayError
@@ -13,6 +14,8 @@ from fxray.serve.uploads import Upload
 MAX_TRIES = 5
 """Per image, where the engines could not be asked; then that is its result."""
 _RETRY_S = 1.0
+_PAUSE_S = 5.0
+"""Before the next round, where one left something over: a disk is not free again at once."""
 _IDLE_S = 600.0
 _LOG = logging.getLogger(__name__)
 
@@ -34,9 +37,15 @@ class BatchRunner:
         self._wakes = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has ended, told to or not: no batch goes on before the next start."""
+        return self._task is not None and self._task.done()
+
     def start(self) -> None:
         """Begins with whatever was left over."""
         self._task = asyncio.create_task(self._run(), name="batches")
+        self._task.add_done_callback(_tell_death)
 
     def wake(self) -> None:
         """Tells that there is a new batch."""
@@ -51,42 +60,65 @@ class BatchRunner:
     async def _run(self) -> None:
         while True:
             self._wakes.clear()
-            for batch in await asyncio.to_thread(lambda: list(self._store.all())):
-                try:
-                    await self._work_off(batch)
-                except (FxrayError, OSError):
-                    # A batch that was deleted meanwhile, a full disk: the next round finds what is left.
-                    _LOG.exception("batch %s was left off", batch.batch_id)
+            try:
+                is_whole = await self._work_off_all()
+            except (FxrayError, OSError):
+                _LOG.exception("the batches cannot be read")
+                is_whole = False
+            if not is_whole:
+                await asyncio.sleep(_PAUSE_S)
+                continue
             try:
                 async with asyncio.timeout(_IDLE_S):
                     await self._wakes.wait()
             except TimeoutError:
-                await asyncio.to_thread(self._store.clear_old)
+                await self._clear_old()
 
-    async def _work_off(self, batch: Batch) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for index in batch.missing():
-                await self._slots.acquire()
-                tasks.create_task(self._answer(batch, index))
-
-    async def _answer(self, batch: Batch, index: int) -> None:
+    async def _clear_old(self) -> None:
         try:
-            try:
-                upload = await asyncio.to_thread(batch.read, index)
-            except FileNotFoundError:  # deleted by its owner
-                return
+            await asyncio.to_thread(self._store.clear_old)
+        except (FxrayError, OSError):
+            _LOG.exception("old batches stay where they are")
+
+    async def _work_off_all(self) -> bool:
+        """One round; False where an image was left for the next one."""
+        answers: list[asyncio.Task[bool]] = []
+        for batch in await asyncio.to_thread(lambda: list(self._store.all())):
+            async with asyncio.TaskGroup() as tasks:
+                for index in batch.missing():
+                    await self._slots.acquire()
+                    answer = tasks.create_task(self._answer(batch, index))
+                    answer.add_done_callback(lambda _: self._slots.release())
+                    answers.append(answer)
+        return all(answer.result() for answer in answers)
+
+    async def _answer(self, batch: Batch, index: int) -> bool:
+        """Examines one image; False where that is to be tried again. Nothing is left to do of a deleted batch."""
+        try:
+            upload = await asyncio.to_thread(batch.read, index)
             result = await self._examine_patiently(upload)
-            if batch.folder.is_dir():
-                await asyncio.to_thread(batch.write, index, result)
-        finally:
-            self._slots.release()
+            await asyncio.to_thread(batch.write, index, result)
+        except (FxrayError, OSError):
+            if not batch.image(index).is_file():
+                return True
+            _LOG.exception("batch %s: image %d is left for the next round", batch.batch_id, index)
+            return False
+        return True
 
     async def _examine_patiently(self, upload: Upload) -> dict[str, Any]:
         for tried in range(MAX_TRIES):
             try:
                 return await self._examine(upload)
-            except Refusal as refusal:
+            except FxrayError as error:
+                status, wait_s = HTTPStatus.INTERNAL_SERVER_ERROR.value, _RETRY_S
+                if isinstance(error, Refusal):
+                    status, wait_s = error.status, error.retry_after_s or _RETRY_S
                 if tried == MAX_TRIES - 1:
-                    return {"name": upload.name, "problem": problem_of(refusal, refusal.status)}
-                await asyncio.sleep(refusal.retry_after_s or _RETRY_S)
+                    return {"name": upload.name, "problem": problem_of(error, status)}
+                await asyncio.sleep(wait_s)
         raise AssertionError
+
+
+def _tell_death(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        _LOG.critical("no batch goes on any more", exc_info=error)

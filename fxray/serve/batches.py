@@ -20,7 +20,7 @@ import anyio
 from starlette.datastructures import UploadFile
 
 from fxray.config.tree import DEFAULT_MODEL
-from fxray.files import atomic_dir, write_atomically
+from fxray.files import atomic_dir, disk_errors, write_atomically
 from fxray.serve.problems import Refusal
 from fxray.serve.uploads import Upload, UploadLimits, harmless_name
 from fxray.serve.wire import BATCH_ID, BatchOut, BatchState
@@ -63,8 +63,13 @@ class Batch:
         return Upload(self.names[index], self.image(index).read_bytes(), self.model)
 
     def write(self, index: int, result: dict[str, Any]) -> None:
-        """Keeps a result, and forgets the image."""
-        write_atomically(self.result(index), json.dumps(result, ensure_ascii=False))
+        """Keeps a result, and forgets the image.
+
+        Raises:
+            FileNotFoundError: The batch was deleted; it stays so.
+            ResourceError: The disk is full or not writable.
+        """
+        write_atomically(self.result(index), json.dumps(result, ensure_ascii=False), makes_folder=False)
         self.image(index).unlink(missing_ok=True)
 
     def lines(self) -> Iterator[str]:
@@ -162,8 +167,18 @@ class BatchStore:
         yield from sorted((batch for batch in batches if batch), key=lambda batch: (batch.created, batch.batch_id))
 
     def delete(self, batch: Batch) -> None:
-        """Forgets a batch."""
-        shutil.rmtree(batch.folder, ignore_errors=True)
+        """Forgets a batch, at once and whole, whoever is about to write into it.
+
+        Raises:
+            ResourceError: The disk is not writable.
+        """
+        aside = batch.folder.with_name(f".{batch.batch_id}.tmp")
+        with disk_errors(batch.folder):
+            try:
+                batch.folder.rename(aside)
+            except FileNotFoundError:  # somebody else was quicker
+                return
+        shutil.rmtree(aside, ignore_errors=True)
 
     def clear_old(self) -> None:
         """Forgets what has been finished for so long that nobody will fetch it."""

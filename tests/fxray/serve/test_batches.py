@@ -3,6 +3,9 @@ import json
 
 from fake_service import png, running
 
+from fxray.errors import CheckpointError, ResourceError
+from fxray.serve import batch_runner
+from fxray.serve.batches import Batch
 from fxray.serve.problems import unavailable
 
 HEADERS = {"authorization": "Bearer fxray_a"}
@@ -153,3 +156,101 @@ def test_a_batch_is_answered_by_its_model_and_says_where_that_is_gone(make_servi
     assert results[0]["model"]["name"] == "default"
     assert (results[1]["problem"]["status"], results[1]["problem"]["where"]) == (404, "query.model")
     assert results[2:] == results[:2]  # a result stays what it is
+
+
+def test_a_write_that_fails_leaves_its_image_for_the_next_round(make_service, monkeypatch):
+    num_refused, write = 0, Batch.write
+
+    def refusing(batch, index, result):
+        nonlocal num_refused
+        num_refused += 1
+        if num_refused <= 5:
+            raise ResourceError("cannot be written: No space left on device")
+        write(batch, index, result)
+
+    monkeypatch.setattr(Batch, "write", refusing)
+    monkeypatch.setattr(batch_runner, "_PAUSE_S", 0.02)
+
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            url = (await client.post("/v1/batches", files=images(*[png()] * 4), headers=HEADERS)).headers["location"]
+            return await until_done(client, url), (await client.get("/readyz")).status_code
+
+    state, ready = run(go())
+    assert (state["num_failed"], ready) == (0, 200)
+    assert num_refused == 5 + 4
+
+
+def test_a_failed_round_is_followed_by_a_pause(make_service, backend, monkeypatch):
+    def full(batch, index, result):
+        raise ResourceError("cannot be written: No space left on device")
+
+    monkeypatch.setattr(Batch, "write", full)
+    monkeypatch.setattr(batch_runner, "_PAUSE_S", 30.0)
+
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            await client.post("/v1/batches", files=images(png(), png()), headers=HEADERS)
+            await asyncio.sleep(0.3)
+
+    run(go())
+    assert len(backend.names) == 2
+
+
+def test_a_batch_that_is_deleted_while_it_is_worked_on_stays_deleted_and_holds_up_no_other(make_service, monkeypatch):
+    write, deleted = Batch.write, []
+    service = make_service(OWNERS)
+
+    def late(batch, index, result):
+        if not deleted or batch.batch_id in deleted:  # its owner is quicker
+            deleted.append(batch.batch_id)
+            service.batches.delete(batch)
+        write(batch, index, result)
+
+    monkeypatch.setattr(Batch, "write", late)
+
+    async def go():
+        async with running(service) as client:
+            first = (await client.post("/v1/batches", files=images(png(), png()), headers=HEADERS)).headers["location"]
+            while not deleted:
+                await asyncio.sleep(0.02)
+            second = (await client.post("/v1/batches", files=images(png()), headers=HEADERS)).headers["location"]
+            await until_done(client, second)
+            return (await client.get(first, headers=HEADERS)).status_code, second.rpartition("/")[2]
+
+    status, second = run(go())
+    assert status == 404
+    assert [path.name for path in (service.settings.data_dir / "batches").iterdir()] == [second]
+
+
+def test_an_error_that_stays_is_the_result_of_its_image(make_service, backend, monkeypatch):
+    monkeypatch.setattr(batch_runner, "_RETRY_S", 0.01)
+    backend.error = CheckpointError("no adapter", where="/a", remedy="train one")
+
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            url = (await client.post("/v1/batches", files=images(png()), headers=HEADERS)).headers["location"]
+            await until_done(client, url)
+            return await results_of(client, url)
+
+    (result,) = run(go())
+    assert result["problem"]["status"] == 500
+    assert (result["problem"]["detail"], result["problem"]["where"]) == ("no adapter", "/a")
+    assert len(backend.names) == batch_runner.MAX_TRIES
+
+
+def test_a_service_whose_batches_go_on_no_more_is_not_ready(make_service, backend):
+    async def go():
+        service = make_service(OWNERS)
+        async with running(service) as client:
+            before = await client.get("/readyz")
+            backend.error = ZeroDivisionError("a defect")
+            await client.post("/v1/batches", files=images(png()), headers=HEADERS)
+            while not service.runner.is_dead:
+                await asyncio.sleep(0.02)
+            backend.error = None
+            return before.status_code, await client.get("/readyz")
+
+    before, after = run(go())
+    assert (before, after.status_code) == (200, 503)
+    assert "batches" in after.json()["detail"]
