@@ -305,7 +305,9 @@ class ServeConfig(Section):
     allowed_hosts: tuple[str, ...] = ()
     """Host headers that are answered; by default the loopback names on a loopback address, any on another."""
     keys: Path | None = None
-    """File of hashed API keys, made by `fxray key`; keys may also come in FXRAY_API_KEYS."""
+    """File of hashed API keys, made by `fxray key`; keys may also come in FXRAY_API_KEYS. Read at the start."""
+    allow_anonymous: bool | None = None
+    """Whether everybody may ask where there are no keys; by default only `fxray serve` on a loopback address."""
     adapters: dict[ModelName, Path] = {}
     """More adapters of the base model, by the name that requests ask for with `model`; each engine keeps them all."""
     replicas: Count = 1

@@ -50,12 +50,14 @@ class Arguments(BaseModel):
 def application(arguments: Arguments) -> Any:
     """The application, for `import_path: fxray.serve.application:application`.
 
+    Where the cluster's proxies listen is not known here, so keys are needed unless `serve.allow_anonymous` is true.
+
     Raises:
-        ConfigError: The configuration cannot be served.
+        ConfigError: The configuration cannot be served, or there are no API keys.
         CheckpointError: There is no adapter.
     """
     config, adapter = resolve(arguments)
-    return build(config, adapter)
+    return build(config, adapter, is_deployed=True)
 
 
 def resolve(arguments: Arguments) -> tuple[Config, Path | None]:
@@ -77,11 +79,16 @@ def resolve(arguments: Arguments) -> tuple[Config, Path | None]:
     return config, adapter
 
 
-def build(config: Config, adapter: Path | None) -> Any:
+def build(config: Config, adapter: Path | None, *, is_deployed: bool = False) -> Any:
     """The application: a gateway before its replicas.
 
+    Args:
+        config: All of it.
+        adapter: That of the model which answers where a request names none; None for the bare base model.
+        is_deployed: A cluster's proxies are before it, wherever they listen.
+
     Raises:
-        ConfigError: It would listen beyond loopback without API keys, or these cannot be read.
+        ConfigError: Others than this machine could ask without API keys, or these cannot be read.
         CheckpointError: There is no adapter in the folder.
         ModelError: There is no base model.
     """
@@ -90,8 +97,7 @@ def build(config: Config, adapter: Path | None) -> Any:
     from fxray.serve.gateway import Gateway
     from fxray.serve.replica import DetectorReplica
 
-    settings = service_settings(config)
-    _check_keys(config)
+    settings = service_settings(config, is_deployed=is_deployed)
     spec, adapters = replica_spec(config), adapters_of(config, adapter)
     folders = [Path(folder) for folder in adapters.values() if folder]
     if folders:
@@ -132,13 +138,24 @@ def adapters_of(config: Config, adapter: Path | None) -> dict[str, str]:
     return first | {name: str(folder.resolve()) for name, folder in config.serve.adapters.items()}
 
 
-def service_settings(config: Config) -> ServiceSettings:
-    """The plain values of the gateway."""
+def service_settings(config: Config, *, is_deployed: bool = False) -> ServiceSettings:
+    """The plain values of the gateway. The keys are read here, once, where their file and environment are.
+
+    Raises:
+        ConfigError: See `build`.
+    """
     serve, rollout = config.serve, config.rollout
+    keys = read_keys(serve.keys).owners
+    is_open = serve.allow_anonymous
+    if is_open is None:
+        is_open = is_loopback(serve.host) and not is_deployed
+    if not (keys or is_open):
+        raise _no_keys(serve.host, is_deployed)
     return ServiceSettings(
         models=tuple(adapters_of(config, None)),
         allowed_hosts=serve.allowed_hosts or loopback_hosts(serve.host),
-        keys_file=serve.keys.resolve() if serve.keys else None,
+        keys=keys,
+        needs_keys=bool(keys) or not is_open,
         max_images=serve.max_images,
         max_image_bytes=int(serve.max_image_mib * 2**20),
         max_request_bytes=int(serve.max_request_mib * 2**20),
@@ -187,11 +204,16 @@ def _scaling(config: Config) -> dict[str, Any]:
     }
 
 
-def _check_keys(config: Config) -> None:
-    host = config.serve.host
-    if not read_keys(config.serve.keys).owners and not is_loopback(host):
-        raise ConfigError(
-            f"{host} can be reached from other machines, and there are no API keys",
-            where="serve.host",
-            remedy="make a key with `fxray key NAME --file keys.txt` and give --keys keys.txt, or listen on 127.0.0.1",
+def _no_keys(host: str, is_deployed: bool) -> ConfigError:
+    key = "make a key with `fxray key NAME --file keys.txt`"
+    if is_deployed:
+        return ConfigError(
+            "there are no API keys, and whoever reaches the cluster's proxies could ask",
+            where="serve.keys",
+            remedy=f"{key} and set serve.keys, or serve.allow_anonymous=true where everybody may ask",
         )
+    return ConfigError(
+        f"{host} can be reached from other machines, and there are no API keys",
+        where="serve.host",
+        remedy=f"{key} and give --keys keys.txt, or listen on 127.0.0.1",
+    )

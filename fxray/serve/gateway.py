@@ -13,7 +13,6 @@ from starlette.types import ASGIApp
 from fxray.data.changes import Change
 from fxray.errors import FxrayError
 from fxray.serve.api import build_app
-from fxray.serve.keys import read_keys
 from fxray.serve.problems import Refusal, unavailable
 from fxray.serve.replica import Policy
 from fxray.serve.service import Service
@@ -98,13 +97,13 @@ class Gateway:
 
     Args:
         replicas: Handle of the replicas.
-        settings: Limits and places.
+        settings: Keys, limits and places.
         adapters: Folder of the adapter that each model starts with, by its name; "" for the bare base model.
     """
 
     def __init__(self, replicas: Any, settings: ServiceSettings, adapters: dict[str, str]) -> None:
         self._backend = HandleBackend(replicas, adapters)
-        self._service = Service(self._backend, settings, read_keys(settings.keys_file))
+        self._service = Service(self._backend, settings)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Ray Serve once this object is made."""

@@ -29,7 +29,7 @@ _LINE = re.compile(r"([\w.-]{1,64}):([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class KeyRing:
-    """The keys that are known; without any, everybody is let in as `ANONYMOUS`.
+    """The keys that are known.
 
     Attributes:
         owners: Name of the owner by SHA-256 of the key.
@@ -52,10 +52,11 @@ class Doorkeeper:
     Args:
         ring: The keys.
         wrong_keys: Counts wrong keys by address.
+        needs_keys: False lets everybody in as `ANONYMOUS`.
     """
 
-    def __init__(self, ring: KeyRing, wrong_keys: RateLimiter) -> None:
-        self._ring, self._wrong_keys = ring, wrong_keys
+    def __init__(self, ring: KeyRing, wrong_keys: RateLimiter, *, needs_keys: bool) -> None:
+        self._ring, self._wrong_keys, self._needs_keys = ring, wrong_keys, needs_keys
 
     def admit(self, authorization: str | None, address: str) -> str:
         """The owner of the key in an Authorization header.
@@ -63,7 +64,7 @@ class Doorkeeper:
         Raises:
             Refusal: 401 without a key that is known, 429 after too many wrong ones.
         """
-        if not self._ring.owners:
+        if not self._needs_keys:
             return ANONYMOUS
         wait_s = self._wrong_keys.wait_s(address)
         if wait_s > 0:

@@ -30,14 +30,14 @@ class Service:
 
     Args:
         backend: Examines images.
-        settings: Limits and places.
-        ring: The API keys.
+        settings: Keys, limits and places.
     """
 
-    def __init__(self, backend: Backend, settings: ServiceSettings, ring: KeyRing) -> None:
+    def __init__(self, backend: Backend, settings: ServiceSettings) -> None:
         self.backend, self.settings = backend, settings
-        self.doorkeeper = Doorkeeper(ring, RateLimiter(WRONG_KEYS_PER_MIN))
-        self.needs_key = bool(ring.owners)
+        self.doorkeeper = Doorkeeper(
+            KeyRing(settings.keys), RateLimiter(WRONG_KEYS_PER_MIN), needs_keys=settings.needs_keys
+        )
         self.admission = Admission(settings.max_in_flight, settings.max_waiting)
         self.metrics = Metrics(self.admission)
         self.limits = UploadLimits(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)

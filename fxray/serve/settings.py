@@ -1,5 +1,6 @@
 """The plain values that the service is made of; the fields of `ServeConfig` say what each is for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ class ServiceSettings:
     Attributes:
         models: Names of what can answer; the first does where a request names none.
         allowed_hosts: Values of the Host header that are answered; empty for any.
-        keys_file: File of hashed API keys, or None.
+        keys: Name of the owner by SHA-256 of an API key.
+        needs_keys: Whether an API key is needed, also where none is known: then nobody is let in.
         max_images: Images in one request.
         max_image_bytes: Of one encoded image.
         max_request_bytes: Of one request's body, batches apart.
@@ -30,7 +32,8 @@ class ServiceSettings:
 
     models: tuple[str, ...]
     allowed_hosts: tuple[str, ...]
-    keys_file: Path | None
+    keys: Mapping[str, str]
+    needs_keys: bool
     max_images: int
     max_image_bytes: int
     max_request_bytes: int

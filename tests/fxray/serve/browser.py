@@ -27,12 +27,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     import uvicorn
 
     from fxray.serve.api import build_app
-    from fxray.serve.keys import KeyRing
     from fxray.serve.service import Service
 
     roomy = {"max_waiting": 100, "max_image_bytes": 2**25, "max_request_bytes": 2**26, "max_image_pixels": 10**8}
     roomy |= {"upload_deadline_s": 60.0, "request_deadline_s": 60.0}
-    service = Service(FakeBackend(), settings_of(tmp_path_factory.mktemp("serve"), **roomy), KeyRing({}))
+    service = Service(FakeBackend(), settings_of(tmp_path_factory.mktemp("serve"), **roomy))
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(build_app(service), log_level="warning"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)

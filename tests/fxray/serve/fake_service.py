@@ -18,7 +18,6 @@ from fxray.data.images import decode_image, open_image
 from fxray.detect.provenance import read_provenance
 from fxray.errors import DataError
 from fxray.serve.api import build_app
-from fxray.serve.keys import KeyRing
 from fxray.serve.problems import problem_of
 from fxray.serve.service import Service
 from fxray.serve.settings import ServiceSettings
@@ -136,7 +135,8 @@ def as_png(image: Image.Image) -> bytes:
 
 def settings_of(tmp_path: Path, **changes: Any) -> ServiceSettings:
     values: dict[str, Any] = {
-        "models": tuple(MODELS), "allowed_hosts": (), "keys_file": None, "max_images": 8, "max_image_bytes": 2**20,
+        "models": tuple(MODELS), "allowed_hosts": (), "keys": {}, "needs_keys": False,
+        "max_images": 8, "max_image_bytes": 2**20,
         "max_request_bytes": 4 * 2**20, "max_image_pixels": 10**6, "max_in_flight": 4, "max_waiting": 8,
         "request_deadline_s": 5.0, "upload_deadline_s": 1.0, "images_per_min": 0, "data_dir": tmp_path / "data",
         "max_batch_images": 50, "max_batch_bytes": 8 * 2**20, "max_batches": 3, "keep_batches_s": 3600.0,
@@ -166,7 +166,7 @@ def make_service(backend: FakeBackend, tmp_path: Path) -> Callable[..., Service]
     """Makes a service with some settings changed, and API keys by owner."""
 
     def make(owners: dict[str, str] | None = None, **changes: Any) -> Service:
-        ring = KeyRing({hashlib.sha256(key.encode()).hexdigest(): owner for key, owner in (owners or {}).items()})
-        return Service(backend, settings_of(tmp_path, **changes), ring)
+        keys = {hashlib.sha256(key.encode()).hexdigest(): owner for key, owner in (owners or {}).items()}
+        return Service(backend, settings_of(tmp_path, **({"keys": keys, "needs_keys": bool(keys)} | changes)))
 
     return make

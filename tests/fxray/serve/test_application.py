@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,8 @@ import yaml
 
 from fxray.config.load import load_config
 from fxray.errors import ConfigError
-from fxray.serve.application import Arguments, build, resolve, service_settings
+from fxray.serve.application import Arguments, application, build, resolve, service_settings
+from fxray.serve.keys import ENVIRONMENT, KeyRing, add_key
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 
@@ -26,6 +28,7 @@ def test_ray_serve_reads_the_files_and_fxray_their_arguments(document):
     assert config.serve.max_replicas > 1
     assert application.import_path == f"{resolve.__module__}:application"
     assert document["http_options"]["host"] == config.serve.host
+    assert config.serve.keys is not None
 
 
 def test_a_worker_of_the_service_offers_what_its_replicas_ask_for():
@@ -36,6 +39,31 @@ def test_a_worker_of_the_service_offers_what_its_replicas_ask_for():
 def test_nothing_is_served_beyond_loopback_without_keys():
     with pytest.raises(ConfigError, match="can be reached from other machines"):
         build(load_config("tiny", ["serve.host=0.0.0.0"]), None)
+
+
+def test_a_cluster_serves_nothing_without_keys_wherever_it_says_that_it_listens(monkeypatch):
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    with pytest.raises(ConfigError, match="no API keys, and whoever reaches the cluster's proxies"):
+        application(Arguments(config="tiny"))
+    for host in ("127.0.0.1", "0.0.0.0"):
+        config = load_config("tiny", [f"serve.host={host}", "serve.allow_anonymous=true"])
+        assert not service_settings(config, is_deployed=True).needs_keys
+    assert not service_settings(load_config("tiny")).needs_keys
+    with pytest.raises(ConfigError, match="no API keys"):
+        service_settings(load_config("tiny", ["serve.allow_anonymous=false"]))
+
+
+def test_keys_are_read_where_the_command_runs_and_travel_as_hashes(monkeypatch, tmp_path):
+    monkeypatch.setenv(ENVIRONMENT, "fxray_secret")
+    key = add_key(tmp_path / "keys.txt", "ana")
+    settings = service_settings(load_config("tiny", [f"serve.keys={tmp_path / 'keys.txt'}"]), is_deployed=True)
+    monkeypatch.delenv(ENVIRONMENT)
+    (tmp_path / "keys.txt").unlink()
+    sent = pickle.dumps(settings)
+    assert b"fxray_secret" not in sent
+    ring = KeyRing(pickle.loads(sent).keys)
+    assert (ring.owner("fxray_secret"), ring.owner(key), ring.owner("fxray_other")) == ("environment", "ana", None)
+    assert settings.needs_keys
 
 
 def test_run_or_configuration_are_told_apart():

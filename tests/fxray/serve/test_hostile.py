@@ -155,6 +155,13 @@ def test_what_is_almost_a_key_is_none(make_service, backend, authorization):
     assert len(backend.names) == 1  # the refused one came to no engine
 
 
+def test_where_keys_are_needed_and_none_is_known_nobody_is_let_in(make_service, backend):
+    sent = {"files": [("images", ("a.png", png()))]}
+    answers = ask(make_service(needs_keys=True), sent, sent | {"headers": {"authorization": "Bearer fxray_any"}})
+    assert [answer.status_code for answer in answers] == [401, 401]
+    assert backend.names == []
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
