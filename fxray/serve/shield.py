@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fxray.listening import is_loopback
 from fxray.serve.problems import MEDIA_TYPE, Refusal, problem_of
 
 CONTENT_SECURITY_POLICY = (
@@ -50,14 +51,15 @@ class Shield:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            self._check_origin(headers)
+            self._check_host(headers)
+            _check_origin(scope["method"], headers)
             limit = self._check_length(scope["path"], headers)
         except Refusal as refusal:
             await _refuse(refusal, send)
             return
         await self._app(scope, self._watched(receive, limit), _with_headers(send))
 
-    def _check_origin(self, headers: Mapping[str, str]) -> None:
+    def _check_host(self, headers: Mapping[str, str]) -> None:
         host = headers.get("host", "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if self._hosts and name not in self._hosts:
@@ -66,13 +68,6 @@ class Shield:
                 f"host {name[:80]!r} is not served here",
                 where="header Host",
                 remedy="name the host in serve.allowed_hosts; that of a study, with --url",
-            )
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
-            raise Refusal(
-                HTTPStatus.FORBIDDEN,
-                "a page of another site asked",
-                where="header Sec-Fetch-Site",
-                remedy="ask from the service's own page, or from a program",
             )
 
     def _check_length(self, path: str, headers: Mapping[str, str]) -> int:
@@ -111,9 +106,35 @@ class Shield:
         return watched
 
 
+def _check_origin(method: str, headers: Mapping[str, str]) -> None:
+    """Refuses what a foreign page asks for; a link from one may be followed, a form of one may not be sent.
+
+    Browsers leave Sec-Fetch-Site out where there is no TLS, beyond loopback; they send Origin with forms there too.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    is_link = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
+    if site == "cross-site" and not is_link:
+        raise _foreign("a page of another site asked", "header Sec-Fetch-Site")
+    if method in ("GET", "HEAD") or origin is None or site == "same-origin":
+        return
+    if origin.lower().partition("://")[2] != headers.get("host", "").lower():
+        raise _foreign(f"a page of {origin[:80]!r} asked", "header Origin")
+
+
+def _foreign(message: str, where: str) -> Refusal:
+    return Refusal(
+        HTTPStatus.FORBIDDEN,
+        message,
+        where=where,
+        remedy="ask from the service's own page, or from a program; a proxy before it has to pass Host on",
+    )
+
+
 def loopback_hosts(host: str) -> tuple[str, ...]:
     """The Host headers that a service on a loopback address answers; none are checked on any other address."""
-    return _LOOPBACK if host in (*_LOOPBACK, "::1") else ()
+    if not is_loopback(host):
+        return ()
+    return tuple(dict.fromkeys((*_LOOPBACK, f"[{host}]" if ":" in host else host)))
 
 
 def _too_long(num_bytes: str, limit: int) -> Refusal:

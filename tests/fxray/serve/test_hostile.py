@@ -9,6 +9,7 @@ import zlib
 import pytest
 from fake_service import png, running
 
+from fxray.serve.shield import loopback_hosts
 from fxray.serve.uploads import harmless_name
 
 
@@ -177,6 +178,41 @@ def test_foreign_pages_get_no_answer(make_service, headers, status):
     service = make_service(allowed_hosts=("127.0.0.1", "localhost"))
     (answer,) = ask(service, {"method": "GET", "url": "/v1/models", "headers": headers})
     assert answer.status_code == status
+
+
+FORM = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        (FORM | {"origin": "https://evil.example"}, 403),
+        (FORM, 403),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://127.0.0.1:3000", "sec-fetch-site": "same-site"}, 403),
+        ({"origin": "http://127.0.0.1:8000"}, 200),
+        ({"origin": "http://127.0.0.1:8000", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "https://fxray.example", "sec-fetch-site": "same-origin"}, 200),  # a proxy changed the Host
+    ],
+)
+def test_foreign_pages_send_no_form(make_service, backend, headers, status):
+    (answer,) = ask(make_service(), multipart((part(), png())) | {"headers": multipart()["headers"] | headers})
+    assert answer.status_code == status
+    assert len(backend.names) == (status == 200)
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("::1", "[::1]"), ("127.0.0.2", "127.0.0.2")],
+)
+def test_a_service_on_a_loopback_address_answers_its_own_name_and_no_foreign_one(make_service, host, named):
+    service = make_service(allowed_hosts=loopback_hosts(host))
+    model = {"method": "GET", "url": "/v1/models"}
+    answers = ask(service, *(model | {"headers": {"host": f"{name}:8000"}} for name in (named, "a.example")))
+    assert [answer.status_code for answer in answers] == [200, 421]
+    assert loopback_hosts("192.0.2.1") == ()
 
 
 def test_every_answer_forbids_foreign_content_and_scripts(make_service):
