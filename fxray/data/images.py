@@ -1,6 +1,5 @@
 """Encoded images to upright RGB pixels."""
 
-import io
 import stat
 import struct
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fxray.data.bounded_reader import open_bounded
 from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT, upright_size
 from fxray.errors import DataError
 
@@ -71,12 +71,12 @@ def open_image(encoded: bytes, where: str) -> Image.Image:
         where: The place to name in errors.
 
     Raises:
-        DataError: The bytes are no image, or claim too many pixels.
+        DataError: The bytes are no image, claim too many pixels, or are made of too many parts.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+            image = open_bounded(encoded, FORMATS)
     except Image.DecompressionBombError as error:
         raise DataError(f"image has too many pixels: {error}", where=where, remedy="scale the image down") from error
     except UnidentifiedImageError as error:

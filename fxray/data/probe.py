@@ -1,6 +1,5 @@
 """What an image file is, found without trusting it: bounded in time and memory, every fault a named problem."""
 
-import io
 import stat
 import warnings
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from fxray.data.bounded_reader import open_bounded
 from fxray.data.formats.record import FieldProblem
 from fxray.data.frame import MAX_ASPECT_RATIO
 from fxray.data.images import FORMATS, MAX_IMAGE_PIXELS, upright_px
@@ -81,7 +81,7 @@ def probe_image(encoded: bytes, field: str, name: str) -> Probe:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+            image = open_bounded(encoded, FORMATS)
             _check_size(image, field, name)
             found = _examine(image)
             if image.format == "JPEG":  # reads every byte, and spares seven eighths of the arithmetic

@@ -102,7 +102,7 @@ class Service:
                 asyncio.timeout(self.settings.request_deadline_s),
             ):
                 for index, upload in enumerate(uploads):
-                    if failure := self._failure(upload):
+                    if failure := await asyncio.to_thread(self._failure, upload):
                         self.metrics.count_image(failure)
                         yield {"index": index, **failure}
                         continue
@@ -142,7 +142,7 @@ class Service:
             return await self.backend.try_change(upload, change, original)
 
     async def _examine(self, upload: Upload) -> dict[str, Any]:
-        outcome = self._failure(upload)  # reads a header, which is quicker than a thread
+        outcome = await asyncio.to_thread(self._failure, upload)
         if outcome is None:
             async with self.admission.slot():
                 outcome = await self.backend.detect(upload)
@@ -155,14 +155,14 @@ class Service:
             async with asyncio.timeout(None) as deadline:
                 async with self.admission.slot():
                     deadline.reschedule(asyncio.get_running_loop().time() + self.settings.request_deadline_s)
-                    outcome = self._failure(upload) or await self.backend.detect(upload)
+                    outcome = await asyncio.to_thread(self._failure, upload) or await self.backend.detect(upload)
         except TimeoutError as error:
             raise self._late() from error
         self.metrics.count_image(outcome)
         return outcome
 
     def _failure(self, upload: Upload) -> dict[str, Any] | None:
-        """Why an image need not be sent to an engine, as a `FailureOut`."""
+        """Why an image need not be sent to an engine, as a `FailureOut`. A header may take a while: ask in a thread."""
         try:
             self.check_model(upload.model)  # that of a batch may be gone since
             check_image(upload, self.limits)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import struct
+import threading
 import zlib
 
 import pytest
@@ -86,6 +87,19 @@ def test_an_image_of_more_pixels_than_allowed_is_refused_unread(make_service, ba
     assert answer.status_code == 422
     assert "32x24" in answer.json()["detail"]
     assert backend.names == []
+
+
+def test_headers_are_read_beside_the_event_loop(make_service, monkeypatch):
+    threads = []
+
+    def check(upload, limits):
+        threads.append(threading.current_thread())
+
+    monkeypatch.setattr("fxray.serve.service.check_image", check)
+    sent = {"files": [("images", ("a.png", png()))]}
+    ask(make_service(), sent, sent | {"headers": {"accept": "text/event-stream"}}, sent | {"url": "/v1/stability"})
+    assert len(threads) == 3
+    assert threading.main_thread() not in threads
 
 
 @pytest.mark.parametrize(
