@@ -23,12 +23,9 @@ class Admission:
         self._slots = asyncio.Semaphore(max_in_flight)
         self._seconds_each = _SECONDS_EACH_AT_FIRST
         self.num_admitted = 0
+        self.num_waiting = 0
         self.num_in_flight = 0
         self.is_draining = False
-
-    @property
-    def num_waiting(self) -> int:
-        return self.num_admitted - self.num_in_flight
 
     @property
     def retry_after_s(self) -> float:
@@ -57,8 +54,13 @@ class Admission:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Waits for an engine to have room for one image of those admitted."""
-        async with self._slots:
+        """Waits for an engine to have room for one image, of those admitted or of a batch."""
+        self.num_waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self.num_waiting -= 1
+        try:
             self.num_in_flight += 1
             loop = asyncio.get_running_loop()
             start_s = loop.time()
@@ -67,6 +69,8 @@ class Admission:
             finally:
                 self.num_in_flight -= 1
                 self._seconds_each += _SMOOTHING * (loop.time() - start_s - self._seconds_each)
+        finally:
+            self._slots.release()
 
     async def drain(self, deadline_s: float) -> bool:
         """Refuses what comes from now on, and waits for what was admitted; False where that took too long."""

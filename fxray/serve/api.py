@@ -146,9 +146,9 @@ def _add_detection(app: FastAPI) -> None:
         service.charge(owner, len(uploads))
         if EVENTS in request.headers.get("accept", ""):
             return StreamingResponse(
-                _events(service.stream(uploads)), media_type=EVENTS, headers={"X-Accel-Buffering": "no"}
+                _events(service.stream(uploads, owner)), media_type=EVENTS, headers={"X-Accel-Buffering": "no"}
             )
-        detections = await _unless_gone(request, service.detect(uploads))
+        detections = await _unless_gone(request, service.detect(uploads, owner))
         is_useless = all("problem" in detection for detection in detections)
         if is_useless and len(detections) == 1:
             return as_response(detections[0]["problem"])
@@ -172,7 +172,7 @@ def _add_stability(app: FastAPI) -> None:
         service = service_of(request)
         (upload,) = await read_uploads(request, replace(service.limits, max_images=1), model)
         service.charge(owner, STABILITY_COST)
-        found = await _unless_gone(request, service.try_changes(upload))
+        found = await _unless_gone(request, service.try_changes(upload, owner))
         return as_response(found["problem"]) if "problem" in found else JSONResponse(found)
 
 

@@ -41,6 +41,11 @@ class RateLimiter:
                 self._levels.popitem(last=False)
         return wait_s
 
+    def give_back(self, name: str, amount: int) -> None:
+        """Undoes a `take` of the same amount."""
+        if self._per_min:
+            self._levels[name] = (self._level(name) + min(amount, self._per_min), self._clock())
+
     def _level(self, name: str) -> float:
         level, at_s = self._levels.get(name, (float(self._per_min), self._clock()))
         return min(float(self._per_min), level + (self._clock() - at_s) * self._per_min / 60)

@@ -1,8 +1,8 @@
 """The parts of one gateway put together, and how an image passes through them."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -78,13 +78,28 @@ class Service:
                 retry_after_s=wait_s,
             )
 
-    async def detect(self, uploads: list[Upload]) -> list[dict[str, Any]]:
+    @asynccontextmanager
+    async def _admitted(self, owner: str, num_images: int) -> AsyncIterator[None]:
+        """Holds places for images that were charged; those that find no room are not paid for."""
+        async with AsyncExitStack() as places:
+            try:
+                await places.enter_async_context(self.admission.admitted(num_images))
+            except Refusal:
+                self._rates.give_back(owner, num_images)
+                raise
+            yield
+
+    async def detect(self, uploads: list[Upload], owner: str) -> list[dict[str, Any]]:
         """What is found in each image, in order; a bad image never stops the rest.
+
+        Args:
+            uploads: The images.
+            owner: Of the key, who was charged for them.
 
         Raises:
             Refusal: 503 where the engines have no room or no time.
         """
-        async with self.admission.admitted(len(uploads)):
+        async with self._admitted(owner, len(uploads)):
             try:
                 async with asyncio.timeout(self.settings.request_deadline_s), asyncio.TaskGroup() as tasks:
                     asked = [tasks.create_task(self._examine(upload)) for upload in uploads]
@@ -94,11 +109,11 @@ class Service:
                 raise _first(group) from group
         return [task.result() for task in asked]
 
-    async def stream(self, uploads: list[Upload]) -> AsyncGenerator[dict[str, Any]]:
+    async def stream(self, uploads: list[Upload], owner: str) -> AsyncGenerator[dict[str, Any]]:
         """The same, piece by piece and image after image; each piece names its image by `index`."""
         try:
             async with (
-                self.admission.admitted(len(uploads)),
+                self._admitted(owner, len(uploads)),
                 asyncio.timeout(self.settings.request_deadline_s),
             ):
                 for index, upload in enumerate(uploads):
@@ -114,7 +129,7 @@ class Service:
         except TimeoutError as error:
             raise self._late() from error
 
-    async def try_changes(self, upload: Upload) -> dict[str, Any]:
+    async def try_changes(self, upload: Upload, owner: str) -> dict[str, Any]:
         """What becomes of the answer when the image is changed: a `StabilityOut`, or a `FailureOut`.
 
         It costs as much as `STABILITY_COST` images.
@@ -122,7 +137,7 @@ class Service:
         Raises:
             Refusal: 503 where the engines have no room or no time.
         """
-        async with self.admission.admitted(STABILITY_COST):
+        async with self._admitted(owner, STABILITY_COST):
             try:
                 async with asyncio.timeout(self.settings.request_deadline_s):
                     original = await self._examine(upload)

@@ -3,6 +3,7 @@ import base64
 import io
 import json
 
+import pytest
 from fake_service import HOSTILE_CAPTION, png, running
 from PIL import Image, PngImagePlugin
 
@@ -236,6 +237,50 @@ def test_a_key_has_its_own_rate(make_service):
             ]
 
     assert run(go()) == [200, 429, 200]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_what_finds_no_room_is_not_paid_for(make_service, backend, accept):
+    backend.seconds = 0.3
+
+    async def go():
+        service = make_service({"fxray_a": "ana", "fxray_b": "ben"}, images_per_min=3, max_in_flight=1, max_waiting=0)
+        ana, ben = ({"authorization": f"Bearer fxray_{name}"} for name in "ab")
+        async with running(service) as client:
+            begun = asyncio.create_task(client.post("/v1/detect", files=files(png()), headers=ben))
+            while not backend.num_running:
+                await asyncio.sleep(0.01)
+            three = {"files": files(png(), png(), png())}
+            refused = await client.post("/v1/detect", **three, headers=ana | {"accept": accept})
+            await begun
+            let_in = [(await client.post("/v1/detect", **three, headers=ana)).status_code for _ in range(2)]
+            return refused.text, let_in
+
+    refused, let_in = run(go())
+    assert "are too many" in refused
+    assert let_in == [200, 429]
+
+
+def test_images_that_wait_are_counted_those_of_batches_too(make_service, backend):
+    backend.seconds = 0.5
+
+    async def numbers(client):
+        lines = (await client.get("/metrics")).text.splitlines()
+        return [float(line.split()[1]) for line in lines if line.startswith(("fxray_images_in_f", "fxray_images_w"))]
+
+    async def go():
+        async with running(make_service(max_in_flight=2)) as client:
+            await client.post("/v1/batches", files=files(png(), png()))
+            while not backend.num_running:
+                await asyncio.sleep(0.01)
+            alone = await numbers(client)
+            asked = asyncio.create_task(client.post("/v1/detect", files=files(png(), png(), png())))
+            while sum(beside := await numbers(client)) < 4:
+                await asyncio.sleep(0.01)
+            await asked
+            return alone, beside
+
+    assert run(go()) == ([1, 0], [2, 2])
 
 
 def test_guessing_keys_is_stopped(make_service):

@@ -50,5 +50,15 @@ def test_a_bucket_fills_evenly():
     assert limiter.take("cleo", 1) > 0
 
 
+def test_what_is_given_back_can_be_taken_again():
+    limiter = RateLimiter(60, clock=lambda: 0.0)
+    assert limiter.take("ana", 500) == 0
+    limiter.give_back("ana", 500)
+    assert limiter.wait_s("ana", 60) == 0
+    limiter.give_back("ana", 60)  # a bucket holds no more than it holds
+    assert limiter.take("ana", 60) == 0
+    assert limiter.wait_s("ana") == pytest.approx(1)
+
+
 def test_no_limit_is_no_limit():
     assert RateLimiter(0).take("ana", 10**9) == 0
