@@ -1,4 +1,8 @@
-"""The service on this machine, for as long as the command runs: start, swap of the adapter, drained stop."""
+"""The service for as long as the command runs: start, swap of the adapter, drained stop.
+
+It runs on a Ray of its own, or on a cluster that it joins (`ray.address`). There it starts Serve, and leaves what
+others run on it alone.
+"""
 
 import asyncio
 import signal
@@ -7,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fxray.config.tree import Config
-from fxray.errors import FxrayError
+from fxray.errors import FxrayError, ResourceError
 from fxray.events import Note, OnEvent
-from fxray.launch.cluster import ray_cluster
+from fxray.launch.cluster import ray_address, ray_cluster
 from fxray.listening import bound_socket, url_of
 from fxray.serve.application import NAME, adapters_of, build
 
@@ -30,23 +34,46 @@ def serve_until_told(
 
     Raises:
         ConfigError: It would listen beyond loopback without API keys.
-        ResourceError: The port is taken.
+        ResourceError: The port is taken, or Ray Serve runs on the cluster already.
         FxrayError: The engines did not come up.
     """
     serve = config.serve
     bound_socket(serve.host, serve.port, "--port").close()
     application = build(config, adapter)
     replicas = max(serve.replicas, serve.max_replicas)
+    is_joined = bool(ray_address(config.ray))
     with ray_cluster(config.ray, min_cpus=int(replicas * config.rollout.cpus_per_worker) + 1):
-        handle = _start(application, config)
+        if is_joined:
+            _refuse_running_serve()
+        handle = _start(application, config, is_joined=is_joined)
         try:
             on_event(Note(f"{url_of(serve.host, serve.port)} answers; Ctrl-C ends it"))
             asyncio.run(_wait(handle, find_adapter, on_event, config))
         finally:
-            _stop(handle, serve.drain_deadline_s, on_event)
+            _stop(handle, serve.drain_deadline_s, on_event, is_joined=is_joined)
 
 
-def _start(application: Any, config: Config) -> Any:
+def _refuse_running_serve() -> None:
+    """Returns where the cluster has no Serve yet: one that runs listens where it does, whatever host and port say.
+
+    Raises:
+        ResourceError: Ray Serve runs there.
+    """
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:  # there is none
+        return
+    raise ResourceError(
+        "Ray Serve runs on this cluster already, and listens where it was told to",
+        where="ray.address",
+        remedy="add the detector to it with `serve deploy deploy/serve.yaml`, or end it with `serve shutdown`",
+    )
+
+
+def _start(application: Any, config: Config, *, is_joined: bool) -> Any:
     from ray import serve
 
     serve.start(
@@ -57,7 +84,7 @@ def _start(application: Any, config: Config) -> Any:
     try:
         return serve.run(application, name=NAME, route_prefix="/", logging_config=_LOGGING)
     except (RuntimeError, TimeoutError) as error:
-        serve.shutdown()
+        _end(is_joined=is_joined)
         raise FxrayError(
             f"the service did not come up: {error}", remedy="see the logs of Ray Serve, or try `fxray detect` first"
         ) from error
@@ -91,13 +118,22 @@ async def _swap(handle: Any, name: str, folder: str, on_event: OnEvent, deadline
         on_event(Note(f"model {name}: the adapter stays as it is: {cause}", is_warning=True))
 
 
-def _stop(handle: Any, deadline_s: float, on_event: OnEvent) -> None:
-    from ray import serve
-
+def _stop(handle: Any, deadline_s: float, on_event: OnEvent, *, is_joined: bool) -> None:
     on_event(Note("ending what has begun"))
     try:
         if not handle.drain.remote(deadline_s).result(timeout_s=deadline_s + _CALL_MARGIN_S):
             on_event(Note(f"some requests did not end within {deadline_s:g} s", is_warning=True))
     except Exception as error:  # noqa: BLE001  whatever it is, the service is to end
         on_event(Note(f"the gateway could not be drained: {error}", is_warning=True))
+    _end(is_joined=is_joined)
+
+
+def _end(*, is_joined: bool) -> None:
+    """Ends the service; on a cluster, Serve itself only where nobody else's application runs on it."""
+    from ray import serve
+
+    if is_joined:
+        serve.delete(NAME)
+        if serve.status().applications:
+            return
     serve.shutdown()
