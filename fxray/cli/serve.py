@@ -11,7 +11,7 @@ from fxray.cli.arguments import SetOption
 
 def serve(
     run_dir: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--run-dir", "--run", "-d", metavar="DIR", help="A run; its last finished phase answers."),
     ] = None,
     config: Annotated[
@@ -52,10 +52,10 @@ def serve(
     from fxray.serve.application import Arguments, resolve
     from fxray.serve.run import serve_until_told
 
-    given = {"host": host, "port": port, "replicas": replicas, "keys": keys, "data_dir": data_dir}
-    chosen = [f"serve.{name}={value}" for name, value in given.items() if value is not None]
+    given: dict[str, object] = {"host": host, "port": port, "replicas": replicas, "keys": keys, "data_dir": data_dir}
     if also:
-        chosen.append(f"serve.adapters={json.dumps(dict(map(_named, also)))}")
+        given["adapters"] = dict(map(_named, also))
+    chosen = [f"serve.{name}={_as_yaml(value)}" for name, value in given.items() if value is not None]
     arguments = Arguments(run_dir=run_dir, config=config, adapter=adapter, overrides=(*(overrides or ()), *chosen))
     resolved, folder = resolve(arguments)
 
@@ -65,6 +65,11 @@ def serve(
 
     tell(Note("starting the engines"))
     serve_until_told(resolved, folder, lambda: resolve(arguments)[1], tell)
+
+
+def _as_yaml(value: object) -> str:
+    """What YAML reads as just this value: a path may look like a comment, a mapping or a yes."""
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
 def _named(option: str) -> tuple[str, str]:

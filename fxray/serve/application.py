@@ -18,10 +18,12 @@ from fxray.config.tree import DEFAULT_MODEL, Config
 from fxray.detect.load import latest_adapter, open_adapter, rank_of
 from fxray.errors import ConfigError
 from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
+from fxray.launch.cluster import ray_address
 from fxray.launch.start import engine_settings
 from fxray.listening import is_loopback
 from fxray.model.folder import resolve_model_path
 from fxray.model.prompts import load_chat, render_prompt
+from fxray.remote import is_remote, local_copy
 from fxray.serve.keys import read_keys
 from fxray.serve.replica import ReplicaSpec
 from fxray.serve.settings import ServiceSettings
@@ -37,8 +39,8 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    run_dir: Path | None = None
-    """A run; its last finished phase answers."""
+    run_dir: str | None = None
+    """A run, or its address in object storage; its last finished phase answers."""
     config: str | None = None
     """In place of a run: model and engine."""
     adapter: Path | None = None
@@ -56,26 +58,39 @@ def application(arguments: Arguments) -> Any:
         ConfigError: The configuration cannot be served, or there are no API keys.
         CheckpointError: There is no adapter.
     """
-    config, adapter = resolve(arguments)
+    config, adapter = resolve(arguments, is_deployed=True)
     return build(config, adapter, is_deployed=True)
 
 
-def resolve(arguments: Arguments) -> tuple[Config, Path | None]:
-    """Configuration and adapter that the arguments stand for.
+def resolve(arguments: Arguments, *, is_deployed: bool = False) -> tuple[Config, Path | None]:
+    """Configuration and adapter that the arguments stand for. A run in object storage is copied here.
+
+    Args:
+        arguments: What was given.
+        is_deployed: Other machines are to read the adapter too.
 
     Raises:
-        ConfigError: Neither or both of run and configuration are given, or a field cannot stay as it is.
+        ConfigError: Neither or both of run and configuration are given, a field cannot stay as it is, or a cluster is
+            to read a run from this machine's copy.
         CheckpointError: The run has no finished phase.
+        ResourceError: The object storage cannot be read.
     """
     run_dir, name, adapter = arguments.run_dir, arguments.config, arguments.adapter
     if (run_dir is None) == (name is None):
         raise ConfigError("give either a run directory or a configuration", remedy="see `fxray serve --help`")
     if run_dir is not None:
-        adapter = adapter or latest_adapter(run_dir)
-        name = str(run_dir / "config.yaml")
+        folder = local_copy(run_dir)
+        adapter = adapter or latest_adapter(folder)
+        name = str(folder / "config.yaml")
     assert name is not None
     config = load_config(name, arguments.overrides)
     refuse(check(config), where=name)
+    if run_dir is not None and is_remote(run_dir) and (is_deployed or ray_address(config.ray)):
+        raise ConfigError(
+            "is an address, whose copy the other nodes of the cluster do not see",
+            where=run_dir,
+            remedy="copy the run to a folder that all nodes see, and name that",
+        )
     return config, adapter
 
 

@@ -67,7 +67,7 @@ def test_keys_are_read_where_the_command_runs_and_travel_as_hashes(monkeypatch, 
 
 
 def test_run_or_configuration_are_told_apart():
-    for arguments in (Arguments(), Arguments(run_dir=Path("runs/demo"), config="tiny")):
+    for arguments in (Arguments(), Arguments(run_dir="runs/demo", config="tiny")):
         with pytest.raises(ConfigError, match="either"):
             resolve(arguments)
     config, adapter = resolve(Arguments(config="tiny", overrides=("serve.max_waiting=7",)))
@@ -76,3 +76,16 @@ def test_run_or_configuration_are_told_apart():
     assert settings.max_waiting == 7
     assert settings.max_image_bytes == 32 * 2**20
     assert "127.0.0.1" in settings.allowed_hosts
+
+
+def test_a_run_in_object_storage_is_served_from_a_copy_but_not_to_a_cluster(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "config.yaml").write_text("extends: tiny\nserve: {max_waiting: 9}\n")
+    monkeypatch.setattr("fxray.serve.application.local_copy", lambda run_dir: {"s3://bucket/run": tmp_path}[run_dir])
+    arguments = Arguments(run_dir="s3://bucket/run", adapter=tmp_path / "adapter")
+    config, adapter = resolve(arguments)
+    assert (config.serve.max_waiting, adapter) == (9, tmp_path / "adapter")
+    on_cluster = arguments.model_copy(update={"overrides": ("ray.address=10.0.0.1:6379",)})
+    for wrong, is_deployed in ((arguments, True), (on_cluster, False)):
+        with pytest.raises(ConfigError, match="do not see"):
+            resolve(wrong, is_deployed=is_deployed)
