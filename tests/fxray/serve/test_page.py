@@ -105,6 +105,54 @@ def test_corrections_are_read_by_the_import(page, tmp_path):
     assert (tuple(region.box), region.caption) == ((11, 12, 113, 94), "hand of six fingers")
 
 
+def test_what_is_typed_and_opened_outlives_whatever_else_is_new(page):
+    choose(page, ("a.png", png(300, 200)), ("b.png", png(200, 300)))
+    page.get_by_text("2 examined", exact=True).wait_for()
+    page.get_by_text("The answer itself").click()
+    page.get_by_role("button", name="Edit region 1").click()
+    page.get_by_label("Caption").fill("hand of seven fingers")
+    page.get_by_label("left, px").fill("7")
+    page.get_by_role("button", name="Accept region 1").click()
+    held = []
+    page.route("**/v1/stability*", lambda route: held.append(route))  # noqa: PLW0108  Playwright marks what it is given
+    with page.expect_request("**/v1/stability*"):
+        page.get_by_role("button", name="Try changed copies").click()
+    caption = page.get_by_label("Caption")
+    caption.focus()
+    caption.evaluate("input => input.setSelectionRange(5, 5)")
+    held[0].continue_()
+    page.locator(".trials").wait_for()
+    page.keyboard.type("left ")
+    page.get_by_role("button", name="b.png").click()
+    assert page.get_by_label("Caption").count() == 0
+    page.get_by_role("button", name="a.png").click()
+    assert page.get_by_label("Caption").input_value() == "hand left of seven fingers"
+    assert page.get_by_label("left, px").input_value() == "7"
+    assert page.locator("details").get_attribute("open") is not None
+    page.get_by_role("button", name="Edit region 1").click()  # closed by hand, it forgets
+    page.get_by_role("button", name="Edit region 1").click()
+    assert page.get_by_label("Caption").input_value() == HOSTILE_CAPTION
+
+
+def test_an_open_editor_follows_what_is_drawn(page):
+    choose(page, ("a.png", png(300, 200)))
+    page.get_by_role("button", name="Edit region 1").click()
+    page.get_by_label("Caption").fill("hand of seven fingers")
+    page.get_by_role("button", name="Redraw region 1").click()
+    image = page.locator(".canvas img").bounding_box()
+    scale = image["width"] / 300
+    page.mouse.move(image["x"] + 30 * scale, image["y"] + 40 * scale)
+    page.mouse.down()
+    page.mouse.move(image["x"] + 130 * scale, image["y"] + 140 * scale)
+    page.mouse.up()
+    shown = [float(page.get_by_label(f"{name}, px").input_value()) for name in ("left", "top", "right", "bottom")]
+    assert shown == pytest.approx([30, 40, 130, 140], abs=1)
+    page.get_by_role("button", name="Apply").click()
+    box = [float(value) for value in page.locator(".mark-group").get_attribute("data-box").split()]
+    assert box == shown
+    assert "hand of seven fingers" in page.locator(".caption").inner_text()
+
+
 def test_rejected_regions_leave_and_contradictions_are_not_saved(page):
     choose(page, ("a.png", png(300, 200)))
     page.get_by_role("button", name="Reject region 1").click()

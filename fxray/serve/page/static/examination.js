@@ -22,6 +22,7 @@ export function examination(file, model) {
     verdict: null,
     stability: { state: "open", found: null, problem: null },
     selected: -1,
+    editing: -1,
     zoom: 0,
     isChanged: false,
   };

@@ -8,12 +8,21 @@ import { FAULTS_NOTE, TAGS, kindOf, percent, sentenceOf, verdictOf, weightSenten
 
 let current = null;
 
+// What the reader fills in or opens is made once and put back on each refresh: with its text, its cursor, its state.
+const editors = new WeakMap();
+const answers = new WeakMap();
+
+function madeOnce(kept, key, make) {
+  if (!kept.has(key)) kept.set(key, make());
+  return kept.get(key);
+}
+
 /** Shows an examination, or what is new in the one that is shown. */
 export function showResult(place, item) {
   if (current?.item !== item) {
     const stage = makeStage(item, { select: (index) => select(index), drawn: (box) => drawn(box) });
     const side = h("div", { class: "side" });
-    current = { item, stage, side, target: null, editing: -1 };
+    current = { item, stage, side, target: null };
     place.replaceChildren(stage.element, side);
   }
   refresh();
@@ -53,7 +62,7 @@ function foundParts(item) {
     origin(found),
     ownVerdict(item),
     saving(item),
-    about(found),
+    madeOnce(answers, found, () => about(found)),
   ].filter((part) => part !== null);
 }
 
@@ -82,7 +91,7 @@ function regionList(item) {
       onclick: () => { select(index); current.stage.scrollToSelected(); }, onfocus: () => select(index), onmouseenter: () => select(index),
     }, badge, h("span", {}, region.caption || "(no caption)"), region.state === "open" ? null : h("em", { class: "state" }, region.state));
     return h("li", { class: `region ${region.state}`, "data-index": index }, pick, item.detection ? tools(item, region, index) : null,
-      current.editing === index ? editor(item, region, index) : null);
+      item.editing === index ? madeOnce(editors, region, () => editor(item, region, index)).element : null);
   }));
 }
 
@@ -100,9 +109,10 @@ function tools(item, region, index) {
     button("Reject", "reject", set("rejected"), region.state === "rejected"),
     button("Redraw", "redraw", () => startDrawing(index)),
     button("Edit", "edit", () => {
-      current.editing = current.editing === index ? -1 : index;
+      if (item.editing === index) editors.delete(region);
+      item.editing = item.editing === index ? -1 : index;
       refresh();
-    }, current.editing === index));
+    }, item.editing === index));
 }
 
 /** Caption and corners as text, for those who cannot or will not draw. */
@@ -119,14 +129,17 @@ function editor(item, region, index) {
       return;
     }
     Object.assign(region, { box: [x0, y0, x1, y1], caption: text, state: "drawn" });
-    current.editing = -1;
+    editors.delete(region);
+    item.editing = -1;
     refresh();
   };
   const problem = h("p", { class: "fine problem", role: "alert" });
-  return h("form", { class: "editor", onsubmit: (event) => { event.preventDefault(); apply(); } },
+  const element = h("form", { class: "editor", onsubmit: (event) => { event.preventDefault(); apply(); } },
     h("label", {}, "Caption", caption),
     h("div", { class: "corners" }, names.map((name, k) => h("label", {}, `${name}, px`, corners[k]))),
     problem, h("button", { class: "button small" }, "Apply"));
+  const place = (box) => corners.forEach((input, k) => { input.value = Math.round(box[k]); });
+  return { element, place };
 }
 
 function tagList(found) {
@@ -182,12 +195,14 @@ function startDrawing(index) {
 
 function drawn(box) {
   const { item, target } = current;
-  if (target >= 0) Object.assign(item.regions[target], { box, state: "drawn" });
-  else item.regions.push({ box, caption: "", state: "drawn" });
+  if (target >= 0) {
+    Object.assign(item.regions[target], { box, state: "drawn" });
+    editors.get(item.regions[target])?.place(box);
+  } else item.regions.push({ box, caption: "", state: "drawn" });
   item.selected = target >= 0 ? target : item.regions.length - 1;
   if (target < 0) {
     item.verdict = "generated";
-    current.editing = item.selected;
+    item.editing = item.selected;
   }
   refresh();
   if (target < 0) current.side.querySelector(`[data-focus="caption-${item.selected}"]`)?.focus();
