@@ -299,6 +299,13 @@ def _service(config: Config) -> Iterator[Problem]:
             f"must be at most serve.max_request_mib = {serve.max_request_mib}, which holds the image",
             "lower serve.max_image_mib or raise serve.max_request_mib",
         )
+    if 0 < serve.max_upload_mib < serve.max_request_mib:
+        yield Problem(
+            "serve.max_upload_mib",
+            str(serve.max_upload_mib),
+            f"must be 0 or at least serve.max_request_mib = {serve.max_request_mib}, the largest of the bodies",
+            "raise serve.max_upload_mib or lower serve.max_request_mib",
+        )
 
 
 def _shape(config: Config, shape: ModelShape) -> Iterator[Problem]:

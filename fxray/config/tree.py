@@ -320,6 +320,8 @@ class ServeConfig(Section):
     """Size of one image file."""
     max_request_mib: Positive = 128
     """Size of one request's body, batches apart."""
+    max_upload_mib: Annotated[float, Field(ge=0)] = 0
+    """Bodies of all requests that are not answered yet, batches apart; 0 for eight times `max_request_mib`."""
     max_image_mpx: Annotated[float, Field(gt=0, le=100)] = 50
     """Millions of pixels of one image, before it is scaled down for the model."""
     max_waiting: Annotated[int, Field(ge=0)] = 256

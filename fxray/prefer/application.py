@@ -21,6 +21,8 @@ from fxray.serve.problems import Refusal, problem_of, unavailable
 from fxray.serve.shield import Shield
 
 MAX_BODY_BYTES = 4096
+MAX_OPEN_BYTES = 4 * 2**20
+"""Of all votes that are on their way."""
 UPLOAD_DEADLINE_S = 10.0
 RETRY_AFTER_S = 1.0
 VoteId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
@@ -50,6 +52,7 @@ def build_app(store: Store, allowed_hosts: tuple[str, ...]) -> ASGIApp:
         build_routes(store),
         allowed_hosts=allowed_hosts,
         max_bytes={"": MAX_BODY_BYTES},
+        max_open_bytes={"": MAX_OPEN_BYTES},
         upload_deadline_s=UPLOAD_DEADLINE_S,
     )
 

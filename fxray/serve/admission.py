@@ -32,20 +32,36 @@ class Admission:
         """About how long until what waits now is done."""
         return min(60.0, 1 + self.num_admitted * self._seconds_each / self._max_in_flight)
 
-    @asynccontextmanager
-    async def admitted(self, num_images: int) -> AsyncIterator[None]:
-        """Holds places for the images of one request, all or none.
+    def check_open(self) -> None:
+        """Returns unless the service is about to stop.
+
+        Raises:
+            Refusal: 503.
+        """
+        if self.is_draining:
+            raise unavailable("the service is about to stop", retry_after_s=10)
+
+    def check_room(self, num_images: int) -> None:
+        """Returns where there are places for the images of one request.
 
         Raises:
             Refusal: 503: too many wait already, or the service is about to stop.
         """
-        if self.is_draining:
-            raise unavailable("the service is about to stop", retry_after_s=10)
+        self.check_open()
         if self.num_admitted and self.num_admitted + num_images > self._max_in_flight + self._max_waiting:
             raise unavailable(
                 f"{self.num_admitted} images wait or are being answered, {num_images} more are too many",
                 retry_after_s=self.retry_after_s,
             )
+
+    @asynccontextmanager
+    async def admitted(self, num_images: int) -> AsyncIterator[None]:
+        """Holds places for the images of one request, all or none.
+
+        Raises:
+            Refusal: See `check_room`.
+        """
+        self.check_room(num_images)
         self.num_admitted += num_images
         try:
             yield

@@ -43,6 +43,10 @@ def build_app(service: Service) -> ASGIApp:
         build_routes(service),
         allowed_hosts=settings.allowed_hosts,
         max_bytes={"": settings.max_request_bytes, BATCHES: settings.max_batch_bytes},
+        max_open_bytes={
+            "": settings.max_upload_bytes,
+            BATCHES: max(settings.max_upload_bytes, settings.max_batch_bytes),
+        },
         upload_deadline_s=settings.upload_deadline_s,
     )
     return Counted(guarded, service.metrics)
@@ -142,6 +146,7 @@ def _add_detection(app: FastAPI) -> None:
         can, the status is 422: of one image its problem, of several a list as ever.
         """
         service = service_of(request)
+        service.admission.check_room(1)  # before a body is read that finds none
         uploads = await read_uploads(request, service.limits, model)
         service.charge(owner, len(uploads))
         if EVENTS in request.headers.get("accept", ""):
@@ -170,6 +175,7 @@ def _add_stability(app: FastAPI) -> None:
         It costs as much as ten images, against the rate of a key too.
         """
         service = service_of(request)
+        service.admission.check_room(STABILITY_COST)
         (upload,) = await read_uploads(request, replace(service.limits, max_images=1), model)
         service.charge(owner, STABILITY_COST)
         found = await _unless_gone(request, service.try_changes(upload, owner))
@@ -229,8 +235,7 @@ def _add_batches(app: FastAPI) -> None:
     async def add(request: Request, owner: Owner, model: Model) -> Response:
         """The images are kept until they are examined, beside other requests and after a restart too."""
         service = service_of(request)
-        if service.admission.is_draining:
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is about to stop", retry_after_s=10)
+        service.admission.check_open()
         async with uploaded_files(request, service.batch_limits) as files:
             batch = await service.batches.add(files, owner, model, service.batch_limits)
         service.runner.wake()
@@ -292,8 +297,7 @@ def _add_state(app: FastAPI) -> None:
     @app.get("/readyz", responses=problem_responses(503), summary="Requests will be answered", tags=["service"])
     async def ready(request: Request) -> dict[str, str]:
         service = service_of(request)
-        if service.admission.is_draining:
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is about to stop", retry_after_s=10)
+        service.admission.check_open()
         if service.runner.is_dead:
             raise unavailable("batches are not worked off any more", retry_after_s=60, remedy="start the service again")
         await service.backend.models()

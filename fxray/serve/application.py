@@ -30,6 +30,8 @@ from fxray.serve.settings import ServiceSettings
 from fxray.serve.shield import loopback_hosts
 
 NAME = "fxray"
+_REQUESTS_AT_ONCE = 8
+"""Of the largest size, whose bodies are held at once by default."""
 _HEALTH_PERIOD_S = 5.0
 _HEALTH_DEADLINE_S = 30.0
 
@@ -174,6 +176,7 @@ def service_settings(config: Config, *, is_deployed: bool = False) -> ServiceSet
         max_images=serve.max_images,
         max_image_bytes=int(serve.max_image_mib * 2**20),
         max_request_bytes=int(serve.max_request_mib * 2**20),
+        max_upload_bytes=int((serve.max_upload_mib or _REQUESTS_AT_ONCE * serve.max_request_mib) * 2**20),
         max_image_pixels=int(serve.max_image_mpx * 1e6),
         max_in_flight=rollout.max_num_seqs * max(serve.replicas, serve.max_replicas),
         max_waiting=serve.max_waiting,

@@ -17,6 +17,7 @@ class ServiceSettings:
         max_images: Images in one request.
         max_image_bytes: Of one encoded image.
         max_request_bytes: Of one request's body, batches apart.
+        max_upload_bytes: Of the bodies of all requests that are not answered yet, batches apart.
         max_image_pixels: Of one image, before it is decoded.
         max_in_flight: Images that are with the engines at once.
         max_waiting: Images that may wait for the engines; more are refused.
@@ -37,6 +38,7 @@ class ServiceSettings:
     max_images: int
     max_image_bytes: int
     max_request_bytes: int
+    max_upload_bytes: int
     max_image_pixels: int
     max_in_flight: int
     max_waiting: int

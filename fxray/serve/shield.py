@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fxray.listening import is_loopback
-from fxray.serve.problems import MEDIA_TYPE, Refusal, problem_of
+from fxray.serve.problems import MEDIA_TYPE, Refusal, problem_of, unavailable
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -24,6 +24,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(self), geolocation=(), microphone=()",
 }
+_WITH_BODY = ("POST", "PUT", "PATCH")
+_RETRY_AFTER_S = 5.0
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -35,13 +37,23 @@ class Shield:
         allowed_hosts: Names in the Host header that are answered, ports apart; empty for any. Without this a foreign
             page could have its own name point here, and read the answers.
         max_bytes: Of a body, by path; the entry "" is for all others.
+        max_open_bytes: Of the bodies of all requests that are not answered yet, by path likewise: a body is in memory
+            before anybody knows how many images it holds.
         upload_deadline_s: For a body to arrive.
     """
 
     def __init__(
-        self, app: ASGIApp, *, allowed_hosts: tuple[str, ...], max_bytes: Mapping[str, int], upload_deadline_s: float
+        self,
+        app: ASGIApp,
+        *,
+        allowed_hosts: tuple[str, ...],
+        max_bytes: Mapping[str, int],
+        max_open_bytes: Mapping[str, int],
+        upload_deadline_s: float,
     ) -> None:
         self._app, self._max_bytes, self._upload_deadline_s = app, max_bytes, upload_deadline_s
+        self._max_open_bytes = max_open_bytes
+        self._open_bytes = dict.fromkeys(max_open_bytes, 0)
         self._hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,10 +66,15 @@ class Shield:
             self._check_host(headers)
             _check_origin(scope["method"], headers)
             limit = self._check_length(scope["path"], headers)
+            reserved = self._reserve(scope["path"], scope["method"], int(headers.get("content-length", limit)))
         except Refusal as refusal:
             await _refuse(refusal, send)
             return
-        await self._app(scope, self._watched(receive, limit), _with_headers(send))
+        try:
+            await self._app(scope, self._watched(receive, limit), _with_headers(send))
+        finally:
+            for path, num_bytes in reserved.items():
+                self._open_bytes[path] -= num_bytes
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
         host = headers.get("host", "").lower()
@@ -76,6 +93,19 @@ class Shield:
         if not length.isascii() or not length.isdigit() or int(length[:18]) > limit:
             raise _too_long(length[:18], limit)
         return limit
+
+    def _reserve(self, path: str, method: str, num_bytes: int) -> Mapping[str, int]:
+        """Sets bytes aside for a body that is about to arrive; what was set aside, by path."""
+        if method not in _WITH_BODY:
+            return {}
+        path = path if path in self._max_open_bytes else ""
+        if self._open_bytes[path] + num_bytes > self._max_open_bytes[path]:
+            raise unavailable(
+                f"{self._open_bytes[path]} bytes of other requests are in memory, {num_bytes} more are too many",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        self._open_bytes[path] += num_bytes
+        return {path: num_bytes}
 
     def _watched(self, receive: Receive, limit: int) -> Receive:
         """`receive` that counts bytes and looks at the clock until the body is complete."""
@@ -165,6 +195,7 @@ async def _refuse(refusal: Refusal, send: Send) -> None:
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
+        *((name.lower().encode(), value.encode()) for name, value in refusal.headers.items()),
     ]
     start: dict[str, Any] = {"type": "http.response.start", "status": refusal.status, "headers": headers}
     await _with_headers(send)(start)

@@ -30,7 +30,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from fxray.serve.service import Service
 
     roomy = {"max_waiting": 100, "max_image_bytes": 2**25, "max_request_bytes": 2**26, "max_image_pixels": 10**8}
-    roomy |= {"upload_deadline_s": 60.0, "request_deadline_s": 60.0}
+    roomy |= {"max_upload_bytes": 2**28, "upload_deadline_s": 60.0, "request_deadline_s": 60.0}
     service = Service(FakeBackend(), settings_of(tmp_path_factory.mktemp("serve"), **roomy))
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(build_app(service), log_level="warning"))

@@ -137,7 +137,8 @@ def settings_of(tmp_path: Path, **changes: Any) -> ServiceSettings:
     values: dict[str, Any] = {
         "models": tuple(MODELS), "allowed_hosts": (), "keys": {}, "needs_keys": False,
         "max_images": 8, "max_image_bytes": 2**20,
-        "max_request_bytes": 4 * 2**20, "max_image_pixels": 10**6, "max_in_flight": 4, "max_waiting": 8,
+        "max_request_bytes": 4 * 2**20, "max_upload_bytes": 32 * 2**20, "max_image_pixels": 10**6,
+        "max_in_flight": 4, "max_waiting": 8,
         "request_deadline_s": 5.0, "upload_deadline_s": 1.0, "images_per_min": 0, "data_dir": tmp_path / "data",
         "max_batch_images": 50, "max_batch_bytes": 8 * 2**20, "max_batches": 3, "keep_batches_s": 3600.0,
     }  # fmt: skip

@@ -244,7 +244,7 @@ def test_what_finds_no_room_is_not_paid_for(make_service, backend, accept):
     backend.seconds = 0.3
 
     async def go():
-        service = make_service({"fxray_a": "ana", "fxray_b": "ben"}, images_per_min=3, max_in_flight=1, max_waiting=0)
+        service = make_service({"fxray_a": "ana", "fxray_b": "ben"}, images_per_min=3, max_in_flight=1, max_waiting=2)
         ana, ben = ({"authorization": f"Bearer fxray_{name}"} for name in "ab")
         async with running(service) as client:
             begun = asyncio.create_task(client.post("/v1/detect", files=files(png()), headers=ben))

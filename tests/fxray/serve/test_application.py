@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fxray.config.limits import check
 from fxray.config.load import load_config
 from fxray.errors import ConfigError
 from fxray.serve.application import Arguments, application, build, resolve, service_settings
@@ -89,3 +90,11 @@ def test_a_run_in_object_storage_is_served_from_a_copy_but_not_to_a_cluster(monk
     for wrong, is_deployed in ((arguments, True), (on_cluster, False)):
         with pytest.raises(ConfigError, match="do not see"):
             resolve(wrong, is_deployed=is_deployed)
+
+
+def test_bodies_together_may_be_larger_than_one_and_never_smaller():
+    small = ["serve.max_image_mib=5", "serve.max_request_mib=10"]
+    assert service_settings(load_config("tiny", small)).max_upload_bytes == 80 * 2**20
+    assert service_settings(load_config("tiny", [*small, "serve.max_upload_mib=30"])).max_upload_bytes == 30 * 2**20
+    (problem,) = check(load_config("tiny", [*small, "serve.max_upload_mib=9"]))
+    assert problem.field == "serve.max_upload_mib"

@@ -278,3 +278,56 @@ def test_memory_of_a_request_is_bounded_by_its_limit_and_not_by_its_sender(make_
     before = peak_kib()
     assert asyncio.run(go()).status_code == 413
     assert peak_kib() - before < 64 * 1024
+
+
+def test_bodies_that_are_on_their_way_share_a_budget(make_service):
+    """8 MiB are let in: two of 3 MiB, no third, none of unknown length, but what has no body; a batch has its own."""
+    content = multipart((part(), png()))["content"]
+    form = {"content-type": "multipart/form-data; boundary=x"}
+
+    async def go():
+        gate = asyncio.Event()
+
+        async def waiting():
+            await gate.wait()
+            yield content
+
+        async def asked(path="/v1/detect", content=waiting, **headers):
+            return await client.post(path, content=content() if callable(content) else content, headers=form | headers)
+
+        large = {"content-length": str(3 * 2**20)}
+        async with running(make_service(max_upload_bytes=8 * 2**20)) as client:
+            begun = [asyncio.create_task(asked(**large)) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            late = [await asked(**large), await asked(), await asked(content=content), await client.get("/v1/models")]
+            late.append(await asked("/v1/batches", content))
+            gate.set()
+            return [(await task).status_code for task in begun], late, await asked(**large)
+
+    begun, late, after = asyncio.run(asyncio.wait_for(go(), 30))
+    assert begun == [200, 200]
+    assert [answer.status_code for answer in late] == [503, 503, 200, 200, 202]
+    assert late[0].headers["retry-after"] == "5"
+    assert "6291456 bytes" in late[0].json()["detail"]
+    assert after.status_code == 200
+
+
+@pytest.mark.parametrize("state", ["full", "draining"])
+@pytest.mark.parametrize("path", ["/v1/detect", "/v1/stability"])
+def test_a_body_that_would_be_refused_is_not_read(make_service, path, state):
+    num_read = 0
+
+    async def go():
+        async def body():
+            nonlocal num_read
+            num_read += 1
+            yield b"x"
+
+        service = make_service(max_in_flight=1, max_waiting=0)
+        async with running(service) as client, service.admission.admitted(1):
+            service.admission.is_draining = state == "draining"
+            return await client.post(path, content=body(), headers={"content-type": "application/json"})
+
+    answer = asyncio.run(asyncio.wait_for(go(), 30))
+    assert (answer.status_code, num_read) == (503, 0)
+    assert ("stop" if state == "draining" else "too many") in answer.json()["detail"]
