@@ -97,15 +97,7 @@ def read_keys(file: Path | None) -> KeyRing:
     owners = {_digest(key.strip()): "environment" for key in os.environ.get(ENVIRONMENT, "").split(",") if key.strip()}
     if file is None:
         return KeyRing(owners)
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot be read: {getattr(error, 'strerror', None) or error}",
-            where=str(file),
-            remedy=f"make it with `fxray key NAME --file {file}`",
-        ) from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(file, remedy=f"make it with `fxray key NAME --file {file}`"), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
@@ -126,11 +118,12 @@ def add_key(file: Path, name: str) -> str:
         The key; it is nowhere else.
 
     Raises:
-        ConfigError: The name has other characters than letters, digits, `.`, `_`, `-`, or is there already.
+        ConfigError: The name has other characters than letters, digits, `.`, `_`, `-`, or is there already; or
+            the file cannot be read.
     """
     if not re.fullmatch(r"[\w.-]{1,64}", name):
         raise ConfigError(f"name {name!r}, expected 1 to 64 letters, digits, `.`, `_` or `-`", remedy="choose another")
-    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    lines = _lines(file, remedy="name a file of keys, or one that is not there yet") if file.exists() else []
     if any(line.startswith(f"{name}:") for line in lines):
         raise ConfigError(
             f"holds a key of {name!r} already", where=str(file), remedy="remove its line first, which ends that key"
@@ -139,6 +132,15 @@ def add_key(file: Path, name: str) -> str:
     write_atomically(file, "\n".join([*lines, f"{name}:{_digest(key)}"]) + "\n")
     file.chmod(0o600)
     return key
+
+
+def _lines(file: Path, *, remedy: str) -> list[str]:
+    try:
+        return file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot be read: {getattr(error, 'strerror', None) or error}", where=str(file), remedy=remedy
+        ) from error
 
 
 def _digest(key: str) -> str:

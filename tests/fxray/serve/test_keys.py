@@ -37,6 +37,15 @@ def test_a_broken_file_is_refused_with_its_line(tmp_path):
         read_keys(tmp_path / "absent.txt")
 
 
+def test_no_key_is_added_to_what_is_no_file_of_keys(tmp_path):
+    file = tmp_path / "bin.yaml"
+    file.write_bytes(b"\xff\xfe\x00k")
+    for other in (file, tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            add_key(other, "bob")
+    assert file.read_bytes() == b"\xff\xfe\x00k"
+
+
 def test_a_bucket_fills_evenly():
     now = [0.0]
     limiter = RateLimiter(60, clock=lambda: now[0])
