@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -75,7 +76,7 @@ class Batch:
     def lines(self) -> Iterator[str]:
         """The results that are there, as JSON lines in the order of the images."""
         for index in range(len(self.names)):
-            if self.result(index).is_file():
+            with suppress(FileNotFoundError):  # not examined yet, or deleted meanwhile
                 yield self.result(index).read_text("utf-8") + "\n"
 
     def state(self) -> BatchOut:
@@ -201,6 +202,5 @@ class BatchStore:
 async def read_lines(batch: Batch) -> AsyncIterator[str]:
     """The results that are there, without holding the event loop up."""
     for index in range(len(batch.names)):
-        path = anyio.Path(batch.result(index))
-        if await path.is_file():
-            yield await path.read_text("utf-8") + "\n"
+        with suppress(FileNotFoundError):
+            yield await anyio.Path(batch.result(index)).read_text("utf-8") + "\n"

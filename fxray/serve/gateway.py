@@ -117,8 +117,18 @@ class Gateway:
         """See `HandleBackend.swap`."""
         return await self._backend.swap(name, folder)
 
+    async def check_health(self) -> None:
+        """Lets Ray Serve replace a gateway that works no batches off any more.
+
+        Raises:
+            RuntimeError: Their task is dead.
+        """
+        if self._service.runner.is_dead and not self._service.admission.is_draining:
+            raise RuntimeError("batches are not worked off any more")
+
     async def drain(self, deadline_s: float) -> bool:
         """Lets no request in any more, and waits for those that have begun; False where that took too long."""
+        self._service.admission.is_draining = True
         await self._service.runner.stop()
         return await self._service.admission.drain(deadline_s)
 

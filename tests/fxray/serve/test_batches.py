@@ -5,7 +5,7 @@ from fake_service import png, running
 
 from fxray.errors import CheckpointError, ResourceError
 from fxray.serve import batch_runner
-from fxray.serve.batches import Batch
+from fxray.serve.batches import Batch, read_lines
 from fxray.serve.problems import unavailable
 
 HEADERS = {"authorization": "Bearer fxray_a"}
@@ -254,3 +254,20 @@ def test_a_service_whose_batches_go_on_no_more_is_not_ready(make_service, backen
     before, after = run(go())
     assert (before, after.status_code) == (200, 503)
     assert "batches" in after.json()["detail"]
+
+
+def test_a_batch_that_is_deleted_while_it_is_read_is_read_as_far_as_it_is_there(make_service, backend, monkeypatch):
+    async def go():
+        service = make_service()
+        async with running(service) as client:
+            added = await client.post("/v1/batches", files=images(png(), png(9, 9)))
+            await until_done(client, added.headers["location"])
+            (batch,) = service.batches.all()
+            lines, pieces = batch.lines(), read_lines(batch)
+            first = [next(lines), await anext(pieces)]
+            service.batches.delete(batch)
+            return first, list(lines), [line async for line in pieces]
+
+    first, lines, pieces = run(go())
+    assert first[0] == first[1]
+    assert lines == pieces == []
