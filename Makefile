@@ -24,7 +24,7 @@ demo: setup  ## Train the tiny detector: SFT, alpha, beta, gamma, evaluation, re
 test: setup  ## Run the tests, quick ones first (PYTEST_ARGS="-k parser")
 	@scripts/test $(PYTEST_ARGS)
 
-test-long: setup  ## Run the tests that take minutes each: autoscaler, service, scraped metrics, object storage, ZeRO, experiments, sweeps
+test-long: setup  ## Run the tests that take minutes each: autoscaler, machines that fail, service, scraped metrics, object storage, ZeRO, experiments, sweeps
 	@$(BIN)/python -m pytest -m long --long $(PYTEST_ARGS)
 
 test-vllm: setup  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)
