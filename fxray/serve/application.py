@@ -4,6 +4,7 @@
 """
 
 import os
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def build(config: Config, adapter: Path | None, *, is_deployed: bool = False) ->
         graceful_shutdown_timeout_s=config.serve.drain_deadline_s,
         ray_actor_options={"num_cpus": 0},
     )
-    return gateway.bind(replicas.bind(spec), settings, adapters)
+    return gateway.bind(replicas.bind(spec), settings, adapters, uuid.uuid4().hex)
 
 
 def adapters_of(config: Config, adapter: Path | None) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
@@ -11,8 +11,9 @@ from ray.serve.exceptions import RayServeException
 from starlette.types import ASGIApp
 
 from fxray.data.changes import Change
-from fxray.errors import FxrayError
+from fxray.errors import FxrayError, ResourceError
 from fxray.serve.api import build_app
+from fxray.serve.chosen import ChosenPolicies
 from fxray.serve.problems import Refusal, unavailable
 from fxray.serve.replica import Policy
 from fxray.serve.service import Service
@@ -30,13 +31,13 @@ class HandleBackend:
 
     Args:
         handle: Of the deployment of `DetectorReplica`.
-        adapters: Folder of the adapter that each model is to answer with, by the model's name; "" for none.
+        chosen: What each model is to answer with.
     """
 
-    def __init__(self, handle: Any, adapters: Mapping[str, str]) -> None:
+    def __init__(self, handle: Any, chosen: ChosenPolicies) -> None:
         self._handle = handle
         self._streams = handle.options(stream=True)
-        self._policies = {name: Policy(name, folder, 0, time.time()) for name, folder in adapters.items()}
+        self._chosen, self._policies = chosen, chosen.by_model
 
     async def detect(self, upload: Upload) -> dict[str, Any]:
         """See `fxray.serve.backend.Backend`."""
@@ -88,7 +89,10 @@ class HandleBackend:
             if isinstance(error.cause, FxrayError):
                 raise error.cause from error
             raise FxrayError(f"a replica refuses the adapter: {error.cause}", where=folder) from error
-        self._policies[name] = policy
+        try:
+            self._chosen.choose(policy)
+        except ResourceError:
+            _LOG.exception("a gateway that is replaced will not know the adapter of model %s", name)
         return model
 
 
@@ -99,10 +103,12 @@ class Gateway:
         replicas: Handle of the replicas.
         settings: Keys, limits and places.
         adapters: Folder of the adapter that each model starts with, by its name; "" for the bare base model.
+        service_id: Of this start of the service.
     """
 
-    def __init__(self, replicas: Any, settings: ServiceSettings, adapters: dict[str, str]) -> None:
-        self._backend = HandleBackend(replicas, adapters)
+    def __init__(self, replicas: Any, settings: ServiceSettings, adapters: dict[str, str], service_id: str) -> None:
+        chosen = ChosenPolicies(settings.data_dir / "models.json", service_id, adapters)
+        self._backend = HandleBackend(replicas, chosen)
         self._service = Service(self._backend, settings)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

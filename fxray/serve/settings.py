@@ -24,7 +24,7 @@ class ServiceSettings:
         request_deadline_s: For the answer to a request, waiting included.
         upload_deadline_s: For a request's body to arrive.
         images_per_min: Of one key; 0 for any number.
-        data_dir: Where batches lie.
+        data_dir: Where batches lie, and what adapters were swapped in.
         max_batch_images: Images of one batch.
         max_batch_bytes: Of one batch's body.
         max_batches: Batches that are kept at once.

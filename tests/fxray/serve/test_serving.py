@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import torch
 from fake_service import png
@@ -105,6 +106,13 @@ def test_the_service_answers_streams_multiplexes_swaps_and_ends_what_has_begun(t
             assert {found["model"]["adapter_sha256"] for found in second} == {model["adapter_sha256"]}
             assert model["adapter_sha256"] != first[0]["model"]["adapter_sha256"]
             assert [a["answer"] for a in first] != [b["answer"] for b in second]
+
+            family = psutil.Process(process.pid).children(recursive=True)
+            (gateway,) = [each for each in family if "ServeReplica:fxray:gateway" in " ".join(each.cmdline()[:1])]
+            gateway.kill()
+            gateway.wait(30)
+            wait_until_ready(url, process)
+            assert client.get("/v1/models").json()["models"][0] == model  # the adapter that was swapped in
 
             batch = client.post("/v1/batches", files=parts).json()["id"]
             while client.get(f"/v1/batches/{batch}").json()["state"] != "done":
