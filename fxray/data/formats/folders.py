@@ -1,8 +1,8 @@
 """Plain folders: `real/` beside `fake/`; the folders below the latter name the generators.
 
 Links to folders are followed, each folder once. Files with no image's ending are findings, one per folder; passed over
-without one are hidden files, what file browsers leave (`Thumbs.db`, `desktop.ini`), and texts beside images (`.txt`,
-`.json`, `.csv` and the like).
+without one are hidden files and folders, what file browsers leave (`Thumbs.db`, `desktop.ini`), and texts beside images
+(`.txt`, `.json`, `.csv` and the like).
 """
 
 import os
@@ -65,7 +65,7 @@ def read(src: Path, images: Images) -> Rows:
 
 
 def _walk(top: Path, seen: dict[str, str]) -> Iterator[tuple[str, list[str]] | Finding]:
-    """Every folder below one, with its files by name.
+    """Every folder below one, with its files by name; hidden ones are passed over.
 
     Args:
         top: The folder.
@@ -73,7 +73,7 @@ def _walk(top: Path, seen: dict[str, str]) -> Iterator[tuple[str, list[str]] | F
     """
     errors: list[OSError] = []
     for folder, folders, names in os.walk(top, followlinks=True, onerror=errors.append):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
@@ -81,13 +81,13 @@ def _walk(top: Path, seen: dict[str, str]) -> Iterator[tuple[str, list[str]] | F
             yield Finding.of(Place(folder), FieldProblem("folder", real, reason))
             continue
         seen[real] = folder
-        yield folder, sorted(names)
+        yield folder, sorted(name for name in names if not name.startswith("."))
     for error in errors:
         yield Finding.of(Place(str(error.filename)), FieldProblem("folder", top.name, f"unread: {error.strerror}"))
 
 
 def _left_out(folder: str, names: list[str]) -> Iterator[Finding]:
-    odd = [name for name in names if not name.startswith(".") and name.lower() not in _OF_BROWSERS]
+    odd = [name for name in names if name.lower() not in _OF_BROWSERS]
     if odd := [name for name in odd if not _has_suffix(name, _OF_TEXTS)]:
         count = f"{len(odd)} files that are no image by their ending are left out, this one first"
         yield Finding.of(Place(folder), FieldProblem("file", odd[0], count))

@@ -14,6 +14,8 @@ def test_folders_name_labels_and_generators(picture, tmp_path, imported):
     ):
         picture(name)
     (tmp_path / "set/Fake/notes.txt").write_text("no image")
+    picture("set/real/.ipynb_checkpoints/1-checkpoint.png")
+    picture("set/real/._1.jpg")
     found = imported("folders", tmp_path / "set", label=None)
     assert {name: (sample.annotation.verdict, sample.generator) for name, sample in found.samples.items()} == {
         "Fake/3.png": (Verdict.GENERATED, "unknown"),
