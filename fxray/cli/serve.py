@@ -54,7 +54,7 @@ def serve(
 
     given: dict[str, object] = {"host": host, "port": port, "replicas": replicas, "keys": keys, "data_dir": data_dir}
     if also:
-        given["adapters"] = dict(map(_named, also))
+        given["adapters"] = _named(also)
     chosen = [f"serve.{name}={_as_yaml(value)}" for name, value in given.items() if value is not None]
     arguments = Arguments(run_dir=run_dir, config=config, adapter=adapter, overrides=(*(overrides or ()), *chosen))
     resolved, folder = resolve(arguments)
@@ -72,11 +72,21 @@ def _as_yaml(value: object) -> str:
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
-def _named(option: str) -> tuple[str, str]:
-    name, equals, folder = option.partition("=")
-    if not (name and equals and folder):
-        raise typer.BadParameter(f"{option!r}, expected NAME=DIR", param_hint="--also")
-    return name, folder
+def _named(options: list[str]) -> dict[str, str]:
+    """Folders of adapters by name, from `NAME=DIR` each."""
+    from fxray.config.tree import DEFAULT_MODEL
+
+    found: dict[str, str] = {}
+    for option in options:
+        name, _, folder = option.partition("=")
+        if not (name and folder):
+            raise typer.BadParameter(f"{option!r}, expected NAME=DIR", param_hint="--also")
+        if name == DEFAULT_MODEL:
+            raise typer.BadParameter(f"{name!r} is what answers where a request names none", param_hint="--also")
+        if name in found:
+            raise typer.BadParameter(f"{name!r} is given twice", param_hint="--also")
+        found[name] = folder
+    return found
 
 
 def key(

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import threading
 import time
 from collections import deque
@@ -75,6 +76,9 @@ def open_file(file: str, wanted: Wanted, check: Callable[[Picture], object]) -> 
     try:
         path = Path(file)
         status = _status(path)
+        if path.is_dir():
+            found = "no image was found in this folder" if os.access(path, os.R_OK | os.X_OK) else "cannot be searched"
+            raise DataError(found, where=file, remedy="name one that holds images")
         encoded = read_image_file(path, file)
         digest = hashlib.sha256(encoded).hexdigest()
         image = open_image(encoded, file)

@@ -60,7 +60,7 @@ def told(found: Iterable[tuple[Record, bytes]], num_files: int, on_event: OnEven
         num_failed += not item[0].get("verdict")
         now = time.monotonic()
         if done == 1:  # an engine starts for long before
-            on_event(PhaseStarted("detect", num_files, done))
+            on_event(PhaseStarted("detect", num_files, 0))
             start_s = told_s = now
             recent = deque([(now, done)], maxlen=_WINDOW)
         elif now - told_s >= _TELL_S or done == num_files:

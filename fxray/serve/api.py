@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from fxray import __version__
 from fxray.config.tree import DEFAULT_MODEL
+from fxray.draw import plain_text
 from fxray.serve.batches import read_lines
 from fxray.serve.failures import add_failures, as_response
 from fxray.serve.metrics import Counted
@@ -100,7 +101,18 @@ async def model_of(
     request: Request,
     model: Annotated[str, Query(description="Name of what is to answer, one of those at /v1/models")] = DEFAULT_MODEL,
 ) -> str:
-    """Name of the model that is to answer; that there is none such is said before the body is read."""
+    """Name of the model that is to answer; that there is none such is said before the body is read.
+
+    Raises:
+        Refusal: There is no such model (404), or the query holds anything else, such as `modle` (422).
+    """
+    if others := sorted(set(request.query_params) - {"model"}):
+        raise Refusal(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"unknown query parameter {plain_text(others[0], 40)!r}",
+            where="query",
+            remedy="the only one is `model`",
+        )
     service_of(request).check_model(model)
     return model
 

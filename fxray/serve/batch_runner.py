@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from typing import Any
 
@@ -29,10 +29,12 @@ class BatchRunner:
         store: Where they lie.
         examine: Gives a `DetectionOut` or a `FailureOut`; a `Refusal` of status 503 means: again later.
         num_at_once: Images that are examined at once.
+        models: Names of those that can answer; a batch for another one waits for a start that offers it.
     """
 
-    def __init__(self, store: BatchStore, examine: Examine, num_at_once: int) -> None:
-        self._store, self._examine = store, examine
+    def __init__(self, store: BatchStore, examine: Examine, num_at_once: int, models: Collection[str]) -> None:
+        self._store, self._examine, self._models = store, examine, models
+        self._waiting: set[str] = set()
         self._slots = asyncio.Semaphore(num_at_once)
         self._wakes = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -84,6 +86,9 @@ class BatchRunner:
         """One round; False where an image was left for the next one."""
         answers: list[asyncio.Task[bool]] = []
         for batch in await asyncio.to_thread(lambda: list(self._store.all())):
+            if batch.model not in self._models:
+                self._tell_waiting(batch)
+                continue
             async with asyncio.TaskGroup() as tasks:
                 for index in batch.missing():
                     await self._slots.acquire()
@@ -91,6 +96,11 @@ class BatchRunner:
                     answer.add_done_callback(lambda _: self._slots.release())
                     answers.append(answer)
         return all(answer.result() for answer in answers)
+
+    def _tell_waiting(self, batch: Batch) -> None:
+        if batch.batch_id not in self._waiting and any(True for _ in batch.missing()):
+            self._waiting.add(batch.batch_id)
+            _LOG.warning("batch %s waits: there is no model %r now", batch.batch_id, batch.model)
 
     async def _answer(self, batch: Batch, index: int) -> bool:
         """Examines one image; False where that is to be tried again. Nothing is left to do of a deleted batch."""

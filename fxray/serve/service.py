@@ -45,7 +45,9 @@ class Service:
         self.batches = BatchStore(
             settings.data_dir / "batches", max_batches=settings.max_batches, keep_s=settings.keep_batches_s
         )
-        self.runner = BatchRunner(self.batches, self._examine_of_batch, max(1, settings.max_in_flight // 2))
+        self.runner = BatchRunner(
+            self.batches, self._examine_of_batch, max(1, settings.max_in_flight // 2), settings.models
+        )
         self._rates = RateLimiter(settings.images_per_min)
 
     def check_model(self, name: str) -> None:
@@ -179,10 +181,7 @@ class Service:
     def _failure(self, upload: Upload) -> dict[str, Any] | None:
         """Why an image need not be sent to an engine, as a `FailureOut`. A header may take a while: ask in a thread."""
         try:
-            self.check_model(upload.model)  # that of a batch may be gone since
             check_image(upload, self.limits)
-        except Refusal as refusal:
-            return {"name": upload.name, "problem": problem_of(refusal, refusal.status)}
         except DataError as error:
             return {"name": upload.name, "problem": problem_of(error, HTTPStatus.UNPROCESSABLE_ENTITY)}
         return None

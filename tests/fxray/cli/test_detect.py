@@ -129,6 +129,13 @@ def test_files_that_mean_harm_get_one_finding_each(tmp_path: Path, hostile: Path
     )
 
 
+def test_a_folder_without_images_is_said_to_be_one(tmp_path: Path, source: Suspicious) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run(tmp_path / "empty", "--json")
+    assert result.exit_code == 1
+    assert "no image was found in this folder" in result.stdout
+
+
 def test_a_second_run_does_only_what_is_missing(tmp_path: Path, source: Suspicious) -> None:
     folder, out = tmp_path / "in", tmp_path / "in" / "out"
     folder.mkdir()

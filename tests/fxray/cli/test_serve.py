@@ -44,3 +44,20 @@ def test_more_adapters_go_by_their_names(served, tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert served[0].adapters == {"beta": tmp_path / "a: b", "on": Path(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["beta"], "'beta', expected NAME=DIR"),
+        (["=/a"], "'=/a', expected NAME=DIR"),
+        (["default=/a"], "'default' is what answers where a request names none"),
+        (["beta=/a", "beta=/b"], "'beta' is given twice"),
+    ],
+)
+def test_an_adapter_that_cannot_be_asked_for_is_wrong_usage(served, options, said):
+    words = [word for option in options for word in ("--also", option)]
+    done = CliRunner().invoke(app, ["serve", "--config", "tiny", *words])
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.replace("│", " ").split())
+    assert served == []

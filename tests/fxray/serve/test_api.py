@@ -360,9 +360,11 @@ def test_a_request_names_the_model_that_answers(make_service):
             streamed = await client.post("/v1/detect?model=strict", files=files(png()), headers=accept)
             # Nobody waits for this body.
             unknown = await client.post("/v1/detect?model=%1b[31mnone", content=b"x" * 10**6)
-            return named, asked, streamed, unknown
+            misspelt = await client.post("/v1/detect?modle=strict", files=files(png()))
+            return named, asked, streamed, unknown, misspelt
 
-    named, asked, streamed, unknown = run(go())
+    named, asked, streamed, unknown, misspelt = run(go())
+    assert (misspelt.status_code, misspelt.json()["detail"]) == (422, "unknown query parameter 'modle'")
     assert [model["name"] for model in named.json()["models"]] == ["default", "strict"]
     answered = [answer.json().get("detections", [answer.json().get("original")])[0] for answer in asked]
     assert [found["model"]["name"] for found in answered] == ["default", "default", "strict"] * 2
