@@ -63,7 +63,6 @@ def serve(
         if isinstance(event, Note):
             typer.echo(event.text, err=True)
 
-    tell(Note("starting the engines"))
     serve_until_told(resolved, folder, lambda: resolve(arguments)[1], tell)
 
 

@@ -40,6 +40,7 @@ def serve_until_told(
     serve = config.serve
     bound_socket(serve.host, serve.port, "--port").close()
     application = build(config, adapter)
+    on_event(Note("starting the engines"))
     replicas = max(serve.replicas, serve.max_replicas)
     is_joined = bool(ray_address(config.ray))
     with ray_cluster(config.ray, min_cpus=int(replicas * config.rollout.cpus_per_worker) + 1):
