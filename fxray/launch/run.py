@@ -17,19 +17,17 @@ from typing import Literal
 
 from fxray.config.load import dump_config, load_config
 from fxray.config.schedule import load_stages
-from fxray.config.tree import Config
+from fxray.config.tree import Config, SftConfig
 from fxray.errors import CheckpointError, ConfigError
 from fxray.files import make_folder, write_atomically
 from fxray.launch.lease import LEASE_FILE, LOCK_FILE, Lease, hold
+from fxray.sft.settings import MERELY_HOW
 from fxray.versions import versions
 
 Split = Literal["test", "validation"]
 """What the policies of a run answer."""
 RESULT_SECTIONS = ("seed", "model", "data", "sft", "grpo")
-MERELY_HOW = frozenset(
-    {"model.gradient_checkpointing", "sft.micro_batch_size", "sft.num_workers", "sft.zero_stage"}
-    | {"sft.checkpoint_every_steps", "sft.max_failures"}
-)
+_FREE = {"model.gradient_checkpointing"} | {f"sft.{name}" for name in MERELY_HOW & SftConfig.model_fields.keys()}
 """Fields of these sections that say in how many parts the work is done; what comes out is the same but for rounding."""
 
 
@@ -141,7 +139,7 @@ def changed_fields(before: Config, now: Config) -> list[str]:
         for key in (new[section] if isinstance(new[section], dict) else [""])
         if (old[section][key] != new[section][key] if key else old[section] != new[section])
     ]
-    return [name for name in changed if name not in MERELY_HOW]
+    return [name for name in changed if name not in _FREE]
 
 
 def _refuse_changes(changed: Sequence[str], file: Path, remedy: str) -> None:

@@ -10,7 +10,7 @@ from fxray.grammar.views import RegionOrder, ViewName
 
 LongAnswer = Literal["error", "drop-regions"]
 
-_MERELY_HOW = frozenset(
+MERELY_HOW = frozenset(
     {"model_path", "dataset_path", "gradient_checkpointing", "micro_batch_size", "num_workers", "gpus_per_worker"}
     | {"node_resources", "threads", "zero_stage", "checkpoint_every_steps", "max_failures"}
     | {"start_deadline_s", "step_deadline_s"}
@@ -117,4 +117,4 @@ class SftSettings:
 
     def identity(self) -> dict[str, object]:
         """The values that decide what comes out; a checkpoint belongs to one identity."""
-        return {name: value for name, value in asdict(self).items() if name not in _MERELY_HOW}
+        return {name: value for name, value in asdict(self).items() if name not in MERELY_HOW}

@@ -82,3 +82,13 @@ def choose(page, *images: tuple[str, bytes]) -> None:
     files = [{"name": name, "mimeType": "image/png", "buffer": content} for name, content in images]
     page.set_input_files("#files", files)
     page.wait_for_selector("details summary")
+
+
+def drag(page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Draws over the shown image from one of its own pixels to another."""
+    shown = page.locator(".canvas img").bounding_box()
+    scale = shown["width"] / page.locator(".canvas img").evaluate("image => image.naturalWidth")
+    page.mouse.move(shown["x"] + start[0] * scale, shown["y"] + start[1] * scale)
+    page.mouse.down()
+    page.mouse.move(shown["x"] + end[0] * scale, shown["y"] + end[1] * scale)
+    page.mouse.up()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from browser import choose
+from browser import choose, drag
 from fake_service import HOSTILE_CAPTION, png
 from PIL import Image
 
@@ -139,12 +139,7 @@ def test_an_open_editor_follows_what_is_drawn(page):
     page.get_by_role("button", name="Edit region 1").click()
     page.get_by_label("Caption").fill("hand of seven fingers")
     page.get_by_role("button", name="Redraw region 1").click()
-    image = page.locator(".canvas img").bounding_box()
-    scale = image["width"] / 300
-    page.mouse.move(image["x"] + 30 * scale, image["y"] + 40 * scale)
-    page.mouse.down()
-    page.mouse.move(image["x"] + 130 * scale, image["y"] + 140 * scale)
-    page.mouse.up()
+    drag(page, (30, 40), (130, 140))
     shown = [float(page.get_by_label(f"{name}, px").input_value()) for name in ("left", "top", "right", "bottom")]
     assert shown == pytest.approx([30, 40, 130, 140], abs=1)
     page.get_by_role("button", name="Apply").click()
@@ -214,12 +209,7 @@ def test_a_picture_to_take_along_has_the_pixels_of_the_original(page):
 def test_drawing_gives_the_pixels_under_the_pointer(page):
     choose(page, ("a.png", png(300, 200)))
     page.get_by_role("button", name="Redraw region 1").click()
-    image = page.locator(".canvas img").bounding_box()
-    scale = image["width"] / 300
-    page.mouse.move(image["x"] + 30 * scale, image["y"] + 40 * scale)
-    page.mouse.down()
-    page.mouse.move(image["x"] + 130 * scale, image["y"] + 140 * scale)
-    page.mouse.up()
+    drag(page, (30, 40), (130, 140))
     box = [float(value) for value in page.locator(".mark-group").get_attribute("data-box").split()]
     assert box == pytest.approx([30, 40, 130, 140], abs=1)
 
