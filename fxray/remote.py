@@ -299,8 +299,7 @@ class Mirror:
 
 def _is_below(name: str) -> bool:
     """Whether a listed name is a plain path below the folder, as those that are listed by this module are."""
-    parts = name.split("/")
-    return bool(name) and "\\" not in name and not any(part == "" or part.startswith(".") for part in parts)
+    return not any(part == "" or part.startswith(".") for part in name.split("/"))
 
 
 def _remove_empty_folders(folder: Path) -> None:

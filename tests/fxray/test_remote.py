@@ -71,17 +71,19 @@ def test_another_machine_goes_on_with_what_the_first_left(
 ) -> None:
     with local_folder(address) as folder:
         write(folder, "config.yaml", "seed: 0")
+        write(folder, "a\\b c.txt", "any name")
         write(folder, "grpo/alpha/step-000020/state.json", "{}")
         write(folder, "grpo/alpha/.step-000040.1.tmp/state.json", "half")
         write(folder, ".lock", "pid 1")
     elsewhere(monkeypatch, tmp_path)
     with local_folder(address) as second:
         assert second != folder
-        assert contents(second) == {"config.yaml": "seed: 0", "grpo/alpha/step-000020/state.json": "{}"}
+        kept = {"config.yaml": "seed: 0", "a\\b c.txt": "any name"}
+        assert contents(second) == kept | {"grpo/alpha/step-000020/state.json": "{}"}
         write(second, "grpo/alpha/step-000040/state.json", "{}")
         (second / "grpo/alpha/step-000020/state.json").unlink()
     elsewhere(monkeypatch, tmp_path)
-    assert contents(local_copy(address)) == {"config.yaml": "seed: 0", "grpo/alpha/step-000040/state.json": "{}"}
+    assert contents(local_copy(address)) == kept | {"grpo/alpha/step-000040/state.json": "{}"}
     assert not (local_copy(address) / "grpo/alpha/step-000020").exists()
 
 
