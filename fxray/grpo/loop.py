@@ -138,31 +138,37 @@ def run_stage(
         for policy in [*past, ports.learner.export_policy(cursor.policy_version)]:
             sampler.offer(policy)
         while cursor.step < plan.num_steps:
-            start_s = time.monotonic()
-            sampled, probe = _take(sampler, plan, cursor, ports.learner)
-            taken_s = time.monotonic()
-            groups, has_spread_B = with_advantages(sampled.rollouts, sampled.scores, plan.normalisation)
-            update = replace(plan.update, learning_rate=_rate(plan, cursor.step))
-            metrics = probe | ports.learner.update(groups, update)
-            staleness = cursor.policy_version - sampled.version
-            cursor = Cursor(plan.name, cursor.step + 1, cursor.policy_version + 1)
-            sampler.offer(ports.learner.export_policy(cursor.policy_version))
-            end_s = time.monotonic()
-            metrics |= reward_metrics(sampled.rollouts, sampled.scores, has_spread_B)
-            metrics |= {f"seconds/{name}": seconds for name, seconds in sampled.seconds.items()}
-            metrics |= {
-                "seconds": end_s - start_s,
-                "seconds/wait": taken_s - start_s,
-                "seconds/update": end_s - taken_s,
-                "policy_version": float(cursor.policy_version),
-                "staleness": float(staleness),
-            }
-            metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["seconds"]
+            cursor, metrics = _step(sampler, plan, cursor, ports.learner)
             observe(cursor, metrics)
             save(cursor, sampler.past(cursor.step))
         # A step that was trained: what lies beyond may not even be readable.
         prove_policy(ports.learner, sampler.draw_with(cursor.policy_version, plan.num_steps - 1)(), plan)
     return cursor
+
+
+def _step(sampler: Sampler, plan: StagePlan, cursor: Cursor, learner: Learner) -> tuple[Cursor, dict[str, float]]:
+    """Learns from the next answers and offers the policy that comes out; gives the cursor behind it and metrics."""
+    start_s = time.monotonic()
+    sampled, probe = _take(sampler, plan, cursor, learner)
+    taken_s = time.monotonic()
+    groups, has_spread_B = with_advantages(sampled.rollouts, sampled.scores, plan.normalisation)
+    update = replace(plan.update, learning_rate=_rate(plan, cursor.step))
+    metrics = probe | learner.update(groups, update)
+    staleness = cursor.policy_version - sampled.version
+    cursor = Cursor(plan.name, cursor.step + 1, cursor.policy_version + 1)
+    sampler.offer(learner.export_policy(cursor.policy_version))
+    end_s = time.monotonic()
+    metrics |= reward_metrics(sampled.rollouts, sampled.scores, has_spread_B)
+    metrics |= {f"seconds/{name}": seconds for name, seconds in sampled.seconds.items()}
+    metrics |= {
+        "seconds": end_s - start_s,
+        "seconds/wait": taken_s - start_s,
+        "seconds/update": end_s - taken_s,
+        "policy_version": float(cursor.policy_version),
+        "staleness": float(staleness),
+    }
+    metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["seconds"]
+    return cursor, metrics
 
 
 def _take(sampler: Sampler, plan: StagePlan, cursor: Cursor, learner: Learner) -> tuple[Sampled, dict[str, float]]:
