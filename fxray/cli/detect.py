@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,8 +13,10 @@ from fxray.cli.arguments import SetOption, checked_config
 
 if TYPE_CHECKING:
     from fxray.config.tree import Config
+    from fxray.detect.detector import Detector
     from fxray.detect.folder import Record
     from fxray.detect.reading import Wanted
+    from fxray.events import Note
 
 
 class Extra(StrEnum):
@@ -102,12 +104,9 @@ def _print_findings(
     config: "Config", adapter: Path | None, files: Sequence[str], wanted: "Wanted", *, as_json: bool
 ) -> None:
     from fxray.detect.finding import as_line
-    from fxray.detect.load import open_detector
     from fxray.detect.offline import detect_files, in_order
 
-    if sys.stderr.isatty():
-        typer.echo("starting the engine", err=True)
-    detector = open_detector(config, adapter)
+    detector = _detector(config, adapter, files, lambda event: typer.echo(event.text, err=True))
     num_unanswered = 0
     for finding in in_order(detect_files(detector, files, wanted), files):
         typer.echo(as_line(finding.as_record()) if as_json else finding.as_text())
@@ -144,7 +143,7 @@ def _fill_folder(
             on_event(Note(f"{len(files) - len(todo)} of {len(files)} are examined already and have not changed"))
         try:
             if todo:
-                found = _found(config, adapter, todo, wanted, workers)
+                found = _found(config, adapter, todo, wanted, workers, on_event)
                 for record, thumbnail in told(found, len(todo), on_event):
                     results.add(record, thumbnail)
         except KeyboardInterrupt:
@@ -163,19 +162,41 @@ def _fill_folder(
 
 
 def _found(
-    config: "Config", adapter: Path | None, files: Sequence[str], wanted: "Wanted", workers: int
+    config: "Config",
+    adapter: Path | None,
+    files: Sequence[str],
+    wanted: "Wanted",
+    workers: int,
+    on_event: Callable[["Note"], None],
 ) -> Iterator[tuple["Record", bytes]]:
     """Records and thumbnails from an engine in this process, or from several over Ray."""
-    if workers > 1:
-        from fxray.detect.workers import detect_on_workers
+    from fxray.detect.files import is_any_there
 
+    if workers > 1 and is_any_there(files):
+        from fxray.detect.workers import detect_on_workers
+        from fxray.events import Note
+
+        on_event(Note("starting the engines"))
         yield from detect_on_workers(config, adapter, files, wanted, workers)
         return
-    from fxray.detect.load import open_detector
     from fxray.detect.offline import detect_files
 
-    for finding in detect_files(open_detector(config, adapter), files, wanted):
+    for finding in detect_files(_detector(config, adapter, files, on_event), files, wanted):
         yield finding.as_record(), finding.thumbnail
+
+
+def _detector(
+    config: "Config", adapter: Path | None, files: Sequence[str], on_event: Callable[["Note"], None]
+) -> "Detector":
+    """A detector, with an engine where there is anything to ask it about."""
+    from fxray.detect.files import is_any_there
+    from fxray.detect.load import describe_detector, open_detector
+    from fxray.events import Note
+
+    if not is_any_there(files):
+        return describe_detector(config, adapter)
+    on_event(Note("starting the engine"))
+    return open_detector(config, adapter)
 
 
 def _summarise(out: Path, records: "Sequence[Record]", num_skipped: int, *, as_json: bool) -> None:

@@ -37,6 +37,11 @@ def files_of(paths: Sequence[str], stdin: TextIO | None = None, leave_out: Path 
     return list(found)
 
 
+def is_any_there(files: Sequence[str]) -> bool:
+    """Whether one of the paths is a file, so that there may be an image to ask an engine about."""
+    return any(os.path.isfile(file) for file in files)  # noqa: PTH113 - pathlib raises where a folder is not readable
+
+
 def _matching(path: str) -> list[str]:
     """What a glob stands for, by name; anything else stands for itself."""
     if not glob.has_magic(path) or os.path.lexists(path):

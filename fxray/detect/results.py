@@ -9,7 +9,7 @@ from typing import Any
 from fxray.detect.folder import Record, thumbnail_file
 from fxray.detect.page import write_page
 from fxray.detect.writers import draw_all, write_coco, write_csv
-from fxray.events import Note, OnEvent, PhaseDone, PhaseStarted, Step
+from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 
 TABLE, REPORT, COCO, DRAWN = "detections.csv", "report.html", "coco", "drawn"
 WORDS = {
@@ -51,7 +51,6 @@ def write_results(
 
 def told(found: Iterable[tuple[Record, bytes]], num_files: int, on_event: OnEvent) -> Iterator[tuple[Record, bytes]]:
     """Passes findings on, and tells once a second how many there are and how many images a second that makes."""
-    on_event(Note("starting the engine"))
     start_s = told_s = time.monotonic()
     recent: deque[tuple[float, int]] = deque([(start_s, 0)], maxlen=_WINDOW)
     num_failed = done = 0

@@ -38,10 +38,14 @@ def add_failures(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers or {})
+        headers, remedy = dict(error.headers or {}), ""
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(_methods(request))
-        return as_response(problem(error.status_code, str(error.detail)), headers)
+            remedy = f"use {headers['Allow']}"
+        elif error.status_code == HTTPStatus.NOT_FOUND:
+            remedy = f"{request.app.openapi_url} lists what there is"
+        where = f"{request.method} {request.url.path}"
+        return as_response(problem(error.status_code, str(error.detail), where=where, remedy=remedy), headers)
 
 
 def _methods(request: Request) -> list[str]:

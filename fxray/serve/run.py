@@ -5,19 +5,23 @@ others run on it alone.
 """
 
 import asyncio
+import logging
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fxray.config.tree import Config
-from fxray.errors import FxrayError, ResourceError
+from fxray.errors import DeadlineError, FxrayError, ResourceError
 from fxray.events import Note, OnEvent
 from fxray.launch.cluster import ray_address, ray_cluster
 from fxray.listening import bound_socket, url_of
 from fxray.serve.application import NAME, adapters_of, build
 
 _CALL_MARGIN_S = 30.0
+_POLL_S, _TELL_S = 1.0, 15.0
+_LOOK = "see the logs of Ray Serve, or try `fxray detect` first"
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -35,7 +39,7 @@ def serve_until_told(
     Raises:
         ConfigError: It would listen beyond loopback without API keys.
         ResourceError: The port is taken, or Ray Serve runs on the cluster already.
-        FxrayError: The engines did not come up.
+        FxrayError: The engines did not come up, or not in time.
     """
     serve = config.serve
     bound_socket(serve.host, serve.port, "--port").close()
@@ -46,7 +50,7 @@ def serve_until_told(
     with ray_cluster(config.ray, min_cpus=int(replicas * config.rollout.cpus_per_worker) + 1):
         if is_joined:
             _refuse_running_serve()
-        handle = _start(application, config, is_joined=is_joined)
+        handle = _start(application, config, on_event, is_joined=is_joined)
         try:
             on_event(Note(f"{url_of(serve.host, serve.port)} answers; Ctrl-C ends it"))
             asyncio.run(_wait(handle, find_adapter, on_event, config))
@@ -74,21 +78,63 @@ def _refuse_running_serve() -> None:
     )
 
 
-def _start(application: Any, config: Config, *, is_joined: bool) -> Any:
+def _start(application: Any, config: Config, on_event: OnEvent, *, is_joined: bool) -> Any:
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": config.serve.host, "port": config.serve.port, "keep_alive_timeout_s": 75},
         logging_config=_LOGGING,
     )
+    target = serve.RunTarget(application, name=NAME, route_prefix="/", logging_config=_LOGGING)
     try:
-        return serve.run(application, name=NAME, route_prefix="/", logging_config=_LOGGING)
+        (handle,) = serve.run_many([target], wait_for_applications_running=False)
+        _wait_until_running(config.rollout.start_deadline_s, on_event)
     except (RuntimeError, TimeoutError) as error:
         _end(is_joined=is_joined)
-        raise FxrayError(
-            f"the service did not come up: {error}", remedy="see the logs of Ray Serve, or try `fxray detect` first"
-        ) from error
+        if isinstance(error, FxrayError):
+            raise
+        raise FxrayError(f"the service did not come up: {error}", remedy=_LOOK) from error
+    return handle
+
+
+def _wait_until_running(deadline_s: float, on_event: OnEvent) -> None:
+    """Until every part of the application runs; tells what runs already.
+
+    Args:
+        deadline_s: For a node to come, and once more for an engine on it.
+        on_event: Told every 15 s.
+
+    Raises:
+        RuntimeError: Serve gave it up.
+        DeadlineError: It took too long.
+    """
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    start_s = told_s = time.monotonic()
+    while (found := serve.status().applications.get(NAME)) is None or found.status != ApplicationStatus.RUNNING:
+        if found and found.status == ApplicationStatus.DEPLOY_FAILED:
+            raise RuntimeError(found.message)
+        parts = found.deployments.items() if found else ()
+        states = [f"{name} {_states(part.replica_states)}" for name, part in parts]
+        if (now := time.monotonic()) - start_s > 2 * deadline_s:
+            raise DeadlineError(
+                f"the service did not come up within {2 * deadline_s:g} s (twice rollout.start_deadline_s); "
+                f"there is {'; '.join(states) or 'nothing of it yet'}",
+                where="Ray Serve",
+                remedy=_LOOK,
+            )
+        if now - told_s >= _TELL_S:
+            told_s = now
+            on_event(Note(f"starting for {now - start_s:.0f} s: {'; '.join(states) or 'nothing is there yet'}"))
+        time.sleep(_POLL_S)
+
+
+def _states(counts: Mapping[str, int]) -> str:
+    """How many replicas are how far: "1 starting"."""
+    return ", ".join(f"{number} {state.lower()}" for state, number in counts.items() if number) or "waits"
 
 
 async def _wait(handle: Any, find_adapter: Callable[[], Path | None], on_event: OnEvent, config: Config) -> None:

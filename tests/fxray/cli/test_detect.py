@@ -177,3 +177,26 @@ def test_wrong_usage_is_told(arguments: list[str]) -> None:
 def test_help_documents_the_exit_codes() -> None:
     text = " ".join(CliRunner().invoke(app, ["detect", "--help"]).stdout.split())
     assert "Exit codes: 0 all have a verdict, 1 some have none, 2 wrong usage, 130 interrupted." in text
+
+
+@pytest.mark.parametrize("options", [(), ("--out", "found"), ("--out", "found", "--workers", "2")])
+def test_no_engine_is_started_where_no_file_is_there(tmp_path, monkeypatch, options):
+    def start(*_: object) -> None:
+        raise AssertionError("an engine was started")
+
+    monkeypatch.setattr("fxray.detect.load.open_detector", start)
+    monkeypatch.setattr("fxray.detect.workers.detect_on_workers", start)
+    monkeypatch.chdir(tmp_path)
+    result = run("no.jpg", "neither.png", *options)
+    assert result.exit_code == 1, result.output
+    assert "starting" not in result.stderr
+    assert "2 without a verdict" in result.stderr
+    if not options:
+        assert result.stdout.count("No such file") == 2
+
+
+def test_that_an_engine_starts_is_told_where_nobody_looks_too(source, tmp_path):
+    (tmp_path / "a.png").write_bytes(image())
+    result = run(tmp_path / "a.png", "--json")
+    assert result.stderr == "starting the engine\n"
+    assert json.loads(result.stdout)["verdict"] == "generated"

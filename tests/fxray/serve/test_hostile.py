@@ -70,7 +70,8 @@ def bomb() -> bytes:
         ({"method": "GET", "url": "/v1/batches/" + "A" * 32}, 422, "pattern"),
         ({"method": "GET", "url": "/static/../api.py"}, 404, ""),
         ({"method": "GET", "url": "/static/%2e%2e%2fapi.py"}, 404, ""),
-        ({"method": "PUT"}, 405, ""),
+        ({"method": "PUT"}, 405, "use POST"),
+        ({"method": "GET", "url": "/v1/nothing"}, 404, "/openapi.json lists"),
         ({"content": b"", "headers": {"content-length": "99999999999999999999999999"}}, 413, "body"),
     ],
 )  # fmt: skip

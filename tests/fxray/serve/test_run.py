@@ -1,11 +1,12 @@
 """What the command leaves on a Ray, without one."""
 
+from itertools import chain, count, repeat
 from types import SimpleNamespace
 
 import pytest
 
 from fxray.config.load import load_config
-from fxray.errors import FxrayError, ResourceError
+from fxray.errors import DeadlineError, FxrayError, ResourceError
 from fxray.events import Note
 from fxray.serve import run
 
@@ -45,16 +46,63 @@ def test_what_others_serve_on_a_cluster_goes_on(called, is_joined, others, names
     assert told == [Note("ending what has begun")]
 
 
-def test_a_start_that_fails_takes_nothing_of_others_with_it(called, monkeypatch):
+def application(status, **replicas):
+    """What Ray Serve says of the application: "RUNNING" and so on, and how many replicas are how far, by part."""
+    parts = {name: SimpleNamespace(replica_states=states) for name, states in replicas.items()}
+    return SimpleNamespace(status=status, message="no module", deployments=parts)
+
+
+def start_with(called, monkeypatch, *said):
+    """Starts; Serve says one thing after the other of our application, the last one for ever, a minute apart."""
     import ray.serve
 
-    def fail(*args, **options):
-        raise RuntimeError("Deploying application fxray failed")
+    states, minutes, told = chain(said, repeat(said[-1])), count(), []
 
-    monkeypatch.setattr(ray.serve, "run", fail)
+    def status():
+        return SimpleNamespace(applications=called.others | {"fxray": next(states)})
+
+    monkeypatch.setattr(ray.serve, "status", status)
+    monkeypatch.setattr(ray.serve, "run_many", lambda targets, **_: ["handle"])
+    clock = SimpleNamespace(monotonic=lambda: 60.0 * next(minutes), sleep=lambda _: None)
+    monkeypatch.setattr("fxray.serve.run.time", clock)
+    config = load_config("tiny", ["rollout.start_deadline_s=200"])
+    try:
+        return run._start(None, config, told.append, is_joined=True), told
+    finally:
+        called.told = [note.text for note in told]
+
+
+def test_a_start_tells_how_far_it_is(called, monkeypatch):
+    handle, _ = start_with(
+        called,
+        monkeypatch,
+        application("DEPLOYING"),
+        application("DEPLOYING", detector={"STARTING": 1}, gateway={}),
+        application("DEPLOYING", detector={"STARTING": 1, "RUNNING": 1}, gateway={"RUNNING": 1, "STOPPING": 0}),
+        application("RUNNING"),
+    )
+    assert handle == "handle"
+    assert called.told == [
+        "starting for 60 s: nothing is there yet",
+        "starting for 120 s: detector 1 starting; gateway waits",
+        "starting for 180 s: detector 1 starting, 1 running; gateway 1 running",
+    ]
+    assert called.names == ["start"]
+
+
+def test_a_start_that_fails_takes_nothing_of_others_with_it(called, monkeypatch):
     called.others = {"theirs": object()}
-    with pytest.raises(FxrayError, match="did not come up"):
-        run._start(None, load_config("tiny"), is_joined=True)
+    with pytest.raises(FxrayError, match="did not come up: no module"):
+        start_with(called, monkeypatch, application("DEPLOY_FAILED"))
+    assert called.names == ["start", "delete fxray"]
+
+
+def test_a_start_has_a_deadline_that_names_what_it_waits_for(called, monkeypatch):
+    called.others = {"theirs": object()}
+    with pytest.raises(
+        DeadlineError, match=r"within 400 s .twice rollout.start_deadline_s.; there is detector 1 starting"
+    ):
+        start_with(called, monkeypatch, application("DEPLOYING", detector={"STARTING": 1}))
     assert called.names == ["start", "delete fxray"]
 
 
