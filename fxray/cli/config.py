@@ -43,4 +43,8 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
         load_reward(function.path)
     stages = ", ".join(stage.name for stage in load_stages(tree.grpo.schedule))
     off = ", ".join(parts_off(tree.data.view)) or "none"
+    for name in ("train", "validation", "test"):
+        path = getattr(tree.data, name)
+        if path is not None and not path.is_file():  # the machine that trains may be another
+            typer.echo(f"note: data.{name} {path} is not on this machine", err=True)
     typer.echo(f"{config}: no problem found; stages {stages}; view {tree.data.view}, reward parts switched off: {off}")

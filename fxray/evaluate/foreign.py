@@ -30,6 +30,7 @@ MASK_LEVEL = 128
 COCO_IMAGES = "annotations.json"
 """COCO file beside a file of results, which says what their image ids stand for."""
 _MAX_LISTED = 10
+_FILES = {".parquet", ".jsonl", ".csv", ".json"}
 _LABELS = VERDICT_WORDS | {"0": Verdict.REAL, "1": Verdict.GENERATED}
 
 
@@ -180,6 +181,10 @@ def read_masks(folder: Path, samples: Sequence[Sample]) -> list[Prediction]:
         DataError: See `read_any`; also for masks of other sizes, missing ones, and ones of no sample.
     """
     files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.png"))}
+    if samples and not files:
+        others = [str(file) for file in sorted(folder.iterdir()) if file.suffix.lower() in _FILES]
+        remedy = f"give the file itself: {' or '.join(others)}" if others else "write <sample_id>.png for each sample"
+        raise DataError("a folder holds masks, and there is no PNG in this one", where=str(folder), remedy=remedy)
     faults = [f"{name}.png is of no sample" for name in files.keys() - {sample.sample_id for sample in samples}]
     predictions = []
     for sample in samples:

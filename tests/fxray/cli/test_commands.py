@@ -123,6 +123,18 @@ def test_a_users_reward_that_cannot_be_imported_is_found_before_the_run():
         run("config", "check", "-c", "tiny", "-s", "reward.functions=[{path: 'no_such_module:f'}]")
 
 
+def test_data_that_are_not_on_this_machine_are_told(tmp_path):
+    (tmp_path / "there.parquet").touch()
+    names = {"train": "there", "validation": "gone", "test": "lost"}
+    settings = ["data.synth=null", *(f"data.{split}={tmp_path}/{name}.parquet" for split, name in names.items())]
+    result = run("config", "check", "-c", "tiny", *(part for setting in settings for part in ("-s", setting)))
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        f"note: data.validation {tmp_path / 'gone.parquet'} is not on this machine",
+        f"note: data.test {tmp_path / 'lost.parquet'} is not on this machine",
+    ]
+
+
 @pytest.mark.parametrize(
     ("command", "function", "extra"),
     [("train", "train", []), ("sft", "run_sft_phase", []), ("grpo", "run_grpo_stage", ["--stage", "beta"])],

@@ -166,6 +166,15 @@ def test_masks_of_other_sizes_missing_ones_and_surplus_ones_are_listed(tmp_path:
     assert "c.png: there is no such mask; d.png is of no sample" in message
 
 
+def test_a_folder_without_masks_says_which_file_of_it_may_be_meant(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no PNG in this one\n  remedy: write <sample_id>.png"):
+        read_any(tmp_path, SAMPLES, threshold=0.5)
+    (tmp_path / "results.json").write_text("[]")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=rf"remedy: give the file itself: {tmp_path}/results.json$"):
+        read_any(tmp_path, SAMPLES, threshold=0.5)
+
+
 def test_boxes_of_masks_are_those_of_scikit_image() -> None:
     from skimage.measure import label, regionprops
 
