@@ -66,6 +66,9 @@ def cluster() -> Iterator[None]:
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # what Ray's processes shall see, and later tests shall not
             patch.delenv("RAY_ADDRESS", raising=False)
+            # As likely to get a processor as the tests beside them: Ray's default lets workers wait for everybody else,
+            # so that on a busy machine a healthy one may not answer within the two seconds that some tests give.
+            patch.setenv("RAY_worker_niceness", "0")
             # Where workers find `reward_functions`, before whatever this process was given.
             patch.setenv("PYTHONPATH", str(Path(__file__).parent / "actors"), prepend=os.pathsep)
             stack.enter_context(ray_cluster(RayConfig(num_cpus=2, object_store_mib=192), min_cpus=2))
