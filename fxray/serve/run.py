@@ -91,9 +91,9 @@ def _start(application: Any, config: Config, on_event: OnEvent, *, is_joined: bo
     try:
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
         _wait_until_running(config.rollout.start_deadline_s, on_event)
-    except (RuntimeError, TimeoutError) as error:
+    except BaseException as error:  # Ctrl-C too: what has begun would go on by itself on a cluster
         _end(is_joined=is_joined)
-        if isinstance(error, FxrayError):
+        if isinstance(error, FxrayError) or not isinstance(error, (RuntimeError, TimeoutError)):
             raise
         raise FxrayError(f"the service did not come up: {error}", remedy=_LOOK) from error
     return handle

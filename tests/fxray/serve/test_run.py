@@ -97,6 +97,17 @@ def test_a_start_that_fails_takes_nothing_of_others_with_it(called, monkeypatch)
     assert called.names == ["start", "delete fxray"]
 
 
+def test_a_start_that_is_interrupted_leaves_nothing(called, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    called.others = {"theirs": object()}
+    monkeypatch.setattr(run, "_states", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start_with(called, monkeypatch, application("DEPLOYING", detector={"STARTING": 1}))
+    assert called.names == ["start", "delete fxray"]
+
+
 def test_a_start_has_a_deadline_that_names_what_it_waits_for(called, monkeypatch):
     called.others = {"theirs": object()}
     with pytest.raises(
