@@ -25,6 +25,8 @@ from turns import Side
 from workload import GROUP_SIZE, LORA_RANK, ON_GPU, WARMUP_STEPS, WORKLOADS, Job, Workload, prepare
 
 MAX_IMAGE_RATIO = 1.1
+BESIDE_A_PEER = (*ON_GPU, "rollout.gpu_memory_utilization=0.2")
+"""Both systems have an engine and a learner on the one GPU at once."""
 HERE = Path(__file__).parent
 PEERS = {"trl": ("TRL", HERE / "trl_peer.py")}
 
@@ -55,7 +57,7 @@ def run(workload: Workload, args: argparse.Namespace, peer: str, script: Path) -
     from fxray.model.folder import resolve_model_path
 
     with tempfile.TemporaryDirectory(prefix="fxray-step-") as folder:
-        overrides = ON_GPU if args.gpu else ()
+        overrides = BESIDE_A_PEER if args.gpu else ()
         job = prepare(Path(folder), workload, resolve_model_path(args.model), args.adapter, args.steps, overrides)
         ours, theirs, payload = take_steps(job, peer, script)
     print_speed(workload, {"fxray": ours, peer: theirs})

@@ -66,6 +66,7 @@ ON_GPU = (
     "learner.max_tokens_per_micro_batch=16384",
     "rollout.max_model_len=1024",
     "sft.num_workers=1",
+    "rollout.probe_tolerance_nats=0.1",
 )
 """One GPU that engine and learner share, each with its own part."""
 

@@ -2,7 +2,7 @@
 
 A frozen linear layer keeps nothing; its adapter keeps the input (shared by the layers that read the same one) and the
 narrow product. A norm keeps its input, in float32 where it is not fused. Constants are counts of tensors in the sources
-of transformers 5.19 and of `fxray.model.fused`; tests compare them with measured bytes.
+of transformers 5.19 and of `fxray.model.layers`; tests compare them with measured bytes.
 """
 
 from dataclasses import dataclass
@@ -90,14 +90,16 @@ def count_activations(
         rank: Of the adapters; 0 where all weights are trained.
         bytes_per_number: 2 for bfloat16, 4 for float32.
         is_checkpointed: Activations are recomputed layer by layer.
-        is_fused: The norms of a GPU (`fxray.model.fused`), which keep no float32 copy.
+        is_fused: A GPU's shorter way (`fxray.model.layers`): norms keep no float32 copy, and the gate's own output is
+            made again.
         max_logits: Most logits that are held at once; with more, they are recomputed in the backward pass.
     """
     patches = size.num_groups * size.patches
     norm_inputs = 1 if is_fused else FLOAT32_BYTES // bytes_per_number
-    layer = _layer_bytes(shape, size, rank, bytes_per_number, norm_inputs)
-    gradients = size.tokens * (shape.intermediate_size + 2 * shape.hidden_size) * bytes_per_number
-    block = patches * _block_bytes(shape, rank, bytes_per_number, norm_inputs)
+    of_gate = 3 if is_fused else 4  # both factors, their product, and the first before its activation
+    layer = _layer_bytes(shape, size, rank, bytes_per_number, norm_inputs, of_gate)
+    gradients = size.tokens * ((5 - of_gate) * shape.intermediate_size + 2 * shape.hidden_size) * bytes_per_number
+    block = patches * _block_bytes(shape, rank, bytes_per_number, norm_inputs, of_gate)
     ends = _ends_bytes(shape, size, patches, bytes_per_number, norm_inputs)
     logits = min(size.learnt_tokens * shape.vocab_size, max_logits) * FLOAT32_BYTES
     is_chunked = size.learnt_tokens * shape.vocab_size > max_logits
@@ -112,17 +114,17 @@ def count_activations(
     return Activations(kept + ends + saved_logits, recomputed, copies * logits - saved_logits)
 
 
-def _layer_bytes(shape: ModelShape, size: Pass, rank: int, number: int, norm_inputs: int) -> int:
+def _layer_bytes(shape: ModelShape, size: Pass, rank: int, number: int, norm_inputs: int, of_gate: int) -> int:
     """One layer of the language model: norms, queries, attention, and the gated product."""
     of_width = 2 * norm_inputs + 5  # 2 norms; their 2 outputs, queries, attention before and after ordering
-    of_token = of_width * shape.hidden_size + 4 * shape.intermediate_size + 7 * rank + 2 * shape.head_size
+    of_token = of_width * shape.hidden_size + of_gate * shape.intermediate_size + 7 * rank + 2 * shape.head_size
     return number * (size.tokens * of_token + 2 * size.gathered_keys * shape.key_size)
 
 
-def _block_bytes(shape: ModelShape, rank: int, number: int, norm_inputs: int) -> int:
+def _block_bytes(shape: ModelShape, rank: int, number: int, norm_inputs: int, of_gate: int) -> int:
     """One block of the vision tower, per patch."""
     of_width = 2 * norm_inputs + 9  # outputs of norms, q, k, v, and attention by window, joined, reordered
-    return number * (of_width * shape.vision.hidden_size + 4 * shape.vision.intermediate_size + 5 * rank)
+    return number * (of_width * shape.vision.hidden_size + of_gate * shape.vision.intermediate_size + 5 * rank)
 
 
 def _ends_bytes(shape: ModelShape, size: Pass, patches: int, number: int, norm_inputs: int) -> int:

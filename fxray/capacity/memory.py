@@ -164,13 +164,15 @@ def _training_parts(
     of_trained, is_cast = trained.num_trained * FLOAT32_BYTES, trained.is_whole and number < FLOAT32_BYTES
     of_weights, of_gradients, of_optimizer = (num_ranks if zero_stage >= stage else 1 for stage in (3, 2, 1))
     num_copies = 3 if zero_stage else 2  # both moments, and ZeRO's own copy of what it updates
+    lora = config.model.lora
+    takes_shorter_way = config.learner.gpus_per_rank > 0 and lora is not None and not lora.dropout and zero_stage < 3
     activations = count_activations(
         shape,
         size,
         rank=config.model.lora_rank,
         bytes_per_number=number,
         is_checkpointed=config.model.gradient_checkpointing,
-        is_fused=config.learner.gpus_per_rank > 0 and config.model.lora is not None,
+        is_fused=takes_shorter_way,
         max_logits=MAX_LOGITS,
     )
     parts = [

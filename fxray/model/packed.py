@@ -23,6 +23,7 @@ from fxray.model import attention
 from fxray.model.adapter import lora_layers
 from fxray.model.fused import use_fused
 from fxray.model.images import count_image_tokens
+from fxray.model.layers import use_layers
 from fxray.model.load import placeholder_ids
 
 LOGITS_BUDGET = 2**27
@@ -98,6 +99,7 @@ class PackedPolicy(torch.nn.Module):
             # Autocast brings the adapter to the input's type; PEFT would copy the input in float32, once per layer.
             layer.cast_input_dtype_enabled = False
         use_fused(model)
+        use_layers(model)
 
     def forward(self, batch: PackedBatch, temperature: float) -> torch.Tensor:
         """Log-probabilities of the answer tokens at a temperature, float32 [R].

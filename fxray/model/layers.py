@@ -1,0 +1,213 @@
+"""Whole layers of the model as two compiled functions each, for GPUs: what comes before attention, and what after.
+
+A layer of transformers with PEFT's adapters launches some hundred kernels, and the host needs longer to launch them
+than the GPU to run them. Compiled, norms, casts, rotations, sums and the gate become a few kernels between the
+products, and every layer of a tower runs the same code: it is compiled once for any number of tokens, in about half a
+minute, and kept on disk by PyTorch. Attention lies between the two, as `fxray.model.attention` computes it.
+
+A layer takes the longer way on a CPU, where weights are trained or spread over ranks, and where inputs of an adapter
+are dropped.
+
+Legend: T tokens, D width, I inputs, O outputs, R rank, H heads, E width of a head.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch.nn.functional import linear, rms_norm, silu
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLVisionBlock
+
+from fxray.model.attention import VarlenLayout, packed_attention, window_attention
+
+MAX_FORMS = 64
+"""Kinds of call that are compiled apart: with gradients and without, with an adapter and without, text and vision."""
+
+
+class Projection(NamedTuple):
+    """A linear layer and its adapter: x W^T + bias + scaling x A^T B^T.
+
+    Attributes:
+        weight_OI: Frozen.
+        bias_O: Frozen, or None.
+        a_RI: In float32, or None without an adapter.
+        b_OR: The same.
+        scaling: Of the adapter.
+    """
+
+    weight_OI: torch.Tensor
+    bias_O: torch.Tensor | None
+    a_RI: torch.Tensor | None
+    b_OR: torch.Tensor | None
+    scaling: float
+
+
+class Norm(NamedTuple):
+    """A norm over the width: its factors [D] and what keeps it from dividing by zero."""
+
+    weight_D: torch.Tensor
+    eps: float
+
+
+def use_layers(model: torch.nn.Module) -> None:
+    """Lets the layers of a Qwen2.5-VL take the shorter way wherever they can; what they compute stays."""
+    for module in model.modules():
+        if isinstance(module, Qwen2_5_VLDecoderLayer):
+            module.forward = partial(_decoder_layer, module, module.forward)
+        elif isinstance(module, Qwen2_5_VLVisionBlock):
+            module.forward = partial(_vision_block, module, module.forward)
+
+
+def _decoder_layer(
+    layer: Any, by_transformers: Any, hidden_states: torch.Tensor, attention_mask: Any = None, **kwargs: Any
+) -> torch.Tensor:
+    ready = projections(layer, TEXT) if isinstance(attention_mask, VarlenLayout) else None
+    if ready is None or hidden_states.dtype != ready[0].weight_OI.dtype:
+        result: torch.Tensor = by_transformers(hidden_states, attention_mask=attention_mask, **kwargs)
+        return result
+    return decoder_layer(layer, ready, hidden_states, attention_mask, kwargs["position_embeddings"])
+
+
+def _vision_block(
+    block: Any, by_transformers: Any, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, **kwargs: Any
+) -> torch.Tensor:
+    ready = projections(block, VISION) if hidden_states.is_cuda else None
+    if ready is None or hidden_states.dtype != ready[0].weight_OI.dtype or kwargs.get("max_seqlen") is None:
+        result: torch.Tensor = by_transformers(hidden_states, cu_seqlens, **kwargs)
+        return result
+    return vision_block(block, ready, hidden_states, cu_seqlens, kwargs["max_seqlen"], kwargs["position_embeddings"])
+
+
+TEXT = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+VISION = ("attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+def projections(layer: torch.nn.Module, names: Sequence[str]) -> list[Projection] | None:
+    """The linear layers of a layer by name, or None where one is not what `project` computes."""
+    found = []
+    for name in names:
+        owner, _, own = name.partition(".")
+        if (projection := _projection(getattr(getattr(layer, owner), own))) is None:
+            return None
+        found.append(projection)
+    return found
+
+
+def _projection(layer: Any) -> Projection | None:
+    is_adapted = isinstance(layer, LoraLayer)
+    base = layer.base_layer if is_adapted else layer
+    if base.weight.requires_grad or hasattr(base.weight, "ds_id"):
+        return None
+    if not is_adapted or layer.disable_adapters:
+        return Projection(base.weight, base.bias, None, None, 1.0)
+    if layer.merged or len(layer.active_adapters) != 1:
+        return None
+    (name,) = layer.active_adapters
+    if layer.training and not isinstance(layer.lora_dropout[name], torch.nn.Identity):
+        return None
+    a_RI, b_OR = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return Projection(base.weight, base.bias, a_RI, b_OR, layer.scaling[name])
+
+
+def decoder_layer(
+    layer: Any,
+    ready: Sequence[Projection],
+    hidden_1TD: torch.Tensor,
+    layout: Any,
+    rotations: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """A layer of the language model over a flat sequence [1, T, D]; `rotations` are cosine and sine [1, T, E]."""
+    query, key, value, out, *mlp = ready
+    x_TD, (cos_TE, sin_TE) = hidden_1TD[0], (each[0] for each in rotations)
+    norm = layer.input_layernorm
+    q, k, v = _run(before_attention, x_TD, _norm(norm), (query, key, value), cos_TE, sin_TE)
+    q, k, v = (each.transpose(0, 1)[None] for each in (q, k, v))
+    attended_1THE, _ = packed_attention(layer.self_attn, q, k, v, layout, layer.self_attn.scaling)
+    return _run(after_attention, x_TD, attended_1THE[0], out, _norm(layer.post_attention_layernorm), mlp)[None]
+
+
+def vision_block(
+    block: Any,
+    ready: Sequence[Projection],
+    hidden_TD: torch.Tensor,
+    window_ends: torch.Tensor,
+    longest: int,
+    rotations: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """A block of the vision tower over patches [T, D]; `rotations` are cosine and sine [T, E]."""
+    qkv, out, *mlp = ready
+    cos_TE, sin_TE = rotations
+    q, k, v = _run(before_attention, hidden_TD, _norm(block.norm1), (qkv,), cos_TE, sin_TE)
+    q, k, v = (each.transpose(0, 1)[None] for each in (q, k, v))
+    attended_1THE, _ = window_attention(block.attn, q, k, v, None, block.attn.scaling, window_ends, longest)
+    return _run(after_attention, hidden_TD, attended_1THE[0], out, _norm(block.norm2), mlp)
+
+
+def before_attention(
+    x_TD: torch.Tensor, norm: Norm, ins: Sequence[Projection], cos_TE: torch.Tensor, sin_TE: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys and values [T, heads, E] of one projection for all or of three, the first two rotated."""
+    normed_TD = rms_norm(x_TD, norm.weight_D.shape, norm.weight_D, norm.eps)
+    outs = [project(normed_TD, each) for each in ins]
+    if len(outs) == 1:
+        outs = list(outs[0].chunk(3, -1))
+    q, k, v = (each.unflatten(-1, (-1, cos_TE.shape[-1])) for each in outs)
+    return rotate(q, cos_TE, sin_TE), rotate(k, cos_TE, sin_TE), v
+
+
+def after_attention(
+    x_TD: torch.Tensor, attended_THE: torch.Tensor, out: Projection, norm: Norm, mlp: Sequence[Projection]
+) -> torch.Tensor:
+    """The rest of a layer: the projection of what attention found, then the gated product, each added to `x_TD`."""
+    gate, up, down = mlp
+    x_TD = x_TD + project(attended_THE.flatten(1), out)
+    normed_TD = rms_norm(x_TD, norm.weight_D.shape, norm.weight_D, norm.eps)
+    return x_TD + project(silu(project(normed_TD, gate)) * project(normed_TD, up), down)
+
+
+def project(x_TI: torch.Tensor, by: Projection) -> torch.Tensor:
+    """A linear layer and its adapter, [T, O]; the adapter is multiplied in the type of the layer."""
+    out_TO = linear(x_TI, by.weight_OI, by.bias_O)
+    if by.a_RI is None or by.b_OR is None:
+        return out_TO
+    narrow_TR = linear(x_TI, (by.a_RI * by.scaling).to(x_TI.dtype))
+    return out_TO + linear(narrow_TR, by.b_OR.to(x_TI.dtype))
+
+
+def rotate(x_THE: torch.Tensor, cos_TE: torch.Tensor, sin_TE: torch.Tensor) -> torch.Tensor:
+    """Heads turned by their positions, computed in float32."""
+    x, cos, sin = x_THE.float(), cos_TE[:, None].float(), sin_TE[:, None].float()
+    first, second = x.chunk(2, -1)
+    return (x * cos + torch.cat([-second, first], -1) * sin).to(x_THE.dtype)
+
+
+def _norm(norm: Any) -> Norm:
+    return Norm(norm.weight, norm.variance_epsilon)
+
+
+def _run(function: Callable[..., Any], x_TD: torch.Tensor, *args: Any) -> Any:
+    """Calls it, on a GPU its compiled form; types are its own affair."""
+    with torch.autocast(x_TD.device.type, enabled=False):
+        if not x_TD.is_cuda:
+            return function(x_TD, *args)
+        for each in (x_TD, *args):
+            if isinstance(each, torch.Tensor):
+                torch._dynamo.maybe_mark_dynamic(each, 0)
+        return _compiled(function)(x_TD, *args)
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Any:
+    torch._dynamo.config.recompile_limit = MAX_FORMS
+    torch._dynamo.config.specialize_float = True  # eps and scaling are constants
+    return torch.compile(function)
