@@ -31,9 +31,11 @@ from fxray.grpo.types import PolicyBlob, ProbeGap, RolloutGroup, TrainingGroup, 
 from fxray.spans import Span
 from fxray.waiting import waiting_for
 
-POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE = "adapter", "reference", "optimizer.safetensors"
-PARTS = (POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE)
-"""The learner's part of a checkpoint, and where each lies in it."""
+POLICY_FOLDER, TRAINED_FOLDER, REFERENCE_FOLDER = "adapter", "policy", "reference"
+OPTIMIZER_FILE = "optimizer.safetensors"
+PARTS = (POLICY_FOLDER, TRAINED_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE)
+"""The learner's part of a checkpoint, and where each lies in it. `adapter` is for use: the policy, or with
+`grpo.ema_decay` the average of the policies, and then `policy` is the one that is trained."""
 LOOK_EVERY_S = 1.0
 
 MEANS = {"kl": "kl", "clip_frac": "clipped", "importance": "importance", "entropy": "surprisal"}
@@ -243,7 +245,7 @@ class LearnerGroup:
         self._all("reset_optimizer")
 
     def save(self, path: Path) -> None:
-        """Writes policy (in `path/adapter`), reference and optimizer below `path`, on the driver's node.
+        """Writes policy (in `path/adapter`, see `PARTS`), reference and optimizer below `path`, on the driver's node.
 
         One part after the other, for those of whole weights are large.
 
@@ -261,6 +263,8 @@ class LearnerGroup:
             CheckpointError: A part is missing, damaged, or of another model.
         """
         for part in PARTS:
+            if part == TRAINED_FOLDER and not (path / part).is_dir():
+                continue
             try:
                 is_file = part == OPTIMIZER_FILE
                 files = {part: (path / part).read_bytes()} if is_file else read_folder(path / part)

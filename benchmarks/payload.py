@@ -112,12 +112,13 @@ class Recorder:
         remote, get, put = ActorMethod._remote, ray.get, ray.put
 
         def recorded_remote(method: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-            reference = remote(method, args, kwargs, **options)
+            returned = remote(method, args, kwargs, **options)
             if self._is_on:
                 role, name = _role(method), _name(method, args)
                 self._blobs[f"driver -> {role}: {name}"].append(pickled((args, kwargs)))
-                self._origins[reference] = f"{role} -> driver: {name}"
-            return reference
+                for reference in returned if isinstance(returned, list) else [returned]:
+                    self._origins[reference] = f"{role} -> driver: {name}"
+            return returned
 
         def recorded_get(refs: Any, *args: Any, **kwargs: Any) -> Any:
             values = get(refs, *args, **kwargs)

@@ -136,6 +136,8 @@ class UpdateSettings:
     importance_cap: float
     num_updates: int
     max_new_tokens: int
+    ema_weight: float = 0.0
+    """Share of the policy after the update in the average of the policies; 0 keeps no average."""
 
 
 @dataclass(frozen=True, slots=True)

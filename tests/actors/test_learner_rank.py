@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
-from actors.learner import PARTS, LearnerSpec, RankPass
+from actors.learner import PARTS, TRAINED_FOLDER, LearnerSpec, RankPass
 from actors.learner_rank import LearnerWorker
 from fxray.data.frame import Frame
 from fxray.errors import CheckpointError, DataError, ModelError, ResourceError
@@ -103,9 +103,14 @@ def groups(random_model_dir):
     return [make_group(random_model_dir, index) for index in range(4)]
 
 
+def of_part(saved, part):
+    """The files of a part of a saved state."""
+    return {path.removeprefix(f"{part}/"): saved[path] for path in saved if path.startswith(f"{part}/")}
+
+
 def of_adapter(saved):
     """The files of the policy in a saved state, as SFT leaves them."""
-    return {path.removeprefix("adapter/"): saved[path] for path in saved if path.startswith("adapter/")}
+    return of_part(saved, "adapter")
 
 
 def weights(worker):
@@ -121,7 +126,8 @@ def restore(worker, saved, where):
     for part in PARTS:
         prefix = f"{part}/"
         files = {name.removeprefix(prefix): saved[name] for name in saved if name == part or name.startswith(prefix)}
-        worker.restore(part, files, f"{where}/{part}")
+        if files or part != TRAINED_FOLDER:
+            worker.restore(part, files, f"{where}/{part}")
 
 
 def test_the_first_update_is_on_policy_and_at_the_reference(worker, groups):
@@ -206,6 +212,30 @@ def test_resume_is_bit_exact(worker, groups, random_model_dir):
     }
     restore(worker, saved, "saved")
     assert weights(worker) != expected
+
+
+def test_the_average_of_the_policies_is_for_use_and_resumes_bit_exactly(worker, groups, random_model_dir):
+    saved = state(worker)
+    assert not [name for name in saved if name.startswith("policy/")]
+    policies = []
+    for number in (1, 2, 3):
+        worker.update(one_pass(*groups), replace(SETTINGS, ema_weight=1 / number), num_groups=4)
+        policies.append(load(weights(worker)))
+    averaged = state(worker)
+    used, trained = of_part(averaged, "adapter"), of_part(averaged, "policy")
+    for name, tensor in load(used["adapter_model.safetensors"]).items():
+        torch.testing.assert_close(tensor, sum(policy[name] for policy in policies) / 3)
+        assert not torch.equal(tensor, policies[2][name])
+    assert trained["adapter_model.safetensors"] == weights(worker)
+
+    fresh = start(random_model_dir)
+    restore(fresh, averaged, "saved")
+    assert state(fresh) == averaged
+    for each in (worker, fresh):
+        each.update(one_pass(*groups), replace(SETTINGS, ema_weight=0.5), num_groups=4)
+    assert state(fresh) == state(worker) != averaged
+    restore(worker, saved, "saved")
+    assert state(worker) == saved
 
 
 def test_a_reset_optimizer_is_a_fresh_one(worker, groups, random_model_dir):
