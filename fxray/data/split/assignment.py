@@ -12,6 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+SAME = 1e-9
+"""Costs that differ by less, as a share of the largest, are alike: rounding, which processors do each in their way."""
+
+
 def deal(
     clusters_N: NDArray[np.int64], strata_NK: NDArray[np.int64], fractions: Sequence[float], rng: np.random.Generator
 ) -> NDArray[np.int64]:
@@ -46,7 +50,8 @@ def deal(
         rows = by_cluster[ends_C[c] - sizes_C[c] : ends_C[c]]
         strata, counts = np.unique(strata_NK[rows], return_counts=True)
         rise_PS = counts * (2 * (held_PS[:, strata] - wanted_PS[:, strata]) + counts)
-        part = int((rise_PS @ weights_S[strata]).argmin())
+        rise_P = (rise_PS * weights_S[strata]).sum(1)
+        part = int((rise_P <= rise_P.min() + SAME * np.abs(rise_P).max()).argmax())
         held_PS[part, strata] += counts
         part_C[c] = part
     return part_C[cluster_N]
