@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-
 SAME = 1e-9
 """Costs that differ by less, as a share of the largest, are alike: rounding, which processors do each in their way."""
 
