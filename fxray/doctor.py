@@ -102,8 +102,9 @@ def _libraries() -> Iterator[Finding]:
 def _imports(name: str, remedy: str) -> Finding:
     try:
         module = importlib.import_module(name)
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        return Finding(Level.FAIL, f"import {name}", f"{type(error).__name__}: {str(error).splitlines()[0]}", remedy)
+    except Exception as error:  # noqa: BLE001 (what does not fit raises anything, such as ValueError for another numpy)
+        reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        return Finding(Level.FAIL, f"import {name}", reason, remedy)
     return Finding(Level.OK, f"import {name}", getattr(module, "__version__", "works"))
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxray.cli.arguments import ConfigOption, SetOption, checked_config
+from fxray.errors import DataError
 
 if TYPE_CHECKING:
+    from pyarrow.parquet import FileMetaData
     from rich.table import Table
 
     from fxray.capacity.plan import Plan
@@ -63,8 +65,9 @@ def plan(
     device = find_gpu(gpu)
     memory_bytes = int(memory_gib * GIB) if memory_gib else device.memory_bytes
     network = ClusterCoefficients(link_bytes_per_s=link_gbit * 1e9 / 8) if link_gbit else ClusterCoefficients()
-    rows = num_samples or _rows_of(tree.data.train) or PAPER_SAMPLES
-    image_bytes = _image_bytes(tree.data.train)
+    footer = _footer(tree.data.train)
+    rows = num_samples or (footer.num_rows if footer is not None else 0) or PAPER_SAMPLES
+    image_bytes = _image_bytes(footer)
     result = draw_plan(tree, device, memory_bytes, rows, image_bytes=image_bytes, network=network)
     if as_json:
         typer.echo(json.dumps(result.as_json(), indent=2))
@@ -78,22 +81,31 @@ def plan(
         raise typer.Exit(1)
 
 
-def _rows_of(file: Path | None) -> int | None:
-    """Rows of a Parquet file, from its footer alone; None where it is not there."""
+def _footer(file: Path | None) -> "FileMetaData | None":
+    """What the end of a Parquet file says of it; None where it is not there.
+
+    Raises:
+        DataError: It is no Parquet file, or damaged.
+    """
     if file is None or not file.is_file():
         return None
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return int(pq.read_metadata(file).num_rows)
+    try:
+        return pq.read_metadata(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"is no readable Parquet file: {str(error).splitlines()[0]}",
+            where=str(file),
+            remedy="make one with `fxray data import`",
+        ) from error
 
 
-def _image_bytes(file: Path | None) -> int | None:
-    """Bytes of a mean encoded image in a dataset's Parquet file, from its footer alone; None where it is not there."""
-    if file is None or not file.is_file():
+def _image_bytes(metadata: "FileMetaData | None") -> int | None:
+    """Bytes of a mean encoded image in a dataset, from its file's footer alone; None without one."""
+    if metadata is None:
         return None
-    import pyarrow.parquet as pq
-
-    metadata = pq.read_metadata(file)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     columns = [group.column(i) for group in groups for i in range(group.num_columns)]
     num_bytes = sum(column.total_uncompressed_size for column in columns if column.path_in_schema.startswith("image"))

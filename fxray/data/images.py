@@ -110,8 +110,10 @@ def decode_image(encoded: bytes, where: str) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """An opened image as RGB, turned upright by its EXIF orientation, as `decode_image` gives it."""
-    return ImageOps.exif_transpose(eight_bits(image)).convert("RGB")
+    """An opened image as RGB, turned upright by its EXIF orientation, as `decode_image` gives it: pixels alone."""
+    upright = ImageOps.exif_transpose(eight_bits(image)).convert("RGB")
+    upright.info = {}  # Pillow would write a comment into every JPEG that is made of it
+    return upright
 
 
 def pending_orientation(image: Image.Image) -> int:

@@ -140,6 +140,7 @@ def _thumbnail(encoded: bytes | None) -> tuple[tuple[int, int], str]:
     image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     image.getexif()[ORIENTATION_TAG] = orientation
     image = ImageOps.exif_transpose(image)
+    image.info = {}  # Pillow would write a comment of the original into the JPEG
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     scale = _THUMBNAIL_PX / max(image.size)

@@ -69,6 +69,14 @@ def test_a_library_that_breaks_on_import_fails_with_its_first_line(installed, mo
     assert finding.remedy == "uninstall it"
 
 
+def test_a_library_built_for_another_numpy_and_one_that_says_nothing_are_findings(monkeypatch, tmp_path):
+    (tmp_path / "of_another.py").write_text("raise ValueError('numpy.dtype size changed')")
+    (tmp_path / "silent.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert doctor._imports("of_another", remedy="").found == "ValueError: numpy.dtype size changed"
+    assert doctor._imports("silent", remedy="").found == "ImportError"
+
+
 def test_torchaudio_that_the_hook_hides_is_well(installed, monkeypatch):
     installed["torchaudio"] = "2.11.0"
     for name in ("torchaudio", "torchvision", "vllm"):

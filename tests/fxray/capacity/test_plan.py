@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -17,7 +18,7 @@ from fxray.capacity.weights import count_adapter, count_weights
 from fxray.cli.app import app
 from fxray.config.limits import check
 from fxray.config.load import load_config, shipped_folder
-from fxray.errors import ResourceError
+from fxray.errors import DataError, ResourceError
 from fxray.model.packed import LOGITS_BUDGET
 
 H100 = GPUS["h100"]
@@ -208,6 +209,12 @@ class TestCommand:
         assert content["fits"] is True
         assert content["role_bytes"]["learner rank"] == pytest.approx(12.92 * GIB, rel=0.01)
         assert content["hours"] > 0
+
+    def test_rows_that_are_no_parquet_file_are_one_error_with_its_place(self, tmp_path: Path) -> None:
+        (tmp_path / "train.jsonl").write_text("{}")
+        result = self.run("--config", "qwen2.5-vl-7b", "--set", f"data.train={tmp_path / 'train.jsonl'}")
+        assert isinstance(result.exception, DataError)
+        assert str(result.exception).startswith(f"{tmp_path / 'train.jsonl'}: is no readable Parquet file")
 
     def test_without_gpus_it_counts_the_hosts_memory(self) -> None:
         assert "no GPU is asked for" in self.run("--config", "tiny").stdout

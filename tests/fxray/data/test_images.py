@@ -32,6 +32,13 @@ def test_orientation_is_applied_once() -> None:
     assert decode_image(_encoded(upright, "PNG"), "here").size == (20, 40)
 
 
+@pytest.mark.parametrize("form", ["JPEG", "GIF"])
+def test_a_comment_is_not_passed_on_to_what_is_made_of_the_pixels(form: str) -> None:
+    encoded = _encoded(Image.new("RGB", (8, 8)), form, comment=b"Jane Doe, 12 Elm St")
+    assert b"Jane" in encoded
+    assert b"Jane" not in _encoded(decode_image(encoded, "here"), "JPEG")
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "I;16"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     image = Image.new("L", (8, 6), 128).convert(mode) if mode != "I;16" else Image.new("I;16", (8, 6), 128)

@@ -101,6 +101,13 @@ def page_of(tmp_path: Path, records: list[dict], thumbnail: bytes = b"") -> str:
     return (tmp_path / "report.html").read_text("utf-8")
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_the_page_says_whether_it_holds_personal_metadata(tmp_path: Path, records: list[dict], keeps: bool) -> None:
+    write_page(tmp_path / "report.html", records, lambda _: b"", {"keeps_personal_metadata": keeps})
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert ("are left out" in page, "think before you hand it on" in page) == (not keeps, keeps)
+
+
 def test_what_a_model_or_a_file_says_stays_text_on_the_page(tmp_path: Path, records: list[dict]) -> None:
     page = page_of(tmp_path, records)
     assert "<img" not in page
