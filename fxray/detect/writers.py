@@ -22,6 +22,7 @@ COLUMNS = (
     "width_px", "height_px", "sha256", "origin", "problem", "adapter_sha256",
 )  # fmt: skip
 MAX_DRAWN_PX = 2048
+MAX_STEM_BYTES = 80
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -101,7 +102,8 @@ def draw_all(records: Sequence[Record], base: Path, folder: Path) -> list[str]:
 def drawing_name(record: Record) -> str:
     """A name for the drawing of an image that is unlike those of all other images."""
     stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(record["file"]).name).lstrip(".")
-    return f"{stem[:80]}-{record['sha256'][:8]}.png"
+    short = stem.encode("utf-8", "replace")[:MAX_STEM_BYTES].decode("utf-8", "ignore")
+    return f"{short}-{record['sha256'][:8]}.png"
 
 
 def _draw(record: Record, base: Path, folder: Path) -> str:

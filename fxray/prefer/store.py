@@ -91,6 +91,13 @@ def new_study(path: Path, facts: dict[str, Any]) -> Iterator[sqlite3.Connection]
     """
     if path.exists():
         raise DataError("is there already", where=str(path), remedy="choose another name; a study file holds votes")
+    for left in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-journal")):
+        if left.exists():
+            raise DataError(
+                "is of a study that was not closed, and SQLite would put its votes into a new one of that name",
+                where=str(left),
+                remedy="choose another name, or remove this file too",
+            )
     with atomic_path(path) as aside:
         connection = sqlite3.connect(aside, isolation_level=None)
         try:

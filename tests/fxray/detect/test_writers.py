@@ -80,6 +80,13 @@ def test_coco_can_be_scored_and_imported_again(tmp_path: Path, records: list[dic
     assert (read.label, read.annotator) == ("generated", f"fxray {'cd' * 6}")
 
 
+def test_a_drawing_of_a_long_name_in_any_script_has_a_name_that_file_systems_take() -> None:
+    for name in ("a" * 200, "雨" * 80, "é" * 120, "\ud800x"):
+        made = drawing_name({"file": f"in/{name}.jpg", "sha256": "ab" * 32})
+        assert made.endswith("-abababab.png")
+        assert len(made.encode()) <= 80 + len("-abababab.png")
+
+
 def test_drawings_are_made_once_and_only_of_the_image_that_was_examined(tmp_path: Path, records: list[dict]) -> None:
     out = tmp_path / "out"
     assert draw_all(records, out, out / "drawn") == []

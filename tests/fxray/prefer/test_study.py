@@ -135,3 +135,11 @@ def test_a_study_that_is_there_is_never_replaced(study, files, sources):
     with pytest.raises(DataError, match="is there already"):
         create(study, files, sources)
     assert study.read_bytes() == before
+
+
+def test_votes_of_a_study_that_was_not_closed_do_not_come_into_a_new_one(study, files, sources):
+    study.with_name(f"{study.name}-wal").write_bytes(b"votes")
+    study.unlink()
+    with pytest.raises(DataError, match=r"-wal: is of a study that was not closed"):
+        create(study, files, sources)
+    assert not study.exists()
