@@ -112,6 +112,14 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") or "-"
 
 
+def distinct_slug(text: str) -> str:
+    """The same, and different for different texts: one that a name cannot hold as it is gets letters of its own."""
+    if re.fullmatch(r"[a-z0-9.][a-z0-9.-]*", text):
+        return text
+    readable = slug(Path(text).name)[:40].strip("-")
+    return "-".join(filter(None, [readable, hashlib.sha256(text.encode()).hexdigest()[:8]]))
+
+
 def write_atomically(path: Path, content: bytes | str, *, makes_folder: bool = True) -> None:
     """Writes a whole file, or leaves the old one; see `atomic_path`.
 

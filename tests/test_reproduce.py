@@ -63,16 +63,16 @@ def test_both_trainings_are_measured_and_share_their_sft(folder: Path) -> None:
     assert all(line["metrics"]["accuracy"]["value"] is not None for line in lines.values())
     assert set(lines["GRPO γ throughout"]["gains"]) == {"accuracy", "iou"}
     runs = folder / "out" / "runs"
-    weights = [runs / name / "sft/adapter/adapter_model.safetensors" for name in ("base", "schedule-fixed-gamma")]
+    weights = [runs / name / "sft/adapter/adapter_model.safetensors" for name in ("base", "grpo.schedule-fixed-gamma")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-    logs = [(runs / name / "metrics.jsonl").read_text() for name in ("base", "schedule-fixed-gamma")]
+    logs = [(runs / name / "metrics.jsonl").read_text() for name in ("base", "grpo.schedule-fixed-gamma")]
     assert [log.count('"phase": "sft"') for log in logs] == [6, 6]
     assert "SYNTHETIC" in (folder / "out" / "rows" / "rows.md").read_text()
     assert (folder / "out" / "rows" / "curves.svg").stat().st_size > 10_000
 
 
 def test_what_is_done_is_not_done_again_and_other_images_are_answered(folder: Path) -> None:
-    reports = [folder / "out" / "runs" / name / "report.html" for name in ("base", "schedule-fixed-gamma")]
+    reports = [folder / "out" / "runs" / name / "report.html" for name in ("base", "grpo.schedule-fixed-gamma")]
     written = [report.stat().st_mtime_ns for report in reports]
     done = reproduce(folder, "--ood", f"again={folder / 'out' / 'data' / 'test.parquet'}")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -4,7 +4,6 @@ Legend: N images, B images of a batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +16,8 @@ from fxray.baselines.ports import Answer, OnStep
 from fxray.baselines.training import Recipe, quick_products, run_training
 
 Pixels = NDArray[np.uint8]
-_PREDICTED_TOGETHER = 16
+MOST_TOGETHER, MOST_PIXELS_TOGETHER = 16, 2**22
+"""Images that are answered at once; a larger one is answered alone."""
 
 
 class Fitted(Protocol):
@@ -85,13 +85,25 @@ class Classifier:
 
     def answers(self, images: Iterable[Pixels]) -> Iterator[Answer]:
         """The same of pixels, uint8 [H, W, 3] each; neighbours of one size are answered together."""
-        seen = map(self._to_answer, images)
-        places = enumerate(seen)
-        for _, group in groupby(places, lambda pair: (pair[0] // _PREDICTED_TOGETHER, pair[1].shape)):
-            batch = to_tensor([pixels for _, pixels in group], self._device)
+        for together in in_batches(map(self._to_answer, images)):
+            batch = to_tensor(together, self._device)
             with torch.inference_mode():
                 yield from (Answer(score) for score in self._logits(batch).sigmoid().tolist())
 
     def _logits(self, batch: torch.Tensor) -> torch.Tensor:
         with quick_products(self._device):
             return self._network(batch).float()
+
+
+def in_batches(images: Iterable[Pixels]) -> Iterator[list[Pixels]]:
+    """Neighbours of one size, as many as memory can be asked for."""
+    batch: list[Pixels] = []
+    for pixels_HW3 in images:
+        height, width, _ = pixels_HW3.shape
+        is_full = len(batch) == MOST_TOGETHER or (len(batch) + 1) * height * width > MOST_PIXELS_TOGETHER
+        if batch and (is_full or pixels_HW3.shape != batch[0].shape):
+            yield batch
+            batch = []
+        batch.append(pixels_HW3)
+    if batch:
+        yield batch

@@ -34,11 +34,16 @@ class Frequency:
 
     def fit(self, images: Pictures, is_generated_N: NDArray[np.bool_], masks: Masks, on_step: OnStep) -> None:  # noqa: ARG002
         """Transforms each image once, then fits the regression."""
-        self._head.fit(_spectra(images, on_step), is_generated_N)
+        rows = []
+        for pixels_HW3 in images.each():
+            rows.append(radial_spectrum(pixels_HW3))
+            on_step(len(rows), len(images), np.nan)
+        self._head.fit(np.array(rows), is_generated_N)
 
     def predict(self, images: Pictures) -> Iterator[Answer]:
         """The regression's probability."""
-        return map(Answer, self._head.predict(_spectra(images)))
+        for pixels_HW3 in images.each():
+            yield from map(Answer, self._head.predict(radial_spectrum(pixels_HW3)[None]))
 
 
 def radial_spectrum(pixels_HW3: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -61,12 +66,3 @@ def radial_spectrum(pixels_HW3: NDArray[np.uint8]) -> NDArray[np.float64]:
     if not len(known):
         return np.zeros(NUM_STEPS)
     return np.interp(np.arange(NUM_STEPS), known, np.log(sums[known] / counts[known] + 1e-12))
-
-
-def _spectra(images: Pictures, on_step: OnStep | None = None) -> NDArray[np.float64]:
-    rows = []
-    for pixels_HW3 in images.each():
-        rows.append(radial_spectrum(pixels_HW3))
-        if on_step:
-            on_step(len(rows), len(images), np.nan)
-    return np.array(rows)

@@ -17,6 +17,8 @@ from fxray.baselines.ports import Answer, OnStep, Settings
 from fxray.data.check.images import file_facts
 from fxray.data.check.leaks import file_features, new_classifier
 
+_TOGETHER = 64
+
 
 class LeakProbe:
     """Gradient-boosted trees on facts of the files."""
@@ -32,15 +34,17 @@ class LeakProbe:
     def fit(self, images: Pictures, is_generated_N: NDArray[np.bool_], masks: Masks, on_step: OnStep) -> None:  # noqa: ARG002
         """Looks at each file once, then grows the trees."""
         with threadpool_limits(1):
-            self._model.fit(_features(images), is_generated_N)
+            self._model.fit(_features(images, 0, len(images)), is_generated_N)
         on_step(len(images), len(images), math.nan)
 
     def predict(self, images: Pictures) -> Iterator[Answer]:
         """The share of generated images among those whose files look alike."""
-        with threadpool_limits(1):
-            scores_N = self._model.predict_proba(_features(images))[:, 1]
-        return (Answer(float(score)) for score in scores_N)
+        for start in range(0, len(images), _TOGETHER):
+            with threadpool_limits(1):
+                scores = self._model.predict_proba(_features(images, start, start + _TOGETHER))[:, 1].tolist()
+            yield from map(Answer, scores)
 
 
-def _features(images: Pictures) -> NDArray[np.float64]:
-    return file_features([file_facts(images.encoded(i), images.where(i)) for i in range(len(images))])
+def _features(images: Pictures, start: int, end: int) -> NDArray[np.float64]:
+    places = range(len(images))[start:end]
+    return file_features([file_facts(images.encoded(place), images.where(place)) for place in places])

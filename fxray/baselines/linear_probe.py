@@ -52,22 +52,24 @@ class LinearProbe:
 
     def fit(self, images: Pictures, is_generated_N: NDArray[np.bool_], masks: Masks, on_step: OnStep) -> None:  # noqa: ARG002
         """Encodes each image once, then fits the head."""
-        self._head.fit(self._features(images, on_step), is_generated_N)
+        parts = []
+        for features_BF in self._features(images):
+            parts.append(features_BF)
+            on_step(sum(map(len, parts)), len(images), math.nan)
+        self._head.fit(np.concatenate(parts), is_generated_N)
 
     def predict(self, images: Pictures) -> Iterator[Answer]:
         """The head's probability."""
-        return map(Answer, self._head.predict(self._features(images)))
+        for features_BF in self._features(images):
+            yield from map(Answer, self._head.predict(features_BF))
 
-    def _features(self, images: Pictures, on_step: OnStep | None = None) -> NDArray[np.float64]:
-        parts = []
+    def _features(self, images: Pictures) -> Iterator[NDArray[np.float64]]:
+        """Of some images at a time, so that whoever waits hears of them."""
         for start in range(0, len(images), _TOGETHER):
             end = min(start + _TOGETHER, len(images))
             seen = [Image.fromarray(images.pixels(place)) for place in range(start, end)]
             with torch.inference_mode():
-                parts.append(self._encode(seen).double().cpu().numpy())
-            if on_step:
-                on_step(end, len(images), math.nan)
-        return np.concatenate(parts)
+                yield self._encode(seen).double().cpu().numpy()
 
 
 def _open_encoder(folder: Path, device: torch.device) -> tuple[Encode, int]:

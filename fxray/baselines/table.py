@@ -20,8 +20,8 @@ NAME = "baselines"
 CHANCE = 0.5
 """Balanced accuracy of a guess."""
 HEADER = (
-    "baseline", "accuracy", "AUROC", "IoU", "box AP .1 to .5", "real with boxes", "beats chance", f"beats {FLOOR}",
-    "fit, s", "predict, ms an image", "MiB", "parameters",
+    "baseline", "settings", "accuracy", "AUROC", "IoU", "box AP .1 to .5", "real with boxes", "beats chance",
+    f"beats {FLOOR}", "fit, s", "predict, ms an image", "MiB", "parameters",
 )  # fmt: skip
 
 
@@ -83,6 +83,7 @@ def _row(record: Mapping[str, Any], scored: Evaluation, gain: Estimate | None) -
     estimates += [metrics[name] for name in ("iou", "box_ap", "hallucination")]
     memory = [record["peak_memory_mib"], *filter(None, [record["peak_device_memory_mib"]])]
     cells = (
+        _settings(record["key"]),
         *(estimate_cell(estimate.to_json()) for estimate in estimates),
         _shown(metrics["balanced_accuracy"].low > CHANCE),
         NOTHING if gain is None else _shown(gain.low > 0),
@@ -92,6 +93,13 @@ def _row(record: Mapping[str, Any], scored: Evaluation, gain: Estimate | None) -
         f"{record['num_parameters']:,}",
     )
     return PaperRow(record["name"], record["name"], cells, ())
+
+
+def _settings(key: Mapping[str, Any]) -> str:
+    """What one baseline may have other than the next."""
+    epochs = "" if key["epochs"] is None else f"{key['epochs']} epochs"
+    weights = "" if key["weights_sha256"] is None else f"weights {key['weights_sha256'][:8]}"
+    return ", ".join(filter(None, [key["size"], epochs, weights, key["device"]]))
 
 
 def _shown(is_above: bool) -> str:

@@ -49,8 +49,11 @@ def reproduce(
     from fxray.experiments.experiment import load_experiment, shipped_experiments
 
     chosen = shipped_experiments() if ALL in names else list(dict.fromkeys(names))
-    experiments = {Path(name).stem: load_experiment(name) for name in chosen}
-    outside, size = _outside(ood or []), chosen_size(baselines, "--baselines")
+    stems = [Path(name).stem for name in chosen]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise typer.BadParameter(f"two experiments would both write to {out / twice[0]}: give one file another name")
+    experiments = {stem: load_experiment(name) for stem, name in zip(stems, chosen, strict=True)}
+    outside, size = _outside(ood or [], experiments), chosen_size(baselines, "--baselines")
     load_config(config, overrides or ())  # what is wrong with it is told before heavy imports
     from fxray.experiments.trainings import Setting
 
@@ -73,7 +76,8 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _outside(options: list[str]) -> dict[str, Path]:
+def _outside(options: list[str], experiments: dict[str, "Experiment"]) -> dict[str, Path]:
+    known = sorted({name for experiment in experiments.values() for name in experiment.outside})
     found = {}
     for option in options:
         name, equals, file = option.partition("=")
@@ -81,6 +85,9 @@ def _outside(options: list[str]) -> dict[str, Path]:
             raise typer.BadParameter(f"--ood {option}: expected NAME=FILE, such as 4o=4o.parquet")
         if not Path(file).is_file():
             raise typer.BadParameter(f"--ood {option}: there is no file {file}")
+        if name not in known:
+            hint = f"expected one of {', '.join(known)}" if known else "these experiments ask about none"
+            raise typer.BadParameter(f"--ood {option}: no column is about a data set {name}; {hint}")
         found[name] = Path(file)
     return found
 

@@ -4,6 +4,7 @@ Legend: N samples. A value that does not apply to a sample is NaN and leaves the
 a real one, IoU for an image without annotated regions. An unread verdict applies, and is wrong.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,6 +98,9 @@ def score_samples(
     if not samples:
         raise DataError("there is no sample to score", remedy="give a dataset with at least one row")
     by_id = {prediction.sample_id: prediction for prediction in predictions}
+    if len(by_id) < len(predictions):
+        twice, count = Counter(prediction.sample_id for prediction in predictions).most_common(1)[0]
+        raise DataError(f"sample {twice!r} is answered {count} times", remedy="keep one prediction for each sample")
     check_same_samples(by_id.keys(), {sample.sample_id for sample in samples})
     pairs = [(by_id[sample.sample_id], sample) for sample in samples]
     is_generated = np.array([sample.annotation.verdict is Verdict.GENERATED for sample in samples])

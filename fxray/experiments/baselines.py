@@ -3,12 +3,13 @@
 OUT/baselines/<test or fold>/<baseline>/     as `fxray baseline run` leaves it; what is there is not fitted again
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fxray.baselines.measure import PREDICTIONS
-from fxray.baselines.ports import Settings
+from fxray.baselines.measure import PREDICTIONS, RECORD
+from fxray.baselines.ports import Settings, Size
 from fxray.baselines.registry import BASELINES, find
 from fxray.baselines.run import Outcome, run_baselines
 from fxray.config.tree import Config
@@ -17,7 +18,7 @@ from fxray.events import OnEvent
 from fxray.experiments.data import fold_file
 from fxray.experiments.experiment import OWN, Experiment, split_column
 from fxray.experiments.trainings import Setting
-from fxray.files import file_sha256, slug
+from fxray.files import distinct_slug, file_sha256
 from fxray.launch.data import Splits
 from fxray.versions import versions
 
@@ -31,16 +32,23 @@ class Question:
         train: Parquet file.
         test: Parquet file.
         folder: Of their answers.
+        size: Of the networks that are asked.
     """
 
     name: str
     train: Path
     test: Path
     folder: Path
+    size: Size
 
     def answers(self, baseline: str) -> Path:
         """Where a baseline's predictions lie, once it has answered."""
         return self.folder / baseline / PREDICTIONS
+
+    def is_answered(self, baseline: str) -> bool:
+        """Whether a baseline of this size has answered; what lies there may be of another."""
+        record = self.folder / baseline / RECORD
+        return record.is_file() and json.loads(record.read_bytes())["key"]["size"] == self.size
 
 
 Fit = Callable[[Sequence[str], Question, Setting, Config, OnEvent], Outcome]
@@ -60,15 +68,16 @@ def questions_of(experiment: Experiment, folds: Sequence[str], splits: Splits, s
         scheme = experiment.split
         files = [[fold_file(setting.out, scheme, fold, name) for name in ("train", "test")] for fold in folds]
         return [
-            Question(fold, train, test, out / f"{scheme.name}-{slug(fold)}")
+            Question(fold, train, test, out / f"{scheme.name}-{distinct_slug(fold)}", setting.baseline_size)
             for fold, (train, test) in zip(folds, files, strict=True)
         ]
     questions = []
     for test in dict.fromkeys(split_column(column)[0] for column in experiment.columns):
         if test == OWN:
-            questions.append(Question(test, splits.train, splits.test, out / test))
+            questions.append(Question(test, splits.train, splits.test, out / test, setting.baseline_size))
         elif (file := setting.outside.get(test)) is not None:
-            questions.append(Question(test, splits.train, file, out / f"{test}-{file_sha256(file)[:12]}"))
+            folder = out / f"{test}-{file_sha256(file)[:12]}"
+            questions.append(Question(test, splits.train, file, folder, setting.baseline_size))
     return questions
 
 
@@ -110,10 +119,10 @@ def has_boxes(baseline: str) -> bool:
 
 def state_of_baseline(baseline: str, questions: Sequence[Question], failures: Mapping[str, str]) -> str:
     """Why it has no answers, or no more; empty where all are there."""
-    lacking = [question.name for question in questions if not question.answers(baseline).is_file()]
-    if not lacking:
-        return ""
-    return failures.get(key_of(baseline)) or f"not fitted for {', '.join(lacking)}"
+    if reason := failures.get(key_of(baseline)):
+        return reason
+    lacking = [question.name for question in questions if not question.is_answered(baseline)]
+    return f"not fitted for {', '.join(lacking)}" if lacking else ""
 
 
 def key_of(baseline: str) -> str:

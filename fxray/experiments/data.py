@@ -14,7 +14,7 @@ from fxray.data.synth.families import FAMILIES
 from fxray.evaluate.groups import group_of, has_planted_defects
 from fxray.events import OnEvent
 from fxray.experiments.experiment import SplitSettings
-from fxray.files import slug
+from fxray.files import distinct_slug
 from fxray.launch.data import Splits, prepare_data
 from fxray.launch.parts import on_all_cores
 from fxray.launch.run import RunDirectory
@@ -112,7 +112,7 @@ def _groups(generators: Iterable[str]) -> dict[str, str]:
 
 
 def _fold_dir(out: Path, settings: SplitSettings, fold: str) -> Path:
-    return out / "folds" / settings.name / slug(fold)
+    return out / "folds" / settings.name / distinct_slug(fold)
 
 
 def _overrides(files: Sequence[Path]) -> list[str]:

@@ -22,6 +22,8 @@ from fxray.config.document import read_document
 from fxray.config.load import find_yaml, shipped_folder
 from fxray.config.tree import Count, Fraction, Section
 from fxray.config.validate import validate
+from fxray.data.changes import HARDSHIPS
+from fxray.evaluate.scores import METRICS
 
 OWN = "own"
 """The test split of the training itself; other tests are data sets from outside."""
@@ -117,6 +119,14 @@ class Experiment(Section):
             raise ValueError("no `baseline` is asked about changed images")
         if self.kind == "folds" and any(row.baseline and row.part != "overall" for row in self.rows):
             raise ValueError("a `baseline` in folds has part: overall")
+        metrics = [split_column(column)[1] if self.kind == "trainings" else column for column in self.columns]
+        if unknown := [metric for metric in metrics if metric not in METRICS]:
+            raise ValueError(f"`columns` has {unknown[0]!r}, expected of {', '.join(METRICS)}")
+        changes = [change.name for change in HARDSHIPS]
+        if unknown := [row.change for row in self.rows if row.change and row.change not in changes]:
+            raise ValueError(f"`change` is {unknown[0]!r}, expected one of {', '.join(changes)}")
+        if self.kind != "robustness" and any(row.change for row in self.rows):
+            raise ValueError("`change` goes with kind robustness, and with no other")
         if unknown := sorted({key for row in self.rows for key in row.paper if key not in self.columns}):
             raise ValueError(f"`paper` has {unknown[0]!r}, which is no column")
         return self

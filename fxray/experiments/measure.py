@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -176,7 +176,7 @@ def _measure_baseline(
 ) -> Line:
     """Of all folds that a baseline has answered."""
     state = state_of_baseline(row.baseline, questions, failures)
-    files = [(q.answers(row.baseline), q.test) for q in questions if q.answers(row.baseline).is_file()]
+    files = [(q.answers(row.baseline), q.test) for q in questions if q.is_answered(row.baseline)]
     if not files:
         return Line(row.title, state, _name_of(row), paper=row.paper)
     config, says_where = setting.configure(()), has_boxes(row.baseline)
@@ -213,9 +213,9 @@ def _evaluations(
     if row.absent:
         return {}
     if row.baseline:
-        own, asked = setting.configure(()), {q.name: (q.answers(row.baseline), q.test) for q in questions}
+        own, asked = setting.configure(()), [q for q in questions if q.is_answered(row.baseline)]
         says_where = has_boxes(row.baseline)
-        return {test: _evaluate([file], own, says_where) for test, file in asked.items() if file[0].is_file()}
+        return {q.name: _evaluate([(q.answers(row.baseline), q.test)], own, says_where) for q in asked}
     training = training_of(row)
     run = RunDirectory(training.folder(setting.out))
     config = config_of(run.root)
@@ -240,7 +240,7 @@ def _fold_evaluation(training: Training, setting: Setting) -> Evaluation | None:
 
 
 def _pooled(trainings: Sequence[Training], setting: Setting) -> Evaluation:
-    """All folds as one: every image is answered by the detector that did not see it."""
+    """All folds as one: every image is answered by detectors that did not see it."""
     folders = [training.folder(setting.out) for training in trainings]
     files = [
         (RunDirectory(folder).predictions(_last(training, setting.out)), recorded_splits(folder).test)
@@ -261,14 +261,19 @@ def _evaluate(files: Sequence[tuple[Path, Path]], config: Config, says_where: bo
 def _evaluate_once(
     files: tuple[tuple[Path, int, Path], ...], num_bootstrap: int, seed: int, has_boxes: bool
 ) -> Evaluation:
-    """Tables are written after every training; answers that did not change are scored once."""
+    """Tables are written after every training; answers that did not change are scored once.
+
+    Where generators are held out in turn, an image may be in the test parts of several folds. Each answer counts.
+    """
     said: list[Prediction] = []
     samples: list[Sample] = []
-    for answers, _, data in files:
+    for number, (answers, _, data) in enumerate(files):
         predictions = read_predictions(answers)
         answered = {prediction.sample_id for prediction in predictions}
-        said += predictions
-        samples += [sample for sample in Dataset.open(data).samples if sample.sample_id in answered]
+        mark = f"{number}:" if len(files) > 1 else ""
+        said += [replace(each, sample_id=mark + each.sample_id) for each in predictions]
+        chosen = [sample for sample in Dataset.open(data).samples if sample.sample_id in answered]
+        samples += [replace(each, sample_id=mark + each.sample_id) for each in chosen]
     return evaluate(said, samples, num_bootstrap=num_bootstrap, seed=seed, has_boxes=has_boxes)
 
 

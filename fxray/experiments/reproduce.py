@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fxray.config.limits import check
-from fxray.config.load import dump_config, load_config
-from fxray.config.tree import Config
 from fxray.errors import ConfigError, FxrayError
 from fxray.events import Note, OnEvent, ignore
 from fxray.experiments import measure
@@ -47,7 +45,7 @@ from fxray.experiments.work import REAL, Launch, answer_outside, change_images, 
 from fxray.files import file_sha256, make_folder, write_atomically
 from fxray.launch.data import Splits
 from fxray.launch.lease import hold
-from fxray.launch.run import changed_fields
+from fxray.launch.run import GO_ON, adopt_config, refuse_changed
 from fxray.report.paper_table import PaperTable
 from fxray.report.training_curves import draw_trainings
 from fxray.versions import versions
@@ -123,11 +121,12 @@ def reproduce(
     make_folder(setting.out)
     config = setting.configure(())
     with hold(setting.out):
-        adopt_config(setting.out, config)
+        adopt_config(setting.out, config, GO_ON)
         splits = prepare_splits(config, setting.out, on_event)
         shared = split_overrides(config, setting.out)
         for experiment in experiments.values():
             refuse_unequal_steps(experiment, setting, shared)
+            _refuse_changed(experiment, setting, shared)
         results, failures = {}, dict[str, str]()
         for name, experiment in experiments.items():
             settings = experiment.split
@@ -191,6 +190,18 @@ def write_experiment(
     return Result(folder, tuple(tables), failed, is_synthetic)
 
 
+def _refuse_changed(experiment: Experiment, setting: Setting, shared: Sequence[str]) -> None:
+    """Keeps a training from standing in a table for what its row, or a file that the row names, says by now.
+
+    Raises:
+        ConfigError: A training was begun with a configuration that comes to something else.
+    """
+    folds = fold_names(experiment.split, setting.configure(())) if experiment.split else []
+    for training in trainings_of(experiment, folds):
+        data = fold_overrides(setting.out, experiment.split, training.fold) if experiment.split else shared
+        refuse_changed(training.folder(setting.out), setting.configure([*data, *training.overrides]), GO_ON)
+
+
 def _work(
     experiment: Experiment,
     training: Training,
@@ -230,24 +241,6 @@ def _planned(title: str, training: Training, setting: Setting) -> PlannedRow:
     state = f"cannot run: {problems[0]}" if problems else state_of(training, setting.out)
     num_train = None if training.fold else num_training_samples(config)
     return PlannedRow(title, training.name, state, num_grpo_steps(config, num_train))
-
-
-def adopt_config(out: Path, config: Config) -> None:
-    """Keeps what is there from being mixed with what another configuration comes to.
-
-    Raises:
-        ConfigError: The folder was begun with a configuration that comes to something else.
-    """
-    file = out / "config.yaml"
-    if file.is_file():
-        changed = changed_fields(load_config(file), config)
-        if changed:
-            raise ConfigError(
-                f"what is here was made with other values of {', '.join(changed)}",
-                where=str(out),
-                remedy="go on with the configuration that it was begun with, or choose another --out",
-            )
-    write_atomically(file, dump_config(config))
 
 
 def _tell_failure(error: Exception, name: str, out: Path, on_event: OnEvent) -> str:

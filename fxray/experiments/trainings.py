@@ -1,5 +1,6 @@
 """Which trainings stand behind the rows of an experiment, how long each is, and how far it has come."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,9 +12,11 @@ from fxray.config.schedule import Stage, load_stages
 from fxray.config.tree import Config
 from fxray.errors import ConfigError
 from fxray.experiments.experiment import Experiment, Row
-from fxray.files import slug
+from fxray.files import distinct_slug, slug
 from fxray.launch.phases import NO_FT, SFT, is_answered
 from fxray.launch.run import RunDirectory
+
+MAX_NAME_CHARACTERS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +58,22 @@ class Training:
 def trainings_of(experiment: Experiment, folds: Sequence[str]) -> list[Training]:
     """The trainings of an experiment, each once, in the order of the rows or folds."""
     if experiment.split is not None:
-        return [Training(f"{experiment.split.name}-{slug(fold)}", (), fold) for fold in folds]
+        return [Training(f"{experiment.split.name}-{distinct_slug(fold)}", (), fold) for fold in folds]
     return list(dict.fromkeys(training_of(row) for row in experiment.rows if row.is_trained))
 
 
 def training_of(row: Row) -> Training:
     """The training that a row is measured on."""
-    parts = [slug("-".join(override.split(".")[-1].split("=", 1))) for override in row.set]
-    return Training("+".join(parts) or "base", row.set)
+    fields = (override.partition("=") for override in row.set)
+    return Training(name_of_values({field: text for field, _, text in fields}), row.set)
+
+
+def name_of_values(texts: Mapping[str, str]) -> str:
+    """A folder's name for values of fields, which no other values have; "base" without any."""
+    name = "+".join(f"{slug(field)}-{distinct_slug(text)}" for field, text in texts.items()) or "base"
+    if len(name) > MAX_NAME_CHARACTERS:
+        name = f"{name[:MAX_NAME_CHARACTERS]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name
 
 
 def config_of(folder: Path) -> Config | None:

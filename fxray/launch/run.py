@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fxray.config.load import dump_config, load_config
 from fxray.config.schedule import load_stages
@@ -24,11 +24,17 @@ from fxray.launch.lease import LEASE_FILE, LOCK_FILE, Lease, hold
 from fxray.sft.settings import MERELY_HOW
 from fxray.versions import versions
 
+CONFIG_FILE, _SCHEDULE_FILE = "config.yaml", "schedule.yaml"
+_CONTINUE = "continue it with the configuration it was started with, or choose another --run-dir"
+GO_ON = "go on with the configuration that it was begun with, or choose another --out"
 Split = Literal["test", "validation"]
 """What the policies of a run answer."""
 RESULT_SECTIONS = ("seed", "model", "data", "sft", "grpo")
+_NUM_ANSWERS = "evaluate.num_samples"
+_RESULT_FIELDS = {"reward.functions", _NUM_ANSWERS, "evaluate.max_new_tokens"}
+"""Fields of other sections that decide what a run comes to."""
 _FREE = {"model.gradient_checkpointing"} | {f"sft.{name}" for name in MERELY_HOW & SftConfig.model_fields.keys()}
-"""Fields of these sections that say in how many parts the work is done; what comes out is the same but for rounding."""
+"""Fields of `RESULT_SECTIONS` that say in how many parts work is done; what comes out is the same but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,11 @@ def open_run(root: Path, config: Config) -> Iterator[RunDirectory]:
     root = root.resolve()
     make_folder(root)
     with hold(root) as lease:
-        _adopt_config(root, config)
+        if not (root / CONFIG_FILE).exists() and any(e.name not in (LOCK_FILE, LEASE_FILE) for e in root.iterdir()):
+            raise ConfigError(
+                "the folder is not empty and is not a run directory", where=str(root), remedy="choose another --run-dir"
+            )
+        adopt_config(root, config, _CONTINUE)
         for leftover in list(root.rglob(".*.tmp")):
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         write_atomically(root / "versions.json", json.dumps(versions(), indent=2) + "\n")
@@ -94,9 +104,9 @@ def finished_phases(root: Path) -> dict[str, Path]:
     Raises:
         CheckpointError: It is no run directory, or nothing is finished in it.
     """
-    if not (root / "config.yaml").is_file():
+    if not (root / CONFIG_FILE).is_file():
         raise CheckpointError("is not a run directory", where=str(root), remedy="give the --run-dir of `fxray train`")
-    run, stages = RunDirectory(root), load_stages(load_config(root / "config.yaml").grpo.schedule)
+    run, stages = RunDirectory(root), load_stages(load_config(root / CONFIG_FILE).grpo.schedule)
     adapters = {name: run.adapter(name) for name in ("sft", *(stage.name for stage in stages))}
     finished = {name: adapter for name, adapter in adapters.items() if adapter.is_dir()}
     if not finished:
@@ -120,52 +130,74 @@ def open_finished(root: Path, overrides: Sequence[str]) -> Iterator[tuple[Config
         ConfigError: An override decides answers: those that are kept in the run would no longer be the policy's.
         FxrayError: Another process works on it.
     """
-    file, finished = root / "config.yaml", finished_phases(root)
+    file, finished = root / CONFIG_FILE, finished_phases(root)
     before, config = load_config(file, []), load_config(file, overrides)
-    changed = changed_fields(before, config)
-    if before.evaluate.max_new_tokens != config.evaluate.max_new_tokens:
-        changed.append("evaluate.max_new_tokens")
-    _refuse_changes(changed, file, "leave them out; `fxray evaluate --config` answers with any settings")
+    changed = [name for name in changed_fields(before, config) if name != _NUM_ANSWERS]  # of what is asked from here on
+    _refuse_changes(changed, root, "leave them out; `fxray evaluate --config` answers with any settings")
     with hold(root):
         yield config, finished
 
 
 def changed_fields(before: Config, now: Config) -> list[str]:
     """Fields that differ, of those that decide what a run comes to."""
-    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
-    changed = [
-        f"{section}.{key}" if isinstance(new[section], dict) else section
-        for section in RESULT_SECTIONS
-        for key in (new[section] if isinstance(new[section], dict) else [""])
-        if (old[section][key] != new[section][key] if key else old[section] != new[section])
-    ]
-    return [name for name in changed if name not in _FREE]
+    old, new = _flat(before), _flat(now)
+    return [name for name in new if old[name] != new[name]]
 
 
-def _refuse_changes(changed: Sequence[str], file: Path, remedy: str) -> None:
+def refuse_changed(root: Path, config: Config, remedy: str) -> None:
+    """Keeps what is in a folder from being taken for what another configuration comes to.
+
+    A schedule in a file of one's own is compared with what the file held when the folder was begun.
+
+    Raises:
+        ConfigError: The folder was begun with a configuration that comes to something else.
+    """
+    file = root / CONFIG_FILE
+    changed = changed_fields(load_config(file, []), with_own_schedule(root, config)) if file.exists() else []
+    _refuse_changes(changed, root, remedy)
+
+
+def adopt_config(root: Path, config: Config, remedy: str) -> None:
+    """Keeps the configuration that a folder is begun with; what is there is never mixed with what another comes to.
+
+    Args:
+        root: Of a run, or of several that share data.
+        config: What it is to be worked on with.
+        remedy: What to do where that comes to something else.
+
+    Raises:
+        ConfigError: It does.
+    """
+    refuse_changed(root, config, remedy)
+    adopted = with_own_schedule(root, config)
+    if adopted.grpo.schedule != config.grpo.schedule:  # kept, for a job's folder goes with the job
+        write_atomically(root / _SCHEDULE_FILE, Path(config.grpo.schedule).read_text(encoding="utf-8"))
+    write_atomically(root / CONFIG_FILE, dump_config(adopted))
+
+
+def with_own_schedule(root: Path, config: Config) -> Config:
+    """The configuration with the folder's own copy of a schedule, where it has, or is to have, an equal one."""
+    own, schedule = root.resolve() / _SCHEDULE_FILE, Path(config.grpo.schedule)
+    if schedule.suffix not in (".yaml", ".yml"):
+        return config
+    if (root / CONFIG_FILE).exists() and not (own.exists() and own.read_bytes() == schedule.read_bytes()):
+        return config
+    return config.model_copy(update={"grpo": config.grpo.model_copy(update={"schedule": str(own)})})
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """Values by name of the fields that decide what a run comes to."""
+    sections = config.model_dump(mode="json")
+    fields = {
+        f"{section}.{key}" if isinstance(values, dict) else section: value
+        for section, values in sections.items()
+        for key, value in (values if isinstance(values, dict) else {"": values}).items()
+    }
+    wanted = {name for name in fields if name.partition(".")[0] in RESULT_SECTIONS} - _FREE | _RESULT_FIELDS
+    return {name: value for name, value in fields.items() if name in wanted}
+
+
+def _refuse_changes(changed: Sequence[str], root: Path, remedy: str) -> None:
     if changed:
-        raise ConfigError(
-            f"this run was started with other values of {', '.join(changed)}", where=str(file), remedy=remedy
-        )
-
-
-def _adopt_config(root: Path, config: Config) -> None:
-    file, own_schedule = root / "config.yaml", root / "schedule.yaml"
-    schedule = None
-    if config.grpo.schedule.endswith((".yaml", ".yml")):  # kept in the run, for a job's folder goes with the job
-        schedule = Path(config.grpo.schedule).read_text(encoding="utf-8")
-        if not file.exists() or (own_schedule.exists() and own_schedule.read_text(encoding="utf-8") == schedule):
-            config = config.model_copy(update={"grpo": config.grpo.model_copy(update={"schedule": str(own_schedule)})})
-    if file.exists():
-        _refuse_changes(
-            changed_fields(load_config(file, []), config),
-            file,
-            "continue it with the configuration it was started with, or choose another --run-dir",
-        )
-    elif any(entry.name not in (LOCK_FILE, LEASE_FILE) for entry in root.iterdir()):
-        raise ConfigError(
-            "the folder is not empty and is not a run directory", where=str(root), remedy="choose another --run-dir"
-        )
-    if schedule is not None and config.grpo.schedule == str(own_schedule):
-        write_atomically(own_schedule, schedule)
-    write_atomically(file, dump_config(config))
+        message = f"what is here was made with other values of {', '.join(changed)}"
+        raise ConfigError(message, where=str(root), remedy=remedy)

@@ -11,12 +11,10 @@
 Every value is drawn here, before anything is trained, so that each setting can be checked first.
 """
 
-import hashlib
 import itertools
 import json
 import math
 import random
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +27,11 @@ from fxray.config.load import anchor
 from fxray.config.tree import Config, Count, Section
 from fxray.config.validate import validate
 from fxray.evaluate.scores import METRICS
-from fxray.files import slug
+from fxray.experiments.trainings import name_of_values
 
 FieldName = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$")]
 SIGNIFICANT_DIGITS = 4
 """Of a number that is drawn: enough for a rate, and short enough for a name."""
-MAX_NAME_CHARACTERS = 120
 UNSUITABLE = {
     "seed": "write the seeds under `seeds`",
     "data.validation": "settings are compared on one validation split",
@@ -244,16 +241,6 @@ def _setting(file: SweepFile, values: Mapping[str, Any]) -> Setting:
     texts = {
         field: value if isinstance(value, str) else json.dumps(value, default=str) for field, value in values.items()
     }
-    parts = [f"{slug(field)}-{_as_name(text)}" for field, text in texts.items()]
-    name = "+".join(parts) or "base"
-    if len(name) > MAX_NAME_CHARACTERS:
-        name = f"{name[:MAX_NAME_CHARACTERS]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    name = name_of_values(texts)
     document = {tuple(field.split(".")): Entry(value, file.origins.get(field, "")) for field, value in values.items()}
     return Setting(name, values, anchor(document, file.path.parent))
-
-
-def _as_name(text: str) -> str:
-    """A value as part of a file name; one that a name cannot hold as it is gets a few letters that tell it apart."""
-    if re.fullmatch(r"[a-z0-9.][a-z0-9.-]*", text):
-        return text
-    return f"{slug(Path(text).stem)[:40]}-{hashlib.sha256(text.encode()).hexdigest()[:4]}"

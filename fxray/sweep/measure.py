@@ -82,11 +82,6 @@ class SettingResult:
     def num_done(self) -> int:
         return sum(not trial.state for trial in self.trials)
 
-    @property
-    def is_done(self) -> bool:
-        """Whether every seed is: what was stopped or failed has no mean that another can be held against."""
-        return self.num_done == len(self.trials)
-
 
 @dataclass(frozen=True, slots=True)
 class Lead:
@@ -155,8 +150,8 @@ def gained(metric: str) -> tuple[str, ...]:
 
 
 def ranked(results: Sequence[SettingResult], metric: str, mode: Literal["max", "min"]) -> list[SettingResult]:
-    """Settings of which every seed is measured, the best first."""
-    found = [(value, r) for r in results if r.is_done and (value := r.metrics[metric]["value"]) is not None]
+    """Settings of which every seed is measured, the best first; one whose metric says nothing is none of them."""
+    found = [(statistics.mean(values), r) for r in results if (values := _values(r, metric)) is not None]
     return [result for _, result in sorted(found, key=lambda pair: pair[0], reverse=mode == "max")]
 
 
@@ -169,11 +164,17 @@ def lead_of(results: Sequence[SettingResult], metric: str, mode: Literal["max", 
         return None
     sign = 1 if mode == "max" else -1
     best, following = order[:2]
-    values = [[float(trial.metrics[metric]["value"] or 0.0) for trial in result.trials] for result in (best, following)]
+    values = (_values(result, metric) or [] for result in (best, following))
     differences = [sign * (one - other) for one, other in zip(*values, strict=True)]
     mean, num = statistics.mean(differences), len(differences)
     reach = float(t.ppf(0.975, num - 1)) * statistics.stdev(differences) / num**0.5 if num > 1 else math.nan
     return Lead(best.setting, following.setting, mean, mean - reach, mean + reach)
+
+
+def _values(result: SettingResult, metric: str) -> list[float] | None:
+    """A metric seed by seed; None where a seed lacks it, for a mean over the others would flatter the setting."""
+    known = [v for trial in result.trials if not trial.state and (v := trial.metrics[metric]["value"]) is not None]
+    return known if len(known) == len(result.trials) else None
 
 
 def is_synthetic(trial: Trial) -> bool:

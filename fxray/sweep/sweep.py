@@ -19,7 +19,6 @@ from fxray.config.tree import Config
 from fxray.errors import ConfigError, FxrayError
 from fxray.events import Note, OnEvent, PhaseStarted, Step, ignore
 from fxray.experiments.data import prepare_splits, split_overrides
-from fxray.experiments.reproduce import adopt_config
 from fxray.experiments.trainings import num_grpo_steps, num_training_samples
 from fxray.experiments.work import take_over_sft
 from fxray.files import make_folder, write_atomically
@@ -27,6 +26,7 @@ from fxray.launch.calibration import refuse_test_images
 from fxray.launch.cluster import ray_address
 from fxray.launch.lease import hold
 from fxray.launch.phases import SFT
+from fxray.launch.run import GO_ON, adopt_config, refuse_changed
 from fxray.sweep.engine import run_rounds
 from fxray.sweep.file import Sweep, SweepFile
 from fxray.sweep.measure import metric_after
@@ -113,10 +113,12 @@ def sweep(
     train = train or partial(train_apart, surroundings=Surroundings())
     make_folder(out)
     with hold(out):
-        adopt_config(out, config)
+        adopt_config(out, config, GO_ON)
         splits = prepare_splits(config, out, on_event)
         refuse_test_images(splits.validation, splits.test)
         trials = trials_of(file, base.configure, split_overrides(config, out))
+        for trial in trials:
+            refuse_changed(trial.run(out).root, trial.config, GO_ON)
         for trial in trials:
             write_atomically(out / "configs" / f"{trial.name}.yaml", dump_config(trial.config))
             failure_file(trial, out).unlink(missing_ok=True)

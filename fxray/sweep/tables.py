@@ -82,6 +82,8 @@ def as_table(
     rows = []
     for result in results:
         state = f"{result.num_done} of {len(result.trials)} seeds{', best' if result.setting == best else ''}"
+        mute = [t for t in result.trials if not t.state and t.metrics[sweep.metric]["value"] is None]
+        state += f", {len(mute)} without {label_of(sweep.metric)}" if mute else ""
         cells = [state, *(_spread_cell(result.metrics.get(metric)) for metric in metrics)]
         cells += [_gain_cell(result.gains.get(metric)) for metric in gains] * has_gains + [_seconds(result.seconds)]
         rows.append(PaperRow(result.setting, result.title, tuple(cells), ()))

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from fxray.baselines.measure import PREDICTIONS, Job, measure
+from fxray.baselines.pictures import Masks, Pictures
 from fxray.baselines.ports import Settings
 from fxray.baselines.registry import BASELINES, find
+from fxray.baselines.split import is_generated
 from fxray.data.dataset import Dataset
 from fxray.evaluate.evaluation import evaluate
 from fxray.evaluate.predictions import read_predictions
@@ -59,3 +61,20 @@ def test_the_labels_of_the_test_set_are_never_looked_at(toy_sets, write_toy, tmp
 
 def read_verdicts(folder):
     return [replace(said, seconds=None) for said in read_predictions(folder / PREDICTIONS)]
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in BASELINES if not entry.needs_weights])
+def test_answers_come_one_after_the_other_so_that_whoever_waits_hears_of_them(name, toy_sets, tiny_networks):
+    train = Dataset.open(toy_sets[0])
+    baseline = find([name])[0].build(Settings(seed=0, epochs=1))
+    rows = list(range(len(train)))
+    baseline.fit(Pictures(train, rows), is_generated(train.samples), Masks(train.samples), lambda *told: None)
+    asked = []
+
+    class Watched(Pictures):
+        def encoded(self, place):
+            asked.append(place)
+            return super().encoded(place)
+
+    next(iter(baseline.predict(Watched(train, rows * 2))))
+    assert len(asked) < len(rows) * 2

@@ -1,9 +1,11 @@
 """Architectures are those of the papers: counts of parameters, names of weights, what goes in."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from fxray.baselines.classifier import in_batches
 from fxray.baselines.dmd import build_network
 from fxray.baselines.npr import NprNet, up_sampling_residual
 from fxray.baselines.ports import Settings
@@ -97,3 +99,10 @@ def test_a_folder_starts_a_network_of_its_own_size_and_one_of_another_kind_is_re
     assert all(torch.equal(loaded[name], dict(model.named_parameters())[name]) for name in kept)
     with pytest.raises(ModelError, match="cannot be loaded"):
         Segformer(Settings(0, weights=tmp_path))
+
+
+def test_large_images_are_answered_alone_and_small_ones_together():
+    sizes = [(8, 8)] * 18 + [(8, 9)] + [(1500, 1500)] * 3
+    batches = list(in_batches(np.zeros((*size, 3), np.uint8) for size in sizes))
+    assert [len(batch) for batch in batches] == [16, 2, 1, 1, 1, 1]
+    assert [pixels.shape[:2] for batch in batches for pixels in batch] == sizes

@@ -16,7 +16,7 @@ def run(*arguments):
 def test_a_dry_run_lists_rows_trainings_and_steps(tmp_path):
     shown = run("schedules", "--config", "smoke", "--out", tmp_path / "out", "--dry-run")
     assert shown.exit_code == 0, shown.output
-    for text in ("GRPO γ throughout", "schedule-fixed-gamma", "not begun", "6"):
+    for text in ("GRPO γ throughout", "grpo.schedule-fixed-gamma", "not begun", "6"):
         assert text in shown.stdout
     assert not (tmp_path / "out").exists()
 
@@ -43,5 +43,19 @@ def test_the_exit_code_tells_whether_a_training_failed(tmp_path, monkeypatch, fa
 def test_what_is_not_there_is_said(tmp_path):
     missing = run("table4", "--config", "smoke", "--out", tmp_path, "--ood", "4o=nowhere.parquet")
     assert missing.exit_code == 2
+    (tmp_path / "4o.parquet").touch()
+    unasked = run("table4", "--config", "smoke", "--out", tmp_path, "--ood", f"4o={tmp_path / '4o.parquet'}")
+    assert unasked.exit_code == 2
+    assert "no column is about" in " ".join(unasked.stderr.split())
     unknown = run("table44", "--config", "smoke", "--out", tmp_path)
     assert "did you mean `table4`" in str(unknown.exception)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.yaml").write_text("title: t\nsource: none\nkind: trainings\nrows: [{title: a}]\n")
+    files = [tmp_path / folder / "mine.yaml" for folder in ("a", "b")]
+    shown = run(*files, "--config", "smoke", "--out", tmp_path / "out", "--dry-run")
+    assert shown.exit_code == 2
+    assert "two experiments would both write to" in " ".join(shown.stderr.split())

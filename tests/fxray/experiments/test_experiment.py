@@ -27,8 +27,8 @@ def test_every_shipped_row_is_a_configuration_that_can_run(name):
 def test_table_4_trains_eight_times_with_equal_steps_and_shares_three_rows():
     experiment = load_experiment("table4")
     names = [training.name for training in trainings_of(experiment, ())]
-    views = ["view-no-bbox", "view-no-caption", "view-no-tags", "view-label-only"]
-    assert names == ["base", *views, "schedule-fixed-alpha", "schedule-fixed-beta", "schedule-fixed-gamma"]
+    views = ["data.view-no-bbox", "data.view-no-caption", "data.view-no-tags", "data.view-label-only"]
+    assert names == ["base", *views, *(f"grpo.schedule-fixed-{stage}" for stage in ("alpha", "beta", "gamma"))]
     shared = [row.title for row in experiment.rows if training_of(row).name == "base"]
     assert shared == ["Best", "No-FT", "SFT"]
     refuse_unequal_steps(experiment, Setting(lambda more: load_config("tiny", more), None, {}), ())
@@ -51,7 +51,7 @@ def test_a_schedule_of_another_length_is_refused_before_anything_is_trained(tmp_
         "rows: [{title: a}, {title: b, set: [grpo.schedule=linear]}]\n"
     )
     setting = Setting(lambda more: load_config("tiny", ["grpo.steps_per_stage=5", *more]), tmp_path, {})
-    with pytest.raises(ConfigError, match="base 15, schedule-linear 5"):
+    with pytest.raises(ConfigError, match=r"base 15, grpo\.schedule-linear 5"):
         refuse_unequal_steps(load_experiment(str(file)), setting, ())
     setting = Setting(lambda more: load_config("tiny", ["grpo.steps_per_stage=0", *more]), tmp_path, {})
     refuse_unequal_steps(load_experiment(str(file)), setting, ())
@@ -89,6 +89,10 @@ def test_tables_of_one_training_say_that_the_paper_has_four_folds(name):
         ("rows: [{title: a}, {title: b, baseline: npx}]", "'npx' is no baseline"),
         ("rows: [{title: a}, {title: b, baseline: npr, phase: sft}]", "has no set, phase, change or absent"),
         ("rows: [{title: a}]\nsplit: {scheme: k-fold}", "`split` goes with kind folds"),
+        ("columns: [acuracy]\nrows: [{title: a}]", "`columns` has 'acuracy', expected of accuracy,"),
+        ("columns: [4o.acc]\nrows: [{title: a}]", "`columns` has 'acc'"),
+        ("rows: [{title: a, change: jpeg-30}]", "`change` goes with kind robustness"),
+        ("rows: [{title: a, change: jpeg-31}]", "`change` is 'jpeg-31', expected one of jpeg-"),
         ("rows: [{title: a, set: [seed]}]", "must match|should match"),
         ("rows: [{title: a, sets: [seed=1]}]", "is not a field"),
     ],

@@ -43,12 +43,12 @@ rows:
 
 def test_rows_share_trainings_and_sft_and_one_that_fails_stops_no_other(tmp_path, setting, fake_launch):
     mine = experiment_of(tmp_path, TRAININGS)
-    launch = fake_launch(fails="schedule-fixed-gamma")
+    launch = fake_launch(fails="grpo.schedule-fixed-gamma")
     result = reproduce(mine, setting, launch=launch.port)["mine"]
-    assert launch.trained == ["base", "schedule-fixed-gamma", "view-label-only"]
-    assert launch.began_with_sft == ["schedule-fixed-gamma"]  # the view changes what SFT teaches
-    assert result.failures == {"schedule-fixed-gamma": "failed: RuntimeError: the engine is gone"}
-    assert "the engine is gone" in (setting.out / "failures" / "schedule-fixed-gamma.txt").read_text()
+    assert launch.trained == ["base", "grpo.schedule-fixed-gamma", "data.view-label-only"]
+    assert launch.began_with_sft == ["grpo.schedule-fixed-gamma"]  # the view changes what SFT teaches
+    assert result.failures == {"grpo.schedule-fixed-gamma": "failed: RuntimeError: the engine is gone"}
+    assert "the engine is gone" in (setting.out / "failures" / "grpo.schedule-fixed-gamma.txt").read_text()
     lines = lines_of(result, "mine")
     assert lines["Best"]["metrics"]["accuracy"]["value"] == 14 / 16
     assert lines["SFT"]["metrics"]["accuracy"]["value"] == 10 / 16
@@ -66,9 +66,9 @@ def test_rows_share_trainings_and_sft_and_one_that_fails_stops_no_other(tmp_path
     rows = list(csv.reader(line for line in (result.folder / "mine.csv").open() if not line.startswith("#")))
     assert [row[-2:] for row in rows[1:]] == [["0.981", "0.378"], ["0.893", ""], ["0.947", ""], ["", ""], ["0.976", ""]]
 
-    again = fake_launch(num_wrong={"schedule-fixed-gamma": 4})
+    again = fake_launch(num_wrong={"grpo.schedule-fixed-gamma": 4})
     result = reproduce(mine, setting, launch=again.port)["mine"]
-    assert again.trained == ["schedule-fixed-gamma"]
+    assert again.trained == ["grpo.schedule-fixed-gamma"]
     assert not result.failures
     fixed = lines_of(result, "mine")["fixed"]
     assert fixed["state"] == ""
@@ -83,7 +83,8 @@ def test_an_outside_data_set_is_answered_by_the_phases_that_rows_are_about(tmp_p
     assert lines_of(result, "mine")["Best"]["state"] == "no data: --ood 4o=FILE"
     given = dataclasses.replace(setting, outside={"4o": splits["validation"]})
     result = reproduce(mine, given, launch=launch.port)["mine"]
-    assert launch.answered == ["base.gamma", "base.sft", "schedule-fixed-gamma.gamma-3", "view-label-only.gamma"]
+    others = ["grpo.schedule-fixed-gamma.gamma-3", "data.view-label-only.gamma"]
+    assert launch.answered == ["base.gamma", "base.sft", *others]
     lines = lines_of(result, "mine")
     assert lines["Best"]["metrics"]["4o.accuracy"]["value"] == 4 / 8
     assert lines["SFT"]["gains"]["4o.accuracy"]["value"] == 0
@@ -192,8 +193,8 @@ def test_a_generator_is_left_out_of_training(tmp_path, setting, fake_launch):
     mine, launch = experiment_of(tmp_path, text), fake_launch()
     assert [row.title for row in plan(mine["mine"], setting)] == ["fold BigGAN", "fold DiT", "fold SD 1.4", "fold VAR"]
     result = reproduce(mine, setting, launch=launch.port)["mine"]
-    assert launch.trained[2] == "leave-one-generator-out-sd-1.4"
-    folder = setting.out / "folds" / "leave-one-generator-out" / "sd-1.4"
+    assert launch.trained[2] == "leave-one-generator-out-sd-1.4-327108fb"
+    folder = setting.out / "folds" / "leave-one-generator-out" / "sd-1.4-327108fb"
     train, test = (Dataset.open(folder / f"{part}.parquet").samples for part in ("train", "test"))
     assert "SD 1.4" not in {sample.generator for sample in train}
     assert {sample.generator for sample in test} == {"SD 1.4", "real"}
@@ -234,6 +235,73 @@ def test_a_folder_is_of_one_configuration_and_of_one_process(tmp_path, setting, 
         reproduce(mine, other, launch=launch.port)
 
 
+SCHEDULE = "stages:\n" + "".join(
+    f"  - {{name: {name}, rewards: {{r_base: %s, w_iou: 1.0, label: {{right: 1, wrong: 0}}, "
+    "format: {right: 1, wrong: 0}}}\n"
+    for name in ("one", "two", "three")
+)
+
+
+@pytest.mark.parametrize("is_of_a_row", [False, True])
+def test_a_schedule_file_that_changed_is_not_told_as_what_was_trained(tmp_path, setting, fake_launch, is_of_a_row):
+    schedule = tmp_path / "mine-schedule.yaml"
+    schedule.write_text(SCHEDULE % (0, 0, 0))
+    text, own = TRAININGS, setting
+    if is_of_a_row:
+        text = TRAININGS.replace("grpo.schedule=fixed-gamma", f"grpo.schedule={schedule}")
+    else:
+        own = dataclasses.replace(
+            setting, configure=lambda more: setting.configure([f"grpo.schedule={schedule}", *more])
+        )
+    mine = experiment_of(tmp_path, text)
+    reproduce(mine, own, launch=fake_launch().port)
+    again = fake_launch()
+    reproduce(mine, own, launch=again.port)
+    assert not again.trained
+    schedule.write_text(SCHEDULE % (0, 0, 5))
+    again = fake_launch()
+    with pytest.raises(ConfigError, match=r"other values of grpo\.schedule"):
+        reproduce(mine, own, launch=again.port)
+    assert not again.trained
+
+
+def test_rows_whose_fields_end_alike_are_trained_apart(tmp_path, setting, fake_launch):
+    text = (
+        "title: t\nsource: none\nkind: trainings\nrows:\n"
+        "  - {title: of SFT, set: [sft.learning_rate=0.001]}\n  - {title: of GRPO, set: [grpo.learning_rate=0.001]}\n"
+    )
+    launch = fake_launch(num_wrong={"grpo.learning-rate-0.001": 4})
+    result = reproduce(experiment_of(tmp_path, text), setting, launch=launch.port)["mine"]
+    assert launch.trained == ["sft.learning-rate-0.001", "grpo.learning-rate-0.001"]
+    values = {title: line["metrics"]["accuracy"]["value"] for title, line in lines_of(result, "mine").items()}
+    assert values == {"of SFT": 14 / 16, "of GRPO": 12 / 16}
+
+
+def test_an_image_that_several_folds_answer_counts_with_each_answer(tmp_path, setting, fake_launch):
+    text = (
+        "title: t\nsource: none\nkind: folds\nsplit: {scheme: leave-one-generator-out}\n"
+        "rows: [{title: Overall, part: overall}]\n"
+    )
+    mine = experiment_of(tmp_path, text)
+    result = reproduce(mine, setting, launch=fake_launch().port)["mine"]
+    folds = [line for title, line in lines_of(result, "mine-folds").items() if not title.startswith("mean")]
+    overall = lines_of(result, "mine")["Overall"]
+    assert overall["num_images"] == sum(line["num_images"] for line in folds)
+    num_right = sum(line["metrics"]["accuracy"]["value"] * line["num_images"] for line in folds)
+    assert overall["metrics"]["accuracy"]["value"] == pytest.approx(num_right / overall["num_images"])
+
+
+def test_a_detector_of_another_size_is_not_told_as_the_one_that_was_asked_for(tmp_path, setting, fake_launch):
+    mine = experiment_of(tmp_path, OTHERS.replace(", 4o.accuracy", ""))
+    reproduce(mine, setting, launch=fake_launch().port)
+    large = dataclasses.replace(setting, baseline_size="published")
+    assert [row.state for row in plan(mine["mine"], large)][1:] == ["not fitted for own"] * 2
+    result = reproduce(mine, large, launch=fake_launch(fails="npr").port)["mine"]
+    lines = lines_of(result, "mine")
+    assert (lines["NPR"]["state"], lines["NPR"]["metrics"]) == ("failed: no real image", {})
+    assert lines["SegFormer"]["state"] == ""
+
+
 def test_a_table_says_on_its_face_that_data_are_synthetic(setting):
     synthetic = dataclasses.replace(setting, configure=lambda more: load_config("smoke", more))
     experiment = load_experiment("table4")
@@ -252,7 +320,7 @@ def test_a_plan_tells_what_is_there_and_writes_nothing(tmp_path, setting, fake_l
     assert not setting.out.exists()
     assert states[0] == ("base", "not begun", 6)
     assert states[4] == ("", "not implemented", None)
-    reproduce(mine, setting, launch=fake_launch(fails="view-label-only").port)
+    reproduce(mine, setting, launch=fake_launch(fails="data.view-label-only").port)
     assert [row.state for row in plan(mine["mine"], setting)] == [
         *("finished", "finished", "finished", "not begun", "not implemented")
     ]

@@ -32,6 +32,18 @@ def test_another_learning_rate_is_refused_by_name(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["evaluate.num_samples=8", "evaluate.max_new_tokens=99", "reward.functions=[{path: 'rewards.label:label_reward'}]"],
+)
+def test_what_decides_rewards_or_answers_is_part_of_a_run(tmp_path: Path, override: str) -> None:
+    with open_run(tmp_path, load_config("tiny", [])):
+        pass
+    other, field = load_config("tiny", [override]), override.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"other values of {field}"), open_run(tmp_path, other):
+        pass
+
+
 def test_more_workers_do_not_change_what_a_run_is(tmp_path: Path) -> None:
     with open_run(tmp_path, load_config("tiny", [])):
         pass

@@ -200,7 +200,7 @@ def test_rays_own_command_trains_and_fxrays_goes_on_with_the_run(cluster, client
 
     other = submit(cluster, run_dir, "--set", "seed=1")
     assert other.returncode == 2
-    assert "this run was started with other values of seed" in other.stdout
+    assert "what is here was made with other values of seed" in other.stdout
     described = jobs.described(client.list_jobs())
     assert [(job["status"], job["config"], job["run_dir"]) for job in described] == [
         ("SUCCEEDED", "smoke", str(run_dir)),

@@ -40,6 +40,13 @@ def test_every_format_shows_the_same_numbers_with_the_papers_in_grey(tmp_path):
     assert "<text" in text["svg"]
 
 
+def test_an_interval_of_one_resample_may_lie_beside_its_value(tmp_path):
+    beside = numbers(0.8, 0.5)
+    beside["overall"]["accuracy"] = {"value": 0.8, "low": 0.85, "high": 0.85}
+    write_robustness(tmp_path, {"original": beside, "jpeg-80": beside}, {"jpeg-80": "JPEG"}, {})
+    assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_papers_numbers_are_of_changes_that_are_measured():
     from fxray.data.changes import HARDSHIPS
 

@@ -45,7 +45,7 @@ def test_paths_are_relative_to_the_file(sweep_file, tmp_path):
     (tmp_path / "mine").mkdir()
     (setting,) = settings_of(sweep_file("fields: {grpo.schedule: {grid: [mine/slow.yaml]}}"))
     assert setting.document[("grpo", "schedule")].value == str(tmp_path / "mine" / "slow.yaml")
-    assert setting.name.startswith("grpo.schedule-slow-")
+    assert setting.name.startswith("grpo.schedule-slow.yaml-")
 
 
 @pytest.mark.parametrize(

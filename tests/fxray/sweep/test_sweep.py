@@ -109,6 +109,40 @@ def test_a_setting_goes_from_phase_to_phase_with_all_its_seeds_and_stays_stopped
     assert {row.name: row.cells[0] for row in again.table.rows}["grpo.temperature-0.5+seed-1"] == "stopped after alpha"
 
 
+def test_a_seed_that_the_metric_says_nothing_of_keeps_its_setting_from_being_best(
+    base, sweep_file, fake_train, monkeypatch
+):
+    from fxray.sweep import measure
+
+    train, _ = fake_train({"step-8": (6, 4, 4, 4), "step-16+seed-0": (6, 4, 4, 0), "step-16+seed-1": (6, 4, 4, 1)})
+    score = measure.score_samples
+
+    def score_with_a_hole(said, samples, **settings):
+        scores = score(said, samples, **settings)
+        if scores.values["accuracy"].sum() == len(samples) - 1:
+            scores.values["accuracy"][:] = float("nan")
+        return scores
+
+    monkeypatch.setattr(measure, "score_samples", score_with_a_hole)
+    monkeypatch.setattr("fxray.sweep.sweep.metric_after", lambda *asked: 0.0)
+    result = sweep(sweep_file(GRID), base, train=train, run=in_this_process)
+    states = {row.name: row.cells[0] for row in result.table.rows}
+    assert states["grpo.prompts-per-step-16"] == "2 of 2 seeds, 1 without accuracy"
+    assert result.best == "grpo.prompts-per-step-8"
+    assert json.loads((base.out / "sweep.json").read_text())["lead"] is None
+
+
+def test_trials_that_were_trained_with_other_rewards_are_not_told_as_these(base, sweep_file, fake_train):
+    train, calls = fake_train({"": (6, 4, 4, 4)})
+    sweep(sweep_file(GRID), base, train=train, run=in_this_process)
+    num_calls = len(calls())
+    rewards = "reward.functions=[{path: 'rewards.label:label_reward'}]"
+    other = replace(base, configure=lambda more, above: base.configure([rewards, *more], above))
+    with pytest.raises(ConfigError, match=r"other values of reward\.functions"):
+        sweep(sweep_file(GRID), other, train=train, run=in_this_process)
+    assert len(calls()) == num_calls
+
+
 def test_many_trials_do_not_share_gpus_without_knowing(base, sweep_file):
     setting = replace(base, configure=lambda more, above: base.configure(["rollout.gpus_per_worker=1", *more], above))
     with pytest.raises(ConfigError, match="same GPUs"):
