@@ -57,7 +57,10 @@ class TimelineFile:
         events, self._waiting = self._waiting, []
         if not events:
             return
-        if self._end > self._max_bytes:
+        if not self._path.is_file():  # moved or deleted meanwhile
+            self._end = _mend(self._path)
+            events = [*self._tracks.values(), *events]
+        elif self._end > self._max_bytes:
             self._path.replace(self._path.with_name(OLD_TIMELINE_FILE))
             self._end = _mend(self._path)
             events = [*self._tracks.values(), *events]

@@ -32,6 +32,7 @@ class Finding:
         detection: None where the file could not be examined.
         problem: Why it could not be; empty otherwise.
         remedy: What to do about it.
+        is_lasting: Whether the file itself is the reason, so that the same bytes meet the same problem again.
         sha256: Of the file, in hex; empty where it could not be read.
         size_bytes: Of the file; -1 where even that is not known.
         modified_ns: When the file was changed last, since 1970.
@@ -45,6 +46,7 @@ class Finding:
     detection: Detection | None
     problem: str = ""
     remedy: str = ""
+    is_lasting: bool = False
     sha256: str = ""
     size_bytes: int = -1
     modified_ns: int = -1
@@ -89,7 +91,7 @@ class Finding:
             "modified_ns": self.modified_ns,
         }
         if self.detection is None:
-            facts |= {"problem": self.problem, "remedy": self.remedy}
+            facts |= {"problem": self.problem, "remedy": self.remedy, "is_lasting": self.is_lasting}
         else:
             facts |= {name: value for name, value in self.detection.as_record().items() if name != "name"}
         if self.stability:

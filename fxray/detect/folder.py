@@ -51,12 +51,12 @@ class ResultFolder:
         return relative_path(Path(file), self.folder)
 
     def missing(self, files: Sequence[str]) -> list[str]:
-        """Those of the files that are not there yet, have changed since, or could not even be opened."""
+        """Those of the files that are not there yet, have changed since, or are not to blame for their failure."""
         return [file for file in files if not self._is_known(file)]
 
     def _is_known(self, file: str) -> bool:
         record = self._records.get(self.key(file))
-        if record is None:
+        if record is None or ("problem" in record and not record.get("is_lasting")):
             return False
         try:
             status = os.stat(file)  # noqa: PTH116 - quicker than pathlib, for a million of them

@@ -103,6 +103,7 @@ def _finding(opened: Opened, found: Detection | FxrayError) -> Finding:
         detection,
         problem=problem.message if problem else "",
         remedy=problem.remedy if problem else "",
+        is_lasting=isinstance(problem, DataError) and bool(opened.sha256),
         sha256=opened.sha256,
         size_bytes=opened.size_bytes,
         modified_ns=opened.modified_ns,

@@ -29,13 +29,13 @@ from fxray.geometry import clip
 from fxray.schema import Box
 
 MAX_THUMBNAILS_BYTES = 24 * 2**20
-"""Of all thumbnails together; beyond it each is made smaller."""
+"""Of all thumbnails together; beyond it each is made smaller, and the last have none."""
 _VIEW_WIDTH, _VIEW_HEIGHT = 360, 270
 _MAX_BOXES, _MAX_CHARACTERS = 40, 4000
 _SMALLEST_PX = 72
 _OPTIONAL = (
     "probability", "raw_probability", "tags", "width_px", "height_px", "timings", "faults", "stability", "sampled",
-    "problem", "remedy",
+    "problem", "remedy", "is_lasting",
 )  # fmt: skip
 """Fields that findings without a detection do not have."""
 VERDICTS = {
@@ -193,7 +193,13 @@ def _bounded(pictures: dict[str, bytes], times: Mapping[str, int]) -> dict[str, 
     if total <= MAX_THUMBNAILS_BYTES:
         return pictures
     scale = math.sqrt(0.8 * MAX_THUMBNAILS_BYTES / total)
-    return {name: _reduced(encoded, scale) if encoded else b"" for name, encoded in pictures.items()}
+    kept, left = {}, MAX_THUMBNAILS_BYTES
+    for name, encoded in pictures.items():
+        small = _reduced(encoded, scale) if encoded else b""
+        num_bytes = times[name] * len(small)
+        kept[name] = small if num_bytes <= left else b""  # some ten thousand images are too many, however small
+        left -= times[name] * len(kept[name])
+    return kept
 
 
 def _reduced(encoded: bytes, scale: float) -> bytes:

@@ -20,9 +20,12 @@ from fxray.errors import DataError
 MAX_SHOWN_CHARACTERS = 300
 NOTHING = "The file says nothing of a generator, which proves nothing: such marks are easily lost."
 _NONE = Credentials()
+_ROOTS = "home|Users|root|mnt|media|data|tmp|var|opt|srv|workspace|scratch|content|kaggle|Volumes|private|storage|work"
 _PATHS = re.compile(
-    r"(?:[A-Za-z]:\\+|\\\\|~/|/(?:home|Users|root|mnt|media|data|tmp|var|opt|workspace)/)[^\s\"'<>,;|]*"
+    rf"(?:\b[A-Za-z]:[\\/]+|\\\\|~/|/(?:{_ROOTS})/)"
+    r"(?:[^\s\"'<>,;|]| (?=(?:[^\s\"'<>,;|:/\\]+ ){0,3}[^\s\"'<>,;|:/\\]*[\\/]))*"
 )
+"""To the end of the word, and over blanks where a separator follows within some words: `C:\\Users\\Anna May\\x`."""
 _ADDRESSES = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}\.[\w.-]{1,64}")
 _SOURCE_TYPES = {
     "trainedAlgorithmicMedia": "generated",
@@ -137,20 +140,26 @@ def _sentence_of_credentials(found: Mapping[str, Any]) -> str:
         case CredentialState.UNCHECKED:
             return "It carries content credentials (C2PA), unchecked: pip install 'fxray[provenance]' checks them."
         case CredentialState.INVALID:
-            problems = ", ".join(found["problems"]) or "no reason given"
-            return (
-                f"Its content credentials (C2PA) do not hold: {problems}. The file was changed since they were signed."
-            )
+            problems = ", ".join(map(_line, found["problems"])) or "no reason given"
+            is_changed = any("mismatch" in problem.lower() for problem in found["problems"])
+            changed = " The file was changed since they were signed." if is_changed else ""
+            return f"Its content credentials (C2PA) do not hold: {problems}.{changed}"
     says = {_SAYINGS[_SOURCE_TYPES[kind]] for kind in found["source_types"] if kind in _SOURCE_TYPES}
     claim = f" The manifest {' and '.join(sorted(says))}" if says else " The manifest names no origin"
-    by = found["agents"] or ([found["generator"]] if found["generator"] else [])
+    by = [_line(name) for name in found["agents"] or filter(None, [found["generator"]])]
+    signer = _line(found["signer"]) or "an unnamed signer"
     vouched = (
         "on the list of trusted signers" if found["is_trusted"] else "not checked against a list of trusted signers"
     )
     return (
-        f"Its content credentials (C2PA) are intact, signed by {found['signer'] or 'an unnamed signer'}, {vouched}."
+        f"Its content credentials (C2PA) are intact, signed by {signer}, {vouched}."
         f"{claim}{': ' + ', '.join(by) if by else ''}."
     )
+
+
+def _line(text: str) -> str:
+    """What a manifest says, for a terminal too."""
+    return plain_text(text, MAX_SHOWN_CHARACTERS)
 
 
 def _marks_of_credentials(found: Credentials) -> list[Mark]:

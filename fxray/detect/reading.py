@@ -15,7 +15,7 @@ from PIL import Image
 from fxray.data.images import decoding, open_image, read_image_file, upright_rgb
 from fxray.detect.detection import Picture
 from fxray.detect.provenance import Provenance, read_provenance
-from fxray.errors import DataError, DeadlineError
+from fxray.errors import DataError, DeadlineError, ResourceError
 
 NUM_THREADS = 2
 DEADLINE_S = 300.0
@@ -47,7 +47,7 @@ class Opened:
     sha256: str = ""
     provenance: Provenance | None = None
     thumbnail: bytes = b""
-    problem: DataError | None = None
+    problem: DataError | ResourceError | None = None
 
     def without_picture(self) -> "Opened":
         """All but the pixels, to be kept while they are examined."""
@@ -91,7 +91,7 @@ def open_file(file: str, wanted: Wanted, check: Callable[[Picture], object]) -> 
     except DataError as error:
         return Opened(file, *status, sha256=digest, provenance=provenance, problem=error)
     except MemoryError:
-        problem = DataError("needs more memory than there is", where=file, remedy="scale the image down")
+        problem = ResourceError("needs more memory than there is", where=file, remedy="scale the image down")
         return Opened(file, *status, sha256=digest, problem=problem)
     return Opened(file, *status, picture, digest, provenance, thumbnail)
 

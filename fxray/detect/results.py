@@ -44,9 +44,8 @@ def write_results(
     write_csv(records, folder / TABLE)
     if with_coco:
         write_coco(records, folder / COCO)
-    problems = draw_all(records, folder, folder / DRAWN) if with_drawn else []
     write_page(folder / REPORT, records, lambda sha256: _thumbnail(folder, sha256), settings)
-    return problems
+    return draw_all(records, folder, folder / DRAWN) if with_drawn else []
 
 
 def told(found: Iterable[tuple[Record, bytes]], num_files: int, on_event: OnEvent) -> Iterator[tuple[Record, bytes]]:

@@ -13,7 +13,7 @@ from fxray.data.formats import coco
 from fxray.data.images import decode_image, read_image_file
 from fxray.detect.folder import Record
 from fxray.draw import draw_annotation, fitted, plain_text
-from fxray.errors import DataError
+from fxray.errors import DataError, ResourceError
 from fxray.files import atomic_dir, atomic_path, write_atomically
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
@@ -43,7 +43,15 @@ def write_csv(records: Sequence[Record], path: Path) -> None:
             "adapter_sha256": record.get("versions", {}).get("adapter_sha256") or "",
         }
         rows.writerow([_cell(cells.get(name)) for name in COLUMNS])
-    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    write_atomically(path, _encoded(text.getvalue()))
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8, with the bytes of file names that are no Unicode as they are; what no file name can hold is escaped."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace")
 
 
 def _cell(value: object) -> object:
@@ -92,7 +100,7 @@ def draw_all(records: Sequence[Record], base: Path, folder: Path) -> list[str]:
         folder: Of the drawings, PNG.
 
     Returns:
-        Why images were not drawn: changed, or gone.
+        Why images were not drawn: changed, gone, or of a name that the file system does not take.
     """
     answered = [record for record in records if record.get("verdict")]
     with ThreadPoolExecutor(2) as pool:
@@ -122,8 +130,13 @@ def _draw(record: Record, base: Path, folder: Path) -> str:
     panel = draw_annotation(
         image, heading=heading, verdict=Verdict(record["verdict"]), regions=regions, tags=tags_of(record)
     )
-    with atomic_path(path) as aside:
-        panel.save(aside, "PNG")
+    try:
+        with atomic_path(path) as aside:
+            panel.save(aside, "PNG")
+    except ResourceError:
+        raise
+    except OSError as error:  # of this drawing alone
+        return f"{record['file']}: {error.strerror}"
     return ""
 
 

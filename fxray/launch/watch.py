@@ -14,12 +14,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fxray import spans
-from fxray.errors import FxrayError, ResourceError
+from fxray.errors import FxrayError
 from fxray.events import Event, Note, OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.spans import Doing, Span
 from fxray.status.record import (
@@ -29,6 +29,7 @@ from fxray.status.record import (
     RunError,
     Saying,
     StatusRecord,
+    pid_namespace,
     read_record,
     write_record,
 )
@@ -119,22 +120,20 @@ class RunWatch:
 
     def beat(self) -> None:
         """Writes what is new. A full disk is the driver's own affair, at its next checkpoint."""
-        try:
-            with self._lock:
-                self._timeline.write()
-                if self._exporter is not None:
-                    self._exporter.beat()
+        with suppress(OSError):
             write_record(self._run_dir, self._record("running"))
-        except (ResourceError, OSError):
-            return
+        with suppress(OSError), self._lock:
+            if self._exporter is not None:
+                self._exporter.beat()
+            self._timeline.write()
 
     def close(self, error: BaseException | None) -> None:
         """Writes the driver's last words."""
         for span in spans.open_spans():
             span.end(unfinished="the driver left")
+        with suppress(OSError), self._lock:
+            self._timeline.write()
         try:
-            with self._lock:
-                self._timeline.write()
             write_record(self._run_dir, self._record(_outcome(error), error))
         except OSError as failure:
             sys.stderr.write(f"warning: {self._run_dir} does not say how the run ended: {failure}\n")
@@ -155,6 +154,7 @@ class RunWatch:
             outcome=outcome,
             host=platform.node(),
             pid=os.getpid(),
+            pid_namespace=pid_namespace(),
             command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             started=self._started,
             time=now,

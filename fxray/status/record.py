@@ -5,6 +5,7 @@ The driver writes it aside and renames it, so that a reader never meets half of 
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class StatusRecord:
         outcome: "running", "finished", "stopped" (from outside) or "failed".
         host: Machine of the driver.
         pid: Its process there.
+        pid_namespace: Where that number means something: containers may share a host's name; empty where not known.
         command: As it was typed.
         started: When it took the run over, in unix seconds.
         time: When it wrote this, in unix seconds.
@@ -94,7 +96,16 @@ class StatusRecord:
     counters: dict[str, float] = dataclasses.field(default_factory=dict)
     warnings: tuple[Saying, ...] = ()
     metrics_url: str = ""
+    pid_namespace: str = ""
     error: RunError | None = None
+
+
+def pid_namespace() -> str:
+    """This process's, as Linux names it; empty elsewhere."""
+    try:
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - it names no path
+    except OSError:
+        return ""
 
 
 def write_record(run_dir: Path, record: StatusRecord) -> None:

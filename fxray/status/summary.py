@@ -16,7 +16,7 @@ from statistics import fmean, median
 from fxray.checkpoints import latest
 from fxray.errors import FxrayError
 from fxray.metrics import METRICS_FILE, StepMetrics, read_last_metrics
-from fxray.status.record import STATUS_FILE, StatusRecord, read_record
+from fxray.status.record import STATUS_FILE, StatusRecord, pid_namespace, read_record
 
 SILENCE_S = 60.0
 """A driver that has written nothing for so long is taken for dead."""
@@ -176,7 +176,8 @@ def _state(run_dir: Path, record: StatusRecord | None, now: float) -> str:
         return "finished" if (run_dir / "report.html").exists() else "unknown"
     if record.outcome != "running":
         return record.outcome
-    if now - record.time > SILENCE_S or (record.host == platform.node() and not _is_alive(record.pid)):
+    is_here = record.host == platform.node() and record.pid_namespace in ("", pid_namespace())
+    if now - record.time > SILENCE_S or (is_here and not _is_alive(record.pid)):
         return "dead"
     return "running"
 

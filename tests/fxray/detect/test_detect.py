@@ -273,6 +273,7 @@ def test_findings_as_records(tmp_path: Path, detector: Detector) -> None:
     assert bad == {
         "file": files[1], "sha256": None, "size_bytes": -1, "modified_ns": -1, "provenance": None,
         "problem": "cannot be read: No such file or directory", "remedy": "put the image there, or mend the path",
+        "is_lasting": False,
     }  # fmt: skip
 
 

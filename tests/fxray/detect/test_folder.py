@@ -14,11 +14,11 @@ from fxray.errors import ConfigError, DataError, ResourceError
 SETTINGS_A = {"adapter_sha256": "aa", "fxray": "1"}
 
 
-def record_of(file: Path, problem: str = "no image", sha256: str = "ab" * 32) -> dict:
-    status = file.stat()
-    return Finding(
-        str(file), None, problem, sha256=sha256, size_bytes=status.st_size, modified_ns=status.st_mtime_ns
-    ).as_record()
+def record_of(file: Path, problem: str = "no image", sha256: str = "ab" * 32, *, is_lasting: bool = True) -> dict:
+    """A finding of a file that is no image, or, without a problem, of one that was examined."""
+    status, facts = file.stat(), {"sha256": sha256}
+    facts |= {"size_bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    return Finding(str(file), None, problem, is_lasting=is_lasting, **facts).as_record()
 
 
 @pytest.fixture
@@ -66,6 +66,15 @@ def test_only_new_and_changed_files_are_missing(tmp_path: Path, images: list[str
         ordered = results.finish(now)
     assert [record["file"] for record in ordered] == ["../in/a.png", "../in/b.png", "../in/c.png"]
     assert ordered[0]["problem"] == "later"
+
+
+def test_what_failed_is_tried_again_unless_the_file_itself_is_the_reason(tmp_path: Path, images: list[str]) -> None:
+    with opened_folder(tmp_path / "out", SETTINGS_A) as results:
+        results.add(record_of(Path(images[0]), problem="the engine ended", is_lasting=False), b"")
+        results.add(record_of(Path(images[1]), problem="no image", is_lasting=True), b"")
+        results.finish(images)
+    with opened_folder(tmp_path / "out", SETTINGS_A) as results:
+        assert results.missing(images[:2]) == [images[0]]
 
 
 def test_the_folder_moves_with_its_images(tmp_path: Path, images: list[str]) -> None:

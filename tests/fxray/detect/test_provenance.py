@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from fxray.data.images import open_image
-from fxray.detect.credentials import CredentialState, read_credentials
+from fxray.detect.credentials import Credentials, CredentialState, read_credentials
 from fxray.detect.provenance import NOTHING, Provenance, impersonal, read_provenance, words_of
 from fxray.errors import DataError
 
@@ -115,6 +115,11 @@ def test_prompts_lose_paths_and_addresses() -> None:
     (mark,) = read(png({"parameters": WEB_UI})).marks
     assert mark.text.startswith("a fox, in [path] Negative prompt: blur Steps: 20")
     assert "anna" in read(png({"parameters": WEB_UI}), keeps_personal=True).marks[0].text
+    for path in (
+        r"C:\Users\Anna May\m.safetensors", "D:/models/Anna May Bo/m.ckpt", "/Volumes/Anna/m.png", "/scratch/anna/m",
+        "/content/drive/Anna May/m.png", "~/anna/m",
+    ):  # fmt: skip
+        assert impersonal(f"by {path}, 1/2 see https://example.org/a") == "by [path], 1/2 see https://example.org/a"
     assert impersonal("/home/anna/m.safetensors by anna@example.org, 1/2") == "[path] by [address], 1/2"
 
 
@@ -162,6 +167,14 @@ def signed() -> bytes:
     signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(b"es256", certificates, key, None))
     c2pa.Builder.from_json(json.dumps(manifest)).sign(signer, "image/jpeg", source, target)
     return target.getvalue()
+
+
+def test_what_a_manifest_says_is_harmless_text_and_only_a_mismatch_is_a_change() -> None:
+    broken = Credentials(CredentialState.INVALID, problems=("\x1b[31msigningCredential.expired",))
+    assert text_of(Provenance(broken)).endswith("do not hold: [31msigningCredential.expired.")
+    sound = Credentials(CredentialState.VALID, signer="A\x1b[2J", agents=("B\n\x07",))
+    assert "signed by A [2J, not" in text_of(Provenance(sound))
+    assert text_of(Provenance(sound)).isprintable()
 
 
 def test_a_signed_manifest_is_valid_until_the_file_changes(signed: bytes) -> None:

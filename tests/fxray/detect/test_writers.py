@@ -14,6 +14,7 @@ from PIL import Image
 from fxray.data.formats import location
 from fxray.data.formats.catalogue import find, reader
 from fxray.detect.page import MAX_THUMBNAILS_BYTES, write_page
+from fxray.detect.results import write_results
 from fxray.detect.writers import draw_all, drawing_name, write_coco, write_csv
 
 NASTY = '<img src=x onerror="alert(1)"></script>'
@@ -137,6 +138,35 @@ def test_the_page_says_what_was_found_and_what_the_numbers_rest_on(tmp_path: Pat
     assert "Left out, as it is about people: author." in page
     uncalibrated = page_of(tmp_path, [record("a.png", b"", calibration=None)])
     assert "not calibrated: no share of right verdicts is promised" in uncalibrated
+
+
+def test_names_that_are_no_unicode_are_written(tmp_path: Path) -> None:
+    write_csv([record("caf\udce9.png", b"a")], tmp_path / "a.csv")
+    assert b"caf\xe9.png," in (tmp_path / "a.csv").read_bytes()
+    write_csv([record("\ud800.png", b"a")], tmp_path / "b.csv")
+    assert b"\\ud800.png," in (tmp_path / "b.csv").read_bytes()
+
+
+def test_a_drawing_that_cannot_be_written_is_told_and_the_report_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    found = record("a.png", (tmp_path / "a.png").read_bytes())
+    monkeypatch.setattr("fxray.detect.writers.drawing_name", lambda record: "x" * 300)
+    problems = write_results(tmp_path, [found], {"adapter": "", "view": None}, with_coco=False, with_drawn=True)
+    assert problems == ["a.png: File name too long"]
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_thumbnails_that_fit_at_no_size_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = io.BytesIO()
+    Image.effect_noise((480, 480), 80).convert("RGB").save(noise, "JPEG", quality=60)
+    monkeypatch.setattr("fxray.detect.page.MAX_THUMBNAILS_BYTES", 10_000)
+    many = [record(f"{k}.png", str(k).encode()) for k in range(20)]
+    assert 5_000 < write_page(tmp_path / "report.html", many, lambda _: noise.getvalue(), {}) < 10_000
+    page = (tmp_path / "report.html").read_text()
+    assert 0 < page.count("<image") < 20
+    assert page.count("no picture") == 20 - page.count("<image")
 
 
 def test_thumbnails_together_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

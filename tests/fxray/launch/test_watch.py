@@ -122,3 +122,29 @@ def test_a_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     watch.beat()
     watch.close(None)
     assert read_record(tmp_path) is None
+
+
+def test_a_timeline_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
+    watch = watched(tmp_path, [])
+    with spans.listening(watch.on_span):
+        for name in ("one", "two"):
+            span = spans.begin("rollout-1", name)
+            time.sleep(0.01)
+            span.end()
+            watch.beat()
+            (tmp_path / "timeline.json").rename(tmp_path / f"{name}.json")
+        watch.close(None)
+    assert [event["name"] for event in json.loads((tmp_path / "two.json").read_text()) if event["ph"] == "X"] == ["two"]
+    assert "rollout-1" in (tmp_path / "two.json").read_text()
+    assert read_record(tmp_path).outcome == "finished"
+
+
+def test_a_timeline_that_cannot_be_written_keeps_no_word_from_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = watched(tmp_path, [])
+    monkeypatch.setattr(watch_module.TimelineFile, "write", lambda self: (_ for _ in ()).throw(OSError("gone")))
+    watch.beat()
+    assert read_record(tmp_path).outcome == "running"
+    watch.close(None)
+    assert read_record(tmp_path).outcome == "finished"

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from fxray.cli.app import app
 from fxray.errors import FxrayError
-from fxray.status.record import Activity, RunError, Saying, StatusRecord, write_record
+from fxray.status.record import Activity, RunError, Saying, StatusRecord, pid_namespace, write_record
 from fxray.status.summary import read_status
 from fxray.status.words import as_json, as_lines, duration, size
 
@@ -112,6 +112,8 @@ def test_a_running_run_says_where_it_is_and_when_it_will_be_done(run: Path) -> N
         ({"time": NOW - 59}, "running"),
         ({"time": NOW + 500}, "running"),  # a clock that is ahead is not a death
         ({"host": platform.node(), "pid": 2**22 + 1}, "dead"),
+        ({"host": platform.node(), "pid": 2**22 + 1, "pid_namespace": pid_namespace()}, "dead"),
+        ({"host": platform.node(), "pid": 2**22 + 1, "pid_namespace": "pid:[1]"}, "running"),  # in a container
         ({"host": platform.node(), "pid": os.getpid()}, "running"),
         ({"outcome": "finished", "time": NOW - 9999}, "finished"),
         ({"outcome": "failed"}, "failed"),
