@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -94,6 +94,7 @@ class PackedPolicy(torch.nn.Module):
             if odd := set(core.config.text_config.layer_types) - {"full_attention"}:
                 raise ModelError(f"attention layers of type {sorted(odd)}, expected only full attention")
             core.set_attn_implementation({"text_config": attention.NAME, "vision_config": attention.WINDOWS_NAME})
+        self._cores, self._heads = cores, torch.nn.ModuleList(AnswerHead(core.lm_head) for core in cores)
         self._is_bfloat16 = (dtype or cores[0].dtype) == torch.bfloat16
         for layer in lora_layers(model):
             # Autocast brings the adapter to the input's type; PEFT would copy the input in float32, once per layer.
@@ -122,11 +123,34 @@ class PackedPolicy(torch.nn.Module):
             use_cache=False,
         ).last_hidden_state[0]
         answers = hidden.index_select(0, batch.predictor_R)
-        return chosen_logprobs(core.lm_head, answers, batch.target_R, temperature, self._excluded)
+        head: torch.nn.Module = self._heads[self._cores.index(core)]
+        chosen: torch.Tensor = head(answers, batch.target_R, temperature, self._excluded)
+        return chosen
+
+
+class AnswerHead(torch.nn.Module):
+    """`chosen_logprobs` under a model's head, called once a pass, however many tokens there are.
+
+    Under ZeRO-3 each call of a module gathers its weights from all ranks. Were the head called for some tokens at a
+    time, ranks with other numbers of tokens would take part in other numbers of exchanges, and wait for ever.
+
+    Args:
+        lm_head: Its weight is shared, not copied.
+    """
+
+    def __init__(self, lm_head: torch.nn.Linear) -> None:
+        super().__init__()
+        self.weight = lm_head.weight
+
+    def forward(
+        self, hidden_RD: torch.Tensor, target_R: torch.Tensor, temperature: float, excluded_X: torch.Tensor
+    ) -> torch.Tensor:
+        """As `chosen_logprobs`."""
+        return chosen_logprobs(self.weight, hidden_RD, target_R, temperature, excluded_X)
 
 
 def chosen_logprobs(
-    lm_head: torch.nn.Linear,
+    weight_VD: torch.Tensor,
     hidden_RD: torch.Tensor,
     target_R: torch.Tensor,
     temperature: float,
@@ -135,7 +159,7 @@ def chosen_logprobs(
     """Log-probabilities of chosen tokens, float32 [R], without ever holding more than `LOGITS_BUDGET` logits.
 
     Args:
-        lm_head: From hidden states to logits.
+        weight_VD: From hidden states to logits.
         hidden_RD: Final hidden states.
         target_R: The chosen tokens.
         temperature: Divides the logits.
@@ -143,17 +167,16 @@ def chosen_logprobs(
     """
 
     def logits(hidden: torch.Tensor) -> torch.Tensor:
-        return lm_head(hidden).float().div_(temperature).index_fill_(-1, excluded_X, -torch.inf)
+        return linear(hidden, weight_VD).float().div_(temperature).index_fill_(-1, excluded_X, -torch.inf)
 
     def logprobs(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return -cross_entropy(logits(hidden), target, reduction="none")
 
-    weight = lm_head.weight
-    chunk = max(1, LOGITS_BUDGET // lm_head.out_features)
+    chunk = max(1, LOGITS_BUDGET // len(weight_VD))
     if len(hidden_RD) <= chunk:
         return logprobs(hidden_RD, target_R)
-    if hidden_RD.requires_grad and not (weight.requires_grad or hasattr(weight, "ds_id")):
-        ready: torch.Tensor = _ChunkedLogprobs.apply(hidden_RD, target_R, logits, weight, temperature, chunk)
+    if hidden_RD.requires_grad and not weight_VD.requires_grad:
+        ready: torch.Tensor = _ChunkedLogprobs.apply(hidden_RD, target_R, logits, weight_VD, temperature, chunk)
         return ready
     parts = zip(hidden_RD.split(chunk), target_R.split(chunk), strict=True)
     return torch.cat([checkpoint(logprobs, hidden, target, use_reentrant=False) for hidden, target in parts])

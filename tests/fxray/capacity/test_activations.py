@@ -115,7 +115,7 @@ def test_log_probabilities_in_chunks_are_the_plain_ones_in_a_fraction_of_the_mem
         monkeypatch.setattr(packed, "LOGITS_BUDGET", budget)
         leaf = hidden.clone().requires_grad_()
         with footprint(CPU) as memory:
-            logprobs = chosen_logprobs(head, leaf, target, 0.8, torch.tensor([3]))
+            logprobs = chosen_logprobs(head.weight, leaf, target, 0.8, torch.tensor([3]))
             logprobs.sum().backward()
         results.append((logprobs.detach(), leaf.grad, memory.peak_bytes))
     (plain, plain_gradient, plain_bytes), (chunked, chunked_gradient, chunked_bytes) = results

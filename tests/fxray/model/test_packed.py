@@ -131,7 +131,7 @@ def test_logprobs_in_chunks_are_those_of_whole_logits(monkeypatch):
     for budget in (3 * 11, 2**27):
         monkeypatch.setattr(packed, "LOGITS_BUDGET", budget)
         leaf = hidden.clone().requires_grad_()
-        got = chosen_logprobs(head, leaf, target, 0.7, excluded)
+        got = chosen_logprobs(head.weight, leaf, target, 0.7, excluded)
         got.square().sum().backward()
         torch.testing.assert_close(got, expected)
         if budget == 3 * 11:
