@@ -74,7 +74,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Compares a checkpoint with its manifest.
+    """Compares a checkpoint with its manifest; files that somebody else put beside them, a model card, do not count.
 
     Raises:
         DamagedCheckpointError: A file is missing, cut short, changed, or cannot be read.
@@ -82,7 +82,7 @@ def verify(folder: Path) -> None:
     try:
         expected = json.loads((folder / MANIFEST_FILE).read_text())
         found = _measure(folder)
-        odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        odd = sorted(name for name in expected if expected[name] != found.get(name))
     except (OSError, ValueError, AttributeError) as error:
         message = f"cannot be compared with its {MANIFEST_FILE}: {error}"
         raise DamagedCheckpointError(message, where=str(folder)) from error

@@ -1,8 +1,10 @@
 """The three splits of a run: files that the configuration names, or synthetic ones made once in the run directory."""
 
+import hashlib
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fxray.config.tree import Config
@@ -11,7 +13,7 @@ from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.files import write_atomically
 from fxray.launch.run import RunDirectory
 
-PHASE = "data"
+PHASE, DATA_FILE = "data", "data.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
     """Makes sure that the three splits are there and readable, and records where in `data.json`.
 
     Raises:
-        DataError: A file is missing, empty or malformed, or an image of the training part is in another.
+        DataError: A file is missing, empty or malformed, or changed since the run began with it, or an image of the
+            training part is in another.
     """
     splits = _splits(config, run)
     synth = config.data.synth
@@ -48,10 +51,12 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
         )
         on_event(PhaseDone(PHASE, time.monotonic() - start_s, str(run.data_file("train").parent)))
     refuse_shared_samples(splits)
-    record = {name: str(getattr(splits, name)) for name in ("train", "validation", "test")}
-    write_atomically(
-        run.root / "data.json", json.dumps(record | {"is_synthetic": splits.is_synthetic}, indent=2) + "\n"
-    )
+    files = {name: getattr(splits, name) for name in ("train", "validation", "test")}
+    contents = {name: _fingerprint(path) for name, path in files.items()}
+    _refuse_other_contents(run.root, files, contents)
+    record = {name: _name_in(run.root, path) for name, path in files.items()}
+    facts = {"is_synthetic": splits.is_synthetic, "contents": contents}
+    write_atomically(run.root / DATA_FILE, json.dumps(record | facts, indent=2) + "\n")
     return splits
 
 
@@ -80,6 +85,43 @@ def refuse_shared_samples(splits: Splits) -> None:
                 f"{trained[sample_id]}",
                 where=f"{path} row {row}",
                 remedy="split again: fxray data split; where ids only happen to be equal, make them unique",
+            )
+
+
+def _fingerprint(path: Path) -> str:
+    """SHA-256 of all that a dataset says of its images, row by row, and of the size of its file.
+
+    Images are not read: that takes minutes where there are many, and others are hardly ever as large to the byte.
+    """
+    from fxray.data.dataset import Dataset
+
+    total = hashlib.sha256(f"{path.stat().st_size}".encode())
+    for sample in Dataset.open(path).samples:
+        total.update(json.dumps(asdict(sample)).encode())
+    return total.hexdigest()
+
+
+def _name_in(root: Path, path: Path) -> str:
+    """A file's path; one in the run directory goes by its place there, for the directory may be moved."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def _refuse_other_contents(root: Path, files: Mapping[str, Path], contents: Mapping[str, str]) -> None:
+    """Keeps a run from going on with other rows: order and lengths of all phases, and what was held out, hang on them.
+
+    Raises:
+        DataError: A file changed since the run began with it.
+    """
+    try:
+        before = json.loads((root / DATA_FILE).read_bytes()).get("contents", {})
+    except (OSError, ValueError, AttributeError):
+        return
+    for name, found in contents.items():
+        if before.get(name, found) != found:
+            raise DataError(
+                "changed since this run began with it",
+                where=f"data.{name}: {files[name]}",
+                remedy="put the file back as it was, or choose another --run-dir",
             )
 
 

@@ -171,7 +171,9 @@ def adopt_config(root: Path, config: Config, remedy: str) -> None:
     refuse_changed(root, config, remedy)
     adopted = with_own_schedule(root, config)
     if adopted.grpo.schedule != config.grpo.schedule:  # kept, for a job's folder goes with the job
-        write_atomically(root / _SCHEDULE_FILE, Path(config.grpo.schedule).read_text(encoding="utf-8"))
+        write_atomically(root / _SCHEDULE_FILE, Path(config.grpo.schedule).read_bytes())
+    if adopted.grpo.schedule == str(root.resolve() / _SCHEDULE_FILE):  # by its name alone: the folder may be moved
+        adopted = _with_schedule(adopted, _SCHEDULE_FILE)
     write_atomically(root / CONFIG_FILE, dump_config(adopted))
 
 
@@ -182,7 +184,11 @@ def with_own_schedule(root: Path, config: Config) -> Config:
         return config
     if (root / CONFIG_FILE).exists() and not (own.exists() and own.read_bytes() == schedule.read_bytes()):
         return config
-    return config.model_copy(update={"grpo": config.grpo.model_copy(update={"schedule": str(own)})})
+    return _with_schedule(config, str(own))
+
+
+def _with_schedule(config: Config, schedule: str) -> Config:
+    return config.model_copy(update={"grpo": config.grpo.model_copy(update={"schedule": schedule})})
 
 
 def _flat(config: Config) -> dict[str, Any]:

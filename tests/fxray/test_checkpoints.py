@@ -120,11 +120,17 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_serves(
 
 def test_a_damaged_end_of_a_stage_takes_it_back_to_its_last_steps(tmp_path: Path) -> None:
     save(tmp_path, 20)
-    save_checkpoint(tmp_path / "final", STATE, lambda folder: None)
-    (tmp_path / "final" / "more").write_text("")
+    save_checkpoint(tmp_path / "final", STATE, lambda folder: (folder / "weights").write_text("a"))
+    (tmp_path / "final" / "weights").write_text("b")
     found, told = find(tmp_path)
     assert found == ("step-000020", 20)
-    assert "more is not what was written" in told[0]
+    assert "weights is not what was written" in told[0]
+
+
+def test_what_somebody_puts_beside_a_checkpoints_files_does_no_harm(tmp_path: Path) -> None:
+    save(tmp_path, 20)
+    (step_dir(tmp_path, 20) / "README.md").write_text("A model card.")
+    assert find(tmp_path) == (("step-000020", 20), [])
 
 
 def test_a_second_damage_of_one_name_keeps_the_first(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ Paint = Callable[[np.random.Generator, Pixels, Pixels], Pixels]
 def tile_texture(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pixels:
     """One small piece repeats in both directions."""
     height, width = under.shape[:2]
-    tile = int(rng.integers(10, 16))
+    tile = min(int(rng.integers(10, 16)), height, width)
     piece = _stress(_liveliest_piece(rng, under, tile, tile), rng.uniform(45, 60))
     return piece[np.arange(height) % tile][:, np.arange(width) % tile]
 
@@ -109,8 +109,8 @@ def put_object(rng: np.random.Generator, under: Pixels, _picture: Pixels) -> Pix
 
 def _liveliest_piece(rng: np.random.Generator, pixels: Pixels, height: int, width: int) -> Pixels:
     """Of five pieces of this size at random places the one whose colours differ most."""
-    tops = rng.integers(0, pixels.shape[0] - height, 5)
-    lefts = rng.integers(0, pixels.shape[1] - width, 5)
+    tops = rng.integers(0, max(1, pixels.shape[0] - height), 5)
+    lefts = rng.integers(0, max(1, pixels.shape[1] - width), 5)
     pieces = [pixels[top : top + height, left : left + width] for top, left in zip(tops, lefts, strict=True)]
     return max(pieces, key=lambda piece: float(piece.std()))
 

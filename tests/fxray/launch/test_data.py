@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from fxray.config.load import load_config
 from fxray.data.dataset import Row, write_dataset
 from fxray.errors import DataError
-from fxray.launch.data import Splits, refuse_shared_samples
+from fxray.events import ignore
+from fxray.launch.calibration import recorded_splits
+from fxray.launch.data import Splits, prepare_data, refuse_shared_samples
+from fxray.launch.run import open_run
 from fxray.schema import Annotation, Sample, Verdict
 
 
@@ -30,6 +34,34 @@ def test_what_trains_is_not_what_is_scored(tmp_path: Path) -> None:
         DataError, match=r"test.parquet row 0: .* 2 samples .*train.parquet too, such as 'b' in its row 1"
     ):
         refuse_shared_samples(splits_of(tmp_path, "abc", "d", "ba"))
+
+
+def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path) -> None:
+    splits = splits_of(tmp_path, "abc", "d", "e")
+    files = [f"data.{name}={getattr(splits, name)}" for name in ("train", "validation", "test")]
+    config = load_config("tiny", ["data.synth=null", *files])
+    for _ in range(2):
+        with open_run(tmp_path / "run", config) as run:
+            prepare_data(config, run, ignore)
+    splits_of(tmp_path, "abx", "d", "e")
+    with (
+        open_run(tmp_path / "run", config) as run,
+        pytest.raises(DataError, match=r"train.parquet: changed since this run began with it"),
+    ):
+        prepare_data(config, run, ignore)
+    splits_of(tmp_path, "abc", "d", "e")
+    with open_run(tmp_path / "run", config) as run:
+        prepare_data(config, run, ignore)
+
+
+def test_a_runs_own_data_move_with_it(tmp_path: Path) -> None:
+    config = load_config("tiny", ["data.synth={num_train: 8, num_validation: 8, num_test: 8, size_px: 56}"])
+    with open_run(tmp_path / "run", config) as run:
+        made = prepare_data(config, run, ignore)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert recorded_splits(tmp_path / "moved").test == tmp_path / "moved" / made.test.relative_to(tmp_path / "run")
+    with open_run(tmp_path / "moved", config) as run:
+        prepare_data(config, run, ignore)
 
 
 def test_all_three_must_be_there(tmp_path: Path) -> None:

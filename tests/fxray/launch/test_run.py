@@ -9,7 +9,7 @@ import pytest
 
 from fxray.config.load import load_config
 from fxray.errors import ConfigError, FxrayError
-from fxray.launch.run import open_run
+from fxray.launch.run import finished_phases, open_run
 
 DATA = [f"data.{split}=/data/{split}.parquet" for split in ("train", "validation", "test")]
 
@@ -63,7 +63,10 @@ def test_a_run_that_did_not_fit_goes_on_with_less_memory_or_other_machines(tmp_p
         pass
 
 
-ONE_STAGE = "stages:\n  - {name: only, rewards: {r_base: %s, w_iou: 1.0}}\n"
+ONE_STAGE = (
+    "stages:\n  - name: only\n    rewards: {r_base: %s, w_iou: 1.0, label: {right: 1, wrong: 0}, "
+    "format: {right: 1, wrong: 0}}\n"
+)
 
 
 def with_schedule(folder: Path, r_base: float):
@@ -80,6 +83,15 @@ def test_a_schedule_file_is_kept_in_the_run_and_may_lie_elsewhere_the_next_time(
         assert (kept.parent, kept.read_text()) == (run.root, ONE_STAGE % 0.5)
     with open_run(tmp_path / "run", load_config(tmp_path / "run" / "config.yaml", [])):
         assert kept.read_text() == ONE_STAGE % 0.5
+
+
+def test_a_run_with_a_schedule_of_its_own_may_be_moved(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", with_schedule(tmp_path / "a", 0.5)) as run:
+        run.sft_adapter.mkdir(parents=True)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert finished_phases(tmp_path / "moved") == {"sft": tmp_path / "moved" / "sft" / "adapter"}
+    with open_run(tmp_path / "moved", with_schedule(tmp_path / "a", 0.5)) as run:
+        assert load_config(run.root / "config.yaml").grpo.schedule == str(tmp_path / "moved" / "schedule.yaml")
 
 
 def test_a_schedule_file_with_other_words_is_another_run(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from fxray.data.check.check import check
 from fxray.data.check.rules import Severity
 from fxray.data.dataset import Dataset
@@ -35,3 +37,11 @@ def test_splits_are_balanced_and_share_no_photograph(tmp_path: Path) -> None:
     assert len(set.union(*sources)) == sum(map(len, sources))
     train = Counter(sample.generator for sample in Dataset.open(tmp_path / "train.parquet").samples)
     assert train == {"real": 20} | {family.name: 2 for family in FAMILIES}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_smallest_size_that_may_be_asked_for_is_made(tmp_path, seed):
+    synthesise(
+        tmp_path, num_train=40, num_validation=4, num_test=4, size_px=56, seed=seed, progress=lambda *_: None
+    )  # fmt: skip
+    assert {sample.width_px for sample in Dataset.open(tmp_path / "train.parquet").samples} == {56}
