@@ -11,18 +11,22 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.failures import DEATHS, FailureBudget, forget_frames
 from fxray.data.dataset import Dataset
 from fxray.data.images import decode_image
-from fxray.errors import DataError
+from fxray.errors import DataError, FxrayError
 from fxray.grpo.types import ImageRef
+
+MOST_AT_ONCE = 64
+"""Images that the actor reads in one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,13 @@ class ImageStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._dataset = Dataset.open(path)
+        self._path = path
         self._good: set[int] = set()
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        """Opened when it is asked for, so that what is wrong with it is an answer, and no death of the actor."""
+        return Dataset.open(self._path)
 
     def read(self, rows: Sequence[int]) -> tuple[Any, ...]:
         """Reads the images of rows.
@@ -106,7 +115,7 @@ class ImageSource:
     Args:
         path: The Parquet file, on the driver's node.
         failures: How often the actor may die or hang.
-        deadline_s: For the images of one call.
+        deadline_s: For `MOST_AT_ONCE` images.
         on_restart: Told why the actor is started again.
     """
 
@@ -119,8 +128,10 @@ class ImageSource:
     def fetch(self, rows: Sequence[int]) -> tuple[dict[int, ImageRef], list[BadImage]]:
         """Reads images into the object store, where they stay while someone holds their references.
 
+        Some rows at a time, each with the deadline: what takes long is not asked for again from the beginning.
+
         Args:
-            rows: Row numbers. Rows with equal images share one reference.
+            rows: Row numbers. Rows with equal images share one reference, as far as they are read together.
 
         Returns:
             A reference per readable row, and the unreadable rows.
@@ -130,9 +141,20 @@ class ImageSource:
             DataError: The dataset cannot be opened.
         """
         asked = list(dict.fromkeys(rows))
-        while asked:
+        images: dict[int, ImageRef] = {}
+        bad: list[BadImage] = []
+        for start in range(0, len(asked), MOST_AT_ONCE):
+            more, worse = self._fetch_or_restart(asked[start : start + MOST_AT_ONCE])
+            images |= more
+            bad += worse
+        return images, bad
+
+    def _fetch_or_restart(self, asked: Sequence[int]) -> tuple[dict[int, ImageRef], list[BadImage]]:
+        while True:
             try:
                 return self._fetch(asked)
+            except RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, FxrayError) else error) from None
             except (*DEATHS, GetTimeoutError) as error:
                 forget_frames(error)
                 reason = f"did not read {len(asked)} images within {self._deadline_s:g} s"
@@ -141,7 +163,6 @@ class ImageSource:
                 self._failures.record(time.monotonic(), f"image store of {self._path} {reason}")
                 self._on_restart(f"the image store of {self._path} is started again: it {reason}")
                 self._store = self._start()
-        return {}, []
 
     def _fetch(self, rows: Sequence[int]) -> tuple[dict[int, ImageRef], list[BadImage]]:
         answer, *contents = self._store.read.options(num_returns=1 + len(rows)).remote(rows)

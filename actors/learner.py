@@ -287,12 +287,18 @@ class LearnerGroup:
         """Results of calls to all ranks.
 
         Raises:
-            LearnerLostError: A rank died, hangs, or does not answer in time.
+            LearnerLostError: A rank died, hangs, failed by a fault of its own, or does not answer in time.
         """
         try:
             return self._answers(calls, time.monotonic() + self._deadline_s, what, name)
         except DeadlineError as error:
             raise LearnerLostError(error.message, where=error.where, remedy=error.remedy) from error
+        except RayTaskError as error:  # a rank that cannot use its GPU any more, for one, can be started again
+            if isinstance(error.cause, FxrayError):
+                raise
+            forget_frames(error)
+            reason = f"{type(error.cause).__name__}: {str(error.cause).strip()[:300]}"
+            raise LearnerLostError(f"a rank failed: {reason}", where=f"waiting for {what}") from error
 
     def _answers(self, calls: Sequence[Any], end_s: float, what: str, name: str = "") -> list[Any]:
         try:

@@ -11,7 +11,7 @@ Only a user's own reward function can hang or die; the built-in rewards are tota
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -27,6 +27,7 @@ from actors.placement import node_share
 from fxray import spans
 from fxray.data.frame import Frame
 from fxray.errors import DeadlineError, FxrayError
+from fxray.events import Note, OnEvent, ignore
 from fxray.grpo.types import GroupScore, RolloutGroup
 from fxray.schema import Annotation
 from fxray.spans import Span
@@ -35,6 +36,10 @@ from rewards.custom import load_reward
 from rewards.score import Score, score
 from rewards.stage import StageRewards, weights_at
 
+MAX_REASONS = 100
+"""Distinct reasons that are kept; a message may hold the answer itself."""
+MAX_MASKED_STEPS = 3
+"""Steps in a row without a single answer that could be scored: nothing is learnt, and it will hardly get better."""
 BUILT_IN_PARTS = ("label", "iou", "format")
 FACTS = ("is_strict", "is_right", "num_boxes", "union_iou")
 MAX_TRIES = 2
@@ -50,7 +55,7 @@ class RewardCounters:
         timeouts: Groups masked because their scoring ran past the deadline.
         deaths: Workers that died by themselves.
         failures: Answers masked, for whatever reason.
-        reasons: How many answers each reason masked.
+        reasons: How many answers each reason masked; the last ones are counted together.
     """
 
     timeouts: int = 0
@@ -120,6 +125,7 @@ class RewardPool:
         failures: How often workers may die. One that is killed at a deadline is replaced without being counted here.
         start_deadline_s: Longest time that a worker may take to come up. Scoring begins with the first; one that is
             late, or has no node yet, is asked for again while others score.
+        on_event: Told why answers are masked, once for each place where that happens.
 
     Raises:
         ConfigError: A reward function cannot be imported.
@@ -134,7 +140,11 @@ class RewardPool:
         failures: FailureBudget,
         start_deadline_s: float,
         node_type: str = "",
+        on_event: OnEvent = ignore,
     ) -> None:
+        self._on_event = on_event
+        self._places: set[tuple[str, str]] = set()
+        self._num_masked_steps = 0
         self._function_paths = tuple(function_paths)
         self._group_deadline_s = group_deadline_s
         self._failures = failures
@@ -159,6 +169,7 @@ class RewardPool:
         Raises:
             WorkerDiedError: Workers died more often than the budget allows.
             DeadlineError: A worker does not come up.
+            FxrayError: Nothing could be scored in several steps in a row.
         """
         present = weights_at(stage, progress_frac)
         waiting = deque(range(len(groups)))
@@ -178,6 +189,7 @@ class RewardPool:
                     num_answers = len(groups[index].rollouts)
                     self._count([outcome] * num_answers)
                     scores[index] = _group_score(groups[index].prompt.group_id, [None] * num_answers, present)
+        self._refuse_to_learn_nothing(scores.values())
         return [scores[index] for index in range(len(groups))]
 
     def close(self) -> None:
@@ -257,7 +269,26 @@ class RewardPool:
 
     def _count(self, reasons: Sequence[str]) -> None:
         self.counters.failures += len(reasons)
-        self.counters.reasons.update(reasons)
+        for reason in reasons:
+            known, place = self.counters.reasons, (reason.partition(":")[0], reason.rpartition("(")[2])
+            known[reason if reason in known or len(known) < MAX_REASONS else "other reasons"] += 1
+            if place not in self._places and len(self._places) < MAX_REASONS:
+                self._places.add(place)
+                self._on_event(Note(f"an answer is left out of learning, and so are others like it: {reason}", True))
+
+    def _refuse_to_learn_nothing(self, scores: Iterable[GroupScore]) -> None:
+        if any(score.is_valid_G.any() for score in scores):
+            self._num_masked_steps = 0
+            return
+        self._num_masked_steps += 1
+        if self._num_masked_steps >= MAX_MASKED_STEPS:
+            reason, _ = self.counters.reasons.most_common(1)[0]
+            raise FxrayError(
+                f"no answer of {self._num_masked_steps} steps in a row could be scored, most often since {reason}",
+                where="reward pool",
+                remedy="mend the function of reward.functions, or raise reward.group_deadline_s; the run goes on from "
+                "its last checkpoint",
+            )
 
 
 def _group_score(group_id: str, scores: Sequence[Score | None], stage: StageRewards) -> GroupScore:

@@ -101,6 +101,7 @@ class RolloutPool:
         self._errands: dict[ray.ObjectRef, Errand] = {}
         self._num_needed = min_workers
         self._short_since_s: float | None = time.monotonic()
+        self._is_closed = False
         self.num_departures = 0
         self.facts = RolloutFacts(0.0, 0, 0, 0, 0)
         nodes.ask_for(scaler.num_workers)
@@ -108,7 +109,7 @@ class RolloutPool:
 
     @property
     def num_deaths(self) -> int:
-        """Workers that died, hung or were late since the pool began."""
+        """Workers that died, failed, hung or were late since the pool began."""
         return self._failures.num_failures
 
     @property
@@ -126,7 +127,8 @@ class RolloutPool:
             FxrayError: Whatever a worker refuses a prompt or an image with.
         """
         fills_engine = groups_at_once(sampling.group_size, self._max_num_seqs)
-        self._resize(fills_engine)
+        if sampling.group_size > 1:  # one answer each is an evaluation, which says nothing of the steps of training
+            self._resize(fills_engine)
         self._await_workers()
         start_s = time.monotonic()
         batch = Batch(prompts, sampling, deque(range(len(prompts))), start_s + self._deadlines.step_s)
@@ -139,13 +141,9 @@ class RolloutPool:
         if self._rests:
             self.rest()
         groups = [batch.draws[index].to_group(prompt) for index, prompt in enumerate(prompts)]
-        self.facts = RolloutFacts(
-            seconds=seconds,
-            num_tokens=sum(len(draw.token_ids) for draw in batch.draws.values()),
-            num_leases=batch.num_leases,
-            image_bytes=batch.image_bytes,
-            answer_bytes=sum(draw.num_bytes for draw in batch.draws.values()),
-        )
+        num_tokens = sum(len(draw.token_ids) for draw in batch.draws.values())
+        answer_bytes = sum(draw.num_bytes for draw in batch.draws.values())
+        self.facts = RolloutFacts(seconds, num_tokens, batch.num_leases, batch.image_bytes, answer_bytes)
         return groups
 
     def adopt(self, policy: PolicyBlob) -> list[SyncProof]:
@@ -192,7 +190,8 @@ class RolloutPool:
                 self._send(worker, worker.actor.rest.remote(), REST)
 
     def close(self) -> None:
-        """Ends the workers, and asks for no more nodes."""
+        """Ends the workers, and asks for no more nodes; a thread that is still at it finds the pool closed."""
+        self._is_closed = True
         for worker in list(self._crew.members):
             self._crew.dismiss(worker)
             spans.retire(worker.name)
@@ -266,17 +265,18 @@ class RolloutPool:
 
     def _settle(self, deadline_s: float, what: str) -> None:
         """Waits for something to happen, and deals with it."""
+        if self._is_closed:
+            raise FxrayError("is closed: the run was interrupted", where="rollout pool")
         self._look_after_workers()
         now_s = time.monotonic()
         late = [errand for errand in self._errands.values() if self._end_s(errand) <= now_s]
         until_s = min([deadline_s, self._crew.next_look_s, *(self._end_s(each) for each in self._errands.values())])
         references = [*self._errands, *self._crew.questions]
-        patience_s = max(0.0, until_s - now_s)
+        patience_s, ready = max(0.0, until_s - now_s), []
         with waiting_for(errand.span for errand in self._errands.values()):
             if references:
                 ready, _ = ray.wait(references, num_returns=1, timeout=patience_s)
             else:
-                ready = []
                 time.sleep(patience_s)
         if ready and ready[0] in self._errands:
             self._finish(ready[0])
@@ -328,10 +328,15 @@ class RolloutPool:
             self._lose(worker, f"died: {error}", error)
             return
         except RayTaskError as error:
+            is_refusal = isinstance(error.cause, FxrayError)
+            if self._can_do_without(errand, is_refusal=is_refusal):
+                self._errands[reference] = errand
+                self._lose(worker, f"failed: {type(error.cause).__name__}: {str(error.cause).strip()[:300]}")
+                return
             errand.span.end(failed="refused")
             if errand.batch is not None:  # the request was at fault, the worker is sound
                 self._continue(worker)
-            raise (error.cause if isinstance(error.cause, FxrayError) else error) from None
+            raise (error.cause if is_refusal else error) from None
         errand.span.end()
         if errand.kind == START:
             worker.is_up = True
@@ -343,6 +348,10 @@ class RolloutPool:
             check_proof(errand.policy, result)
             worker.proof = result
         self._continue(worker)
+
+    def _can_do_without(self, errand: Errand, *, is_refusal: bool) -> bool:
+        """Whether a worker is to be replaced that raised something: a fault of its own, or a start that others made."""
+        return self._crew.num_up >= self._num_needed if errand.kind == START else not is_refusal
 
     def _collect(self, errand: Errand, batch: Batch, draws: list[Draw]) -> None:
         for index, draw in zip(errand.lease, draws, strict=True):
@@ -365,12 +374,12 @@ class RolloutPool:
         """Does without a worker, counts it unless its node was taken away, and hires another."""
         is_taken = was_taken(worker, error)
         what = next((errand.what for errand in self._errands.values() if errand.worker is worker), "nothing")
+        text = f"{worker.name} {reason}; the pool waited for {what}"
         self._let_go(worker, reason)
-        self._tell(f"{worker.name} {reason}; the pool waited for {what}")
-        if is_taken:
-            self.num_departures += 1
-        else:
-            self._failures.record(time.monotonic(), f"{worker.name} {reason}; the pool waited for {what}")
+        self._tell(text)
+        self.num_departures += is_taken
+        if not is_taken:
+            self._failures.record(time.monotonic(), text)
         self._fill()
 
     def _let_go(self, worker: Worker, reason: str = "") -> None:

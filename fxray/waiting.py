@@ -75,8 +75,8 @@ class StallWatch:
         past_s = self._past_s.get(kind)
         return max(self._warning_s, USUAL_FACTOR * median(past_s)) if past_s else self._warning_s
 
-    def due(self, awaited: Iterable[Span], now_s: float) -> list[str]:
-        """One line that names everything whose warning is due; none most of the time."""
+    def due(self, awaited: Iterable[Span], now_s: float) -> list[Span]:
+        """Those whose warning is due; none most of the time."""
         late = []
         for span in awaited:
             age_s = now_s - span.start_s
@@ -86,7 +86,12 @@ class StallWatch:
                 while next_s <= age_s:
                     next_s *= 2
                 self._next_s[span] = next_s
-        return [f"waiting since {now_s - span.start_s:.0f} s for {described(span)}" for span in late]
+        return late
+
+
+def warning_of(span: Span, now_s: float) -> str:
+    """What is waited for, since when, and where; that may take a question to the cluster, so hold no lock."""
+    return f"waiting since {now_s - span.start_s:.0f} s for {described(span)}"
 
 
 def described(span: Span) -> str:

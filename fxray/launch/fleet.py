@@ -130,7 +130,7 @@ class Fleet(Policies):
     def ports(self) -> Ports:
         """What the GRPO loop drives."""
         if self._rewards is None:
-            self._rewards = start.reward_pool(self._session.config)
+            self._rewards = start.reward_pool(self._session.config, self._session.on_event)
             self._closing.callback(self._rewards.close)
         return traced(Ports(self.pool, self._rewards, self.learner, self.publisher))
 

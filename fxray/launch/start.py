@@ -88,7 +88,7 @@ def rollout_pool(config: Config, model_path: Path, on_event: OnEvent) -> "Rollou
     )
 
 
-def reward_pool(config: Config) -> "RewardPool":
+def reward_pool(config: Config, on_event: OnEvent) -> "RewardPool":
     """The reward workers, with the user's functions loaded."""
     from actors.placement import REWARD
     from actors.reward_pool import RewardPool
@@ -104,6 +104,7 @@ def reward_pool(config: Config) -> "RewardPool":
             "run the reward functions on the answers of this step alone; one of them ends its process",
         ),
         node_type=REWARD if config.ray.use_node_types else "",
+        on_event=on_event,
     )
 
 

@@ -34,7 +34,7 @@ from fxray.status.record import (
     write_record,
 )
 from fxray.timeline import TIMELINE_FILE, TimelineFile
-from fxray.waiting import StallWatch, waits
+from fxray.waiting import StallWatch, waits, warning_of
 
 if TYPE_CHECKING:
     from fxray.launch.exporter import Exporter
@@ -113,10 +113,11 @@ class RunWatch:
 
     def tick(self) -> None:
         """Says what is stalled."""
+        now_s = time.monotonic()
         with self._lock:
-            due = self._stalls.due(waits(), time.monotonic())
-        for text in due:
-            self.on_event(Note(text, is_warning=True))
+            due = self._stalls.due(waits(), now_s)
+        for span in due:
+            self.on_event(Note(warning_of(span, now_s), is_warning=True))
 
     def beat(self) -> None:
         """Writes what is new. A full disk is the driver's own affair, at its next checkpoint."""

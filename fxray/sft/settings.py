@@ -15,7 +15,7 @@ MERELY_HOW = frozenset(
     | {"node_resources", "threads", "zero_stage", "checkpoint_every_steps", "max_failures"}
     | {"start_deadline_s", "step_deadline_s"}
 )
-"""Where and in how many parts the work is done; what comes out is the same but for rounding."""
+"""Where and in how many parts the work is done; what comes out is the same but for rounding and what drops out."""
 
 
 @dataclass(frozen=True, slots=True)

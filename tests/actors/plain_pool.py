@@ -47,6 +47,8 @@ class PlainWorker:
             fault = fault.removeprefix("once:")
         if fault == "die":
             os._exit(1)
+        if fault == "fail":
+            raise RuntimeError("CUDA error: an illegal memory access\nwas encountered")
         if fault == "hang":
             time.sleep(300)
         if fault.startswith("sleep "):

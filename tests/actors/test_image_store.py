@@ -10,10 +10,11 @@ import pytest
 import ray
 from PIL import Image
 
+from actors import image_store
 from actors.failures import FailureBudget
 from actors.image_store import FoundImage, ImageSource, ImageStore
 from fxray.data.dataset import Row, write_dataset
-from fxray.errors import WorkerDiedError
+from fxray.errors import DataError, WorkerDiedError
 from fxray.schema import Annotation, Sample, Verdict
 
 
@@ -78,6 +79,28 @@ def test_images_are_held_once_and_bad_ones_are_named(open_source: Callable[..., 
     assert "damaged or cut short" in bad[1].reason
     assert "20x10 px upright, expected 10x20" in bad[2].reason
     assert open_source().fetch([]) == ({}, [])
+
+
+@pytest.mark.ray
+def test_many_images_are_read_some_at_a_time(open_source: Callable[..., ImageSource], monkeypatch: Any) -> None:
+    monkeypatch.setattr(image_store, "MOST_AT_ONCE", 2)
+    source, asked = open_source(), []
+    fetch = source._fetch
+    monkeypatch.setattr(source, "_fetch", lambda rows: asked.append(list(rows)) or fetch(rows))
+    images, bad = source.fetch([6, 0, 1, 2, 0])
+    assert asked == [[6, 0], [1, 2]]
+    assert {row: ray.get(ref.handle) for row, ref in images.items()} == {row: IMAGES[row] for row in (6, 0, 1)}
+    assert [image.row for image in bad] == [2]
+
+
+@pytest.mark.ray
+def test_a_dataset_that_cannot_be_opened_is_no_death(cluster: None, tmp_path: Path) -> None:
+    failures = FailureBudget("image stores", max_restarts=1, window_s=600.0, remedy="look")
+    source = ImageSource(tmp_path / "gone.parquet", failures=failures, deadline_s=120.0, on_restart=print)
+    with pytest.raises(DataError, match="no such dataset file"):
+        source.fetch([0])
+    assert failures.num_failures == 0
+    ray.kill(source._store)
 
 
 @pytest.mark.ray

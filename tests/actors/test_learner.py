@@ -11,6 +11,7 @@ import psutil
 import pytest
 import ray
 from peft import PeftModel
+from ray.exceptions import RayTaskError
 
 from actors.learner import LearnerGroup, _await, _join, _record_phases, learnable_answers
 from fxray import spans
@@ -75,6 +76,21 @@ def test_phases_of_an_update_are_drawn_inside_its_span():
 
 def test_only_valid_answers_with_tokens_are_learnt(random_model_dir):
     assert learnable_answers(make_group(random_model_dir, 0, valid=(True, False, True))) == [0, 2]
+
+
+@pytest.mark.parametrize("cause", [RuntimeError("CUDA error\nat 0x1"), ModelError("the gradient is not finite")])
+def test_a_rank_that_fails_is_lost_and_one_that_refuses_is_heard(monkeypatch, cause):
+    group = LearnerGroup.__new__(LearnerGroup)
+    group._deadline_s = 1.0
+
+    def answers(*asked):
+        raise RayTaskError("call", "a traceback", cause)
+
+    monkeypatch.setattr(group, "_answers", answers)
+    is_refusal = isinstance(cause, ModelError)
+    expected = RayTaskError if is_refusal else LearnerLostError
+    with pytest.raises(expected, match="a traceback" if is_refusal else "a rank failed: RuntimeError: CUDA error"):
+        group._in_time([], "the learner's update")
 
 
 @pytest.fixture

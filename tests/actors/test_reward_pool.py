@@ -10,9 +10,10 @@ import pytest
 import ray
 
 from actors.failures import FailureBudget
-from actors.reward_pool import RewardPool, RewardWorker
+from actors.reward_pool import MAX_REASONS, RewardCounters, RewardPool, RewardWorker
 from fxray.data.frame import Frame
-from fxray.errors import ConfigError, WorkerDiedError
+from fxray.errors import ConfigError, FxrayError, WorkerDiedError
+from fxray.events import ignore
 from fxray.grpo.types import ImageRef, PromptGroup, Rollout, RolloutGroup
 from fxray.schema import Annotation, Box, Region, Tag, Verdict
 from rewards.custom import CustomReward
@@ -61,7 +62,7 @@ def score_without_pool(groups: list[RolloutGroup], workers: tuple[Any, ...], sta
 
 @contextmanager
 def pool_for(
-    stage: StageRewards, *, num_workers: int = 2, deadline_s: float = 10, max_restarts: int = 3
+    stage: StageRewards, *, num_workers: int = 2, deadline_s: float = 10, max_restarts: int = 3, on_event: Any = ignore
 ) -> Iterator[RewardPool]:
     pool = RewardPool(
         num_workers=num_workers,
@@ -69,6 +70,7 @@ def pool_for(
         group_deadline_s=deadline_s,
         start_deadline_s=120,
         failures=FailureBudget("reward workers", max_restarts=max_restarts, window_s=600, remedy=""),
+        on_event=on_event,
     )
     try:
         yield pool
@@ -169,6 +171,29 @@ def test_an_answer_that_kills_every_worker_is_masked_and_the_budget_is_kept(clus
         assert pool.counters.reasons == {"the worker that scored it died": 1}
         with pytest.raises(WorkerDiedError, match="failed 4 times within 10 minutes, 3 restarts"):
             pool.score(groups, stage, 0.0)
+
+
+@pytest.mark.ray
+def test_a_function_that_always_raises_is_told_once_and_ends_the_run(cluster: None) -> None:
+    stage, told = make_stage("raises_on_bad"), []
+    with pool_for(stage, num_workers=1, on_event=told.append) as pool:
+        for texts in (["bad"], ["bad"], ["good"], ["bad", "bad"], ["bad"]):
+            pool.score([make_group("0", *texts)], stage, 0.0)
+        assert len(told) == 1
+        assert told[0].is_warning
+        assert "left out of learning, and so are others like it: ValueError: no such answer (reward_fun" in told[0].text
+        with pytest.raises(FxrayError, match=r"no answer of 3 steps in a row could be scored, .* since ValueErr"):
+            pool.score([make_group("0", "bad")], stage, 0.0)
+
+
+def test_reasons_do_not_grow_without_bound() -> None:
+    told: list[Any] = []
+    pool = RewardPool.__new__(RewardPool)
+    pool.counters, pool._places, pool._on_event = RewardCounters(), set(), told.append
+    pool._count([f"ValueError: not {i} (mine.py:{i % 200})" for i in range(1000)])
+    assert sum(pool.counters.reasons.values()) == 1000
+    assert len(pool.counters.reasons) == MAX_REASONS + 1
+    assert len(told) == MAX_REASONS
 
 
 @pytest.mark.ray

@@ -15,7 +15,7 @@ from ray.exceptions import ObjectLostError
 
 from actors.errands import Deadlines
 from actors.rollout_worker import Draw
-from fxray.errors import DataError, DeadlineError, ModelError, SyncError, WorkerDiedError
+from fxray.errors import DataError, DeadlineError, FxrayError, ModelError, SyncError, WorkerDiedError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -108,6 +108,34 @@ def test_a_worker_that_cannot_start_says_why(pool_with: Any) -> None:
     faults = {"start rollout-1": "refuse", "start rollout-2": "refuse"}
     with pool_with(faults) as pool, pytest.raises(ModelError, match="no such model"):
         pool.generate(prompts(1), TWO)
+
+
+def test_a_worker_that_fails_is_replaced_like_one_that_died(pool_with: Any) -> None:
+    told: list[Any] = []
+    with pool_with({"alpha/0/1": "once:fail"}, on_event=told.append) as pool:
+        check_groups(pool.generate(prompts(4), TWO), prompts(4))
+        assert pool.num_deaths == 1
+    assert "failed: RuntimeError: CUDA error: an illegal memory access" in told[0].text
+    always = pool_with({"alpha/0/1": "fail"}, failures=failures(2))
+    with always as pool, pytest.raises(WorkerDiedError, match=r"failed 3 times .* illegal memory access"):
+        pool.generate(prompts(4), TWO)
+
+
+def test_one_that_cannot_start_ends_nothing_while_others_draw(pool_with: Any) -> None:
+    with pool_with({"start rollout-2": "refuse"}) as pool:
+        end_s = time.monotonic() + 60
+        while pool.num_deaths < 1 and time.monotonic() < end_s:
+            check_groups(pool.generate(prompts(2), TWO), prompts(2))
+        assert pool.num_deaths == 1
+
+
+def test_a_thread_that_comes_late_hires_nobody_for_a_closed_pool(pool_with: Any) -> None:
+    with pool_with() as pool:
+        pool.generate(prompts(1), TWO)
+        pool.close()
+        with pytest.raises(FxrayError, match="is closed"):
+            pool.adopt(adapter(1))
+        assert not pool._crew.members
 
 
 def test_a_bad_image_is_an_error_that_names_the_sample(pool_with: Any) -> None:
