@@ -9,7 +9,8 @@ another one.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ class LearnerGroup:
 
         Raises:
             DeadlineError: They are not ready in time.
-            LearnerLostError: A rank died or hangs.
+            LearnerLostError: A rank died, hangs, or failed by a fault of its own.
             FxrayError: What a rank refuses: model, adapter.
         """
         end = time.monotonic() + self._start_deadline_s
@@ -192,7 +193,8 @@ class LearnerGroup:
             where = [self._ranks[0].call.remote("open_meeting")]
             ((address, port),) = self._answers(where, end, "learner rank 0 to open a meeting", "meet")
         ready = [rank.call.remote("start", address, port, self._deadline_s) for rank in self._ranks]
-        self._answers(ready, end, "the learner's ranks to load the model", "start")
+        with _own_faults("the learner's ranks to load the model"):
+            self._answers(ready, end, "the learner's ranks to load the model", "start")
 
     def update(self, groups: Sequence[TrainingGroup], settings: UpdateSettings) -> dict[str, float]:
         """Applies `settings.num_updates` optimizer steps; returns metrics by name.
@@ -290,15 +292,10 @@ class LearnerGroup:
             LearnerLostError: A rank died, hangs, failed by a fault of its own, or does not answer in time.
         """
         try:
-            return self._answers(calls, time.monotonic() + self._deadline_s, what, name)
+            with _own_faults(what):
+                return self._answers(calls, time.monotonic() + self._deadline_s, what, name)
         except DeadlineError as error:
             raise LearnerLostError(error.message, where=error.where, remedy=error.remedy) from error
-        except RayTaskError as error:  # a rank that cannot use its GPU any more, for one, can be started again
-            if isinstance(error.cause, FxrayError):
-                raise
-            forget_frames(error)
-            reason = f"{type(error.cause).__name__}: {str(error.cause).strip()[:300]}"
-            raise LearnerLostError(f"a rank failed: {reason}", where=f"waiting for {what}") from error
 
     def _answers(self, calls: Sequence[Any], end_s: float, what: str, name: str = "") -> list[Any]:
         try:
@@ -313,6 +310,19 @@ class LearnerGroup:
         lengths = [_packed_length(group) for group in groups]
         plan = plan_micro_batches(lengths, num_ranks=self._num_ranks, max_tokens=self._spec.max_tokens_per_micro_batch)
         return [[RankPass(tuple(groups[i] for i in each.groups), each.is_filler) for each in passes] for passes in plan]
+
+
+@contextmanager
+def _own_faults(what: str) -> Iterator[None]:
+    """Has a rank that raises what is no refusal started again: one that cannot use its GPU any more, for one."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, FxrayError):
+            raise
+        forget_frames(error)
+        reason = f"{type(error.cause).__name__}: {str(error.cause).strip()[:300]}"
+        raise LearnerLostError(f"a rank failed: {reason}", where=f"waiting for {what}") from error
 
 
 def _join(of_ranks: Sequence[dict[str, float]], num_updates: int) -> dict[str, float]:

@@ -144,7 +144,7 @@ class RewardPool:
     ) -> None:
         self._on_event = on_event
         self._places: set[tuple[str, str]] = set()
-        self._num_masked_steps = 0
+        self._num_masked_steps, self._reasons_of_late = 0, Counter[str]()
         self._function_paths = tuple(function_paths)
         self._group_deadline_s = group_deadline_s
         self._failures = failures
@@ -269,6 +269,7 @@ class RewardPool:
 
     def _count(self, reasons: Sequence[str]) -> None:
         self.counters.failures += len(reasons)
+        self._reasons_of_late.update(reasons)
         for reason in reasons:
             known, place = self.counters.reasons, (reason.partition(":")[0], reason.rpartition("(")[2])
             known[reason if reason in known or len(known) < MAX_REASONS else "other reasons"] += 1
@@ -278,11 +279,11 @@ class RewardPool:
 
     def _refuse_to_learn_nothing(self, scores: Iterable[GroupScore]) -> None:
         if any(score.is_valid_G.any() for score in scores):
-            self._num_masked_steps = 0
+            self._num_masked_steps, self._reasons_of_late = 0, Counter()
             return
         self._num_masked_steps += 1
         if self._num_masked_steps >= MAX_MASKED_STEPS:
-            reason, _ = self.counters.reasons.most_common(1)[0]
+            reason, _ = self._reasons_of_late.most_common(1)[0]
             raise FxrayError(
                 f"no answer of {self._num_masked_steps} steps in a row could be scored, most often since {reason}",
                 where="reward pool",

@@ -331,6 +331,7 @@ class RolloutPool:
             is_refusal = isinstance(error.cause, FxrayError)
             if self._can_do_without(errand, is_refusal=is_refusal):
                 self._errands[reference] = errand
+                forget_frames(error)
                 self._lose(worker, f"failed: {type(error.cause).__name__}: {str(error.cause).strip()[:300]}")
                 return
             errand.span.end(failed="refused")

@@ -33,8 +33,8 @@ def mean(values: list[bool]) -> float:
 
 
 def main(run_dir: Path) -> None:
-    test = json.loads((run_dir / "data.json").read_text())["test"]
-    samples = {sample.sample_id: sample for sample in Dataset.open(Path(test)).samples}
+    test = run_dir / json.loads((run_dir / "data.json").read_text())["test"]
+    samples = {sample.sample_id: sample for sample in Dataset.open(test).samples}
     print("| policy | captions | a family's | the right family's | tags right |\n|---|---|---|---|---|")
     files = sorted((run_dir / "evaluation").glob("*/predictions.parquet"), key=lambda file: file.stat().st_mtime)
     for file in files:

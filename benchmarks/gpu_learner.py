@@ -138,7 +138,8 @@ def plan(model: str, size: Pass, policy: PackedPolicy, is_checkpointed: bool) ->
         rank=8,
         bytes_per_number=policy.model.get_base_model().dtype.itemsize,
         is_checkpointed=is_checkpointed,
-        is_fused=torch.cuda.is_available(),
+        has_fused_norms=torch.cuda.is_available(),
+        remakes_gate=torch.cuda.is_available(),
         max_logits=LOGITS_BUDGET,
     ).peak
 

@@ -81,6 +81,8 @@ def verify(folder: Path) -> None:
     """
     try:
         expected = json.loads((folder / MANIFEST_FILE).read_text())
+        if not isinstance(expected, dict) or not expected:
+            raise ValueError("it names no file")
         found = _measure(folder)
         odd = sorted(name for name in expected if expected[name] != found.get(name))
     except (OSError, ValueError, AttributeError) as error:

@@ -84,7 +84,7 @@ def run_baselines(
             failures[job.entry.name] = error
             on_event(Note(f"{job.entry.name} failed: {error}", is_warning=True))
     files = {entry.name: out / entry.name / RECORD for entry in BASELINES if entry.name not in failures}
-    found = {name: _read(file) for name, file in files.items() if file.is_file()}
+    found = {name: read_record(file) for name, file in files.items() if file.is_file()}
     return Outcome({n: r for n, r in found.items() if all(r["key"].get(k) == key[k] for k in _IN_COMMON)}, failures)
 
 
@@ -156,10 +156,10 @@ def _note_shared_sources(train: Path, test: Path, on_event: OnEvent) -> None:
 
 def _is_done(job: Job) -> bool:
     file = job.out / RECORD
-    return file.is_file() and _read(file)["key"] == job.key
+    return file.is_file() and read_record(file)["key"] == job.key
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_record(file: Path) -> dict[str, Any]:
     """A record.
 
     Raises:

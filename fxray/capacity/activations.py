@@ -79,7 +79,8 @@ def count_activations(
     rank: int,
     bytes_per_number: int,
     is_checkpointed: bool,
-    is_fused: bool,
+    has_fused_norms: bool,
+    remakes_gate: bool,
     max_logits: int,
 ) -> Activations:
     """Bytes of one pass with gradients.
@@ -90,13 +91,13 @@ def count_activations(
         rank: Of the adapters; 0 where all weights are trained.
         bytes_per_number: 2 for bfloat16, 4 for float32.
         is_checkpointed: Activations are recomputed layer by layer.
-        is_fused: A GPU's shorter way (`fxray.model.layers`): norms keep no float32 copy, and the gate's own output is
-            made again.
+        has_fused_norms: Norms keep no float32 copy, as on a GPU (`fxray.model.fused`).
+        remakes_gate: The gate's own output is made again, as where whole layers are compiled (`fxray.model.layers`).
         max_logits: Most logits that are held at once; with more, they are recomputed in the backward pass.
     """
     patches = size.num_groups * size.patches
-    norm_inputs = 1 if is_fused else FLOAT32_BYTES // bytes_per_number
-    of_gate = 3 if is_fused else 4  # both factors, their product, and the first before its activation
+    norm_inputs = 1 if has_fused_norms else FLOAT32_BYTES // bytes_per_number
+    of_gate = 3 if remakes_gate else 4  # both factors, their product, and the first before its activation
     layer = _layer_bytes(shape, size, rank, bytes_per_number, norm_inputs, of_gate)
     gradients = size.tokens * ((5 - of_gate) * shape.intermediate_size + 2 * shape.hidden_size) * bytes_per_number
     block = patches * _block_bytes(shape, rank, bytes_per_number, norm_inputs, of_gate)

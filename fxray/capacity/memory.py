@@ -165,14 +165,16 @@ def _training_parts(
     of_weights, of_gradients, of_optimizer = (num_ranks if zero_stage >= stage else 1 for stage in (3, 2, 1))
     num_copies = 3 if zero_stage else 2  # both moments, and ZeRO's own copy of what it updates
     lora = config.model.lora
-    takes_shorter_way = config.learner.gpus_per_rank > 0 and lora is not None and not lora.dropout and zero_stage < 3
+    has_fused_norms = config.learner.gpus_per_rank > 0 and lora is not None
+    is_dropping = lora is not None and lora.dropout > 0 and not has_reference  # in SFT alone
     activations = count_activations(
         shape,
         size,
         rank=config.model.lora_rank,
         bytes_per_number=number,
         is_checkpointed=config.model.gradient_checkpointing,
-        is_fused=takes_shorter_way,
+        has_fused_norms=has_fused_norms,
+        remakes_gate=has_fused_norms and not is_dropping and zero_stage < 3,
         max_logits=MAX_LOGITS,
     )
     parts = [

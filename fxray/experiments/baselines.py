@@ -3,7 +3,6 @@
 OUT/baselines/<test or fold>/<baseline>/     as `fxray baseline run` leaves it; what is there is not fitted again
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 from fxray.baselines.measure import PREDICTIONS, RECORD
 from fxray.baselines.ports import Settings, Size
 from fxray.baselines.registry import BASELINES, find
-from fxray.baselines.run import Outcome, run_baselines
+from fxray.baselines.run import Outcome, read_record, run_baselines
 from fxray.config.tree import Config
-from fxray.errors import FxrayError
+from fxray.errors import DataError, FxrayError
 from fxray.events import OnEvent
 from fxray.experiments.data import fold_file
 from fxray.experiments.experiment import OWN, Experiment, split_column
@@ -48,7 +47,10 @@ class Question:
     def is_answered(self, baseline: str) -> bool:
         """Whether a baseline of this size has answered; what lies there may be of another."""
         record = self.folder / baseline / RECORD
-        return record.is_file() and json.loads(record.read_bytes())["key"]["size"] == self.size
+        try:
+            return record.is_file() and read_record(record)["key"].get("size") == self.size
+        except DataError:  # whoever fits it next says so
+            return False
 
 
 Fit = Callable[[Sequence[str], Question, Setting, Config, OnEvent], Outcome]

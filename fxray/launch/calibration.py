@@ -104,6 +104,7 @@ def recorded_splits(root: Path) -> Splits:
     Raises:
         CheckpointError: The file is missing or says something else.
     """
+    root = root.resolve()  # other processes read these paths, from folders of their own
     try:
         record = json.loads((root / "data.json").read_text("utf-8"))
         train, validation, test = (root / str(record[name]) for name in ("train", "validation", "test"))

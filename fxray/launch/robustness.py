@@ -59,7 +59,7 @@ def measure_robustness(
         FxrayError: Another process works on the run.
         DataError: An image of the test split cannot be read, or is too narrow once changed.
     """
-    with open_finished(run_dir, overrides) as (config, finished):
+    with open_finished(run_dir, overrides, may_ask_fewer=True) as (config, finished):
         name, splits = chosen_phase(list(finished), stage, run_dir), recorded_splits(run_dir)
         dataset, root = Dataset.open(splits.test), run_dir / FOLDER / name
         rows = rows_to_answer(len(dataset), config.evaluate.num_samples)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fxray.config.load import dump_config, load_config
+from fxray.config.load import dump_config, find_yaml, load_config
 from fxray.config.schedule import load_stages
 from fxray.config.tree import Config, SftConfig
 from fxray.errors import CheckpointError, ConfigError
@@ -115,12 +115,15 @@ def finished_phases(root: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def open_finished(root: Path, overrides: Sequence[str]) -> Iterator[tuple[Config, dict[str, Path]]]:
+def open_finished(
+    root: Path, overrides: Sequence[str], *, may_ask_fewer: bool = False
+) -> Iterator[tuple[Config, dict[str, Path]]]:
     """Holds the lock of a run that has finished a phase, to ask or measure what it has trained.
 
     Args:
         root: The run directory.
         overrides: Fields of the configuration, as `--set` of the command line; none of those that decide answers.
+        may_ask_fewer: Whether evaluate.num_samples may differ, for answers that are kept apart from the run's own.
 
     Yields:
         The configuration, and the adapters of the finished phases in the order of training.
@@ -132,7 +135,7 @@ def open_finished(root: Path, overrides: Sequence[str]) -> Iterator[tuple[Config
     """
     file, finished = root / CONFIG_FILE, finished_phases(root)
     before, config = load_config(file, []), load_config(file, overrides)
-    changed = [name for name in changed_fields(before, config) if name != _NUM_ANSWERS]  # of what is asked from here on
+    changed = [name for name in changed_fields(before, config) if not (may_ask_fewer and name == _NUM_ANSWERS)]
     _refuse_changes(changed, root, "leave them out; `fxray evaluate --config` answers with any settings")
     with hold(root):
         yield config, finished
@@ -150,7 +153,7 @@ def refuse_changed(root: Path, config: Config, remedy: str) -> None:
     A schedule in a file of one's own is compared with what the file held when the folder was begun.
 
     Raises:
-        ConfigError: The folder was begun with a configuration that comes to something else.
+        ConfigError: The folder was begun with a configuration that comes to something else, or there is no such file.
     """
     file = root / CONFIG_FILE
     changed = changed_fields(load_config(file, []), with_own_schedule(root, config)) if file.exists() else []
@@ -182,6 +185,7 @@ def with_own_schedule(root: Path, config: Config) -> Config:
     own, schedule = root.resolve() / _SCHEDULE_FILE, Path(config.grpo.schedule)
     if schedule.suffix not in (".yaml", ".yml"):
         return config
+    find_yaml(schedule, kind="schedule")  # says so where there is none
     if (root / CONFIG_FILE).exists() and not (own.exists() and own.read_bytes() == schedule.read_bytes()):
         return config
     return _with_schedule(config, str(own))

@@ -64,7 +64,7 @@ def _decoder_layer(
     layer: Any, by_transformers: Any, hidden_states: torch.Tensor, attention_mask: Any = None, **kwargs: Any
 ) -> torch.Tensor:
     ready = projections(layer, TEXT) if isinstance(attention_mask, VarlenLayout) else None
-    if ready is None or hidden_states.dtype != ready[0].weight_OI.dtype:
+    if ready is None or not hidden_states.dtype == ready[0].weight_OI.dtype == _multiplied_in(hidden_states):
         result: torch.Tensor = by_transformers(hidden_states, attention_mask=attention_mask, **kwargs)
         return result
     return decoder_layer(layer, ready, hidden_states, attention_mask, kwargs["position_embeddings"])
@@ -189,6 +189,12 @@ def rotate(x_THE: torch.Tensor, cos_TE: torch.Tensor, sin_TE: torch.Tensor) -> t
     x, cos, sin = x_THE.float(), cos_TE[:, None].float(), sin_TE[:, None].float()
     first, second = x.chunk(2, -1)
     return (x * cos + torch.cat([-second, first], -1) * sin).to(x_THE.dtype)
+
+
+def _multiplied_in(x: torch.Tensor) -> torch.dtype:
+    """The type of products here: a frozen reference in float32 is multiplied in bfloat16 where its policy is."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _norm(norm: Any) -> Norm:

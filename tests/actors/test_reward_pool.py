@@ -1,5 +1,6 @@
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,7 +190,8 @@ def test_a_function_that_always_raises_is_told_once_and_ends_the_run(cluster: No
 def test_reasons_do_not_grow_without_bound() -> None:
     told: list[Any] = []
     pool = RewardPool.__new__(RewardPool)
-    pool.counters, pool._places, pool._on_event = RewardCounters(), set(), told.append
+    pool.counters, pool._reasons_of_late = RewardCounters(), Counter()
+    pool._places, pool._on_event = set(), told.append
     pool._count([f"ValueError: not {i} (mine.py:{i % 200})" for i in range(1000)])
     assert sum(pool.counters.reasons.values()) == 1000
     assert len(pool.counters.reasons) == MAX_REASONS + 1

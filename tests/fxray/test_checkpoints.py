@@ -127,6 +127,16 @@ def test_a_damaged_end_of_a_stage_takes_it_back_to_its_last_steps(tmp_path: Path
     assert "weights is not what was written" in told[0]
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "0", '"a"'])
+def test_a_manifest_that_names_nothing_is_damaged(tmp_path: Path, content: str) -> None:
+    for step in (20, 40):
+        save(tmp_path, step)
+    (step_dir(tmp_path, 40) / "manifest.json").write_text(content)
+    found, told = find(tmp_path)
+    assert found == ("step-000020", 20)
+    assert "it names no file" in told[0]
+
+
 def test_what_somebody_puts_beside_a_checkpoints_files_does_no_harm(tmp_path: Path) -> None:
     save(tmp_path, 20)
     (step_dir(tmp_path, 20) / "README.md").write_text("A model card.")

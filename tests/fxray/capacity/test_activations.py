@@ -93,7 +93,8 @@ def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
         rank=RANK,
         bytes_per_number=model.dtype.itemsize,
         is_checkpointed=is_checkpointed,
-        is_fused=False,
+        has_fused_norms=False,
+        remakes_gate=False,
         max_logits=LOGITS_BUDGET,
     )
     ratio = predicted.peak / whole.peak_bytes
@@ -146,5 +147,12 @@ def test_a_hand_counted_pass() -> None:
     ends = 4 * (16 * 4 * 4 + 2 * (12 * 2 + 6) + 6 * 12 * 2)
     logits = 4 * 6 * 7
     assert count_activations(
-        shape, size, rank=1, bytes_per_number=4, is_checkpointed=False, is_fused=False, max_logits=10**9
+        shape,
+        size,
+        rank=1,
+        bytes_per_number=4,
+        is_checkpointed=False,
+        has_fused_norms=False,
+        remakes_gate=False,
+        max_logits=10**9,
     ) == Activations(kept=layer + block + ends + logits, recomputed=0, logits=2 * logits)

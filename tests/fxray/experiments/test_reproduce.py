@@ -300,6 +300,9 @@ def test_a_detector_of_another_size_is_not_told_as_the_one_that_was_asked_for(tm
     lines = lines_of(result, "mine")
     assert (lines["NPR"]["state"], lines["NPR"]["metrics"]) == ("failed: no real image", {})
     assert lines["SegFormer"]["state"] == ""
+    for file in setting.out.glob("baselines/*/*/record.json"):
+        file.write_text("{")
+    assert [row.state for row in plan(mine["mine"], large)][1:] == ["not fitted for own"] * 2
 
 
 def test_a_table_says_on_its_face_that_data_are_synthetic(setting):

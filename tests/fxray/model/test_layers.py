@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -106,3 +107,36 @@ def test_what_it_does_not_compute_is_left_to_transformers(model):
     assert projections(layer.train(), TEXT) is None
     assert projections(layer.eval(), TEXT) is not None
     dropout["policy"] = before
+
+
+def test_a_float32_reference_beside_a_bfloat16_policy_gives_flash_attention_what_it_takes(monkeypatch):
+    from fxray.model import attention
+    from fxray.model.folder import resolve_model_path
+    from fxray.model.load import load_model
+    from fxray.model.packed import PackedPolicy
+    from fxray.model.policy import make_policy
+
+    path, seen = resolve_model_path("tiny"), []
+    policy = make_policy(
+        lambda dtype: load_model(path, dtype=dtype), path,
+        dtype="bfloat16", lora_rank=0, lora_alpha=0, lora_dropout=0, seed=0,
+    )  # fmt: skip
+    policy.add_reference()
+    PackedPolicy(policy.model, dtype=torch.bfloat16)
+
+    def flash(query, key, value, *args, **settings):
+        seen.append({query.dtype, key.dtype, value.dtype})
+        return torch.zeros_like(query)
+
+    monkeypatch.setattr(attention, "flash_attention", flash)
+    layout = attention.varlen_layout([7], [[3, 2]], torch.device("cpu"))
+    for speaks in (nullcontext(), policy.as_reference()):
+        with speaks, torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            core = policy.model.get_base_model()
+            core.model.language_model(
+                inputs_embeds=core.get_input_embeddings()(torch.arange(12))[None],
+                position_ids=torch.arange(12).expand(3, 1, -1),
+                attention_mask={"full_attention": layout},
+                use_cache=False,
+            )
+    assert seen == [{torch.bfloat16}] * 2 * len(policy.base.model.language_model.layers)
