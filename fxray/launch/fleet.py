@@ -13,7 +13,7 @@ from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, MODEL_W
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
 from fxray.engine.binding import read_weights
-from fxray.errors import CheckpointError, DataError, LearnerLostError
+from fxray.errors import CheckpointError, DataError, LearnerLostError, WorkerDiedError
 from fxray.events import Note, OnEvent
 from fxray.grpo.loop import Ports
 from fxray.grpo.ports import Generator, Learner
@@ -71,6 +71,7 @@ class Fleet(Policies):
         self._session, self._closing = session, closing
         self._learner: LearnerGroup | None = None
         self._has_learner_started = False
+        self._newest_version = self._num_lost_here = 0
         self._learner_failures = start.failure_budget(
             config, "learners", "often too little memory: lower learner.max_tokens_per_micro_batch"
         )
@@ -116,10 +117,19 @@ class Fleet(Policies):
         """Ends the ranks that are left, so that the next use of `learner` starts all of them; engines go on.
 
         Raises:
-            WorkerDiedError: The learner was lost more often than the failure budget allows.
+            WorkerDiedError: The learner was lost more often than the failure budget allows, or as often at one place,
+                however long each time took: what hangs for its whole deadline would hang for ever.
         """
         self._end_learner()
         self._learner_failures.record(time.monotonic(), str(error))
+        self._num_lost_here += 1
+        if self._num_lost_here > (most := self._session.config.failures.max_restarts):
+            raise WorkerDiedError(
+                f"the learner was lost {self._num_lost_here} times without a step beyond policy version "
+                f"{self._newest_version}, {most} restarts are allowed; the last time: {error}",
+                where="failures.max_restarts",
+                remedy="it fails at the same place each time: see what it says there",
+            )
 
     def _end_learner(self) -> None:
         if self._learner is not None:
@@ -152,9 +162,11 @@ class Fleet(Policies):
         return counters
 
     def observe(self, metrics: Mapping[str, float]) -> None:
-        """Lets an elastic pool know where the time of a step went."""
+        """Takes note of a step: how far training is, and, for an elastic pool, where the time went."""
         from actors.scaling import StepTimes
 
+        if metrics["policy_version"] > self._newest_version:
+            self._newest_version, self._num_lost_here = int(metrics["policy_version"]), 0
         is_ahead = self._session.config.grpo.max_staleness > 0
         step = StepTimes(
             step_s=metrics["seconds"],
