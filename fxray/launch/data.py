@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from fxray.config.tree import Config
@@ -89,7 +89,7 @@ def refuse_shared_samples(splits: Splits) -> None:
 
 
 def _fingerprint(path: Path) -> str:
-    """SHA-256 of all that a dataset says of its images, row by row, and of the size of its file.
+    """SHA-256 of what a dataset teaches of its images, row by row, and of the size of its file.
 
     Images are not read: that takes minutes where there are many, and others are hardly ever as large to the byte.
     """
@@ -97,7 +97,10 @@ def _fingerprint(path: Path) -> str:
 
     total = hashlib.sha256(f"{path.stat().st_size}".encode())
     for sample in Dataset.open(path).samples:
-        total.update(json.dumps(asdict(sample)).encode())
+        truth = sample.annotation
+        regions = [[*region.box, region.caption] for region in truth.regions]
+        facts = (sample.sample_id, sample.width_px, sample.height_px, truth.verdict, regions, truth.tags, sample.source)
+        total.update(json.dumps(facts).encode())
     return total.hexdigest()
 
 
