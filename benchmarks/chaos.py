@@ -182,8 +182,8 @@ class Run:
 class Attack:
     """What was done, and how long the run took to make another step."""
 
-    def __init__(self, role: str, kind: str, phase: str, at_s: float) -> None:
-        self.role, self.kind, self.phase, self.at_s = role, kind, phase, at_s
+    def __init__(self, role: str, kind: str, phase: str, at_s: float, pid: int) -> None:
+        self.role, self.kind, self.phase, self.at_s, self.pid = role, kind, phase, at_s, pid
         self.recovery_s = float("nan")
 
     def __str__(self) -> str:
@@ -201,13 +201,13 @@ def attack(run: Run, args: argparse.Namespace) -> Iterator[Attack]:
         if run.driver.poll() is not None:
             if run.driver.returncode == 0:
                 return
-            if pending is None or pending.role != "driver":
+            if pending is None or pending.pid != run.driver.pid:
                 raise SystemExit(f"the run gave up ({run.driver.returncode}):\n{run._log.read_text()[-3000:]}")
             run.start()
         records = run.records()
         if records != known and len(records) >= len(known):
             known, progress_s = records, now_s
-            if pending is not None:
+            if pending is not None and pending.pid != run.driver.pid:  # a dying driver's last step is no recovery
                 pending.recovery_s = now_s - began_s - pending.at_s
                 print(f"{pending.at_s:6.0f} s  {pending}", flush=True)
                 yield pending
@@ -234,11 +234,12 @@ def strike(run: Run, dice: random.Random, args: argparse.Namespace, phase: str, 
     if not kinds or not victims:
         return None
     kind = dice.choice(kinds)
+    pid = dice.choice(victims).pid
     try:
-        os.kill(dice.choice(victims).pid, SIGNALS[kind])
+        os.kill(pid, SIGNALS[kind])
     except ProcessLookupError:
         return None
-    return Attack(role, kind, phase, at_s)
+    return Attack(role, kind, phase, at_s, pid)
 
 
 def print_attacks(attacks: list[Attack]) -> None:
