@@ -108,11 +108,6 @@ def of_part(saved, part):
     return {path.removeprefix(f"{part}/"): saved[path] for path in saved if path.startswith(f"{part}/")}
 
 
-def of_adapter(saved):
-    """The files of the policy in a saved state, as SFT leaves them."""
-    return of_part(saved, "adapter")
-
-
 def weights(worker):
     return worker.export_policy(1)[0].safetensors
 
@@ -243,7 +238,7 @@ def test_a_reset_optimizer_is_a_fresh_one(worker, groups, random_model_dir):
     worker.reset_optimizer()
     saved = state(worker)
     worker.update(one_pass(*groups), SETTINGS, num_groups=4)
-    fresh = start(random_model_dir, initial_policy=of_adapter(saved))
+    fresh = start(random_model_dir, initial_policy=of_part(saved, "adapter"))
     restore(fresh, saved, "saved")
     fresh.reset_optimizer()
     fresh.update(one_pass(*groups), SETTINGS, num_groups=4)
@@ -253,7 +248,7 @@ def test_a_reset_optimizer_is_a_fresh_one(worker, groups, random_model_dir):
 def test_an_initial_policy_is_policy_and_reference(worker, groups, random_model_dir):
     worker.update(one_pass(*groups), SETTINGS, num_groups=4)
     saved = state(worker)
-    started = start(random_model_dir, initial_policy=of_adapter(saved), seed=9)
+    started = start(random_model_dir, initial_policy=of_part(saved, "adapter"), seed=9)
     assert weights(started) == weights(worker)
     assert started.update(one_pass(*groups), SETTINGS, num_groups=4)["kl"] == pytest.approx(0, abs=1e-5)
 
@@ -405,4 +400,4 @@ def test_a_checkpoint_of_whole_weights_is_a_model_that_others_load(worker, rando
     with pytest.raises(CheckpointError, match=r"adapter_config\.json is missing"):
         worker.restore("adapter", whole.state("adapter"), "whole")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
-        whole.restore("adapter", of_adapter(state(worker)), "lora")
+        whole.restore("adapter", of_part(state(worker), "adapter"), "lora")

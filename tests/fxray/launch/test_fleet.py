@@ -43,3 +43,5 @@ def test_a_step_further_begins_to_count_anew(monkeypatch: pytest.MonkeyPatch) ->
     for version in range(10):
         fleet.drop_learner(LearnerLostError("rank 0 died"))
         step(fleet, version + 1)
+    assert fleet._learner_failures.num_failures == 10
+    assert fleet._num_lost_here == 0
