@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fxray.config.load import dump_config, find_yaml, load_config
+from fxray.config.load import dump_config, find_yaml, load_config, shipped_folder
 from fxray.config.schedule import load_stages
 from fxray.config.tree import Config, SftConfig
 from fxray.errors import CheckpointError, ConfigError
@@ -185,7 +185,7 @@ def with_own_schedule(root: Path, config: Config) -> Config:
     own, schedule = root.resolve() / _SCHEDULE_FILE, Path(config.grpo.schedule)
     if schedule.suffix not in (".yaml", ".yml"):
         return config
-    find_yaml(schedule, kind="schedule")  # says so where there is none
+    find_yaml(schedule, shipped_folder() / "schedules", kind="schedule")  # says so where there is none
     if (root / CONFIG_FILE).exists() and not (own.exists() and own.read_bytes() == schedule.read_bytes()):
         return config
     return _with_schedule(config, str(own))

@@ -103,6 +103,15 @@ def test_a_schedule_file_with_other_words_is_another_run(tmp_path: Path) -> None
     assert (tmp_path / "run" / "schedule.yaml").read_text() == ONE_STAGE % 0.5
 
 
+def test_a_schedule_file_that_is_gone_is_named_with_the_presets(tmp_path: Path) -> None:
+    config = with_schedule(tmp_path / "a", 0.5)
+    (tmp_path / "a" / "mine.yaml").unlink()
+    with pytest.raises(ConfigError, match="there is no such schedule") as caught, open_run(tmp_path / "r", config):
+        pass
+    assert caught.value.where.endswith("mine.yaml")
+    assert "fixed-alpha" in caught.value.remedy
+
+
 def test_a_second_driver_is_told_who_holds_the_run(tmp_path: Path) -> None:
     config = load_config("tiny", [])
     code = (
