@@ -4,13 +4,15 @@
 
 What is whole over there is listed in `.mirror.json`, which is written after the files that it names; so a driver that
 dies while it copies leaves the copy before, and at most the last half minute is learnt again. Files are compared by
-size and modification time. Works with every scheme that `pyarrow.fs` opens: s3, gs, abfs, hdfs; credentials come from
-the environment, as usual there.
+size and modification time. The folder here notes which list it was last equal to (`.mirrored`): while that one is still
+the list over there, nobody else has worked on the run, and what is here alone is newer and stays. Works with every
+scheme that `pyarrow.fs` opens: s3, gs, abfs, hdfs; credentials come from the environment, as usual there.
 
-One driver at a time: `.lease.json` names it and is renewed with every copy; one that has not been renewed for
-`LEASE_S` seconds, as the storage counts them, is taken over. Whoever it is taken from stops.
+One driver at a time: `.lease.json` names it and is renewed every 30 s, however long a copy takes; one that has not been
+renewed for `LEASE_S` seconds, as the storage counts them, is taken over. Whoever it is taken from stops.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +23,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,12 +32,19 @@ from pyarrow.fs import FileSystem, FileType
 
 from fxray.errors import FxrayError, ResourceError
 from fxray.events import Note, OnEvent, ignore
+from fxray.files import write_atomically
 
 LIST, LEASE, CLOCK = ".mirror.json", ".lease.json", ".clock"
+MIRRORED, READING = ".mirrored", ".reading"
+"""Here alone: the digest of the list that the folder was last equal to; the lock of those who copy it to read it."""
 PERIOD_S = 30.0
 LEASE_S = 4 * PERIOD_S
 SETTLE_S = 1.0
 """Between taking a lease and looking whether somebody else took it at the same time."""
+MAX_READINGS = 5
+"""Of a run whose driver lets files go while they are copied."""
+READER_DEADLINE_S = 600.0
+"""For another process of this machine to end its copy of the same run."""
 REMEDY = "check the address, the credentials in the environment (AWS_ACCESS_KEY_ID, ...) and the network"
 
 Entry = tuple[int, int]
@@ -85,7 +94,7 @@ def local_copy(run_dir: str, names: re.Pattern[str] | None = None) -> Path:
     if not is_remote(run_dir):
         return Path(run_dir.removeprefix("file://"))
     mirror = Mirror(run_dir, cache_folder(f"{run_dir}#{names.pattern if names else 'copy'}"))
-    mirror.pull(names)
+    mirror.read(names)
     return mirror.folder
 
 
@@ -122,21 +131,39 @@ class Mirror:
         """
         self._take_lease()
         try:
-            self.pull()
-            stop = threading.Event()
-            keeper = threading.Thread(target=self._keep, args=(stop, on_event), name="mirror", daemon=True)
-            keeper.start()
-            try:
-                yield
-            finally:
-                stop.set()
-                keeper.join()
-                self.push()
+            with _every_period("lease", lambda: self._renew(on_event)):
+                self.pull()
+                try:
+                    with _every_period("mirror", lambda: self._try_to_push(on_event)):
+                        yield
+                finally:
+                    self.push()
         finally:
             self._drop_lease()
 
-    def pull(self, names: re.Pattern[str] | None = None) -> None:
-        """Makes the folder here equal to what is listed there; what is here alone is removed.
+    def pull(self) -> None:
+        """Makes the folder here equal to what is listed there.
+
+        What is here alone, or differs here, is of a driver that another one has followed, and goes; unless the list is
+        still the one that this folder was last equal to: then it is newer than the copy, and stays.
+
+        Raises:
+            ResourceError: The storage cannot be read.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note = self.folder / MIRRORED
+        with self._storage_errors():
+            content = self._read(LIST)
+            there, here = self._listed(content), self._files_here()
+            is_ahead = note.exists() and note.read_text() == _digest(content)
+            if not is_ahead:
+                note.unlink(missing_ok=True)
+            wanted = {name: entry for name, entry in there.items() if not (is_ahead and name in here)}
+            self._make_equal(wanted, keeps_others=is_ahead)
+            write_atomically(note, _digest(content))
+
+    def read(self, names: re.Pattern[str] | None = None) -> None:
+        """Makes the folder here equal to what is listed there, while the run's driver may go on and others read too.
 
         Args:
             names: Only what matches is taken.
@@ -145,16 +172,21 @@ class Mirror:
             ResourceError: The storage cannot be read.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._storage_errors():
-            listed = self._listed()
-            there = {name: listed[name] for name in listed if names is None or names.fullmatch(name)}
-            here = self._files_here()
-            for name in here.keys() - there.keys():
-                (self.folder / name).unlink(missing_ok=True)
-            for name, entry in there.items():
-                if here.get(name) != entry:
-                    self._fetch(name, entry)
-        _remove_empty_folders(self.folder)
+        with self._storage_errors(), self._only_reader():
+            for _ in range(MAX_READINGS):
+                there = self._listed(self._read(LIST))
+                wanted = {name: entry for name, entry in there.items() if names is None or names.fullmatch(name)}
+                try:
+                    self._make_equal(wanted, keeps_others=False)
+                    return
+                except FileNotFoundError as error:  # let go since it was listed
+                    missing = error
+                time.sleep(SETTLE_S)
+            raise ResourceError(
+                f"files of the run went while they were copied, {MAX_READINGS} times: {missing}",
+                where=self.address,
+                remedy="try again; if the run is not being trained, its copy lacks what its list names",
+            )
 
     def push(self) -> None:
         """Copies what is new or changed here, says what is whole there, and removes there what is no more here.
@@ -165,29 +197,73 @@ class Mirror:
         """
         with self._storage_errors():
             self._refuse_if_held()
-            self._renew_lease()
-            there = self._listed()
+            there = self._listed(self._read(LIST))
             here = {
                 name: entry
                 for name, entry in self._files_here().items()
                 if there.get(name) == entry or self._send(name)
             }
             if here != there:
-                self._write(LIST, json.dumps({"format": 1, "files": here}))
+                self._refuse_if_held()
+                content = json.dumps({"format": 1, "files": here})
+                self._write(LIST, content)
+                write_atomically(self.folder / MIRRORED, _digest(content.encode()))
             for name in there.keys() - here.keys():
                 self._storage.delete_file(self._path(name))
 
-    def _keep(self, stop: threading.Event, on_event: OnEvent) -> None:
-        while not stop.wait(PERIOD_S):
-            try:
-                self.push()
-            except HeldError as error:
-                on_event(Note(f"this driver stops: {error.message}", is_warning=True))
-                is_ignored = not callable(signal.getsignal(signal.SIGINT))  # as in a shell's background
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM if is_ignored else signal.SIGINT)
-                return
-            except FxrayError as error:
-                on_event(Note(f"not copied, will be tried again: {error}", is_warning=True))
+    def _make_equal(self, there: Mapping[str, Entry], keeps_others: bool) -> None:
+        """Fetches what is listed and is not the same here; what is not listed goes, unless it is kept."""
+        here = self._files_here()
+        for name in () if keeps_others else here.keys() - there.keys():
+            (self.folder / name).unlink(missing_ok=True)
+        for name, entry in there.items():
+            if here.get(name) != entry:
+                self._fetch(name, entry)
+        _remove_empty_folders(self.folder)
+
+    @contextmanager
+    def _only_reader(self) -> Iterator[None]:
+        """Waits until no other process of this machine copies into the folder."""
+        deadline_s = time.monotonic() + READER_DEADLINE_S
+        with (self.folder / READING).open("a") as held:
+            while True:
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline_s:
+                        raise ResourceError(
+                            f"another process has been copying this run to read it for {READER_DEADLINE_S:.0f} s",
+                            where=str(self.folder),
+                            remedy="end it, or read the run on another machine",
+                        ) from None
+                    time.sleep(0.05)
+            yield
+
+    def _try_to_push(self, on_event: OnEvent) -> bool:
+        """Whether it shall be tried again: not when another driver has the run, of which `_renew` tells."""
+        try:
+            self.push()
+        except HeldError:
+            return False
+        except FxrayError as error:
+            on_event(Note(f"not copied, will be tried again: {error}", is_warning=True))
+        return True
+
+    def _renew(self, on_event: OnEvent) -> bool:
+        """Keeps the lease young, or ends this driver when another one has it; whether it is to be done again."""
+        try:
+            with self._storage_errors():
+                self._refuse_if_held()
+                self._renew_lease()
+        except HeldError as error:
+            on_event(Note(f"this driver stops: {error.message}", is_warning=True))
+            is_ignored = not callable(signal.getsignal(signal.SIGINT))  # as in a shell's background
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM if is_ignored else signal.SIGINT)
+            return False
+        except FxrayError as error:
+            on_event(Note(f"its lease is not renewed, will be tried again: {error}", is_warning=True))
+        return True
 
     def _files_here(self) -> dict[str, Entry]:
         """Files below the folder but those that are being written, and locks."""
@@ -204,8 +280,7 @@ class Mirror:
                 found[name.as_posix()] = (status.st_size, status.st_mtime_ns)
         return found
 
-    def _listed(self) -> dict[str, Entry]:
-        content = self._read(LIST)
+    def _listed(self, content: bytes | None) -> dict[str, Entry]:
         files = {} if content is None else json.loads(content)["files"]
         if odd := [name for name in files if not _is_below(name)]:
             raise ResourceError(
@@ -295,6 +370,29 @@ class Mirror:
         except (OSError, ArrowException, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ResourceError(f"the storage cannot be used: {reason}", where=self.address, remedy=REMEDY) from error
+
+
+@contextmanager
+def _every_period(name: str, act: Callable[[], bool]) -> Iterator[None]:
+    """Does something every `PERIOD_S` seconds in a thread of its own, until it says no more or the block ends."""
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.wait(PERIOD_S) and act():
+            pass
+
+    thread = threading.Thread(target=repeat, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _digest(content: bytes | None) -> str:
+    """Of a list, or of none."""
+    return hashlib.sha256(content or b"").hexdigest()
 
 
 def _is_below(name: str) -> bool:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,87 @@ def test_a_driver_that_dies_while_it_copies_leaves_the_copy_before(
         assert contents(second) == {"grpo/alpha/step-000020/state.json": "20"}
 
 
+def fails(*_: object) -> bool:
+    raise OSError("no route to host")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_a_failed_last_copy_left_here_is_gone_on_with_by_the_same_command(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_first: bool
+) -> None:
+    if not is_first:
+        with local_folder(address) as folder:
+            write(folder, "step-100", "a")
+            write(folder, "metrics.jsonl", "1")
+
+    def train() -> None:
+        with local_folder(address) as folder:
+            write(folder, "final", "b")
+            write(folder, "metrics.jsonl", "1 2")
+            (folder / "step-100").unlink(missing_ok=True)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Mirror, "_send", fails)
+        with pytest.raises(ResourceError, match="no route to host"):
+            train()
+    with local_folder(address) as again:
+        assert contents(again) | {"step-100": "a"} == {"final": "b", "metrics.jsonl": "1 2", "step-100": "a"}
+        (again / "step-100").unlink(missing_ok=True)
+    elsewhere(monkeypatch, tmp_path)
+    assert contents(local_copy(address)) == {"final": "b", "metrics.jsonl": "1 2"}
+
+
+def test_what_another_driver_went_on_with_replaces_what_is_here(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with local_folder(address) as here:
+        write(here, "step-100", "a")
+    write(here, "final", "mine")
+    with monkeypatch.context() as other:
+        elsewhere(other, tmp_path)
+        with local_folder(address) as there:
+            write(there, "step-200", "theirs")
+    with local_folder(address) as again:
+        assert again == here
+        assert contents(again) == {"step-100": "a", "step-200": "theirs"}
+
+
+def test_what_was_deleted_here_by_hand_comes_back(address: str) -> None:
+    with local_folder(address) as folder:
+        write(folder, "step-100", "a")
+        write(folder, "step-200", "b")
+    (folder / "step-100").unlink()
+    with local_folder(address) as again:
+        assert contents(again) == {"step-100": "a", "step-200": "b"}
+
+
+@pytest.mark.parametrize("slow", ["_send", "_fetch"])
+def test_the_lease_stays_young_however_long_a_copy_takes(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slow: str
+) -> None:
+    monkeypatch.setattr(remote, "PERIOD_S", 0.1)
+    monkeypatch.setattr(remote, "LEASE_S", 2.5)  # times over there are whole seconds
+    with local_folder(address) as folder:
+        write(folder, "adapter", "x")
+    does, refused = getattr(Mirror, slow), []
+
+    def slowly(self: Mirror, *arguments: object) -> object:
+        end_s = time.monotonic() + 4.5
+        while time.monotonic() < end_s:
+            with pytest.raises(HeldError):
+                Mirror(address, tmp_path / "other")._refuse_if_held()
+            refused.append(slow)
+            time.sleep(0.2)
+        return does(self, *arguments)
+
+    elsewhere(monkeypatch, tmp_path)
+    monkeypatch.setattr(Mirror, slow, slowly)
+    with local_folder(address) as folder:
+        if slow == "_send":
+            write(folder, "adapter", "y")
+    assert len(refused) > 5
+
+
 def test_a_second_driver_is_refused_until_the_lease_of_a_dead_one_ends(
     address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -189,12 +271,70 @@ def test_a_copy_that_fails_is_told_and_tried_again(address: str, monkeypatch: py
     with local_folder(address, events.append) as folder:
         write(folder, "metrics.jsonl", "1")
         with monkeypatch.context() as broken:
-            broken.setattr(Mirror, "_send", lambda *_: (_ for _ in ()).throw(OSError("no route to host")))
+            broken.setattr(Mirror, "_send", fails)
             deadline_s = time.monotonic() + 20
             while not events and time.monotonic() < deadline_s:
                 time.sleep(0.01)
     assert "no route to host" in str(events[0])
     assert contents(local_copy(address)) == {"metrics.jsonl": "1"}
+
+
+def test_a_checkpoint_that_is_let_go_while_the_run_is_copied_is_copied_without(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with local_folder(address) as folder:
+        write(folder, "step-10", "a")
+        write(folder, "step-20", "b")
+    trainer, fetch = Mirror(address, folder), Mirror._fetch
+
+    def goes_on(self: Mirror, name: str, entry: remote.Entry) -> None:
+        if (folder / "step-10").exists():
+            (folder / "step-10").unlink()
+            write(folder, "step-30", "c")
+            trainer.push()
+        fetch(self, name, entry)
+
+    elsewhere(monkeypatch, tmp_path)
+    monkeypatch.setattr(Mirror, "_fetch", goes_on)
+    assert contents(local_copy(address)) == {"step-20": "b", "step-30": "c"}
+
+
+def test_a_copy_that_lacks_what_its_list_names_is_one_error(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with local_folder(address) as folder:
+        write(folder, "step-10", "a")
+    mirror = Mirror(address, folder)
+    mirror._storage.delete_file(mirror._path("step-10"))
+    elsewhere(monkeypatch, tmp_path)
+    with pytest.raises(ResourceError, match=r"went while they were copied, 5 times.*step-10"):
+        local_copy(address)
+
+
+def test_one_process_at_a_time_copies_a_run_to_read_it(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with local_folder(address) as folder:
+        write(folder, "step-10", "a")
+    copying, at_once, fetch = [], [], Mirror._fetch
+
+    def watched(self: Mirror, name: str, entry: remote.Entry) -> None:
+        copying.append(name)
+        at_once.append(len(copying))
+        time.sleep(0.3)
+        fetch(self, name, entry)
+        copying.remove(name)
+
+    monkeypatch.setattr(Mirror, "_fetch", watched)
+    with ThreadPoolExecutor(3) as pool:
+        copies = [each.result() for each in [pool.submit(local_copy, address) for _ in range(3)]]
+    assert at_once == [1]  # the others find it there
+    assert [contents(copy) for copy in copies] == [{"step-10": "a"}] * 3
+
+
+def test_a_reader_that_never_ends_is_named(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "READER_DEADLINE_S", 0.2)
+    mirror = Mirror(address, local_copy(address))
+    with mirror._only_reader(), pytest.raises(ResourceError, match="another process has been copying this run"):
+        local_copy(address)
 
 
 def test_the_status_of_a_run_over_there_takes_its_small_files_alone(
