@@ -50,9 +50,8 @@ def cloud_config() -> dict:
     """cluster.yaml as its last comment says to change it."""
     text = (TOP / "cluster.yaml").read_text()
     config = yaml.safe_load(text) | yaml.safe_load("\n".join(re.findall(r"^#\| (.*)$", text, re.MULTILINE)))
-    config["worker_start_ray_commands"] = [
-        re.sub(r" --resources='.*'", "", command) for command in config["worker_start_ray_commands"]
-    ]
+    for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
+        config[commands] = [re.sub(r" --resources='.*'", "", command) for command in config[commands]]
     return config
 
 
@@ -138,8 +137,9 @@ def test_each_placed_role_has_a_node_type_that_offers_its_resource(source):
         assert missing(load_config(name, overrides + separate), nodes) == []
 
 
-def test_machines_of_ones_own_offer_every_role():
-    start = yaml.safe_load((TOP / "cluster.yaml").read_text())["worker_start_ray_commands"][-1]
+@pytest.mark.parametrize("kind", ["head", "worker"])
+def test_machines_of_ones_own_offer_every_role(kind):
+    start = yaml.safe_load((TOP / "cluster.yaml").read_text())[f"{kind}_start_ray_commands"][-1]
     (offered,) = re.findall(r"--resources='(.*?)'", start)
     assert json.loads(offered) == dict.fromkeys(NODE_TYPES, 1)
 

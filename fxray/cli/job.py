@@ -121,7 +121,7 @@ def show_list(address: AddressOption = LOCAL_DASHBOARD) -> None:
     """
     from fxray.launch import jobs
 
-    for line in jobs.described(_connect(address).list_jobs()):
+    for line in jobs.described(jobs.list_jobs(_connect(address))):
         typer.echo("  ".join(line.values()))
 
 

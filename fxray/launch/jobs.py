@@ -3,11 +3,12 @@
 import asyncio
 import math
 import os
+import posixpath
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,13 +134,15 @@ def submit(
     Raises:
         FxrayError: A job on this run directory is not done, or Ray refuses this one.
         ConfigError: There is no such node type.
+        ResourceError: The dashboard does not answer.
     """
     if driver_on not in ("", *NODE_TYPES):
         raise ConfigError(
             f"{driver_on!r} is no node type", where="--driver-on", remedy=f"give one of {', '.join(NODE_TYPES)}"
         )
-    for job in client.list_jobs():
-        if (job.metadata or {}).get("run_dir") == run_dir and not job.status.is_terminal():
+    for job in list_jobs(client):
+        is_same = _plain((job.metadata or {}).get("run_dir", "")) == _plain(run_dir)
+        if is_same and not job.status.is_terminal():
             raise FxrayError(
                 f"job {job.submission_id} works on this run directory ({job.status.value.lower()})",
                 where=run_dir,
@@ -149,17 +152,18 @@ def submit(
     command = ["python", "-m", "fxray", "train", "--config", CONFIG_FILE, "--run-dir", run_dir]
     with tempfile.TemporaryDirectory(prefix="fxray-job-") as folder:
         write_package(Path(folder), config, user_folder)
-        try:
-            return client.submit_job(
-                entrypoint=shlex.join(command),
-                runtime_env={"working_dir": folder},
-                metadata=metadata,
-                submission_id=submission_id,
-                entrypoint_resources=node_share(driver_on) or None,
-            )
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise FxrayError(f"Ray refuses the job: {reason}", where=submission_id or "") from error
+        with _answers():
+            try:
+                return client.submit_job(
+                    entrypoint=shlex.join(command),
+                    runtime_env={"working_dir": folder},
+                    metadata=metadata,
+                    submission_id=submission_id,
+                    entrypoint_resources=node_share(driver_on) or None,
+                )
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise FxrayError(f"Ray refuses the job: {reason}", where=submission_id or "") from error
 
 
 def follow(client: Any, job: str, show: Callable[[str], None]) -> int:
@@ -175,7 +179,7 @@ def follow(client: Any, job: str, show: Callable[[str], None]) -> int:
 
     Raises:
         FxrayError: There is no such job.
-        ResourceError: The cluster cannot be reached any more.
+        ResourceError: The cluster cannot be reached, or cannot be any more.
     """
     import aiohttp
 
@@ -220,9 +224,11 @@ def stop(client: Any, job: str) -> bool:
 
     Raises:
         FxrayError: There is no such job.
+        ResourceError: The dashboard does not answer.
     """
     status_of(client, job)
-    return bool(client.stop_job(job))
+    with _answers():
+        return bool(client.stop_job(job))
 
 
 def status_of(client: Any, job: str) -> str:
@@ -230,13 +236,46 @@ def status_of(client: Any, job: str) -> str:
 
     Raises:
         FxrayError: There is no such job.
+        ResourceError: The dashboard does not answer.
     """
+    with _answers():
+        try:
+            return str(client.get_job_status(job).value)
+        except RuntimeError as error:
+            if "does not exist" not in str(error):
+                raise
+            raise FxrayError(
+                "the cluster has no such job", where=job, remedy="`fxray job list` shows those that there are"
+            ) from error
+
+
+def list_jobs(client: Any) -> list[Any]:
+    """All jobs of a cluster, those of others too.
+
+    Raises:
+        ResourceError: The dashboard does not answer.
+    """
+    with _answers():
+        return list(client.list_jobs())
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Turns a question that a dashboard does not answer, or answers with a fault of its own, into one error."""
     try:
-        return str(client.get_job_status(job).value)
-    except RuntimeError as error:
-        raise FxrayError(
-            "the cluster has no such job", where=job, remedy="`fxray job list` shows those that there are"
+        yield
+    except (OSError, RuntimeError) as error:
+        raise ResourceError(
+            f"the dashboard does not answer as it should: {_first_line(error)}",
+            where=os.environ.get("RAY_API_SERVER_ADDRESS", ""),
+            remedy="try again; if it stays so, look at dashboard.log in /tmp/ray/session_latest/logs on the head node",
         ) from error
+
+
+def _plain(run_dir: str) -> str:
+    """A run directory in one spelling, so that two of it are seen to be the same."""
+    scheme, mark, path = run_dir.rpartition("://")
+    return scheme + mark + (path.rstrip("/") if mark else posixpath.normpath(path))
 
 
 def _first_line(error: Exception) -> str:

@@ -142,6 +142,57 @@ def test_a_run_that_is_worked_on_is_not_handed_in_again(tmp_path):
     assert hand_in(Client(JobStatus.FAILED, metadata=metadata), tmp_path) == "a"
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("/shared/7b", "/shared/7b/"),
+        ("/shared/7b", "/shared//x/../7b"),
+        ("s3://bucket/runs/7b", "s3://bucket/runs/7b/"),
+    ],
+)
+def test_two_spellings_of_a_run_directory_are_one(tmp_path, theirs, ours):
+    client = Client(JobStatus.RUNNING, metadata={"run_dir": theirs})
+    with pytest.raises(FxrayError, match="job a works on this run directory"):
+        jobs.submit(client, load_config("smoke"), ours, name="smoke", user_folder=tmp_path)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("status code 500: Traceback"), ConnectionError("reset by peer")])
+def test_a_dashboard_that_falters_is_one_error(tmp_path, monkeypatch, fault):
+    client = Client(JobStatus.RUNNING)
+
+    def falters(*_, **__):
+        raise fault
+
+    def ask_for_a_job_that_is_there():
+        monkeypatch.setattr(client, "get_job_status", Client(JobStatus.RUNNING).get_job_status)
+        jobs.stop(client, "a")
+
+    for name in ("get_job_status", "list_jobs", "stop_job"):
+        monkeypatch.setattr(client, name, falters)
+    asks = [
+        lambda: jobs.status_of(client, "a"),
+        lambda: jobs.follow(client, "a", print),
+        lambda: jobs.stop(client, "a"),
+        lambda: jobs.list_jobs(client),
+        lambda: hand_in(client, tmp_path),
+        ask_for_a_job_that_is_there,
+    ]
+    for ask in asks:
+        with pytest.raises(ResourceError, match=rf"the dashboard does not answer as it should: {fault}"):
+            ask()
+
+
+def test_a_connection_that_breaks_while_a_job_is_handed_in_is_one_error(tmp_path, monkeypatch):
+    client = Client(JobStatus.SUCCEEDED)
+
+    def breaks(**_):
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr(client, "submit_job", breaks)
+    with pytest.raises(ResourceError, match="does not answer as it should: reset by peer"):
+        hand_in(client, tmp_path)
+
+
 def test_a_name_that_is_taken_is_said_in_one_line(tmp_path):
     with pytest.raises(FxrayError, match=r"^taken: Ray refuses the job: ValueError: Job with submission_id taken"):
         hand_in(Client(JobStatus.SUCCEEDED), tmp_path, submission_id="taken")
@@ -160,7 +211,7 @@ def test_stopping_says_whether_there_was_something_to_stop():
 
 def test_only_training_jobs_are_listed():
     metadata = {"run_dir": "/shared/a", "config": "7b"}
-    assert jobs.described(Client(JobStatus.RUNNING, metadata=metadata).list_jobs()) == [
+    assert jobs.described(jobs.list_jobs(Client(JobStatus.RUNNING, metadata=metadata))) == [
         {"job": "a", "status": "RUNNING", "config": "7b", "run_dir": "/shared/a"}
     ]
 
