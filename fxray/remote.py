@@ -198,11 +198,8 @@ class Mirror:
         with self._storage_errors():
             self._refuse_if_held()
             there = self._listed(self._read(LIST))
-            here = {
-                name: entry
-                for name, entry in self._files_here().items()
-                if there.get(name) == entry or self._send(name)
-            }
+            found = self._files_here()
+            here = {name: found[name] for name in found if there.get(name) == found[name] or self._send(name)}
             if here != there:
                 self._refuse_if_held()
                 content = json.dumps({"format": 1, "files": here})
@@ -330,22 +327,19 @@ class Mirror:
 
     def _age_s(self, name: str) -> float:
         """How long ago something was written, by the storage's own clock: those of two machines may differ."""
-        clock = f"{CLOCK}-{self._owner['owner']}"
+        clock = f"{CLOCK}-{uuid.uuid4().hex}"  # several threads ask
         self._write(clock, "")
         written, now = self._storage.get_file_info([self._path(name), self._path(clock)])
         self._storage.delete_file(self._path(clock))
         return float((now.mtime_ns or 0) - (written.mtime_ns or 0)) / 1e9
-
-    def _holder(self) -> str | None:
-        content = self._read(LEASE)
-        return json.loads(content)["owner"] if content else None
 
     def _renew_lease(self) -> None:
         self._write(LEASE, json.dumps(self._owner))
 
     def _drop_lease(self) -> None:
         with self._storage_errors():
-            if self._holder() == self._owner["owner"]:
+            content = self._read(LEASE)
+            if content and json.loads(content)["owner"] == self._owner["owner"]:
                 self._storage.delete_file(self._path(LEASE))
 
     def _path(self, name: str) -> str:
