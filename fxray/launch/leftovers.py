@@ -2,7 +2,8 @@
 
 A driver that is killed cannot clear up after itself. Its folder says whose it is by a file that is locked as long as
 the driver lives; the kernel frees the lock with the process, however it ends. So a folder whose file can be locked is
-of a dead driver, and one without the file, or of another user, is none of ours.
+of a dead driver, and one without the file, or of another user, is none of ours. But for one case: a process of Ray that
+outlives its driver for a minute may make its empty folders again when it ends, after ours were cleared away.
 """
 
 import fcntl
@@ -42,8 +43,18 @@ def clear_leftovers() -> list[Path]:
         with suppress(OSError):  # gone meanwhile, of another user, or owned by a driver that lives
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue
+            if _is_made_again(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                cleared.append(folder)
+                continue
             with (folder / OWNER_FILE).open("r+") as owner:
                 fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
                 cleared.append(folder)
     return cleared
+
+
+def _is_made_again(folder: Path) -> bool:
+    """Whether a folder holds a session of Ray's without a single file; Ray finds ours with the owner's file in it."""
+    link = folder / "session_latest"
+    return link.is_symlink() and not any(path.is_file() for path in folder.rglob("*"))

@@ -43,6 +43,16 @@ def test_what_a_killed_driver_left_goes_with_the_next_start(parent: Path) -> Non
     assert list(parent.iterdir()) == []
 
 
+def test_what_ray_made_again_after_it_was_cleared_away_goes(parent: Path) -> None:
+    for name in ("fxray-empty", "fxray-used"):
+        session = parent / name / "session_2026-11-27_18-29-54_357544_15577"
+        (session / "logs" / "old").mkdir(parents=True)
+        (parent / name / "session_latest").symlink_to(session)
+    (session / "logs" / "raylet.out").touch()
+    assert clear_leftovers() == [parent / "fxray-empty"]
+    assert [path.name for path in parent.iterdir()] == ["fxray-used"]
+
+
 def test_what_is_not_provably_ours_stays(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (parent / "fxray-somebody").mkdir()
     (parent / "fxray-link").symlink_to(parent / "other")
