@@ -87,7 +87,7 @@ def open_run(root: Path, config: Config) -> Iterator[RunDirectory]:
     root = root.resolve()
     make_folder(root)
     with hold(root) as lease:
-        if not (root / CONFIG_FILE).exists() and any(e.name not in (LOCK_FILE, LEASE_FILE) for e in root.iterdir()):
+        if not (root / CONFIG_FILE).exists() and not all(_is_of_a_start(entry, config) for entry in root.iterdir()):
             raise ConfigError(
                 "the folder is not empty and is not a run directory", where=str(root), remedy="choose another --run-dir"
             )
@@ -96,6 +96,15 @@ def open_run(root: Path, config: Config) -> Iterator[RunDirectory]:
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         write_atomically(root / "versions.json", json.dumps(versions(), indent=2) + "\n")
         yield RunDirectory(root, lease)
+
+
+def _is_of_a_start(entry: Path, config: Config) -> bool:
+    """Whether a driver that was killed before it had written the configuration may have left this."""
+    if entry.name == _SCHEDULE_FILE:
+        schedule = Path(config.grpo.schedule)
+        return entry.is_file() and schedule.is_file() and entry.read_bytes() == schedule.read_bytes()
+    asides = (f".{_SCHEDULE_FILE}.", f".{CONFIG_FILE}.")
+    return entry.name in (LOCK_FILE, LEASE_FILE) or (entry.name.startswith(asides) and entry.suffix == ".tmp")
 
 
 def finished_phases(root: Path) -> dict[str, Path]:

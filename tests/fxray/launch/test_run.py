@@ -139,6 +139,26 @@ def test_leftovers_of_a_killed_driver_are_cleared(tmp_path: Path) -> None:
         assert not half.exists()
 
 
+def test_a_driver_that_is_killed_before_the_configuration_is_written_leaves_a_folder_to_begin_in(
+    tmp_path: Path,
+) -> None:
+    config, root = with_schedule(tmp_path / "a", 0.5), tmp_path / "run"
+    root.mkdir()
+    (root / "schedule.yaml").write_text(ONE_STAGE % 0.5)
+    (root / ".config.yaml.17.tmp").write_text("gr")
+    with open_run(root, config):
+        assert not (root / ".config.yaml.17.tmp").exists()
+
+
+def test_a_schedule_of_the_users_is_not_taken_for_one_that_a_run_has_kept(tmp_path: Path) -> None:
+    config, root = with_schedule(tmp_path / "a", 0.5), tmp_path / "run"
+    root.mkdir()
+    (root / "schedule.yaml").write_text("stages: []")
+    with pytest.raises(ConfigError, match="the folder is not empty"), open_run(root, config):
+        pass
+    assert (root / "schedule.yaml").read_text() == "stages: []"
+
+
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(FxrayError, match="not a run directory"), open_run(tmp_path, load_config("tiny", [])):
