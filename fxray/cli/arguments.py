@@ -53,7 +53,9 @@ def chosen_run(run_dir: str | None, path_or_name: str) -> str:
     Raises:
         ConfigError: It would lie in the working directory of a Ray job, which is deleted with the job.
     """
-    chosen = run_dir or f"runs/{Path(path_or_name).stem}"
+    from fxray.config.load import name_of
+
+    chosen = run_dir or f"runs/{name_of(path_or_name)}"
     return run_of_job(chosen) if UNPACKED_JOB in Path.cwd().parts else chosen
 
 

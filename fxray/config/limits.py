@@ -85,6 +85,26 @@ def _lengths(config: Config) -> Iterator[Problem]:
         )
 
 
+def warmup_problems(config: Config, num_train: int) -> Iterator[Problem]:
+    """A stage that ends before it has the full rate; one that is given in epochs is passed over without `num_train`.
+
+    Args:
+        config: The whole tree.
+        num_train: Rows of the training split, 0 where they are not known yet.
+
+    Raises:
+        ConfigError: The reward schedule cannot be read.
+    """
+    grpo = config.grpo
+    for stage in load_stages(grpo.schedule):
+        num_steps = stage.num_steps(grpo.steps_per_stage, num_train, grpo.prompts_per_step)
+        is_known = bool(grpo.steps_per_stage or stage.steps or num_train)
+        if is_known and 0 < grpo.warmup_steps >= num_steps:
+            bound = f"must be below the {num_steps} steps of stage {stage.name}, or the full rate is never reached"
+            yield Problem("grpo.warmup_steps", str(grpo.warmup_steps), bound, "lower grpo.warmup_steps")
+            return
+
+
 def _batches(config: Config) -> Iterator[Problem]:
     sft, grpo, learner, rollout, synth = config.sft, config.grpo, config.learner, config.rollout, config.data.synth
     per_round = sft.micro_batch_size * sft.num_workers
@@ -108,13 +128,7 @@ def _batches(config: Config) -> Iterator[Problem]:
                 f"must be at most grpo.prompts_per_step = {grpo.prompts_per_step}, or some have nothing to do",
                 f"lower {field} or raise grpo.prompts_per_step",
             )
-    if grpo.steps_per_stage and grpo.warmup_steps > grpo.steps_per_stage:
-        yield Problem(
-            "grpo.warmup_steps",
-            str(grpo.warmup_steps),
-            f"must be at most grpo.steps_per_stage = {grpo.steps_per_stage}, or the full rate is never reached",
-            "lower grpo.warmup_steps",
-        )
+    yield from warmup_problems(config, synth.num_train if synth else 0)
     if synth is not None:
         needed = max(sft.batch_size, grpo.prompts_per_step)
         if synth.num_train < needed:

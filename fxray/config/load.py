@@ -1,7 +1,8 @@
 """From a YAML file, or the name of one that ships with fxray, to the frozen configuration.
 
-A file holds only what differs from the defaults, or from one parent (`extends: NAME or PATH`, one level). Relative
-paths in a file are relative to that file's folder; relative paths in an override are relative to the current folder.
+A file holds only what differs from the defaults, or from one parent (`extends: NAME or PATH`). A parent of one's own
+has none itself; one that ships may. Relative paths in a file are relative to that file's folder, but for where a
+service writes; relative paths in an override are relative to the current folder.
 """
 
 import difflib
@@ -30,6 +31,11 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in shipped_folder().glob("*.yaml"))
 
 
+def name_of(path_or_name: str | Path) -> str:
+    """A configuration's name; a dot in it, as in "qwen2.5-vl-7b", begins no ending."""
+    return Path(path_or_name).name.removesuffix(".yaml").removesuffix(".yml")
+
+
 def find_yaml(path_or_name: str | Path, folder: Path | None = None, kind: str = "configuration") -> Path:
     """The YAML file that a path or the name of a shipped one stands for.
 
@@ -47,7 +53,7 @@ def find_yaml(path_or_name: str | Path, folder: Path | None = None, kind: str = 
     if (named := _file_at(folder / f"{path_or_name}.yaml")) is not None:
         return named
     names = sorted(file.stem for file in folder.glob("*.yaml"))
-    nearest = difflib.get_close_matches(Path(path_or_name).stem, names, n=1)
+    nearest = difflib.get_close_matches(name_of(path_or_name), names, n=1)
     hint = f"did you mean `{nearest[0]}`? " if nearest else ""
     remedy = f"{hint}give a path, or one of {', '.join(names)}"
     raise ConfigError(f"there is no such {kind}", where=str(path_or_name), remedy=remedy)
@@ -117,11 +123,13 @@ def _with_parent(path: Path) -> Document:
         raise ConfigError(f"extends is {extends.value!r}; must be a name or path", where=extends.origin, remedy=remedy)
     beside = path.parent / extends.value
     parent_path = beside if beside.is_file() else find_yaml(extends.value)
+    if parent_path.resolve().parent == shipped_folder():
+        return merge(_with_parent(parent_path), document)
     parent = anchor(read_document(parent_path), parent_path.parent)
     if ("extends",) in parent:
         remedy = f"write the differences from {parent[('extends',)].value} into one file"
         raise ConfigError(
-            f"{parent_path} itself extends another; one level is allowed", where=extends.origin, remedy=remedy
+            f"{parent_path} itself extends another, as only what ships may", where=extends.origin, remedy=remedy
         )
     return merge(parent, document)
 
@@ -146,7 +154,7 @@ def anchor(document: Document, folder: Path) -> Document:
     """
     anchored = dict(document)
     for keys, entry in document.items():
-        if isinstance(entry.value, str) and _is_path(keys, entry.value):
+        if isinstance(entry.value, str) and _is_path(keys, entry.value, folder):
             try:
                 absolute = (folder / Path(entry.value).expanduser()).resolve()
             except RuntimeError as error:
@@ -156,9 +164,9 @@ def anchor(document: Document, folder: Path) -> Document:
     return anchored
 
 
-def _is_path(keys: Keys, value: str) -> bool:
-    if keys == ("model", "path"):
-        return value.startswith((".", "~"))
+def _is_path(keys: Keys, value: str, folder: Path) -> bool:
+    if keys == ("model", "path"):  # or the name of a model
+        return value.startswith((".", "~")) or ("/" in value and (folder / value).is_dir())
     if keys == ("grpo", "schedule"):
         return value.endswith((".yaml", ".yml"))
-    return keys in DATA_FILES or keys[:2] == ("serve", "adapters")
+    return keys in DATA_FILES or keys == ("serve", "keys") or keys[:2] == ("serve", "adapters")

@@ -253,7 +253,7 @@ class FailuresConfig(Section):
 
 class EvaluateConfig(Section):
     num_samples: Annotated[int, Field(ge=0)] = 0
-    """Samples of the test split to answer; 0 means all."""
+    """Samples of the test split to answer, and of the validation split for calibration; 0 means all."""
     max_new_tokens: Count = 1024
     num_bootstrap: Count = 1000
     """Resamples behind each 95 % interval."""

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from fxray.capacity.trained import find_store_problem
-from fxray.config.limits import check
+from fxray.config.limits import check, warmup_problems
 from fxray.config.problem import refuse
 from fxray.config.schedule import Stage, load_stages
 from fxray.config.tree import Config
@@ -50,6 +50,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
         ModelError: The base model cannot be read.
         ResourceError: Ray cannot be started, or its GPUs are too few or too small.
     """
+    from fxray.data.dataset import Dataset
     from fxray.model.folder import resolve_model_path
 
     refuse(check(config), where="configuration")
@@ -62,6 +63,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
         watch_run(run.root, on_event, warning_s=warning_s, phases=names) as watch,
     ):
         splits = prepare_data(config, run, watch.on_event)
+        refuse([*warmup_problems(config, len(Dataset.open(splits.train)))], where="configuration")
         with ray_cluster(config.ray, min_cpus=num_cpus(config)), watch.exporting():
             refuse(find_store_problem(config, largest_store_bytes()), where="Ray")
             if config.ray.autoscales:  # the look asks for a GPU, so that a node with one comes

@@ -50,7 +50,10 @@ def _check_folder(folder: Path) -> None:
     if model_type != _MODEL_TYPE:
         raise ModelError(f"model_type is {model_type!r}, expected {_MODEL_TYPE!r}", where=str(folder), remedy=_REMEDY)
     index = folder / "model.safetensors.index.json"
-    weights = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else []
+    try:
+        weights = sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.exists() else []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index.name} is no list of weight files", where=str(folder), remedy=_REMEDY) from error
     missing = [name for name in (*(weights or ["model.safetensors"]), "tokenizer.json") if not (folder / name).exists()]
     if not any((folder / name).exists() for name in _PROCESSOR_FILES):
         missing.append(_PROCESSOR_FILES[0])

@@ -48,3 +48,4 @@ def test_in_a_jobs_own_folder_a_run_directory_must_be_absolute(tmp_path, monkeyp
         chosen_run(None, "tiny")
     monkeypatch.chdir(tmp_path)
     assert chosen_run(None, "tiny") == "runs/tiny"
+    assert chosen_run(None, "qwen2.5-vl-7b") == chosen_run(None, "configs/qwen2.5-vl-7b.yaml") == "runs/qwen2.5-vl-7b"

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from fxray.config.limits import check
+from fxray.config.limits import check, warmup_problems
 from fxray.config.load import load_config
 
 SHAPE = {
@@ -39,7 +39,7 @@ def problems(*overrides):
         (["rollout.min_workers=2"], "rollout.min_workers", "at most rollout.num_workers = 1"),
         (["rollout.num_workers=3", "rollout.max_workers=2"], "rollout.max_workers", "at least rollout.num_workers = 3"),
         ([*SHARED, "rollout.max_workers=2"], "rollout.max_workers", "must be 0 where an engine takes a part of a GPU"),
-        (["grpo.steps_per_stage=5", "grpo.warmup_steps=6"], "grpo.warmup_steps", "at most grpo.steps_per_stage = 5"),
+        (["grpo.steps_per_stage=5", "grpo.warmup_steps=5"], "grpo.warmup_steps", "below the 5 steps of stage alpha"),
         (["data.synth.num_train=31"], "data.synth.num_train", "at least 32"),
         (["evaluate.num_samples=513"], "evaluate.num_samples", "at most data.synth.num_test = 512"),
         (["rollout.block_size=48"], "rollout.block_size", "a multiple of 32 on a CPU"),
@@ -127,3 +127,30 @@ def test_a_model_that_is_not_here_is_judged_by_its_published_shape_alone():
     assert problems("model.path=somebody/elses-model", "rollout.gpus_per_worker=3") == {}
     found = problems("model.path=Qwen/Qwen2.5-VL-3B-Instruct", "rollout.gpus_per_worker=3")
     assert "the 16 attention heads" in found["rollout.gpus_per_worker"].bound
+
+
+ONE_STAGE = """
+stages:
+  - name: short
+    %s
+    rewards: {w_iou: 1.0, label: {right: 1.0, wrong: -1.0}, format: {right: 2.0, wrong: -1.0}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("length", "num_train", "num_steps"), [("steps: 5", 0, 5), ("steps: 5", 900, 5), ("epochs: 1", 480, 20)]
+)
+def test_a_stage_that_never_has_the_full_rate_is_named(tmp_path, length, num_train, num_steps):
+    schedule = tmp_path / "mine.yaml"
+    schedule.write_text(ONE_STAGE % length)
+    overrides = ["grpo.steps_per_stage=0", f"grpo.schedule={schedule}"]
+    enough = load_config("tiny", [*overrides, f"grpo.warmup_steps={num_steps - 1}"])
+    assert list(warmup_problems(enough, num_train)) == []
+    (problem,) = warmup_problems(load_config("tiny", [*overrides, f"grpo.warmup_steps={num_steps}"]), num_train)
+    assert problem.bound.startswith(f"must be below the {num_steps} steps of stage short")
+
+
+def test_epochs_of_data_that_are_not_open_yet_are_passed_over():
+    config = load_config("tiny", ["grpo.steps_per_stage=0", "grpo.warmup_steps=100000"])
+    assert list(warmup_problems(config, 0)) == []
+    assert list(warmup_problems(config, 480))
