@@ -1,16 +1,21 @@
 """Fields of untrusted rows: what is there is of the expected kind, or the problem names it."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from fxray.data.formats.record import FieldProblem
 from fxray.grammar.lenient import TAG_NAMES
+from fxray.grammar.markers import BOX_START
 
 Corners = tuple[float, float, float, float]
 
 CAPTION_KEYS = ("caption", "description", "text", "explanation")
 """Names under which tools keep free text, the first that is filled counts."""
+
+BOX_MARK = re.compile(r"bbox_2d[\"'\\]*\s*:|<box>|" + re.escape(BOX_START))
+"""What stands at every box in a model's answer."""
 
 
 def mapping(value: Any, field: str) -> Mapping[str, Any]:
@@ -138,6 +143,18 @@ def around_flat(polygons: Any, field: str) -> Corners:
             raise FieldProblem(f"{field}[{index}]", polygon, "an odd number of coordinates")
         flat += values
     return enclosing(flat[0::2], flat[1::2], field)
+
+
+def check_all_boxes(answer: str, num_read: int, field: str) -> None:
+    """Compares the boxes that were read of an answer with the marks in it.
+
+    Raises:
+        FieldProblem: It holds a box that was not read, or numbers beside its box tokens were read as one.
+    """
+    has_tokens = BOX_START in answer
+    num_marks = answer.count(BOX_START) if has_tokens else len(BOX_MARK.findall(answer))
+    if num_marks > num_read or (has_tokens and num_marks < num_read):
+        raise FieldProblem(field, answer, f"{num_marks} boxes by their marks, of which {num_read} can be read")
 
 
 def caption_in(attributes: Mapping[str, Any]) -> str | None:

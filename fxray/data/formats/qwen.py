@@ -23,8 +23,6 @@ from fxray.grammar.markers import BOX_START
 from fxray.schema import Region
 
 _OPENING = re.compile(r"[\[{]")
-_BOX = re.compile(r"bbox_2d[\"'\\]*\s*:|<box>|" + re.escape(BOX_START))
-"""What stands at every box in an answer."""
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
 
@@ -67,7 +65,7 @@ def _answer(row: Mapping[str, Any]) -> tuple[str, str]:
         turns = [fields.mapping(turn, f"{key}[{i}]") for i, turn in enumerate(fields.sequence(row.get(key), key))]
         said = {f"{key}[{i}].{text}": turn.get(text) for i, turn in enumerate(turns) if turn.get(role) == model}
         for field in list(said)[:-1]:
-            if _BOX.search(str(said[field])):
+            if fields.BOX_MARK.search(str(said[field])):
                 raise FieldProblem(field, said[field], "boxes in an answer that is not the last, which alone is read")
         if said:
             field, answer = said.popitem()
@@ -83,12 +81,9 @@ def _said(answer: str, marked: Sequence[Region], field: str) -> list[RawRegion]:
     """
     if BOX_START in answer:
         found = [RawRegion((*region.box,), region.caption, f"{field}: box {i}") for i, region in enumerate(marked)]
-        num_written = answer.count(BOX_START)
     else:
         found = _regions(_json_boxes(answer, field), field)
-        num_written = len(_BOX.findall(answer))
-    if num_written > len(found) or (BOX_START in answer and num_written < len(found)):
-        raise FieldProblem(field, answer, f"{num_written} boxes by their marks, of which {len(found)} can be read")
+    fields.check_all_boxes(answer, len(found), field)
     return found
 
 
@@ -102,7 +97,7 @@ def _json_boxes(answer: str, field: str) -> list[Any]:
                 value, end = json.JSONDecoder().raw_decode(text, start.start())
             except (ValueError, RecursionError) as error:
                 rest = text[start.start() :]
-                if found and not _BOX.search(rest):
+                if found and not fields.BOX_MARK.search(rest):
                     break  # prose with a bracket
                 raise FieldProblem(field, rest, f"no JSON of boxes: {error}") from error
             found += value if isinstance(value, list) else [value]

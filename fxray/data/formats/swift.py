@@ -17,7 +17,7 @@ from fxray.data.formats.record import FieldProblem, Place, RawRegion, Record, Ro
 from fxray.data.orientation import to_stored
 from fxray.grammar import parse
 from fxray.grammar.lenient import VERDICT_WORDS
-from fxray.grammar.markers import NO_TAG
+from fxray.grammar.markers import BOX_START, NO_TAG
 from fxray.grammar.prompts import EVALUATION_TEMPLATE
 from fxray.grammar.render import REAL_SENTENCE
 from fxray.schema import Region
@@ -51,7 +51,11 @@ def _read_row(place: Place, row: Mapping[str, Any], images: Images) -> Record:
     if kind not in _UNITS:
         raise FieldProblem("objects.bbox_type", kind, f"expected one of {', '.join(_UNITS)}")
     parsed = parse(said, lenient=True)
-    regions = _filled_in(texts, objects) if objects.get("bbox") else _written_out(parsed.regions)
+    is_filled_in = bool(objects.get("bbox")) or "<bbox>" in said
+    regions = list(_filled_in(texts, objects) if is_filled_in else _written_out(parsed.regions))
+    if is_filled_in and BOX_START in said:
+        raise FieldProblem("messages", said, "box tokens beside the boxes of objects, which alone would be read")
+    fields.check_all_boxes(said, len(regions), "messages")
     label = fields.optional_text(row.get("verdict"), "verdict")
     if label is None and str(row.get("label")).lower() in VERDICT_WORDS:  # in ms-swift a label is a class number
         label = str(row["label"])

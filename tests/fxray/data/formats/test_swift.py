@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from fxray.schema import Box, Region, Tag, Verdict
 
 DOG_AND_WOMAN = {
@@ -122,3 +124,46 @@ def test_what_cannot_be_read_is_named(picture, written, imported):
         ("line 9", "messages"),
     ]
     assert all(finding["file"].endswith("train.jsonl") and finding["reason"] for finding in found.findings)
+
+
+HAND = "<|object_ref_start|>hand bent<|object_ref_end|><|box_start|>(10,10),(50,60)<|box_end|>"
+FACE = "<|object_ref_start|>face melted<|object_ref_end|><|box_start|>({},20),({},60)<|box_end|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (HAND + FACE.format(90, 70), "2 boxes by their marks, of which 1"),  # swapped corners
+        (f"<think>{HAND}{FACE.format('1e2', 150)}</think>", "2 boxes by their marks, of which 1"),
+        (f"<think>hands</think>{HAND}", "1 boxes by their marks, of which 0"),
+        ('{"bbox_2d": [1, 2, 3], "label": "x"}', "1 boxes by their marks, of which 0"),
+        ("<ref-object><bbox>", "more <bbox> than there are boxes"),
+    ],
+)
+def test_a_box_in_the_text_that_is_not_read_refuses_its_row(picture, written, imported, text, reason):
+    picture("x.png")
+    row = {
+        "messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": text}],
+        "images": ["x.png"],
+        "objects": {"ref": ["hand bent"], "bbox": []},
+    }
+    found = imported("swift", written("train.jsonl", rows(DOG_AND_WOMAN, row)))
+    assert list(found.samples) == ["x.png"]
+    assert [finding["row"] for finding in found.findings] == ["line 2"]
+    assert reason in found.findings[0]["reason"]
+
+
+def test_boxes_in_tokens_beside_boxes_of_objects_refuse_their_row(picture, written, imported):
+    picture("x.png")
+    messages = [{"role": "assistant", "content": f"<ref-object><bbox>{HAND}"}]
+    row = DOG_AND_WOMAN | {"messages": messages, "objects": {"ref": ["a dog"], "bbox": [[1, 2, 3, 4]]}}
+    found = imported("swift", written("train.jsonl", rows(DOG_AND_WOMAN, row)))
+    assert [(finding["row"], finding["field"]) for finding in found.findings] == [("line 2", "messages")]
+
+
+def test_placeholders_within_json_are_filled_in(picture, written, imported):
+    picture("x.png")
+    messages = [{"role": "assistant", "content": '[{"label": "<ref-object>", "bbox_2d": <bbox>}]'}]
+    row = DOG_AND_WOMAN | {"messages": messages, "objects": {"ref": ["a dog"], "bbox": [[1, 2, 3, 4]]}}
+    found = imported("swift", written("train.jsonl", rows(row)))
+    assert [region.box for region in found.samples["x.png"].annotation.regions] == [Box(1, 2, 3, 4)]
