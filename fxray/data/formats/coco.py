@@ -4,6 +4,7 @@ A caption is an annotation's `caption` (or `description`), also among its `attri
 of its category. Label, tags, generator, category, source and sample_id may stand beside an image's file name. An
 annotation without `bbox` takes the box around its polygons. The join goes through a file, so that size costs no memory.
 Where the JSON breaks before the lists of categories and annotations have ended, no image is read: any could lack boxes.
+Images that share an id are refused: whose the annotations are cannot be told.
 """
 
 import json
@@ -39,6 +40,7 @@ def read(src: Path, images: Images) -> Rows:
         is_whole = yield from _lay_down(src, joined)
         if not is_whole:
             return
+        _count_ids(src, joined)
         rows = stream.items(src, "images", "image")
         yield from read_each(
             rows, lambda place, row: _read_image(place, fields.mapping(row, "image"), images, names, joined)
@@ -48,10 +50,11 @@ def read(src: Path, images: Images) -> Rows:
 
 def _lay_down(src: Path, joined: sqlite3.Connection) -> Generator[Finding, None, bool]:
     """Keeps the annotations for the join; whether all of them, and all categories, could be read."""
-    is_whole = True
+    is_whole, is_empty = True, True
     joined.execute("PRAGMA synchronous = OFF")
     joined.execute("CREATE TABLE annotation (image TEXT, number INTEGER, content TEXT)")
     for number, raw in enumerate(stream.items(src, "annotations", "annotation")):
+        is_empty = False
         if isinstance(raw, Finding):
             is_whole = all(stream.is_closed(src, name) for name in ("categories", "annotations"))
             lost = "" if is_whole else ", and no image is imported: any could lack boxes"
@@ -63,11 +66,26 @@ def _lay_down(src: Path, joined: sqlite3.Connection) -> Generator[Finding, None,
             continue
         joined.execute("INSERT INTO annotation VALUES (?, ?, ?)", (str(row["image_id"]), number, json.dumps(row)))
     joined.execute("CREATE INDEX by_image ON annotation (image)")
+    if is_empty and not stream.is_closed(src, "annotations"):
+        problem = FieldProblem("annotations", None, "no such list, so all images are imported without boxes")
+        yield Finding.of(Place(str(src)), problem, is_warning=True)
     return is_whole
+
+
+def _count_ids(src: Path, joined: sqlite3.Connection) -> None:
+    joined.execute("CREATE TABLE listed (image TEXT PRIMARY KEY, times INTEGER)")
+    for raw in stream.items(src, "images", "image"):
+        if not isinstance(raw, Finding) and isinstance(raw[1], dict) and raw[1].get("id") is not None:
+            joined.execute(
+                "INSERT INTO listed VALUES (?, 1) ON CONFLICT DO UPDATE SET times = times + 1", (str(raw[1]["id"]),)
+            )
 
 
 def _read_image(place: Place, row: Any, images: Images, names: dict[str, str], joined: sqlite3.Connection) -> Record:
     key = str(row.get("id"))
+    (times,) = joined.execute("SELECT max(times) FROM listed WHERE image = ?", (key,)).fetchone()
+    if times is not None and times > 1:
+        raise FieldProblem("id", key, f"the id of {times} images, expected one; whose the annotations are is unknown")
     found = joined.execute("SELECT number, content FROM annotation WHERE image = ? ORDER BY number", (key,)).fetchall()
     joined.execute("DELETE FROM annotation WHERE image = ?", (key,))
     name = fields.text(row.get("file_name"), "file_name")

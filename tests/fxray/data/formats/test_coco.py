@@ -110,6 +110,34 @@ def test_what_cannot_be_read_is_named(picture, written, imported):
     ]
 
 
+def test_images_that_share_an_id_are_refused(picture, written, imported):
+    picture("a.png"), picture("b.png"), picture("c.png")
+    images = [IMAGE, IMAGE | {"file_name": "b.png"}, IMAGE | {"id": 2, "file_name": "c.png"}]
+    rows = [annotation(1, 1, [1, 2, 30, 40]), annotation(2, 1, [5, 6, 50, 60]), annotation(3, 2, [1, 2, 3, 4])]
+    found = imported("coco", written("c.json", {"images": images, "annotations": rows, "categories": CATEGORIES}))
+    assert list(found.samples) == ["c.png"]
+    assert [(finding["row"], finding["field"]) for finding in found.findings] == [
+        ("image 0", "id"),
+        ("image 1", "id"),
+        ("annotation 0", "image_id"),
+    ]
+    assert "the id of 2 images" in found.findings[0]["reason"]
+
+
+def test_images_without_an_id_have_no_boxes_and_are_read(picture, written, imported):
+    picture("a.png"), picture("b.png")
+    images = [{"file_name": "a.png"}, {"file_name": "b.png"}]
+    found = imported("coco", written("c.json", {"images": images, "annotations": [], "categories": []}))
+    assert (list(found.samples), found.findings) == (["a.png", "b.png"], [])
+
+
+def test_a_file_without_annotations_says_that_its_images_have_no_boxes(picture, written, imported):
+    picture("a.png")
+    found = imported("coco", written("c.json", {"images": [IMAGE], "annotation": [annotation(1, 1, [1, 2, 3, 4])]}))
+    assert list(found.samples) == ["a.png"]
+    assert [(finding["field"], finding["is_warning"]) for finding in found.findings] == [("annotations", True)]
+
+
 def test_a_file_that_breaks_off_gives_what_came_before(picture, written, imported):
     picture("a.png")
     whole = json.dumps(
