@@ -75,7 +75,7 @@ def import_(
         UnitChoice | None, typer.Option(help="Unit of the boxes: pixels, or parts of a side in 100, 1000 or 1.")
     ] = None,
     label: Annotated[LabelChoice | None, typer.Option(help="Label of rows that have none.")] = None,
-    generator: Annotated[str | None, typer.Option(help="Generator of rows that have none.")] = None,
+    generator: Annotated[str | None, typer.Option(help="Generator of generated rows that have none.")] = None,
     category: Annotated[str | None, typer.Option(help="Category of rows that have none.")] = None,
     source: Annotated[str | None, typer.Option(help="Source of rows that have none; by default each its own.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse the whole if one row cannot be read.")] = False,

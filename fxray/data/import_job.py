@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -199,22 +199,22 @@ def _records(rows: Rows, note: Callable[[str], object]) -> Iterator[Record]:
 
 
 def _named_apart(records: Iterable[Record]) -> Iterator[Record]:
-    """Gives each record an id of its own: where a name comes again, it becomes "name#2", "name#3", ..."""
+    """Gives each record an id of its own, and each image a name of its own: the id of its first record.
+
+    Where an id comes again, it becomes "name#2", "name#3", ...
+    """
     seen: dict[str, int] = {}
+    first_ids: dict[int, str] = {}  # by a hash of the image's place, which needs less memory than the place
     for record in records:
-        name = record.sample_id or record.name.encode("utf-8", "backslashreplace").decode()
-        unique, count = name, seen.get(name, 0)
+        wanted = record.sample_id or record.name.encode("utf-8", "backslashreplace").decode()
+        unique, count = wanted, seen.get(wanted, 0)
         while unique in seen:
             count += 1
-            unique = f"{name}#{count}"
-        seen[name] = max(count, 1)
+            unique = f"{wanted}#{count}"
+        seen[wanted] = max(count, 1)
         seen.setdefault(unique, 1)
-        yield _with_id(record, unique)
-
-
-def _with_id(record: Record, sample_id: str) -> Record:
-    values = {name: getattr(record, name) for name in Record.__slots__}
-    return Record(**(values | {"sample_id": sample_id}))
+        name = first_ids.setdefault(hash((record.image, record.member)), unique)
+        yield replace(record, sample_id=unique, name=name)
 
 
 def _was_refused(root: Path) -> bool:

@@ -32,7 +32,7 @@ class Reading:
         frame: Which raster the boxes lie in.
         unit: Of all boxes; None where the format says it itself.
         label: Where a row has none.
-        generator: Where a row has none; by default "real" for real images, else "unknown".
+        generator: Where a generated row has none, by default "unknown"; real ones have "real".
         category: Where a row has none.
         source: Where a row has none; by default each image is a source of its own.
     """
@@ -77,7 +77,7 @@ def read_record(record: Record, reading: Reading, store: ImageStore) -> tuple[Ro
             width_px=probe.upright_px[0],
             height_px=probe.upright_px[1],
             annotation=annotation,
-            generator=_plain(record.generator or reading.generator or _nobody(annotation.verdict), "generator"),
+            generator=_plain(record.generator or _generator(annotation.verdict, reading), "generator"),
             category=_plain(record.category or reading.category or "unknown", "category"),
             source=_plain(record.source or reading.source or record.name, "source"),
             annotator=_plain(record.annotator, "annotator") if record.annotator else None,
@@ -162,8 +162,9 @@ def _check_noted_size(record: Record, probe: Probe, frame: Frame, notes: _Notes)
         notes.add("width, height", f"{width}x{height}", reason)
 
 
-def _nobody(verdict: Verdict) -> str:
-    return "real" if verdict is Verdict.REAL else "unknown"
+def _generator(verdict: Verdict, reading: Reading) -> str:
+    """Of a row that has none: no generator made a real image."""
+    return "real" if verdict is Verdict.REAL else reading.generator or "unknown"
 
 
 def _plain(value: str, name: str) -> str:

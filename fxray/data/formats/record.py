@@ -97,7 +97,7 @@ class Record:
         place: Where it comes from.
         image: The image file, or the file that holds it.
         image_field: Path of the image's field within the row.
-        name: What the row is called where it has no id: the image's path within the export.
+        name: What the image is called: its path within the export, made unique once all records are named apart.
         member: Row of a Parquet file that holds the image, or None for a file that is the image.
         regions: Its boxes.
         tags: Names of tags, in the tool's words.

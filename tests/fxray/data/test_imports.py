@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 from fxray.data import import_job
 from fxray.data.dataset import Dataset
 from fxray.data.formats.catalogue import find
+from fxray.data.formats.record import Place, Record
 from fxray.data.import_job import ImportJob
 from fxray.data.imports import import_dataset
 from fxray.data.rows import Reading
@@ -184,3 +186,33 @@ def test_ids_are_unique_whatever_the_files_are_called(tmp_path):
     import_dataset(find("manifest"), tmp_path / "list.jsonl", tmp_path / "a", **options)
     names = [sample.sample_id for sample in Dataset.open(tmp_path / "a" / "dataset.parquet").samples]
     assert names == ["a.png#2", "x", "x#2", "x#2#2", "a.png", "a.png#3", "a.png#4"]
+
+
+def test_rows_of_one_image_share_a_source_and_rows_of_a_namesake_do_not(tmp_path):
+    for name in ("a/0.png", "b/0.png"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True)
+        Image.new("RGB", (30, 40), (9, 9, 90)).save(tmp_path / "set" / name)
+    job, names = ImportJob(tmp_path / "dst", {}), ("a/0.png", "b/0.png", "a/0.png")
+    records = [Record(Place("list"), str(tmp_path / "set" / name), "image", "0.png", label="real") for name in names]
+    job.read(lambda: iter(records), ignore)
+    job.convert(0, Reading("displayed"))
+    job.land(1, is_strict=True, on_event=ignore)
+    samples = Dataset.open(tmp_path / "dst" / "dataset.parquet").samples
+    assert [sample.sample_id for sample in samples] == ["0.png", "0.png#2", "0.png#3"]
+    assert [sample.source for sample in samples] == ["0.png", "0.png#2", "0.png"]
+
+
+def test_a_generator_is_given_to_generated_images_alone(source, tmp_path):
+    import_(source, tmp_path / "a", reading=Reading("displayed", generator="sdxl"))
+    samples = Dataset.open(tmp_path / "a" / "dataset.parquet").samples
+    assert {(sample.annotation.verdict, sample.generator) for sample in samples} == {
+        (Verdict.REAL, "real"),
+        (Verdict.GENERATED, "sdxl"),
+    }
+
+
+def test_a_file_name_that_is_no_utf_8_is_escaped_in_id_and_source(source, tmp_path):
+    (source / "fake" / "00.png").rename(source / "fake" / os.fsdecode(b"\xff.png"))
+    import_(source, tmp_path / "a")
+    samples = Dataset.open(tmp_path / "a" / "dataset.parquet").samples
+    assert [s.source for s in samples if s.sample_id == "fake/\\udcff.png"] == ["fake/\\udcff.png"]

@@ -78,3 +78,12 @@ def test_parquet_without_images_is_refused(tmp_path, imported):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="no rows were found"):
         imported("manifest", tmp_path / "empty.jsonl")
+
+
+def test_equal_names_in_several_files_are_sources_of_their_own(picture, tmp_path, imported):
+    for name in ("flux", "sdxl"):
+        content = picture(f"{name}.png").read_bytes()
+        rows = [{"image": {"bytes": content, "path": "0000.png"}, "label": "generated", "regions": []}]
+        write(tmp_path / "set" / f"{name}.parquet", rows)
+    found = imported("huggingface", tmp_path / "set")
+    assert [sample.source for sample in found.dataset.samples] == ["0000.png", "0000.png#2"]
