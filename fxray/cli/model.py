@@ -15,7 +15,7 @@ def model() -> None:
 
 @app.command()
 def random(
-    out: Annotated[Path, typer.Argument(help="Folder for the model; it replaces a model that is there, nothing else.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the model; it replaces one that fxray wrote, nothing else.")],
     like: Annotated[str, typer.Option(help="qwen2.5-vl-3b, qwen2.5-vl-7b or qwen2.5-vl-32b.")],
     layers: Annotated[
         int | None, typer.Option(min=1, help="At most so many layers of language model and vision tower.")

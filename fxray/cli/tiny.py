@@ -16,7 +16,7 @@ def tiny() -> None:
 
 @app.command()
 def build(
-    out: Annotated[Path, typer.Argument(help="Folder for the model; it replaces a model that is there, nothing else.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the model; it replaces one that fxray wrote, nothing else.")],
     seed: Annotated[int, typer.Option(min=0, help="Of weights and scenes.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Processes of one thread each; 0 takes all processors.")] = 0,
 ) -> None:

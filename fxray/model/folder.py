@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -10,10 +11,15 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 import fxray
-from fxray.errors import ModelError
+from fxray.errors import ConfigError, ModelError
 
 _MODEL_TYPE = "qwen2_5_vl"
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_WRITTEN = re.compile(
+    r"README\.md|(generation_)?config\.json|chat_template\.jinja|tokenizer(_config)?\.json"
+    r"|((video_)?pre)?processor_config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+)
+"""What `fxray tiny build` and `fxray model random` write; a model with anything beside it is somebody's own."""
 _SAMPLE_BYTES = 2**16
 _REMEDY = "give the folder of a complete Qwen2.5-VL model, `tiny`, or a model fetched before with `hf download NAME`"
 
@@ -59,6 +65,27 @@ def _check_folder(folder: Path) -> None:
         missing.append(_PROCESSOR_FILES[0])
     if missing:
         raise ModelError(f"lacks {', '.join(missing)}", where=str(folder), remedy=_REMEDY)
+
+
+def refuse_unless_model(path: Path) -> None:
+    """Keeps a model from taking the place of anything but an empty folder or a model as fxray writes it.
+
+    Raises:
+        ConfigError: Something else is there.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    try:
+        _check_folder(path)
+        reason = next((f"holds {file.name}" for file in path.iterdir() if not _WRITTEN.fullmatch(file.name)), None)
+    except ModelError as error:
+        reason = error.message
+    if reason is not None:
+        raise ConfigError(
+            f"is there already, and is no model that fxray wrote: {reason}",
+            where=str(path),
+            remedy="name a new or an empty folder; nothing was changed",
+        )
 
 
 def base_fingerprint(path: Path) -> str:

@@ -17,8 +17,8 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from fxray.errors import ConfigError, ResourceError
-from fxray.files import atomic_dir, refuse_to_replace
-from fxray.model.folder import resolve_model_path
+from fxray.files import atomic_dir
+from fxray.model.folder import refuse_unless_model, resolve_model_path
 from fxray.model.prompts import load_tokenizer
 
 SHAPES = ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-32b")
@@ -109,7 +109,7 @@ def write_random_model(
         ConfigError: There is no such shape, or something that is no model lies at `out_dir`.
         ResourceError: The disk has too little room.
     """
-    refuse_to_replace(out_dir, unless_it_holds="config.json")
+    refuse_unless_model(out_dir)
     config = shape_config(like, num_layers=num_layers)
     tensors = weights(config)
     total = sum(tensor.num_bytes for tensor in tensors)

@@ -12,7 +12,8 @@ from torch import distributed
 from torch import multiprocessing as mp
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
-from fxray.files import atomic_dir, refuse_to_replace
+from fxray.files import atomic_dir
+from fxray.model.folder import refuse_unless_model
 from fxray.model.tiny.ability import Ability, measure_ability
 from fxray.model.tiny.architecture import build_model, save_model, sharpen
 from fxray.model.tiny.pretrain import SHARDS_PER_STEP, CellHeads, WeightAverage, pretrain_language, pretrain_vision
@@ -47,7 +48,7 @@ def build(out_dir: Path, recipe: Recipe, *, threads: int, progress: Progress) ->
     Raises:
         ConfigError: Something that is no model lies at `out_dir`.
     """
-    refuse_to_replace(out_dir, unless_it_holds="config.json")
+    refuse_unless_model(out_dir)
     start_s = time.monotonic()
     world = min(threads, SHARDS_PER_STEP)
     with tempfile.TemporaryDirectory() as meeting:

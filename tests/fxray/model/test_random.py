@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors import safe_open
 
 from fxray.errors import ConfigError, ResourceError
 from fxray.model import random
-from fxray.model.folder import resolve_model_path
+from fxray.model.folder import refuse_unless_model, resolve_model_path
 from fxray.model.images import load_image_processor
 from fxray.model.load import load_model
 from fxray.model.prompts import load_tokenizer
@@ -118,3 +119,18 @@ def test_a_folder_that_is_no_model_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing was changed"):
         write(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_only_a_model_as_fxray_writes_it_is_replaced(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(resolve_model_path("tiny"), own)
+    refuse_unless_model(own)
+    refuse_unless_model(tmp_path / "absent")
+    (own / "training_args.bin").write_text("of somebody else")
+    program = tmp_path / "program"
+    program.mkdir()
+    (program / "config.json").write_text('{"port": 80}')
+    for other, reason in ((own, "holds training_args.bin"), (program, "model_type is None")):
+        with pytest.raises(ConfigError, match=rf"{reason}.*\n.*nothing was changed"):
+            write(other)
+    assert {file.name for file in program.iterdir()} == {"config.json"}
