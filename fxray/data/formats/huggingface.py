@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from fxray.data.exported import Exported, predicted
 from fxray.data.formats import fields
+from fxray.data.formats.embedded import IMAGES_AT_A_TIME
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Finding, Place, Raw, RawRegion, Record, Rows, read_each
 from fxray.errors import DataError
@@ -20,6 +21,8 @@ from fxray.errors import DataError
 MAX_FILE_BYTES = 500 * 2**20
 """Of images in one Parquet file, as the Hub likes it."""
 ROWS_PER_GROUP = 100
+MAX_GROUP_BYTES = 32 * 2**20
+"""Of images in one row group, which is held in memory while it is written."""
 
 _TEXTS = ("sample_id", "label", "generator", "category", "source", "annotator")
 SCHEMA = pa.schema(
@@ -41,7 +44,7 @@ _FEATURES = {
 
 
 def read(src: Path, images: Images) -> Rows:
-    """One record per row of the Parquet files below a folder; images may also be paths.
+    """One record per row of the Parquet files below a folder; an image without bytes is the file at its path.
 
     Raises:
         DataError: There is no Parquet file, or one is unlike what `write` makes.
@@ -56,17 +59,29 @@ def _rows(files: list[Path]) -> Iterator[Raw | Finding]:
     for path in files:
         number = 0
         try:
-            file = pq.ParquetFile(path)
-            columns = [name for name in file.schema_arrow.names if name != "image"]
+            file = pq.ParquetFile(path, buffer_size=2**20)  # else whole chunks of columns are held
             _check_image_column(file.schema_arrow, path)
-            is_inside = "bytes" in {child.name for child in file.schema_arrow.field("image").type}
-            for batch in file.iter_batches(ROWS_PER_GROUP, columns=[*columns, "image.path"]):
-                for row in batch.to_pylist():
-                    yield Place(str(path), f"row {number}"), (number if is_inside else None, row)
-                    number += 1
+            for is_inside, row in _each_row(file):
+                yield Place(str(path), f"row {number}"), (number if is_inside else None, row)
+                number += 1
         except (pa.ArrowException, OSError) as error:
             problem = FieldProblem("file", str(error)[:200], f"Parquet breaks at row {number}; the rest is unread")
             yield Finding.of(Place(str(path)), problem)
+
+
+def _each_row(file: pq.ParquetFile) -> Iterator[tuple[bool, dict[str, Any]]]:
+    """Whether its image is inside the file, and the row; images are looked at where the metadata do not say that."""
+    columns = [name for name in file.schema_arrow.names if name != "image"]
+    for group in range(file.num_row_groups):
+        metadata = file.metadata.row_group(group)
+        chunks = [metadata.column(index) for index in range(metadata.num_columns)]
+        known = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == "image.bytes"), None)
+        are_inside = known is not None and known.has_null_count and known.null_count == 0
+        num_rows = ROWS_PER_GROUP if are_inside else IMAGES_AT_A_TIME
+        wanted = [*columns, "image.path" if are_inside else "image"]
+        for batch in file.iter_batches(num_rows, [group], wanted, use_threads=False):
+            for row in batch.to_pylist():
+                yield are_inside or bool((row["image"] or {}).get("bytes")), row
 
 
 def _check_image_column(schema: pa.Schema, path: Path) -> None:
@@ -123,17 +138,19 @@ def _write_file(
     """Fills one file; returns the row that no longer went in, or None at the end."""
     schema = SCHEMA.with_metadata({"huggingface": json.dumps({"info": {"features": _FEATURES}})})
     group: list[dict[str, Any]] = []
-    num_bytes = 0
+    num_bytes, num_group_bytes = 0, 0
     with pq.ParquetWriter(path, schema, compression="snappy") as writer:
         while row is not None and num_bytes < MAX_FILE_BYTES:
             record = _as_record(predicted(row), dst)
             counts[record["label"]] = counts.get(record["label"], 0) + 1
             num_bytes += len(record["image"]["bytes"])
+            num_group_bytes += len(record["image"]["bytes"])
             group.append(record)
             row = next(waiting, None)
-            if len(group) == ROWS_PER_GROUP:
+            if len(group) == ROWS_PER_GROUP or num_group_bytes >= MAX_GROUP_BYTES:
                 writer.write_table(pa.Table.from_pylist(group, schema=schema))
                 group.clear()
+                num_group_bytes = 0
         if group:
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
     return row

@@ -6,7 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from fxray.data.exports import export_dataset
+from fxray.data.formats import huggingface
+from fxray.data.formats.catalogue import find
+from fxray.data.formats.embedded import image_bytes
+from fxray.data.formats.record import Place, Record
 from fxray.errors import DataError
+from fxray.events import ignore
 from fxray.schema import Box, Region, Tag, Verdict
 
 FEATURE = {"bytes": None, "path": "gone.png"}
@@ -87,3 +93,55 @@ def test_equal_names_in_several_files_are_sources_of_their_own(picture, tmp_path
         write(tmp_path / "set" / f"{name}.parquet", rows)
     found = imported("huggingface", tmp_path / "set")
     assert [sample.source for sample in found.dataset.samples] == ["0000.png", "0000.png#2"]
+
+
+def test_an_image_without_bytes_is_the_file_at_its_path(picture, tmp_path, imported):
+    inside, beside = picture("a.png").read_bytes(), picture("set/b.png").read_bytes()
+    rows = [
+        {"image": {"bytes": inside, "path": "a.png"}, "label": "real", "regions": []},
+        {"image": {"bytes": None, "path": "b.png"}, "label": "real", "regions": []},
+    ]
+    write(tmp_path / "set" / "mixed.parquet", rows)
+    write(tmp_path / "set" / "paths.parquet", rows[1:])
+    found = imported("huggingface", tmp_path / "set")
+    assert [found.dataset.image_bytes(row) for row in range(3)] == [inside, beside, beside]
+    assert found.findings == []
+
+
+def test_a_damaged_page_of_images_refuses_its_rows_alone(picture, tmp_path, imported):
+    content = picture("a.png").read_bytes()
+    rows = [{"image": {"bytes": content, "path": f"{n}.png"}, "label": "real", "regions": []} for n in range(5)]
+    write(tmp_path / "set" / "sound.parquet", rows)
+    write(tmp_path / "set" / "torn.parquet", rows)
+    page = pq.read_metadata(tmp_path / "set" / "torn.parquet").row_group(0).column(0).dictionary_page_offset
+    torn = bytearray((tmp_path / "set" / "torn.parquet").read_bytes())
+    torn[page : page + 40] = b"\xff" * 40
+    (tmp_path / "set" / "torn.parquet").write_bytes(torn)
+    found = imported("huggingface", tmp_path / "set")
+    assert len(found.samples) == 5
+    assert [finding["row"] for finding in found.findings] == [f"row {n}" for n in range(5)]
+    assert {finding["field"] for finding in found.findings} == {"image"}
+    assert "cannot be read at this row" in found.findings[4]["reason"]
+
+
+def test_images_of_a_large_row_group_are_held_a_few_at_a_time(tmp_path):
+    rng = np.random.default_rng(0)
+    contents = [rng.bytes(2**17) for _ in range(400)]
+    path = tmp_path / "large.parquet"
+    table = pa.table({"image": [{"bytes": content, "path": "x"} for content in contents]})
+    pq.write_table(table, path, write_batch_size=8)  # pages of 8 images or more, which are read whole
+    before = pa.total_allocated_bytes()
+    for row in (0, 1, 200, 399, 3):
+        assert image_bytes(Record(Place(str(path)), str(path), "image", "x", member=row)) == contents[row]
+        assert pa.total_allocated_bytes() - before < 2**23 < sum(map(len, contents)) / 6
+
+
+def test_an_export_closes_a_row_group_before_it_is_large(picture, tmp_path, imported, monkeypatch):
+    monkeypatch.setattr(huggingface, "MAX_GROUP_BYTES", 1)
+    content = picture("a.png").read_bytes()
+    rows = [{"image": {"bytes": content, "path": f"{n}.png"}, "label": "real", "regions": []} for n in range(3)]
+    write(tmp_path / "set" / "a.parquet", rows)
+    dataset = imported("huggingface", tmp_path / "set").dataset
+    export_dataset(find("huggingface"), dataset.path, tmp_path / "out", on_event=ignore)
+    (file,) = (tmp_path / "out" / "data").iterdir()
+    assert pq.read_metadata(file).num_row_groups == 3
