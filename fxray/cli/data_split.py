@@ -86,7 +86,7 @@ def take(
     """Write the datasets of one fold of a split.
 
     The data are compared with the split's checksum first. Images inside the dataset are copied; images beside it stay
-    where they are.
+    where they are. The parts replace those of an earlier split in DIR, all at once.
 
     \b
     Example:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from fxray.data.split.schemes import PART_NAMES, TEST, TRAIN, VALIDATION, Fold
 from fxray.data.split.streaming import stream_rows
 from fxray.errors import DataError
 from fxray.events import OnEvent, Step, ignore
-from fxray.files import relative_path
+from fxray.files import atomic_path, relative_path
 
 
 def verify(plan: Plan, datasets: Sequence[Dataset], where: str, on_event: OnEvent = ignore) -> None:
@@ -44,11 +45,12 @@ def verify(plan: Plan, datasets: Sequence[Dataset], where: str, on_event: OnEven
 
 
 def take(path: Path, out_dir: Path, fold_name: str | None, on_event: OnEvent = ignore) -> list[Path]:
-    """Writes the parts of one fold as dataset files, after the split is verified.
+    """Writes the parts of one fold as dataset files, after the split is verified: all of them or none.
 
     Args:
         path: The split file.
-        out_dir: Folder for `train.parquet`, `validation.parquet` (where it has rows) and `test.parquet`.
+        out_dir: Folder for `train.parquet`, `validation.parquet` (where it has rows) and `test.parquet`; those of
+            an earlier split go.
         fold_name: Which fold; may be None where there is only one.
         on_event: Is told of rows done.
 
@@ -66,12 +68,14 @@ def take(path: Path, out_dir: Path, fold_name: str | None, on_event: OnEvent = i
     if clash := {target.resolve() for target in targets.values()} & {file.resolve() for file in plan.files}:
         raise DataError(f"{clash.pop()} is a dataset of the split", where=str(out_dir), remedy="name another folder")
     verify(plan, datasets, str(path), on_event)
-    written = []
-    for part, target in targets.items():
-        if (fold.parts_N == part).any():
-            write_dataset(target, _rows_of_part(datasets, fold, part, out_dir, on_event))
-            written.append(target)
-    return written
+    filled = {part: target for part, target in targets.items() if (fold.parts_N == part).any()}
+    with ExitStack() as whole:  # all parts take their places once all are written
+        asides = {part: whole.enter_context(atomic_path(target)) for part, target in filled.items()}
+        for part, aside in asides.items():
+            write_dataset(aside, _rows_of_part(datasets, fold, part, out_dir, on_event))
+        for part in targets.keys() - filled.keys():
+            targets[part].unlink(missing_ok=True)  # of an earlier split: its rows may be on other sides now
+    return list(filled.values())
 
 
 def _fold(plan: Plan, name: str | None, where: str) -> Fold:

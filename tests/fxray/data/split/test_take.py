@@ -15,6 +15,7 @@ from fxray.data.split.settings import Scheme
 from fxray.data.split.split import split
 from fxray.data.split.take import take
 from fxray.errors import DataError
+from fxray.events import Step
 
 
 def planned(tmp_path: Path, rows: list[dict], **changes: object) -> Path:
@@ -92,6 +93,29 @@ def test_a_fold_must_be_named_where_there_are_several(tmp_path: Path) -> None:
         assert caught.value.remedy == "give --fold, one of: 0, 1, 2, 3"
     planned(tmp_path, balanced(40), scheme=Scheme.FIXED)
     assert len(take(path, tmp_path / "f", None)) == 3
+
+
+def test_no_part_of_an_earlier_split_stays_beside_the_new_ones(tmp_path: Path) -> None:
+    path = planned(tmp_path, balanced(40), scheme=Scheme.FIXED)
+    assert len(take(path, tmp_path / "f", None)) == 3
+    planned(tmp_path, balanced(40))
+    written = take(path, tmp_path / "f", "0")
+    assert sorted(file.name for file in (tmp_path / "f").iterdir()) == sorted(file.name for file in written)
+    assert len(written) == 2
+
+
+def test_a_take_that_ends_early_leaves_every_earlier_part(tmp_path: Path) -> None:
+    path = planned(tmp_path, balanced(40), scheme=Scheme.FIXED)
+    before = {file: file.read_bytes() for file in take(path, tmp_path / "f", None)}
+    planned(tmp_path, balanced(40))
+
+    def interrupt(event: object) -> None:
+        if isinstance(event, Step) and event.phase == "write test":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        take(path, tmp_path / "f", "0", interrupt)
+    assert {file: file.read_bytes() for file in (tmp_path / "f").iterdir()} == before
 
 
 def test_the_data_are_never_overwritten(tmp_path: Path) -> None:
