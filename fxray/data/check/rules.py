@@ -63,7 +63,8 @@ _ALL = (
     Rule("image-size", _E, "width_px, height_px are not the image's", "they are of the upright image (EXIF applied)"),
     Rule("image-shape", _E, "side more than 200 times the other", "crop the image, or leave the row out"),
     Rule("image-tiny", _W, "side below 28 px, one token of the model", "leave the row out"),
-    Rule("image-path", _W, "image_path that leaves the dataset's folder", "keep the images beside the dataset file"),
+    Rule("image-path", _W, "image_path absolute, or out of the folder to nothing", "keep the images beside the file"),
+    Rule("image-elsewhere", _N, "images outside the dataset's folder", "move them together with the dataset's file"),
     Rule("image-kind", _N, "read with a loss: frames, alpha, CMYK, 16 bits", "convert it yourself if that matters"),
     # the set
     Rule("duplicate", _W, "same image file more than once", _DECIDE),

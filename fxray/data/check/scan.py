@@ -70,7 +70,7 @@ def scan(
     """
     by_file = [(path, parts_of(path.absolute())) for path in paths]
     seen = iter(_look_at_all([part for _, parts in by_file for part in parts], on_event, all_cores, alone_s))
-    result, ids = Scan(), dict[str, Place]()
+    result, ids, elsewhere = Scan(), dict[str, Place](), set[str]()
     for path, parts in by_file:
         looked_at = [(part, next(seen)) for part in parts]
         for place, fields, image in _rows_of(path, looked_at, result.findings):
@@ -81,7 +81,7 @@ def scan(
                     Finding("repeated-id", message, place, "sample_id", shown(place.sample_id), (first,))
                 )
             ids.setdefault(place.sample_id, place)
-            result.findings += _findings_of(place, fields, image)
+            result.findings += _findings_of(place, fields, image, elsewhere)
             result.rows.append(_seen(place, fields, image if isinstance(image, ImageFacts) else None))
     return result
 
@@ -149,12 +149,17 @@ def _breaks_off(path: Path, num_rows: int, reason: str) -> Finding:
     return Finding("file-unreadable", f"{told}: {reason}", Place(str(path)))
 
 
-def _findings_of(place: Place, fields: dict[str, Any], image: Seen) -> Iterator[Finding]:
-    """The faults of a row: of its fields, and of its image."""
+def _findings_of(place: Place, fields: dict[str, Any], image: Seen, elsewhere: set[str]) -> Iterator[Finding]:
+    """The faults of a row: of its fields, and of its image; of images elsewhere that are there, once for a file."""
     faults, relative = list(row_faults(fields)), fields.get("image_path")
     if isinstance(relative, str) and (Path(relative).is_absolute() or ".." in Path(relative).parts):
         message = f"{shown(relative)}, expected a path below {Path(place.file).parent}"
-        faults.append(Fault("image-path", "image_path", message, relative))
+        if Path(relative).is_absolute() or not isinstance(image, ImageFacts):
+            faults.append(Fault("image-path", "image_path", message, relative))
+        elif place.file not in elsewhere:
+            elsewhere.add(place.file)
+            message = f"{shown(relative)}, for one, lies outside {Path(place.file).parent}"
+            yield Finding("image-elsewhere", message, Place(place.file), "image_path", shown(relative))
     if isinstance(image, ImageFacts):
         sides = (fields.get("width_px"), fields.get("height_px"))
         is_declared = all(isinstance(side, int) and side > 0 for side in sides)

@@ -15,6 +15,7 @@ from PIL import Image
 from small_datasets import encoded, picture, row, write
 
 from fxray.data.check.check import check
+from fxray.data.check.findings import Place
 from fxray.data.check.images import ImageFacts, Unseen, examine_image, file_facts, image_faults
 
 
@@ -109,15 +110,26 @@ def test_a_sparse_file_of_4_gb_and_what_is_no_file_are_findings(tmp_path: Path) 
     assert "No such file" in missing[3].message
 
 
-def test_images_outside_the_dataset_s_folder_are_told(tmp_path: Path) -> None:
+def test_paths_that_hold_on_this_machine_alone_or_lead_nowhere_are_told(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "out.jpg").write_bytes(encoded(picture(1)))
-    rows = [
-        row(0, is_generated=True, image_path="../out.jpg") | {"image": None},
-        row(1, is_generated=True, image_path=str(tmp_path / "out.jpg")) | {"image": None},
-    ]
+    paths = ["../out.jpg", str(tmp_path / "out.jpg"), "../gone.jpg"]
+    rows = [row(i, is_generated=True, image_path=path) | {"image": None} for i, path in enumerate(paths)]
     found = check([write(tmp_path / "set" / "a.parquet", rows)])
-    assert [f.place.row for f in found.findings if f.rule == "image-path"] == [0, 1]
+    assert [f.place.row for f in found.findings if f.rule == "image-path"] == [1, 2]
+
+
+def test_images_outside_the_dataset_s_folder_are_noted_once_a_file(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    files = []
+    for part in range(2):
+        rows = []
+        for i in range(3):
+            (tmp_path / f"{part}{i}.jpg").write_bytes(encoded(picture(10 * part + i)))
+            rows.append(row(10 * part + i, is_generated=True, image_path=f"../{part}{i}.jpg") | {"image": None})
+        files.append(write(tmp_path / "set" / f"{part}.parquet", rows))
+    found = [f for f in check(files).findings if f.rule in ("image-path", "image-elsewhere")]
+    assert [(f.rule, f.place) for f in found] == [("image-elsewhere", Place(str(file))) for file in files]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
