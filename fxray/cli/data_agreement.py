@@ -1,7 +1,7 @@
 """`fxray data agreement`: how far annotators of the same images agree."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,24 +23,39 @@ def agreement(
 ) -> None:
     """Say how far annotators of the same images agree: boxes by IoU, tags and labels by Krippendorff's alpha.
 
-    Rows with the same sample_id belong together. A row without annotator counts as marked by its file's name.
+    Rows with the same sample_id belong together. A row without annotator counts as marked by its file's name,
+    with its folder's before it where files share the name: two imports are `ana/dataset` and `ben/dataset`.
 
     \b
     Examples:
       fxray data agreement ana.parquet ben.parquet cleo.parquet
+      fxray data agreement ana/dataset.parquet ben/dataset.parquet
       fxray data agreement export.parquet --by-image --json
     """
     from fxray.data.agreement import agree
 
-    result = agree(mark for file in files for mark in _marks(file, by_image=by_image))
+    named = zip(files, _distinct_names(files), strict=True)
+    result = agree(mark for file, name in named for mark in _marks(file, name, by_image=by_image))
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
     else:
         _show_agreement(result)
 
 
-def _marks(file: Path, *, by_image: bool) -> "Iterator[Mark]":
-    """What a file says, one image in memory at a time."""
+def _distinct_names(files: Sequence[Path]) -> list[str]:
+    """The files' names without endings, each with the folders before it that tell it from the others."""
+    places = [file.absolute().with_suffix("").parts for file in files]
+
+    def name(place: tuple[str, ...]) -> str:
+        others = [other for other in places if other != place]
+        depth = next(n for n in range(1, len(place) + 1) if all(other[-n:] != place[-n:] for other in others))
+        return "/".join(place[-depth:])
+
+    return [name(place) for place in places]
+
+
+def _marks(file: Path, name: str, *, by_image: bool) -> "Iterator[Mark]":
+    """What a file says, one image in memory at a time; `name` is who marked a row without annotator."""
     import hashlib
 
     from fxray.data.agreement import Mark
@@ -50,7 +65,7 @@ def _marks(file: Path, *, by_image: bool) -> "Iterator[Mark]":
     for row, sample in enumerate(dataset.samples):
         image = hashlib.sha256(dataset.image_bytes(row)).hexdigest() if by_image else sample.sample_id
         size_px = sample.width_px, sample.height_px
-        yield Mark(image, sample.annotator or file.stem, size_px, sample.annotation, f"{file} row {row}")
+        yield Mark(image, sample.annotator or name, size_px, sample.annotation, f"{file} row {row}")
 
 
 def _show_agreement(result: "Agreement") -> None:

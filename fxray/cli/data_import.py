@@ -78,6 +78,9 @@ def import_(
     generator: Annotated[str | None, typer.Option(help="Generator of generated rows that have none.")] = None,
     category: Annotated[str | None, typer.Option(help="Category of rows that have none.")] = None,
     source: Annotated[str | None, typer.Option(help="Source of rows that have none; by default each its own.")] = None,
+    id_prefix: Annotated[
+        str, typer.Option(metavar="TEXT", help="Stands before all ids, where another import has the same names.")
+    ] = "",
     strict: Annotated[bool, typer.Option("--strict", help="Refuse the whole if one row cannot be read.")] = False,
 ) -> None:
     from fxray.cli.progress import show_progress
@@ -101,6 +104,7 @@ def import_(
         generator=generator,
         category=category,
         source=source,
+        id_prefix=id_prefix,
     )
     with show_progress() as on_event:
         summary = import_dataset(

@@ -131,7 +131,7 @@ def _add(found: dict[str, Mark], mark: Mark) -> None:
         raise DataError(
             f"annotator {mark.annotator!r} marked image {mark.image!r} before ({found[mark.annotator].where})",
             where=mark.where,
-            remedy="keep one mark of each annotator, or fill in the column annotator",
+            remedy="keep one mark of each annotator, or give each annotator a file",
         )
     for other in found.values():
         if other.size_px != mark.size_px:

@@ -35,6 +35,7 @@ class Reading:
         generator: Where a generated row has none, by default "unknown"; real ones have "real".
         category: Where a row has none.
         source: Where a row has none; by default each image is a source of its own.
+        id_prefix: Stands before all ids, and before the sources that images have by default.
     """
 
     frame: Frame
@@ -43,6 +44,7 @@ class Reading:
     generator: str | None = None
     category: str | None = None
     source: str | None = None
+    id_prefix: str = ""
 
 
 @dataclass(slots=True)
@@ -73,13 +75,13 @@ def read_record(record: Record, reading: Reading, store: ImageStore) -> tuple[Ro
         _check_noted_size(record, probe, reading.frame, notes)
         annotation = _annotation(record, reading, probe, notes)
         sample = Sample(
-            sample_id=_plain(record.sample_id or record.name, "sample_id"),
+            sample_id=_plain(reading.id_prefix + (record.sample_id or record.name), "sample_id"),
             width_px=probe.upright_px[0],
             height_px=probe.upright_px[1],
             annotation=annotation,
             generator=_plain(record.generator or _generator(annotation.verdict, reading), "generator"),
             category=_plain(record.category or reading.category or "unknown", "category"),
-            source=_plain(record.source or reading.source or record.name, "source"),
+            source=_plain(record.source or reading.source or reading.id_prefix + record.name, "source"),
             annotator=_plain(record.annotator, "annotator") if record.annotator else None,
         )
     except FieldProblem as problem:

@@ -42,7 +42,7 @@ _ALL = (
     Rule("schema", _E, "columns or version of another format", "import the file, or write it with write_dataset"),
     # a row
     Rule("value", _E, "field null or of a wrong kind", _REWRITE),
-    Rule("repeated-id", _E, "sample_id used twice", "give each row an id of its own, over all files"),
+    Rule("repeated-id", _E, "sample_id used twice", "import one of the files again with --id-prefix"),
     Rule("label", _E, "label neither real nor generated", _REWRITE),
     Rule("tag", _E, "tag unknown or repeated", _REWRITE),
     Rule("regions-on-real", _E, "regions where the label is real", "drop the regions, or mend the label"),

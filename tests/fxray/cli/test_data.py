@@ -108,6 +108,22 @@ def test_agreement_goes_by_id_or_by_image(data, tmp_path):
     assert "box IoU 1.000" in shown
 
 
+def test_two_imports_are_compared_though_their_files_have_one_name(tmp_path):
+    for folder, shift in (("ana", 0), ("ben", 10)):
+        (tmp_path / folder).mkdir()
+        write_dataset(tmp_path / folder / "dataset.parquet", rows(shift=shift))
+    write_dataset(tmp_path / "cleo.parquet", rows(shift=10))
+    files = [tmp_path / name for name in ("ana/dataset.parquet", "ben/dataset.parquet", "cleo.parquet")]
+    pairs = json.loads(run("agreement", *files, "--json").stdout)["pairs"]
+    assert [pair["annotators"] for pair in pairs] == [
+        ["ana/dataset", "ben/dataset"],
+        ["ana/dataset", "cleo"],
+        ["ben/dataset", "cleo"],
+    ]
+    with pytest.raises(DataError, match="marked image 's0' before"):
+        run("agreement", files[0], files[0])
+
+
 def test_select_keeps_the_best_and_their_images(data, tmp_path):
     ratings = "".join(f"s{k},r{r},{k}\n" for k in range(1, 40, 2) for r in range(3))
     (tmp_path / "ratings.csv").write_text("sample_id,rater,rating\n" + ratings)

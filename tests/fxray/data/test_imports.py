@@ -216,3 +216,11 @@ def test_a_file_name_that_is_no_utf_8_is_escaped_in_id_and_source(source, tmp_pa
     import_(source, tmp_path / "a")
     samples = Dataset.open(tmp_path / "a" / "dataset.parquet").samples
     assert [s.source for s in samples if s.sample_id == "fake/\\udcff.png"] == ["fake/\\udcff.png"]
+
+
+def test_a_prefix_tells_the_ids_and_sources_of_two_imports_apart(source, tmp_path):
+    for name in ("a", "b"):
+        import_(source, tmp_path / name, reading=Reading("displayed", id_prefix=f"{name}/"))
+    first, second = (Dataset.open(tmp_path / name / "dataset.parquet").samples for name in "ab")
+    assert {sample.sample_id for sample in first} == {f"a/{sample.sample_id[2:]}" for sample in second}
+    assert [sample.source for sample in second] == [sample.sample_id for sample in second]
