@@ -51,21 +51,29 @@ def load_reward(path: str) -> RewardFunction:
         path: `package.module:function`.
 
     Raises:
-        ConfigError: The path has another form, its module cannot be imported, or names nothing that can be called.
+        ConfigError: The path has another form, its module cannot be imported or fails at that, or it names nothing that
+            can be called.
     """
     module_name, separator, name = path.partition(":")
     if not (module_name and separator and name):
         raise ConfigError(f"{path!r} is no import path", remedy="write `package.module:function`")
     try:
-        function = getattr(importlib.import_module(module_name), name)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
             f"module {module_name!r} cannot be imported: {error}",
             where=path,
             remedy="put its folder on PYTHONPATH, or into the working directory that the job ships",
         ) from error
-    except AttributeError as error:
-        raise ConfigError(f"module {module_name!r} has no {name!r}", where=path, remedy="check the spelling") from error
+    except Exception as error:  # the module is the user's: whatever its own code raises
+        raise ConfigError(
+            f"module {module_name!r} fails when it is imported: {type(error).__name__}: {error}",
+            where=path,
+            remedy=f"mend it until `python -c 'import {module_name}'` works",
+        ) from error
+    function = getattr(module, name, None)
+    if function is None:
+        raise ConfigError(f"module {module_name!r} has no {name!r}", where=path, remedy="check the spelling")
     if not callable(function):
         raise ConfigError(f"{name!r} is a {type(function).__name__}, not a function", where=path)
     return function

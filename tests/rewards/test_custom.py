@@ -41,6 +41,8 @@ constant = 3
 def users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "users_rewards.py").write_text(MODULE)
     (tmp_path / "users_broken_module.py").write_text("import a_package_that_is_not_there")
+    (tmp_path / "users_failing_module.py").write_text("import math\nmath.nothing")
+    (tmp_path / "users_torn_module.py").write_text("def brevity(:")
     monkeypatch.syspath_prepend(tmp_path)
     load_reward.cache_clear()
 
@@ -69,6 +71,8 @@ def test_a_number_of_numpy_is_a_number():
         (":brevity", "no import path"),
         ("users_reward:brevity", "'users_reward' cannot be imported"),
         ("users_broken_module:brevity", "a_package_that_is_not_there"),
+        ("users_failing_module:brevity", "fails when it is imported: AttributeError: .*'nothing'(.|\n)*mend it"),
+        ("users_torn_module:brevity", "fails when it is imported: SyntaxError: (.|\n)*mend it"),
         ("users_rewards:brevety", "has no 'brevety'"),
         ("users_rewards:constant", "'constant' is a int"),
     ],
