@@ -22,7 +22,7 @@ from fxray.data.parts import PART_ROWS
 from fxray.data.rows import Reading, read_record
 from fxray.errors import ConfigError, DataError, FxrayError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
-from fxray.files import atomic_path, file_sha256, refuse_unless_empty, write_atomically
+from fxray.files import atomic_path, file_sha256, make_folder, refuse_unless_empty, write_atomically
 
 RECORDS_PER_PART = PART_ROWS
 DATASET, FINDINGS, SUMS, RECORD = "dataset.parquet", "findings.jsonl", "SHA256SUMS", "import.json"
@@ -57,6 +57,7 @@ class ImportJob:
 
     Raises:
         ConfigError: The folder holds something else.
+        ResourceError: The folder cannot be made.
     """
 
     def __init__(self, root: Path, plan: dict[str, object]) -> None:
@@ -74,7 +75,7 @@ class ImportJob:
         else:
             if not _was_refused(root):
                 refuse_unless_empty(root)
-            self._work.mkdir(parents=True, exist_ok=True)
+            make_folder(self._work)
             write_atomically(plan_file, json.dumps(plan))
 
     def read(self, rows: Callable[[], Rows], on_event: OnEvent) -> int:

@@ -18,7 +18,7 @@ from fxray.data.formats.record import Place, Record
 from fxray.data.import_job import ImportJob
 from fxray.data.imports import import_dataset
 from fxray.data.rows import Reading
-from fxray.errors import ConfigError, DataError
+from fxray.errors import ConfigError, DataError, ResourceError
 from fxray.events import PhaseStarted, Step, ignore
 from fxray.schema import Verdict
 
@@ -224,3 +224,9 @@ def test_a_prefix_tells_the_ids_and_sources_of_two_imports_apart(source, tmp_pat
     first, second = (Dataset.open(tmp_path / name / "dataset.parquet").samples for name in "ab")
     assert {sample.sample_id for sample in first} == {f"a/{sample.sample_id[2:]}" for sample in second}
     assert [sample.source for sample in second] == [sample.sample_id for sample in second]
+
+
+def test_a_folder_that_cannot_be_made_is_said(source, tmp_path):
+    (tmp_path / "file.txt").write_text("x")
+    with pytest.raises(ResourceError, match=r"cannot be made: Not a directory(.|\n)*choose another folder"):
+        import_(source, tmp_path / "file.txt" / "set")
