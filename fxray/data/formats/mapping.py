@@ -15,6 +15,7 @@
 Where rows are an object's values, an expression sees `{key: ..., value: ...}`.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +48,19 @@ class Fields(BaseModel):
     annotator: str | None = None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose only truth values are true and false: `yes: generated` is about the word, as in YAML 1.2."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
 class Layout(BaseModel):
     """What a mapping file says."""
 
@@ -77,7 +91,7 @@ def load_mapping(path: Path) -> Layout:
     """
     remedy = "see docs/data-formats.md for a mapping file"
     try:
-        layout = Layout.model_validate(yaml.safe_load(path.read_bytes()))
+        layout = Layout.model_validate(yaml.load(path.read_bytes(), _Loader))  # noqa: S506  a SafeLoader
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
     except yaml.YAMLError as error:

@@ -136,3 +136,13 @@ def test_the_examples_in_the_documentation_are_mappings(written):
     assert load_mapping(written("page.yaml", told)).boxes == "xywh"
     lines = [line[4:].split("   ")[0] for line in mapping.__doc__.split("\n\n")[1].splitlines()]
     assert load_mapping(written("docstring.yaml", "\n".join(lines))).rows == "images"
+
+
+def test_yes_and_no_are_words(picture, written, imported):
+    picture("a.png")
+    words = "{yes: generated, no: real, true: generated, falsely: real}"
+    layout = written("layout.yaml", f"fields: {{image: im, label: fake}}\nlabels: {words}\n")
+    rows = [{"im": "a.png", "fake": fake} for fake in ("yes", "no", True, "falsely")]
+    found = imported("mapping", written("m.json", rows), mapping=layout, label=None)
+    verdicts = [str(sample.annotation.verdict) for sample in found.samples.values()]
+    assert verdicts == ["generated", "real", "generated", "real"]
