@@ -3,6 +3,7 @@
 A broken file ends its rows with a finding; what came before it stands.
 """
 
+import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -37,7 +38,7 @@ def entries(path: Path, prefix: str) -> Iterator[Raw | Finding]:
 
     def pairs() -> Iterator[tuple[str, Any]]:
         _check_depth(path)
-        with path.open("rb") as file:
+        with _opened(path) as file:
             yield from ijson.kvitems(file, prefix, use_float=True)
 
     yield from _guarded(path, pairs())
@@ -116,7 +117,7 @@ def first_key(path: Path) -> str | None:
 
 def _numbered(path: Path, prefix: str) -> Iterator[tuple[int, Any]]:
     _check_depth(path)
-    with path.open("rb") as file:
+    with _opened(path) as file:
         yield from enumerate(ijson.items(file, prefix, use_float=True))
 
 
@@ -134,7 +135,7 @@ def _depth(path: Path, num_bytes: int, mtime_ns: int) -> int:
     """Depth of the deepest value of a JSON file, as far as it is JSON; reading stops beyond the bound."""
     del num_bytes, mtime_ns  # they are there so that a changed file is read again
     depth = deepest = 0
-    with path.open("rb") as file, suppress(ijson.JSONError, UnicodeDecodeError):
+    with _opened(path) as file, suppress(ijson.JSONError, UnicodeDecodeError):
         for event, _ in ijson.basic_parse(file):
             if event in ("start_map", "start_array"):
                 depth += 1
@@ -166,8 +167,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _opened(path: Path) -> Any:
+    """The file, behind the byte order mark that Windows writes before UTF-8."""
     try:
-        return path.open("rb")
+        file = path.open("rb")
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        return file
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
 
@@ -175,7 +180,7 @@ def _opened(path: Path) -> Any:
 def is_closed(path: Path, prefix: str) -> bool:
     """Whether a list at a prefix of a JSON file ends; False where the file breaks off inside it or before it."""
     is_at_end = False
-    with path.open("rb") as file, suppress(ijson.JSONError, UnicodeDecodeError):
+    with _opened(path) as file, suppress(ijson.JSONError, UnicodeDecodeError):
         for place, event, _ in ijson.parse(file):
             if place == prefix and event in ("start_array", "end_array"):
                 is_at_end = event == "end_array"

@@ -48,3 +48,21 @@ def test_a_torn_file_in_a_folder_is_a_finding(picture, written, imported):
     layout = written("layout.yaml", "fields: {image: data.image}\n")
     again = imported("mapping", folder, mapping=layout)
     assert {finding["file"].rsplit("/", 1)[1] for finding in again.findings} >= {"deep.json", "torn.json", "words.json"}
+
+
+@pytest.mark.parametrize(
+    ("form", "content"),
+    [
+        ("coco", {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": []}),
+        ("via", {"a.png": {"filename": "a.png", "regions": []}}),
+        ("labelstudio", [TASK]),
+        ("labelme", {"imagePath": "a.png", "shapes": []}),
+        ("qwen", [{"image": "a.png"}]),
+        ("manifest", {"image": "a.png"}),
+    ],
+)
+def test_a_byte_order_mark_is_passed_over(picture, written, imported, form, content):
+    picture("a.png")
+    src = written("b.jsonl" if form == "manifest" else "b.json", "\ufeff" + json.dumps(content))
+    found = imported(form, src)
+    assert (list(found.samples), found.findings) == (["a.png"], [])
