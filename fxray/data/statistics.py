@@ -156,19 +156,30 @@ def _sorted_counts(numbers: Any) -> dict[int, int]:
 
 
 def _heat_map(samples: Sequence[Sample]) -> NDArray[np.float64]:
-    """Mean over the images of how much of each cell their boxes cover; a cell is never covered more than wholly."""
+    """Mean over the images of how much of each cell their boxes cover; what several of them cover counts once."""
     total = np.zeros((HEAT_CELLS, HEAT_CELLS))
     for sample in samples:
-        covered = np.zeros_like(total)
-        for region in sample.annotation.regions:
-            x = _overlaps(region.box.x_min / sample.width_px, region.box.x_max / sample.width_px)
-            y = _overlaps(region.box.y_min / sample.height_px, region.box.y_max / sample.height_px)
-            covered += np.outer(y, x)
-        total += np.minimum(covered, 1)
+        if sample.annotation.regions:
+            size = sample.width_px, sample.height_px, sample.width_px, sample.height_px
+            boxes_B4 = np.array([region.box for region in sample.annotation.regions]) / size * HEAT_CELLS
+            total += _covered(np.clip(boxes_B4, 0, HEAT_CELLS))
     return total / max(1, len(samples))
 
 
-def _overlaps(low: float, high: float) -> NDArray[np.float64]:
-    """How much of each cell along a side lies in a span of it: float64 [HEAT_CELLS] in [0, 1]."""
-    edges = np.arange(HEAT_CELLS + 1)
-    return np.clip(np.minimum(high * HEAT_CELLS, edges[1:]) - np.maximum(low * HEAT_CELLS, edges[:-1]), 0, 1)
+def _covered(boxes_B4: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much of each cell some boxes cover together: float64 [HEAT_CELLS, HEAT_CELLS] in [0, 1].
+
+    Args:
+        boxes_B4: x_min, y_min, x_max, y_max, counted in cells.
+    """
+    cells = np.arange(HEAT_CELLS)
+    xs, ys = (np.unique(np.r_[cells, HEAT_CELLS, boxes_B4[:, k], boxes_B4[:, k + 2]]) for k in (0, 1))
+    covered_YX = np.zeros((len(ys) - 1, len(xs) - 1))  # no edge runs through a rectangle of this grid
+    columns_B2, rows_B2 = np.searchsorted(xs, boxes_B4[:, [0, 2]]), np.searchsorted(ys, boxes_B4[:, [1, 3]])
+    for (left, right), (top, bottom) in zip(columns_B2, rows_B2, strict=True):
+        covered_YX[top:bottom, left:right] = 1
+    covered_YX *= np.diff(ys)[:, None]
+    covered_YX *= np.diff(xs)
+    by_row = np.add.reduceat(covered_YX, np.searchsorted(ys, cells), axis=0)
+    found: NDArray[np.float64] = np.add.reduceat(by_row, np.searchsorted(xs, cells), axis=1)
+    return found

@@ -62,6 +62,14 @@ def test_a_box_smaller_than_a_cell_counts_by_its_area():
     assert heat[0, 0] == heat.sum()
 
 
+def test_boxes_that_overlap_within_a_cell_count_once():
+    boxes = [((0, 0, 6, 6), "dot"), ((0, 0, 6, 6), "dot"), ((4, 4, 8, 12), "dot")]
+    heat = summarise([sample("a", *boxes, size=(640, 640))]).heat_map
+    assert heat[0, 0] == pytest.approx((36 + 24 - 4) / 100)  # a cell is 10 x 10 pixels
+    assert heat[1, 0] == pytest.approx(8 / 100)
+    assert heat.sum() == pytest.approx((36 + 32 - 4) / 100)
+
+
 def test_an_empty_distribution_says_nothing_and_json_says_null():
     found = summarise([sample("d", generator="real")])
     assert math.isnan(found.regions.mean)
