@@ -85,11 +85,14 @@ def _drawn_rows(dataset: "Dataset", num: int, seed: int, *, generator: str | Non
         if generator in (None, sample.generator) and annotator in (None, sample.annotator)
     ]
     if not passing:
-        names = sorted({sample.generator for sample in dataset.samples})[:20]
+        generators = {sample.generator for sample in dataset.samples}
+        annotators = {sample.annotator or "nobody" for sample in dataset.samples}
+        is_known = generator is None or generator in generators
+        kind, names = ("annotators", annotators) if is_known else ("generators", generators)
         raise DataError(
             f"no image of generator {generator or 'any'} and annotator {annotator or 'any'}",
             where=str(dataset.path),
-            remedy=f"generators here are {', '.join(names)}",
+            remedy=f"{kind} here are {', '.join(sorted(names)[:20])}",
         )
     return sorted(row for row, _ in by_luck(passing, seed)[:num])
 

@@ -196,6 +196,13 @@ def test_show_draws_a_sheet_or_single_images(data, tmp_path):
     assert Image.open(sheet).width == 16 + 448 + 16
 
 
+def test_show_names_what_there_is_in_place_of_what_is_not(data):
+    with pytest.raises(DataError, match=r"no image of (.|\n)*annotators here are ana"):
+        run("show", data, "--annotator", "bob")
+    with pytest.raises(DataError, match=r"no image of (.|\n)*generators here are .*real"):
+        run("show", data, "--annotator", "bob", "--generator", "nobodys")
+
+
 def test_show_says_which_image_it_could_not_draw(tmp_path):
     broken = rows()[:2]
     broken[1] = replace(broken[1], image=picture(1)[:50])
