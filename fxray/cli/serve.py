@@ -29,7 +29,8 @@ def serve(
     replicas: Annotated[int | None, typer.Option(help="Engines; 1 by default.")] = None,
     keys: Annotated[Path | None, typer.Option(metavar="FILE", help="API keys, made by `fxray key`.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where batches lie; fxray-serve by default.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Where batches lie, of one service at a time; fxray-serve by default."),
     ] = None,
     overrides: SetOption = None,
 ) -> None:

@@ -336,7 +336,7 @@ class ServeConfig(Section):
     images_per_min: Annotated[int, Field(ge=0)] = 0
     """Images that one API key may send in a minute, batches apart; 0 for any number."""
     data_dir: Path = Path("fxray-serve")
-    """Folder of the batches."""
+    """Folder of the batches, of one service at a time."""
     max_batch_images: Annotated[int, Field(ge=1, le=100_000)] = 2000
     max_batch_mib: Positive = 2048
     """Size of one batch's body."""

@@ -35,6 +35,7 @@ _REQUESTS_AT_ONCE = 8
 """Of the largest size, whose bodies are held at once by default."""
 _HEALTH_PERIOD_S = 5.0
 _HEALTH_DEADLINE_S = 30.0
+_TAKEOVER_MARGIN_S = 10.0
 
 
 class Arguments(BaseModel):
@@ -142,7 +143,8 @@ def build(config: Config, adapter: Path | None, *, is_deployed: bool = False) ->
         graceful_shutdown_timeout_s=config.serve.drain_deadline_s,
         ray_actor_options={"num_cpus": 0},
     )
-    return gateway.bind(replicas.bind(spec), settings, adapters, uuid.uuid4().hex)
+    takeover_deadline_s = config.serve.drain_deadline_s + _TAKEOVER_MARGIN_S
+    return gateway.bind(replicas.bind(spec), settings, adapters, uuid.uuid4().hex, takeover_deadline_s)
 
 
 def adapters_of(config: Config, adapter: Path | None) -> dict[str, str]:

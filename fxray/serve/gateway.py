@@ -14,6 +14,7 @@ from fxray.data.changes import Change
 from fxray.errors import FxrayError, ResourceError
 from fxray.serve.api import build_app
 from fxray.serve.chosen import ChosenPolicies
+from fxray.serve.folder_lock import lock_folder
 from fxray.serve.problems import Refusal, unavailable
 from fxray.serve.replica import Policy
 from fxray.serve.service import Service
@@ -104,9 +105,21 @@ class Gateway:
         settings: Keys, limits and places.
         adapters: Folder of the adapter that each model starts with, by its name; "" for the bare base model.
         service_id: Of this start of the service.
+        takeover_deadline_s: For a gateway that this one replaces to end what it has begun.
+
+    Raises:
+        ResourceError: Another service keeps its batches in the same folder.
     """
 
-    def __init__(self, replicas: Any, settings: ServiceSettings, adapters: dict[str, str], service_id: str) -> None:
+    def __init__(
+        self,
+        replicas: Any,
+        settings: ServiceSettings,
+        adapters: dict[str, str],
+        service_id: str,
+        takeover_deadline_s: float,
+    ) -> None:
+        self._lock = lock_folder(settings.data_dir, wait_s=takeover_deadline_s)
         chosen = ChosenPolicies(settings.data_dir / "models.json", service_id, adapters)
         self._backend = HandleBackend(replicas, chosen)
         self._service = Service(self._backend, settings)

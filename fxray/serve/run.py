@@ -18,6 +18,7 @@ from fxray.events import Note, OnEvent
 from fxray.launch.cluster import ray_address, ray_cluster
 from fxray.listening import bound_socket, url_of
 from fxray.serve.application import NAME, adapters_of, build
+from fxray.serve.folder_lock import lock_folder
 
 _CALL_MARGIN_S = 30.0
 _POLL_S, _TELL_S = 1.0, 15.0
@@ -38,11 +39,13 @@ def serve_until_told(
 
     Raises:
         ConfigError: It would listen beyond loopback without API keys.
-        ResourceError: The port is taken, or Ray Serve runs on the cluster already.
+        ResourceError: The port or `serve.data_dir` is taken, or Ray Serve runs on the cluster already.
         FxrayError: The engines did not come up, or not in time.
     """
     serve = config.serve
     bound_socket(serve.host, serve.port, "--port").close()
+    if serve.data_dir.is_dir():  # said before the engines start, as the gateway would say it
+        lock_folder(serve.data_dir.resolve(), wait_s=0).close()
     application = build(config, adapter)
     on_event(Note("starting the engines"))
     replicas = max(serve.replicas, serve.max_replicas)

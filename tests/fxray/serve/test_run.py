@@ -8,7 +8,9 @@ import pytest
 from fxray.config.load import load_config
 from fxray.errors import DeadlineError, FxrayError, ResourceError
 from fxray.events import Note
+from fxray.listening import bound_socket
 from fxray.serve import run
+from fxray.serve.folder_lock import lock_folder
 
 
 class Handle:
@@ -131,3 +133,17 @@ def test_a_cluster_whose_serve_runs_already_is_refused(monkeypatch):
 
     monkeypatch.setattr(ray, "get_actor", none)
     run._refuse_running_serve()
+
+
+def test_a_folder_of_batches_that_is_taken_is_said_before_anything_starts(monkeypatch, tmp_path):
+    built = []
+    monkeypatch.setattr(run, "build", lambda *_: built.append("application"))
+    with bound_socket("127.0.0.1", 0, "--port") as free:
+        port = free.getsockname()[1]
+    config = load_config("tiny", [f"serve.port={port}", f"serve.data_dir={tmp_path}"])
+    with (
+        lock_folder(tmp_path, wait_s=0),
+        pytest.raises(ResourceError, match=r"(?s)another service .*--data-dir"),
+    ):
+        run.serve_until_told(config, None, lambda: None, lambda _: None)
+    assert built == []
