@@ -249,7 +249,8 @@ def _add_batches(app: FastAPI) -> None:
         service = service_of(request)
         service.admission.check_open()
         async with uploaded_files(request, service.batch_limits) as files:
-            batch = await service.batches.add(files, owner, model, service.batch_limits)
+            asked_of = await service.id_of(model)
+            batch = await service.batches.add(files, owner, model, asked_of, service.batch_limits)
         service.runner.wake()
         return JSONResponse(
             batch.state().model_dump(mode="json"), HTTPStatus.ACCEPTED, {"Location": f"{BATCHES}/{batch.batch_id}"}

@@ -1,6 +1,6 @@
 """Batches on disk: what was handed in, and what is known of it. A restart finds all of it again.
 
-<data>/batches/<id>/batch.json          owner, model, time, names; written last, so a batch is whole or not there
+<data>/batches/<id>/batch.json          owner, model, id, time, names; written last, so a batch is whole or not there
                     images/000000       as it was sent; deleted once its result is there
                     results/000000.json
 """
@@ -37,6 +37,7 @@ class Batch:
         batch_id: 32 hexadecimal digits, not to be guessed.
         owner: Whose key it was handed in with; nobody else sees it.
         model: Name of what is to answer.
+        asked_of: Id of what answered by that name when it was handed in; None where nobody could say it.
         created: UTC, ISO 8601.
         names: Of its images.
         folder: Where it lies.
@@ -45,6 +46,7 @@ class Batch:
     batch_id: str
     owner: str
     model: str
+    asked_of: str | None
     created: str
     names: tuple[str, ...]
     folder: Path
@@ -92,6 +94,8 @@ class Batch:
             num_failed=sum("problem" in result for result in results),
             created=self.created,
             results=f"/v1/batches/{self.batch_id}/results",
+            asked_of=self.asked_of,
+            answered_by=sorted({result["model"]["id"] for result in results if "model" in result}),
         )
 
 
@@ -110,7 +114,9 @@ class BatchStore:
         for leftover in folder.glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    async def add(self, files: Sequence[UploadFile], owner: str, model: str, limits: UploadLimits) -> Batch:
+    async def add(
+        self, files: Sequence[UploadFile], owner: str, model: str, asked_of: str | None, limits: UploadLimits
+    ) -> Batch:
         """Keeps a new batch.
 
         Raises:
@@ -142,9 +148,9 @@ class BatchStore:
                 async with await anyio.open_file(aside / "images" / f"{index:06}", "wb") as kept:
                     while chunk := await file.read(_CHUNK_BYTES):
                         await kept.write(chunk)
-            document = {"owner": owner, "model": model, "created": created, "names": names}
+            document = {"owner": owner, "model": model, "asked_of": asked_of, "created": created, "names": names}
             (aside / "batch.json").write_text(json.dumps(document, ensure_ascii=False), "utf-8")
-        return Batch(batch_id, owner, model, created, names, self._folder / batch_id)
+        return Batch(batch_id, owner, model, asked_of, created, names, self._folder / batch_id)
 
     def find(self, batch_id: str, owner: str) -> Batch:
         """A batch of this owner.
@@ -194,7 +200,7 @@ class BatchStore:
         try:
             document = json.loads((folder / "batch.json").read_text("utf-8"))
             owner, model, created = document["owner"], document.get("model", DEFAULT_MODEL), document["created"]
-            return Batch(batch_id, owner, model, created, tuple(document["names"]), folder)
+            return Batch(batch_id, owner, model, document.get("asked_of"), created, tuple(document["names"]), folder)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

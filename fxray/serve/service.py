@@ -8,7 +8,7 @@ from typing import Any
 
 from fxray.data.changes import CHANGES, Change
 from fxray.draw import plain_text
-from fxray.errors import DataError
+from fxray.errors import DataError, FxrayError
 from fxray.serve.admission import Admission
 from fxray.serve.backend import Backend
 from fxray.serve.batch_runner import BatchRunner
@@ -63,6 +63,14 @@ class Service:
                 where="query.model",
                 remedy=f"ask for one of {', '.join(self.settings.models)}, or for none",
             )
+
+    async def id_of(self, name: str) -> str | None:
+        """Id of what answers for a model now: base and adapter; None where no engine can say it."""
+        try:
+            models = await self.backend.models()
+        except FxrayError:
+            return None
+        return next((model["id"] for model in models if model["name"] == name), None)
 
     def charge(self, owner: str, num_images: int) -> None:
         """Counts images against the rate of a key.

@@ -198,6 +198,10 @@ class BatchOut(_Wire):
     """UTC, ISO 8601."""
     results: str
     """Path of the results as JSON lines, in the order of the images; those that are there can be read at any time."""
+    asked_of: str | None
+    """Id of the model that it was handed in for; null where no engine could say it then."""
+    answered_by: list[str]
+    """Ids of the models that answered: another one after a swap of the adapter, or a start with another one."""
 
 
 def wire_provenance(found: Provenance) -> ProvenanceOut:

@@ -1,7 +1,7 @@
 import asyncio
 import json
 
-from fake_service import png, running
+from fake_service import MODELS, png, running
 
 from fxray.errors import CheckpointError, ResourceError
 from fxray.serve import batch_runner
@@ -246,8 +246,9 @@ def test_a_service_whose_batches_go_on_no_more_is_not_ready(make_service, backen
         service = make_service(OWNERS)
         async with running(service) as client:
             before = await client.get("/readyz")
-            backend.error = ZeroDivisionError("a defect")
+            backend.seconds = 0.2
             await client.post("/v1/batches", files=images(png()), headers=HEADERS)
+            backend.error = ZeroDivisionError("a defect")
             while not service.runner.is_dead:
                 await asyncio.sleep(0.02)
             backend.error = None
@@ -273,3 +274,41 @@ def test_a_batch_that_is_deleted_while_it_is_read_is_read_as_far_as_it_is_there(
     first, lines, pieces = run(go())
     assert first[0] == first[1]
     assert lines == pieces == []
+
+
+def test_a_batch_says_what_it_was_asked_of_and_what_answered(make_service, backend, monkeypatch):
+    async def hand_in(client):
+        return (await client.post("/v1/batches", files=images(png(), b"none"), headers=HEADERS)).headers["location"]
+
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            same = await until_done(client, await hand_in(client))
+            backend.seconds = 30
+            left_over = await hand_in(client)
+            backend.error = unavailable("the engine is gone", retry_after_s=1)
+            unknown = (await client.get(await hand_in(client), headers=HEADERS)).json()
+        backend.seconds, backend.error = 0, None
+        monkeypatch.setitem(MODELS, "default", MODELS["default"] | {"id": "fake+another run"})
+        async with running(make_service(OWNERS)) as client:
+            return same, await until_done(client, left_over), unknown
+
+    same, left_over, unknown = run(go())
+    assert (same["asked_of"], same["answered_by"]) == ("fake+0", ["fake+0"])
+    assert (left_over["asked_of"], left_over["answered_by"]) == ("fake+0", ["fake+another run"])
+    assert (unknown["asked_of"], unknown["answered_by"]) == (None, [])
+
+
+def test_a_batch_of_an_earlier_release_goes_on(make_service, tmp_path):
+    folder = tmp_path / "data" / "batches" / ("1" * 32)
+    (folder / "images").mkdir(parents=True)
+    (folder / "results").mkdir()
+    (folder / "images" / "000000").write_bytes(png())
+    document = {"owner": "ana", "model": "default", "created": "2026-01-01T00:00:00+00:00", "names": ["a.png"]}
+    (folder / "batch.json").write_text(json.dumps(document))
+
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            return await until_done(client, f"/v1/batches/{'1' * 32}")
+
+    state = run(go())
+    assert (state["asked_of"], state["answered_by"]) == (None, ["fake+0"])
