@@ -250,10 +250,11 @@ def _add_batches(app: FastAPI) -> None:
         service.admission.check_open()
         async with uploaded_files(request, service.batch_limits) as files:
             asked_of = await service.id_of(model)
-            batch = await service.batches.add(files, owner, model, asked_of, service.batch_limits)
+            batch = await asyncio.to_thread(service.batches.add, files, owner, model, asked_of, service.batch_limits)
         service.runner.wake()
+        state = await asyncio.to_thread(batch.state)
         return JSONResponse(
-            batch.state().model_dump(mode="json"), HTTPStatus.ACCEPTED, {"Location": f"{BATCHES}/{batch.batch_id}"}
+            state.model_dump(mode="json"), HTTPStatus.ACCEPTED, {"Location": f"{BATCHES}/{batch.batch_id}"}
         )
 
     @app.get(

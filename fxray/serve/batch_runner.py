@@ -35,6 +35,7 @@ class BatchRunner:
     def __init__(self, store: BatchStore, examine: Examine, num_at_once: int, models: Collection[str]) -> None:
         self._store, self._examine, self._models = store, examine, models
         self._waiting: set[str] = set()
+        self._done: set[str] = set()
         self._slots = asyncio.Semaphore(num_at_once)
         self._wakes = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -85,12 +86,20 @@ class BatchRunner:
     async def _work_off_all(self) -> bool:
         """One round; False where an image was left for the next one."""
         answers: list[asyncio.Task[bool]] = []
-        for batch in await asyncio.to_thread(lambda: list(self._store.all())):
+        batches = await asyncio.to_thread(lambda: list(self._store.all()))
+        self._done &= {batch.batch_id for batch in batches}
+        for batch in batches:
+            if batch.batch_id in self._done:  # its results stay: they need not be looked for again
+                continue
+            missing = await asyncio.to_thread(batch.missing)
+            if not missing:
+                self._done.add(batch.batch_id)
+                continue
             if batch.model not in self._models:
                 self._tell_waiting(batch)
                 continue
             async with asyncio.TaskGroup() as tasks:
-                for index in batch.missing():
+                for index in missing:
                     await self._slots.acquire()
                     answer = tasks.create_task(self._answer(batch, index))
                     answer.add_done_callback(lambda _: self._slots.release())
@@ -98,7 +107,7 @@ class BatchRunner:
         return all(answer.result() for answer in answers)
 
     def _tell_waiting(self, batch: Batch) -> None:
-        if batch.batch_id not in self._waiting and any(True for _ in batch.missing()):
+        if batch.batch_id not in self._waiting:
             self._waiting.add(batch.batch_id)
             _LOG.warning("batch %s waits: there is no model %r now", batch.batch_id, batch.model)
 

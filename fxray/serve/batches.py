@@ -26,8 +26,6 @@ from fxray.serve.problems import Refusal
 from fxray.serve.uploads import Upload, UploadLimits, harmless_name
 from fxray.serve.wire import BATCH_ID, BatchOut, BatchState
 
-_CHUNK_BYTES = 2**20
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -57,9 +55,12 @@ class Batch:
     def result(self, index: int) -> Path:
         return self.folder / "results" / f"{index:06}.json"
 
-    def missing(self) -> Iterator[int]:
+    def missing(self) -> list[int]:
         """Images that have no result yet, in order."""
-        return (index for index in range(len(self.names)) if not self.result(index).is_file())
+        found: set[int] = set()
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            found = {int(file.stem) for file in (self.folder / "results").iterdir() if file.stem.isdecimal()}
+        return [index for index in range(len(self.names)) if index not in found]
 
     def read(self, index: int) -> Upload:
         """An image that has no result yet."""
@@ -114,10 +115,10 @@ class BatchStore:
         for leftover in folder.glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    async def add(
+    def add(
         self, files: Sequence[UploadFile], owner: str, model: str, asked_of: str | None, limits: UploadLimits
     ) -> Batch:
-        """Keeps a new batch.
+        """Keeps a new batch; flushing it to the disk may take seconds: ask in a thread.
 
         Raises:
             Refusal: 429 where too many are kept, 413 where an image is too large.
@@ -145,9 +146,8 @@ class BatchStore:
                         where=names[index],
                         remedy="scale the image down",
                     )
-                async with await anyio.open_file(aside / "images" / f"{index:06}", "wb") as kept:
-                    while chunk := await file.read(_CHUNK_BYTES):
-                        await kept.write(chunk)
+                with (aside / "images" / f"{index:06}").open("wb") as kept:
+                    shutil.copyfileobj(file.file, kept)
             document = {"owner": owner, "model": model, "asked_of": asked_of, "created": created, "names": names}
             (aside / "batch.json").write_text(json.dumps(document, ensure_ascii=False), "utf-8")
         return Batch(batch_id, owner, model, asked_of, created, names, self._folder / batch_id)
@@ -192,7 +192,7 @@ class BatchStore:
         now = datetime.now(UTC)
         for batch in list(self.all()):
             age_s = (now - datetime.fromisoformat(batch.created)).total_seconds()
-            if age_s > self._keep_s and not any(True for _ in batch.missing()):
+            if age_s > self._keep_s and not batch.missing():
                 self.delete(batch)
 
     def _read(self, batch_id: str) -> Batch | None:

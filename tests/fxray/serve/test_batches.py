@@ -1,5 +1,7 @@
 import asyncio
 import json
+import os
+import threading
 
 from fake_service import MODELS, png, running
 
@@ -312,3 +314,43 @@ def test_a_batch_of_an_earlier_release_goes_on(make_service, tmp_path):
 
     state = run(go())
     assert (state["asked_of"], state["answered_by"]) == (None, ["fake+0"])
+
+
+def test_no_file_of_a_batch_is_looked_for_or_flushed_on_the_event_loop(make_service, monkeypatch):
+    threads, fsync, missing = [], os.fsync, Batch.missing
+
+    def noted(ask):
+        def ask_and_note(of):
+            threads.append((ask.__name__, threading.current_thread() is threading.main_thread()))
+            return ask(of)
+
+        return ask_and_note
+
+    monkeypatch.setattr(os, "fsync", noted(fsync))
+    monkeypatch.setattr(Batch, "missing", noted(missing))
+
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            added = await client.post("/v1/batches", files=images(png(), b"none"), headers=HEADERS)
+            await until_done(client, added.headers["location"])
+
+    run(go())
+    assert set(threads) == {("fsync", False), ("missing", False)}
+
+
+def test_a_finished_batch_is_not_gone_through_again(make_service, monkeypatch):
+    asked, missing = [], Batch.missing
+    monkeypatch.setattr(Batch, "missing", lambda batch: asked.append(batch.batch_id) or missing(batch))
+
+    async def go():
+        service = make_service(OWNERS, max_batches=9)
+        async with running(service) as client:
+            ids = []
+            for _ in range(6):
+                url = (await client.post("/v1/batches", files=images(png()), headers=HEADERS)).headers["location"]
+                await until_done(client, url)
+                ids.append(url.rpartition("/")[2])
+            return ids
+
+    ids = run(go())
+    assert max(asked.count(batch_id) for batch_id in ids) <= 3  # with work to do, and once to see that it is done
