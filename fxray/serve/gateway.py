@@ -90,6 +90,8 @@ class HandleBackend:
             if isinstance(error.cause, FxrayError):
                 raise error.cause from error
             raise FxrayError(f"a replica refuses the adapter: {error.cause}", where=folder) from error
+        except (RayError, RayServeException) as error:
+            raise _refusal(error) from error
         try:
             self._chosen.choose(policy)
         except ResourceError:

@@ -159,12 +159,19 @@ async def _wait(handle: Any, find_adapter: Callable[[], Path | None], on_event: 
 
 
 async def _swap(handle: Any, name: str, folder: str, on_event: OnEvent, deadline_s: float) -> None:
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
     try:
         async with asyncio.timeout(deadline_s):
             model = await handle.swap.remote(name, folder)
         on_event(Note(f"model {name}: policy version {model['policy_version']} answers: {folder}"))
-    except (FxrayError, TimeoutError) as error:
+    except (FxrayError, RayError, RayServeException, TimeoutError) as error:
         cause = getattr(error, "cause", error)  # Ray wraps what a replica raised
+        if type(error) is TimeoutError:
+            cause = f"no engine took the other one within {deadline_s:g} s"
+        elif not isinstance(cause, FxrayError):
+            cause = f"{type(cause).__name__}: {cause}"
         on_event(Note(f"model {name}: the adapter stays as it is: {cause}", is_warning=True))
 
 

@@ -1,16 +1,23 @@
 """What the command leaves on a Ray, without one."""
 
+import asyncio
 from itertools import chain, count, repeat
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from fxray.config.load import load_config
 from fxray.errors import DeadlineError, FxrayError, ResourceError
 from fxray.events import Note
 from fxray.listening import bound_socket
 from fxray.serve import run
+from fxray.serve.chosen import ChosenPolicies
 from fxray.serve.folder_lock import lock_folder
+from fxray.serve.gateway import HandleBackend
+from fxray.serve.problems import Refusal
 
 
 class Handle:
@@ -147,3 +154,41 @@ def test_a_folder_of_batches_that_is_taken_is_said_before_anything_starts(monkey
     ):
         run.serve_until_told(config, None, lambda: None, lambda _: None)
     assert built == []
+
+
+class Answer:
+    """Of a handle: an error, when it is awaited."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __await__(self):
+        yield from asyncio.sleep(0).__await__()
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ActorDiedError(), "ActorDiedError"),
+        (RayTaskError("swap", "", ActorDiedError()), "ActorDiedError"),
+        (DeploymentUnavailableError(DeploymentID("gateway", "fxray")), "DeploymentUnavailableError"),
+        (TimeoutError(), "no engine took the other one within 9 s"),
+    ],
+)
+def test_a_swap_while_an_engine_is_dead_leaves_the_service_as_it_is(error, said):
+    told, handle = [], SimpleNamespace(swap=SimpleNamespace(remote=lambda name, folder: Answer(error)))
+    asyncio.run(run._swap(handle, "default", "/adapter", told.append, 9.0))
+    (note,) = told
+    assert note.is_warning
+    assert note.text.startswith("model default: the adapter stays as it is: ")
+    assert said in note.text
+
+
+def test_a_gateway_says_of_a_swap_that_the_engine_is_gone(tmp_path):
+    use = SimpleNamespace(remote=lambda policy: Answer(ActorDiedError()))
+    chosen = ChosenPolicies(tmp_path / "models.json", "a", {"default": ""})
+    backend = HandleBackend(SimpleNamespace(use=use, options=lambda **_: None), chosen)
+    with pytest.raises(Refusal, match="is gone"):
+        asyncio.run(backend.swap("default", "/adapter"))
+    assert chosen.by_model["default"].folder == ""
