@@ -8,8 +8,10 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from fxray.config.tree import Config
@@ -50,7 +52,11 @@ def serve_until_told(
     on_event(Note("starting the engines"))
     replicas = max(serve.replicas, serve.max_replicas)
     is_joined = bool(ray_address(config.ray))
-    with ray_cluster(config.ray, min_cpus=int(replicas * config.rollout.cpus_per_worker) + 1):
+    with (
+        # Nothing can be swapped before and after `_wait`. SIGTERM raises SystemExit there: the command's, then Ray's.
+        _handled((signal.SIGHUP,), lambda *_: None),
+        ray_cluster(config.ray, min_cpus=int(replicas * config.rollout.cpus_per_worker) + 1),
+    ):
         if is_joined:
             _refuse_running_serve()
         handle = _start(application, config, on_event, is_joined=is_joined)
@@ -59,6 +65,17 @@ def serve_until_told(
             asyncio.run(_wait(handle, find_adapter, on_event, config))
         finally:
             _stop(handle, serve.drain_deadline_s, on_event, is_joined=is_joined)
+
+
+@contextmanager
+def _handled(numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Has a handler called for signals inside the block, and after it the one before."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, each in before.items():
+            signal.signal(number, each)
 
 
 def _refuse_running_serve() -> None:
@@ -143,19 +160,23 @@ def _states(counts: Mapping[str, int]) -> str:
 async def _wait(handle: Any, find_adapter: Callable[[], Path | None], on_event: OnEvent, config: Config) -> None:
     """Until a signal says stop."""
     loop, told = asyncio.get_running_loop(), asyncio.Queue[int]()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, told.put_nowait, number)
-    while await told.get() == signal.SIGHUP:
-        try:
-            adapters = adapters_of(config, find_adapter())
-        except FxrayError as error:
-            on_event(Note(f"the adapters stay as they are: {error}", is_warning=True))
-            continue
-        for name, folder in adapters.items():
-            if folder:
-                await _swap(handle, name, folder, on_event, config.serve.drain_deadline_s + _CALL_MARGIN_S)
-            elif len(adapters) == 1:
-                on_event(Note("the base model answers alone; there is no adapter to swap", is_warning=True))
+
+    def tell(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        loop.call_soon_threadsafe(told.put_nowait, number)
+
+    # Those of the loop would leave the signals with what the kernel does, which ends this process before the service.
+    with _handled((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), tell):
+        while await told.get() == signal.SIGHUP:
+            try:
+                adapters = adapters_of(config, find_adapter())
+            except FxrayError as error:
+                on_event(Note(f"the adapters stay as they are: {error}", is_warning=True))
+                continue
+            for name, folder in adapters.items():
+                if folder:
+                    await _swap(handle, name, folder, on_event, config.serve.drain_deadline_s + _CALL_MARGIN_S)
+                elif len(adapters) == 1:
+                    on_event(Note("the base model answers alone; there is no adapter to swap", is_warning=True))
 
 
 async def _swap(handle: Any, name: str, folder: str, on_event: OnEvent, deadline_s: float) -> None:
@@ -176,13 +197,15 @@ async def _swap(handle: Any, name: str, folder: str, on_event: OnEvent, deadline
 
 
 def _stop(handle: Any, deadline_s: float, on_event: OnEvent, *, is_joined: bool) -> None:
-    on_event(Note("ending what has begun"))
+    """Waits for what has begun, unless a second signal says otherwise, and ends the service in any case."""
     try:
+        on_event(Note("ending what has begun"))
         if not handle.drain.remote(deadline_s).result(timeout_s=deadline_s + _CALL_MARGIN_S):
             on_event(Note(f"some requests did not end within {deadline_s:g} s", is_warning=True))
     except Exception as error:  # noqa: BLE001  whatever it is, the service is to end
         on_event(Note(f"the gateway could not be drained: {error}", is_warning=True))
-    _end(is_joined=is_joined)
+    finally:
+        _end(is_joined=is_joined)
 
 
 def _end(*, is_joined: bool) -> None:

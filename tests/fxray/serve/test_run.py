@@ -1,6 +1,10 @@
 """What the command leaves on a Ray, without one."""
 
 import asyncio
+import os
+import signal
+import threading
+from contextlib import nullcontext
 from itertools import chain, count, repeat
 from types import SimpleNamespace
 
@@ -192,3 +196,63 @@ def test_a_gateway_says_of_a_swap_that_the_engine_is_gone(tmp_path):
     with pytest.raises(Refusal, match="is gone"):
         asyncio.run(backend.swap("default", "/adapter"))
     assert chosen.by_model["default"].folder == ""
+
+
+def test_a_second_signal_ends_the_wait_and_the_service(called):
+    def interrupted(timeout_s):
+        raise KeyboardInterrupt
+
+    handle = SimpleNamespace(drain=SimpleNamespace(remote=lambda deadline_s: SimpleNamespace(result=interrupted)))
+    with pytest.raises(KeyboardInterrupt):
+        run._stop(handle, 60.0, lambda _: None, is_joined=True)
+    assert called.names == ["delete fxray", "shutdown"]
+
+
+def test_signals_are_heard_while_the_service_answers_and_end_no_process_after_it(monkeypatch):
+    def raising(number, frame):
+        raise SystemExit(number)
+
+    numbers = (signal.SIGHUP, signal.SIGTERM)
+    before = {number: signal.signal(number, raising) for number in numbers}
+    told, sent = [], iter(numbers)
+
+    async def swap(handle, name, folder, *_):
+        told.append((name, folder))
+        os.kill(os.getpid(), next(sent))
+
+    monkeypatch.setattr(run, "_swap", swap)
+    monkeypatch.setattr(run, "adapters_of", lambda *_: {"default": "/adapter"})
+    try:
+        threading.Timer(0.2, os.kill, (os.getpid(), next(sent))).start()
+        asyncio.run(run._wait(None, lambda: None, lambda _: None, load_config("tiny")))
+        assert told == [("default", "/adapter")]
+        assert [signal.getsignal(number) for number in numbers] == [raising] * 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_hangup_while_the_service_starts_or_ends_is_passed_over(called, monkeypatch, tmp_path):
+    reached = []
+    before = signal.signal(signal.SIGHUP, lambda *_: reached.append("the default, which ends the process"))
+
+    def hang_up(*_, **__):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return Handle()
+
+    async def wait(*_):
+        pass
+
+    monkeypatch.setattr(run, "build", lambda *_: None)
+    monkeypatch.setattr(run, "ray_cluster", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(run, "_start", hang_up)
+    monkeypatch.setattr(run, "_wait", wait)
+    monkeypatch.setattr(run, "_end", hang_up)
+    try:
+        with bound_socket("127.0.0.1", 0, "--port") as free:
+            port = free.getsockname()[1]
+        config = load_config("tiny", [f"serve.port={port}", f"serve.data_dir={tmp_path}"])
+        run.serve_until_told(config, None, lambda: None, lambda _: None)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert reached == []
