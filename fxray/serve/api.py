@@ -16,8 +16,9 @@ from starlette.types import ASGIApp
 from fxray import __version__
 from fxray.config.tree import DEFAULT_MODEL
 from fxray.draw import plain_text
+from fxray.errors import FxrayError
 from fxray.serve.batches import read_lines
-from fxray.serve.failures import add_failures, as_response
+from fxray.serve.failures import add_failures, as_response, told_failure
 from fxray.serve.metrics import Counted
 from fxray.serve.page import add_page
 from fxray.serve.problems import Refusal, problem_of, unavailable
@@ -163,7 +164,7 @@ def _add_detection(app: FastAPI) -> None:
         service.charge(owner, len(uploads))
         if EVENTS in request.headers.get("accept", ""):
             return StreamingResponse(
-                _events(service.stream(uploads, owner)), media_type=EVENTS, headers={"X-Accel-Buffering": "no"}
+                _events(service.stream(uploads, owner), request), media_type=EVENTS, headers={"X-Accel-Buffering": "no"}
             )
         detections = await _unless_gone(request, service.detect(uploads, owner))
         is_useless = all("problem" in detection for detection in detections)
@@ -217,7 +218,7 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-async def _events(pieces: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[str]:
+async def _events(pieces: AsyncGenerator[dict[str, Any]], request: Request) -> AsyncIterator[str]:
     """Server-sent events; an error ends the stream as an event, since the status is sent long before."""
     try:
         async with aclosing(pieces):
@@ -229,6 +230,8 @@ async def _events(pieces: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[str]:
         if refusal.retry_after_s is not None:
             body["retry_after_s"] = round(refusal.retry_after_s, 1)
         yield f"event: problem\ndata: {json.dumps({'problem': body})}\n\n"
+    except FxrayError as error:
+        yield f"event: problem\ndata: {json.dumps({'problem': told_failure(error, request)})}\n\n"
     yield "event: end\ndata: {}\n\n"
 
 

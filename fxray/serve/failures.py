@@ -25,10 +25,7 @@ def add_failures(app: FastAPI) -> None:
 
     @app.exception_handler(FxrayError)
     async def failed(request: Request, error: FxrayError) -> Response:
-        _LOG.error("%s %s: %s", request.method, request.url.path, error)
-        is_full = isinstance(error, ResourceError)
-        status = HTTPStatus.INSUFFICIENT_STORAGE if is_full else HTTPStatus.INTERNAL_SERVER_ERROR
-        return as_response(problem_of(error, status))
+        return as_response(told_failure(error, request))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:  # noqa: ARG001
@@ -46,6 +43,13 @@ def add_failures(app: FastAPI) -> None:
             remedy = f"{request.app.openapi_url} lists what there is"
         where = f"{request.method} {request.url.path}"
         return as_response(problem(error.status_code, str(error.detail), where=where, remedy=remedy), headers)
+
+
+def told_failure(error: FxrayError, request: Request) -> dict[str, Any]:
+    """The problem of an error that is no refusal, which the log is told too."""
+    _LOG.error("%s %s: %s", request.method, request.url.path, error)
+    is_full = isinstance(error, ResourceError)
+    return problem_of(error, HTTPStatus.INSUFFICIENT_STORAGE if is_full else HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _methods(request: Request) -> list[str]:

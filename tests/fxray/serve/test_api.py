@@ -7,6 +7,7 @@ import pytest
 from fake_service import HOSTILE_CAPTION, png, running
 from PIL import Image, PngImagePlugin
 
+from fxray.errors import CheckpointError
 from fxray.serve.problems import unavailable
 
 
@@ -102,6 +103,20 @@ def test_an_error_in_a_stream_is_an_event(make_service, backend):
     assert [kind for kind, _ in events] == ["problem", "end"]
     assert events[0][1]["problem"]["status"] == 503
     assert events[0][1]["problem"]["retry_after_s"] == 3
+
+
+def test_a_stream_ends_with_the_problem_that_a_plain_request_gets(make_service, backend):
+    backend.error = CheckpointError("no adapter", where="/a", remedy="train one")
+
+    async def go():
+        async with running(make_service()) as client:
+            plain = await client.post("/v1/detect", files=files(png()))
+            accept = {"accept": "text/event-stream"}
+            return plain, await client.post("/v1/detect", files=files(png()), headers=accept)
+
+    plain, streamed = run(go())
+    assert (plain.status_code, plain.json()["detail"]) == (500, "no adapter")
+    assert events_of(streamed.text) == [("problem", {"problem": plain.json()}), ("end", {})]
 
 
 def test_what_becomes_of_an_answer_is_told_change_by_change(make_service, backend):
