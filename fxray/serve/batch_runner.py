@@ -12,7 +12,7 @@ from fxray.serve.problems import Refusal, problem_of
 from fxray.serve.uploads import Upload
 
 MAX_TRIES = 5
-"""Per image, where the engines could not be asked; then that is its result."""
+"""Per image, of engines that were there; then that is its result."""
 _RETRY_S = 1.0
 _PAUSE_S = 5.0
 """Before the next round, where one left something over: a disk is not free again at once."""
@@ -29,11 +29,20 @@ class BatchRunner:
         store: Where they lie.
         examine: Gives a `DetectionOut` or a `FailureOut`; a `Refusal` of status 503 means: again later.
         num_at_once: Images that are examined at once.
+        until_ready: Returns once an engine is there. An image that was refused waits for it: so no time without one
+            makes it fail, and one that ends every engine that it meets does fail.
         models: Names of those that can answer; a batch for another one waits for a start that offers it.
     """
 
-    def __init__(self, store: BatchStore, examine: Examine, num_at_once: int, models: Collection[str]) -> None:
-        self._store, self._examine, self._models = store, examine, models
+    def __init__(
+        self,
+        store: BatchStore,
+        examine: Examine,
+        num_at_once: int,
+        until_ready: Callable[[], Awaitable[None]],
+        models: Collection[str],
+    ) -> None:
+        self._store, self._examine, self._until_ready, self._models = store, examine, until_ready, models
         self._waiting: set[str] = set()
         self._done: set[str] = set()
         self._slots = asyncio.Semaphore(num_at_once)
@@ -135,6 +144,8 @@ class BatchRunner:
                 if tried == MAX_TRIES - 1:
                     return {"name": upload.name, "problem": problem_of(error, status)}
                 await asyncio.sleep(wait_s)
+                if status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    await self._until_ready()
         raise AssertionError
 
 

@@ -23,6 +23,7 @@ from fxray.serve.wire import wire_stability
 
 STABILITY_COST = 1 + len(CHANGES)
 """Images that one question about stability counts as: the image as it is, and what becomes of it."""
+_READY_POLL_S = 2.0
 
 
 class Service:
@@ -46,7 +47,11 @@ class Service:
             settings.data_dir / "batches", max_batches=settings.max_batches, keep_s=settings.keep_batches_s
         )
         self.runner = BatchRunner(
-            self.batches, self._examine_of_batch, max(1, settings.max_in_flight // 2), settings.models
+            self.batches,
+            self._examine_of_batch,
+            max(1, settings.max_in_flight // 2),
+            self._until_ready,
+            settings.models,
         )
         self._rates = RateLimiter(settings.images_per_min)
 
@@ -185,6 +190,18 @@ class Service:
             raise self._late() from error
         self.metrics.count_image(outcome)
         return outcome
+
+    async def _until_ready(self) -> None:
+        """Returns once an engine says what it is."""
+        while True:
+            try:
+                await self.backend.models()
+            except Refusal as refusal:
+                await asyncio.sleep(refusal.retry_after_s or _READY_POLL_S)
+            except FxrayError:  # one is there, and says what is wrong with its adapter
+                return
+            else:
+                return
 
     def _failure(self, upload: Upload) -> dict[str, Any] | None:
         """Why an image need not be sent to an engine, as a `FailureOut`. A header may take a while: ask in a thread."""

@@ -3,7 +3,7 @@ import json
 import os
 import threading
 
-from fake_service import MODELS, png, running
+from fake_service import MODELS, FakeBackend, png, running
 
 from fxray.errors import CheckpointError, ResourceError
 from fxray.serve import batch_runner
@@ -83,6 +83,42 @@ def test_a_batch_waits_for_engines_that_come_back(make_service, backend):
             return await until_done(client, url)
 
     assert run(go())["num_failed"] == 0
+
+
+def test_no_image_of_a_batch_fails_for_engines_that_are_away_for_long(make_service, backend):
+    backend.error = unavailable("the engine is gone", retry_after_s=0.01)
+
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            added = await client.post("/v1/batches", files=images(*[png()] * 5), headers=HEADERS)
+            await asyncio.sleep(0.01 * 10 * batch_runner.MAX_TRIES)
+            backend.error = None
+            return await until_done(client, added.headers["location"])
+
+    state = run(go())
+    assert (state["num_done"], state["num_failed"]) == (5, 0)
+
+
+def test_an_image_that_ends_every_engine_that_it_meets_is_given_up(make_service, backend, monkeypatch):
+    deadly, stream = png(9, 9), FakeBackend.stream
+
+    async def ending(self, upload):
+        async for piece in stream(self, upload):
+            if upload.content == deadly:
+                raise unavailable("the engine is gone", retry_after_s=0.01)
+            yield piece
+
+    monkeypatch.setattr(FakeBackend, "stream", ending)
+
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            url = (await client.post("/v1/batches", files=images(deadly, png()), headers=HEADERS)).headers["location"]
+            return await until_done(client, url), await results_of(client, url)
+
+    state, results = run(go())
+    assert state["num_failed"] == 1
+    assert results[0]["problem"]["status"] == 503
+    assert backend.names.count("0.png") == batch_runner.MAX_TRIES
 
 
 def test_nobody_sees_the_batch_of_another_key(make_service):
