@@ -19,7 +19,7 @@ from fxray.serve.problems import Refusal
 from fxray.serve.rate import RateLimiter
 
 ENVIRONMENT = "FXRAY_API_KEYS"
-"""Keys in plain, separated by commas, for where secrets come as environment variables."""
+"""Keys in plain, separated by commas, for where secrets come as environment variables; each is an owner of its own."""
 ANONYMOUS = "anonymous"
 WRONG_KEYS_PER_MIN = 10
 """Of one address; then its keys are not looked at for a while."""
@@ -94,7 +94,8 @@ def read_keys(file: Path | None) -> KeyRing:
     Raises:
         ConfigError: The file is missing, or a line of it is no `name:sha256`.
     """
-    owners = {_digest(key.strip()): "environment" for key in os.environ.get(ENVIRONMENT, "").split(",") if key.strip()}
+    digests = [_digest(key.strip()) for key in os.environ.get(ENVIRONMENT, "").split(",") if key.strip()]
+    owners = {digest: f"environment-{digest[:8]}" for digest in digests}
     if file is None:
         return KeyRing(owners)
     for number, line in enumerate(_lines(file, remedy=f"make it with `fxray key NAME --file {file}`"), start=1):

@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 
 from fxray.errors import ConfigError
@@ -24,8 +26,16 @@ def test_a_name_has_one_key(tmp_path):
 
 def test_keys_may_come_in_the_environment(monkeypatch):
     monkeypatch.setenv(ENVIRONMENT, "fxray_one, fxray_two")
-    assert read_keys(None).owner("fxray_two") == "environment"
+    assert read_keys(None).owner("fxray_two") == f"environment-{hashlib.sha256(b'fxray_two').hexdigest()[:8]}"
     assert read_keys(None).owner("") is None
+
+
+def test_each_key_of_the_environment_is_an_owner_of_its_own(monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, "fxray_one,fxray_two")
+    ring = read_keys(None)
+    assert ring.owner("fxray_one") != ring.owner("fxray_two")
+    monkeypatch.setenv(ENVIRONMENT, "fxray_three,fxray_one")
+    assert read_keys(None).owner("fxray_one") == ring.owner("fxray_one")  # whose batches are found after a restart
 
 
 def test_a_broken_file_is_refused_with_its_line(tmp_path):
