@@ -21,7 +21,7 @@ from fxray.serve.batches import read_lines
 from fxray.serve.failures import add_failures, as_response, told_failure
 from fxray.serve.metrics import Counted
 from fxray.serve.page import add_page
-from fxray.serve.problems import Refusal, problem_of, unavailable
+from fxray.serve.problems import CLIENT_GONE, Refusal, problem_of, unavailable
 from fxray.serve.service import STABILITY_COST, Service
 from fxray.serve.shield import Shield
 from fxray.serve.uploads import FIELD, read_uploads, uploaded_files
@@ -30,7 +30,6 @@ from fxray.serve.wire import BATCH_ID, BatchOut, DetectIn, DetectOut, ModelsOut,
 BATCHES = "/v1/batches"
 EVENTS = "text/event-stream"
 NDJSON = "application/x-ndjson"
-CLIENT_GONE = 499
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
 _REFUSALS = (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 503)

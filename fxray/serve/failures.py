@@ -8,16 +8,17 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from fxray.errors import FxrayError, ResourceError
-from fxray.serve.problems import MEDIA_TYPE, Refusal, problem, problem_of
+from fxray.serve.problems import CLIENT_GONE, MEDIA_TYPE, Refusal, problem, problem_of
 
 _LOG = logging.getLogger(__name__)
 
 
 def add_failures(app: FastAPI) -> None:
-    """Adds the answers to errors: a `Refusal` with its status, others of fxray's as 500, a full disk as 507."""
+    """Adds the answers: to a `Refusal` its status, to a full disk 507, to a client that left 499, to others 500."""
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, error: Refusal) -> Response:  # noqa: ARG001
@@ -26,6 +27,10 @@ def add_failures(app: FastAPI) -> None:
     @app.exception_handler(FxrayError)
     async def failed(request: Request, error: FxrayError) -> Response:
         return as_response(told_failure(error, request))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:  # noqa: ARG001
+        return as_response(problem(CLIENT_GONE, "the client went away while it sent"))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:  # noqa: ARG001

@@ -6,6 +6,8 @@ from typing import Any
 from fxray.errors import FxrayError
 
 MEDIA_TYPE = "application/problem+json"
+CLIENT_GONE = 499
+"""Status of what nobody reads."""
 
 
 class Refusal(FxrayError):  # noqa: N818  not every refusal is an error

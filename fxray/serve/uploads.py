@@ -114,11 +114,12 @@ async def uploaded_files(request: Request, limits: UploadLimits) -> AsyncIterato
         )
     try:
         form = await request.form(max_files=limits.max_images, max_fields=0, max_part_size=1024)
-    except HTTPException as error:
-        is_too_many = "Too many files" in str(error.detail)
+    except (HTTPException, ValueError, LookupError) as error:  # the latter of a charset that is none
+        said = str(error.detail if isinstance(error, HTTPException) else error)
+        is_too_many = "Too many files" in said
         raise Refusal(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE if is_too_many else HTTPStatus.BAD_REQUEST,
-            f"the multipart body cannot be read: {plain_text(str(error.detail))}",
+            f"the multipart body cannot be read: {plain_text(said)}",
             where="body",
             remedy=f"send at most {limits.max_images} files in fields named `{FIELD}`, and no other field",
         ) from error

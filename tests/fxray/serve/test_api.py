@@ -227,6 +227,34 @@ def test_a_client_that_goes_away_frees_the_engine(make_service, backend):
     assert (backend.num_cancelled, backend.num_running, service.admission.num_admitted) == (1, 0, 0)
 
 
+def test_a_client_that_goes_away_while_it_sends_is_no_fault_of_the_service(make_service):
+    service = make_service()
+
+    async def go():
+        from fxray.serve.api import build_app
+
+        head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
+        messages, sent = [{"type": "http.request", "body": head, "more_body": True}, {"type": "http.disconnect"}], []
+
+        async def receive():
+            return messages.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"content-length", b"5000")]
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+            "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"", "root_path": "",
+            "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+        }  # fmt: skip
+        await build_app(service)(scope, receive, send)
+        return sent[0]["status"]
+
+    assert run(go()) == 499
+    assert 'route="/v1/detect",status="499"} 1.0' in service.metrics.text().decode()
+
+
 def test_an_engine_that_is_gone_can_be_asked_again(make_service, backend):
     backend.error = unavailable("the engine is gone", retry_after_s=2)
 

@@ -24,9 +24,12 @@ def ask(service, *requests):
     return asyncio.run(asyncio.wait_for(go(), 60))
 
 
+MULTIPART = "multipart/form-data; boundary=x"
+
+
 def multipart(*parts: tuple[str, bytes]) -> dict:
     body = b"".join(b"--x\r\n" + head.encode("latin-1") + b"\r\n\r\n" + content + b"\r\n" for head, content in parts)
-    return {"content": body + b"--x--\r\n", "headers": {"content-type": "multipart/form-data; boundary=x"}}
+    return {"content": body + b"--x--\r\n", "headers": {"content-type": MULTIPART}}
 
 
 def part(name: str = "images", filename: str = "a.png") -> str:
@@ -51,6 +54,10 @@ def bomb() -> bytes:
         ({"content": b"{}", "headers": {"content-type": "multipart/form-data; boundary="}}, 400, "multipart"),
         (multipart((part(), png())) | {"headers": {"content-type": "application/json"}}, 422, "JSON"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
+        *[
+            (multipart((part(), png())) | {"headers": {"content-type": MULTIPART + charset}}, 400, "multipart")
+            for charset in ("; charset=undefined", "; charset=\0utf-8")
+        ],
         ({"content": b"--x\r\nbroken", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 422, "0 of 0"),
         (multipart((part("other"), png())), 422, "`images`"),
         (multipart(('Content-Disposition: form-data; name="images"', b"text")), 400, "fields"),
