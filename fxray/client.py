@@ -11,6 +11,8 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +23,7 @@ from fxray.errors import DeadlineError, FxrayError
 
 MAX_TRIES = 5
 """Of a request that the service asks to send again later."""
-_MAX_WAIT_S = 30.0
+_WAIT_S, _MAX_WAIT_S = 1.0, 30.0
 _TRY_AGAIN = (429, 503)
 
 
@@ -63,7 +65,7 @@ class Client:
         Raises:
             ServiceError: The service refuses the request.
         """
-        found: list[dict[str, Any]] = self._ask("GET", "/v1/models").json()["models"]
+        found: list[dict[str, Any]] = _body_of(self._ask("GET", "/v1/models"), "models")["models"]
         return found
 
     def detect(self, files: Sequence[Path | str], model: str = "") -> list[dict[str, Any]]:
@@ -79,11 +81,10 @@ class Client:
         Raises:
             ServiceError: The service refuses the request.
         """
-        response = self._ask("POST", "/v1/detect", files, model)
-        body: dict[str, Any] = response.json()
-        if "detections" not in body:  # the only image is at fault
-            return [{"name": Path(files[0]).name, "problem": body}]
-        detections: list[dict[str, Any]] = body["detections"]
+        response = self._ask("POST", "/v1/detect", files, model, may_be_at_fault=True)
+        if response.is_error and "detail" in (problem := _object_of(response)):  # the only image is at fault
+            return [{"name": Path(files[0]).name, "problem": problem}]
+        detections: list[dict[str, Any]] = _body_of(response, "detections")["detections"]
         return detections
 
     def stability(self, file: Path | str, model: str = "") -> dict[str, Any]:
@@ -92,11 +93,7 @@ class Client:
         Raises:
             ServiceError: The service refuses the request, or cannot examine the image.
         """
-        response = self._ask("POST", "/v1/stability", [file], model)
-        if response.is_error:  # an image at fault is a result of `detect`, but leaves nothing to compare here
-            raise _error_of(response)
-        found: dict[str, Any] = response.json()
-        return found
+        return _body_of(self._ask("POST", "/v1/stability", [file], model))
 
     def hand_in(self, files: Sequence[Path | str], model: str = "") -> str:
         """Hands in a batch, and returns its id.
@@ -104,7 +101,7 @@ class Client:
         Raises:
             ServiceError: The service refuses the batch.
         """
-        return str(self._ask("POST", "/v1/batches", files, model).json()["id"])
+        return str(_body_of(self._ask("POST", "/v1/batches", files, model), "id")["id"])
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         """How far a batch is: the fields of `BatchOut`.
@@ -112,8 +109,7 @@ class Client:
         Raises:
             ServiceError: There is no such batch.
         """
-        state: dict[str, Any] = self._ask("GET", f"/v1/batches/{batch_id}").json()
-        return state
+        return _body_of(self._ask("GET", f"/v1/batches/{batch_id}"), "state")
 
     def results(self, batch_id: str) -> Iterator[dict[str, Any]]:
         """The results of a batch that are there, in the order of its images.
@@ -121,8 +117,12 @@ class Client:
         Raises:
             ServiceError: There is no such batch.
         """
-        for line in self._ask("GET", f"/v1/batches/{batch_id}/results").text.splitlines():
-            yield json.loads(line)
+        response = self._ask("GET", f"/v1/batches/{batch_id}/results")
+        for line in response.text.splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise _stranger(response) from error
 
     def wait(self, batch_id: str, *, deadline_s: float, every_s: float = 1.0) -> None:
         """Returns once a batch is done.
@@ -141,7 +141,15 @@ class Client:
                 )
             time.sleep(every_s)
 
-    def _ask(self, method: str, path: str, files: Sequence[Path | str] = (), model: str = "") -> httpx.Response:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        files: Sequence[Path | str] = (),
+        model: str = "",
+        *,
+        may_be_at_fault: bool = False,
+    ) -> httpx.Response:
         for tried in range(1, MAX_TRIES + 1):
             with ExitStack() as opened:
                 parts = [("images", (Path(f).name, opened.enter_context(Path(f).open("rb")))) for f in files]
@@ -157,8 +165,10 @@ class Client:
                     ) from error
             if not _is_to_be_sent_again(response) or tried == MAX_TRIES:
                 break
-            time.sleep(min(float(response.headers.get("Retry-After", 1)), _MAX_WAIT_S))
-        return _checked(response, is_about_images=bool(files))
+            time.sleep(min(_wait_s(response), _MAX_WAIT_S))
+        if response.is_success or (may_be_at_fault and response.status_code == httpx.codes.UNPROCESSABLE_ENTITY):
+            return response
+        raise _error_of(response)
 
 
 def _is_to_be_sent_again(response: httpx.Response) -> bool:
@@ -167,20 +177,57 @@ def _is_to_be_sent_again(response: httpx.Response) -> bool:
     return is_alone or response.status_code in _TRY_AGAIN
 
 
-def _checked(response: httpx.Response, *, is_about_images: bool) -> httpx.Response:
-    if response.is_success or (is_about_images and response.status_code == httpx.codes.UNPROCESSABLE_ENTITY):
-        return response
-    raise _error_of(response)
+def _wait_s(response: httpx.Response) -> float:
+    """How long the service asks to wait; a proxy before it may name a time of day (RFC 9110)."""
+    told = response.headers.get("Retry-After", "")
+    if told.isascii() and told.isdigit():
+        return float(told)
+    try:
+        return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return _WAIT_S
+
+
+def _body_of(response: httpx.Response, *fields: str) -> dict[str, Any]:
+    """The body of an answer.
+
+    Args:
+        response: The answer.
+        fields: That it has.
+
+    Raises:
+        ServiceError: It is none of the service's: the page of a proxy, for one.
+    """
+    body = _object_of(response)
+    if not body or not body.keys() >= set(fields):
+        raise _stranger(response)
+    return body
+
+
+def _object_of(response: httpx.Response) -> dict[str, Any]:
+    """What a body says; nothing where it is no JSON object."""
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _stranger(response: httpx.Response) -> ServiceError:
+    kind = response.headers.get("content-type", "no content type")
+    return ServiceError(
+        f"status {response.status_code} with a body ({kind}) that is not the service's",
+        where=response.url.path,
+        remedy="check the URL, and what stands before the service",
+        status=response.status_code,
+    )
 
 
 def _error_of(response: httpx.Response) -> ServiceError:
-    try:
-        problem: dict[str, str] = response.json()
-    except ValueError:
-        problem = {}
+    problem = _object_of(response)
     return ServiceError(
-        problem.get("detail", f"status {response.status_code}"),
-        where=problem.get("where", ""),
-        remedy=problem.get("remedy", ""),
+        str(problem.get("detail", f"status {response.status_code}")),
+        where=str(problem.get("where", "")),
+        remedy=str(problem.get("remedy", "")),
         status=response.status_code,
     )

@@ -1,4 +1,7 @@
 import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -99,3 +102,56 @@ def test_the_model_is_named_where_one_is_asked_for(image):
     assert client.models() == [{"name": "default"}]
     paths = ["/v1/detect", "/v1/detect?model=strict", "/v1/stability?model=strict", "/v1/batches?model=strict"]
     assert [request.url.raw_path.decode() for request in asked] == [*paths, "/v1/models"]
+
+
+@pytest.mark.parametrize(
+    "told", ["Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 07:28:00", "soon", "-1", "inf", ""]
+)
+def test_a_time_to_wait_may_be_told_in_any_way(told, monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr("fxray.client.time", SimpleNamespace(sleep=slept.append))
+    answers = [httpx.Response(503, headers={"Retry-After": told}), httpx.Response(200, json={"models": []})]
+    assert client_of(answers, []).models() == []
+    assert slept == [0.0 if told.endswith("GMT") else 1.0]
+
+
+def test_a_date_to_wait_for_is_waited_for_up_to_a_limit(monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr("fxray.client.time", SimpleNamespace(sleep=slept.append))
+    dates = [format_datetime(datetime.now(UTC) + timedelta(seconds=each), usegmt=True) for each in (12, 900)]
+    answers = [httpx.Response(503, headers={"Retry-After": date}) for date in dates]
+    client_of([*answers, httpx.Response(200, json={"models": []})], []).models()
+    assert slept == [pytest.approx(11, abs=1.1), 30.0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(502, json="bad gateway"), httpx.Response(502, text="<html>"), httpx.Response(500, json=[1]),
+        httpx.Response(422, text="<html>"),
+        httpx.Response(200, text="<html>log in"), httpx.Response(200, json="ok"), httpx.Response(200, json={}),
+    ],
+)  # fmt: skip
+def test_what_a_proxy_says_is_an_error_of_the_service(answer, image):
+    def ask(call):
+        with pytest.raises(ServiceError, match=f"status {answer.status_code}") as raised:
+            call(client_of([answer], []))
+        assert raised.value.status == answer.status_code
+
+    ask(lambda client: client.models())
+    ask(lambda client: client.detect([image]))
+    ask(lambda client: client.stability(image))
+    ask(lambda client: client.hand_in([image]))
+    ask(lambda client: client.batch("0" * 32))
+
+
+def test_results_that_are_a_page_are_an_error():
+    client = client_of([httpx.Response(200, text="<html>log in")], [])
+    with pytest.raises(ServiceError, match="not the service's"):
+        list(client.results("0" * 32))
+
+
+def test_a_batch_at_fault_is_an_error(image):
+    client = client_of([httpx.Response(422, json={"detail": "unknown query parameter", "status": 422})], [])
+    with pytest.raises(ServiceError, match="unknown query parameter"):
+        client.hand_in([image])
