@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.types import Message, Receive
 
 from fxray.data.changes import Change
 from fxray.data.images import decode_image, open_image
@@ -155,6 +156,23 @@ async def running(service: Service) -> AsyncIterator[httpx.AsyncClient]:
             yield client
     finally:
         await service.runner.stop()
+
+
+async def post(service: Service, content_type: str, num_bytes: int, receive: Receive) -> int:
+    """The status that is sent to a client whose messages `receive` gives."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", content_type.encode()), (b"content-length", str(num_bytes).encode())]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"", "root_path": "",
+        "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+    await build_app(service)(scope, receive, send)
+    return int(sent[0]["status"])
 
 
 @pytest.fixture

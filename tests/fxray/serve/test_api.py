@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from fake_service import HOSTILE_CAPTION, png, running
+from fake_service import HOSTILE_CAPTION, png, post, running
 from PIL import Image, PngImagePlugin
 
 from fxray.errors import CheckpointError
@@ -198,12 +198,9 @@ def test_a_client_that_goes_away_frees_the_engine(make_service, backend):
     service = make_service()
 
     async def go():
-        from fxray.serve.api import build_app
-
         body = base64.b64encode(png()).decode()
         content = json.dumps({"images": [{"data": body}]}).encode()
         messages = [{"type": "http.request", "body": content, "more_body": False}]
-        sent = []
 
         async def receive():
             if messages:
@@ -212,16 +209,7 @@ def test_a_client_that_goes_away_frees_the_engine(make_service, backend):
                 await asyncio.sleep(0.01)
             return {"type": "http.disconnect"}
 
-        async def send(message):
-            sent.append(message)
-
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-            "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"", "root_path": "",
-            "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
-        }  # fmt: skip
-        await build_app(service)(scope, receive, send)
+        await post(service, "application/json", len(content), receive)
 
     run(go())
     assert (backend.num_cancelled, backend.num_running, service.admission.num_admitted) == (1, 0, 0)
@@ -229,29 +217,13 @@ def test_a_client_that_goes_away_frees_the_engine(make_service, backend):
 
 def test_a_client_that_goes_away_while_it_sends_is_no_fault_of_the_service(make_service):
     service = make_service()
+    head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
+    messages = [{"type": "http.request", "body": head, "more_body": True}, {"type": "http.disconnect"}]
 
-    async def go():
-        from fxray.serve.api import build_app
+    async def receive():
+        return messages.pop(0)
 
-        head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
-        messages, sent = [{"type": "http.request", "body": head, "more_body": True}, {"type": "http.disconnect"}], []
-
-        async def receive():
-            return messages.pop(0)
-
-        async def send(message):
-            sent.append(message)
-
-        headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"content-length", b"5000")]
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-            "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"", "root_path": "",
-            "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
-        }  # fmt: skip
-        await build_app(service)(scope, receive, send)
-        return sent[0]["status"]
-
-    assert run(go()) == 499
+    assert run(post(service, "multipart/form-data; boundary=x", 5000, receive)) == 499
     assert 'route="/v1/detect",status="499"} 1.0' in service.metrics.text().decode()
 
 
