@@ -29,7 +29,7 @@ class BoxHits:
 
     Attributes:
         image_D: Index of the image of each box.
-        scores_D: What ranks the boxes.
+        scores_D: What ranks the boxes; -inf where nothing does.
         is_hit_TD: Whether it finds a true box at each of `AP_THRESHOLDS`.
         num_true_N: True boxes of each image.
     """
@@ -102,7 +102,8 @@ def _of_block(hits: BoxHits, counts_BN: NDArray[np.float64]) -> NDArray[np.float
     if not len(hits.scores_D) or not num_true_B.any():
         return result_TB
     order_D = np.argsort(-hits.scores_D, kind="stable")
-    starts_U = np.flatnonzero(np.diff(hits.scores_D[order_D], prepend=np.inf))
+    ranked_D = hits.scores_D[order_D]
+    starts_U = np.flatnonzero(np.append(True, ranked_D[1:] != ranked_D[:-1]))  # -inf, of boxes that nothing ranks, ties
     counts_BD = counts_BN[:, hits.image_D[order_D]]
     found_BU = np.add.reduceat(counts_BD, starts_U, axis=1).cumsum(axis=1)
     for t, is_hit_D in enumerate(hits.is_hit_TD[:, order_D]):

@@ -4,6 +4,7 @@ Legend: N samples. A value that does not apply to a sample is NaN and leaves the
 a real one, IoU for an image without annotated regions. An unread verdict applies, and is wrong.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,10 +173,10 @@ def _tag_values(pairs: Sequence[_Pair], *, has_tags: bool) -> NDArray[np.float64
 
 
 def _box_hits(pairs: Sequence[_Pair]) -> BoxHits:
-    """Boxes ranked by their own scores or, where they have none, by the image's probability of "generated"."""
+    """Boxes ranked by their own scores, else by the image's probability of "generated", else last."""
     predicted, scores, truth = [], [], []
     for prediction, sample in pairs:
-        of_image = 1.0 if prediction.probability is None else prediction.probability
+        of_image = -math.inf if prediction.probability is None else prediction.probability
         boxes = [clip(region.box, sample.width_px, sample.height_px) for region in prediction.regions]
         ranked = zip(boxes, prediction.box_scores or [of_image] * len(boxes), strict=True)
         kept = [(box, score) for box, score in ranked if box is not None]

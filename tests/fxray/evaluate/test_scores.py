@@ -1,10 +1,14 @@
 """Scores against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from fxray.errors import DataError
+from fxray.evaluate.boxes import AP_THRESHOLDS, average_precisions
 from fxray.evaluate.predictions import Prediction
 from fxray.evaluate.scores import score_samples
 from fxray.schema import Annotation, Box, Region, Sample, Verdict
@@ -82,6 +86,23 @@ def test_the_label_decides_the_class_never_the_absence_of_regions() -> None:
 def test_boxes_count_even_where_the_verdict_is_wrong() -> None:
     scores = score_samples([predicted("a", LEFT, verdict=Verdict.REAL)], [sample("a", LEFT)])
     assert (scores.values["accuracy"][0], scores.values["iou"][0]) == (0, 1)
+
+
+@pytest.mark.parametrize("ranked", [{"probability": 0.1}, {"box_scores": (-5.0,)}])
+@pytest.mark.parametrize("num_wrong", [1, 3])
+def test_boxes_of_an_answer_without_a_probability_rank_below_all_others(ranked: dict[str, Any], num_wrong: int) -> None:
+    found = replace(predicted("a", LEFT), **ranked)
+    unread = predicted("b", *[Box(9 - i, 0, 10 - i, 1) for i in range(num_wrong)], verdict=None)
+    hits = score_samples([found, unread], [sample("a", LEFT), sample("b", verdict=Verdict.REAL)]).hits
+    assert hits is not None
+    assert average_precisions(hits, np.ones((1, 2))).tolist() == [[1.0]] * len(AP_THRESHOLDS)
+
+
+def test_boxes_that_nothing_ranks_count_together() -> None:
+    answers = [predicted("a", LEFT), predicted("b", CORNER)]
+    hits = score_samples(answers, [sample("a", LEFT), sample("b", verdict=Verdict.REAL)]).hits
+    assert hits is not None
+    assert average_precisions(hits, np.ones((1, 2))).tolist() == [[0.5]] * len(AP_THRESHOLDS)
 
 
 def test_the_grammar_decides_the_parse_rate_where_there_is_one() -> None:
