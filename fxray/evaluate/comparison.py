@@ -13,7 +13,7 @@ from fxray.evaluate.evaluation import Evaluation
 from fxray.evaluate.probabilities import probability_gains
 
 STAGE_TITLES = {"no-ft": "No-FT", "sft": "SFT", "alpha": "GRPO α", "beta": "GRPO β", "gamma": "GRPO γ"}
-"""The stages of the paper, in order; a stage of another name stands for itself, after these."""
+"""The stages of the paper, in its order; a stage of another name stands for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,12 @@ def compare(evaluations: Sequence[Evaluation]) -> Comparison:
     """Puts the stages side by side and measures the paired gain from SFT to the last stage after it.
 
     Args:
-        evaluations: Any of No-FT, SFT and the GRPO stages; stages of other names follow in the order given.
+        evaluations: Any of No-FT, SFT and the GRPO stages; the stages in the order of training.
 
     Raises:
         DataError: SFT and the last stage were not scored on the same samples.
     """
-    order = list(STAGE_TITLES)
-    ranked = sorted(evaluations, key=lambda e: order.index(e.name) if e.name in order else len(order))
+    ranked = sorted(evaluations, key=lambda e: ("no-ft", "sft").index(e.name) if e.name in ("no-ft", "sft") else 2)
     names = [evaluation.name for evaluation in ranked]
     has_gain = "sft" in names[:-1]
     return Comparison(tuple(ranked), measure_gain(ranked[names.index("sft")], ranked[-1]) if has_gain else None)

@@ -11,11 +11,13 @@ from typing import Any
 
 import yaml
 
+from fxray.config.load import load_config
+from fxray.config.schedule import load_stages
 from fxray.config.tree import EvaluateConfig
 from fxray.data.dataset import Dataset
 from fxray.errors import FxrayError
 from fxray.evaluate.calibration import Calibration, open_calibration
-from fxray.evaluate.comparison import STAGE_TITLES, Comparison, compare
+from fxray.evaluate.comparison import Comparison, compare
 from fxray.evaluate.evaluation import Evaluation, evaluate
 from fxray.evaluate.predictions import Prediction, read_predictions
 from fxray.grammar.views import VIEWS
@@ -75,7 +77,8 @@ def read_run(run_dir: Path) -> RunRecord:
     seed, settings, has_boxes = _settings(config_text, notes)
     is_synthetic = bool(data.get("is_synthetic", False))
     dataset = _open_dataset(run_dir, data, notes)
-    answers = _read_answers(run_dir, notes)
+    steps = _read_steps(run_dir, notes)
+    answers = _read_answers(run_dir, _order_of_training(run_dir, steps), notes)
     evaluations = []
     if dataset:
         evaluations = _evaluate_all(
@@ -98,7 +101,7 @@ def read_run(run_dir: Path) -> RunRecord:
         versions=_read_json(run_dir / "versions.json", notes),
         is_synthetic=is_synthetic or comparison.is_synthetic,
         has_boxes=has_boxes,
-        steps=_read_steps(run_dir, notes),
+        steps=steps,
         comparison=comparison,
         dataset=dataset,
         rows=_rows(dataset, last) if dataset else [],
@@ -162,11 +165,22 @@ def _open_dataset(run_dir: Path, data: Mapping[str, Any], notes: list[str]) -> D
         return None
 
 
-def _read_answers(run_dir: Path, notes: list[str]) -> dict[str, list[Prediction]]:
-    """Predictions by stage; the stages of the paper are said where they are missing."""
+def _order_of_training(run_dir: Path, steps: Sequence[StepMetrics]) -> list[str]:
+    """Stages as the run's schedule orders them, then those that are only recorded, as they were recorded."""
+    try:
+        scheduled = [stage.name for stage in load_stages(load_config(run_dir / "config.yaml").grpo.schedule)]
+    except FxrayError:
+        scheduled = []
+    return list(dict.fromkeys(["no-ft", "sft", *scheduled, *(step.phase for step in steps)]))
+
+
+def _read_answers(run_dir: Path, order: Sequence[str], notes: list[str]) -> dict[str, list[Prediction]]:
+    """Predictions by stage, in the order of training; stages that it does not name come last, and are said."""
     found = {path.parent.name: path for path in sorted(run_dir.glob("evaluation/*/predictions.parquet"))}
+    if unplaced := [name for name in found if name not in order]:
+        notes.append(f"when {', '.join(unplaced)} was trained is not known: neither schedule nor metrics.jsonl says so")
     answers = {}
-    for name in [*STAGE_TITLES, *(name for name in found if name not in STAGE_TITLES)]:
+    for name in [*order, *unplaced]:
         if name not in found:
             continue
         try:

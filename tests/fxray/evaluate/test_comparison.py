@@ -102,7 +102,7 @@ def test_planted_defects_are_synthetic_without_being_told() -> None:
 
 
 def test_stages_come_in_the_order_of_training_with_the_gain_from_sft_to_the_last() -> None:
-    comparison = compare([stage("gamma", 30), stage("sft", 10), stage("alpha", 20), stage("no-ft", 0, num_wrong=80)])
+    comparison = compare([stage("alpha", 20), stage("sft", 10), stage("gamma", 30), stage("no-ft", 0, num_wrong=80)])
     assert [evaluation.name for evaluation in comparison.evaluations] == ["no-ft", "sft", "alpha", "gamma"]
     assert comparison.gain is not None
     assert (comparison.gain.before, comparison.gain.after) == ("sft", "gamma")
@@ -113,6 +113,13 @@ def test_stages_come_in_the_order_of_training_with_the_gain_from_sft_to_the_last
     sentence = comparison.gain.sentence()
     assert "IoU +0.400" in sentence
     assert "accuracy +0.000 (95 % interval +0.000 to +0.000, which includes 0: no change is shown)" in sentence
+
+
+def test_a_schedule_may_train_the_stages_of_the_paper_in_another_order() -> None:
+    comparison = compare([stage("sft", 10), stage("gamma", 30), stage("warm-up", 20), stage("alpha", 20)])
+    assert [evaluation.name for evaluation in comparison.evaluations] == ["sft", "gamma", "warm-up", "alpha"]
+    assert comparison.gain is not None
+    assert comparison.gain.after == "alpha"
 
 
 def test_a_loss_is_said_as_a_loss() -> None:

@@ -19,6 +19,7 @@ from fxray.evaluate.calibration import FittedFor, write_calibration
 from fxray.evaluate.evaluation import evaluate
 from fxray.evaluate.fitting import fit_calibration
 from fxray.evaluate.predictions import Prediction, read_predictions, write_predictions
+from fxray.metrics import MetricsLog
 from fxray.report import write_report
 from fxray.schema import Box, Region, Verdict
 from fxray.spans import Span
@@ -160,6 +161,39 @@ def test_a_stage_that_is_missing_is_said(make_run: MakeRun) -> None:
     text = Page(write_report(run_dir).page.read_text("utf-8")).text
     assert text.count("not evaluated") == 3
     assert "The gain from SFT to the last stage is not measured" in text
+
+
+SCHEDULE = "stages:\n" + "".join(
+    f"- {{name: {name}, rewards: {{w_iou: 1, label: {{right: 1, wrong: -1}}, format: {{right: 2, wrong: -1}}}}}}\n"
+    for name in ("form", "boxes")
+)
+
+
+@pytest.mark.parametrize("said_by", ["schedule", "metrics"])
+def test_the_last_stage_is_the_one_that_was_trained_last(make_run: MakeRun, said_by: str) -> None:
+    run_dir = make_run(num_samples=20, stages={"sft": (0.5, 0.3), "boxes": (1.0, 0.9), "form": (0.3, 0.2)})
+    (run_dir / "metrics.jsonl").unlink()
+    if said_by == "schedule":
+        (run_dir / "schedule.yaml").write_text(SCHEDULE)
+        (run_dir / "config.yaml").write_text(
+            "model: {path: tiny}\ndata: {synth: {}}\ngrpo: {schedule: schedule.yaml}\n"
+        )
+    else:
+        log = MetricsLog(run_dir)
+        for name in ("sft", "form", "boxes"):
+            log.log(name, 1, {"loss": 1.0})
+        log.close()
+    report = write_report(run_dir)
+    assert [evaluation.name for evaluation in report.comparison.evaluations] == ["sft", "form", "boxes"]
+    assert report.comparison.gain.after == "boxes"
+    page = report.page.read_text("utf-8")
+    assert "From SFT to boxes: IoU +" in page
+    assert "is not known" not in page
+
+
+def test_a_stage_whose_place_nothing_tells_is_said(make_run: MakeRun) -> None:
+    run_dir = make_run(num_samples=8, stages={"sft": (0.8, 0.3), "warm-up": (0.8, 0.3)})
+    assert "when warm-up was trained is not known" in Page(write_report(run_dir).page.read_text("utf-8")).text
 
 
 def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
