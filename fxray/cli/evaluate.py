@@ -12,6 +12,7 @@ from fxray.cli.tables import print_table, show_report
 
 if TYPE_CHECKING:
     from fxray.config.tree import Config
+    from fxray.evaluate.comparison import Gain
     from fxray.evaluate.evaluation import Evaluation
 
 
@@ -47,12 +48,21 @@ def evaluate(
             "without boxes IoU is left out.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the answers go, when --config makes them.")] = Path(
-        "predictions.parquet"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where the answers go, when --config makes them: .parquet or .jsonl. [default: predictions.parquet]",
+        ),
+    ] = None,
     overrides: SetOption = None,
-    num_bootstrap: Annotated[int, typer.Option(min=1, help="Resamples behind each 95 % interval.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+    num_bootstrap: Annotated[
+        int | None,
+        typer.Option(min=1, help="Resamples behind each 95 % interval. [default: the configuration's, else 1000]"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the resamples. [default: the configuration's, else 0]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
 ) -> None:
     """Score a detector from its predictions.
@@ -74,17 +84,47 @@ def evaluate(
         raise typer.BadParameter("--view goes with --predictions; a configuration has its own: --set data.view=...")
     if not math.isfinite(threshold):
         raise typer.BadParameter(f"--threshold {threshold}: expected a finite number")
-    has_boxes = _has_boxes(view or "full")
-    if config is not None:
-        tree = checked_config(config, overrides)
-        predictions, has_boxes = out, _has_boxes(tree.data.view)
-        _answer(tree, adapter, data, out)
-    assert predictions is not None
+    if config is None and (idle := _given(adapter=adapter, out=out, set=overrides)):
+        raise typer.BadParameter(f"--{idle[0]} goes with --config; --predictions are answered already")
+    answers = predictions or _answers_file(out)
+    tree = checked_config(config, overrides) if config is not None else None
+    from fxray.config.tree import EvaluateConfig
     from fxray.evaluate.comparison import measure_gain
 
-    score = partial(_score, data=data, has_boxes=has_boxes, threshold=threshold, num_bootstrap=num_bootstrap, seed=seed)
-    evaluation = score(predictions)
-    gain = measure_gain(score(against), evaluation) if against else None
+    settings = tree.evaluate if tree else EvaluateConfig()
+    score = partial(
+        _score,
+        data=data,
+        num_samples=settings.num_samples,
+        has_boxes=_has_boxes(tree.data.view if tree else view or "full"),
+        threshold=threshold,
+        num_bootstrap=num_bootstrap or settings.num_bootstrap,
+        seed=seed if seed is not None else tree.seed if tree else 0,
+    )
+    before = score(against) if against else None  # what is wrong with it is told before the model answers for hours
+    if tree:
+        _answer(tree, adapter, data, answers)
+    evaluation = score(answers)
+    gain = measure_gain(before, evaluation) if before else None
+    _show(evaluation, gain, as_json=as_json)
+
+
+def _given(**options: object) -> list[str]:
+    """Names of the options that were given."""
+    return [name for name, value in options.items() if value]
+
+
+def _answers_file(out: Path | None) -> Path:
+    """Where the model's answers go; what could not be written, or not be read back, is refused before it answers."""
+    if out is None:
+        return Path("predictions.parquet")
+    if out.suffix not in (".parquet", ".jsonl") or out.is_dir():
+        raise typer.BadParameter(f"--out {out}: expected a file whose name ends in .parquet or .jsonl")
+    return out
+
+
+def _show(evaluation: "Evaluation", gain: "Gain | None", *, as_json: bool) -> None:
+    """Prints the numbers as tables or JSON."""
     if as_json:
         import json
 
@@ -105,18 +145,32 @@ def evaluate(
 
 
 def _score(
-    predictions: Path, *, data: Path, has_boxes: bool, threshold: float, num_bootstrap: int, seed: int
+    predictions: Path,
+    *,
+    data: Path,
+    num_samples: int,
+    has_boxes: bool,
+    threshold: float,
+    num_bootstrap: int,
+    seed: int,
 ) -> "Evaluation":
-    """Scores a file of predictions, of whatever format."""
+    """Scores a file of predictions, of whatever format, on the samples that a model is asked; 0 means all."""
     from fxray.data.dataset import Dataset
     from fxray.evaluate.evaluation import evaluate as score
     from fxray.evaluate.foreign import read_any
 
     samples = Dataset.open(data).samples
     read = read_any(predictions, samples, threshold=threshold)
+    asked, said = samples, read.predictions
+    if num_samples:
+        from fxray.launch.evaluation import rows_to_answer
+
+        asked = [samples[row] for row in rows_to_answer(len(samples), num_samples)]
+        left_out = {sample.sample_id for sample in samples} - {sample.sample_id for sample in asked}
+        said = [prediction for prediction in said if prediction.sample_id not in left_out]
     return score(
-        read.predictions,
-        samples,
+        said,
+        asked,
         num_bootstrap=num_bootstrap,
         seed=seed,
         name=predictions.stem,

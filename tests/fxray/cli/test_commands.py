@@ -87,6 +87,83 @@ def test_two_files_are_compared_image_by_image(datasets, tmp_path):
     assert "recall" in shown
 
 
+@pytest.fixture
+def model(monkeypatch):
+    """A model that answers what it is asked, and is always right; and how many samples each call asked."""
+    from fxray.data.dataset import Dataset
+    from fxray.evaluate.predictions import Prediction, write_predictions
+    from fxray.launch.evaluation import rows_to_answer
+
+    asked = []
+
+    def answer(config, adapter, data, out, on_event):
+        samples = Dataset.open(data).samples
+        rows = rows_to_answer(len(samples), config.evaluate.num_samples)
+        truth = [(samples[row].sample_id, samples[row].annotation.verdict) for row in rows]
+        write_predictions([Prediction(*answered) for answered in truth], out)
+        asked.append(len(rows))
+        return out
+
+    monkeypatch.setattr(launch, "evaluate_adapter", answer)
+    return asked
+
+
+def test_a_model_is_scored_on_the_samples_that_it_was_asked(datasets, tmp_path, model):
+    theirs = tmp_path / "theirs.jsonl"
+    perfect_answers(datasets / "test.parquet", theirs)
+    given = (
+        "evaluate",
+        "-c",
+        "tiny",
+        "--data",
+        datasets / "test.parquet",
+        "--out",
+        tmp_path / "ours.parquet",
+        "--json",
+    )
+    numbers = json.loads(run(*given, "--set", "evaluate.num_samples=3", "--against", theirs).stdout)
+    assert numbers["overall"]["num_samples"] == 3
+    assert numbers["gain"]["metrics"]["accuracy"]["value"] == 0
+    perfect_answers(datasets / "train.parquet", theirs)
+    with pytest.raises(DataError):
+        run(*given, "--set", "evaluate.num_samples=3", "--against", theirs)
+    assert model == [3]
+
+
+def test_the_configuration_decides_the_resamples_where_no_option_does(datasets, tmp_path, model, monkeypatch):
+    from fxray.evaluate import evaluation
+
+    got, score = [], evaluation.evaluate
+
+    def listen(*arguments, num_bootstrap, seed, **rest):
+        got.append((num_bootstrap, seed))
+        return score(*arguments, num_bootstrap=num_bootstrap, seed=seed, **rest)
+
+    monkeypatch.setattr(evaluation, "evaluate", listen)
+    ours = tmp_path / "ours.jsonl"
+    asked = ("evaluate", "-c", "tiny", "--data", datasets / "test.parquet", "--out", ours)
+    settings = ("-s", "evaluate.num_bootstrap=7", "-s", "seed=5")
+    run(*asked, *settings)
+    run(*asked, *settings, "--num-bootstrap", 3, "--seed", 0)
+    run("evaluate", "--predictions", ours, "--data", datasets / "test.parquet")
+    assert got == [(7, 5), (3, 0), (1000, 0)]
+
+
+@pytest.mark.parametrize("out", ["answers.csv", "answers.json", "folder.parquet"])
+def test_a_file_that_answers_cannot_go_to_is_wrong_usage_before_the_model_answers(datasets, tmp_path, model, out):
+    (tmp_path / "folder.parquet").mkdir()
+    given = ("evaluate", "-c", "tiny", "--data", datasets / "test.parquet", "--out", tmp_path / out)
+    assert run(*given).exit_code == 2
+    assert model == []
+
+
+def test_a_file_to_compare_with_that_is_not_there_is_refused_before_the_model_answers(datasets, tmp_path, model):
+    given = ("evaluate", "-c", "tiny", "--data", datasets / "test.parquet", "--out", tmp_path / "ours.parquet")
+    with pytest.raises(DataError, match="no such predictions file"):
+        run(*given, "--against", tmp_path / "none.jsonl")
+    assert model == []
+
+
 def test_predictions_of_other_samples_are_refused(datasets, tmp_path):
     predictions = tmp_path / "theirs.jsonl"
     perfect_answers(datasets / "train.parquet", predictions)
@@ -102,6 +179,9 @@ def test_predictions_of_other_samples_are_refused(datasets, tmp_path):
         ["evaluate", "--predictions", "y.jsonl"],
         ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--view", "boxes"],
         ["evaluate", "--data", "x.parquet", "--config", "tiny", "--view", "full"],
+        ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--adapter", "adapter"],
+        ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--out", "z.parquet"],
+        ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--set", "seed=1"],
         ["detect", "x.png"],
         ["detect", "x.png", "--config", "tiny", "--run-dir", "runs/demo"],
         ["data", "synth", "out", "--size-px", "3"],
