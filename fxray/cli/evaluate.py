@@ -101,10 +101,13 @@ def evaluate(
         num_bootstrap=num_bootstrap or settings.num_bootstrap,
         seed=seed if seed is not None else tree.seed if tree else 0,
     )
-    before = score(against) if against else None  # what is wrong with it is told before the model answers for hours
+    name, other = _names(answers, against)
+    before = (
+        score(against, name=other) if against else None
+    )  # what is wrong with it is told before the model answers for hours
     if tree:
         _answer(tree, adapter, data, answers)
-    evaluation = score(answers)
+    evaluation = score(answers, name=name)
     gain = measure_gain(before, evaluation) if before else None
     _show(evaluation, gain, as_json=as_json)
 
@@ -121,6 +124,20 @@ def _answers_file(out: Path | None) -> Path:
     if out.suffix not in (".parquet", ".jsonl") or out.is_dir():
         raise typer.BadParameter(f"--out {out}: expected a file whose name ends in .parquet or .jsonl")
     return out
+
+
+def _names(predictions: Path, against: Path | None) -> tuple[str, str]:
+    """What to call a file and the one that it is held against: by the last folder or file in which they differ."""
+    if against is None:
+        return predictions.stem, ""
+    pairs = zip(_backwards(predictions), _backwards(against), strict=False)
+    return next((pair for pair in pairs if pair[0] != pair[1]), (predictions.name, against.name))
+
+
+def _backwards(path: Path) -> list[str]:
+    """File and folders from the last to the first; without a file name that every run gives."""
+    is_telling = path.stem != "predictions" or not path.parent.name
+    return [path.stem] * is_telling + [folder.name for folder in path.absolute().parents]
 
 
 def _show(evaluation: "Evaluation", gain: "Gain | None", *, as_json: bool) -> None:
@@ -147,6 +164,7 @@ def _show(evaluation: "Evaluation", gain: "Gain | None", *, as_json: bool) -> No
 def _score(
     predictions: Path,
     *,
+    name: str,
     data: Path,
     num_samples: int,
     has_boxes: bool,
@@ -173,7 +191,7 @@ def _score(
         asked,
         num_bootstrap=num_bootstrap,
         seed=seed,
-        name=predictions.stem,
+        name=name,
         has_boxes=has_boxes and read.has_boxes,
     )
 

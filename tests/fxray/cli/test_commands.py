@@ -87,6 +87,28 @@ def test_two_files_are_compared_image_by_image(datasets, tmp_path):
     assert "recall" in shown
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("run/evaluation/sft/predictions.parquet", "run/evaluation/gamma/predictions.parquet", "SFT to GRPO γ"),
+        ("one/evaluation/gamma/predictions.parquet", "two/evaluation/gamma/predictions.parquet", "one to two"),
+        ("theirs.jsonl", "run/evaluation/gamma/predictions.parquet", "theirs to GRPO γ"),
+        ("run/evaluation/sft/predictions.parquet", "predictions.parquet", "SFT to predictions"),
+        ("old/mine.jsonl", "new/mine.parquet", "old to new"),
+        ("mine.jsonl", "mine.parquet", "mine.jsonl to mine.parquet"),
+    ],
+)
+def test_two_compared_files_are_called_by_what_they_differ_in(datasets, tmp_path, monkeypatch, before, after, said):
+    from fxray.evaluate.predictions import read_predictions, write_predictions
+
+    monkeypatch.chdir(tmp_path)
+    perfect_answers(datasets / "test.parquet", tmp_path / "perfect.jsonl")
+    for file in (before, after):
+        write_predictions(read_predictions(tmp_path / "perfect.jsonl"), tmp_path / file)
+    given = ("--predictions", after, "--against", before, "--data", datasets / "test.parquet", "--num-bootstrap", 2)
+    assert f"From {said}" in run("evaluate", *given).stdout
+
+
 @pytest.fixture
 def model(monkeypatch):
     """A model that answers what it is asked, and is always right; and how many samples each call asked."""
