@@ -56,7 +56,8 @@ def _draw(panels: Mapping[str, Mapping[str, Panel]], path: Path, ending: str) ->
                         axes.plot(*points.T, color=f"C{k % 10}", alpha=0.6, label=title if number == 0 else None)
                     if marks := curve.marks:
                         values = [mark.value for mark in marks]
-                        errors = [[m.value - m.low for m in marks], [m.high - m.value for m in marks]]
+                        errors = [[max(0, m.value - m.low) for m in marks]]  # few resamples may all lie on one side
+                        errors += [[max(0, m.high - m.value) for m in marks]]
                         places = [mark.x + 0.02 * k for mark in marks]
                         axes.errorbar(places, values, errors, fmt="o", ms=4, capsize=2, color=f"C{k % 10}")
             axes.set(title=label, xlabel="phase (SFT, then the stages)" if label != "reward" else "stage")

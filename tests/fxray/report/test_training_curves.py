@@ -1,5 +1,6 @@
 """Curves of several trainings in one figure."""
 
+from fxray.report.record import read_run
 from fxray.report.training_curves import draw_trainings
 
 
@@ -14,3 +15,11 @@ def test_every_training_is_a_line_in_each_of_three_charts(make_run, tmp_path):
     assert text.count('<g id="LineCollection_') == 2 * 2  # intervals of held-out images, of accuracy and IoU
     assert not draw_trainings({"not begun": tmp_path / "none"}, tmp_path, "nothing")
     assert not (tmp_path / "nothing.svg").exists()
+
+
+def test_an_interval_beside_its_value_is_drawn(make_run, tmp_path):
+    run_dir = make_run(num_samples=8)
+    (run_dir / "config.yaml").write_text("model: {path: tiny}\nevaluate: {num_bootstrap: 1}\n")
+    marks = [e.overall.metrics["accuracy"] for e in read_run(run_dir).comparison.evaluations]
+    assert any(not mark.low <= mark.value <= mark.high for mark in marks)
+    assert draw_trainings({"one draw": run_dir}, tmp_path, "curves")
