@@ -51,7 +51,7 @@ class Card:
     Attributes:
         sample: The truth.
         prediction: What was said of it; the answer cut to 4,000 characters.
-        iou: Of the unions of boxes; None for a real image, or where the detector was taught no boxes.
+        iou: Of the unions of boxes; None for an image without marked regions, or a detector that was taught no boxes.
         image_uri: JPEG as a data URI.
         view_width: Width of the view.
         view_height: Height of the view.
@@ -89,11 +89,12 @@ class Shelf:
 _SHELVES = {
     "Found and located": 1 / 3,
     "Called generated, flaw located poorly or not": 1 / 4,
+    "Found, no region marked": 1 / 4,
     "Missed: generated, called real or not read": 1 / 6,
     "False alarm: real, called generated or not read": 1 / 6,
     "Cleared: real, called real": 1 / 12,
 }
-"""Kinds of outcome and their part of the gallery."""
+"""Kinds of outcome and their part of the gallery, which is larger where only some of the images have marked regions."""
 
 
 def fill_shelves(
@@ -132,16 +133,18 @@ def fill_shelves(
 
 
 def _kind_of(sample: Sample, prediction: Prediction, *, has_boxes: bool) -> str:
-    located, poorly, missed, false_alarm, cleared = _SHELVES
+    located, poorly, unmarked, missed, false_alarm, cleared = _SHELVES
     if sample.annotation.verdict is Verdict.REAL:
         return cleared if prediction.verdict is Verdict.REAL else false_alarm
     if prediction.verdict is not Verdict.GENERATED:
         return missed
+    if has_boxes and not sample.annotation.regions:
+        return unmarked
     return located if not has_boxes or region_ious(prediction.regions, sample)[0] >= LOCATED_IOU else poorly
 
 
 def _card(sample: Sample, prediction: Prediction, image: Image.Image, *, has_boxes: bool) -> Card:
-    has_iou = has_boxes and sample.annotation.verdict is Verdict.GENERATED
+    has_iou = has_boxes and sample.annotation.verdict is Verdict.GENERATED and bool(sample.annotation.regions)
     answer = prediction.answer or ""
     return Card(
         sample=sample,
