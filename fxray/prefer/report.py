@@ -167,7 +167,7 @@ def _draw_scores(axes: "Axes", analysis: Analysis) -> None:
     known = [(n, s) for n, s in analysis.scores.items() if math.isfinite(s.value)]
     known.sort(key=lambda item: item[1].value)
     values = [score.value for _, score in known]
-    errors = [[s.value - s.low for _, s in known], [s.high - s.value for _, s in known]]
+    errors = [[max(0.0, s.value - s.low) for _, s in known], [max(0.0, s.high - s.value) for _, s in known]]
     axes.axvline(0, color="#999999", linewidth=0.8)
     axes.errorbar(values, range(len(known)), xerr=errors, fmt="o", color="#0b6b74", capsize=3)
     axes.set_yticks(range(len(known)), [name for name, _ in known])

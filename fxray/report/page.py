@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fxray.data.images import decode_image
-from fxray.evaluate.comparison import STAGE_TITLES, Comparison, title_of
+from fxray.evaluate.comparison import Comparison, title_of
 from fxray.evaluate.decisions import DECISIONS
 from fxray.evaluate.probabilities import PROBABILITY_METRICS
 from fxray.evaluate.scores import METRICS
@@ -113,7 +113,7 @@ def render_page(record: RunRecord) -> str:
         columns=_COLUMNS,
         part_columns={name: label for name, label in _COLUMNS.items() if name != "balanced_accuracy"},
         stages={title_of(e.name): e for e in comparison.evaluations},
-        missing=[t for name, t in STAGE_TITLES.items() if name not in {e.name for e in comparison.evaluations}],
+        missing=[title_of(name) for name in record.phases if name not in {e.name for e in comparison.evaluations}],
         gain=comparison.gain,
         last=last,
         last_title=title_of(last.name) if last else "",

@@ -36,6 +36,7 @@ class RunRecord:
         versions: Package versions, git revision, machine, command.
         is_synthetic: True where the data are photographs with planted defects.
         has_boxes: False where the run's view has none.
+        phases: What can be evaluated, in the order of training: No-FT, SFT, and the stages of the schedule.
         steps: Recorded steps.
         comparison: Every stage that was evaluated.
         dataset: The held-out split; None where it cannot be read.
@@ -51,6 +52,7 @@ class RunRecord:
     versions: dict[str, Any]
     is_synthetic: bool
     has_boxes: bool
+    phases: list[str]
     steps: list[StepMetrics]
     comparison: Comparison
     dataset: Dataset | None
@@ -78,7 +80,8 @@ def read_run(run_dir: Path) -> RunRecord:
     is_synthetic = bool(data.get("is_synthetic", False))
     dataset = _open_dataset(run_dir, data, notes)
     steps = _read_steps(run_dir, notes)
-    answers = _read_answers(run_dir, _order_of_training(run_dir, steps), notes)
+    phases = _order_of_training(run_dir, steps)
+    answers = _read_answers(run_dir, phases, notes)
     evaluations = []
     if dataset:
         evaluations = _evaluate_all(
@@ -101,6 +104,7 @@ def read_run(run_dir: Path) -> RunRecord:
         versions=_read_json(run_dir / "versions.json", notes),
         is_synthetic=is_synthetic or comparison.is_synthetic,
         has_boxes=has_boxes,
+        phases=phases,
         steps=steps,
         comparison=comparison,
         dataset=dataset,

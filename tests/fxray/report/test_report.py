@@ -144,6 +144,18 @@ def test_hostile_captions_stay_text(make_run: MakeRun) -> None:
     assert page.text.count(HOSTILE) > 8
 
 
+def test_stages_that_the_schedule_does_not_have_are_not_missed(make_run: MakeRun) -> None:
+    run_dir = make_run(num_samples=8, stages={"no-ft": (0.5, 0.1), "sft": (0.8, 0.3)})
+    stage = "rewards: {w_iou: 1.0, label: {right: 1.0, wrong: -1.0}, format: {right: 2.0, wrong: -1.0}}"
+    (run_dir / "schedule.yaml").write_text(f"stages:\n  - name: boxes\n    {stage}\n")
+    config = "model: {path: tiny}\ndata: {synth: {}}\ngrpo: {schedule: schedule.yaml}\nevaluate: {num_bootstrap: 50}\n"
+    (run_dir / "config.yaml").write_text(config)
+    (run_dir / "metrics.jsonl").unlink(missing_ok=True)
+    page = Page(write_report(run_dir).page.read_text("utf-8"))
+    assert page.text.count("not evaluated") == 1
+    assert "GRPO γ" not in page.text
+
+
 def test_the_numbers_are_there_as_json(run_dir: Path) -> None:
     numbers = json.loads((run_dir / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert list(numbers["evaluations"]) == ["no-ft", "sft", "alpha", "beta", "gamma"]
