@@ -2,7 +2,8 @@
 
 Percent of the displayed image. A region's caption is the text area that shares its id, else its labels; of several the
 one whose control is called `caption`, `description`, `text` or `explanation`. Choices that are verdicts or tags are
-read as such. Of several annotations the last counts; without any, the last prediction does.
+read as such; those of a region say nothing of the whole image's verdict. Of several annotations the last counts;
+without any, the last prediction does.
 """
 
 import json
@@ -10,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from fxray.data.exported import Exported, predicted
 from fxray.data.formats import fields, stream
@@ -19,6 +20,7 @@ from fxray.data.formats.record import FieldProblem, Finding, Place, Raw, RawRegi
 from fxray.grammar.lenient import TAG_NAMES, VERDICT_WORDS
 from fxray.schema import Box, Tag, Verdict
 
+_NO_SHAPES = ("textarea", "choices", "rating", "number", "taxonomy", "relation", "pairwise")
 _EXTRAS = ("sample_id", "generator", "category", "source", "annotator")
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 _IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic|heif)(\?.*)?$", re.IGNORECASE)
@@ -72,9 +74,16 @@ def _read_task(place: Place, task: Mapping[str, Any], images: Images) -> Record:
     where, annotation = finished[-1]
     results = fields.sequence(annotation.get("result"), f"{where}.result")
     marks = [(f"{where}.result[{i}]", fields.mapping(r, f"{where}.result[{i}]")) for i, r in enumerate(results)]
-    choices = [choice for at, mark in marks if mark.get("type") == "choices" for choice in _choices(at, mark)]
+    shapes = {str(mark.get("id")) for _, mark in marks if mark.get("type") not in _NO_SHAPES}
+    chosen = [
+        (str(mark.get("id")) in shapes, choice)
+        for at, mark in marks
+        if mark.get("type") == "choices"
+        for choice in _choices(at, mark)
+    ]
+    choices = [choice for _, choice in chosen]
     regions, kinds = _regions(marks)
-    verdicts = [choice for choice in choices if choice.strip().lower() in VERDICT_WORDS]
+    verdicts = [choice for of_region, choice in chosen if not of_region and choice.strip().lower() in VERDICT_WORDS]
     tags = [choice for choice in choices if choice.strip().lower() in TAG_NAMES]
     return Record(
         place=Place(place.file, f"{place.row} (id {task.get('id')})".strip()),
@@ -110,7 +119,7 @@ def _regions(marks: list[tuple[str, Mapping[str, Any]]]) -> tuple[tuple[RawRegio
             of_region[control] = " ".join(filter(None, lines))
     regions, kinds = [], []
     for where, mark in marks:
-        if mark.get("type") in ("textarea", "choices", "rating", "number", "taxonomy", "relation", "pairwise"):
+        if mark.get("type") in _NO_SHAPES:
             continue
         corners, labels = _shape(where, mark)
         caption = _caption(texts.get(str(mark.get("id")), {}), where) or ", ".join(labels)
@@ -193,7 +202,10 @@ def _find(value: Any, field: str, images: Images) -> str:
         bare = _UPLOAD_PREFIX.sub("", name.rsplit("/", 1)[-1])
         if "://" in name or bare == name:
             raise
-        return images.find(bare, field)
+        try:
+            return images.find(bare, field)
+        except FieldProblem:  # uploads are named as in a URL
+            return images.find(unquote(bare), field)
 
 
 def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path:

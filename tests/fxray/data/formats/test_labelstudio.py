@@ -41,6 +41,22 @@ def test_percents_of_the_displayed_image_become_pixels(picture, written, importe
     assert next(iter(again.samples.values())).annotation.regions == (Region(Box(5, 20, 55, 100), "Hand"),)
 
 
+def test_a_choice_of_a_region_is_no_verdict_on_the_image(picture, written, imported):
+    picture("a.png")
+    of_region = choices("real", "Texture errors") | {"id": BOX["id"]}
+    found = imported(
+        "labelstudio", written("t.json", [task(1, "a.png", BOX, choices("generated"), of_region)]), label=None
+    )
+    (sample,) = found.samples.values()
+    assert (sample.annotation.verdict, sample.annotation.tags) == (Verdict.GENERATED, (Tag.TEXTURE,))
+
+
+def test_an_upload_is_found_by_its_name_in_words(picture, written, imported):
+    picture("my photo.png")
+    found = imported("labelstudio", written("t.json", [task(1, "/data/upload/1/0a1b2c3d-my%20photo.png", BOX)]))
+    assert len(found.samples) == 1
+
+
 def test_polygons_and_ellipses_become_boxes(picture, written, imported):
     picture("a.png")
     polygon = BOX | {"id": "p", "type": "polygonlabels"}
