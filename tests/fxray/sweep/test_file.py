@@ -93,7 +93,7 @@ def test_what_is_no_sweep_is_refused_with_its_place(sweep_file, tmp_path, text, 
     [
         ("fields: {grpo.group_siz: {grid: [4]}}", "did you mean `grpo.group_size`"),
         ("fields: {grpo.group_size: {grid: [4, 1]}}", "mine.yaml:1"),
-        ("fields: {grpo.warmup_steps: {grid: [0, 5]}}", "at most grpo.steps_per_stage = 2"),
+        ("fields: {grpo.warmup_steps: {grid: [0, 5]}}", "below the 2 steps of stage alpha"),
         ("fields: {data.view: {grid: [full, label-only]}}", "answers have no boxes"),
         ("fields: {grpo.schedule: {grid: [paper, fixed-gamma]}}\nphase: gamma", "has none of that name"),
     ],
