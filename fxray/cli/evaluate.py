@@ -102,9 +102,8 @@ def evaluate(
         seed=seed if seed is not None else tree.seed if tree else 0,
     )
     name, other = _names(answers, against)
-    before = (
-        score(against, name=other) if against else None
-    )  # what is wrong with it is told before the model answers for hours
+    # First, so that what is wrong with it is told before the model answers for hours.
+    before = score(against, name=other) if against else None
     if tree:
         _answer(tree, adapter, data, answers)
     evaluation = score(answers, name=name)
