@@ -4,7 +4,7 @@
 
 What is whole over there is listed in `.mirror.json`, which is written after the files that it names; so a driver that
 dies while it copies leaves the copy before, and at most the last half minute is learnt again. Files are compared by
-size and modification time. The folder here notes which list it was last equal to (`.mirrored`): while that one is still
+size and modification time. A file beside the folder here notes which list it was last equal to: while that one is still
 the list over there, nobody else has worked on the run, and what is here alone is newer and stays. Works with every
 scheme that `pyarrow.fs` opens: s3, gs, abfs, hdfs; credentials come from the environment, as usual there.
 
@@ -36,7 +36,7 @@ from fxray.files import write_atomically
 
 LIST, LEASE, CLOCK = ".mirror.json", ".lease.json", ".clock"
 MIRRORED, READING = ".mirrored", ".reading"
-"""Here alone: the digest of the list that the folder was last equal to; the lock of those who copy it to read it."""
+"""Beside the folder here: the digest of the list it was last equal to; the lock of those who copy it to read it."""
 PERIOD_S = 30.0
 LEASE_S = 4 * PERIOD_S
 SETTLE_S = 1.0
@@ -117,6 +117,7 @@ class Mirror:
 
     def __init__(self, address: str, folder: Path) -> None:
         self.address, self.folder = address.rstrip("/"), folder
+        self._mirrored, self._reading = (folder.with_name(folder.name + ending) for ending in (MIRRORED, READING))
         self._owner = {"owner": uuid.uuid4().hex, "pid": os.getpid(), "node": platform.node()}
         with self._storage_errors():
             self._storage, self._base = FileSystem.from_uri(self.address)
@@ -151,9 +152,8 @@ class Mirror:
             ResourceError: The storage cannot be read.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        note = self.folder / MIRRORED
         with self._storage_errors():
-            content = self._read(LIST)
+            content, note = self._read(LIST), self._mirrored
             there, here = self._listed(content), self._files_here()
             is_ahead = note.exists() and note.read_text() == _digest(content)
             if not is_ahead:
@@ -204,7 +204,7 @@ class Mirror:
                 self._refuse_if_held()
                 content = json.dumps({"format": 1, "files": here})
                 self._write(LIST, content)
-                write_atomically(self.folder / MIRRORED, _digest(content.encode()))
+                write_atomically(self._mirrored, _digest(content.encode()))
             for name in there.keys() - here.keys():
                 self._storage.delete_file(self._path(name))
 
@@ -222,7 +222,7 @@ class Mirror:
     def _only_reader(self) -> Iterator[None]:
         """Waits until no other process of this machine copies into the folder."""
         deadline_s = time.monotonic() + READER_DEADLINE_S
-        with (self.folder / READING).open("a") as held:
+        with self._reading.open("a") as held:
             while True:
                 try:
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

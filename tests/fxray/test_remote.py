@@ -67,6 +67,13 @@ def test_a_path_is_worked_on_where_it_is(run_dir: str) -> None:
     assert local_copy(run_dir) == folder
 
 
+def test_a_new_run_begins_in_an_empty_folder(address: str) -> None:
+    with local_folder(address) as folder:
+        assert list(folder.iterdir()) == []
+        write(folder, "config.yaml", "seed: 0")
+    assert [file.name for file in local_copy(address).iterdir()] == ["config.yaml"]
+
+
 def test_another_machine_goes_on_with_what_the_first_left(
     address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -350,7 +357,7 @@ def test_the_status_of_a_run_over_there_takes_its_small_files_alone(
     elsewhere(monkeypatch, tmp_path)
     status = read_remote_status(address)
     assert (status.run_dir, status.step, status.recent["reward"], status.checkpoint.step) == (address, 20, 1.5, 20)
-    (copied,) = tmp_path.glob("cache-*/fxray/runs/*")
+    (copied,) = (path for path in tmp_path.glob("cache-*/fxray/runs/*") if path.is_dir())
     assert set(contents(copied)) == {"config.yaml", "metrics.jsonl", "grpo/alpha/step-000020/state.json"}
 
 
