@@ -85,20 +85,16 @@ def import_(
 ) -> None:
     from fxray.cli.progress import show_progress
     from fxray.data.formats import catalogue
+    from fxray.data.formats.mapping import load_mapping
     from fxray.data.imports import import_dataset
     from fxray.data.rows import Reading
     from fxray.schema import Verdict
 
     found = catalogue.find(form)
     folder = _images_folder(form, src, images, mapping)
-    frame, layout = found.frame, None
-    if mapping is not None:
-        from fxray.data.formats.mapping import load_mapping
-
-        layout = load_mapping(mapping)
-        frame = layout.frame
+    layout = load_mapping(mapping) if mapping is not None else None
     reading = Reading(
-        frame=boxes_frame.value if boxes_frame else frame,
+        frame=boxes_frame.value if boxes_frame else (layout or found).frame,
         unit=boxes_unit.value if boxes_unit else None,
         label=Verdict(label.value) if label else None,
         generator=generator,

@@ -119,8 +119,7 @@ def state(worker):
 
 def restore(worker, saved, where):
     for part in PARTS:
-        prefix = f"{part}/"
-        files = {name.removeprefix(prefix): saved[name] for name in saved if name == part or name.startswith(prefix)}
+        files = of_part(saved, part) | {name: saved[name] for name in saved if name == part}
         if files or part != TRAINED_FOLDER:
             worker.restore(part, files, f"{where}/{part}")
 
@@ -256,10 +255,7 @@ def test_an_initial_policy_is_policy_and_reference(worker, groups, random_model_
 def test_the_probe_finds_each_difference(worker, groups):
     passes = one_pass(*groups[:2])
     shifts = iter([0.0, 0.0, 0.25, 0.0, 0.0, 0.0])
-    exact = []
-    for group in groups[:2]:
-        logprobs = _learner_logprobs(worker, group)
-        exact.append(_with_logprobs(group, [values + next(shifts) for values in logprobs]))
+    exact = [_with_logprobs(g, [values + next(shifts) for values in _learner_logprobs(worker, g)]) for g in groups[:2]]
     found = worker.probe(one_pass(*exact), 0.9)
     assert found.max() == pytest.approx(0.25, abs=1e-4)
     lengths = [len(rollout.token_ids) for group in groups[:2] for rollout in group.rollouts.rollouts]

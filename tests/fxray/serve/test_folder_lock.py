@@ -33,7 +33,11 @@ def test_two_gateways_never_share_a_folder(tmp_path):
 def test_a_gateway_waits_for_the_one_that_it_replaces(tmp_path):
     held = lock_folder(tmp_path / "data", wait_s=0)
     threading.Timer(0.3, held.close).start()
-    gateway(tmp_path, takeover_deadline_s=20)
+    replacing = gateway(tmp_path, takeover_deadline_s=20)
+    assert held.closed
+    with pytest.raises(ResourceError, match="another service"):
+        gateway(tmp_path)
+    del replacing
 
 
 def test_a_process_that_is_killed_holds_no_folder(tmp_path):
@@ -54,5 +58,6 @@ def test_a_filesystem_without_locks_refuses_nobody(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(folder_lock.fcntl, "flock", unknown)
-    with lock_folder(tmp_path, wait_s=0), lock_folder(tmp_path, wait_s=0):
-        pass
+    with lock_folder(tmp_path, wait_s=0) as first, lock_folder(tmp_path, wait_s=0) as second:
+        assert not first.closed
+        assert not second.closed
