@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow.fs import FileSelector, FileSystem
 
 from fxray import remote
@@ -19,14 +21,24 @@ from fxray.events import Event
 from fxray.remote import LEASE_S, HeldError, Mirror, is_remote, local_copy, local_folder
 from fxray.status.summary import read_remote_status
 
+SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(*server.get_host_and_port(), sep=":", flush=True)
+sys.stdin.read()
+"""
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"{host}:{port}"
-    server.stop()
+    """In a process of its own: a stream that pyarrow destroys after an interrupt is written while this one waits."""
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
 
 
 @pytest.fixture
