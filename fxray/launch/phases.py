@@ -20,7 +20,7 @@ from fxray.events import Note, OnEvent, ignore
 from fxray.launch.calibration import calibrate_phase, chosen_phase, recorded_splits, refuse_test_images
 from fxray.launch.cluster import ray_cluster
 from fxray.launch.evaluation import answer_split, rows_to_answer
-from fxray.launch.fleet import Fleet, open_fleet, open_policies
+from fxray.launch.fleet import Fleet, open_fleet, open_policies, read_policy
 from fxray.launch.plan import greedy
 from fxray.launch.prompts import PromptSource
 from fxray.launch.run import RunDirectory, Split, open_finished
@@ -141,9 +141,13 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
 
     Returns:
         `out`.
+
+    Raises:
+        FxrayError: Configuration, data, model or adapter cannot be used, said before anything starts; or why it ended.
     """
     refuse(check(config), where="configuration")
     dataset, model_path = Dataset.open(data), resolve_model_path(config.model.path)
+    policy = None if adapter is None else read_policy(adapter, 0)
 
     def refuse_image(reason: str) -> None:
         raise DataError(reason, remedy="mend or remove the row")
@@ -152,8 +156,8 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
         ray_cluster(config.ray, min_cpus=num_cpus(config)),
         open_policies(config, model_path, on_event) as policies,
     ):
-        if adapter is not None:
-            policies.use_policy(adapter, 0)
+        if policy is not None:
+            policies.publisher.publish(policy)
         prompts = PromptSource(dataset, image_fetcher(config, data, refuse_image, on_event), config, model_path)
         rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
         predictions = answer_split(

@@ -7,7 +7,7 @@ import pytest
 
 from fxray.config.load import load_config
 from fxray.config.schedule import load_stages
-from fxray.errors import ConfigError, DataError
+from fxray.errors import CheckpointError, ConfigError, DataError
 from fxray.launch import phases
 from fxray.launch.data import Splits
 from fxray.launch.run import RunDirectory
@@ -77,3 +77,10 @@ def test_what_is_no_phase_or_no_other_split_is_refused(done):
     with pytest.raises(DataError, match="in the test split"):
         phases.train_until(config, done.folder, "sft")
     assert done.said == []
+
+
+def test_an_adapter_that_cannot_be_read_is_told_before_anything_starts(splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(phases, "ray_cluster", lambda *args, **kwargs: pytest.fail("a cluster was started"))
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        phases.evaluate_adapter(load_config("tiny"), tmp_path / "none", splits["test"], tmp_path / "out.parquet")
+    assert caught.value.where == str(tmp_path / "none")
