@@ -55,7 +55,7 @@ FORMATS = {
         Format("voc", "Pascal VOC XML, file or folder", "displayed", "boxes, captions", "voc"),
         Format("qwen", "Qwen bbox_2d JSON or JSONL", "stored", "boxes, captions, tags, label", "qwen"),
         Format("synthscars", "SynthScars JSON", "stored", "boxes, captions; all generated", "synthscars"),
-        Format("manifest", "CSV or JSONL list", "displayed", _ALL, "manifest"),
+        Format("manifest", "CSV, JSON or JSONL list", "displayed", _ALL, "manifest"),
         Format("folders", "folder with real/ and fake/", "displayed", "label, generator", "folders"),
         Format("mapping", "any JSON, by --mapping FILE", "displayed", _ALL, "mapping"),
     )

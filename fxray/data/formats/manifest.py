@@ -1,4 +1,4 @@
-"""A list of images in CSV or JSON lines, the simplest thing that a script writes.
+"""A list of images in CSV, JSON or JSON lines, the simplest thing that a script writes.
 
 image      required: path of the file
 label, sample_id, generator, category, source, annotator
@@ -27,7 +27,7 @@ def read(src: Path, images: Images) -> Rows:
     Raises:
         DataError: The file is missing, or has no column `image`.
     """
-    rows = stream.lines(src) if src.suffix.lower() in (".jsonl", ".ndjson", ".json") else _csv_rows(src)
+    rows = stream.rows(src) if src.suffix.lower() in (".jsonl", ".ndjson", ".json") else _csv_rows(src)
     return read_each(rows, lambda place, row: read_row(place, fields.mapping(row, "row"), images))
 
 

@@ -65,6 +65,13 @@ def lines(path: Path) -> Iterator[Raw | Finding]:
                 yield Finding.of(place, FieldProblem("line", shown, f"no JSON: {error}"))
 
 
+def rows(path: Path) -> Iterator[Raw | Finding]:
+    """The objects of a JSON list or of JSON lines, whichever the file holds, whatever its name ends with."""
+    with _opened(path) as file:
+        start = file.read(4096).lstrip()[:1]
+    return items(path, "", "row") if start == b"[" else lines(path)
+
+
 def documents(src: Path, suffix: str) -> Iterator[Path]:
     """The file itself, or all files of a kind below a folder, by name.
 

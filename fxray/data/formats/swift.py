@@ -32,8 +32,7 @@ def read(src: Path, images: Images) -> Rows:
     Raises:
         DataError: The file is missing.
     """
-    rows = stream.items(src, "", "row") if src.suffix.lower() == ".json" else stream.lines(src)
-    return read_each(rows, lambda place, row: _read_row(place, fields.mapping(row, "row"), images))
+    return read_each(stream.rows(src), lambda place, row: _read_row(place, fields.mapping(row, "row"), images))
 
 
 def _read_row(place: Place, row: Mapping[str, Any], images: Images) -> Record:

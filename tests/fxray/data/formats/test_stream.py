@@ -66,3 +66,14 @@ def test_a_byte_order_mark_is_passed_over(picture, written, imported, form, cont
     src = written("b.jsonl" if form == "manifest" else "b.json", "\ufeff" + json.dumps(content))
     found = imported(form, src)
     assert (list(found.samples), found.findings) == (["a.png"], [])
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+@pytest.mark.parametrize("is_list", [True, False])
+@pytest.mark.parametrize("form", ["manifest", "qwen", "swift"])
+def test_a_list_and_json_lines_are_told_apart_by_what_they_hold(picture, written, imported, form, is_list, name):
+    picture("a.png"), picture("b.png")
+    said = {"messages": [{"role": "assistant", "content": "real"}]} if form != "manifest" else {}
+    rows = [{"image": image} | said for image in ("a.png", "b.png")]
+    text = json.dumps(rows, indent=1) if is_list else "\n".join(map(json.dumps, rows))
+    assert list(imported(form, written(name, "\ufeff" + text)).samples) == ["a.png", "b.png"]
