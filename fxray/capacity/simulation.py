@@ -249,6 +249,7 @@ class _Pool:
     def publish(self) -> float:
         """Every worker that is up takes the next policy over and proves it; returns how long that took."""
         self._version += 1
+        self._num_loading = 0  # who still loads the one before loads this one afterwards
         before_s = self.now_s
         idle, self._idle = self._idle, []
         for worker in idle:

@@ -1,5 +1,7 @@
 """A simulated run: every group once, closed forms, never faster than the engines, and failures only cost time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -135,6 +137,15 @@ def test_a_worker_that_joins_shortens_the_steps_after_it_is_up() -> None:
     assert joined.num_joined == 1
     assert joined.steps[0].generate_s == alone.steps[0].generate_s
     assert joined.steps[-1].generate_s == pytest.approx(alone.steps[-1].generate_s / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_worker_that_still_loads_the_policy_before_holds_nothing_up(seed: int) -> None:
+    costs = replace(COSTS, load_s=0.5, start_s=0.2)
+    setup = Setup(4, 8, 4, 8, 20, deaths_per_hour=240.0, seed=seed)
+    run = simulate(setup, costs, LENGTHS)
+    assert all((step.drawn == 1).all() for step in run.steps)
+    assert max(step.publish_s for step in run.steps) < 5
 
 
 def test_engines_that_never_finish_a_lease_are_an_error() -> None:
