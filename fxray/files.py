@@ -102,9 +102,10 @@ def refuse_unless_empty(path: Path) -> None:
 def relative_path(target: Path, folder: Path) -> str:
     """The way from a folder to a file as the kernel goes it, whatever links lead to either.
 
-    A link that is the file itself stays: its name is the one that the user knows.
+    A link that is the file itself stays: its name is the one that the user knows. A loop of links is no way at all, and
+    stays as it is.
     """
-    return os.path.relpath(target.parent.resolve() / target.name, folder.resolve())
+    return os.path.relpath(f"{os.path.realpath(target.parent)}/{target.name}", os.path.realpath(folder))
 
 
 def slug(text: str) -> str:

@@ -52,7 +52,7 @@ def _matching(path: str) -> list[str]:
 def _files_at(path: str, skipped: str) -> Iterator[str]:
     if Path(path).suffix.lower() in MANIFEST_SUFFIXES:
         yield from paths_in(Path(path))
-    elif Path(path).is_dir():
+    elif os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a path is too long or may not be looked at
         yield from _images_below(path, skipped)
     else:
         yield path

@@ -76,7 +76,7 @@ def open_file(file: str, wanted: Wanted, check: Callable[[Picture], object]) -> 
     try:
         path = Path(file)
         status = _status(path)
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a path is too long or may not be looked at
             found = "no image was found in this folder" if os.access(path, os.R_OK | os.X_OK) else "cannot be searched"
             raise DataError(found, where=file, remedy="name one that holds images")
         encoded = read_image_file(path, file)

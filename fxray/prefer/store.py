@@ -5,6 +5,7 @@ open, such as the server, a judge and the analysis.
 """
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -119,7 +120,7 @@ def open_study(path: Path) -> Store:
         DataError: It is missing, no study file, or one of another version.
         ResourceError: It cannot be written.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises where a folder may not be entered
         raise DataError("no such study file", where=str(path), remedy="make it with `fxray prefer create`")
     connection = sqlite3.connect(path, timeout=LOCK_DEADLINE_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row

@@ -111,6 +111,8 @@ def test_a_relative_path_is_the_way_the_kernel_goes(tmp_path: Path) -> None:
     assert relative_path(tmp_path / "link" / ".." / "b", tmp_path) == "deep/b"
     assert relative_path(tmp_path / "alias", tmp_path / "link") == "../../alias"
     assert (tmp_path / "link" / relative_path(tmp_path / "alias", tmp_path / "link")).read_text() == "here"
+    (tmp_path / "loop").symlink_to("loop")
+    assert relative_path(tmp_path / "loop" / "a", tmp_path) == "loop/a"
 
 
 FULL = """

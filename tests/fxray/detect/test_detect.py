@@ -1,5 +1,6 @@
 """The detector at work with an engine that gives fixed answers."""
 
+import errno
 import hashlib
 import io
 import json
@@ -223,6 +224,26 @@ def test_one_bad_file_never_stops_the_rest(tmp_path: Path, detector: Detector) -
     assert "not examined: refused" in texts[6]
     assert "0 bytes that are no image" in texts[7]
     assert "cut short" in texts[8]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENAMETOOLONG, "File name too long"), (errno.EACCES, "Permission denied")]
+)
+def test_a_path_that_cannot_be_looked_at_is_a_finding(
+    number: int, said: str, tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = str(tmp_path / "bad.png"), *write_all(tmp_path, {"a.png": png(0)})
+    look = os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if os.fspath(path) == bad:
+            raise OSError(number, os.strerror(number), bad)
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    failed, found = in_order(detect_files(detector, [bad, good]), [bad, good])
+    assert said in failed.problem
+    assert found.is_answered
 
 
 def test_reading_ahead_fails_loudly_where_it_is_no_files_fault(

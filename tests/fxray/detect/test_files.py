@@ -56,6 +56,12 @@ def test_loops_of_links_end_and_broken_links_are_told(tree: Path) -> None:
     assert "a/up/linked.png" in found
 
 
+def test_a_path_that_is_too_long_stands_for_itself_and_the_rest_is_listed(tree: Path) -> None:
+    too_long = "x" * 300 + ".jpg"
+    assert names(files_of([too_long, str(tree / "b")]), tree)[1:] == ["b/1.png"]
+    assert files_of(["-"], io.StringIO(f"{too_long}\nz.png\n")) == [too_long, "z.png"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_folder_that_cannot_be_searched_stands_for_itself(tree: Path) -> None:
     (tree / "a").chmod(0)

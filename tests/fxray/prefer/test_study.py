@@ -116,6 +116,8 @@ def test_predictions_must_be_of_the_studys_images(files, sources, tmp_path):
 def test_a_file_that_is_no_study_of_this_version_is_one_error(study, files, tmp_path):
     with pytest.raises(DataError, match="no such study file"):
         open_study(tmp_path / "none.db")
+    with pytest.raises(DataError, match="no such study file"):
+        open_study(tmp_path / f"{'x' * 300}.db")
     with pytest.raises(DataError, match="is no study file"):
         open_study(files / "data.parquet")
     other = sqlite3.connect(tmp_path / "other.db")
