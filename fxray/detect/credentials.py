@@ -22,7 +22,7 @@ class CredentialState(StrEnum):
     INVALID = "invalid"
     """The file was changed since, or the manifest itself is damaged."""
     UNCHECKED = "unchecked"
-    """There is one, and c2pa-python is not installed."""
+    """There is one, and c2pa-python is not installed, or does not know files of this kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Credentials:
         generator: Program that wrote the manifest.
         source_types: IPTC digital source types of its actions: "trainedAlgorithmicMedia", "digitalCapture", ...
         agents: Programs that its actions name.
-        problems: Codes of what does not hold.
+        problems: Codes of what does not hold, or why c2pa-python did not check it.
     """
 
     state: CredentialState = CredentialState.ABSENT
@@ -71,6 +71,8 @@ def read_credentials(encoded: bytes, image_format: str) -> Credentials:
         kind, _, text = str(error).partition(": ")
         if kind == "ManifestNotFound":
             return Credentials()
+        if kind == "NotSupported":
+            return Credentials(CredentialState.UNCHECKED, problems=(f"c2pa-python says: {text}"[:200],))
         return Credentials(CredentialState.INVALID, problems=(f"{kind} {text}".strip()[:200],))
 
 

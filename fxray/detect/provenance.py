@@ -138,7 +138,8 @@ def _sentence_of_credentials(found: Mapping[str, Any]) -> str:
         case CredentialState.ABSENT:
             return ""
         case CredentialState.UNCHECKED:
-            return "It carries content credentials (C2PA), unchecked: pip install 'fxray[provenance]' checks them."
+            reason = ", ".join(map(_line, found["problems"])) or "pip install 'fxray[provenance]' checks them"
+            return f"It carries content credentials (C2PA), unchecked: {reason}."
         case CredentialState.INVALID:
             problems = ", ".join(map(_line, found["problems"])) or "no reason given"
             is_changed = any("mismatch" in problem.lower() for problem in found["problems"])

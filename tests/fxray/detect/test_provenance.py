@@ -3,6 +3,8 @@
 import io
 import json
 import random
+import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image, PngImagePlugin
@@ -17,7 +19,6 @@ WEB_UI = (
     "a fox, in C:\\Users\\anna\\loras\\fox\nNegative prompt: blur\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1"
 )
 
-COMMENT = {0x8769: {0x9286: b"UNICODE\0" + WEB_UI.encode("utf-16-be")}}
 JOB = "--v 6 Job ID: 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
 
 
@@ -38,6 +39,11 @@ def jpeg(exif: dict[int, object] | None = None, parts: dict[int, dict[int, objec
     return encoded.getvalue()
 
 
+def comment(prompt: str, encoding: str = "utf-16-be") -> dict[int, dict[int, object]]:
+    """Settings in a user comment of EXIF, as the web UI writes them."""
+    return {0x8769: {0x9286: b"UNICODE\0" + f"{prompt}\nSteps: 20, Sampler: Euler a, Seed: 1".encode(encoding)}}
+
+
 def xmp(source_type: str, more: str = "") -> str:
     return f'<x:xmpmeta><rdf:Description Iptc4xmpExt:DigitalSourceType="{IPTC}/{source_type}"/>{more}</x:xmpmeta>'
 
@@ -56,7 +62,7 @@ def text_of(found: Provenance) -> str:
     ("encoded", "by", "says", "place"),
     [
         (png({"parameters": WEB_UI}), "Stable Diffusion web UI", "generated", "png:parameters"),
-        (jpeg(parts=COMMENT), "Stable Diffusion web UI", "generated", "exif:UserComment"),
+        (jpeg(parts=comment("a fox")), "Stable Diffusion web UI", "generated", "exif:UserComment"),
         (png({"prompt": '{"3": {"class_type": "KSampler"}}'}), "ComfyUI", "generated", "png:prompt"),
         (png({"workflow": '{"last_node_id": 9, "nodes": []}'}), "ComfyUI", "generated", "png:workflow"),
         (png({"invokeai_metadata": "{}"}), "InvokeAI", "generated", "png:invokeai_metadata"),
@@ -140,16 +146,33 @@ def test_damaged_metadata_is_said_and_never_an_error(seed: int) -> None:
 
 
 def test_a_manifest_is_noticed_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "c2pa", None)
+    monkeypatch.setitem(sys.modules, "c2pa", None)
     found = read_credentials(b"...jumb...c2pa...", "JPEG")
     assert found.state is CredentialState.UNCHECKED
     assert read_credentials(b"plain", "JPEG").state is CredentialState.ABSENT
     assert "unchecked" in text_of(Provenance(found))
 
 
-@pytest.fixture(scope="module")
-def signed() -> bytes:
-    """A JPEG with a manifest that certificates of this test sign."""
+class NotKnown:
+    """Stands for c2pa-python where a file is of a kind that it does not know."""
+
+    C2paError = RuntimeError
+    Context = SimpleNamespace(from_dict=dict)
+
+    @staticmethod
+    def Reader(mime: str, file: object, context: object) -> None:
+        raise RuntimeError("NotSupported: type is unsupported")
+
+
+def test_credentials_in_a_file_of_a_kind_that_is_not_known_are_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "c2pa", NotKnown)
+    found = read_credentials(b"...jumb...c2pa...", "BMP")
+    assert found.state is CredentialState.UNCHECKED
+    assert text_of(Provenance(found)).endswith("(C2PA), unchecked: c2pa-python says: type is unsupported.")
+
+
+def sign(source: bytes) -> bytes:
+    """The JPEG with a manifest that certificates of this test sign."""
     c2pa = pytest.importorskip("c2pa")
     certificates, key = _certificates()
     action = {
@@ -161,12 +184,26 @@ def signed() -> bytes:
         "claim_generator_info": [{"name": "Painter"}],
         "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}],
     }
-    source, target = io.BytesIO(), io.BytesIO()
-    Image.effect_noise((64, 64), 60).convert("RGB").save(source, "JPEG")
-    source.seek(0)
-    signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(b"es256", certificates, key, None))
-    c2pa.Builder.from_json(json.dumps(manifest)).sign(signer, "image/jpeg", source, target)
+    signer, target = c2pa.Signer.from_info(c2pa.C2paSignerInfo(b"es256", certificates, key, None)), io.BytesIO()
+    c2pa.Builder.from_json(json.dumps(manifest)).sign(signer, "image/jpeg", io.BytesIO(source), target)
     return target.getvalue()
+
+
+def noise(image_format: str, **saved) -> bytes:
+    encoded = io.BytesIO()
+    Image.effect_noise((64, 64), 60).convert("RGB").save(encoded, image_format, **saved)
+    return encoded.getvalue()
+
+
+@pytest.fixture(scope="module")
+def signed() -> bytes:
+    return sign(noise("JPEG"))
+
+
+def test_a_signed_jpeg_with_a_second_picture_is_valid() -> None:
+    signed = sign(noise("MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))]))
+    assert Image.open(io.BytesIO(signed)).format == "MPO"
+    assert read(signed).credentials.state is CredentialState.VALID
 
 
 def test_what_a_manifest_says_is_harmless_text_and_only_a_mismatch_is_a_change() -> None:
