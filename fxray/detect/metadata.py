@@ -1,5 +1,6 @@
 """The texts that a file carries about itself: PNG text, EXIF, XMP, comments; and which of them are about people."""
 
+import codecs
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -90,14 +91,20 @@ def _text(value: object) -> str:
     if isinstance(value, bytes):
         start, rest = value[:8], value[8:]
         if start == b"UNICODE\0":
-            rest = rest[: 4 * MAX_FIELD_CHARACTERS]
-            big = rest[:1] == b"\0"
-            value = rest.decode("utf-16-be" if big else "utf-16-le", "replace")
+            value = _utf_16(rest[: 4 * MAX_FIELD_CHARACTERS])
         else:
             value = (rest if start in (b"ASCII\0\0\0", bytes(8)) else value)[:MAX_FIELD_CHARACTERS].decode(
                 "utf-8", "replace"
             )
     return str(value)[:MAX_FIELD_CHARACTERS].replace("\0", "").strip()
+
+
+def _utf_16(encoded: bytes) -> str:
+    """Text whose byte order is told by a mark, or else by where the zeros of Latin letters and digits stand."""
+    if encoded[:2] in (codecs.BOM_UTF16_BE, codecs.BOM_UTF16_LE):
+        return encoded.decode("utf-16", "replace")
+    is_little = encoded[1::2].count(0) > encoded[::2].count(0)  # most programs write the other order
+    return encoded.decode("utf-16-le" if is_little else "utf-16-be", "replace")
 
 
 def _position(gps: Mapping[int, Any]) -> str:

@@ -63,6 +63,12 @@ def text_of(found: Provenance) -> str:
     [
         (png({"parameters": WEB_UI}), "Stable Diffusion web UI", "generated", "png:parameters"),
         (jpeg(parts=comment("a fox")), "Stable Diffusion web UI", "generated", "exif:UserComment"),
+        (jpeg(parts=comment("一只猫")), "Stable Diffusion web UI", "generated", "exif:UserComment"),
+        (jpeg(parts=comment("портрет девушки")), "Stable Diffusion web UI", "generated", "exif:UserComment"),
+        (jpeg(parts=comment("👩 portrait")), "Stable Diffusion web UI", "generated", "exif:UserComment"),
+        (jpeg(parts=comment("\ufeffa fox")), "Stable Diffusion web UI", "generated", "exif:UserComment"),
+        (jpeg(parts=comment("一只猫", "utf-16-le")), "Stable Diffusion web UI", "generated", "exif:UserComment"),
+        (jpeg(parts=comment("\ufeffa fox", "utf-16-le")), "Stable Diffusion web UI", "generated", "exif:UserComment"),
         (png({"prompt": '{"3": {"class_type": "KSampler"}}'}), "ComfyUI", "generated", "png:prompt"),
         (png({"workflow": '{"last_node_id": 9, "nodes": []}'}), "ComfyUI", "generated", "png:workflow"),
         (png({"invokeai_metadata": "{}"}), "InvokeAI", "generated", "png:invokeai_metadata"),
