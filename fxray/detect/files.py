@@ -22,7 +22,8 @@ def files_of(paths: Sequence[str], stdin: TextIO | None = None, leave_out: Path 
         paths: Each a file, a folder, a glob, a manifest (CSV, JSON lines, Parquet), or "-": a path per line of `stdin`.
             What is none of these stands for itself, so that whoever reads it says what is wrong.
         stdin: Where "-" reads from.
-        leave_out: A folder that is not searched: the one that results go to.
+        leave_out: The folder that results go to: neither it nor what a folder or a glob finds in it. A file in it that
+            is named outright is examined.
 
     Raises:
         DataError: A manifest cannot be read.
@@ -32,7 +33,7 @@ def files_of(paths: Sequence[str], stdin: TextIO | None = None, leave_out: Path 
     for path in paths:
         lines = (line.rstrip("\r\n") for line in stdin or ()) if path == STDIN else [path]
         for line in filter(None, lines):
-            for each in _matching(line):
+            for each in _matching(line, skipped):
                 found.update(dict.fromkeys(_files_at(each, skipped)))
     return list(found)
 
@@ -42,11 +43,17 @@ def is_any_there(files: Sequence[str]) -> bool:
     return any(os.path.isfile(file) for file in files)  # noqa: PTH113 - pathlib raises where a folder is not readable
 
 
-def _matching(path: str) -> list[str]:
-    """What a glob stands for, by name; anything else stands for itself."""
+def _matching(path: str, skipped: str) -> list[str]:
+    """What a glob stands for, by name, without what lies in the skipped folder; anything else stands for itself."""
     if not glob.has_magic(path) or os.path.lexists(path):
         return [path]
-    return sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207 - pathlib takes no absolute pattern
+    found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - pathlib takes no absolute pattern
+    return [each for each in found if not _is_in(each, skipped)] if found else [path]
+
+
+def _is_in(path: str, folder: str) -> bool:
+    """Whether a path is the folder, or leads into it."""
+    return bool(folder) and f"{os.path.realpath(path)}/".startswith(f"{folder}/")
 
 
 def _files_at(path: str, skipped: str) -> Iterator[str]:
@@ -61,7 +68,7 @@ def _files_at(path: str, skipped: str) -> Iterator[str]:
 def _images_below(folder: str, skipped: str) -> Iterator[str]:
     """Image files below a folder, by name; links are followed, but no folder is searched twice.
 
-    A folder that cannot be searched, and one in which there is no image, stands for itself.
+    A folder that cannot be searched, and one in which there is no image, stands for itself, but not the skipped one.
     """
     extensions = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN} | _NOT_READ
     seen: set[tuple[int, int]] = set()
@@ -79,5 +86,5 @@ def _images_below(folder: str, skipped: str) -> Iterator[str]:
                 num_found += 1
                 yield str(Path(place) / name)
     yield from refused
-    if not num_found and not refused:
+    if not num_found and not refused and os.path.realpath(folder) != skipped:
         yield folder

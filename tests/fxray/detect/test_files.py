@@ -32,6 +32,21 @@ def test_folders_are_searched_whole_but_for_the_results(tree: Path) -> None:
     assert files_of([str(tree / "empty"), "absent"]) == [str(tree / "empty"), "absent"]
 
 
+@pytest.mark.parametrize("path", ["", "**/*.jpg", "**/*", "*"])
+def test_results_are_not_examined_however_their_folder_is_reached(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("photos/a.jpg", "photos/found/thumbnails/ab/ab.jpg", "photos/found/drawn/a-1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    found = Path("photos/found")
+    assert files_of([f"photos/{path}"], leave_out=found) == ["photos/a.jpg"]
+    assert files_of(["photos/a.jpg", "photos/found"], leave_out=found) == ["photos/a.jpg"]
+    named = "photos/found/drawn/a-1.png"
+    assert files_of([named], leave_out=found) == [named]
+
+
 def test_globs_are_matched_unless_a_file_has_that_very_name(tree: Path) -> None:
     assert names(files_of([str(tree / "a/*.[jJ]pg"), str(tree / "**/3.*")]), tree) == ["a/2.jpg", "a/deep/3.webp"]
     (tree / "[x].png").write_bytes(b"")
