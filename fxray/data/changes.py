@@ -13,11 +13,14 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageFilter
 
+from fxray.errors import DataError
 from fxray.geometry import clip
 from fxray.schema import Box, Region, Sample
 
 JPEG_QUALITIES = (90, 70, 50, 30)
 RESIZES = (0.5, 0.75, 1.5)
+MAX_JPEG_SIDE_PX = 65_500
+"""Of libjpeg, which reads and writes nothing longer."""
 CROP_FRAC = 0.8
 """Of width and height, around the centre."""
 SCREEN_SCALE, SCREEN_QUALITY = 0.9, 80
@@ -83,7 +86,7 @@ class Change:
     Attributes:
         name: For files: "jpeg-70".
         title: For people: "JPEG, quality 70".
-        apply: RGB image to changed image.
+        apply: RGB image to changed image; raises a `DataError` where an image cannot be changed so.
     """
 
     name: str
@@ -92,7 +95,11 @@ class Change:
 
 
 def save_as_jpeg(image: Image.Image, quality: int) -> Changed:
-    """Saved as JPEG and opened again, its colours at half the resolution as most programs do."""
+    """Saved as JPEG and opened again, its colours at half the resolution as most programs do.
+
+    Raises:
+        DataError: It is longer than a JPEG may be.
+    """
     return _whole(_through_jpeg(image, quality), image)
 
 
@@ -110,7 +117,11 @@ def crop_to_centre(image: Image.Image, frac: float) -> Changed:
 
 
 def take_screenshot(image: Image.Image, scale: float, quality: int) -> Changed:
-    """Shown smaller by a viewer that interpolates linearly, captured, and sent on as JPEG."""
+    """Shown smaller by a viewer that interpolates linearly, captured, and sent on as JPEG.
+
+    Raises:
+        DataError: It is longer than a JPEG may be.
+    """
     return _whole(_through_jpeg(image.resize(_scaled(image, scale), Image.Resampling.BILINEAR), quality), image)
 
 
@@ -209,6 +220,11 @@ def _scaled(image: Image.Image, factor: float) -> tuple[int, int]:
 
 
 def _through_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    if max(image.size) > MAX_JPEG_SIDE_PX:
+        raise DataError(
+            f"{image.width} x {image.height} px, expected at most {MAX_JPEG_SIDE_PX} a side in a JPEG",
+            remedy="scale the image down",
+        )
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
     return Image.open(encoded).convert("RGB")

@@ -54,12 +54,12 @@ def _asked_again(detector: Detector, finding: Finding, wanted: Wanted) -> Findin
         return finding
     try:
         picture = open_picture(finding.file)
-        if wanted.stability:
-            finding = replace(finding, stability=try_changes(detector, picture, found))
-        if wanted.num_samples:
-            finding = replace(finding, sampled=draw_answers(detector, picture, found.regions, wanted.num_samples))
     except DataError:
         return finding
+    if wanted.stability:
+        finding = replace(finding, stability=try_changes(detector, picture, found))
+    if wanted.num_samples:
+        finding = replace(finding, sampled=draw_answers(detector, picture, found.regions, wanted.num_samples))
     return finding
 
 

@@ -8,6 +8,7 @@ from fxray.data.changes import CHANGES, Change, Changed
 from fxray.detect.detection import Detection, Picture
 from fxray.detect.detector import Detector
 from fxray.detect.finding import percent
+from fxray.errors import DataError
 from fxray.evaluate.calibration import Assessment
 from fxray.geometry import union_iou
 from fxray.schema import Box, Region
@@ -42,10 +43,12 @@ class Stability:
     Attributes:
         original: The answer to the image as it is.
         trials: To the changed ones, in the order of the changes.
+        not_tried: Titles of the changes that the image is too long, or too long for its breadth, to be examined under.
     """
 
     original: Detection
     trials: tuple[Trial, ...]
+    not_tried: tuple[str, ...] = ()
 
     @property
     def flips(self) -> tuple[Trial, ...]:
@@ -62,7 +65,8 @@ class Stability:
 
     def sentence(self) -> str:
         """What came out."""
-        return in_words(self.original.assessment, [(trial.title, trial.detection.assessment) for trial in self.trials])
+        found = in_words(self.original.assessment, [(trial.title, trial.detection.assessment) for trial in self.trials])
+        return f"{found} Not tried, as the image is too long: {'; '.join(self.not_tried)}." if self.not_tried else found
 
     def as_record(self) -> dict[str, Any]:
         """Everything as plain values, ready for `json.dumps`; boxes of a trial are in its changed image's pixels."""
@@ -70,6 +74,7 @@ class Stability:
             "sentence": self.sentence(),
             "num_changes": len(self.trials),
             "num_flips": len(self.flips),
+            "not_tried": list(self.not_tried),
             "trials": [
                 {"change": t.name, "title": t.title, "is_same": t.is_same, "iou": t.iou, **t.detection.as_record()}
                 for t in self.trials
@@ -87,13 +92,18 @@ def try_changes(
         picture: The image.
         original: The answer to it as it is.
         changes: What to try.
-
-    Raises:
-        DataError: A changed image is more than 200 times longer than broad.
     """
-    changed = [change.apply(picture.image) for change in changes]
-    named = zip(changes, changed, strict=True)
-    answers = detector.examine([Picture(f"{picture.name} ({change.title})", c.image) for change, c in named])
+    tried, not_tried = list[tuple[Change, Changed, Picture]](), list[str]()
+    for change in changes:
+        try:
+            view = change.apply(picture.image)
+            changed = Picture(f"{picture.name} ({change.title})", view.image)
+            detector.frame_of(changed)
+        except DataError:
+            not_tried.append(change.title)
+        else:
+            tried.append((change, view, changed))
+    answers = detector.examine([changed for _, _, changed in tried])
     return Stability(
         original,
         tuple(
@@ -104,8 +114,9 @@ def try_changes(
                 iou=iou_in_view([region.box for region in original.regions], answer.regions, view),
                 is_same=answer.assessment == original.assessment,
             )
-            for change, view, answer in zip(changes, changed, answers, strict=True)
+            for (change, view, _), answer in zip(tried, answers, strict=True)
         ),
+        tuple(not_tried),
     )
 
 

@@ -18,6 +18,7 @@ from fxray.data.changes import (
     share_twice,
     take_screenshot,
 )
+from fxray.errors import DataError
 from fxray.schema import Annotation, Box, Region, Sample, Verdict
 
 BY_NAME = {change.name: change for change in CHANGES}
@@ -139,3 +140,10 @@ def test_noise_is_as_strong_as_it_says_and_sharing_makes_small():
     noise = np.asarray(add_noise(grey, 8).image).astype(float) - 128
     assert (abs(noise.mean()), noise.std()) == (pytest.approx(0, abs=0.1), pytest.approx(8, rel=0.02))
     assert share_twice(Image.new("RGB", (2000, 1000)), 1080, 75).image.size == (972, 486)
+
+
+def test_what_is_longer_than_a_jpeg_may_be_is_told():
+    longest = Image.new("RGB", (65_500, 1))
+    assert save_as_jpeg(longest, 90).image.size == longest.size
+    with pytest.raises(DataError, match="65501 x 1 px, expected at most 65500 a side in a JPEG"):
+        save_as_jpeg(Image.new("RGB", (65_501, 1)), 90)

@@ -319,6 +319,22 @@ def test_stability_is_asked_for_file_by_file(tmp_path: Path, detector: Detector)
     assert bad.stability is None
 
 
+def test_changes_that_an_image_is_too_long_for_are_named_and_the_rest_is_asked(
+    tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxray.data.changes.MAX_JPEG_SIDE_PX", 950)
+    files = write_all(tmp_path, {"thin.png": png(0, (5, 1000)), "b.png": png(0)})
+    thin, other = detect_files(detector, files, Wanted(stability=True, num_samples=1))
+    assert thin.stability
+    assert thin.stability.sentence().endswith(
+        "Not tried, as the image is too long: JPEG, quality 90; JPEG, quality 70; JPEG, quality 50; JPEG, quality 30; "
+        "resized to 50%; screenshot at 90%, JPEG 80."
+    )
+    assert [trial.name for trial in thin.stability.trials] == ["resize-0.75", "resize-1.5", "crop"]
+    assert thin.as_record()["stability"]["not_tried"][-2] == "resized to 50%"
+    assert (thin.sampled is None, other.as_record()["stability"]["num_changes"]) == (False, 9)
+
+
 def test_a_thumbnail_is_small_and_bare() -> None:
     noise = Image.effect_noise((3000, 900), 100).convert("RGB")
     noise.info["exif"] = b"secret"
