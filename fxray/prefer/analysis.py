@@ -15,7 +15,7 @@ from fxray.errors import DataError
 from fxray.evaluate.bootstrap import interval
 from fxray.evaluate.estimates import Estimate
 from fxray.prefer.ballots import Ballot, RaterRecord
-from fxray.prefer.strength import bradley_terry, resampled_wins, wilson
+from fxray.prefer.strength import bradley_terry, resampled_wins, score_bounds, wilson
 
 Group = Literal["human", "judge", "all"]
 
@@ -50,7 +50,8 @@ class Analysis:
         group: Whose votes: of humans, of judges, or of both together.
         sources: In the order of the study.
         cells: Each two sources in both directions, where there are votes.
-        scores: Bradley-Terry, in log-odds with mean 0, by source; NaN where sources were never compared.
+        scores: Bradley-Terry, in log-odds with mean 0, by source; NaN where sources were never compared. Bounds are the
+            outermost of three (of the Fisher information, raters drawn anew, images drawn anew).
         num_votes: Votes that count, without those on attention checks.
         num_neutral: Of them without a preference, which neither matrix nor scores count.
         alpha: Krippendorff's, nominal, over pairs that several raters judged; NaN where that says nothing.
@@ -217,10 +218,12 @@ def _scores(
 ) -> dict[str, Estimate]:
     is_compared_KK = wins_KK + wins_KK.T > 0
     scores_K = bradley_terry(wins_KK[None], is_compared_KK)[0]
+    low_K, high_K = score_bounds(scores_K, wins_KK, is_compared_KK)
     lows, highs = _outer_interval([bradley_terry(draws_BKK, is_compared_KK) for draws_BKK in draws])
+    bounds = zip(np.fmin(low_K, lows), np.fmax(high_K, highs), strict=True)
     return {
         name: Estimate(float(score), float(low), float(high))
-        for name, score, low, high in zip(sources, scores_K, lows, highs, strict=True)
+        for name, score, (low, high) in zip(sources, scores_K, bounds, strict=True)
     }
 
 

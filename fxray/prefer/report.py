@@ -73,6 +73,7 @@ def notes(analysis: Analysis, facts: Mapping[str, Any]) -> list[str]:
     rule = f"raters who failed more than {analysis.max_failed_checks} are left out"
     agreement = f"Krippendorff's alpha {_number(analysis.alpha)} over {analysis.num_shared_pairs} pairs"
     sides = f"{analysis.left_frac:.1%} of the votes with a preference were for the left side"
+    three = "Wilson's (scores: of the Fisher information), raters drawn anew and images drawn anew"
     resampling = f"{analysis.num_bootstrap} draws each, seed {analysis.seed}"
     source = f"{facts['data']}, SHA-256 {facts['data_sha256'][:12]}, fxray {facts['fxray']}"
     lines = [
@@ -81,7 +82,7 @@ def notes(analysis: Analysis, facts: Mapping[str, Any]) -> list[str]:
         f"{failed} of {asked} attention checks were failed; {rule}: {out}.",
         f"{agreement} that several raters judged (one side, the other, or neither).",
         f"{sides}. Median time of a vote: {_number(analysis.median_s, 1)} s.",
-        f"In brackets 95 % intervals, the widest of Wilson's, raters drawn anew and images drawn anew ({resampling}).",
+        f"In brackets 95 % intervals, the widest of {three} ({resampling}).",
         f"{facts['num_identical']} pairs of equal annotations were not asked. Data: {source}.",
     ]
     if bad:

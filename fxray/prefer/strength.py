@@ -93,6 +93,29 @@ def bradley_terry(wins_BKK: NDArray[np.float64], is_compared_KK: NDArray[np.bool
     return scores_BK
 
 
+def score_bounds(
+    scores_K: NDArray[np.float64], wins_KK: NDArray[np.float64], is_compared_KK: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % bounds of scores from the Fisher information of the votes, which are wide where one side won every vote.
+
+    Args:
+        scores_K: From `bradley_terry`.
+        wins_KK: Row won over column.
+        is_compared_KK: As there.
+
+    Returns:
+        Lower and upper bounds, float64 [K]; NaN where there are no scores.
+    """
+    if not np.isfinite(scores_K).all():
+        return scores_K, scores_K
+    odds_KK = scores_K[:, None] - scores_K[None, :]
+    games_KK = wins_KK + wins_KK.T + 2 * PRIOR_VOTES * is_compared_KK
+    weights_KK = games_KK / (2 + 2 * np.cosh(odds_KK))  # votes times the shares of both sides
+    information_KK = np.diag(weights_KK.sum(axis=1)) - weights_KK
+    half_K = _Z * np.sqrt(np.diag(np.linalg.pinv(information_KK)))
+    return scores_K - half_K, scores_K + half_K
+
+
 def _is_connected(is_compared_KK: NDArray[np.bool_]) -> bool:
     from scipy.sparse.csgraph import connected_components
 

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from fxray.cli.app import app
 from fxray.errors import DataError
 from fxray.prefer.analysis import analyse
-from fxray.prefer.ballots import read_ballots, read_raters
+from fxray.prefer.ballots import Ballot, RaterRecord, read_ballots, read_raters
 from fxray.prefer.raters import invite, join_judge, rater_of
 from fxray.prefer.report import notes
 from fxray.prefer.store import open_study
-from fxray.prefer.strength import PRIOR_VOTES, bradley_terry, wilson
+from fxray.prefer.strength import PRIOR_VOTES, bradley_terry, score_bounds, wilson
 from fxray.prefer.votes import cast, open_positions, undo
 
 SOURCES = ["Humans", "near", "far"]
@@ -164,6 +164,40 @@ def test_bradley_terry_of_two_is_the_log_odds_and_of_agrestis_teams_what_he_prin
     is_compared = ~np.eye(7, dtype=bool)
     scores = bradley_terry(wins[None] - PRIOR_VOTES * is_compared, is_compared)[0]
     assert scores - scores[-1] == pytest.approx([1.581, 1.436, 1.294, 1.248, 1.108, 0.684, 0], abs=2e-3)
+
+
+def unanimous(num_raters, num_images):
+    """All votes for the first source."""
+    ballots = [
+        Ballot(f"r{r}", "human", f"image/{k}", k, False, "Humans", "far", "first", "left", None, "now")
+        for r in range(num_raters) for k in range(num_images)
+    ]  # fmt: skip
+    return ballots, [RaterRecord(f"r{r}", "human", num_images, num_images, 0, 0, 0) for r in range(num_raters)]
+
+
+@pytest.mark.parametrize(("num_raters", "num_images", "half"), [(1, 1, 1.600), (5, 10, 1.393)])
+def test_scores_of_sources_of_which_one_won_every_vote_are_uncertain(num_raters, num_images, half):
+    found = analyse(*unanimous(num_raters, num_images), ["Humans", "far"], **OPTIONS)
+    num_votes = num_raters * num_images
+    score = math.log((num_votes + PRIOR_VOTES) / PRIOR_VOTES) / 2
+    # Half the log-odds; of these the variance is 1 / (won + 1/2) + 1 / (lost + 1/2).
+    assert half == pytest.approx(1.959964 * math.sqrt(1 / (num_votes + 0.5) + 1 / 0.5) / 2, abs=1e-3)
+    for name, sign in (("Humans", 1), ("far", -1)):
+        estimate = found.scores[name]
+        assert (estimate.low, estimate.value, estimate.high) == pytest.approx(
+            (sign * score - half, sign * score, sign * score + half), abs=1e-3
+        )
+
+
+def test_bounds_of_scores_narrow_with_the_root_of_the_votes():
+    is_compared = ~np.eye(3, dtype=bool)
+    wins = np.array([[0, 300.0, 400.0], [100.0, 0, 300.0], [50.0, 200.0, 0]])
+    widths = []
+    for votes in (wins, 100 * wins):
+        scores = bradley_terry(votes[None], is_compared)[0]
+        low, high = score_bounds(scores, votes, is_compared)
+        widths.append(high - low)
+    assert widths[0] / widths[1] == pytest.approx([10, 10, 10], rel=0.01)
 
 
 def test_nothing_to_count_is_one_error(store):
