@@ -34,7 +34,7 @@ def detect_on_workers(
         num_workers: Engines.
 
     Yields:
-        The record of a finding and its thumbnail, as they come.
+        The record of a finding, which names its file by an absolute path, and its thumbnail, as they come.
 
     Raises:
         ResourceError: The cluster cannot be reached or started.
@@ -49,8 +49,9 @@ def detect_on_workers(
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.wait_for_min_actors_s = int(rollout.start_deadline_s)
-        num_blocks = max(num_workers, -(-len(files) // _FILES_AT_ONCE))
-        paths = ray.data.from_items([{"file": file} for file in files], override_num_blocks=num_blocks)
+        rows = absolute_rows(files)
+        num_blocks = max(num_workers, -(-len(rows) // _FILES_AT_ONCE))
+        paths = ray.data.from_items(rows, override_num_blocks=num_blocks)
         found = paths.map_batches(
             DetectorWorker,
             fn_constructor_args=(config.model_dump_json(), str(adapter.resolve()) if adapter else "", wanted),
@@ -63,6 +64,12 @@ def detect_on_workers(
         )
         for row in _within(found.iter_rows(), deadline_s):
             yield json.loads(row["record"]), row["thumbnail"]
+
+
+def absolute_rows(files: Sequence[str]) -> list[dict[str, str]]:
+    """Files as rows, each once, by paths that hold in whatever folder a worker was started."""
+    folder = Path.cwd()
+    return [{"file": file} for file in dict.fromkeys(str(folder / file) for file in files)]
 
 
 class DetectorWorker:

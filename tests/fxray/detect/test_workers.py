@@ -7,8 +7,9 @@ import pytest
 
 from fxray.detect.detection import Versions
 from fxray.detect.detector import Detector
+from fxray.detect.folder import ResultFolder
 from fxray.detect.reading import Wanted
-from fxray.detect.workers import DetectorWorker, _within
+from fxray.detect.workers import DetectorWorker, _within, absolute_rows
 from fxray.errors import DeadlineError, WorkerDiedError
 
 
@@ -20,7 +21,9 @@ def test_rows_come_within_the_deadline_or_it_is_named():
         list(_within((1 // k for k in (1, 0)), 5))
 
 
-def test_a_worker_gives_columns_that_ray_data_carries(monkeypatch, tmp_path):
+@pytest.fixture
+def worker(monkeypatch):
+    """One whose files are all no images."""
     from fxray.config.load import load_config
 
     detector = Detector(
@@ -30,7 +33,23 @@ def test_a_worker_gives_columns_that_ray_data_carries(monkeypatch, tmp_path):
     monkeypatch.setattr(
         Detector, "stream", lambda self, pictures: iter(() if pictures.take(wait=True) is None else [1])
     )
-    worker = DetectorWorker(load_config("tiny", ()).model_dump_json(), "", Wanted())
+    return DetectorWorker(load_config("tiny", ()).model_dump_json(), "", Wanted())
+
+
+def test_a_worker_finds_files_from_whatever_folder_it_was_started_in(worker, monkeypatch, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"no image")
+    monkeypatch.chdir(tmp_path)
+    rows = absolute_rows(["in/a.png", "./in/a.png"])
+    expected = ResultFolder(tmp_path / "out").key("in/a.png")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (record,) = worker({"file": [row["file"] for row in rows]})["record"]
+    assert "no image Pillow knows" in json.loads(record)["problem"]
+    assert ResultFolder(tmp_path / "out").key(json.loads(record)["file"]) == expected == "../in/a.png"
+
+
+def test_a_worker_gives_columns_that_ray_data_carries(worker):
     columns = worker({"file": ["absent.png"]})
     assert [json.loads(record)["problem"] for record in columns["record"]] == [
         "cannot be read: No such file or directory"
