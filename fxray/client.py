@@ -76,12 +76,15 @@ class Client:
             model: Name of the model that is to answer; by default the service's first.
 
         Returns:
-            In their order, the fields of `DetectionOut`; `name` and `problem` for one that cannot be examined.
+            In their order, the fields of `DetectionOut`; `name` and `problem` for one that cannot be examined. Nothing
+            is asked about no images.
 
         Raises:
             ServiceError: The service refuses the request.
         """
-        response = self._ask("POST", "/v1/detect", files, model, may_be_at_fault=True)
+        if not files:
+            return []
+        response = self._ask("POST", "/v1/detect", files, model, may_be_at_fault=len(files) == 1)
         if response.is_error and "detail" in (problem := _object_of(response)):  # the only image is at fault
             return [{"name": Path(files[0]).name, "problem": problem}]
         detections: list[dict[str, Any]] = _body_of(response, "detections")["detections"]

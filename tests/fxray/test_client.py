@@ -61,6 +61,15 @@ def test_an_image_at_fault_is_a_result_and_a_request_at_fault_an_error(image):
     assert raised.value.status == 401
 
 
+def test_a_request_about_several_images_is_at_fault_as_a_whole_and_one_about_none_is_not_sent(image):
+    asked: list[httpx.Request] = []
+    client = client_of([httpx.Response(422, json={"detail": "65 images, expected at most 64"})], asked)
+    with pytest.raises(ServiceError, match="65 images"):
+        client.detect([image, image])
+    assert client.detect([]) == []
+    assert len(asked) == 1
+
+
 def test_an_image_at_fault_has_no_stability(image):
     answers = [
         httpx.Response(200, json={"num_flips": 2}), httpx.Response(422, json={"detail": "no image", "status": 422}),
