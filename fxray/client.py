@@ -121,7 +121,7 @@ class Client:
             ServiceError: There is no such batch.
         """
         response = self._ask("GET", f"/v1/batches/{batch_id}/results")
-        for line in response.text.splitlines():
+        for line in filter(None, response.content.split(b"\n")):  # `splitlines` also cuts at ends of lines within texts
             try:
                 yield json.loads(line)
             except ValueError as error:

@@ -154,6 +154,13 @@ def test_what_a_proxy_says_is_an_error_of_the_service(answer, image):
     ask(lambda client: client.batch("0" * 32))
 
 
+def test_results_keep_all_that_unicode_takes_for_the_end_of_a_line():
+    results = [{"answer": "a\u2028b\u2029c\x85d"}, {"answer": "e"}]
+    lines = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+    client = client_of([httpx.Response(200, text=lines)], [])
+    assert list(client.results("0" * 32)) == results
+
+
 def test_results_that_are_a_page_are_an_error():
     client = client_of([httpx.Response(200, text="<html>log in")], [])
     with pytest.raises(ServiceError, match="not the service's"):
