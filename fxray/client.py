@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import httpx
 
-from fxray.errors import DeadlineError, FxrayError
+from fxray.errors import ConfigError, DeadlineError, FxrayError
 
 MAX_TRIES = 5
 """Of a request that the service asks to send again later."""
@@ -43,12 +43,15 @@ class Client:
         key: The API key, where one is needed.
         timeout_s: For an answer to begin.
         transport: In place of the network, for tests.
+
+    Raises:
+        ConfigError: The key holds what no HTTP header can.
     """
 
     def __init__(
         self, url: str, *, key: str = "", timeout_s: float = 180.0, transport: httpx.BaseTransport | None = None
     ) -> None:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = key_headers(key, "key")
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
 
     def __enter__(self) -> Self:
@@ -86,7 +89,7 @@ class Client:
             return []
         response = self._ask("POST", "/v1/detect", files, model, may_be_at_fault=len(files) == 1)
         if response.is_error and "detail" in (problem := _object_of(response)):  # the only image is at fault
-            return [{"name": Path(files[0]).name, "problem": problem}]
+            return [{"name": _name_of(files[0]), "problem": problem}]
         detections: list[dict[str, Any]] = _body_of(response, "detections")["detections"]
         return detections
 
@@ -155,7 +158,7 @@ class Client:
     ) -> httpx.Response:
         for tried in range(1, MAX_TRIES + 1):
             with ExitStack() as opened:
-                parts = [("images", (Path(f).name, opened.enter_context(Path(f).open("rb")))) for f in files]
+                parts = [("images", (_name_of(f), opened.enter_context(Path(f).open("rb")))) for f in files]
                 try:
                     response = self._http.request(
                         method, path, files=parts or None, params={"model": model} if model else None
@@ -172,6 +175,30 @@ class Client:
         if response.is_success or (may_be_at_fault and response.status_code == httpx.codes.UNPROCESSABLE_ENTITY):
             return response
         raise _error_of(response)
+
+
+def key_headers(key: str, where: str) -> dict[str, str]:
+    """The header that brings a key, if there is one.
+
+    Args:
+        key: May be empty.
+        where: What holds it, for the error; which never holds the key.
+
+    Raises:
+        ConfigError: It holds what no HTTP header can.
+    """
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            "holds other characters than the letters, digits and signs of ASCII",
+            where=where,
+            remedy="copy the key again: a dash may have become another, or an end of line come with it",
+        )
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _name_of(file: Path | str) -> str:
+    """The name of a file as Unicode, which a request needs."""
+    return Path(file).name.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_to_be_sent_again(response: httpx.Response) -> bool:

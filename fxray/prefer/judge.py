@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 from PIL import Image
 
-from fxray.client import ServiceError
+from fxray.client import ServiceError, key_headers
 from fxray.draw import draw_annotation
 from fxray.errors import ConfigError, DeadlineError
 from fxray.prefer.marking import Marking
@@ -81,7 +81,7 @@ def judge_study(
         told: Called with the number of pairs that are through, and of all that were open.
 
     Raises:
-        ConfigError: The address is none.
+        ConfigError: The address is none, or the key holds what no HTTP header can.
         DeadlineError: No answer came in time, `MAX_TRIES` times in a row.
         ServiceError: The address refuses, or does not speak the interface. Votes until then are kept.
     """
@@ -103,7 +103,7 @@ async def _judge_all(
     told: Callable[[int, int], None],
 ) -> Judged:
     room, num_votes, num_bad = asyncio.Semaphore(num_parallel), 0, 0
-    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    headers = key_headers(endpoint.key, KEY_VARIABLE)
 
     async def judge(position: int) -> None:
         nonlocal num_votes, num_bad

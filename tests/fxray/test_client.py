@@ -1,4 +1,5 @@
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ import httpx
 import pytest
 
 from fxray.client import Client, ServiceError
-from fxray.errors import DeadlineError
+from fxray.errors import ConfigError, DeadlineError
 
 
 def client_of(answers: list[httpx.Response], asked: list[httpx.Request]) -> Client:
@@ -159,6 +160,24 @@ def test_results_keep_all_that_unicode_takes_for_the_end_of_a_line():
     lines = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
     client = client_of([httpx.Response(200, text=lines)], [])
     assert list(client.results("0" * 32)) == results
+
+
+def test_a_file_whose_name_is_no_unicode_is_sent_with_the_others(image):
+    odd = image.with_name(os.fsdecode(b"a\xff.jpg"))
+    odd.write_bytes(b"odd pixels")
+    asked: list[httpx.Request] = []
+    problem = {"detail": "no image", "status": 422}
+    client = client_of([httpx.Response(200, json={"detections": [1, 2]}), httpx.Response(422, json=problem)], asked)
+    assert client.detect([image, odd]) == [1, 2]
+    assert b"odd pixels" in asked[0].content
+    assert client.detect([odd]) == [{"name": r"a\udcff.jpg", "problem": problem}]
+
+
+@pytest.mark.parametrize("key", ["fxray\u2013a", "ключ", "fxray_a\n"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_repeated(key):
+    with pytest.raises(ConfigError, match="characters") as raised:
+        Client("http://service", key=key)
+    assert key not in str(raised.value)
 
 
 def test_results_that_are_a_page_are_an_error():

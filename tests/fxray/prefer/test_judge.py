@@ -172,6 +172,13 @@ def test_an_address_that_is_none_or_silent_is_one_error(study, server, monkeypat
         ask(study, server, url="http://127.0.0.1:9/v1")
 
 
+def test_a_key_that_no_header_can_hold_is_one_error_that_names_its_variable(study, server):
+    with pytest.raises(ConfigError, match=r"^FXRAY_JUDGE_KEY: holds other characters") as raised:
+        ask(study, server, key="ключ")
+    assert "ключ" not in str(raised.value)
+    assert server.asked == []
+
+
 @pytest.mark.parametrize(
     "answer", ["", "left.", "**left**", "left right", "A", "neither", '{"choice": "left"}', "leftt"]
 )
