@@ -21,9 +21,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from fxray.data.images import decoding
 from fxray.detect.finding import percent
 from fxray.detect.provenance import words_of
 from fxray.draw import PALETTE, plain_text
+from fxray.errors import DataError
 from fxray.files import write_atomically
 from fxray.geometry import clip
 from fxray.schema import Box
@@ -105,7 +107,8 @@ def write_page(
     Args:
         path: The HTML file.
         records: Findings, in the order in which they are shown.
-        thumbnail: The JPEG of an image by its SHA-256; empty where there is none.
+        thumbnail: Reads the JPEG of an image by its SHA-256; empty where there is none. It is asked twice for each:
+            all together may need more memory than there is.
         settings: What answered, and how it was asked.
 
     Returns:
@@ -115,7 +118,7 @@ def write_page(
         ResourceError: The disk is full or not writable.
     """
     shown = [record["sha256"] for record in records if record["sha256"]]  # copies are shown as often as they are there
-    pictures = _bounded({sha256: thumbnail(sha256) for sha256 in shown}, Counter(shown))
+    pictures = _bounded(thumbnail, Counter(shown))
     names = _short_names([record["file"] for record in records])
     cards = [
         _card(record, name, pictures.get(record["sha256"], b"")) for record, name in zip(records, names, strict=True)
@@ -187,27 +190,30 @@ def _short_names(files: Sequence[str]) -> list[str]:
     return [plain_text(os.path.relpath(path, common or "."), 300) for path in paths]
 
 
-def _bounded(pictures: dict[str, bytes], times: Mapping[str, int]) -> dict[str, bytes]:
+def _bounded(thumbnail: Callable[[str], bytes], times: Mapping[str, int]) -> dict[str, bytes]:
     """Thumbnails that together, each as often as it is shown, are not too large to be opened in a browser."""
-    total = sum(times[name] * len(encoded) for name, encoded in pictures.items())
+    total = sum(num * len(thumbnail(name)) for name, num in times.items())
     if total <= MAX_THUMBNAILS_BYTES:
-        return pictures
+        return {name: thumbnail(name) for name in times}
     scale = math.sqrt(0.8 * MAX_THUMBNAILS_BYTES / total)
     kept, left = {}, MAX_THUMBNAILS_BYTES
-    for name, encoded in pictures.items():
-        small = _reduced(encoded, scale) if encoded else b""
-        num_bytes = times[name] * len(small)
-        kept[name] = small if num_bytes <= left else b""  # some ten thousand images are too many, however small
-        left -= times[name] * len(kept[name])
+    for name, num in times.items():
+        small = _reduced(thumbnail(name), scale)
+        kept[name] = small if num * len(small) <= left else b""  # some ten thousand are too many, however small
+        left -= num * len(kept[name])
     return kept
 
 
 def _reduced(encoded: bytes, scale: float) -> bytes:
-    with Image.open(io.BytesIO(encoded)) as image:
-        side = max(_SMALLEST_PX, round(scale * max(image.size)))
-        image.draft("RGB", (side, side))
-        small = image.convert("RGB")
-        small.thumbnail((side, side))
+    """The thumbnail, smaller; nothing where it is damaged, as after a power cut."""
+    try:
+        with decoding(encoded, ""), Image.open(io.BytesIO(encoded)) as image:
+            side = max(_SMALLEST_PX, round(scale * max(image.size)))
+            image.draft("RGB", (side, side))
+            small = image.convert("RGB")
+            small.thumbnail((side, side))
+    except DataError:
+        return b""
     smaller = io.BytesIO()
     small.save(smaller, "JPEG", quality=70)
     return min(encoded, smaller.getvalue(), key=len)

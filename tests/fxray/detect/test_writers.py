@@ -178,3 +178,37 @@ def test_thumbnails_together_stay_small(tmp_path: Path, monkeypatch: pytest.Monk
     assert 20_000 < total < 100_000
     assert MAX_THUMBNAILS_BYTES == 24 * 2**20
     assert f"20 thumbnails, {total / 1024:.0f} KiB" in (tmp_path / "report.html").read_text()
+
+
+class Counted(bytes):
+    """Bytes that know how many of them there are at once."""
+
+    alive = most = 0
+
+    def __init__(self, _: bytes) -> None:
+        Counted.alive += len(self)
+        Counted.most = max(Counted.most, Counted.alive)
+
+    def __del__(self) -> None:
+        Counted.alive -= len(self)
+
+
+def test_thumbnails_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = io.BytesIO()
+    Image.effect_noise((240, 240), 80).convert("RGB").save(noise, "JPEG", quality=60)
+    monkeypatch.setattr("fxray.detect.page.MAX_THUMBNAILS_BYTES", 30_000)
+    many = [record(f"{k}.png", str(k).encode()) for k in range(20)]
+    write_page(tmp_path / "report.html", many, lambda _: Counted(noise.getvalue()), {})
+    assert Counted.most <= 2 * len(noise.getvalue())
+
+
+@pytest.mark.parametrize("damage", [lambda jpeg: jpeg[:900], lambda jpeg: bytes(len(jpeg))])
+def test_a_damaged_thumbnail_is_no_picture_and_the_others_are_shown(damage, tmp_path, monkeypatch) -> None:
+    noise = io.BytesIO()
+    Image.effect_noise((240, 240), 80).convert("RGB").save(noise, "JPEG", quality=60)
+    monkeypatch.setattr("fxray.detect.page.MAX_THUMBNAILS_BYTES", 30_000)
+    many = [record(f"{k}.png", str(k).encode()) for k in range(4)]
+    good, bad = noise.getvalue(), damage(noise.getvalue())
+    write_page(tmp_path / "report.html", many, lambda sha256: bad if sha256 == many[1]["sha256"] else good, {})
+    page = (tmp_path / "report.html").read_text()
+    assert (page.count("<image"), page.count("no picture")) == (3, 1)
