@@ -23,10 +23,17 @@ class Marking:
 
 
 def marking_of(verdict: Verdict | None, regions: Iterable[Region], width_px: int, height_px: int) -> Marking:
-    """A marking with boxes cut off at the image, and rounded: decimals could betray who drew them."""
+    """A marking with boxes cut off at the image, and rounded: decimals could betray who drew them.
+
+    Half a character, as answers that were cut at a number of tokens end in, becomes a question mark.
+    """
     inside = ((clip(region.box, width_px, height_px), region.caption) for region in regions)
     rounded = ((Box(*(round(value, 1) for value in box)), caption) for box, caption in inside if box is not None)
-    return Marking(verdict, tuple(Region(box, " ".join(caption.split())) for box, caption in rounded))
+    return Marking(verdict, tuple(Region(box, _line(caption)) for box, caption in rounded))
+
+
+def _line(caption: str) -> str:
+    return " ".join(caption.encode("utf-8", "replace").decode().split())
 
 
 def to_wire(marking: Marking) -> dict[str, Any]:

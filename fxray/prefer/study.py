@@ -117,7 +117,8 @@ def _facts(path: Path, dataset: Dataset, sources: Sequence[Source], plan: Plan) 
         source.name: file_sha256(source.file) if source.file and source.file.is_file() else None for source in sources
     }
     return {
-        "name": path.stem, "made_at": now(), "fxray": __version__, "seed": plan.seed,
+        "name": path.stem.encode("utf-8", "backslashreplace").decode(),
+        "made_at": now(), "fxray": __version__, "seed": plan.seed,
         "data": dataset.path.name, "data_sha256": file_sha256(dataset.path),
         "sources": [{"name": name, "sha256": found} for name, found in sums.items()],
         "is_synthetic": has_planted_defects(sample.generator for sample in dataset.samples),

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import sqlite3
 from collections import Counter
 from dataclasses import replace
@@ -81,6 +82,25 @@ def test_large_images_are_reduced_with_their_boxes_and_lose_their_metadata(tmp_p
     assert Image.open(io.BytesIO(jpeg)).size == (WIDTH_PX // 2, HEIGHT_PX // 2)
     assert b"a generator" not in jpeg
     assert boxes == [[5, 4, 17, 15], [7, 4, 19, 15]]
+
+
+def test_a_name_and_captions_that_are_no_unicode_make_a_study(files, tmp_path):
+    study = tmp_path / os.fsdecode(b"s\xff.db")
+    rows = [
+        {
+            "sample_id": f"image/{k}",
+            "verdict": "generated",
+            "regions": [{"box": [1, 2, 30, 40], "caption": "hand \ud83d"}],
+        }
+        for k in range(NUM_IMAGES)
+    ]
+    (tmp_path / "cut.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = [Source("Humans", None), Source("cut", tmp_path / "cut.jsonl")]
+    create(study, files, sources)
+    with open_study(study) as store:
+        found = store.read("SELECT regions FROM annotation WHERE source_id = 1")
+        assert [json.loads(row["regions"])[0]["caption"] for row in found] == ["hand ?"] * NUM_IMAGES
+        assert store.facts["name"] == r"s\udcff"
 
 
 @pytest.mark.parametrize(
