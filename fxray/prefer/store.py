@@ -100,7 +100,8 @@ def new_study(path: Path, facts: dict[str, Any]) -> Iterator[sqlite3.Connection]
                 remedy="choose another name, or remove this file too",
             )
     with atomic_path(path) as aside:
-        connection = sqlite3.connect(aside, isolation_level=None)
+        with _told(path):
+            connection = sqlite3.connect(aside, isolation_level=None)
         try:
             with _told(path):
                 connection.executescript(
@@ -118,11 +119,12 @@ def open_study(path: Path) -> Store:
 
     Raises:
         DataError: It is missing, no study file, or one of another version.
-        ResourceError: It cannot be written.
+        ResourceError: It cannot be opened or written.
     """
     if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises where a folder may not be entered
         raise DataError("no such study file", where=str(path), remedy="make it with `fxray prefer create`")
-    connection = sqlite3.connect(path, timeout=LOCK_DEADLINE_S, isolation_level=None, check_same_thread=False)
+    with _told(path):
+        connection = sqlite3.connect(path, timeout=LOCK_DEADLINE_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     try:
         with _told(path):
@@ -171,7 +173,9 @@ def _error_of(path: Path, error: sqlite3.DatabaseError) -> FxrayError:
         )
     if code == sqlite3.SQLITE_NOTADB:
         return _no_study(path)
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return ResourceError(f"cannot be opened: {error}", where=str(path), remedy="see who may read and write there")
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
         return ResourceError(
             f"cannot be written: {error}", where=str(path), remedy="free some space, or see who may write there"
         )

@@ -10,7 +10,7 @@ from PIL import Image
 from study_files import HEIGHT_PX, NUM_IMAGES, PLAN, WIDTH_PX, encoded, sample, write_source
 
 from fxray.data.dataset import Row, write_dataset
-from fxray.errors import DataError
+from fxray.errors import DataError, ResourceError
 from fxray.geometry import union_iou
 from fxray.prefer.checks import spoil
 from fxray.prefer.marking import read_marking
@@ -150,6 +150,16 @@ def test_a_file_that_is_no_study_of_this_version_is_one_error(study, files, tmp_
     newer.close()
     with pytest.raises(DataError, match="a study of version 2, this fxray reads version 1"):
         open_study(study)
+
+
+def test_a_file_that_sqlite_may_not_open_is_one_error(study, files, sources, tmp_path, monkeypatch):
+    connect = sqlite3.connect
+    # Root may open every file, but nobody one below what is no folder.
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(tmp_path / "study.db" / "below", **options))
+    with pytest.raises(ResourceError, match="cannot be opened: unable to open database file"):
+        open_study(study)
+    with pytest.raises(ResourceError, match="cannot be opened: unable to open database file"):
+        create(tmp_path / "new.db", files, sources)
 
 
 def test_a_study_that_is_there_is_never_replaced(study, files, sources):
