@@ -3,7 +3,9 @@
 import io
 import json
 import random
+import re
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from fxray.data.images import open_image
 from fxray.detect.credentials import Credentials, CredentialState, read_credentials
-from fxray.detect.provenance import NOTHING, Provenance, impersonal, read_provenance, words_of
+from fxray.detect.metadata import MAX_FIELD_CHARACTERS
+from fxray.detect.provenance import NOTHING, Provenance, _generators, impersonal, read_provenance, words_of
 from fxray.errors import DataError
 
 IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype"
@@ -84,6 +87,14 @@ def text_of(found: Provenance) -> str:
 )  # fmt: skip
 def test_generators_are_known_by_what_they_write(encoded: bytes, by: str, says: str, place: str) -> None:
     assert (by, says, place) in [(mark.by, mark.says, mark.place) for mark in read(encoded).marks]
+
+
+@pytest.mark.parametrize("known", [known for known in _generators() if known["match"]], ids=lambda known: known["by"])
+def test_a_field_full_of_a_generators_words_takes_little_time(known: dict) -> None:
+    for words in filter(None, re.split(r"\\[bds][*+]?|\.[*?]|[\\^?+()|]", known["match"].pattern)):
+        begin_s = time.thread_time()
+        known["match"].search((words * MAX_FIELD_CHARACTERS)[:MAX_FIELD_CHARACTERS])
+        assert time.thread_time() - begin_s < 0.5
 
 
 @pytest.mark.parametrize(
