@@ -103,8 +103,10 @@ def relative_path(target: Path, folder: Path) -> str:
     """The way from a folder to a file as the kernel goes it, whatever links lead to either.
 
     A link that is the file itself stays: its name is the one that the user knows. A loop of links is no way at all, and
-    stays as it is.
+    stays as it is, as does a name that no file can have.
     """
+    if "\0" in str(target):
+        return str(target)
     return os.path.relpath(f"{os.path.realpath(target.parent)}/{target.name}", os.path.realpath(folder))
 
 

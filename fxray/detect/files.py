@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -19,8 +19,8 @@ def files_of(paths: Sequence[str], stdin: TextIO | None = None, leave_out: Path 
     """The files that are examined, each once, in the order in which they were named.
 
     Args:
-        paths: Each a file, a folder, a glob, a manifest (CSV, JSON lines, Parquet), or "-": a path per line of `stdin`.
-            What is none of these stands for itself, so that whoever reads it says what is wrong.
+        paths: Each a file, a folder, a glob, a manifest (CSV, JSON lines, Parquet), or "-": paths in `stdin`, which
+            lines or NULs divide. What is none of these stands for itself, so that whoever reads it says what is wrong.
         stdin: Where "-" reads from.
         leave_out: The folder that results go to: neither it nor what a folder or a glob finds in it. A file in it that
             is named outright is examined.
@@ -31,11 +31,16 @@ def files_of(paths: Sequence[str], stdin: TextIO | None = None, leave_out: Path 
     skipped = os.path.realpath(leave_out) if leave_out else ""
     found: dict[str, None] = {}
     for path in paths:
-        lines = (line.rstrip("\r\n") for line in stdin or ()) if path == STDIN else [path]
-        for line in filter(None, lines):
+        for line in _lines(stdin or ()) if path == STDIN else [path]:
             for each in _matching(line, skipped):
                 found.update(dict.fromkeys(_files_at(each, skipped)))
     return list(found)
+
+
+def _lines(stdin: Iterable[str]) -> Iterator[str]:
+    """The paths that another program writes, such as `find -print0`."""
+    for line in stdin:
+        yield from filter(None, line.rstrip("\r\n").split("\0"))
 
 
 def is_any_there(files: Sequence[str]) -> bool:

@@ -113,6 +113,7 @@ def test_a_relative_path_is_the_way_the_kernel_goes(tmp_path: Path) -> None:
     assert (tmp_path / "link" / relative_path(tmp_path / "alias", tmp_path / "link")).read_text() == "here"
     (tmp_path / "loop").symlink_to("loop")
     assert relative_path(tmp_path / "loop" / "a", tmp_path) == "loop/a"
+    assert relative_path(tmp_path / "no\0name" / "a", tmp_path) == str(tmp_path / "no\0name" / "a")
 
 
 FULL = """

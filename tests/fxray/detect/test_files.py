@@ -58,6 +58,7 @@ def test_each_file_counts_once_in_the_order_given(tree: Path) -> None:
     paths = [str(tree / "b/1.png"), str(tree / "a/2.jpg"), str(tree / "b")]
     assert names(files_of(paths), tree) == ["b/1.png", "a/2.jpg"]
     assert files_of(["-", "z.png"], io.StringIO("x y.png\r\n\nz.png\n")) == ["x y.png", "z.png"]
+    assert files_of(["-"], io.StringIO("x\ny.png\0a/b.png\0")) == ["x", "y.png", "a/b.png"]
 
 
 def test_loops_of_links_end_and_broken_links_are_told(tree: Path) -> None:
