@@ -64,7 +64,9 @@ def told(found: Iterable[tuple[Record, bytes]], num_files: int, on_event: OnEven
         elif now - told_s >= _TELL_S or done == num_files:
             recent.append((now, done))
             (first_s, first), told_s = recent[0], now
-            facts = {"images_per_s": (done - first) / max(now - first_s, 1e-3), "num_failed": num_failed}
+            facts: dict[str, float] = {"num_failed": num_failed}
+            if now - first_s >= _TELL_S:  # what the engine gives at once has no speed
+                facts["images_per_s"] = (done - first) / (now - first_s)
             on_event(Step("detect", done, num_files, facts))
     on_event(PhaseDone("detect", time.monotonic() - start_s, f"{done} images"))
 
