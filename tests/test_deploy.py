@@ -35,6 +35,8 @@ KNOWN = {
     "workerGroupSpecs": REQUIRED["workerGroupSpecs"] | {"replicas", "numOfHosts", "scaleStrategy"},
 }
 
+HEADS = {"RayCluster", "RayService"}
+
 
 def documents(name: str) -> dict[str, dict]:
     return {document["kind"]: document for document in yaml.safe_load_all((DEPLOY / name).read_text())}
@@ -86,6 +88,19 @@ def test_kuberay_objects_have_the_fields_that_they_need():
         pod = group["template"]["spec"]
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_service_and_the_training_cluster_have_names_of_their_own_and_so_services_of_their_own():
+    """KubeRay calls the service of a head `NAME-head-svc`, a RayCluster's and a RayService's alike."""
+    objects = [document for path in DEPLOY.glob("*.yaml") for document in yaml.safe_load_all(path.read_text())]
+    names = {each["kind"]: each["metadata"]["name"] for each in objects if each.get("kind") in HEADS}
+    assert set(names) == HEADS
+    assert len(set(names.values())) == len(HEADS)
+    for kind, file, service in (
+        ("RayCluster", "raycluster.yaml", "head-svc"),
+        ("RayService", "rayservice.yaml", "serve-svc"),
+    ):
+        assert f"port-forward service/{names[kind]}-{service} " in (DEPLOY / file).read_text()
 
 
 def test_rays_autoscaler_reads_a_pool_of_rollout_nodes_that_starts_at_none():
