@@ -103,6 +103,31 @@ def test_the_service_and_the_training_cluster_have_names_of_their_own_and_so_ser
         assert f"port-forward service/{names[kind]}-{service} " in (DEPLOY / file).read_text()
 
 
+def pods() -> list[dict]:
+    """The pods of every group of nodes, training's and the service's."""
+    service = documents("rayservice.yaml")["RayService"]["spec"]["rayClusterConfig"]
+    clusters = (documents("raycluster.yaml")["RayCluster"]["spec"], service)
+    groups = [group for each in clusters for group in (each["headGroupSpec"], *each["workerGroupSpecs"])]
+    return [group["template"]["spec"] for group in groups]
+
+
+@pytest.mark.parametrize("pod", pods())
+def test_rays_object_store_lies_in_the_shared_memory_of_every_pod(pod, monkeypatch, tmp_path):
+    from ray._private.services import determine_plasma_store_config
+    from ray._private.utils import resolve_object_store_memory
+
+    (container,) = pod["containers"]
+    (volume,) = [volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "shm"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    memory, shared = (
+        int(text.removesuffix("Gi")) << 30 for text in (container["resources"]["limits"]["memory"], volume["sizeLimit"])
+    )
+    monkeypatch.setattr("ray._private.utils.get_shared_memory_bytes", lambda: min(memory, shared))
+    monkeypatch.setattr("ray._common.utils.get_system_memory", lambda: memory)
+    store = determine_plasma_store_config(resolve_object_store_memory(memory), str(tmp_path))
+    assert (store[0], store[2]) == ("/dev/shm", int(memory * 0.3))
+
+
 def test_rays_autoscaler_reads_a_pool_of_rollout_nodes_that_starts_at_none():
     types = autoscaling_config()["available_node_types"]
     assert (types["rollout"]["min_workers"], types["rollout"]["max_workers"]) == (0, 8)
