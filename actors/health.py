@@ -52,6 +52,10 @@ class Health:
                     return name
         return ""
 
+    def forget(self) -> None:
+        """Leaves open questions: what actors owe from a time in which they could not answer is no silence."""
+        self._questions.clear()
+
     def find_dead(self) -> str:
         """Name of an actor whose process is gone or silent; empty where all answer within a few seconds."""
         asked = {name: actor.is_alive.remote() for name, actor in self._actors.items()}

@@ -9,35 +9,32 @@ another one.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.failures import LOSSES, forget_frames
+from actors.failures import forget_frames
 from actors.health import Health
 from actors.placement import node_share
+from actors.rank_calls import await_ranks, own_faults
 from fxray import spans
-from fxray.errors import CheckpointError, DeadlineError, FxrayError, LearnerLostError
+from fxray.errors import CheckpointError, DeadlineError, LearnerLostError
 from fxray.files import read_folder, write_atomically
 from fxray.grpo.packing import packed_length, plan_micro_batches
 from fxray.grpo.types import PolicyBlob, ProbeGap, RolloutGroup, TrainingGroup, UpdateSettings, WeightsBlob
-from fxray.spans import Span
-from fxray.waiting import waiting_for
 
 POLICY_FOLDER, TRAINED_FOLDER, REFERENCE_FOLDER = "adapter", "policy", "reference"
 OPTIMIZER_FILE = "optimizer.safetensors"
 PARTS = (POLICY_FOLDER, TRAINED_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE)
 """The learner's part of a checkpoint, and where each lies in it. `adapter` is for use: the policy, or with
 `grpo.ema_decay` the average of the policies, and then `policy` is the one that is trained."""
-LOOK_EVERY_S = 1.0
 
 MEANS = {"kl": "kl", "clip_frac": "clipped", "importance": "importance", "entropy": "surprisal"}
 """Metrics that are means over tokens, and the sums they come from. The entropy is estimated by the mean surprisal."""
@@ -182,7 +179,7 @@ class LearnerGroup:
         """
         end = time.monotonic() + self._start_deadline_s
         room = f"room for {self._num_ranks} learner ranks of {self._bundle}"
-        _await([self._placement.ready()], self._start_deadline_s, room, "place")
+        await_ranks([self._placement.ready()], self._start_deadline_s, room, "place")
         self._answers(
             [rank.is_alive.remote() for rank in self._ranks], end, "the learner's ranks to come up", "come up"
         )
@@ -193,8 +190,8 @@ class LearnerGroup:
             where = [self._ranks[0].call.remote("open_meeting")]
             ((address, port),) = self._answers(where, end, "learner rank 0 to open a meeting", "meet")
         ready = [rank.call.remote("start", address, port, self._deadline_s) for rank in self._ranks]
-        with _own_faults("the learner's ranks to load the model"):
-            self._answers(ready, end, "the learner's ranks to load the model", "start")
+        with own_faults("the learner's ranks to load the model"):
+            self._answers(ready, end, "the learner's ranks to load the model", "start", moves_files=True)
 
     def update(self, groups: Sequence[TrainingGroup], settings: UpdateSettings) -> dict[str, float]:
         """Applies `settings.num_updates` optimizer steps; returns metrics by name.
@@ -240,7 +237,7 @@ class LearnerGroup:
         if folder is None:
             self._all("set_reference")
         else:
-            self._all("restore", REFERENCE_FOLDER, ray.put(read_folder(folder)), str(folder))
+            self._all("restore", REFERENCE_FOLDER, ray.put(read_folder(folder)), str(folder), moves_files=True)
 
     def reset_optimizer(self) -> None:
         """Forgets the optimizer's moments, as at the start of a stage."""
@@ -255,7 +252,7 @@ class LearnerGroup:
             ResourceError: The disk is full or not writable.
         """
         for part in PARTS:
-            for name, content in self._all("state", part)[0].items():
+            for name, content in self._all("state", part, moves_files=True)[0].items():
                 write_atomically(path / name, content)
 
     def load(self, path: Path) -> None:
@@ -272,7 +269,7 @@ class LearnerGroup:
                 files = {part: (path / part).read_bytes()} if is_file else read_folder(path / part)
             except OSError as error:
                 raise CheckpointError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
-            self._all("restore", part, ray.put(files), str(path / part))
+            self._all("restore", part, ray.put(files), str(path / part), moves_files=True)
 
     def close(self) -> None:
         """Ends the ranks and gives their place back."""
@@ -282,47 +279,46 @@ class LearnerGroup:
         self._ranks = []
         remove_placement_group(self._placement)
 
-    def _all(self, method: str, *args: object) -> list[Any]:
-        return self._in_time([rank.call.remote(method, *args) for rank in self._ranks], f"the learner's {method}")
+    def _all(self, method: str, *args: object, moves_files: bool = False) -> list[Any]:
+        calls = [rank.call.remote(method, *args) for rank in self._ranks]
+        return self._in_time(calls, f"the learner's {method}", moves_files=moves_files)
 
-    def _in_time(self, calls: Sequence[Any], what: str, name: str = "") -> list[Any]:
+    def _in_time(self, calls: Sequence[Any], what: str, name: str = "", *, moves_files: bool = False) -> list[Any]:
         """Results of calls to all ranks.
 
         Raises:
             LearnerLostError: A rank died, hangs, failed by a fault of its own, or does not answer in time.
         """
         try:
-            with _own_faults(what):
-                return self._answers(calls, time.monotonic() + self._deadline_s, what, name)
+            with own_faults(what):
+                return self._answers(calls, time.monotonic() + self._deadline_s, what, name, moves_files=moves_files)
         except DeadlineError as error:
             raise LearnerLostError(error.message, where=error.where, remedy=error.remedy) from error
 
-    def _answers(self, calls: Sequence[Any], end_s: float, what: str, name: str = "") -> list[Any]:
+    def _answers(
+        self, calls: Sequence[Any], end_s: float, what: str, name: str = "", *, moves_files: bool = False
+    ) -> list[Any]:
+        """Results of calls to all ranks until a time.
+
+        Files of a whole model are packed and read in one go, minutes in which no other thread of a rank gets a turn:
+        while they move, its silence says nothing.
+        """
+        may_be_silent = moves_files and self._spec.lora_rank == 0
         try:
-            return _await(calls, end_s - time.monotonic(), what, name, self._health)
+            return await_ranks(calls, end_s - time.monotonic(), what, name, None if may_be_silent else self._health)
         except RayTaskError as error:  # of a rank whose exchange with another one broke, or of a fault of its own
             if lost := self._health.find_dead():
                 forget_frames(error)
                 raise LearnerLostError(f"{lost} died: {error.cause}", where=f"waiting for {what}") from error
             raise
+        finally:
+            if may_be_silent:
+                self._health.forget()
 
     def _share(self, groups: Sequence[TrainingGroup]) -> list[list[RankPass]]:
         lengths = [_packed_length(group) for group in groups]
         plan = plan_micro_batches(lengths, num_ranks=self._num_ranks, max_tokens=self._spec.max_tokens_per_micro_batch)
         return [[RankPass(tuple(groups[i] for i in each.groups), each.is_filler) for each in passes] for passes in plan]
-
-
-@contextmanager
-def _own_faults(what: str) -> Iterator[None]:
-    """Has a rank that raises what is no refusal started again: one that cannot use its GPU any more, for one."""
-    try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error.cause, FxrayError):
-            raise
-        forget_frames(error)
-        reason = f"{type(error.cause).__name__}: {str(error.cause).strip()[:300]}"
-        raise LearnerLostError(f"a rank failed: {reason}", where=f"waiting for {what}") from error
 
 
 def _join(of_ranks: Sequence[dict[str, float]], num_updates: int) -> dict[str, float]:
@@ -337,63 +333,3 @@ def _join(of_ranks: Sequence[dict[str, float]], num_updates: int) -> dict[str, f
         **{name: total[source] / total["tokens"] for name, source in MEANS.items()},
         **{name.replace("seconds/", "seconds/update/"): value for name, value in slowest.items()},
     }
-
-
-def _record_phases(span: Span, result: object) -> None:
-    """Draws the phases of an update inside its span, one after another with their summed lengths: they alternate."""
-    sums = result if isinstance(result, dict) else {}
-    since_s, end_s = span.start_s, span.end_s or span.start_s
-    for name, seconds in sums.items():
-        if name.startswith("seconds/"):
-            until_s = min(since_s + seconds, end_s)
-            spans.record(span.track, name.removeprefix("seconds/"), since_s, until_s, is_part=True)
-            since_s = until_s
-
-
-def _await(
-    calls: Sequence[Any], deadline_s: float, what: str, name: str = "", health: Health | None = None
-) -> list[Any]:
-    """Results of calls, one per rank, in their order; the first failure ends the wait.
-
-    Raises:
-        DeadlineError: They are not all there in time.
-        LearnerLostError: An actor died, or does not say that it lives.
-    """
-    end = time.monotonic() + deadline_s
-    pending = list(calls)
-    name = name or what.removeprefix("the learner's ")
-    begun = {call: spans.begin(f"learner-{rank}", name, f"{what} (rank {rank})") for rank, call in enumerate(calls)}
-    try:
-        while pending:
-            left_s = end - time.monotonic()
-            with waiting_for(begun[call] for call in pending):
-                ready, pending = ray.wait(pending, timeout=max(0.0, min(left_s, LOOK_EVERY_S)))
-            for call in ready:
-                begun[call].end()
-                _record_phases(begun[call], ray.get(call))
-            if ready:
-                continue
-            if health is not None and (hung := health.find_hung()):
-                raise LearnerLostError(
-                    f"{hung} has not said for {health.deadline_s:g} s that it lives (learner.hang_deadline_s)",
-                    where=f"waiting for {what}",
-                )
-            if left_s <= 0:
-                raise DeadlineError(
-                    f"no answer within {deadline_s:.0f} s",
-                    where=f"waiting for {what}",
-                    remedy="look at the Ray logs, or raise the learner's deadline in the configuration",
-                )
-        return ray.get(list(calls), timeout=max(1.0, end - time.monotonic()))
-    except RayTaskError as error:
-        if isinstance(error.cause, FxrayError):
-            raise error.cause from None
-        raise
-    except LOSSES as error:
-        forget_frames(error)
-        raise LearnerLostError(f"a learner rank died: {error}", where=f"waiting for {what}") from error
-    except GetTimeoutError as error:
-        raise DeadlineError(f"no answer within {deadline_s:.0f} s", where=f"waiting for {what}") from error
-    finally:
-        for span in begun.values():
-            span.end(failed="no answer")

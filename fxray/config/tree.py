@@ -239,7 +239,8 @@ class LearnerConfig(Section):
     step_deadline_s: Positive = 1800
     """For any other call, and for a step of SFT."""
     hang_deadline_s: Positive = 60
-    """For a rank to say that it lives, in a thread beside its work; else it is ended, and all ranks start again."""
+    """For a rank to say that it lives, in a thread beside its work; else it is ended, and all ranks start again.
+    Not while files of a whole model move (`model.lora: null`), in which no thread of a rank gets a turn."""
 
 
 class FailuresConfig(Section):

@@ -3,12 +3,11 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, ObjectLostError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 
-from actors import learner
 from actors.failures import FailureBudget
 from actors.health import Health
-from fxray.errors import LearnerLostError, WorkerDiedError
+from fxray.errors import WorkerDiedError
 
 DEATHS = (ActorDiedError(), OutOfMemoryError("killed by the memory monitor"))
 
@@ -64,13 +63,3 @@ def test_whoever_is_asked_for_a_sign_of_life_is_found_dead(monkeypatch: pytest.M
     actor = SimpleNamespace(is_alive=SimpleNamespace(remote=lambda: "answer"))
     monkeypatch.setattr(ray, "get", raising(death))
     assert Health({"learner rank 1": actor}, deadline_s=10).find_dead() == "learner rank 1"
-
-
-@pytest.mark.parametrize("loss", [*DEATHS, ObjectLostError("0" * 56, None, "")])
-def test_a_rank_that_is_gone_in_whatever_way_is_a_lost_learner(
-    monkeypatch: pytest.MonkeyPatch, loss: Exception
-) -> None:
-    monkeypatch.setattr(ray, "wait", lambda pending, **_: (pending, []))
-    monkeypatch.setattr(ray, "get", raising(loss))
-    with pytest.raises(LearnerLostError, match="a learner rank died"):
-        learner._await(["answer"], 10, "the learner's update")

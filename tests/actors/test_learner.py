@@ -13,8 +13,7 @@ import ray
 from peft import PeftModel
 from ray.exceptions import RayTaskError
 
-from actors.learner import LearnerGroup, _await, _join, _record_phases, learnable_answers
-from fxray import spans
+from actors.learner import LearnerGroup, _join, learnable_answers
 from fxray.errors import CheckpointError, DeadlineError, LearnerLostError, ModelError
 from fxray.model.adapter import adapter_tensors
 from fxray.model.load import load_model
@@ -60,20 +59,6 @@ def test_metrics_are_joined_over_ranks_and_updates():
     }
 
 
-def test_phases_of_an_update_are_drawn_inside_its_span():
-    heard = []
-    span = spans.Span("learner-1", "update", "", 100.0, 102.0)
-    with spans.listening(heard.append):
-        _record_phases(span, {"seconds/forward": 0.5, "loss": 9.0, "seconds/backward": 1.0, "seconds/step": 7.0})
-        _record_phases(span, b"an adapter")
-    drawn = [(each.track, each.name, each.start_s, each.end_s, each.is_part) for each in heard]
-    assert drawn == [
-        ("learner-1", "forward", 100.0, 100.5, True),
-        ("learner-1", "backward", 100.5, 101.5, True),
-        ("learner-1", "step", 101.5, 102.0, True),
-    ]
-
-
 def test_only_valid_answers_with_tokens_are_learnt(random_model_dir):
     assert learnable_answers(make_group(random_model_dir, 0, valid=(True, False, True))) == [0, 2]
 
@@ -83,7 +68,7 @@ def test_a_rank_that_fails_is_lost_and_one_that_refuses_is_heard(monkeypatch, ca
     group = LearnerGroup.__new__(LearnerGroup)
     group._deadline_s = 1.0
 
-    def answers(*asked):
+    def answers(*asked, **how):
         raise RayTaskError("call", "a traceback", cause)
 
     monkeypatch.setattr(group, "_answers", answers)
@@ -243,20 +228,6 @@ def adapter_names(blob):
     from safetensors.torch import load
 
     return set(load(blob))
-
-
-@pytest.mark.ray
-def test_waits_end_at_their_deadline(cluster):
-    @ray.remote(num_cpus=0)
-    def sleep():
-        import time
-
-        time.sleep(30)
-
-    call = sleep.remote()
-    with pytest.raises(DeadlineError, match="waiting for the kettle: no answer within 0 s"):
-        _await([call], 0.2, "the kettle")
-    ray.cancel(call, force=True)
 
 
 @pytest.mark.ray
