@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from fxray.engine.environment import cpu_kernels_load
 from fxray.engine.versions import ACCEPTED
 from fxray.errors import FxrayError
 
@@ -58,7 +59,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Looks at everything, in the order in which one would mend it. Starting Ray takes some seconds."""
-    return [*_python(), *_versions(), *_libraries(), *_devices(), *_memory(), *_threads(), *_ray()]
+    return [*_python(), *_versions(), *_libraries(), *_kernels(), *_devices(), *_memory(), *_threads(), *_ray()]
 
 
 def _python() -> Iterator[Finding]:
@@ -97,6 +98,21 @@ def _libraries() -> Iterator[Finding]:
         else:
             yield _imports(name, remedy=f"uninstall {name}: its build does not fit torch")
     yield _imports("vllm", remedy="see the error; compare the versions above with the tested ones")
+
+
+def _kernels() -> Iterator[Finding]:
+    """Whether vLLM's kernels load; where not, vLLM only warns, and an engine fails for want of an operator."""
+    try:
+        is_well = cpu_kernels_load()
+    except Exception:  # noqa: BLE001 (told by `_libraries`)
+        return
+    if is_well:
+        yield Finding(Level.OK, "vLLM's kernels", "load")
+    elif is_well is not None:
+        remedy = (
+            "they need libnuma.so.1: install the system's package libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora)"
+        )
+        yield Finding(Level.FAIL, "vLLM's kernels", "do not load", remedy)
 
 
 def _imports(name: str, remedy: str) -> Finding:

@@ -188,3 +188,8 @@ def test_the_image_takes_what_the_package_is_built_from():
     left_out = set((DEPLOY / "Dockerfile.dockerignore").read_text().split())
     assert not left_out & {"fxray", "actors", "rewards", "configs", "constraints", "README.md", "LICENSE"}
     assert "--constraint constraints/cpu.txt uv" in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_the_image_brings_the_library_that_vllms_cpu_kernels_load():
+    (packages,) = re.findall(r"apt-get install (.*?) \\\n", (DEPLOY / "Dockerfile").read_text())
+    assert "libnuma1" in packages.split()

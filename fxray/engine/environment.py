@@ -55,3 +55,14 @@ def prepare_environment(*, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def cpu_kernels_load() -> bool | None:
+    """Whether vLLM's own operators for CPUs are there once it has imported them; None on other devices."""
+    import torch
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return None
+    current_platform.import_kernels()
+    return hasattr(torch.ops._C, "rms_norm")

@@ -84,6 +84,28 @@ def test_torchaudio_that_the_hook_hides_is_well(installed, monkeypatch):
     assert set(levels(doctor._libraries()).values()) == {Level.OK}
 
 
+def test_kernels_of_vllm_that_do_not_load_fail_and_their_library_is_named():
+    script = """
+import sys
+class WithoutNuma:
+    def find_spec(name, *_):
+        if name.startswith("vllm._C") and {}:
+            raise ImportError("libnuma.so.1: cannot open shared object file: No such file or directory")
+sys.meta_path.insert(0, WithoutNuma)
+from fxray import doctor
+for found in doctor._kernels():
+    print(found.level, found.remedy)
+"""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script.format(is_absent)], capture_output=True, text=True, timeout=200, check=True
+        ).stdout.splitlines()[-1]
+        for is_absent in (True, False)
+    ]
+    assert said[0].startswith("fail they need libnuma.so.1: install the system's package libnuma1")
+    assert said[1].strip() == "ok"
+
+
 @pytest.mark.parametrize(("free_mib", "level"), [(2000, Level.OK), (200, Level.WARN), (64, Level.FAIL)])
 def test_little_shared_memory_is_told_with_the_way_to_more(monkeypatch, tmp_path, free_mib, level):
     monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
