@@ -2,12 +2,32 @@
 
 from collections import deque
 
-from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    RuntimeEnvSetupError,
+    WorkerCrashedError,
+)
 
 from fxray.errors import WorkerDiedError
 
-DEATHS = (RayActorError, OutOfMemoryError)
-"""What a call raises whose actor is gone. Where Ray's memory monitor ends a process, that is no `RayActorError`."""
+DEATHS = (
+    RayActorError,
+    OutOfMemoryError,
+    RuntimeEnvSetupError,
+    ActorUnschedulableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    OutOfDiskError,
+    WorkerCrashedError,
+)
+"""What a call raises whose actor is gone or never came. Only the first is a `RayActorError`: not where Ray's memory
+monitor ends a process, nor where a node cannot make ready what the job brings (`RuntimeEnvSetupError`)."""
 LOSSES = (*DEATHS, ObjectLostError)
 """The same, and what a call raises whose answer is gone with the node where it lay."""
 

@@ -3,13 +3,18 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RuntimeEnvSetupError
 
 from actors.failures import FailureBudget
 from actors.health import Health
 from fxray.errors import WorkerDiedError
 
-DEATHS = (ActorDiedError(), OutOfMemoryError("killed by the memory monitor"))
+DEATHS = (
+    ActorDiedError(),
+    OutOfMemoryError("killed by the memory monitor"),
+    RuntimeEnvSetupError("Failed to unpack the working directory: No space left on device"),
+    NodeDiedError("its node is gone"),
+)
 
 
 def budget(max_restarts: int) -> FailureBudget:
