@@ -1,5 +1,7 @@
 """How many processes of a role may fail before a run stops: so many in so much time, not for ever."""
 
+import math
+import re
 from collections import deque
 
 from ray.exceptions import (
@@ -31,6 +33,15 @@ monitor ends a process, nor where a node cannot make ready what the job brings (
 LOSSES = (*DEATHS, ObjectLostError)
 """The same, and what a call raises whose answer is gone with the node where it lay."""
 
+FALLS_WITHIN_S = 10.0
+"""What a node does to its processes, it does to all of them within so many seconds."""
+
+
+def dead_node(error: Exception) -> str:
+    """Id of the node whose death ended an actor, where Ray says so; else empty."""
+    found = re.search(r"node has died\. Node Id: (\w+)", str(error))
+    return found[1] if found else ""
+
 
 def forget_frames(error: Exception) -> None:
     """Forgets where an error of Ray's was raised.
@@ -43,6 +54,8 @@ def forget_frames(error: Exception) -> None:
 
 class FailureBudget:
     """Failures that a role may have. A process that leaves because its node is taken away is none.
+
+    Processes that fall with one node are one failure, however many they are.
 
     Args:
         who: The role, in the plural: "rollout workers".
@@ -57,19 +70,26 @@ class FailureBudget:
         self._window_s = window_s
         self._remedy = remedy
         self._recent_s: deque[float] = deque()
+        self._nodes_s: dict[str, float] = {}
         self.num_failures = 0
 
-    def record(self, now_s: float, reason: str) -> None:
+    def record(self, now_s: float, reason: str, *, node: str = "", hired_s: float = -math.inf) -> None:
         """Counts a failure.
 
         Args:
             now_s: Seconds of a clock that only grows.
             reason: Who failed, doing what, and why.
+            node: Id of the node where it ran; empty where nobody knows.
+            hired_s: When it was asked for: who came after a failure on the node fails by itself.
 
         Raises:
             WorkerDiedError: There were more within the window than may be restarted.
         """
         self.num_failures += 1
+        begun_s = self._nodes_s.get(node, -math.inf)
+        if node and hired_s < begun_s and now_s - begun_s < FALLS_WITHIN_S:
+            return
+        self._nodes_s[node] = now_s
         while self._recent_s and now_s - self._recent_s[0] >= self._window_s:
             self._recent_s.popleft()
         self._recent_s.append(now_s)

@@ -22,7 +22,7 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.failures import DEATHS, FailureBudget, forget_frames
+from actors.failures import DEATHS, FailureBudget, dead_node, forget_frames
 from actors.placement import node_share
 from fxray import spans
 from fxray.data.frame import Frame
@@ -235,7 +235,7 @@ class RewardPool:
             is_taken = isinstance(error, RayActorError) and error.preempted
             if not is_taken:
                 self.counters.deaths += 1
-                self._failures.record(time.monotonic(), f"a worker died: {error}")
+                self._failures.record(time.monotonic(), f"a worker died: {error}", node=dead_node(error))
             self._start_worker()
             return None if lease.group is None else (lease.group, NODE_TAKEN if is_taken else WORKER_DIED)
         except RayTaskError as error:

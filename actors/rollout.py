@@ -380,7 +380,7 @@ class RolloutPool:
         self._tell(text)
         self.num_departures += is_taken
         if not is_taken:
-            self._failures.record(time.monotonic(), text)
+            self._failures.record(time.monotonic(), text, node=worker.node, hired_s=worker.hired_s)
         self._fill()
 
     def _let_go(self, worker: Worker, reason: str = "") -> None:

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RuntimeEnvSetupError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError, RuntimeEnvSetupError
 
-from actors.failures import FailureBudget
+from actors.failures import FailureBudget, dead_node
 from actors.health import Health
 from fxray.errors import WorkerDiedError
 
@@ -54,6 +54,29 @@ def test_a_spent_budget_says_who_how_often_why_and_what_to_do() -> None:
         "failures.max_restarts: ranks failed 2 times within 1 minutes, 1 restarts are allowed; the last one: rank 1 "
         "was killed for its memory\n  remedy: use less memory; the run continues from its last checkpoint"
     )
+
+
+def test_processes_that_fall_with_their_node_are_one_failure_and_those_that_come_after_are_not() -> None:
+    present = budget(2)
+    for now_s in (10.0, 10.1, 15.0):
+        present.record(now_s, "an engine died", node="a", hired_s=0.0)
+    present.record(16.0, "its successor died there", node="a", hired_s=11.0)
+    assert present.num_failures == 4
+    for node in ("b", ""):
+        with pytest.raises(WorkerDiedError, match="failed"):
+            present.record(17.0, "one elsewhere died", node=node, hired_s=0.0)
+
+
+def test_failures_whose_node_nobody_knows_are_counted_one_by_one() -> None:
+    present = budget(1)
+    present.record(10.0, "an engine died")
+    with pytest.raises(WorkerDiedError):
+        present.record(10.1, "an engine died")
+
+
+def test_a_dead_node_is_the_one_that_ray_names() -> None:
+    node = RayActorError("f00", "The actor died because its node has died. Node Id: 5eed12. the node was killed")
+    assert (dead_node(node), dead_node(ActorDiedError())) == ("5eed12", "")
 
 
 def raising(error: Exception) -> Any:

@@ -6,6 +6,7 @@ from ray.exceptions import RuntimeEnvSetupError
 from stub_pool import Ray, stub_pool
 
 from actors.errands import Deadlines
+from fxray.errors import WorkerDiedError
 
 LONG = Deadlines(600, 1800, 60)
 
@@ -21,3 +22,18 @@ def test_a_worker_whose_node_cannot_make_the_job_ready_is_lost_while_another_dra
     pool = stub_pool(stub, workers, num_workers=2, deadlines=LONG, max_restarts=1)
     check_groups(pool.generate(prompts(8), TWO), prompts(8))
     assert pool.num_deaths == 1
+
+
+def test_a_node_that_dies_with_more_engines_than_may_be_restarted_is_one_failure(stub: Ray) -> None:
+    dying = {number: {"node": "one", "dies_s": 1.5, "draw_s": 9.0} for number in range(1, 9)}
+    sound = {number: {"node": "other"} for number in range(9, 25)}
+    pool = stub_pool(stub, dying | sound, num_workers=16, deadlines=LONG, max_restarts=1)
+    check_groups(pool.generate(prompts(32), TWO), prompts(32))
+    assert pool.num_deaths == 8
+
+
+def test_engines_that_die_one_after_another_on_one_node_are_counted_each(stub: Ray) -> None:
+    dying = {number: {"node": "one", "draw_s": 9.0, "dies_s": 2.0 * number} for number in range(1, 9)}
+    pool = stub_pool(stub, dying, num_workers=1, deadlines=LONG, max_restarts=3)
+    with pytest.raises(WorkerDiedError, match="failed 4 times"):
+        pool.generate(prompts(4), TWO)
