@@ -208,6 +208,8 @@ def _sharing(config: Config) -> Iterator[Problem]:
             "must be false where engine and learner do not share a GPU",
             "set rollout.sleep to false, or rollout.gpus_per_worker to 0.6 and learner.gpus_per_rank to 0.4",
         )
+    if not is_shared:
+        yield from _halves(config)
     if not is_shared or rollout.num_workers == learner.num_ranks == 1:
         return
     if rollout.num_workers != learner.num_ranks:
@@ -225,6 +227,22 @@ def _sharing(config: Config) -> Iterator[Problem]:
             "may get the same GPU",
             "set rollout.gpus_per_worker to 0.6 and learner.gpus_per_rank to 0.4",
         )
+
+
+def _halves(config: Config) -> Iterator[Problem]:
+    """Engines, or ranks, of which Ray could place two on one GPU, where the other role takes none or whole ones."""
+    rollout, learner = config.rollout, config.learner
+    for field, part, what, number in (
+        ("rollout.gpus_per_worker", rollout.gpus_per_worker, "engines", rollout.num_workers),
+        ("learner.gpus_per_rank", learner.gpus_per_rank, "ranks", learner.num_ranks),
+    ):
+        if number > 1 and 0 < part <= 0.5:
+            yield Problem(
+                field,
+                str(part),
+                f"must be above 0.5, or two of the {number} {what} may get the same GPU",
+                f"set {field} to 1",
+            )
 
 
 def _numerics(config: Config) -> Iterator[Problem]:
