@@ -9,7 +9,7 @@ from fxray.capacity.memory import cache_bytes_per_token, grpo_pass, sft_pass
 from fxray.capacity.weights import count_weights
 from fxray.config.limits import BYTES_PER_NUMBER
 from fxray.config.model_shape import ModelShape
-from fxray.config.schedule import load_stages
+from fxray.config.schedule import load_stages, num_sft_steps
 from fxray.config.tree import Config
 
 
@@ -116,7 +116,9 @@ def plan_duration(
             for stage in load_stages(config.grpo.schedule)
         ),
         sft_step_s=_passes(config) * forward_flops(shape, sft_step) / speed / config.sft.num_workers,
-        num_sft_steps=config.sft.max_steps or math.ceil(config.sft.epochs * num_samples / config.sft.batch_size),
+        num_sft_steps=num_sft_steps(
+            num_samples, epochs=config.sft.epochs, batch_size=config.sft.batch_size, max_steps=config.sft.max_steps
+        ),
     )
 
 

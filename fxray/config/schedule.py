@@ -74,6 +74,12 @@ class Stage(Section):
         return steps_per_stage or self.steps or max(1, of_epochs)
 
 
+def num_sft_steps(num_samples: int, *, epochs: float, batch_size: int, max_steps: int) -> int:
+    """Updates of SFT on a training split of so many samples: those of the epochs, at least one, at most `max_steps`."""
+    of_epochs = max(1, math.ceil(epochs * num_samples / batch_size))
+    return min(of_epochs, max_steps) if max_steps else of_epochs
+
+
 class Schedule(Section):
     """The stages, in order."""
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from fxray.config.schedule import num_sft_steps
 from fxray.errors import ConfigError
 from fxray.grammar.prompts import TemplateSetting
 from fxray.grammar.views import RegionOrder, ViewName
@@ -104,8 +105,7 @@ class SftSettings:
 
     def num_steps(self, num_samples: int) -> int:
         """Updates in all, for a training split of so many samples; at least one."""
-        of_epochs = max(1, math.ceil(self.epochs * num_samples / self.batch_size))
-        return min(of_epochs, self.max_steps) if self.max_steps else of_epochs
+        return num_sft_steps(num_samples, epochs=self.epochs, batch_size=self.batch_size, max_steps=self.max_steps)
 
     def rate(self, step: int, num_steps: int) -> float:
         """Learning rate of a step, counted from 0: linear warm-up, then half a cosine down towards 0."""

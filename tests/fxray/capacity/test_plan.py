@@ -19,6 +19,7 @@ from fxray.cli.app import app
 from fxray.config.limits import check
 from fxray.config.load import load_config, shipped_folder
 from fxray.errors import DataError, ResourceError
+from fxray.launch.sft import sft_settings
 from fxray.model.packed import LOGITS_BUDGET
 
 H100 = GPUS["h100"]
@@ -173,6 +174,12 @@ def test_time_follows_work_and_speed() -> None:
     assert duration(tree, GPUS["h200"]).decode_s < plain.decode_s
     assert duration(tree, GPUS["h200"]).learn_s == plain.learn_s
     assert plain.hours == pytest.approx((600 * plain.step_s + 600 * plain.sft_step_s) / 3600)
+
+
+@pytest.mark.parametrize(("max_steps", "num_steps"), [(0, 600), (7, 7), (600, 600), (100_000, 600)])
+def test_a_plan_counts_the_steps_that_sft_takes(max_steps: int, num_steps: int) -> None:
+    tree = config("qwen2.5-vl-3b", f"sft.max_steps={max_steps}")
+    assert duration(tree).num_sft_steps == sft_settings(tree, Path("m"), Path("t")).num_steps(6400) == num_steps
 
 
 def test_whole_weights_cost_the_backward_pass_of_every_weight() -> None:
