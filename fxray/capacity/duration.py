@@ -50,6 +50,7 @@ class Duration:
         num_grpo_steps: Over all stages.
         sft_step_s: Of an SFT step.
         num_sft_steps: In all.
+        overlaps: Engines draw the next answers while the learner learns.
     """
 
     prefill_s: float
@@ -59,11 +60,13 @@ class Duration:
     num_grpo_steps: int
     sft_step_s: float
     num_sft_steps: int
+    overlaps: bool
 
     @property
     def step_s(self) -> float:
-        """A whole GRPO step: rollout and update take turns."""
-        return self.prefill_s + self.decode_s + self.learn_s + self.overhead_s
+        """A whole GRPO step: rollout and update take turns, or the longer of them where they overlap."""
+        rollout_s = self.prefill_s + self.decode_s + self.overhead_s
+        return max(rollout_s, self.learn_s) if self.overlaps else rollout_s + self.learn_s
 
     @property
     def hours(self) -> float:
@@ -119,6 +122,7 @@ def plan_duration(
         num_sft_steps=num_sft_steps(
             num_samples, epochs=config.sft.epochs, batch_size=config.sft.batch_size, max_steps=config.sft.max_steps
         ),
+        overlaps=config.grpo.max_staleness > 0,
     )
 
 

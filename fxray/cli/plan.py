@@ -166,7 +166,8 @@ def _times(plan: "Plan") -> list[str]:
         return []
     step = (
         f"a GRPO step: {time.step_s:.0f} s (reading prompts {time.prefill_s:.1f}, writing answers {time.decode_s:.1f}, "
-        f"learning {time.learn_s:.1f}, the rest {time.overhead_s:.1f}); the bottleneck is {time.bottleneck}"
+        f"learning {time.learn_s:.1f}, the rest {time.overhead_s:.1f}"
+        f"{'; learning overlaps the others' if time.overlaps else ''}); the bottleneck is {time.bottleneck}"
     )
     run = (
         f"a run on {plan.num_samples:,} samples: {time.hours:.1f} h ({time.num_sft_steps:,} SFT steps of "

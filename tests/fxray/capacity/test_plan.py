@@ -182,6 +182,15 @@ def test_a_plan_counts_the_steps_that_sft_takes(max_steps: int, num_steps: int) 
     assert duration(tree).num_sft_steps == sft_settings(tree, Path("m"), Path("t")).num_steps(6400) == num_steps
 
 
+def test_a_step_whose_halves_overlap_takes_as_long_as_the_longer_one() -> None:
+    in_turn, overlapped = (duration(config("qwen2.5-vl-7b", f"grpo.max_staleness={each}")) for each in (0, 1))
+    rollout_s = in_turn.prefill_s + in_turn.decode_s + in_turn.overhead_s
+    assert in_turn.step_s == rollout_s + in_turn.learn_s
+    assert overlapped.step_s == max(rollout_s, in_turn.learn_s)
+    saved_h = in_turn.num_grpo_steps * min(rollout_s, in_turn.learn_s) / 3600
+    assert in_turn.hours - overlapped.hours == pytest.approx(saved_h)
+
+
 def test_whole_weights_cost_the_backward_pass_of_every_weight() -> None:
     adapter, whole = (duration(config("qwen2.5-vl-3b", *more)) for more in ((), ("model.lora=null",)))
     # Forward, recomputed, backward and the reference: four passes, and one more where weights have gradients.
