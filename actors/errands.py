@@ -29,6 +29,29 @@ class Deadlines:
     hang_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutFacts:
+    """What one call of `generate` did.
+
+    Attributes:
+        seconds: From the first lease to the last draw.
+        num_tokens: Sampled tokens.
+        num_leases: Requests to workers; more than needed where workers were lost.
+        image_bytes: Encoded images that the leases refer to, each moved once.
+        answer_bytes: What came back.
+    """
+
+    seconds: float
+    num_tokens: int
+    num_leases: int
+    image_bytes: int
+    answer_bytes: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.num_tokens / self.seconds if self.seconds else 0.0
+
+
 @dataclass(slots=True)
 class Batch:
     """One call of `generate`: what waits, what is there, until when something new is."""
@@ -40,6 +63,12 @@ class Batch:
     draws: dict[int, Draw] = field(default_factory=dict)
     num_leases: int = 0
     image_bytes: int = 0
+
+    def facts(self, seconds: float) -> RolloutFacts:
+        """What it came to, in so many seconds."""
+        num_tokens = sum(len(draw.token_ids) for draw in self.draws.values())
+        answer_bytes = sum(draw.num_bytes for draw in self.draws.values())
+        return RolloutFacts(seconds, num_tokens, self.num_leases, self.image_bytes, answer_bytes)
 
 
 @dataclass(frozen=True, slots=True)

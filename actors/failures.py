@@ -16,7 +16,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from fxray.errors import WorkerDiedError
+from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
 
 DEATHS = (
     RayActorError,
@@ -41,6 +41,14 @@ def dead_node(error: Exception) -> str:
     """Id of the node whose death ended an actor, where Ray says so; else empty."""
     found = re.search(r"node has died\. Node Id: (\w+)", str(error))
     return found[1] if found else ""
+
+
+def is_of_one_machine(cause: object) -> bool:
+    """Whether an actor met with something that another one may be spared: images late, an engine's own error.
+
+    Every other error of fxray's names what is wrong with the request, and would be the same elsewhere.
+    """
+    return isinstance(cause, DeadlineError) or type(cause) is FxrayError
 
 
 def forget_frames(error: Exception) -> None:

@@ -13,15 +13,26 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
 
 from actors.crew import Crew, Worker, was_taken
-from actors.errands import DRAW, LOAD, REST, START, Batch, Deadlines, Errand, end_s, late_error, missing_groups
-from actors.failures import DEATHS, LOSSES, FailureBudget, forget_frames
+from actors.errands import (
+    DRAW,
+    LOAD,
+    REST,
+    START,
+    Batch,
+    Deadlines,
+    Errand,
+    RolloutFacts,
+    end_s,
+    late_error,
+    missing_groups,
+)
+from actors.failures import DEATHS, LOSSES, FailureBudget, forget_frames, is_of_one_machine
 from actors.nodes import Nodes
 from actors.rollout_worker import Draw, Job
 from actors.scaling import Scaler
@@ -33,29 +44,6 @@ from fxray.events import Note, OnEvent, ignore
 from fxray.grpo.types import PolicyBlob, PromptGroup, RolloutGroup, SamplingSettings, SyncProof
 from fxray.spans import Fact
 from fxray.waiting import waiting_for
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutFacts:
-    """What one call of `generate` did.
-
-    Attributes:
-        seconds: From the first lease to the last draw.
-        num_tokens: Sampled tokens.
-        num_leases: Requests to workers; more than needed where workers were lost.
-        image_bytes: Encoded images that the leases refer to, each moved once.
-        answer_bytes: What came back.
-    """
-
-    seconds: float
-    num_tokens: int
-    num_leases: int
-    image_bytes: int
-    answer_bytes: int
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.num_tokens / self.seconds if self.seconds else 0.0
 
 
 class RolloutPool:
@@ -140,11 +128,8 @@ class RolloutPool:
         seconds = time.monotonic() - start_s
         if self._rests:
             self.rest()
-        groups = [batch.draws[index].to_group(prompt) for index, prompt in enumerate(prompts)]
-        num_tokens = sum(len(draw.token_ids) for draw in batch.draws.values())
-        answer_bytes = sum(draw.num_bytes for draw in batch.draws.values())
-        self.facts = RolloutFacts(seconds, num_tokens, batch.num_leases, batch.image_bytes, answer_bytes)
-        return groups
+        self.facts = batch.facts(seconds)
+        return [batch.draws[index].to_group(prompt) for index, prompt in enumerate(prompts)]
 
     def adopt(self, policy: PolicyBlob) -> list[SyncProof]:
         """Hands a policy to every worker; those still starting get it before their first group.
@@ -328,8 +313,7 @@ class RolloutPool:
             self._lose(worker, f"died: {error}", error)
             return
         except RayTaskError as error:
-            is_refusal = isinstance(error.cause, FxrayError)
-            if self._can_do_without(errand, is_refusal=is_refusal):
+            if self._can_do_without(errand, error.cause):
                 self._errands[reference] = errand
                 forget_frames(error)
                 self._lose(worker, f"failed: {type(error.cause).__name__}: {str(error.cause).strip()[:300]}")
@@ -337,7 +321,7 @@ class RolloutPool:
             errand.span.end(failed="refused")
             if errand.batch is not None:  # the request was at fault, the worker is sound
                 self._continue(worker)
-            raise (error.cause if is_refusal else error) from None
+            raise (error.cause if isinstance(error.cause, FxrayError) else error) from None
         errand.span.end()
         if errand.kind == START:
             worker.is_up = True
@@ -350,9 +334,16 @@ class RolloutPool:
             worker.proof = result
         self._continue(worker)
 
-    def _can_do_without(self, errand: Errand, *, is_refusal: bool) -> bool:
-        """Whether a worker is to be replaced that raised something: a fault of its own, or a start that others made."""
-        return self._crew.num_up >= self._num_needed if errand.kind == START else not is_refusal
+    def _can_do_without(self, errand: Errand, cause: Exception) -> bool:
+        """Whether a worker is to be replaced that raised something: a fault of its own, or what others are spared."""
+        if errand.kind == START:
+            return self._crew.num_up >= self._num_needed
+        if is_of_one_machine(cause):
+            return self._num_others(errand.worker) >= self._num_needed
+        return not isinstance(cause, FxrayError)
+
+    def _num_others(self, worker: Worker) -> int:
+        return self._crew.num_up - (worker.is_up and worker.leaves_s is None)
 
     def _collect(self, errand: Errand, batch: Batch, draws: list[Draw]) -> None:
         for index, draw in zip(errand.lease, draws, strict=True):
@@ -366,8 +357,7 @@ class RolloutPool:
         if worker.leaves_s is not None and worker.leaves_s <= time.monotonic():
             self._continue(worker)
             return
-        others = self._crew.num_up - (worker.is_up and worker.leaves_s is None)
-        if errand.kind == REST or others < self._num_needed:
+        if errand.kind == REST or self._num_others(worker) < self._num_needed:
             raise late_error(errand.what, is_placed=worker.placed_s is not None, kind=errand.kind)
         self._lose(worker, f"was given up: waited too long for {errand.what}")
 

@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError
 from fxray.data.images import decode_image
 from fxray.engine.engine import Engine, Question
 from fxray.engine.settings import EngineSettings
-from fxray.errors import DataError, DeadlineError, SyncError
+from fxray.errors import DeadlineError, FxrayError, SyncError
 from fxray.grpo.types import PolicyBlob, PromptGroup, Rollout, RolloutGroup, SamplingSettings, SyncProof, WeightsBlob
 from fxray.tensor_file import Bytes
 
@@ -137,6 +137,8 @@ class RolloutWorker:
         Raises:
             DataError: An image cannot be read.
             ConfigError: A prompt is too long.
+            DeadlineError: Images do not arrive on this node.
+            FxrayError: They are lost, or the engine fails.
         """
         questions = [
             Question(job.prompt, decode_image(content, job.sample_id), job.seed, job.sample_id)
@@ -190,7 +192,7 @@ def _image_bytes(jobs: Sequence[Job]) -> list[bytes]:
             f"{len(references)} images did not arrive within {IMAGE_DEADLINE_S:g} s", where=jobs[0].group_id
         ) from error
     except ObjectLostError as error:
-        raise DataError(
+        raise FxrayError(
             f"an image is lost: {error}",
             where=f"groups {jobs[0].group_id} to {jobs[-1].group_id}",
             remedy="the actor or node that held the images died; continue the run",

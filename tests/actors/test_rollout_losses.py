@@ -1,12 +1,12 @@
 """Which workers are lost, how that counts, and what time their successors have; over stubs of Ray's calls."""
 
 import pytest
-from plain_pool import TWO, check_groups, prompts
+from plain_pool import TWO, check_groups, drawn_by, prompts
 from ray.exceptions import RuntimeEnvSetupError
 from stub_pool import Ray, stub_pool
 
 from actors.errands import Deadlines
-from fxray.errors import WorkerDiedError
+from fxray.errors import DataError, DeadlineError, FxrayError, WorkerDiedError
 
 LONG = Deadlines(600, 1800, 60)
 
@@ -37,3 +37,34 @@ def test_engines_that_die_one_after_another_on_one_node_are_counted_each(stub: R
     pool = stub_pool(stub, dying, num_workers=1, deadlines=LONG, max_restarts=3)
     with pytest.raises(WorkerDiedError, match="failed 4 times"):
         pool.generate(prompts(4), TWO)
+
+
+TROUBLES = (
+    DeadlineError("2 images did not arrive within 120 s", where="g0"),
+    FxrayError("an image is lost", where="groups g0 to g3"),
+    FxrayError("vLLM ended an answer with 'error'"),
+)
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_what_goes_wrong_on_one_machine_loses_its_worker_while_another_draws(stub: Ray, trouble: FxrayError) -> None:
+    workers = {1: {"draw_s": 3.0}, 2: {"draw_error": trouble}}
+    pool = stub_pool(stub, workers, num_workers=2, deadlines=LONG, max_restarts=1)
+    groups = pool.generate(prompts(8), TWO)
+    check_groups(groups, prompts(8))
+    assert drawn_by(groups) <= {"rollout-1", "rollout-3"}
+    assert pool.num_deaths == 1
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_what_goes_wrong_on_the_only_machine_is_raised(stub: Ray, trouble: FxrayError) -> None:
+    pool = stub_pool(stub, {1: {"draw_error": trouble}}, num_workers=1, deadlines=LONG, max_restarts=1)
+    with pytest.raises(type(trouble), match=trouble.message):
+        pool.generate(prompts(8), TWO)
+
+
+def test_a_prompt_that_is_refused_is_raised_whoever_else_is_up(stub: Ray) -> None:
+    workers = {1: {"draw_s": 3.0}, 2: {"draw_error": DataError("is damaged", where="s2")}}
+    pool = stub_pool(stub, workers, num_workers=2, deadlines=LONG, max_restarts=1)
+    with pytest.raises(DataError, match="is damaged"):
+        pool.generate(prompts(8), TWO)
