@@ -124,6 +124,7 @@ class RolloutPool:
         while len(batch.draws) < len(prompts):
             while self._idle and batch.waiting:
                 self._lease(batch, size)
+            batch.deadline_s = self._extended_s(batch.deadline_s)
             self._settle(batch.deadline_s, f"groups {missing_groups(batch)}")
         seconds = time.monotonic() - start_s
         if self._rests:
@@ -147,6 +148,7 @@ class RolloutPool:
         self._policy = (policy, ray.put(policy))
         self._send_on_idle()
         while not self._idle or any(errand.policy is policy for errand in self._errands.values()):
+            deadline_s = self._extended_s(deadline_s)
             self._settle(deadline_s, f"proofs of policy version {policy.version}")
         return [worker.proof for worker in self._idle if worker.proof is not None]
 
@@ -206,6 +208,10 @@ class RolloutPool:
         while self._crew.num_up < self._num_needed:
             self._settle(math.inf, "rollout workers to start")
         self._num_needed = 1
+
+    def _extended_s(self, deadline_s: float) -> float:
+        """A deadline of a step, which does not run while no worker is up: a start has one of its own."""
+        return deadline_s if self._crew.num_up else max(deadline_s, time.monotonic() + self._deadlines.step_s)
 
     def _send(self, worker: Worker, request: ray.ObjectRef, kind: str, policy: PolicyBlob | None = None) -> None:
         limit_s = self._deadlines.start_s if kind == START else self._deadlines.step_s

@@ -1,7 +1,7 @@
 """Which workers are lost, how that counts, and what time their successors have; over stubs of Ray's calls."""
 
 import pytest
-from plain_pool import TWO, check_groups, drawn_by, prompts
+from plain_pool import TWO, adapter, check_groups, drawn_by, prompts
 from ray.exceptions import RuntimeEnvSetupError
 from stub_pool import Ray, stub_pool
 
@@ -68,3 +68,33 @@ def test_a_prompt_that_is_refused_is_raised_whoever_else_is_up(stub: Ray) -> Non
     pool = stub_pool(stub, workers, num_workers=2, deadlines=LONG, max_restarts=1)
     with pytest.raises(DataError, match="is damaged"):
         pool.generate(prompts(8), TWO)
+
+
+def test_the_successor_of_the_only_engine_has_as_long_to_start_as_the_first(stub: Ray) -> None:
+    workers = {1: {"draw_s": 9.0, "dies_s": 1.5}, 2: {"start_s": 30.0}}
+    pool = stub_pool(stub, workers, num_workers=1, deadlines=Deadlines(60, 2, 60), max_restarts=1)
+    check_groups(pool.generate(prompts(8), TWO), prompts(8))
+    assert 31.0 < stub.now_s - 1000.0 < 34.0
+
+
+def test_a_policy_waits_for_the_successor_of_the_only_engine(stub: Ray) -> None:
+    workers = {1: {"dies_s": 1.0, "start_s": 0.5}, 2: {"start_s": 30.0}}
+    pool = stub_pool(stub, workers, num_workers=1, deadlines=Deadlines(60, 2, 60), max_restarts=1)
+    pool.generate(prompts(0), TWO)
+    stub.now_s += 1.0
+    assert [proof.worker for proof in pool.adopt(adapter(1))] == ["rollout-2"]
+
+
+def test_a_successor_that_does_not_start_in_time_is_named(stub: Ray) -> None:
+    workers = {1: {"draw_s": 9.0, "dies_s": 1.5}, 2: {"start_s": 90.0}}
+    pool = stub_pool(stub, workers, num_workers=1, deadlines=Deadlines(60, 2, 60), max_restarts=1)
+    with pytest.raises(DeadlineError, match="rollout-2 to start"):
+        pool.generate(prompts(8), TWO)
+    assert 61.0 < stub.now_s - 1000.0 < 64.0
+
+
+def test_groups_of_an_engine_that_is_up_have_the_time_of_a_step(stub: Ray) -> None:
+    pool = stub_pool(stub, {1: {"draw_s": 9.0}}, num_workers=1, deadlines=Deadlines(60, 2, 60), max_restarts=1)
+    with pytest.raises(DeadlineError, match="4 groups from rollout-1"):
+        pool.generate(prompts(4), TWO)
+    assert stub.now_s - 1000.0 == pytest.approx(3.0)
