@@ -39,3 +39,15 @@ def test_the_cluster_file_is_one_that_ray_accepts():
     config = prepare_config(yaml.safe_load((TOP / "cluster.yaml").read_text()))
     validate_config(config)
     assert config["max_workers"] == len(config["provider"]["worker_ips"])
+
+
+def test_what_takes_back_the_nodes_of_a_killed_driver_joins_the_cluster_and_asks_for_none(monkeypatch):
+    import ray
+    from ray.autoscaler import sdk
+
+    calls = []
+    monkeypatch.setattr(ray, "init", calls.append)
+    monkeypatch.setattr(sdk, "request_resources", lambda **asked: calls.append(asked))
+    (script,) = re.findall(r'`python -c "(.*request_resources.*)"`', (TOP / "docs" / "cluster.md").read_text())
+    exec(script, {})
+    assert calls == ["auto", {"bundles": []}]
