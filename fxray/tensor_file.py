@@ -113,10 +113,16 @@ def read_entries(folder: Path) -> list[Entry]:
     """
     entries: list[Entry] = []
     for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as content:
-            prefix = content.read(8)
-            entries += read_header(prefix + content.read(int.from_bytes(prefix, "little")))
+        entries += read_header(_header_of(file))
     return entries
+
+
+def _header_of(file: Path) -> bytes:
+    """As many bytes as a file's first eight announce, or all of it where it is shorter."""
+    num_bytes = file.stat().st_size
+    with file.open("rb") as content:
+        prefix = content.read(8)
+        return prefix + content.read(min(int.from_bytes(prefix, "little"), num_bytes))
 
 
 def read_pieces(folder: Path, piece_bytes: int = PIECE_BYTES) -> tuple[Bytes, ...]:
@@ -128,10 +134,9 @@ def read_pieces(folder: Path, piece_bytes: int = PIECE_BYTES) -> tuple[Bytes, ..
     """
     found: dict[str, tuple[Entry, Bytes]] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        content = np.memmap(file, np.uint8, "r")
-        (num_bytes,) = struct.unpack("<Q", content[:8].tobytes())
-        entries = read_header(content[: 8 + num_bytes].tobytes())
-        data = content[8 + num_bytes :]
+        header = _header_of(file)
+        entries = read_header(header)
+        data = np.memmap(file, np.uint8, "r")[len(header) :]
         if entries and entries[-1].end != len(data):
             raise ValueError(f"{file.name} holds {len(data)} bytes of tensors and announces {entries[-1].end}")
         if twice := found.keys() & {each.name for each in entries}:

@@ -228,7 +228,9 @@ def _read_adapter(folder: Path, version: int) -> AdapterBlob:
     content = (folder / ADAPTER_WEIGHTS_FILE).read_bytes()
     with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="np") as tensors:
         modules = {name.partition(".lora_")[0] for name in tensors.keys()}  # noqa: SIM118  not a mapping
-    config: dict[str, object] = json.loads((folder / ADAPTER_CONFIG_FILE).read_text())
+    config = json.loads((folder / ADAPTER_CONFIG_FILE).read_text())
+    if not isinstance(config, dict) or type(config.get("r")) is not int:
+        raise ValueError(f"{ADAPTER_CONFIG_FILE} is no adapter's: expected an object with the rank r as a whole number")
     return AdapterBlob(version, content, config, hashlib.sha256(content).hexdigest(), len(modules))
 
 

@@ -73,3 +73,11 @@ def test_tensors_that_are_joined_keep_their_order() -> None:
     kinds = {"a": ("F16", (5,)), "b": ("F32", (2, 3)), "c": ("I64", ())}
     header, *_ = join_pieces(tensors, kinds)
     assert [each.name for each in read_header(header.tobytes())] == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 16, struct.pack("<Q", 2**40) + b"{}"])
+@pytest.mark.parametrize("read", [read_pieces, read_entries])
+def test_a_file_shorter_than_it_announces_is_refused(tmp_path: Path, content: bytes, read) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"no safetensors header|announces"):
+        read(tmp_path)

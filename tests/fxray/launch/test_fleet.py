@@ -1,14 +1,17 @@
-"""A learner that is lost again and again at one place ends the run, however long each time takes."""
+"""A learner that is lost again and again at one place, and policies that are read from folders."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from actors.failures import FailureBudget
 from fxray.config.load import load_config
-from fxray.errors import LearnerLostError, WorkerDiedError
-from fxray.launch.fleet import Fleet
+from fxray.errors import CheckpointError, LearnerLostError, WorkerDiedError
+from fxray.launch.fleet import Fleet, read_policy
 
 
 def fleet_of(monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -45,3 +48,20 @@ def test_a_step_further_begins_to_count_anew(monkeypatch: pytest.MonkeyPatch) ->
         step(fleet, version + 1)
     assert fleet._learner_failures.num_failures == 10
     assert fleet._num_lost_here == 0
+
+
+@pytest.mark.parametrize("config", ["{}", "[]", "3", '{"r": "8"}', '{"r": null}', "{"])
+def test_an_adapter_without_a_rank_is_a_damaged_policy(tmp_path: Path, config: str) -> None:
+    save_file({"base_model.model.q.lora_A.weight": np.ones((2, 2), np.float32)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(config)
+    with pytest.raises(CheckpointError, match="the policy cannot be read"):
+        read_policy(tmp_path, 1)
+    (tmp_path / "adapter_config.json").write_text('{"r": 2}')
+    assert read_policy(tmp_path, 1).num_modules == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 16])
+def test_a_whole_model_that_is_cut_is_a_damaged_policy(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="the policy cannot be read"):
+        read_policy(tmp_path, 1)
