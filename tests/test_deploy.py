@@ -128,6 +128,12 @@ def test_rays_object_store_lies_in_the_shared_memory_of_every_pod(pod, monkeypat
     assert (store[0], store[2]) == ("/dev/shm", int(memory * 0.3))
 
 
+@pytest.mark.parametrize("pod", pods())
+def test_every_pod_may_write_on_the_claim_as_the_user_of_the_image(pod):
+    (user,) = re.findall(r"useradd .*--uid (\d+)", (DEPLOY / "Dockerfile").read_text())
+    assert pod["securityContext"] == {"fsGroup": int(user), "fsGroupChangePolicy": "OnRootMismatch"}
+
+
 def test_rays_autoscaler_reads_a_pool_of_rollout_nodes_that_starts_at_none():
     types = autoscaling_config()["available_node_types"]
     assert (types["rollout"]["min_workers"], types["rollout"]["max_workers"]) == (0, 8)
