@@ -52,7 +52,7 @@ class LearnerSpec:
         lora_rank: Rank of the adapters; 0 trains all weights.
         lora_alpha: Their scale is alpha / rank.
         initial_policy: Files of what policy and reference start from (SFT), content by name: an adapter in PEFT's
-            layout, or a whole model; None starts at the base.
+            layout, or a whole model; None starts at the base. Nobody keeps them: a whole model is tens of GiB.
         seed: Of a fresh adapter's random half.
         weight_decay: Of AdamW.
         max_grad_norm: Gradients are clipped to this norm.
@@ -153,7 +153,7 @@ class LearnerGroup:
         hang_deadline_s: float,
         node_type: str = "",
     ) -> None:
-        self._spec = spec
+        self._spec = replace(spec, initial_policy=None)
         self._num_ranks = num_ranks
         self._start_deadline_s, self._deadline_s = start_deadline_s, step_deadline_s
         self._health = Health({}, hang_deadline_s)

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -68,7 +68,8 @@ class LearnerWorker:
     """
 
     def __init__(self, spec: LearnerSpec, rank: int, num_ranks: int) -> None:
-        self._spec, self._rank, self._num_ranks = spec, rank, num_ranks
+        self._initial_policy = spec.initial_policy
+        self._spec, self._rank, self._num_ranks = replace(spec, initial_policy=None), rank, num_ranks
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._average: dict[str, torch.Tensor] | None = None  # of the policies, whole on rank 0 and empty on others
         self._listener: socket.socket | None = None
@@ -118,8 +119,9 @@ class LearnerWorker:
             weight_decay=spec.weight_decay,
             max_grad_norm=spec.max_grad_norm,
         )
-        if spec.initial_policy is not None:
-            self._write(self._policy.parameters, spec.initial_policy, where="initial policy")
+        initial_policy, self._initial_policy = self._initial_policy, None
+        if initial_policy is not None:
+            self._write(self._policy.parameters, initial_policy, where="initial policy")
         self.set_reference()
 
     def _load_model(self, path: Path, dtype: str) -> Qwen2_5_VLForConditionalGeneration:

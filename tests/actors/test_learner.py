@@ -1,9 +1,11 @@
 """The learner group over real Ray actors, and what it does without them."""
 
+import gc
 import os
 import runpy
 import signal
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,33 @@ def test_a_rank_that_fails_is_lost_and_one_that_refuses_is_heard(monkeypatch, ca
     expected = RayTaskError if is_refusal else LearnerLostError
     with pytest.raises(expected, match="a traceback" if is_refusal else "a rank failed: RuntimeError: CUDA error"):
         group._in_time([], "the learner's update")
+
+
+def test_a_learner_keeps_no_file_of_the_policy_that_it_begins_with(monkeypatch):
+    class Files(dict):
+        """One that can be watched."""
+
+    class Actor:
+        def options(self, **_):
+            return self
+
+        def remote(self, spec_reference, *_):
+            return self
+
+    monkeypatch.setattr("actors.learner.placement_group", lambda *_, **__: None)
+    monkeypatch.setattr("actors.learner.PlacementGroupSchedulingStrategy", lambda *_, **__: None)
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda cls: Actor())
+    sent = []
+    monkeypatch.setattr(ray, "put", lambda value: sent.append(dict(value.initial_policy)))
+    deadlines = {"start_deadline_s": 1, "step_deadline_s": 1, "hang_deadline_s": 1}
+    files = Files({"model.safetensors": b"weights"})
+    kept = weakref.ref(files)
+    learner = LearnerGroup(spec("m", initial_policy=files), num_ranks=2, cpus_per_rank=1, gpus_per_rank=0, **deadlines)
+    del files
+    gc.collect()
+    assert sent == [{"model.safetensors": b"weights"}]
+    assert len(learner._ranks) == 2
+    assert kept() is None
 
 
 @pytest.fixture

@@ -249,6 +249,7 @@ def test_an_initial_policy_is_policy_and_reference(worker, groups, random_model_
     saved = state(worker)
     started = start(random_model_dir, initial_policy=of_part(saved, "adapter"), seed=9)
     assert weights(started) == weights(worker)
+    assert started._spec.initial_policy is started._initial_policy is None  # its files are let go of
     assert started.update(one_pass(*groups), SETTINGS, num_groups=4)["kl"] == pytest.approx(0, abs=1e-5)
 
 
