@@ -9,7 +9,7 @@ Both appear together or not at all.
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from fxray.evaluate.groups import has_planted_defects
 from fxray.evaluate.predictions import Prediction, write_predictions
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.files import atomic_dir, write_atomically
-from fxray.schema import Region, Verdict
+from fxray.schema import Box, Region, Verdict
 
 PREDICTIONS, RECORD = "predictions.parquet", "record.json"
 
@@ -80,16 +80,21 @@ def measure(job: Job, on_event: OnEvent) -> None:
     clock = _Clock()
     _fit(baseline, job.entry.name, train, fitted, truth_N[fitted], on_event)
     fit = clock.lap()
-    scores_H = _scores(_predict(baseline, job.entry.name, "threshold", train, held.tolist(), on_event), str(job.train))
+    scores_H = np.array([a.score for a in _answers(baseline, job.entry.name, "threshold", train, held, on_event)])
+    _refuse_what_is_no_score(scores_H, str(job.train))
     threshold = choose_balanced_threshold(scores_H, truth_N[held])
     clock.lap()
-    answers = _predict(baseline, job.entry.name, "predict", test, range(len(test)), on_event)
-    _scores(answers, str(job.test))
+    rows = np.arange(len(test))
+    said = [_said(a, threshold) for a in _answers(baseline, job.entry.name, "predict", test, rows, on_event)]
+    _refuse_what_is_no_score(np.array([score for score, _ in said]), str(job.test))
     predict = clock.lap()
     per_image_s = predict["seconds"] / len(test)
     with atomic_dir(job.out) as aside:
         write_predictions(
-            (_prediction(s.sample_id, a, threshold, per_image_s) for s, a in zip(test.samples, answers, strict=True)),
+            (
+                _prediction(s.sample_id, score, boxes, threshold, per_image_s)
+                for s, (score, boxes) in zip(test.samples, said, strict=True)
+            ),
             aside / PREDICTIONS,
         )
         record = {
@@ -157,26 +162,24 @@ def _fit(
     on_event(PhaseDone(phase, time.perf_counter() - started_s))
 
 
-def _predict(
-    baseline: Baseline, name: str, what: str, dataset: Dataset, rows: Sequence[int], on_event: OnEvent
-) -> list[Answer]:
+def _answers(
+    baseline: Baseline, name: str, what: str, dataset: Dataset, rows: NDArray[np.int64], on_event: OnEvent
+) -> Iterator[Answer]:
+    """One after the other: the masks of all images at once may be more than a machine's memory."""
     phase, started_s = f"{name}: {what}", time.perf_counter()
     on_event(PhaseStarted(phase, len(rows)))
-    answers = []
-    for answer in baseline.predict(Pictures(dataset, rows)):
-        answers.append(answer)
-        on_event(Step(phase, len(answers), len(rows)))
+    for number, answer in enumerate(baseline.predict(Pictures(dataset, rows.tolist())), start=1):
+        yield answer
+        on_event(Step(phase, number, len(rows)))
     on_event(PhaseDone(phase, time.perf_counter() - started_s))
-    return answers
 
 
-def _scores(answers: Sequence[Answer], where: str) -> NDArray[np.float64]:
-    """The scores, float64 [N].
+def _refuse_what_is_no_score(scores_N: NDArray[np.float64], where: str) -> None:
+    """Keeps what diverged out of thresholds and files.
 
     Raises:
-        DataError: One is no number in [0, 1].
+        DataError: A score is no number in [0, 1].
     """
-    scores_N = np.array([answer.score for answer in answers])
     wrong = np.flatnonzero(~((scores_N >= 0) & (scores_N <= 1)))
     if len(wrong):
         raise DataError(
@@ -184,14 +187,15 @@ def _scores(answers: Sequence[Answer], where: str) -> NDArray[np.float64]:
             where=where,
             remedy="the fit has diverged: try another --seed or fewer --epochs",
         )
-    return scores_N
 
 
-def _prediction(sample_id: str, answer: Answer, threshold: float, seconds: float) -> Prediction:
-    """A picture that is called real has no flaws, whatever the mask says."""
-    verdict = Verdict.GENERATED if answer.score >= threshold else Verdict.REAL
-    boxes = []
-    if answer.is_flawed_HW is not None and verdict is Verdict.GENERATED:
-        boxes = boxes_of_mask(answer.is_flawed_HW)
+def _said(answer: Answer, threshold: float) -> tuple[float, list[Box]]:
+    """Score and boxes. A picture that is called real has no flaws, whatever the mask says."""
+    is_flawed_HW = answer.is_flawed_HW if answer.score >= threshold else None
+    return answer.score, [] if is_flawed_HW is None else boxes_of_mask(is_flawed_HW)
+
+
+def _prediction(sample_id: str, score: float, boxes: Sequence[Box], threshold: float, seconds: float) -> Prediction:
+    verdict = Verdict.GENERATED if score >= threshold else Verdict.REAL
     regions = tuple(Region(box, "") for box in boxes)
-    return Prediction(sample_id, verdict, regions, seconds=seconds, probability=answer.score)
+    return Prediction(sample_id, verdict, regions, seconds=seconds, probability=score)
