@@ -61,7 +61,7 @@ class Row(Section):
     phase: str = ""
     """Phase of the training that is measured: no-ft, sft or a stage; by default the last."""
     part: Literal["", "generator", "group", "overall"] = ""
-    """Of folds: images of the generator or group that the title names, or all."""
+    """Of folds, and needed there: images of the generator or group that the title names, or all."""
     change: str = ""
     """Of robustness: the change of the images, as `fxray robustness --only`; empty for the images as they are."""
     baseline: str = ""
@@ -98,7 +98,9 @@ class Experiment(Section):
     """Metrics of `fxray evaluate`; "4o.accuracy" is on the outside data set 4o."""
     rows: tuple[Row, ...] = ()
     reference: str = ""
-    """Title of the row that the others are compared with, image by image."""
+    """Title of the row that the others are compared with, image by image.
+
+    Of robustness: the row of the unchanged images, which changes are compared with; all rows are of its training."""
     equal_steps: bool = False
     """Refuse to start where two trainings differ in their number of GRPO steps."""
     split: SplitSettings | None = None
@@ -129,6 +131,27 @@ class Experiment(Section):
             raise ValueError("`change` goes with kind robustness, and with no other")
         if unknown := sorted({key for row in self.rows for key in row.paper if key not in self.columns}):
             raise ValueError(f"`paper` has {unknown[0]!r}, which is no column")
+        return self
+
+    @model_validator(mode="after")
+    def _heeds_what_it_holds(self) -> "Experiment":
+        unheeded = {"trainings": ("part",), "folds": ("set", "phase"), "robustness": ("phase", "part")}[self.kind]
+        for row in self.rows:
+            for name in unheeded:
+                if not row.absent and getattr(row, name):
+                    raise ValueError(f"row {row.title!r} has `{name}`, which does nothing in kind {self.kind}")
+            if self.kind == "folds" and not row.absent and not row.part:
+                raise ValueError(f"row {row.title!r} has no `part`: generator, group or overall")
+        if self.kind == "folds" and self.reference:
+            raise ValueError("`reference` goes with kinds trainings and robustness: rows of folds are not compared")
+        if self.kind == "robustness" and self.reference:
+            unchanged = next(row for row in self.rows if row.title == self.reference)
+            trained = {row.set for row in self.rows if row.is_trained}
+            if unchanged.absent or unchanged.change or len(trained) > 1:
+                raise ValueError(
+                    "`reference` of robustness names a row without `change`, of the training that all rows are about: "
+                    "every row is compared with what its training answers to the images as they are"
+                )
         return self
 
     @property

@@ -12,6 +12,8 @@ from fxray.report.paper_table import INTERVALS, NOTHING, SYNTHETIC, PaperRow, Pa
 
 LABELS = {"iou": "IoU", "matched_iou": "matched IoU"}
 FIRST = {"trainings": "training", "folds": "images", "robustness": "change"}
+UNCHANGED = "the images as they are"
+"""What changed images are compared with, where no row of the experiment is named for it."""
 
 
 def write_lines(
@@ -64,7 +66,8 @@ def as_table(
     has_steps = any(line.num_steps is not None for line in lines)
     has_images = any(line.num_images is not None for line in lines)
     header = [FIRST[experiment.kind], "state", *map(label_of, columns)]
-    header += [f"{label_of(column)} against {experiment.reference}" for column in compared]
+    reference = experiment.reference or UNCHANGED
+    header += [f"{label_of(column)} against {reference}" for column in compared]
     header += [f"{label_of(column)}, mean ± sd over folds" for column in spread]
     header += ["GRPO steps"] * has_steps + ["images"] * has_images
     rows = []

@@ -5,6 +5,8 @@ import pytest
 from fxray.config.load import load_config
 from fxray.errors import ConfigError
 from fxray.experiments.experiment import SplitSettings, load_experiment, shipped_experiments, split_column
+from fxray.experiments.measure import Line
+from fxray.experiments.tables import as_table
 from fxray.experiments.trainings import Setting, num_grpo_steps, refuse_unequal_steps, training_of, trainings_of
 from fxray.report.robustness import ORIGINAL, PAPER
 
@@ -93,6 +95,7 @@ def test_tables_of_one_training_say_that_the_paper_has_four_folds(name):
         ("columns: [4o.acc]\nrows: [{title: a}]", "`columns` has 'acc'"),
         ("rows: [{title: a, change: jpeg-30}]", "`change` goes with kind robustness"),
         ("rows: [{title: a, change: jpeg-31}]", "`change` is 'jpeg-31', expected one of jpeg-"),
+        ("rows: [{title: a, part: overall}]", "'a' has `part`, which does nothing in kind trainings"),
         ("rows: [{title: a, set: [seed]}]", "must match|should match"),
         ("rows: [{title: a, sets: [seed=1]}]", "is not a field"),
     ],
@@ -102,6 +105,41 @@ def test_what_does_not_hang_together_is_refused(tmp_path, lines, message):
     file.write_text(f"title: t\nsource: none\nkind: trainings\n{lines}\n")
     with pytest.raises(ConfigError, match=message):
         load_experiment(str(file))
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines", "message"),
+    [
+        (
+            "folds",
+            "rows: [{title: a, part: overall, set: [seed=1]}]",
+            "'a' has `set`, which does nothing in kind folds",
+        ),
+        ("folds", "rows: [{title: a, part: overall, phase: sft}]", "'a' has `phase`, which does nothing"),
+        ("folds", "rows: [{title: a}]", "'a' has no `part`"),
+        ("folds", "reference: a\nrows: [{title: a, part: overall}]", "rows of folds are not compared"),
+        ("robustness", "rows: [{title: a, change: jpeg-80, phase: sft}]", "'a' has `phase`, which does nothing"),
+        ("robustness", "rows: [{title: a, change: jpeg-80, part: overall}]", "'a' has `part`, which does nothing"),
+        ("robustness", "reference: b\nrows: [{title: a}, {title: b, change: jpeg-80}]", "a row without `change`"),
+        ("robustness", "reference: a\nrows: [{title: a}, {title: b, set: [seed=1]}]", "the training that all rows"),
+    ],
+)
+def test_a_field_that_would_do_nothing_is_refused(tmp_path, kind, lines, message):
+    split = "split: {scheme: k-fold}\n" if kind == "folds" else ""
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"title: t\nsource: none\nkind: {kind}\n{split}{lines}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(str(file))
+
+
+def test_a_column_of_differences_names_what_changed_images_are_compared_with(tmp_path):
+    file = tmp_path / "mine.yaml"
+    text = "title: t\nsource: none\nkind: robustness\nrows: [{title: whole}, {title: a, change: jpeg-80}]\n"
+    lines = [Line("whole"), Line("a", gains={"accuracy": {"value": -0.1, "low": -0.2, "high": 0.0}})]
+    for more, name in (("", "the images as they are"), ("reference: whole\n", "whole")):
+        file.write_text(text + more)
+        table = as_table(load_experiment(str(file)), lines, {}, is_synthetic=False)
+        assert f"accuracy against {name}" in table.header
 
 
 def test_other_settings_of_a_split_have_folds_of_their_own():
