@@ -80,6 +80,8 @@ def write_sweep(
     order = ranked(results, sweep.metric, sweep.mode)
     best = order[0] if order else None
     has_figure = has_figure and draw_fields(sweep, results, out, FIGURE, is_synthetic=is_planted)
+    if not has_figure:
+        _remove(out, f"{FIGURE}.png", f"{FIGURE}.svg")
     lead = lead_of(results, sweep.metric, sweep.mode)
     name = best.setting if best else ""
     table = write_results(
@@ -94,6 +96,8 @@ def write_sweep(
     )
     if best is not None:
         write_atomically(out / BEST, best_config(file, base, trials, best, is_synthetic=is_planted))
+    else:
+        _remove(out, BEST)
     lines = [trial for result in results for trial in result.trials]
     undone = {line.trial: line.state for line in lines if line.state and not line.state.startswith("stopped")}
     return Result(table, name, undone)
@@ -116,6 +120,12 @@ def best_config(
     ]
     head = "".join(f"# {line}\n" for line in lines)
     return head + dump_differences(base.path_or_name, base.overrides, setting.document)
+
+
+def _remove(out: Path, *names: str) -> None:
+    """What an earlier call wrote, and what is not true of this one."""
+    for name in names:
+        (out / name).unlink(missing_ok=True)
 
 
 def _facts(file: SweepFile, trials: Sequence[Trial], out: Path, config: Config) -> dict[str, object]:

@@ -130,6 +130,7 @@ def sweep(
                 write_stopped(out, stopped)
             write_sweep(file, base, trials, stopped, has_figure=False)
 
+        write_sweep(file, base, trials, stopped, has_figure=False)  # what lies there may be of another sweep
         run(
             _rounds(file.sweep, trials, stopped, out, partial(_listener, file.sweep, out, finish, on_event)),
             partial(_advance, train=train, out=out),

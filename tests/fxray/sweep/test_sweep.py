@@ -132,6 +132,24 @@ def test_a_seed_that_the_metric_says_nothing_of_keeps_its_setting_from_being_bes
     assert json.loads((base.out / "sweep.json").read_text())["lead"] is None
 
 
+def test_what_an_earlier_sweep_found_best_does_not_outlive_it(base, sweep_file, fake_train):
+    train, _ = fake_train({"": (6, 4, 4, 1)})
+    found = [base.out / name for name in ("best.yaml", "fields.png", "fields.svg")]
+    sweep(sweep_file(GRID.replace("[0, 1]", "[0]")), base, train=train, run=in_this_process)
+    assert all(file.exists() for file in found)
+    train, _ = fake_train({"": (6, 4, 4, 1)}, fails=[f"grpo.prompts-per-step-{n}+seed-1" for n in (8, 16)])
+    seen = []
+
+    def run(*given, **named):
+        seen.extend(file.exists() for file in found)
+        in_this_process(*given, **named)
+
+    result = sweep(sweep_file(GRID), base, train=train, run=run)
+    assert result.best == ""
+    assert seen == [False, False, False]
+    assert not (base.out / "best.yaml").exists()
+
+
 def test_trials_that_were_trained_with_other_rewards_are_not_told_as_these(base, sweep_file, fake_train):
     train, calls = fake_train({"": (6, 4, 4, 4)})
     sweep(sweep_file(GRID), base, train=train, run=in_this_process)
