@@ -1,10 +1,13 @@
 """Rows that are about other detectors: each baseline is fitted on the very images, and answers the very tests.
 
-OUT/baselines/<test or fold>/<baseline>/     as `fxray baseline run` leaves it; what is there is not fitted again
+OUT/baselines/<test or fold>/<baseline>/               as `fxray baseline run` leaves it, of small networks
+OUT/baselines/<test or fold>-published/<baseline>/     of those of the papers' sizes
+
+What is there is not fitted again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fxray.baselines.measure import PREDICTIONS, RECORD
@@ -17,7 +20,7 @@ from fxray.events import OnEvent
 from fxray.experiments.data import fold_file
 from fxray.experiments.experiment import OWN, Experiment, split_column
 from fxray.experiments.trainings import Setting
-from fxray.files import distinct_slug, file_sha256
+from fxray.files import distinct_slug, file_sha256, make_folder
 from fxray.launch.data import Splits
 from fxray.versions import versions
 
@@ -53,6 +56,8 @@ class Question:
             return False
 
 
+PUBLISHED = "-published"
+"""What the folder of a test or fold ends in, where networks are of the papers' sizes."""
 Fit = Callable[[Sequence[str], Question, Setting, Config, OnEvent], Outcome]
 
 
@@ -65,21 +70,22 @@ def questions_of(experiment: Experiment, folds: Sequence[str], splits: Splits, s
         splits: Files of the configuration.
         setting: Where everything lies.
     """
+    size, ending = setting.baseline_size, PUBLISHED if setting.baseline_size == "published" else ""
     out = setting.out / "baselines"
     if experiment.split is not None:
         scheme = experiment.split
         files = [[fold_file(setting.out, scheme, fold, name) for name in ("train", "test")] for fold in folds]
         return [
-            Question(fold, train, test, out / f"{scheme.name}-{distinct_slug(fold)}", setting.baseline_size)
+            Question(fold, train, test, out / f"{scheme.name}-{distinct_slug(fold)}{ending}", size)
             for fold, (train, test) in zip(folds, files, strict=True)
         ]
     questions = []
     for test in dict.fromkeys(split_column(column)[0] for column in experiment.columns):
         if test == OWN:
-            questions.append(Question(test, splits.train, splits.test, out / test, setting.baseline_size))
+            questions.append(Question(test, splits.train, splits.test, out / f"{test}{ending}", size))
         elif (file := setting.outside.get(test)) is not None:
-            folder = out / f"{test}-{file_sha256(file)[:12]}"
-            questions.append(Question(test, splits.train, file, folder, setting.baseline_size))
+            folder = out / f"{test}-{file_sha256(file)[:12]}{ending}"
+            questions.append(Question(test, splits.train, file, folder, size))
     return questions
 
 
@@ -107,11 +113,23 @@ def answer_all(
     for question in questions if experiment.baselines else ():
         if not (question.train.is_file() and question.test.is_file()):  # of a fold that could not be made
             continue
+        _set_apart(question, experiment.baselines)
         try:
             failures |= fit(experiment.baselines, question, setting, config, on_event).failures
         except FxrayError as error:
             failures |= dict.fromkeys(experiment.baselines, error)
     return failures
+
+
+def _set_apart(question: Question, baselines: Sequence[str]) -> None:
+    """Earlier versions kept both sizes in one folder: published ones go to their own before small ones are fitted."""
+    shared = question.folder.with_name(question.folder.name.removesuffix(PUBLISHED))
+    own = shared.with_name(f"{shared.name}{PUBLISHED}")
+    earlier = replace(question, folder=shared, size="published")
+    for name in baselines:
+        if earlier.is_answered(name) and not (own / name).exists():
+            make_folder(own)
+            (shared / name).rename(own / name)
 
 
 def has_boxes(baseline: str) -> bool:

@@ -3,7 +3,7 @@
     OUT/config.yaml data/ folds/<scheme>/<fold>/        what all trainings share
     OUT/runs/<training>/                                a run directory each, shared by the rows that need it
     OUT/outside/<data set>/                             answers to data sets from outside
-    OUT/baselines/<data set or fold>/<baseline>/        other detectors on the same images
+    OUT/baselines/<data set or fold>/<baseline>/        other detectors on the same images; -published/ of that size
     OUT/<experiment>/<experiment>.md .tex .csv .json .html, curves.png .svg
 
 The same call goes on where it was. A training that fails is told in the table, and the others go on.
@@ -265,6 +265,8 @@ def _facts(experiment: Experiment, trainings: Sequence[Training], setting: Setti
         "seed": config.seed,
         "num_bootstrap": config.evaluate.num_bootstrap,
     }
+    if experiment.baselines:
+        facts["baselines"] = f"{setting.baseline_size} networks from random weights"
     if experiment.split is not None:
         facts["data checksum"] = plan_checksum(setting.out, experiment.split)
     else:

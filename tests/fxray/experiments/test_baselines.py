@@ -1,0 +1,55 @@
+"""Rows of other detectors: which networks, on which images, and what became of them."""
+
+import dataclasses
+import json
+
+import pytest
+
+from fxray.experiments.experiment import Experiment
+from fxray.experiments.reproduce import reproduce
+
+OWN = Experiment.model_validate(
+    {
+        "title": "Others",
+        "source": "none",
+        "kind": "trainings",
+        "reference": "Ours",
+        "rows": [{"title": "Ours"}, {"title": "NPR", "baseline": "npr"}],
+    }
+)
+
+
+@pytest.fixture
+def published(setting):
+    return dataclasses.replace(setting, baseline_size="published")
+
+
+def npr_of(result):
+    lines = json.loads((result.folder / f"{result.folder.name}.json").read_text())["lines"]
+    return next(line for line in lines if line["title"] == "NPR")
+
+
+def test_a_table_says_which_size_of_networks_it_tells_of_and_neither_replaces_the_other(
+    setting, published, fake_launch
+):
+    texts, launch = [], fake_launch()
+    for each in (published, setting, published):
+        result = reproduce({"own": OWN}, each, launch=launch.port)["own"]
+        texts.append((result.folder / "own.md").read_text())
+    assert "baselines published networks from random weights" in texts[0]
+    assert "baselines small networks from random weights" in texts[1]
+    folders = [setting.out / "baselines" / name / "npr" for name in ("own", "own-published")]
+    sizes = [json.loads((folder / "record.json").read_text())["key"]["size"] for folder in folders]
+    assert sizes == ["small", "published"]
+
+
+def test_published_networks_in_an_earlier_versions_folder_are_kept(setting, published, fake_launch):
+    reproduce({"own": OWN}, published, launch=fake_launch().port)
+    earlier, own = (setting.out / "baselines" / name / "npr" for name in ("own", "own-published"))
+    earlier.parent.mkdir()
+    (own / "of-days").touch()
+    own.rename(earlier)
+    result = reproduce({"own": OWN}, setting, launch=fake_launch().port)["own"]
+    assert npr_of(result)["state"] == ""
+    assert (own / "of-days").exists()
+    assert not (earlier / "of-days").exists()
