@@ -146,8 +146,8 @@ def reproduce(
                 except Exception as error:  # noqa: BLE001 - one training shall not stop the others; its row tells
                     failures[training.name] = _tell_failure(error, training.name, setting.out, on_event)
                 write_experiment(name, experiment, trainings, questions, setting, failures, has_curves=False)
-            failures |= _ask_baselines(experiment, questions, setting, launch, on_event)
-            results[name] = write_experiment(name, experiment, trainings, questions, setting, failures)
+            told = failures | _ask_baselines(experiment, questions, setting, launch, on_event)
+            results[name] = write_experiment(name, experiment, trainings, questions, setting, told)
         return results
 
 

@@ -53,3 +53,24 @@ def test_published_networks_in_an_earlier_versions_folder_are_kept(setting, publ
     assert npr_of(result)["state"] == ""
     assert (own / "of-days").exists()
     assert not (earlier / "of-days").exists()
+
+
+def test_a_failure_in_one_experiment_is_not_told_of_the_next(setting, fake_launch):
+    folds = {
+        "title": "Folds",
+        "source": "none",
+        "kind": "folds",
+        "split": {"scheme": "k-fold", "num_folds": 2},
+        "rows": [{"title": "NPR", "part": "overall", "baseline": "npr"}],
+    }
+    launch = fake_launch()
+
+    def fit(names, question, *given):
+        launch.fails = "npr" if question.name == "own" else ""
+        return launch.baselines(names, question, *given)
+
+    both = {"own": OWN, "folds": Experiment.model_validate(folds)}
+    results = reproduce(both, setting, launch=dataclasses.replace(launch.port, baselines=fit))
+    assert results["own"].failures == {"baseline-npr": "failed: no real image"}
+    assert npr_of(results["folds"])["state"] == ""
+    assert not results["folds"].failures
