@@ -26,6 +26,7 @@ from fxray.experiments.trainings import (
 from fxray.experiments.work import outside_answers, read_change
 from fxray.grammar.views import VIEWS
 from fxray.launch.calibration import recorded_splits
+from fxray.launch.evaluation import rows_to_answer
 from fxray.launch.run import RunDirectory
 from fxray.schema import Sample
 
@@ -179,9 +180,9 @@ def _measure_baseline(
     files = [(q.answers(row.baseline), q.test) for q in questions if q.is_answered(row.baseline)]
     if not files:
         return Line(row.title, state, _name_of(row), paper=row.paper)
-    config, says_where = setting.configure(()), has_boxes(row.baseline)
-    folds = [_evaluate([file], config, says_where).overall for file in files]
-    return _line_of_part(experiment, row, state, _evaluate(files, config, says_where).overall, folds)
+    config = setting.configure(())
+    folds = [_evaluate_other(row.baseline, [file], config).overall for file in files]
+    return _line_of_part(experiment, row, state, _evaluate_other(row.baseline, files, config).overall, folds)
 
 
 def _line_of_part(experiment: Experiment, row: Row, state: str, part: Slice, folds: Sequence[Slice]) -> Line:
@@ -214,8 +215,7 @@ def _evaluations(
         return {}
     if row.baseline:
         own, asked = setting.configure(()), [q for q in questions if q.is_answered(row.baseline)]
-        says_where = has_boxes(row.baseline)
-        return {q.name: _evaluate([(q.answers(row.baseline), q.test)], own, says_where) for q in asked}
+        return {q.name: _evaluate_other(row.baseline, [(q.answers(row.baseline), q.test)], own) for q in asked}
     training = training_of(row)
     run = RunDirectory(training.folder(setting.out))
     config = config_of(run.root)
@@ -251,15 +251,26 @@ def _pooled(trainings: Sequence[Training], setting: Setting) -> Evaluation:
     return _evaluate(files, config)
 
 
-def _evaluate(files: Sequence[tuple[Path, Path]], config: Config, says_where: bool | None = None) -> Evaluation:
-    stamps = tuple((answers, answers.stat().st_mtime_ns, data) for answers, data in files)
-    is_asked_where = VIEWS[config.data.view].has_regions if says_where is None else says_where
-    return _evaluate_once(stamps, config.evaluate.num_bootstrap, config.seed, is_asked_where)
+def _evaluate(files: Sequence[tuple[Path, Path]], config: Config) -> Evaluation:
+    says_where = VIEWS[config.data.view].has_regions
+    return _evaluate_once(_stamped(files), config.evaluate.num_bootstrap, config.seed, says_where)
+
+
+def _evaluate_other(baseline: str, files: Sequence[tuple[Path, Path]], config: Config) -> Evaluation:
+    """A baseline answers whole files; what counts are the images that the detector beside it is asked about."""
+    settings = config.evaluate
+    return _evaluate_once(
+        _stamped(files), settings.num_bootstrap, config.seed, has_boxes(baseline), settings.num_samples
+    )
+
+
+def _stamped(files: Sequence[tuple[Path, Path]]) -> tuple[tuple[Path, int, Path], ...]:
+    return tuple((answers, answers.stat().st_mtime_ns, data) for answers, data in files)
 
 
 @cache
 def _evaluate_once(
-    files: tuple[tuple[Path, int, Path], ...], num_bootstrap: int, seed: int, has_boxes: bool
+    files: tuple[tuple[Path, int, Path], ...], num_bootstrap: int, seed: int, has_boxes: bool, num_asked: int = 0
 ) -> Evaluation:
     """Tables are written after every training; answers that did not change are scored once.
 
@@ -268,11 +279,14 @@ def _evaluate_once(
     said: list[Prediction] = []
     samples: list[Sample] = []
     for number, (answers, _, data) in enumerate(files):
-        predictions = read_predictions(answers)
+        of_file, predictions = Dataset.open(data).samples, read_predictions(answers)
+        if num_asked:
+            asked = {of_file[row].sample_id for row in rows_to_answer(len(of_file), num_asked)}
+            predictions = [prediction for prediction in predictions if prediction.sample_id in asked]
         answered = {prediction.sample_id for prediction in predictions}
         mark = f"{number}:" if len(files) > 1 else ""
         said += [replace(each, sample_id=mark + each.sample_id) for each in predictions]
-        chosen = [sample for sample in Dataset.open(data).samples if sample.sample_id in answered]
+        chosen = [sample for sample in of_file if sample.sample_id in answered]
         samples += [replace(each, sample_id=mark + each.sample_id) for each in chosen]
     return evaluate(said, samples, num_bootstrap=num_bootstrap, seed=seed, has_boxes=has_boxes)
 

@@ -5,8 +5,11 @@ import json
 
 import pytest
 
+from fxray.evaluate.predictions import read_predictions, write_predictions
 from fxray.experiments.experiment import Experiment
 from fxray.experiments.reproduce import reproduce
+from fxray.launch.evaluation import rows_to_answer
+from fxray.launch.run import RunDirectory
 
 OWN = Experiment.model_validate(
     {
@@ -74,3 +77,19 @@ def test_a_failure_in_one_experiment_is_not_told_of_the_next(setting, fake_launc
     assert results["own"].failures == {"baseline-npr": "failed: no real image"}
     assert npr_of(results["folds"])["state"] == ""
     assert not results["folds"].failures
+
+
+def test_other_detectors_are_scored_on_the_images_that_the_detector_is_asked_about(setting, fake_launch):
+    few = dataclasses.replace(setting, configure=lambda more: setting.configure(["evaluate.num_samples=8", *more]))
+    launch = fake_launch()
+
+    def train(config, run_dir, on_event):
+        launch.train(config, run_dir, on_event)
+        file = RunDirectory(run_dir).predictions("gamma")
+        said = read_predictions(file)
+        write_predictions([said[row] for row in rows_to_answer(len(said), 8)], file)
+
+    result = reproduce({"own": OWN}, few, launch=dataclasses.replace(launch.port, train=train))["own"]
+    npr = npr_of(result)
+    assert npr["gains"]["accuracy"]["value"] is not None
+    assert npr["metrics"]["accuracy"]["value"] * 8 % 1 == 0
