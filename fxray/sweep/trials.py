@@ -17,6 +17,7 @@ from fxray.config.limits import check
 from fxray.config.problem import refuse
 from fxray.config.tree import Config
 from fxray.errors import ConfigError
+from fxray.evaluate.captions import can_score_captions
 from fxray.evaluate.scores import METRICS
 from fxray.experiments.trainings import are_equal_before_grpo, phases_of
 from fxray.files import write_atomically
@@ -28,7 +29,15 @@ from rewards.custom import load_reward
 
 Configure = Callable[[Sequence[str], Document], Config]
 """The configuration with further overrides, and fields of a file above them."""
-OF_BOXES = ("iou", "matched_iou", "boxes_per_image", "hallucination", "boxes_per_real_image", "box_ap")
+NEEDS = {
+    "boxes": (
+        *("iou", "matched_iou", "boxes_per_image", "hallucination", "boxes_per_real_image"),
+        *(metric for metric in METRICS if metric.startswith("box_ap")),
+    ),
+    "captions": ("bleu", "rouge_l"),
+    "tags": ("tag_f1",),
+}
+"""Metrics by the part of an answer that they are about; the others are about its verdict or its form."""
 STOPPED = "stopped.json"
 
 
@@ -163,11 +172,19 @@ def _refuse_what_is_not_measured(
             where=where,
             remedy=f"choose of {', '.join(phases)}, or leave `phase` out for the last",
         )
-    is_of_boxes = metric in OF_BOXES or metric.startswith("box_ap")
-    if is_of_boxes and not VIEWS[config.data.view].has_regions:
-        fitting = [name for name in METRICS if name not in OF_BOXES and not name.startswith("box_ap")]
+    view = VIEWS[config.data.view]
+    has = {"boxes": view.has_regions, "captions": view.has_regions and view.has_captions, "tags": view.has_tags}
+    cannot = {
+        each: f"answers have no {part} with data.view = {config.data.view}"
+        for part, metrics in NEEDS.items()
+        for each in metrics
+        if not has[part]
+    }
+    if not can_score_captions():
+        cannot |= dict.fromkeys(NEEDS["captions"], "captions are scored with `pip install 'fxray[captions]'`")
+    if metric in cannot:
         raise ConfigError(
-            f"`metric` is {metric}, and answers have no boxes with data.view = {config.data.view}",
+            f"`metric` is {metric}, and {cannot[metric]}",
             where=where,
-            remedy=f"look at one of {', '.join(fitting)}",
+            remedy=f"look at one of {', '.join(name for name in METRICS if name not in cannot)}",
         )

@@ -110,6 +110,28 @@ def test_every_trial_is_checked_before_the_first_begins(base, sweep_file, text, 
     assert not base.out.exists()
 
 
+@pytest.mark.parametrize(
+    ("metric", "view", "said"),
+    [
+        ("tag_f1", "no-tags", "answers have no tags with data.view = no-tags"),
+        ("tag_f1", "label-only", "answers have no tags"),
+        ("rouge_l", "label-only", "answers have no captions"),
+        ("bleu", "no-caption", "answers have no captions"),
+        ("bleu", "full", r"fxray\[captions\]"),
+    ],
+)
+def test_a_metric_that_answers_cannot_have_is_refused_and_none_is_advised(
+    base, sweep_file, monkeypatch, metric, view, said
+):
+    monkeypatch.setattr("fxray.sweep.trials.can_score_captions", lambda: view != "full")
+    file = sweep_file(f"fields: {{data.view: {{grid: [{view}]}}}}\nmetric: {metric}")
+    with pytest.raises(ConfigError, match=said) as caught:
+        trials_of(file, base.configure)
+    assert metric not in caught.value.remedy
+    assert ("iou" in caught.value.remedy) is (view != "label-only")
+    assert "accuracy" in caught.value.remedy
+
+
 def test_trials_with_equal_settings_before_grpo_share_an_sft(base, sweep_file):
     text = "fields: {grpo.kl_beta: {grid: [0.1, 0.2]}, sft.learning_rate: {grid: [0.001, 0.002]}}\nseeds: [0, 1]"
     file = sweep_file(text)
