@@ -42,6 +42,7 @@ UNSUITABLE = {
     "serve": "training does not depend on it",
 }
 """Fields and sections that a sweep cannot go over, and why."""
+LESS_IS_BETTER = ("hallucination", "boxes_per_real_image")
 NO_PBT = (
     "population-based training copies one trial's weights into another and changes fields on the way, so no run would "
     "have one configuration to be continued, reported or trained again with; use asha or none"
@@ -105,7 +106,7 @@ class Sweep(Section):
     split: Literal["validation"] = "validation"
     """On which images. The test split is for the report on the one that was chosen."""
     mode: Literal["max", "min"] = "max"
-    """Whether more of the metric is better, or less."""
+    """Whether more of the metric is better, or less: by default min for hallucination and boxes_per_real_image."""
     scheduler: Literal["none", "asha"] = "none"
     """Whether settings that fall behind are stopped: asynchronous successive halving, on the mean over the seeds."""
     reduction_factor: Annotated[float, Field(gt=1)] = 2
@@ -121,6 +122,15 @@ class Sweep(Section):
         if isinstance(content, dict) and content.get("split") == "test":
             raise ValueError(f"`split` cannot be test: {NO_TEST}")
         return content
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_what_is_better(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or "mode" in content:
+            return content
+        if content.get("metric") == "boxes_per_image":
+            raise ValueError("`mode` is missing: neither more nor fewer boxes_per_image are better, give max or min")
+        return content | {"mode": "min" if content.get("metric") in LESS_IS_BETTER else "max"}
 
     @model_validator(mode="after")
     def _hangs_together(self) -> "Sweep":

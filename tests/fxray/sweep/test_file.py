@@ -7,6 +7,7 @@ import pytest
 from fxray.config.load import load_config
 from fxray.errors import ConfigError
 from fxray.sweep.file import Values, load_sweep, settings_of, takes_whole_numbers
+from fxray.sweep.measure import SettingResult, TrialResult, ranked
 from fxray.sweep.sweep import plan, sweep
 from fxray.sweep.trials import shared_sfts, trials_of
 
@@ -74,6 +75,7 @@ def test_fields_that_take_whole_numbers_are_known(field, is_whole):
         ("seeds: []", "at least 1 item"),
         ("metric: iuo", "`metric` 'iuo' is none"),
         ("metric: test.iou", "those of the validation split"),
+        ("metric: boxes_per_image", "`mode` is missing"),
         ("split: test", "flattered by the images"),
         ("scheduler: pbt", "no run would have one configuration"),
         ("seed: [0]", "did you mean `seeds`"),
@@ -86,6 +88,18 @@ def test_what_is_no_sweep_is_refused_with_its_place(sweep_file, tmp_path, text, 
     assert str(tmp_path / "mine.yaml") in str(caught.value)
     assert caught.value.remedy
     assert caught.value.exit_code == 2
+
+
+def test_the_best_of_a_metric_of_faults_has_the_fewest(sweep_file):
+    def result(name, value):
+        return SettingResult(name, name, {}, (TrialResult(name, 0, "", {"hallucination": {"value": value}}),))
+
+    both = [result("sees ghosts", 0.9), result("careful", 0.02)]
+    for text, best in (("", "careful"), ("\nmode: max", "sees ghosts")):
+        sweep = sweep_file(f"metric: hallucination{text}").sweep
+        assert ranked(both, sweep.metric, sweep.mode)[0].setting == best
+    assert sweep_file("metric: iou").sweep.mode == "max"
+    assert sweep_file("metric: boxes_per_image\nmode: min").sweep.mode == "min"
 
 
 @pytest.mark.parametrize(
