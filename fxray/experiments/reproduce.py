@@ -2,7 +2,7 @@
 
     OUT/config.yaml data/ folds/<scheme>/<fold>/        what all trainings share
     OUT/runs/<training>/                                a run directory each, shared by the rows that need it
-    OUT/outside/<data set>/                             answers to data sets from outside
+    OUT/runs/<training>/outside/<data set>/             its answers to data sets from outside
     OUT/baselines/<data set or fold>/<baseline>/        other detectors on the same images; -published/ of that size
     OUT/<experiment>/<experiment>.md .tex .csv .json .html, curves.png .svg
 

@@ -27,7 +27,7 @@ from fxray.experiments.trainings import (
     phases_of,
     training_of,
 )
-from fxray.files import atomic_dir, file_sha256, write_atomically
+from fxray.files import atomic_dir, file_sha256, make_folder, write_atomically
 from fxray.launch.phases import NO_FT, SFT
 from fxray.launch.robustness import measure_robustness
 from fxray.launch.run import RunDirectory, Split, open_run, with_own_schedule
@@ -95,15 +95,24 @@ def answer_outside(
         for row in rows if test in setting.outside else []:
             phase = row.phase or phases_of(config)[-1]
             answers = outside_answers(setting, test, training, phase)
+            _take_earlier_answers(answers, training, setting, run.predictions(phase))
             if not answers.exists():
                 adapter = None if phase == NO_FT else run.adapter(phase)
                 launch.answer(config, adapter, setting.outside[test], answers, on_event)
 
 
 def outside_answers(setting: Setting, test: str, training: Training, phase: str) -> Path:
-    """Where the answers to an outside data set lie; other data of the same name are answered anew."""
+    """Where the answers to an outside data set lie, beside what gave them; other data of the name are new."""
     checksum = file_sha256(setting.outside[test])[:12]
-    return setting.out / "outside" / f"{test}-{checksum}" / f"{training.name}.{phase}.parquet"
+    return training.folder(setting.out) / "outside" / f"{test}-{checksum}" / f"{phase}.parquet"
+
+
+def _take_earlier_answers(answers: Path, training: Training, setting: Setting, own_test: Path) -> None:
+    """Earlier versions kept answers in OUT/outside, whatever became of a training: what is younger is its own."""
+    earlier = setting.out / "outside" / answers.parent.name / f"{training.name}.{answers.name}"
+    if earlier.exists() and own_test.exists() and earlier.stat().st_mtime_ns > own_test.stat().st_mtime_ns:
+        make_folder(answers.parent)
+        earlier.rename(answers)
 
 
 def change_images(

@@ -85,7 +85,7 @@ class FakeLaunch:
             (run.root / "report.html").write_text("a page")
 
     def answer(self, config, adapter, data, out, on_event):
-        self.answered.append(out.stem)
+        self.answered.append(f"{out.parents[2].name}.{out.stem}")
         write_predictions(answers(Dataset.open(data).samples, 4), out)
 
     def robustness(self, run_dir, stage, changes, overrides, on_event):
