@@ -19,6 +19,8 @@ _CONVERT = "convert a .pth that you trust with `safetensors.torch.save_file(stat
 def load_weights(network: torch.nn.Module, path: Path, *, new: str) -> None:
     """Fills a network from a .safetensors file, in place; a prefix `module.` of all names is dropped.
 
+    Batch norms' counts of batches may be missing, as torch allows: norms here have a momentum and do not need them.
+
     Args:
         network: To fill.
         path: The file.
@@ -36,7 +38,9 @@ def load_weights(network: torch.nn.Module, path: Path, *, new: str) -> None:
     wrong = [
         name
         for name, tensor in wanted.items()
-        if not name.startswith(new) and (name not in found or found[name].shape != tensor.shape)
+        if not name.startswith(new)
+        and not name.endswith("num_batches_tracked")
+        and (name not in found or found[name].shape != tensor.shape)
     ]
     if wrong:
         shape = tuple(found[wrong[0]].shape) if wrong[0] in found else "missing"

@@ -86,6 +86,15 @@ def test_weights_come_from_safetensors_and_another_architecture_is_refused(tmp_p
         load_weights(network, tmp_path / "bad.pth", new="fc")
 
 
+def test_weights_without_counts_of_batches_fit(tmp_path):
+    network, other = build_network("small"), build_network("small")
+    weights = {n: t for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
+    assert len(weights) < len(network.state_dict())
+    save_file(weights, tmp_path / "w.safetensors")
+    load_weights(other, tmp_path / "w.safetensors", new="fc")
+    assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in weights.items())
+
+
 def test_a_folder_starts_a_network_of_its_own_size_and_one_of_another_kind_is_refused(tmp_path):
     from transformers import ViTConfig, ViTForImageClassification
 
