@@ -64,8 +64,10 @@ def run_baselines(
 
     Raises:
         DataError: A dataset cannot be read, or both are one.
-        ConfigError: `weights` lacks what a baseline needs, or names one that takes none, or what is not there.
+        ConfigError: `weights` lacks what a baseline needs, or names one that takes none or is not measured, or what is
+            not there; or there is no such device.
     """
+    _refuse_what_does_nothing(entries, settings, weights)
     key = _common_key(train, test, settings)
     _note_shared_sources(train, test, on_event)
     jobs = []
@@ -86,6 +88,19 @@ def run_baselines(
     files = {entry.name: out / entry.name / RECORD for entry in BASELINES if entry.name not in failures}
     found = {name: read_record(file) for name, file in files.items() if file.is_file()}
     return Outcome({n: r for n, r in found.items() if all(r["key"].get(k) == key[k] for k in _IN_COMMON)}, failures)
+
+
+def _refuse_what_does_nothing(entries: Sequence[Entry], settings: Settings, weights: Mapping[str, Path]) -> None:
+    from fxray.baselines.training import refuse_device
+
+    refuse_device(settings.device)  # also where no baseline that is asked for opens it
+    for name in weights:
+        if name not in [entry.name for entry in entries]:
+            raise ConfigError(
+                f"{name} is not among the baselines that are to be measured",
+                where=f"--weights {name}",
+                remedy="name it, too, or leave its weights out",
+            )
 
 
 def _common_key(train: Path, test: Path, settings: Settings) -> dict[str, Any]:

@@ -106,3 +106,21 @@ def open_device(name: str) -> torch.device:
             f"{name!r} cannot be used: {str(error).splitlines()[0]}", where="--device", remedy="give cpu, or cuda:0"
         ) from error
     return device
+
+
+def refuse_device(name: str) -> None:
+    """Says what `open_device` would, and leaves the device's memory alone.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+    else:
+        num_devices = torch.cuda.device_count()
+        if device.type != "cuda" or (device.index or 0) < num_devices:
+            return
+        reason = f"there are {num_devices} CUDA devices here"
+    raise ConfigError(f"{name!r} cannot be used: {reason}", where="--device", remedy="give cpu, or cuda:0")

@@ -132,9 +132,11 @@ def chosen_size(given: str, option: str) -> "Size":
 def _weights(given: list[str]) -> dict[str, Path]:
     """NAME=PATH pairs by name."""
     pairs = [each.partition("=") for each in given]
-    for name, _, path in pairs:
+    for place, (name, _, path) in enumerate(pairs):
         if not name or not path:
             raise typer.BadParameter(f"--weights {name}: expected NAME=PATH")
+        if name in [before for before, _, _ in pairs[:place]]:
+            raise typer.BadParameter(f"--weights {name} is given twice: a baseline starts from one")
     return {name: Path(path).expanduser() for name, _, path in pairs}
 
 

@@ -114,3 +114,17 @@ def test_bad_input_is_one_clear_error(toy_sets, tmp_path):
         run_baselines(floor, Settings(0), {"leak-probe": train}, train=train, test=test, **common)
     with pytest.raises(ConfigError, match="nothing is downloaded"):
         run_baselines(find(["vit"]), Settings(0), {"vit": train}, train=train, test=test, **common)
+    with pytest.raises(ConfigError, match="vit is not among the baselines"):
+        run_baselines(floor, Settings(0), {"vit": tmp_path}, train=train, test=test, **common)
+    for device in ("cuda:77", "cudda"):
+        with pytest.raises(ConfigError, match=f"'{device}' cannot be used"):
+            run_baselines(floor, Settings(0, device), {}, train=train, test=test, **common)
+
+
+def test_weights_that_are_given_twice_are_wrong_usage(toy_sets, tmp_path):
+    train, test = map(str, toy_sets)
+    twice = ["--weights", "npr=a.safetensors", "--weights", "npr=b.safetensors"]
+    given = ["baseline", "run", "npr", *twice, "--train", train, "--test", test, "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert "is given twice" in " ".join(result.stderr.split())
