@@ -21,6 +21,7 @@ from fxray.experiments.trainings import (
     num_training_samples,
     phases_of,
     state_of,
+    state_without,
     training_of,
 )
 from fxray.experiments.work import outside_answers, read_change
@@ -330,7 +331,7 @@ def _state(
         return failures[training.name]
     config = config_of(training.folder(setting.out))
     if row.phase and config is not None and row.phase not in phases_of(config):
-        return f"this training has no phase {row.phase}"
+        return state_without(row.phase)
     return no_data or state_of(training, setting.out)
 
 

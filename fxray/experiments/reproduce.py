@@ -36,8 +36,11 @@ from fxray.experiments.trainings import (
     is_finished,
     num_grpo_steps,
     num_training_samples,
+    phases_of,
     refuse_unequal_steps,
+    refuse_unknown_phases,
     state_of,
+    state_without,
     training_of,
     trainings_of,
 )
@@ -96,7 +99,7 @@ def plan(experiment: Experiment, setting: Setting) -> list[PlannedRow]:
         others = [_planned_other(row, questions) for row in experiment.rows if row.absent or row.baseline]
         return [_planned(f"fold {t.fold}", t, setting) for t in trainings_of(experiment, folds)] + others
     return [
-        _planned(row.title, training_of(row), setting) if row.is_trained else _planned_other(row, questions)
+        _planned(row.title, training_of(row), setting, row.phase) if row.is_trained else _planned_other(row, questions)
         for row in experiment.rows
     ]
 
@@ -113,7 +116,8 @@ def reproduce(
         launch: What trains and answers.
 
     Raises:
-        ConfigError: The folder is of another configuration, or trainings that should be equally long are not.
+        ConfigError: The folder is of another configuration, or trainings that should be equally long are not, or a row
+            is about a phase that there is not.
         DataError: The data cannot be read or made.
         FxrayError: Another process works on the folder.
         ResourceError: The disk is full or not writable.
@@ -126,6 +130,7 @@ def reproduce(
         shared = split_overrides(config, setting.out)
         for experiment in experiments.values():
             refuse_unequal_steps(experiment, setting, shared)
+            refuse_unknown_phases(experiment, setting)
             _refuse_changed(experiment, setting, shared)
         results, failures = {}, dict[str, str]()
         for name, experiment in experiments.items():
@@ -232,15 +237,17 @@ def _planned_other(row: Row, questions: Sequence[Question]) -> PlannedRow:
     return PlannedRow(row.title, key_of(row.baseline), state, None)
 
 
-def _planned(title: str, training: Training, setting: Setting) -> PlannedRow:
+def _planned(title: str, training: Training, setting: Setting, phase: str = "") -> PlannedRow:
     try:
         config = setting.configure(training.overrides)
         problems = check(config)
     except ConfigError as error:
         return PlannedRow(title, training.name, f"cannot run: {error.message}", None)
+    if phase and phase not in phases_of(config):
+        return PlannedRow(title, training.name, state_without(phase), None)
     state = f"cannot run: {problems[0]}" if problems else state_of(training, setting.out)
     num_train = None if training.fold else num_training_samples(config)
-    return PlannedRow(title, training.name, state, num_grpo_steps(config, num_train))
+    return PlannedRow(title, training.name, state, num_grpo_steps(config, num_train, phase))
 
 
 def _tell_failure(error: Exception, name: str, out: Path, on_event: OnEvent) -> str:

@@ -17,6 +17,7 @@ from fxray.launch.phases import NO_FT, SFT, is_answered
 from fxray.launch.run import RunDirectory
 
 MAX_NAME_CHARACTERS = 120
+PAPER_SCHEDULE = "paper"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +148,34 @@ def refuse_unequal_steps(experiment: Experiment, setting: Setting, overrides: Se
         )
 
 
+def refuse_unknown_phases(experiment: Experiment, setting: Setting) -> None:
+    """Sees to it that rows are about phases of their trainings, or of the paper, which the table says are not there.
+
+    Raises:
+        ConfigError: One is of neither.
+    """
+    of_the_paper = [stage.name for stage in stages_of(PAPER_SCHEDULE)]
+    for row in experiment.rows:
+        phases = phases_of(setting.configure(row.set)) if row.is_trained and row.phase else []
+        if row.phase and phases and row.phase not in [*phases, *of_the_paper]:
+            raise ConfigError(
+                f"row {row.title!r} is about phase {row.phase}, which its training does not have",
+                where=experiment.title,
+                remedy=f"choose of {', '.join(phases)}, or leave `phase` out for the last",
+            )
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a run directory holds a whole training, answers and report included."""
     config = config_of(folder)
     if config is None or not (folder / "report.html").is_file():
         return False
     return is_answered(RunDirectory(folder), stages_of(config.grpo.schedule))
+
+
+def state_without(phase: str) -> str:
+    """Of a row whose training goes by a schedule that lacks a phase."""
+    return f"this training has no phase {phase}"
 
 
 def state_of(training: Training, out: Path) -> str:

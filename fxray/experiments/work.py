@@ -94,6 +94,8 @@ def answer_outside(
     for test in experiment.outside:
         for row in rows if test in setting.outside else []:
             phase = row.phase or phases_of(config)[-1]
+            if phase not in phases_of(config):
+                continue
             answers = outside_answers(setting, test, training, phase)
             _take_earlier_answers(answers, training, setting, run.predictions(phase))
             if not answers.exists():

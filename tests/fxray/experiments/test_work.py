@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
-from fxray.experiments.experiment import Experiment
-from fxray.experiments.reproduce import reproduce
+from fxray.errors import ConfigError
+from fxray.experiments.experiment import Experiment, load_experiment
+from fxray.experiments.reproduce import plan, reproduce
 
 
 def experiment_of(*rows, **fields):
@@ -45,3 +46,27 @@ def test_outside_answers_of_an_earlier_version_count_where_they_are_younger_than
     reproduce(experiment_of({"title": "Best"}), outside, launch=launch.port)
     assert launch.answered == (["base.gamma"] if is_older else [])
     assert answers.exists()
+
+
+def test_a_phase_that_no_schedule_has_is_refused_before_anything_is_trained(outside, fake_launch):
+    launch = fake_launch()
+    with pytest.raises(ConfigError, match="row 'Mid' is about phase betta, which its training does not have"):
+        reproduce(experiment_of({"title": "Mid", "phase": "betta"}), outside, launch=launch.port)
+    assert launch.trained == []
+
+
+def test_a_phase_that_a_row_lacks_is_not_asked_about_outside_data(outside, fake_launch):
+    launch = fake_launch()
+    rows = {"title": "Best"}, {"title": "Mid", "phase": "beta", "set": ["grpo.schedule=fixed-gamma"]}
+    mine = experiment_of(*rows)
+    lacking = "this training has no phase beta"
+    assert [(row.state, row.num_steps) for row in plan(mine["mine"], outside)] == [("not begun", 6), (lacking, None)]
+    result = reproduce(mine, outside, launch=launch.port)["mine"]
+    assert launch.answered == ["base.gamma"]
+    assert result.tables[0].rows[1].cells[0] == lacking
+    assert not result.failures
+
+
+def test_a_plan_counts_the_steps_up_to_the_phase_of_a_row(setting):
+    rows = plan(load_experiment("figure3"), setting)
+    assert [row.num_steps for row in rows] == [0, 0, 2, 4, 6]
