@@ -29,6 +29,7 @@ from fxray.baselines.pictures import Masks, Pictures
 from fxray.baselines.ports import Answer, OnStep, Settings, Size
 from fxray.baselines.resnet import SHAPES, ResNet
 from fxray.baselines.training import Recipe, open_device, quick_products
+from fxray.errors import ModelError
 
 NUM_STEPS = 20
 _RECIPES: dict[Size, Recipe] = {"small": Recipe(2, 16, 2e-3), "published": Recipe(20, 64, 1e-4)}
@@ -43,6 +44,12 @@ class Dire:
         assert settings.weights is not None, "load_part has refused it"
         self._schedules = _schedules(settings.weights)
         side = self._unet.config.sample_size
+        if not side or self._unet.config.num_class_embeds:
+            raise ModelError(
+                f"sample_size is {side}, num_class_embeds {self._unet.config.num_class_embeds}",
+                where=str(settings.weights),
+                remedy="give an unconditional diffusion model whose configuration has a sample_size",
+            )
         self._side_px = int(side if isinstance(side, int) else min(side))
         torch.manual_seed(settings.seed)
         depths, widths = SHAPES[settings.size]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -196,7 +197,7 @@ def _run_apart(job: Job, on_event: OnEvent, silence_s: float) -> None:
 
     Raises:
         FxrayError: What the baseline raised.
-        WorkerDiedError: Its process ended without a word, killed for memory for one.
+        WorkerDiedError: It raised something else, or its process ended without a word, killed for memory for one.
         DeadlineError: It told of no step for `silence_s`.
     """
     context = multiprocessing.get_context("spawn")
@@ -215,14 +216,12 @@ def _run_apart(job: Job, on_event: OnEvent, silence_s: float) -> None:
             on_event(told)
         raise DeadlineError(
             f"no step for {silence_s:g} s",
-            where=job.entry.name,
             remedy="try fewer images, --epochs 1, or another --device",
         )
     except EOFError:
         process.join(_END_S)
         raise WorkerDiedError(
             f"its process ended with exit code {process.exitcode}",
-            where=job.entry.name,
             remedy="-9 is most often a lack of memory; what it wrote on stderr says more",
         ) from None
     finally:
@@ -239,5 +238,9 @@ def _work(job: Job, to_parent: Connection) -> None:
         to_parent.send(None)
     except FxrayError as error:
         to_parent.send(error)
+    except Exception as error:  # noqa: BLE001 - the process ends here; what it says goes to the table and the log
+        traceback.print_exc()
+        said = " ".join(str(error).split()[:40])
+        to_parent.send(WorkerDiedError(f"{type(error).__name__}: {said}", remedy="its traceback is on stderr"))
     finally:
         to_parent.close()

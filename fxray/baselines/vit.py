@@ -16,6 +16,7 @@ from fxray.baselines.crops import centre_crop, with_short_side
 from fxray.baselines.ports import Settings, Size
 from fxray.baselines.training import Recipe, open_device
 from fxray.baselines.weights import load_pretrained
+from fxray.errors import ModelError
 
 _SHAPES: dict[Size, dict[str, int]] = {
     "small": {
@@ -51,7 +52,13 @@ class Vit(Classifier):
             model, _ = load_pretrained(ViTForImageClassification, settings.weights, new="classifier", num_labels=1)
         else:
             model = ViTForImageClassification(build_config(settings.size))
-        side_px = int(model.config.image_size)
+        side_px = model.config.image_size
+        if not isinstance(side_px, int):
+            raise ModelError(
+                f"image_size is {side_px}, expected one number of pixels",
+                where=str(settings.weights),
+                remedy="give the folder of a ViT of square images, image_size one number in its config.json",
+            )
         resized_px = round(side_px * _RESIZED_FRAC)
         super().__init__(
             VitNet(model),

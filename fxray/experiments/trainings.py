@@ -149,7 +149,7 @@ def refuse_unequal_steps(experiment: Experiment, setting: Setting, overrides: Se
 
 
 def refuse_unknown_phases(experiment: Experiment, setting: Setting) -> None:
-    """Sees to it that rows are about phases of their trainings, or of the paper, which the table says are not there.
+    """Sees to it that a row's phase is one of its training, or of the paper's, whose lack the table tells.
 
     Raises:
         ConfigError: One is of neither.

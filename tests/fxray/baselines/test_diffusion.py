@@ -152,3 +152,13 @@ def test_what_is_missing_or_of_another_kind_is_refused(autoencoders, diffusion_m
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="holds no AutoencoderKL"):
         Aeroblade(Settings(0, weights=tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("shape", [{}, {"sample_size": 32, "num_class_embeds": 3}])
+def test_a_diffusion_model_without_a_size_or_with_classes_is_refused(tmp_path, shape):
+    from diffusers import UNet2DModel
+
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    UNet2DModel(**shape, **SHAPE, **blocks).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="give an unconditional diffusion model"):
+        Dire(Settings(0, weights=tmp_path))

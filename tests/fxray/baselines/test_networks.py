@@ -110,6 +110,15 @@ def test_a_folder_starts_a_network_of_its_own_size_and_one_of_another_kind_is_re
         Segformer(Settings(0, weights=tmp_path))
 
 
+def test_a_vit_of_images_that_are_two_numbers_is_refused(tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTForImageClassification(ViTConfig(**shape, image_size=[24, 24], patch_size=8)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"image_size is \[24, 24\], expected one number"):
+        Vit(Settings(0, weights=tmp_path))
+
+
 def test_large_images_are_answered_alone_and_small_ones_together():
     sizes = [(8, 8)] * 18 + [(8, 9)] + [(1500, 1500)] * 3
     batches = list(in_batches(np.zeros((*size, 3), np.uint8) for size in sizes))

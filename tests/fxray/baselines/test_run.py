@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -19,7 +20,16 @@ from fxray.events import ignore
 from fxray.report.paper_table import SYNTHETIC
 
 FLOOR, FREQUENCY = find(["leak-probe", "frequency"])
-GONE = Entry("vit", "nowhere:Gone", "none", "nothing")
+
+
+class Dying(Entry):
+    """Its process is gone as soon as it hears of it."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+GONE = Dying("vit", "nowhere:Gone", "none", "nothing")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +50,7 @@ def test_one_that_dies_does_not_stop_the_others(toy_sets, finished):
     _, outcome = finished
     assert list(outcome.records) == ["leak-probe", "frequency"]
     assert isinstance(outcome.failures["vit"], WorkerDiedError)
-    assert "exit code 1" in str(outcome.failures["vit"])
+    assert "exit code 9" in str(outcome.failures["vit"])
     record = outcome.records["leak-probe"]
     assert record["peak_memory_mib"] > 20
     assert record["fit"]["seconds"] > 0
@@ -64,6 +74,11 @@ def test_a_baseline_without_a_word_is_given_up(toy_sets, tmp_path):
     outcome = run(toy_sets, tmp_path, FLOOR, silence_s=0.001)
     assert isinstance(outcome.failures["leak-probe"], DeadlineError)
     assert not (tmp_path / "leak-probe").exists()
+
+
+def test_what_a_baseline_raises_is_told_whatever_it_is(toy_sets, tmp_path):
+    outcome = run(toy_sets, tmp_path, Entry("vit", "nowhere:Gone", "none", "nothing"))
+    assert str(outcome.failures["vit"]).startswith("ModuleNotFoundError: No module named 'fxray.baselines.nowhere'\n")
 
 
 def test_the_command_writes_one_table(toy_sets, finished):
