@@ -58,6 +58,8 @@ def reproduce(
     from fxray.experiments.trainings import Setting
 
     setting = Setting(lambda more: load_config(config, [*(overrides or ()), *more]), out, outside, size)
+    if ALL in names:
+        experiments = _possible(experiments, setting)
     if dry_run:
         for name, experiment in experiments.items():
             _print_plan(name, experiment, setting)
@@ -74,6 +76,22 @@ def reproduce(
         typer.echo(result.folder)
     if any(result.failures for result in results.values()):
         raise typer.Exit(1)
+
+
+def _possible(experiments: dict[str, "Experiment"], setting: "Setting") -> dict[str, "Experiment"]:
+    """Those that the data allow; why another one is left out is told."""
+    from fxray.errors import ConfigError
+    from fxray.experiments.data import fold_names
+
+    found = {}
+    for name, experiment in experiments.items():
+        try:
+            if experiment.split is not None:
+                fold_names(experiment.split, setting.configure(()))
+            found[name] = experiment
+        except ConfigError as error:
+            typer.echo(f"{name} is left out: {error.message}", err=True)
+    return found
 
 
 def _outside(options: list[str], experiments: dict[str, "Experiment"]) -> dict[str, Path]:

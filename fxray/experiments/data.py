@@ -11,6 +11,7 @@ from fxray.data.split.settings import Scheme, Settings
 from fxray.data.split.split import split
 from fxray.data.split.take import take
 from fxray.data.synth.families import FAMILIES
+from fxray.errors import ConfigError
 from fxray.evaluate.groups import group_of, has_planted_defects
 from fxray.events import OnEvent
 from fxray.experiments.experiment import SplitSettings
@@ -54,14 +55,22 @@ def fold_names(settings: SplitSettings, config: Config) -> list[str]:
     """The folds, from the data where they are there already, else from what will be made.
 
     Raises:
+        ConfigError: The generated images are all of one generator or group, so none can be held out.
         DataError: A file is missing or malformed.
     """
     if settings.scheme == "k-fold":
         return [str(fold) for fold in range(settings.num_folds)]
     generators = _generators(config)
-    if settings.scheme == "leave-one-generator-out":
-        return sorted(generators)
-    return sorted(set(_groups(generators).values()))
+    is_by_group = settings.scheme == "leave-one-group-out"
+    names = sorted(set(_groups(generators).values()) if is_by_group else generators)
+    if len(names) < 2:
+        what = "group" if is_by_group else "generator"
+        raise ConfigError(
+            f"the generated images are all of one {what}, {', '.join(names) or 'none'}, so none can be held out",
+            where=settings.scheme,
+            remedy="leave the experiment out, or add images of another",
+        )
+    return names
 
 
 def prepare_fold(settings: SplitSettings, fold: str, splits: Splits, out: Path, seed: int, on_event: OnEvent) -> None:

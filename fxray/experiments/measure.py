@@ -142,7 +142,7 @@ def measure_folds(
         column: (statistics.mean(each), statistics.stdev(each)) for column, each in values.items() if len(each) > 1
     }
     num_done = sum(not line.state for line in lines)
-    return [*lines, Line(f"mean ± sd of {num_done} folds", spread=spread)]
+    return [*lines, Line(f"mean ± sd of {num_done} folds", "" if num_done else "no fold is done", spread=spread)]
 
 
 def measure_parts(

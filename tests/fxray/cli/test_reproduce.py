@@ -40,6 +40,16 @@ def test_the_exit_code_tells_whether_a_training_failed(tmp_path, monkeypatch, fa
     assert "0.981" not in shown.stdout  # the paper's numbers are in the files, in grey
 
 
+def test_all_leaves_out_what_the_data_do_not_allow_and_a_name_of_its_own_is_refused(tmp_path):
+    shown = run("all", "--config", "smoke", "--out", tmp_path / "out", "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    assert "leave-one-group-out is left out: the generated images are all of one group, Planted" in shown.stderr
+    assert "Images of a group" not in shown.stdout
+    assert "leave-one-generator-out-noise-burst" in shown.stdout
+    named = run("leave-one-group-out", "--config", "smoke", "--out", tmp_path / "out", "--dry-run")
+    assert "none can be held out" in str(named.exception)
+
+
 def test_what_is_not_there_is_said(tmp_path):
     missing = run("table4", "--config", "smoke", "--out", tmp_path, "--ood", "4o=nowhere.parquet")
     assert missing.exit_code == 2

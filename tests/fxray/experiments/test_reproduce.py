@@ -8,10 +8,11 @@ import pytest
 
 from fxray.config.load import load_config
 from fxray.errors import ConfigError, FxrayError
-from fxray.experiments import measure
+from fxray.experiments import data, measure
 from fxray.experiments.experiment import load_experiment
 from fxray.experiments.reproduce import plan, reproduce
 from fxray.experiments.tables import as_table
+from fxray.experiments.trainings import trainings_of
 from fxray.launch.lease import hold
 
 
@@ -199,6 +200,23 @@ def test_a_generator_is_left_out_of_training(tmp_path, setting, fake_launch):
     assert "SD 1.4" not in {sample.generator for sample in train}
     assert {sample.generator for sample in test} == {"SD 1.4", "real"}
     assert list(lines_of(result, "mine")) == ["BigGAN", "DiT", "SD 1.4", "VAR", "mean ± sd of 4 folds"]
+
+
+def test_data_of_one_generator_are_refused_before_anything_is_trained(tmp_path, setting, fake_launch, monkeypatch):
+    monkeypatch.setattr(data, "_generators", lambda config: {"VAR"})
+    text = "title: t\nsource: none\nkind: folds\nsplit: {scheme: leave-one-generator-out}\n"
+    mine, launch = experiment_of(tmp_path, text), fake_launch()
+    for call in (lambda: plan(mine["mine"], setting), lambda: reproduce(mine, setting, launch=launch.port)):
+        with pytest.raises(ConfigError, match="all of one generator, VAR, so none can be held out"):
+            call()
+    assert launch.trained == []
+
+
+def test_a_mean_of_no_fold_is_not_measured(tmp_path, setting, fake_launch):
+    text = "title: t\nsource: none\nkind: folds\nsplit: {scheme: leave-one-generator-out}\n"
+    mine = experiment_of(tmp_path, text)
+    lines = measure.measure_folds(mine["mine"], trainings_of(mine["mine"], ["a", "b"]), setting, {})
+    assert [line.state for line in lines][-1] == "no fold is done"
 
 
 def test_a_measurement_that_fails_does_not_keep_a_training_from_other_tables(tmp_path, setting, fake_launch):
