@@ -7,7 +7,7 @@ import posixpath
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -180,27 +180,33 @@ def follow(client: Any, job: str, show: Callable[[str], None]) -> int:
     Raises:
         FxrayError: There is no such job.
         ResourceError: The cluster cannot be reached, or cannot be any more.
+        OSError: Of `show`: the reader of the output is gone, say.
     """
     import aiohttp
 
     status_of(client, job)
     num_shown, lost_s = 0, math.inf
 
+    async def next_of(pieces: AsyncIterator[str]) -> str | None:
+        """None at the end of the log, or of the connection."""
+        with suppress(OSError, RuntimeError, aiohttp.ClientError):
+            # A machine that is gone closes no connection: whoever only listens to it never hears of that.
+            return await asyncio.wait_for(anext(pieces, None), ANSWER_DEADLINE_S)
+        return None
+
     async def tail() -> None:
         """Shows what comes after the characters that were shown; Ray tells from the start each time."""
         nonlocal num_shown
         position, pieces = 0, client.tail_job_logs(job)
-        # A machine that is gone closes no connection: whoever only listens to it never hears of that.
-        while (piece := await asyncio.wait_for(anext(pieces, None), ANSWER_DEADLINE_S)) is not None:
+        while (piece := await next_of(pieces)) is not None:
             news = piece[max(0, num_shown - position) :]
             position += len(piece)
             if news:
-                num_shown = position
                 show(news)
+                num_shown = position
 
     while True:
-        with suppress(OSError, RuntimeError, aiohttp.ClientError):
-            asyncio.run(tail())
+        asyncio.run(tail())
         try:
             if client.get_job_status(job).is_terminal():
                 return _exit_code(client.get_job_info(job))

@@ -72,6 +72,16 @@ def test_a_broken_connection_shows_no_line_twice_and_none_too_few():
     assert follow(Client(JobStatus.SUCCEEDED, *logs)) == (0, "one\ntwo\nthree\n")
 
 
+def test_whoever_stops_reading_the_output_ends_following():
+    def show(piece: str) -> None:
+        raise BrokenPipeError
+
+    client = Client(JobStatus.SUCCEEDED, ["one\n"], ["one\n", "two\n"])
+    with pytest.raises(BrokenPipeError):
+        jobs.follow(client, "a", show)
+    assert len(client.logs) == 1, "the log was fetched once"
+
+
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
