@@ -3,7 +3,6 @@
 groups of the rank ─► images to patches ─► per pass: reference (no gradient), policy, loss, backward ─► step
 """
 
-import os
 import socket
 import time
 from collections import defaultdict
@@ -43,6 +42,7 @@ from fxray.model.policy import make_policy
 from fxray.model.prompts import forbidden_ids, load_tokenizer
 from fxray.model.ranks import open_meeting
 from fxray.model.zero import ZeroEngine, join_ranks, sharded_loading
+from fxray.processors import num_processors
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class LearnerWorker:
             CheckpointError: The initial policy does not fit.
         """
         spec = self._spec
-        torch.set_num_threads(spec.threads or os.cpu_count() or 1)
+        torch.set_num_threads(spec.threads or num_processors())
         path = resolve_model_path(spec.model_path)
         self._image_processor = load_image_processor(path, min_pixels=spec.min_pixels, max_pixels=spec.max_pixels)
         self._forbidden_ids = forbidden_ids(load_tokenizer(path))

@@ -15,6 +15,7 @@ from pathlib import Path
 from fxray.engine.environment import cpu_kernels_load
 from fxray.engine.versions import ACCEPTED
 from fxray.errors import FxrayError
+from fxray.processors import num_processors
 
 MATRIX = {
     "ray": ("2.58.1",),
@@ -125,7 +126,7 @@ def _imports(name: str, remedy: str) -> Finding:
 
 
 def _devices() -> Iterator[Finding]:
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = num_processors()
     remedy = "" if processors >= 2 else "two are the least that a run is comfortable with"
     yield Finding(Level.OK if processors >= 2 else Level.WARN, "processors", str(processors), remedy)
     try:

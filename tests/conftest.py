@@ -51,6 +51,13 @@ def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of eight processors the process may use one."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+
+
+@pytest.fixture
 def peak_kib() -> Callable[[], int]:
     """This process's peak of resident memory since the test began; what other tests took is forgotten."""
     Path("/proc/self/clear_refs").write_text("5")

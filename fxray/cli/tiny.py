@@ -1,6 +1,5 @@
 """`fxray tiny`: the small base model that ships with fxray."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -30,12 +29,13 @@ def build(
     from fxray.events import Step
     from fxray.model.tiny.build import Recipe
     from fxray.model.tiny.build import build as build_tiny
+    from fxray.processors import num_processors
 
     with show_progress() as on_event:
         ability = build_tiny(
             out,
             Recipe(seed=seed),
-            threads=threads or os.cpu_count() or 1,
+            threads=threads or num_processors(),
             progress=lambda stage, done, total, loss: on_event(Step(stage, done, total, {"loss": loss})),
         )
     typer.echo(ability)

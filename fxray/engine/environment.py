@@ -5,6 +5,7 @@ import os
 import sys
 
 from fxray.errors import ResourceError
+from fxray.processors import num_processors
 
 _ALWAYS = {
     # The engine core in the same process: it starts in half the time, and dies with its actor.
@@ -39,7 +40,7 @@ def prepare_environment(*, threads: int) -> None:
     """
     wanted = _ALWAYS | {_RUNNER: os.environ.get(_RUNNER, "0")}
     if is_cpu_build():
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or num_processors()
         # Ray sets OMP_NUM_THREADS to an actor's logical processors, which say nothing about threads.
         wanted |= {
             "OMP_NUM_THREADS": str(threads),

@@ -13,6 +13,7 @@ from fxray.errors import ResourceError
 from fxray.launch.head import watched_head
 from fxray.launch.leftovers import own_folder
 from fxray.listening import bound_socket
+from fxray.processors import num_processors
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -63,7 +64,7 @@ def _init(config: RayConfig, address: str | None, folder: Path | None, min_cpus:
                 address="local",
                 namespace="fxray",
                 resources=dict.fromkeys(NODE_TYPES, 1) if config.use_node_types else None,
-                num_cpus=max(config.num_cpus or os.cpu_count() or 1, min_cpus),
+                num_cpus=max(config.num_cpus or num_processors(), min_cpus),
                 object_store_memory=config.object_store_mib * 2**20,
                 include_dashboard=False,
                 _metrics_export_port=config.metrics_port or None,

@@ -3,7 +3,6 @@
 `fxray serve` runs it on a Ray of its own; `serve deploy deploy/serve.yaml` runs it on a cluster.
 """
 
-import os
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from fxray.launch.start import engine_settings
 from fxray.listening import is_loopback
 from fxray.model.folder import resolve_model_path
 from fxray.model.prompts import load_chat, render_prompt
+from fxray.processors import num_processors
 from fxray.remote import is_remote, local_copy
 from fxray.serve.keys import read_keys
 from fxray.serve.replica import ReplicaSpec
@@ -201,7 +201,7 @@ def replica_spec(config: Config) -> ReplicaSpec:
     if engine.threads == 0:
         # Threads that wait for each other lose more than they gain where proxy, gateway and decoding want processors.
         num_replicas = max(config.serve.replicas, config.serve.max_replicas)
-        engine = replace(engine, threads=max(1, len(os.sched_getaffinity(0)) // (2 * num_replicas)))
+        engine = replace(engine, threads=max(1, num_processors() // (2 * num_replicas)))
     return ReplicaSpec(
         engine=engine,
         prompt=render_prompt(load_chat(model_path), templates_of(config.data.view)[EVALUATION_TEMPLATE.index]),

@@ -7,7 +7,6 @@ weights as one that never did.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,6 +31,7 @@ from fxray.model.packed import PackedPolicy, pack
 from fxray.model.policy import make_policy
 from fxray.model.prompts import load_tokenizer
 from fxray.model.zero import ZeroEngine, sharded_loading
+from fxray.processors import num_processors
 from fxray.sft import checkpoint
 from fxray.sft.batches import Example, ExampleReader, read_ahead, token_weights
 from fxray.sft.checkpoint import PROGRESS_FILE, SftState
@@ -57,7 +57,7 @@ def run_rank(settings: SftSettings, attempt_dir: Path, start_from: Path | None, 
     """
     checkpoint.check_mark(attempt_dir, mark, Path(settings.dataset_path))
     context = ray.train.get_context()
-    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    torch.set_num_threads(settings.threads or max(1, num_processors() // context.get_local_world_size()))
     trainer = Trainer(settings, attempt_dir, rank=context.get_world_rank(), device=get_device(), report=_report)
     reported = ray.train.get_checkpoint()
     if newest := Path(reported.path) if reported else start_from:

@@ -93,6 +93,15 @@ def start(model_dir, **changes):
     return worker
 
 
+@pytest.mark.usefixtures("pinned")
+def test_a_pinned_rank_takes_no_more_threads_than_it_has_processors(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    with pytest.raises(ModelError):  # it loads the model next
+        start(tmp_path, threads=0)
+    assert taken == [1]
+
+
 @pytest.fixture(scope="module")
 def worker(random_model_dir):
     return start(random_model_dir)

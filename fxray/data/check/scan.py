@@ -20,6 +20,7 @@ from fxray.data.dataset import SCHEMA, check_schema
 from fxray.data.parts import ALONE_S, AllCores, each_part
 from fxray.errors import DataError
 from fxray.events import Note, OnEvent, PhaseDone, PhaseStarted, Step, ignore
+from fxray.processors import num_processors
 
 _BATCH_ROWS = 1024
 _PIXELS = "image"
@@ -92,7 +93,7 @@ def _look_at_all(
     """What was seen of each part's images, in the order of the parts."""
     seen: dict[int, list[Seen]] = {}
     num_rows, num_done, start_s = sum(part.num_rows for part in parts), 0, time.monotonic()
-    num_threads = len(os.sched_getaffinity(0))
+    num_threads = num_processors()
     for folder in dict.fromkeys(part.path.parent for part in parts):
         if not os.access(folder, os.W_OK):
             on_event(Note(f"{folder} is not writable: what is seen of the images is not kept for the next check", True))

@@ -1,6 +1,5 @@
 """Writes the three synthetic datasets."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from fxray.data.dataset import Row, write_dataset
 from fxray.data.synth.families import FAMILIES
 from fxray.data.synth.photographs import Split
 from fxray.data.synth.samples import draw_row
+from fxray.processors import num_processors
 from fxray.schema import Verdict
 
 Progress = Callable[[str, int, int], None]
@@ -60,7 +60,7 @@ def draw_split(split: Split, num_rows: int, size_px: int, seed: int, progress: P
         family = FAMILIES[index // 2 % len(FAMILIES)]
         return draw_row(rng, f"{split}-{index:06d}", split, family, verdict, size_px)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and numpy let other threads run
+    with ThreadPoolExecutor(num_processors()) as pool:  # Pillow and numpy let other threads run
         for start in range(0, num_rows, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, num_rows)
             yield from pool.map(draw, range(start, stop))

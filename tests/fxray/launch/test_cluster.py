@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import ray
 
 from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
-from fxray.launch.cluster import check_machine, ray_cluster
+from fxray.launch.cluster import _init, check_machine, ray_cluster
 
 LISTENERS = """
 import json, os, psutil
@@ -38,6 +39,14 @@ def test_too_little_shared_memory_is_said_with_its_own_remedy(monkeypatch):
         ray_cluster(RayConfig(object_store_mib=2**30), min_cpus=1),
     ):
         pytest.fail("Ray was started")
+
+
+@pytest.mark.usefixtures("pinned")
+def test_a_local_ray_counts_the_processors_that_the_driver_may_use(monkeypatch, tmp_path):
+    taken = []
+    monkeypatch.setattr(ray, "init", lambda **options: taken.append(options["num_cpus"]))
+    _init(RayConfig(), None, tmp_path, min_cpus=1)
+    assert taken == [1]
 
 
 def test_a_port_in_use_is_said_before_anything_starts(monkeypatch):

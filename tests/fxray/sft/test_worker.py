@@ -2,8 +2,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray.train
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
@@ -11,9 +13,10 @@ from safetensors.torch import load_file
 from fxray.errors import CheckpointError, ResourceError
 from fxray.model.folder import resolve_model_path
 from fxray.model.load import load_model
+from fxray.sft import checkpoint, worker
 from fxray.sft.checkpoint import checkpoints, read_state
 from fxray.sft.settings import SftSettings
-from fxray.sft.worker import Trainer
+from fxray.sft.worker import Trainer, run_rank
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +55,23 @@ def train(
 def losses(folder: Path) -> dict[int, float]:
     records = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
     return {record["step"]: record["metrics"]["loss"] for record in records if "step" in record}
+
+
+@pytest.mark.usefixtures("pinned")
+def test_a_pinned_rank_takes_no_more_threads_than_it_has_processors(
+    settings: SftSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.setattr(checkpoint, "check_mark", lambda *_: None)
+    monkeypatch.setattr(
+        ray.train, "get_context", lambda: SimpleNamespace(get_local_world_size=lambda: 1, get_world_rank=lambda: 0)
+    )
+    monkeypatch.setattr(worker, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(ray.train, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(worker, "Trainer", lambda *_, **__: SimpleNamespace(run=lambda: None))
+    run_rank(replace(settings, threads=0), tmp_path, None, "")
+    assert taken == [1]
 
 
 def test_tower_projector_and_language_model_all_learn(single_rank: None, settings: SftSettings, tmp_path: Path) -> None:
