@@ -66,12 +66,12 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Returns while the run is this driver's.
+        """Returns while the run is this driver's, as far as the file server tells.
 
         Raises:
             FxrayError: Another driver took it over, for this one gave no sign of life.
         """
-        found = _read(self._root)
+        found = self._found()
         if found is not None and found != self._owner:
             raise FxrayError(
                 f"{found.text} took this run over, as this process gave no sign of life for {LEASE_S:g} s",
@@ -83,14 +83,22 @@ class Lease:
         """Gives the run back."""
         self._is_over.set()
         self._thread.join(HEARTBEAT_S)
-        if _read(self._root) == self._owner:
-            (self._root / LEASE_FILE).unlink(missing_ok=True)
+        with suppress(OSError):  # where it stays, it runs out
+            if self._found() == self._owner:
+                (self._root / LEASE_FILE).unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._is_over.wait(HEARTBEAT_S):
-            with suppress(OSError):  # a file server that is away for a moment
-                if _read(self._root) == self._owner:
+            with suppress(OSError):
+                if self._found() == self._owner:
                     os.utime(self._root / LEASE_FILE)
+
+    def _found(self) -> Owner | None:
+        """Who holds the lease; None where the file server, away for a moment, does not tell."""
+        try:
+            return _read(self._root)
+        except OSError:
+            return None
 
 
 @contextmanager
@@ -137,7 +145,10 @@ def _take(root: Path, owner: Owner, *, is_locked: bool) -> None:
     if found is not None and not (is_locked and found.boot == owner.boot):
         clock = root / f"{LEASE_FILE}.{owner.token}.tmp"
         clock.touch()
-        age_s = clock.stat().st_mtime - path.stat().st_mtime
+        try:
+            age_s = clock.stat().st_mtime - path.stat().st_mtime
+        except FileNotFoundError:  # its owner has ended just now
+            age_s = LEASE_S
         clock.unlink()
         if age_s < LEASE_S:
             left_s = LEASE_S - age_s

@@ -26,7 +26,7 @@ def leave(root: Path, owner: Owner, age_s: float) -> None:
     os.utime(root / LEASE_FILE, (then_s, then_s))
 
 
-def refuse_locks(error: int) -> Callable[..., NoReturn]:
+def refuse(error: int) -> Callable[..., NoReturn]:
     def flock(*_: object) -> NoReturn:
         raise OSError(error, os.strerror(error))
 
@@ -57,7 +57,7 @@ def test_a_dead_owner_is_followed(tmp_path: Path, owner: Owner, age_s: float) ->
 
 
 def test_without_file_locks_the_lease_alone_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fcntl, "flock", refuse_locks(errno.ENOLCK))
+    monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
     with hold(tmp_path), pytest.raises(FxrayError, match="works on this run"), hold(tmp_path):
         pass
     leave(tmp_path, Owner(), LEASE_S + 1)
@@ -71,6 +71,32 @@ def test_a_driver_that_was_given_up_stops_and_leaves_the_run_to_the_other(tmp_pa
         with pytest.raises(FxrayError, match="pid 7 on node-b took this run over"):
             held.check()
     assert json.loads((tmp_path / LEASE_FILE).read_text())["text"] == "pid 7 on node-b"
+
+
+def test_a_file_server_that_is_away_for_a_moment_ends_no_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hold(tmp_path) as held:
+        with monkeypatch.context() as away:
+            away.setattr(Path, "read_text", refuse(errno.ESTALE))
+            held.check()
+        leave(tmp_path, ELSEWHERE, age_s=0)
+        with pytest.raises(FxrayError, match="pid 7 on node-b took this run over"):
+            held.check()
+        monkeypatch.setattr(Path, "read_text", refuse(errno.ESTALE))
+
+
+def test_an_owner_that_ends_while_it_is_looked_at_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(tmp_path, ELSEWHERE, age_s=0)
+    touch = Path.touch
+
+    def touch_and_end(path: Path) -> None:
+        touch(path)
+        (tmp_path / LEASE_FILE).unlink()
+
+    monkeypatch.setattr(Path, "touch", touch_and_end)
+    with hold(tmp_path) as held:
+        held.check()
 
 
 def test_a_holder_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: py
     open_file = Path.open
 
     def open_unless_lock(path: Path, *args: Any, **kwargs: Any) -> Any:
-        return refuse_locks(errno.EROFS)() if path.name == LOCK_FILE else open_file(path, *args, **kwargs)
+        return refuse(errno.EROFS)() if path.name == LOCK_FILE else open_file(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", open_unless_lock)
     with pytest.raises(ResourceError, match=r"\.lock: cannot be written: Read-only file system"), hold(tmp_path):
