@@ -5,6 +5,7 @@ data ─► SFT ─► [No-FT, SFT answer] ─► alpha ─► [answers] ─► 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fxray.checkpoints import CALIBRATION_FILE
@@ -14,7 +15,7 @@ from fxray.config.schedule import Stage
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
 from fxray.errors import CheckpointError, ConfigError, DataError
-from fxray.evaluate.calibration import Calibration
+from fxray.evaluate.calibration import Calibration, open_calibration
 from fxray.evaluate.predictions import write_predictions
 from fxray.events import Note, OnEvent, ignore
 from fxray.launch.calibration import calibrate_phase, chosen_phase, recorded_splits, refuse_test_images
@@ -232,6 +233,8 @@ def is_answered(run: RunDirectory, stages: Sequence[Stage]) -> bool:
 def _calibrate(session: Session, name: str) -> None:
     """Calibrates the last stage, unless it is; too few images are told, for all else of the run is done."""
     if (session.run.adapter(name) / CALIBRATION_FILE).exists():
+        with suppress(CheckpointError):  # the report tells of a damaged one
+            _warn_of_other_bounds(session, name)
         return
     evaluation = session.config.evaluate
     try:
@@ -245,6 +248,21 @@ def _calibrate(session: Session, name: str) -> None:
         )
     except DataError as error:
         session.on_event(Note(f"not calibrated: {error.message} ({error.where})", is_warning=True))
+
+
+def _warn_of_other_bounds(session: Session, name: str) -> None:
+    """Tells of a calibration that the configuration's bounds have left behind; `fxray calibrate` may have set its own.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    evaluation, found = session.config.evaluate, open_calibration(session.run.adapter(name))
+    if found is not None and (found.max_fpr, found.max_error) != (evaluation.max_fpr, evaluation.max_error):
+        text = (
+            f"{name} stays calibrated for max_fpr {found.max_fpr:g} and max_error {found.max_error:g}, the "
+            f"configuration says {evaluation.max_fpr:g} and {evaluation.max_error:g}; `fxray calibrate` fits anew"
+        )
+        session.on_event(Note(text, is_warning=True))
 
 
 def _answer(session: Session, fleet: Fleet, name: str, split: Split = "test") -> None:

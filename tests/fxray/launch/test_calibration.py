@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from fxray.data.dataset import Row, write_dataset
 from fxray.errors import CheckpointError, ConfigError, DataError
 from fxray.evaluate.calibration import open_calibration, read_calibration
 from fxray.evaluate.predictions import Prediction, write_predictions
+from fxray.events import Note
 from fxray.launch import calibrate
 from fxray.launch.calibration import fitted_for
+from fxray.launch.phases import _calibrate
 from fxray.launch.run import RunDirectory
 from fxray.schema import Annotation, Box, Region, Sample, Verdict
 
@@ -90,6 +93,18 @@ def test_another_threshold_and_phase_need_no_engine(run: RunDirectory) -> None:
     assert strict.unsure_high - strict.unsure_low > mild.unsure_high - mild.unsure_low
     with pytest.raises(CheckpointError, match="gamma is not finished"):
         of_run(run, "gamma")
+
+
+def test_a_calibration_for_other_bounds_than_the_configurations_stays_and_is_told(run: RunDirectory) -> None:
+    _, calibration, _ = of_run(run)
+    told: list[Note] = []
+    for bound in ("0.05", "0.01"):
+        config = load_config("tiny", [f"evaluate.max_fpr={bound}"])
+        _calibrate(SimpleNamespace(run=run, config=config, on_event=told.append), "alpha")
+    assert open_calibration(run.adapter("alpha")) == calibration
+    assert [note.is_warning for note in told] == [True]
+    assert "alpha stays calibrated for max_fpr 0.05" in told[0].text
+    assert "the configuration says 0.01 and 0.1" in told[0].text
 
 
 def test_settings_that_change_answers_are_refused(run: RunDirectory) -> None:
