@@ -57,6 +57,7 @@ def submit(
       fxray submit -c my.yaml -d /shared/runs/a --no-follow --submission-id a -s ray.use_node_types=true
       fxray submit -c my.yaml -d s3://bucket/runs/a --driver-on reward
     """
+    from fxray.config.load import name_of
     from fxray.launch import jobs
     from fxray.launch.demand import missing
 
@@ -69,12 +70,11 @@ def submit(
             typer.echo(f"to be brought by the autoscaler: {line}", err=True)
     else:
         jobs.refuse_what_has_no_place(tree, nodes)
-    name = Path(config).stem
     job = jobs.submit(
         client,
         tree,
         run_dir,
-        name=name,
+        name=name_of(config),
         user_folder=Path.cwd(),
         submission_id=submission_id,
         driver_on=driver_on,

@@ -4,6 +4,7 @@ from typer.testing import CliRunner
 from fxray.cli import app
 from fxray.cli.arguments import chosen_run
 from fxray.errors import ConfigError, ResourceError
+from fxray.launch import jobs
 
 
 @pytest.fixture(autouse=True)
@@ -11,8 +12,8 @@ def settings_of_this_process_stay(monkeypatch):
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
 
 
-def submit(*words: str):
-    result = CliRunner().invoke(app.app, ["submit", "-c", "smoke", *words])
+def submit(*words: str, config: str = "smoke"):
+    result = CliRunner().invoke(app.app, ["submit", "-c", config, *words])
     return result.exit_code, result.exception
 
 
@@ -32,6 +33,18 @@ def test_a_cluster_that_does_not_answer_is_named():
     _, error = submit("-d", "/r", "--address", "http://127.0.0.1:9")
     assert isinstance(error, ResourceError)
     assert str(error).startswith("http://127.0.0.1:9: no Ray dashboard answers")
+
+
+def test_a_dot_in_the_name_of_a_jobs_configuration_begins_no_ending(monkeypatch):
+    named = []
+    monkeypatch.setattr(jobs, "connect", lambda address: None)
+    monkeypatch.setattr(jobs, "cluster_nodes", lambda address: [])
+    monkeypatch.setattr(jobs, "refuse_what_has_no_place", lambda config, nodes: None)
+    monkeypatch.setattr(jobs, "submit", lambda *_, name, **__: named.append(name))
+    data = [word for split in ("train", "validation", "test") for word in ("-s", f"data.{split}=/data/{split}.parquet")]
+    code, error = submit("-d", "/r", "--no-follow", *data, config="qwen2.5-vl-7b")
+    assert code == 0, error
+    assert named == ["qwen2.5-vl-7b"]
 
 
 def test_there_is_no_run_directory_by_default():
