@@ -29,6 +29,7 @@ from fxray.status.record import (
     RunError,
     Saying,
     StatusRecord,
+    is_fault,
     pid_namespace,
     read_record,
     write_record,
@@ -93,7 +94,7 @@ class RunWatch:
                 now_s = time.monotonic()
                 spans.record("steps", f"{event.phase} step {event.step}", self._step_start_s, now_s)
                 self._step_start_s = now_s
-                self._counters |= {name: value for name, value in event.metrics.items() if _is_fault(name)}
+                self._counters |= {name: value for name, value in event.metrics.items() if is_fault(name)}
             case PhaseDone():
                 self._begin(PhaseStarted(""))
             case Note() if event.is_warning:
@@ -203,12 +204,6 @@ def watch_run(run_dir: Path, on_event: OnEvent, *, warning_s: float, phases: Seq
             over.set()
             thread.join(timeout=2 * HEARTBEAT_S)
             watch.close(failure)
-
-
-def _is_fault(name: str) -> bool:
-    return name.startswith("num_") and name.endswith(
-        ("_deaths", "_departures", "_restarts", "_timeouts", "_failures", "_images")
-    )
 
 
 def _activity(doing: Doing, since: float) -> Activity:

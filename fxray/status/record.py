@@ -129,3 +129,10 @@ def read_record(run_dir: Path) -> StatusRecord | None:
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def is_fault(name: str) -> bool:
+    """Whether a metric counts, over the whole run so far, something that went wrong and was lived with."""
+    return name.startswith("num_") and name.endswith(
+        ("_deaths", "_departures", "_restarts", "_timeouts", "_failures", "_images")
+    )

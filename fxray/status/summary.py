@@ -16,7 +16,7 @@ from statistics import fmean, median
 from fxray.checkpoints import latest
 from fxray.errors import FxrayError
 from fxray.metrics import METRICS_FILE, StepMetrics, read_last_metrics
-from fxray.status.record import STATUS_FILE, StatusRecord, pid_namespace, read_record
+from fxray.status.record import STATUS_FILE, StatusRecord, is_fault, pid_namespace, read_record
 
 SILENCE_S = 60.0
 """A driver that has written nothing for so long is taken for dead."""
@@ -25,6 +25,8 @@ TAIL_BYTES = 256 * 1024
 SFT = "sft"
 WAITS = ("wait", "idle")
 """Seconds of a step that are no part of it, but waits of one side for the other."""
+_PRESENT = ("policy_version", "num_rollout_workers")
+"""Metrics that say what is so now."""
 SMALL_FILES = re.compile(
     r"(status\.json|metrics\.jsonl|config\.yaml|report\.html|.*/state\.json|sft/adapter/[^/]*\.json)"
 )
@@ -62,7 +64,7 @@ class RunStatus:
         phase: What the newest metrics, or the driver, are of.
         step: Steps of it that are done.
         num_steps: In all; 0 where not known.
-        recent: Means over the last steps of the phase, by name.
+        recent: Means over the last steps of the phase, by name; of counts so far the last one.
         num_recent: How many these are.
         step_s: Median seconds of a step, everything counted; NaN where not known.
         left_s: Seconds until the phase is done; NaN where not known.
@@ -208,10 +210,9 @@ def _phases(run_dir: Path, record: StatusRecord | None, present: str) -> tuple[P
 
 def _step_seconds(recent: Sequence[StepMetrics], record: StatusRecord | None) -> float:
     gaps = [after.time - before.time for before, after in itertools.pairwise(recent)]
-    if gaps:
-        return median(gaps)
-    if recent and "seconds" in recent[-1].metrics:
-        return recent[-1].metrics["seconds"]
+    own = [step.metrics["seconds"] for step in recent if not math.isnan(step.metrics.get("seconds", float("nan")))]
+    if gaps or own:  # steps that SFT tells again after a restart are recorded at once: their own seconds count
+        return max(median(each) for each in (gaps, own) if each)
     if record and record.step > record.first_step:
         return (record.time - record.phase_started) / (record.step - record.first_step)
     return float("nan")
@@ -224,32 +225,36 @@ def _left_s(step_s: float, num_left: int, since_last_s: float, state: str, num_s
 
 
 def _means(steps: Sequence[StepMetrics]) -> dict[str, float]:
-    """Means over the steps that have a number; the policy version and counts so far are the last ones."""
+    """Means over the steps that have a number; of counts so far, and of what is so now, the last one."""
     means = {}
     for name in dict.fromkeys(name for step in steps for name in step.metrics):
         values = [v for step in steps if (v := step.metrics.get(name, float("nan"))) == v]
         if values:
-            means[name] = values[-1] if name == "policy_version" else fmean(values)
+            means[name] = values[-1] if name in _PRESENT or is_fault(name) else fmean(values)
     return means
 
 
 def _newest_checkpoint(run_dir: Path, now: float) -> CheckpointFacts | None:
     found = [path for stage in run_dir.glob("grpo/*") if (path := latest(stage)) is not None]
     found += [path for path in (run_dir / "sft" / "adapter",) if path.is_dir()]
-    if not found:
+    times = {path: written for path in found if (written := _written(path)) is not None}
+    if not times:
         return None
-    newest = max(found, key=_written)
+    newest = max(times, key=times.__getitem__)
     try:
         step = int(json.loads((newest / "state.json").read_text())["step"]) if newest.name != "adapter" else None
     except (OSError, ValueError, KeyError, TypeError):
         step = None
-    return CheckpointFacts(str(newest.relative_to(run_dir)), step, max(0.0, now - _written(newest)))
+    return CheckpointFacts(str(newest.relative_to(run_dir)), step, max(0.0, now - times[newest]))
 
 
-def _written(checkpoint: Path) -> float:
-    """When a checkpoint was written, by the small files in it, whose times survive a copy."""
-    found = [file.stat().st_mtime for file in checkpoint.glob("*.json")]
-    return max(found) if found else checkpoint.stat().st_mtime
+def _written(checkpoint: Path) -> float | None:
+    """When a checkpoint was written, by the small files in it, whose times survive a copy; None where it is gone."""
+    try:
+        found = [file.stat().st_mtime for file in checkpoint.glob("*.json")]
+        return max(found) if found else checkpoint.stat().st_mtime
+    except FileNotFoundError:  # another one took its place meanwhile
+        return None
 
 
 def _used_bytes(run_dir: Path) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -12,8 +13,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fxray.checkpoints import latest
 from fxray.cli.app import app
 from fxray.errors import FxrayError
+from fxray.metrics import MetricsLog
+from fxray.status import summary
 from fxray.status.record import Activity, RunError, Saying, StatusRecord, pid_namespace, write_record
 from fxray.status.summary import read_status
 from fxray.status.words import as_json, as_lines, duration, size
@@ -162,6 +166,40 @@ def test_only_the_end_of_a_long_log_is_read(run: Path) -> None:
     assert (status.num_recent, status.left_s, status.notes) == (10, 3999.0, ())
 
 
+def test_steps_that_are_told_again_at_once_are_timed_by_their_own_seconds(run: Path) -> None:
+    steps = MetricsLog(run)
+    for step in range(1, 12):  # as when SFT is started again
+        steps.log("sft", step, {"seconds": 60.0})
+    steps.close()
+    write_record(run, record(phase="sft", step=11, num_steps=21, time=time.time()))
+    status = read_status(run)
+    assert (status.step_s, status.left_s) == (60.0, pytest.approx(600, abs=60))
+
+
+def test_what_is_counted_over_the_run_is_shown_as_it_is_now(run: Path) -> None:
+    steps = MetricsLog(run)
+    for step, num_failures in enumerate([0, 0, 0, 3], start=4):
+        now = {"num_rollout_failures": num_failures, "num_rollout_workers": 4 - num_failures, "num_tokens": step}
+        steps.log("alpha", step, now)
+    steps.close()
+    recent = read_status(run, NOW).recent
+    assert (recent["num_rollout_failures"], recent["num_rollout_workers"], recent["num_tokens"]) == (3, 1, 5.5)
+
+
+def test_a_checkpoint_that_another_replaces_meanwhile_is_passed_over(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_and_replace(stage: Path) -> Path | None:
+        found = latest(stage)
+        shutil.rmtree(stage)
+        return found
+
+    monkeypatch.setattr(summary, "latest", find_and_replace)
+    checkpoint = read_status(run, NOW).checkpoint
+    assert checkpoint is not None
+    assert checkpoint.path == "sft/adapter"
+
+
 def test_a_phase_without_a_log_is_timed_by_its_driver(run: Path) -> None:
     write_record(run, record(phase="evaluate alpha", step=8, num_steps=32, phase_started=NOW - 18))
     status = read_status(run, NOW)
@@ -195,6 +233,7 @@ def test_exit_codes(run: Path, changes: dict, code: int) -> None:
 
 WATCH = """
 import sys
+from fxray.checkpoints import latest
 from fxray.cli.app import app
 try:
     app()
