@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,11 +182,11 @@ def watch_run(run_dir: Path, on_event: OnEvent, *, warning_s: float, phases: Seq
     over = threading.Event()
 
     def work() -> None:
-        next_beat_s = 0.0
+        next_beat_s, told = 0.0, set[str]()
         while True:
-            watch.tick()
+            _go_on(watch.tick, told)
             if time.monotonic() >= next_beat_s:
-                watch.beat()
+                _go_on(watch.beat, told)
                 next_beat_s = time.monotonic() + HEARTBEAT_S
             if over.wait(TICK_S):
                 return
@@ -204,6 +204,18 @@ def watch_run(run_dir: Path, on_event: OnEvent, *, warning_s: float, phases: Seq
             over.set()
             thread.join(timeout=2 * HEARTBEAT_S)
             watch.close(failure)
+
+
+def _go_on(act: Callable[[], None], told: set[str]) -> None:
+    """Does a part of the watching; where it fails, that is told once, or a run that works would be taken for dead."""
+    try:
+        act()
+    except Exception as error:  # noqa: BLE001 (whoever is told, a terminal or Ray's metrics, may raise anything)
+        text = f"warning: what watches the run goes on after {type(error).__name__}: {error}\n"
+        with suppress(OSError, ValueError):  # stderr may be what failed
+            if text not in told:
+                told.add(text)
+                sys.stderr.write(text)
 
 
 def _activity(doing: Doing, since: float) -> Activity:

@@ -124,6 +124,28 @@ def test_a_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert read_record(tmp_path) is None
 
 
+def test_a_run_is_watched_on_when_nobody_reads_its_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "TICK_S", 0.02)
+    monkeypatch.setattr(watch_module, "HEARTBEAT_S", 0.1)
+    told: list = []
+
+    def tell(event: Note) -> None:
+        told.append(event)
+        raise BrokenPipeError
+
+    with watch_run(tmp_path, tell, warning_s=0.1, phases=()):
+        span = spans.begin("rollout-2", "draw", "12 groups from rollout-2")
+        with waiting_for([span]):
+            end_s = time.monotonic() + 30
+            while len(told) < 2 and time.monotonic() < end_s:
+                time.sleep(0.05)
+            (tmp_path / "status.json").unlink()
+            while read_record(tmp_path) is None and time.monotonic() < end_s:
+                time.sleep(0.05)
+        assert len(told) >= 2
+        assert read_record(tmp_path).outcome == "running"
+
+
 def test_a_timeline_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
     watch = watched(tmp_path, [])
     with spans.listening(watch.on_span):
