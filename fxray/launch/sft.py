@@ -8,7 +8,7 @@ from fxray.config.tree import Config
 from fxray.events import Event, Step
 from fxray.launch.session import Session
 from fxray.metrics import MetricsLog
-from fxray.sft.job import PHASE, run_sft
+from fxray.sft.job import PHASE, clear_attempts, run_sft
 from fxray.sft.settings import SftSettings
 
 
@@ -47,6 +47,7 @@ def train_sft(session: Session) -> None:
     """
     run = session.run
     if run.sft_adapter.is_dir():
+        clear_attempts(run.root)
         return
     log = MetricsLog(run.root)
     is_first = True

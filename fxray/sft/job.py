@@ -20,6 +20,7 @@ from fxray.sft import checkpoint
 from fxray.sft.settings import SftSettings
 
 PHASE = "sft"
+ATTEMPTS = "attempts"
 POLL_S = 0.2
 
 
@@ -41,8 +42,9 @@ def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
         WorkerDiedError: Workers died more often than `max_failures`.
     """
     sft_dir = run_dir.resolve() / "sft"
-    adapter_dir, attempts_dir = sft_dir / "adapter", sft_dir / "attempts"
+    adapter_dir, attempts_dir = sft_dir / "adapter", sft_dir / ATTEMPTS
     if adapter_dir.is_dir():
+        clear_attempts(run_dir)
         return adapter_dir
 
     def warn(text: str) -> None:
@@ -66,6 +68,11 @@ def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
         shutil.copytree(folder / checkpoint.POLICY_DIR, aside, dirs_exist_ok=True)
     shutil.rmtree(attempts_dir)
     return adapter_dir
+
+
+def clear_attempts(run_dir: Path) -> None:
+    """Deletes what a driver leaves that is killed after the adapter is there: whole training states."""
+    shutil.rmtree(run_dir / "sft" / ATTEMPTS, ignore_errors=True)
 
 
 def _train(settings: SftSettings, attempt_dir: Path, *, start_from: Path | None, on_event: OnEvent) -> None:

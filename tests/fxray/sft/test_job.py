@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 
 from fxray.errors import CheckpointError, DataError, WorkerDiedError
 from fxray.events import Event, Note, PhaseStarted, Step
+from fxray.launch.run import RunDirectory
+from fxray.launch.sft import train_sft
 from fxray.sft.checkpoint import SftState, write_state
 from fxray.sft.job import run_sft
 from fxray.sft.settings import SftSettings
@@ -87,6 +90,17 @@ def test_a_job_that_died_at_its_very_end_is_only_finished(settings: SftSettings,
     assert events == [Note("left out of SFT: row 2: cut short", is_warning=True)]
     assert adapter_bytes(tmp_path) == b"weights"
     assert [path.name for path in (tmp_path / "sft").iterdir()] == ["adapter"]
+
+
+def test_training_states_beside_a_finished_adapter_are_deleted(settings: SftSettings, tmp_path: Path) -> None:
+    for finish in (
+        lambda: run_sft(settings, run_dir=tmp_path, on_event=lambda _: None),
+        lambda: train_sft(SimpleNamespace(run=RunDirectory(tmp_path))),
+    ):
+        (tmp_path / "sft" / "adapter").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sft" / "attempts" / "attempt-0" / "step-000100").mkdir(parents=True)
+        finish()
+        assert [path.name for path in (tmp_path / "sft").iterdir()] == ["adapter"]
 
 
 def test_a_torn_progress_line_is_passed_over(settings: SftSettings, tmp_path: Path) -> None:
