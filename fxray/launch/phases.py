@@ -27,7 +27,7 @@ from fxray.launch.prompts import PromptSource
 from fxray.launch.run import RunDirectory, Split, open_finished
 from fxray.launch.session import Session, num_cpus, open_session
 from fxray.launch.sft import train_sft
-from fxray.launch.stages import stage_version, train_stage
+from fxray.launch.stages import check_stage_before, stage_version, train_stage
 from fxray.launch.start import image_fetcher
 from fxray.model.folder import resolve_model_path
 from fxray.report import Report, write_report
@@ -121,8 +121,7 @@ def run_grpo_stage(config: Config, run_dir: Path, stage_name: str, on_event: OnE
                 where="--stage",
                 remedy=f"choose one of {', '.join(stages)}",
             )
-        if not session.run.sft_adapter.is_dir():
-            raise CheckpointError("SFT is not done", where=str(session.run.sft_dir), remedy="run `fxray sft` first")
+        check_stage_before(session, stages[stage_name])
         with open_fleet(session, session.splits.test) as fleet:
             fleet.hire_learner()
             train_stage(session, fleet, stages[stage_name])

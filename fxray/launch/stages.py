@@ -103,6 +103,30 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
         retain(stage_dir, 0)
 
 
+def check_stage_before(session: Session, stage: Stage) -> None:
+    """Returns when a stage has something to start from, as far as folders tell.
+
+    Raises:
+        CheckpointError: The phase before it is not done.
+    """
+    if not session.run.sft_adapter.is_dir():
+        raise CheckpointError("SFT is not done", where=str(session.run.sft_dir), remedy="run `fxray sft` first")
+    index = session.stages.index(stage)
+    if index == 0 or latest(session.run.stage_dir(stage.name)) is not None:
+        return
+    name = session.stages[index - 1].name
+    if not (session.run.stage_dir(name) / "final").is_dir():
+        raise _not_done(session, stage, name)
+
+
+def _not_done(session: Session, stage: Stage, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"stage {stage.name} starts from stage {name}, which is not done",
+        where=str(session.run.stage_dir(name) / "final"),
+        remedy=f"run `fxray grpo --stage {name}` first, or `fxray train` for all",
+    )
+
+
 def _read_past(stage_dir: Path) -> list[PolicyBlob]:
     """The older policies that the steps after the newest checkpoint are drawn from."""
     newest = latest(stage_dir)
@@ -138,11 +162,7 @@ def _resume(session: Session, learner: Learner, stage: Stage) -> Cursor:
     name = session.stages[index - 1].name
     previous = _newest(session, name)
     if previous is None or previous[0].name != "final":
-        raise CheckpointError(
-            f"stage {stage.name} starts from stage {name}, which is not done",
-            where=str(session.run.stage_dir(name) / "final"),
-            remedy=f"run `fxray grpo --stage {name}` first, or `fxray train` for all",
-        )
+        raise _not_done(session, stage, name)
     folder, state = previous
     learner.load(folder)  # with the reference of the stage before
     learner.reset_optimizer()

@@ -68,6 +68,17 @@ def test_a_run_that_is_trained_up_to_a_phase_answers_the_validation_split_alone(
     assert done.said == ["sft"]
 
 
+def test_a_stage_whose_stage_before_is_not_done_is_refused_before_anything_starts(done):
+    config = load_config("tiny")
+    done.session.run.sft_adapter.mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="stage beta starts from stage alpha, which is not done"):
+        phases.run_grpo_stage(config, done.folder, "beta")
+    assert done.said == []
+    (done.session.run.stage_dir("beta") / "step-000002").mkdir(parents=True)
+    phases.run_grpo_stage(config, done.folder, "beta")  # goes on, wherever alpha has gone
+    assert "beta" in done.said
+
+
 def test_what_is_no_phase_or_no_other_split_is_refused(done):
     config = load_config("tiny")
     with pytest.raises(ConfigError, match="delta"):
