@@ -1,5 +1,6 @@
 """YAML documents as flat mappings that remember where each value was written."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,34 @@ Document = dict[Keys, Entry]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as SafeLoader reads it, but duplicate keys are refused wherever they stand."""
+    """YAML 1.1 as SafeLoader reads it, but duplicate keys are refused wherever they stand, and numbers are decimal.
+
+    In YAML 1.1 `010` is eight and `1:30` is ninety; here they are text, as in YAML 1.2.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         refuse_duplicates(node)
         return super().construct_mapping(node, deep=deep)
+
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_Loader.yaml_implicit_resolvers = {
+    start: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
 
 
 def refuse_duplicates(node: yaml.MappingNode) -> None:

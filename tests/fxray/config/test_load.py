@@ -63,6 +63,21 @@ def test_a_rate_may_be_written_without_a_point(tmp_path):
     assert load_config(write(tmp_path, MINIMAL), ["sft.learning_rate=1e-4"]).sft.learning_rate == 1e-4
 
 
+@pytest.mark.parametrize(
+    ("override", "value"), [("seed=010", 10), ("seed=008", 8), ("seed=0x10", 16), ("seed=1_000", 1000), ("seed=0", 0)]
+)
+def test_a_number_is_decimal_whatever_zeros_it_begins_with(override, value):
+    assert load_config("tiny", [override]).seed == value
+
+
+@pytest.mark.parametrize(
+    "override", ["sft.max_steps=1:30", "sft.learning_rate=true", "seed=true", "sft.zero_stage=true"]
+)
+def test_neither_a_time_nor_a_truth_value_is_a_number(override):
+    with pytest.raises(ConfigError, match=override.partition("=")[0]):
+        load_config("tiny", [override])
+
+
 def test_later_overrides_win_and_reach_any_depth(tmp_path):
     config = load_config(write(tmp_path, MINIMAL), ["model.lora.rank=16", "model.lora.rank=32", "data.synth.seed=7"])
     assert (config.model.lora.rank, config.data.synth.seed) == (32, 7)
