@@ -22,7 +22,7 @@ from fxray.sft.settings import SftSettings
 STATE_FILE = "state.json"
 POLICY_DIR = "adapter"
 OPTIMIZER_FILE = "optimizer.safetensors"
-PROGRESS_FILE = "progress.jsonl"
+PROGRESS_FILE, RESTARTS_FILE = "progress.jsonl", "restarts"
 MARK_FILE = "driver"
 
 

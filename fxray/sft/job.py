@@ -112,7 +112,8 @@ class _Watch:
         self._path, self._settings, self._on_event = path, settings, on_event
         self._num_read_bytes = 0
         self._last_step = -1
-        self._deadline_s = time.monotonic() + settings.start_deadline_s
+        self._num_restart_bytes = 0
+        self._await_start()
 
     def tell(self, last_step: int | None = None) -> None:
         """Tells what is new, up to a step.
@@ -121,6 +122,7 @@ class _Watch:
             DeadlineError: Nothing has been new for too long.
         """
         for record in self._new_records():
+            self._has_started = True
             self._deadline_s = time.monotonic() + self._settings.step_deadline_s
             num_steps = record["num_steps"]
             if "step" in record:
@@ -133,16 +135,30 @@ class _Watch:
             else:
                 text = f"an SFT worker died; the job goes on from step {record['first_step']}"
                 self._on_event(Note(text, is_warning=True))
+        if (num_bytes := self._restarts_bytes()) > self._num_restart_bytes:
+            self._num_restart_bytes = num_bytes
+            self._await_start()
         if time.monotonic() > self._deadline_s:
-            has_started = self._last_step >= 0
             raise DeadlineError(
                 f"no SFT step was done for {self._settings.step_deadline_s:g} s (learner.step_deadline_s)"
-                if has_started
+                if self._has_started
                 else "the SFT workers did not come up within "
                 f"{self._settings.start_deadline_s:g} s (learner.start_deadline_s)",
                 where="SFT",
-                remedy="see whether the workers hang" if has_started else "check that the cluster has room for them",
+                remedy="see whether the workers hang"
+                if self._has_started
+                else "check that the cluster has room for them",
             )
+
+    def _await_start(self) -> None:
+        """From now on the workers have the time that it takes to find a place and to load the model."""
+        self._has_started = False
+        self._deadline_s = time.monotonic() + self._settings.start_deadline_s
+
+    def _restarts_bytes(self) -> int:
+        """Size of the file that grows whenever workers have failed and are started again."""
+        file = self._path.with_name(checkpoint.RESTARTS_FILE)
+        return file.stat().st_size if file.exists() else 0
 
     def _new_records(self) -> Iterator[dict[str, Any]]:
         if not self._path.exists():

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 from ray.train.v2.api.config import LoggingConfig
 
-from fxray.errors import DeadlineError, FxrayError, WorkerDiedError
+from fxray.errors import DeadlineError, FxrayError, ResourceError, WorkerDiedError
+from fxray.files import append_line
+from fxray.sft.checkpoint import RESTARTS_FILE
 from fxray.sft.settings import SftSettings
 
 CONTROLLER_POLL_S = 0.2
@@ -73,6 +76,18 @@ class StopAtRefusal(UserCallback):
                 raise error
 
 
+class TellOfRestart(UserCallback):
+    """Adds a line to a file when workers have failed, so that the driver knows that they are started again."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+        """Tells which ranks failed; a full disk is the next checkpoint's affair."""
+        with suppress(ResourceError):
+            append_line(self._file, f"{sorted(worker_exceptions)}")
+
+
 def make_trainer(settings: SftSettings, attempt_dir: Path, *, start_from: Path | None, mark: str) -> TorchTrainer:
     """The job, not yet started.
 
@@ -102,7 +117,7 @@ def make_trainer(settings: SftSettings, attempt_dir: Path, *, start_from: Path |
             storage_path=str(attempt_dir.parent),
             failure_config=FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),  # the second is for a disk that damages the first
-            callbacks=[StopAtRefusal()],
+            callbacks=[StopAtRefusal(), TellOfRestart(attempt_dir / RESTARTS_FILE)],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

@@ -15,13 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fxray.errors import CheckpointError, DataError, WorkerDiedError
+from fxray.errors import CheckpointError, DataError, DeadlineError, WorkerDiedError
 from fxray.events import Event, Note, PhaseStarted, Step
+from fxray.files import append_line
 from fxray.launch.run import RunDirectory
 from fxray.launch.sft import train_sft
-from fxray.sft.checkpoint import SftState, write_state
-from fxray.sft.job import run_sft
+from fxray.sft.checkpoint import PROGRESS_FILE, RESTARTS_FILE, SftState, write_state
+from fxray.sft.job import _Watch, run_sft
 from fxray.sft.settings import SftSettings
+from fxray.sft.trainer import TellOfRestart
 
 NUM_STEPS = 30
 DRIVER = Path(__file__).parent / "job_driver.py"
@@ -126,6 +128,23 @@ def test_a_torn_progress_line_is_passed_over(settings: SftSettings, tmp_path: Pa
         Note("an SFT worker died; the job goes on from step 1", is_warning=True),
         Step("sft", 2, 2, {"loss": 2.5}),
     ]
+
+
+def test_workers_that_start_again_have_the_time_of_a_start(settings: SftSettings, tmp_path: Path) -> None:
+    progress = tmp_path / PROGRESS_FILE
+    watch = _Watch(progress, replace(settings, start_deadline_s=60, step_deadline_s=0.2), lambda _: None)
+    append_line(progress, '{"first_step": 0, "num_steps": 9}')
+    append_line(progress, '{"step": 1, "num_steps": 9, "metrics": {}}')
+    watch.tell()
+    TellOfRestart(tmp_path / RESTARTS_FILE).after_exception(None, {1: WorkerDiedError("died")})
+    watch.tell()
+    time.sleep(0.3)  # they load the model
+    watch.tell()
+    append_line(progress, '{"first_step": 1, "num_steps": 9}')
+    watch.tell()
+    time.sleep(0.3)  # they hang
+    with pytest.raises(DeadlineError, match=r"no SFT step was done for 0.2 s"):
+        watch.tell()
 
 
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings: SftSettings, tmp_path: Path) -> None:
