@@ -34,6 +34,7 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
     from fxray.capacity.trained import find_store_problem
     from fxray.config.problem import refuse
     from fxray.config.schedule import load_stages
+    from fxray.grammar.prompts import template_warning
     from rewards.custom import load_reward
     from rewards.stage import parts_off
 
@@ -41,6 +42,8 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
         refuse(find_store_problem(tree, tree.ray.object_store_mib * 2**20), where=config)
     for function in tree.reward.functions:
         load_reward(function.path)
+    if warning := template_warning(tree.data.templates):
+        typer.echo(f"warning: {warning}", err=True)
     stages = ", ".join(stage.name for stage in load_stages(tree.grpo.schedule))
     off = ", ".join(parts_off(tree.data.view)) or "none"
     for name in ("train", "validation", "test"):

@@ -83,7 +83,8 @@ class DataConfig(Section):
     on_corrupt_image: Literal["error", "skip"] = "error"
     """What a training image that cannot be read does: stop the run, or be counted and left out."""
     templates: Literal["shared", "by-class", "1+1", "3+2"] = "shared"
-    """Chat templates: nine shared by both classes, or the paper's sets (3 real + 6 generated; ablations 1+1, 3+2)."""
+    """Chat templates: nine shared by both classes, or the paper's sets (3 real + 6 generated; ablations 1+1, 3+2).
+    Detection and evaluation always ask with the first, which the paper's sets show with real images alone."""
     view: Literal["full", "no-bbox", "no-caption", "no-tags", "label-only"] = "full"
     """What answers speak of; the others are the paper's ablations. no-bbox and label-only switch the IoU reward off."""
     region_order: Literal["annotation", "position"] = "annotation"

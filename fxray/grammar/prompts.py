@@ -66,3 +66,13 @@ def draw_template(setting: TemplateSetting, verdict: Verdict, key: tuple[int, st
     indices = _INDICES[setting][verdict]
     digest = hashlib.sha256(repr(key).encode("utf-8", "backslashreplace")).digest()
     return TEMPLATES[indices[int.from_bytes(digest[:8], "big") % len(indices)]]
+
+
+def template_warning(setting: TemplateSetting) -> str | None:
+    """What becomes of a detector that is trained with such sets; None where nothing does."""
+    if EVALUATION_TEMPLATE.index in _INDICES[setting][Verdict.GENERATED]:
+        return None
+    return (
+        f"data.templates {setting} shows the question that detection and evaluation ask with real images alone: the "
+        "detector learns to answer `real` to it; take `shared`, unless this is what you measure"
+    )

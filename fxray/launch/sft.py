@@ -5,7 +5,8 @@ from pathlib import Path
 
 from actors.placement import LEARNER, node_share
 from fxray.config.tree import Config
-from fxray.events import Event, Step
+from fxray.events import Event, Note, Step
+from fxray.grammar.prompts import template_warning
 from fxray.launch.session import Session
 from fxray.metrics import MetricsLog
 from fxray.sft.job import PHASE, clear_attempts, run_sft
@@ -49,6 +50,8 @@ def train_sft(session: Session) -> None:
     if run.sft_adapter.is_dir():
         clear_attempts(run.root)
         return
+    if warning := template_warning(session.config.data.templates):
+        session.on_event(Note(warning, is_warning=True))
     log = MetricsLog(run.root)
     is_first = True
 

@@ -64,6 +64,12 @@ def test_help_has_an_example_answers_within_a_second_and_loads_nothing_heavy(com
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
+def test_a_check_of_templates_by_class_warns():
+    done = fxray("config", "check", "--config", "tiny", "--set", "data.templates=by-class")
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: data.templates by-class")
+
+
 def test_a_user_error_is_one_message_with_its_exit_code():
     done = fxray("config", "check", "--config", "tiny", "--set", "grpo.group_size=1")
     assert done.returncode == 2

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from fxray.grammar.markers import SPECIAL_MARKER
-from fxray.grammar.prompts import EVALUATION_TEMPLATE, TEMPLATES, draw_template
+from fxray.grammar.prompts import EVALUATION_TEMPLATE, TEMPLATES, draw_template, template_warning
 from fxray.schema import Verdict
 
 KEYS = [(seed, f"sample-{k}", epoch) for seed, k, epoch in itertools.product(range(3), range(300), range(4))]
@@ -84,3 +84,14 @@ def test_draw_is_the_same_on_every_machine():
 
 def test_evaluation_asks_with_the_first_template():
     assert EVALUATION_TEMPLATE is TEMPLATES[0]
+
+
+@pytest.mark.parametrize("setting", ["by-class", "3+2", "1+1"])
+def test_sets_that_ask_the_question_of_detection_about_real_images_alone_are_warned_of(setting):
+    assert f"data.templates {setting} shows" in template_warning(setting)
+    drawn = {draw_template(setting, Verdict.GENERATED, key) for key in KEYS}
+    assert EVALUATION_TEMPLATE not in drawn
+
+
+def test_shared_templates_are_not_warned_of():
+    assert template_warning("shared") is None
