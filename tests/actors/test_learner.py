@@ -2,17 +2,16 @@
 
 import gc
 import os
-import runpy
 import signal
 import time
 import weakref
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import ray
 from peft import PeftModel
+from plain_rank import SETTINGS, make_group, spec
 from ray.exceptions import RayTaskError
 
 from actors.learner import LearnerGroup, _join, learnable_answers
@@ -20,9 +19,7 @@ from fxray.errors import CheckpointError, DeadlineError, LearnerLostError, Model
 from fxray.model.adapter import adapter_tensors
 from fxray.model.load import load_model
 
-RANK_TEST = runpy.run_path(str(Path(__file__).with_name("test_learner_rank.py")))
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-SETTINGS, make_group, spec = RANK_TEST["SETTINGS"], RANK_TEST["make_group"], RANK_TEST["spec"]
 
 
 def test_metrics_are_joined_over_ranks_and_updates():

@@ -51,7 +51,7 @@ class Learner(Bandit):  # type: ignore[misc]
 
     def export_policy(self, version: int) -> AdapterBlob:
         adapter = super().export_policy(version)
-        return AdapterBlob(version, save({WEIGHT: np.array([self.policy])}), {}, adapter.sha256, 1)
+        return AdapterBlob(version, save({WEIGHT: np.array([self.policy])}), {"r": 1}, adapter.sha256, 1)
 
     def reset_optimizer(self) -> None:
         self._momentum = 0.0
