@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -38,13 +40,29 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
     import ray
 
     with nullcontext() if address else own_folder() as folder:
-        _init(config, address, folder, min_cpus)
+        with _kept_handler(signal.SIGTERM):
+            _init(config, address, folder, min_cpus)
         head = ray.get_runtime_context().gcs_address
         with watched_head(head, config.head_deadline_s) if address else nullcontext():
             try:
                 yield
             finally:
                 ray.shutdown()
+
+
+@contextmanager
+def _kept_handler(number: int) -> Iterator[None]:
+    """Gives a signal its handler back, if this thread may.
+
+    Ray puts its own in its place, and before that one another, which prints stacks and ends the process by SIGABRT
+    three seconds later, whatever it still has to write.
+    """
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(number, before)
 
 
 def ray_address(config: RayConfig) -> str | None:

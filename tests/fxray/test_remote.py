@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
@@ -252,17 +253,21 @@ def test_a_lease_is_as_old_as_the_storage_says(address: str, tmp_path: Path) -> 
     assert [info.path for info in storage.get_file_info(FileSelector(base, allow_not_found=True))] == []
 
 
+@contextmanager
+def renewed(other: Mirror) -> Iterator[None]:
+    """Another driver renews the lease as often, in a thread: an interrupt would cut what the main one writes."""
+    with remote._every_period("other", lambda: other._renew_lease() is None):
+        yield
+
+
 def test_a_driver_whose_run_was_taken_over_stops(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(remote, "PERIOD_S", 0.05)
     events: list[Event] = []
     start_s = time.monotonic()
 
     def work() -> None:
-        with local_folder(address, events.append):
-            other, end_s = Mirror(address, tmp_path / "other"), time.monotonic() + 60
-            while time.monotonic() < end_s:  # as often as this driver, which may have looked just before
-                other._renew_lease()
-                time.sleep(0.05)
+        with local_folder(address, events.append), renewed(Mirror(address, tmp_path / "other")):
+            time.sleep(60)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a script's background ignore it
     try:

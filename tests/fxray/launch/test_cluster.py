@@ -30,6 +30,21 @@ with ray_cluster(RayConfig(object_store_mib=128), min_cpus=2):
     print(json.dumps([socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN]))
 """
 
+LEAVES = """
+import os, signal, sys, time
+from fxray.config.tree import RayConfig
+from fxray.launch.cluster import ray_cluster
+
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
+with ray_cluster(RayConfig(object_store_mib=128), min_cpus=1):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    finally:
+        time.sleep(4)
+        print("all is written")
+"""
+
 
 def test_too_little_shared_memory_is_said_with_its_own_remedy(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -65,3 +80,11 @@ def test_a_local_ray_listens_on_loopback_only():
     addresses = set(json.loads(done.stdout.splitlines()[-1]))
     assert addresses
     assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_terminated_driver_has_the_time_that_it_takes_and_leaves_in_its_own_way():
+    done = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, text=True, timeout=240, check=False)
+    assert (done.returncode, done.stdout) == (7, "all is written\n")
+    assert "SIGTERM" not in done.stderr
