@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 
-from fxray.checkpoints import latest
+from fxray.checkpoints import STATE_FILE, latest
 from fxray.errors import FxrayError
 from fxray.metrics import METRICS_FILE, StepMetrics, read_last_metrics
 from fxray.status.record import STATUS_FILE, StatusRecord, is_fault, pid_namespace, read_record
@@ -149,7 +149,7 @@ def read_status(run_dir: Path, now: float | None = None) -> RunStatus:
         num_recent=len(recent[-RECENT_STEPS:]),
         step_s=step_s,
         left_s=_left_s(step_s, num_steps - step, now - recent[-1].time if recent else 0.0, state, num_steps),
-        checkpoint=_newest_checkpoint(run_dir, now),
+        checkpoint=_newest_checkpoint(run_dir, record, steps, now),
         used_bytes=_used_bytes(run_dir),
         free_bytes=shutil.disk_usage(run_dir).free,
         notes=tuple(notes),
@@ -234,22 +234,32 @@ def _means(steps: Sequence[StepMetrics]) -> dict[str, float]:
     return means
 
 
-def _newest_checkpoint(run_dir: Path, now: float) -> CheckpointFacts | None:
-    found = [path for stage in run_dir.glob("grpo/*") if (path := latest(stage)) is not None]
-    found += [path for path in (run_dir / "sft" / "adapter",) if path.is_dir()]
-    times = {path: written for path in found if (written := _written(path)) is not None}
-    if not times:
+def _newest_checkpoint(
+    run_dir: Path, record: StatusRecord | None, steps: Sequence[StepMetrics], now: float
+) -> CheckpointFacts | None:
+    """The one whose policy is the newest. Its age is the run's: times of files may be those of a copy."""
+    found = [_checkpoint_state(path) for stage in run_dir.glob("grpo/*") if (path := latest(stage)) is not None]
+    found += [(-1, None, path) for path in (run_dir / "sft" / "adapter",) if path.is_dir()]
+    there = [(*each, written) for each in found if (written := _written(each[2])) is not None]
+    if not there:
         return None
-    newest = max(times, key=times.__getitem__)
+    _, step, newest, written = max(there, key=lambda each: (each[0], each[3]))
+    times = [written, *([record.time] if record else [])]
+    times += [each.time for each in steps if (each.phase, each.step) == (newest.parent.name, step)]
+    return CheckpointFacts(str(newest.relative_to(run_dir)), step, max(0.0, now - min(times)))
+
+
+def _checkpoint_state(checkpoint: Path) -> tuple[int, int | None, Path]:
+    """Policy version and step of a stage's checkpoint; 0 and None where it does not say them."""
     try:
-        step = int(json.loads((newest / "state.json").read_text())["step"]) if newest.name != "adapter" else None
-    except (OSError, ValueError, KeyError, TypeError):
-        step = None
-    return CheckpointFacts(str(newest.relative_to(run_dir)), step, max(0.0, now - times[newest]))
+        state = json.loads((checkpoint / STATE_FILE).read_text())
+        return int(state.get("policy_version", 0)), int(state["step"]), checkpoint
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0, None, checkpoint
 
 
 def _written(checkpoint: Path) -> float | None:
-    """When a checkpoint was written, by the small files in it, whose times survive a copy; None where it is gone."""
+    """When the small files of a checkpoint were written; None where it is gone."""
     try:
         found = [file.stat().st_mtime for file in checkpoint.glob("*.json")]
         return max(found) if found else checkpoint.stat().st_mtime

@@ -157,6 +157,20 @@ def test_damaged_files_are_said_and_the_rest_is_read(run: Path) -> None:
     )
 
 
+def test_the_newest_checkpoint_of_a_copy_is_that_of_the_run_and_so_is_its_age(run: Path) -> None:
+    for stage, version in (("gamma", 210), ("beta", 140), ("alpha", 70)):  # in the order in which they were copied
+        final = run / "grpo" / stage / "final"
+        final.mkdir(parents=True)
+        (final / "state.json").write_text(json.dumps({"step": 70, "policy_version": version}))
+        os.utime(final / "state.json", (NOW - version, NOW - version))
+    (run / "sft" / "adapter" / "adapter_config.json").write_text("{}")
+    write_record(run, record(outcome="finished", time=NOW - 9000))
+    assert "grpo/gamma/final (step 70), 2 h 30 min old" in "\n".join(as_lines(read_status(run, NOW)))
+    line = {"phase": "gamma", "step": 70, "time": NOW - 9060, "metrics": {}}
+    (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert read_status(run, NOW).checkpoint.age_s == 9060
+
+
 def test_only_the_end_of_a_long_log_is_read(run: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write("damaged\n")
