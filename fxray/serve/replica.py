@@ -214,6 +214,8 @@ class DetectorReplica:
                 async for answer in answers:
                     if isinstance(answer, Answer):
                         detection = self._detection(name, content, frame, (model, answer), time.monotonic() - start_s)
+                        for late in detection.regions[num_told:] if with_drafts else ():  # since the last draft
+                            yield {"region": late.model_dump(mode="json")}
                         told = detection.model_copy(update={"provenance": provenance})
                         yield {"detection": told.model_dump(mode="json")}
                         return

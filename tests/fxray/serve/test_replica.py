@@ -17,7 +17,7 @@ from fxray.detect.detector import Detector
 from fxray.detect.stability import try_changes
 from fxray.engine.engine import Answers, Question
 from fxray.engine.settings import EngineSettings
-from fxray.engine.streaming import Answer
+from fxray.engine.streaming import Answer, Draft
 from fxray.errors import SyncError
 from fxray.grpo.types import AdapterBlob, Rollout, SamplingSettings
 from fxray.serve import replica
@@ -133,6 +133,27 @@ def test_command_line_and_service_name_the_same_pixels(served, detector, kind):
     assert region["box"] == pytest.approx([*found.regions[0].box], abs=0.01)
     # The model names whole pixels of what it sees: half of one, here 1 / 800 of a side at most.
     assert region["box"] == pytest.approx(box, abs=max(1, max(size) / 800 / 2))
+
+
+@pytest.mark.parametrize("num_drafted", [0, 1, 2])
+def test_a_stream_tells_each_region_once_however_many_the_drafts_had(served, monkeypatch, num_drafted):
+    found = [PLACE.format(10, 10, 50, 50), PLACE.format(70, 70, 90, 90)]
+    text = GENERATED.format("\n".join(found))
+
+    async def answer(prompt, image, **more):
+        for number in range(1, num_drafted + 1):
+            yield Draft("<think>\n" + "\n".join(found[:number]))
+        yield Answer(Rollout(np.zeros(0, np.int32), np.zeros(0, np.float32), text, True), np.zeros((0, 2)), -1)
+
+    monkeypatch.setattr(served._engine, "answer", answer)
+
+    async def go():
+        encoded = marked(560, 560, (10, 10, 50, 50), "PNG")
+        return [piece async for piece in served.stream("photo", encoded, NO_ADAPTER)]
+
+    pieces = asyncio.run(go())
+    assert [key for piece in pieces for key in piece] == ["image", "region", "region", "detection"]
+    assert [piece["region"] for piece in pieces[1:3]] == pieces[3]["detection"]["regions"]
 
 
 def test_service_and_command_line_call_an_answer_equally_stable(served, detector):
