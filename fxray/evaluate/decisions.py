@@ -32,18 +32,23 @@ class CalibratedScores:
         calibration: What was applied.
         probabilities: Their scores.
         decisions: By the names of `DECISIONS`.
+        num_images: That each decision is a share of.
     """
 
     calibration: Calibration
     probabilities: ProbabilityScores
     decisions: dict[str, Estimate]
+    num_images: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
         """Numbers by name."""
         return {
             "calibration": self.calibration.model_dump(),
             "probabilities": self.probabilities.to_json(),
-            "decisions": {name: estimate.to_json() for name, estimate in self.decisions.items()},
+            "decisions": {
+                name: estimate.to_json() | {"num_images": self.num_images[name]}
+                for name, estimate in self.decisions.items()
+            },
         }
 
 
@@ -80,7 +85,8 @@ def score_calibrated(
         name: Estimate(float(value[np.isfinite(value)].mean()) if np.isfinite(value).any() else np.nan, low, high)
         for (name, value), low, high in zip(values.items(), lows.tolist(), highs.tolist(), strict=True)
     }
-    return CalibratedScores(calibration, scores, decisions)
+    num_images = {name: int(np.isfinite(value).sum()) for name, value in values.items()}
+    return CalibratedScores(calibration, scores, decisions, num_images)
 
 
 def _decision_values(

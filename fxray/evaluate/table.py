@@ -74,7 +74,7 @@ def decision_table(scores: CalibratedScores, *, is_synthetic: bool) -> Table:
     ]
     table = _empty("Decisions on the test split", "what", {"share": "share"}, is_synthetic=is_synthetic, notes=notes)
     for name, estimate in scores.decisions.items():
-        table.add_row(DECISIONS[name], str(scores.probabilities.num_images), format_estimate(estimate))
+        table.add_row(DECISIONS[name], str(scores.num_images[name]), format_estimate(estimate))
     return table
 
 

@@ -27,6 +27,7 @@ from fxray.evaluate.fitting import (
     fit_platt,
 )
 from fxray.evaluate.predictions import Prediction
+from fxray.evaluate.table import decision_table
 from fxray.schema import Verdict
 
 USED_FOR = FittedFor(adapter_sha256="ab" * 32, base="tiny", view="full", min_pixels=1, max_pixels=2)
@@ -70,6 +71,19 @@ def test_the_error_shrinks_on_images_that_were_not_fitted():
     assert after.decisions["error_unsure"].value > after.decisions["error_decided"].value
     held_out = np.array([calibration.assess(calibration.probability(p)) == "unsure" for p in raw])
     assert after.decisions["unsure"].value == held_out.mean()
+
+
+def test_a_share_says_of_how_many_images_it_is():
+    calibration = fitted(*overconfident(512, seed=1))
+    raw, truth = overconfident(400, seed=2)
+    scores = score_calibrated(calibration, [*raw, None], np.append(truth, True), num_bootstrap=10, seed=0)
+    num_unsure = sum(calibration.assess(calibration.probability(p)) == "unsure" for p in raw)
+    assert 0 < num_unsure < 400
+    expected = [(~truth).sum(), truth.sum(), 400, num_unsure, 400 - num_unsure]
+    assert list(scores.num_images.values()) == expected
+    assert [each["num_images"] for each in scores.to_json()["decisions"].values()] == expected
+    table = decision_table(scores, is_synthetic=False)
+    assert list(table.columns[1].cells) == [str(number) for number in expected]
 
 
 def test_classes_that_part_without_an_error_give_finite_numbers_and_backward_ranking_none():
