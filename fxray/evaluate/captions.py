@@ -51,13 +51,14 @@ def bleu(counts_B10: NDArray[np.float64]) -> NDArray[np.float64]:
         counts_B10: Sums of `bleu_counts`, a row per corpus.
 
     Returns:
-        float64 [B]; NaN for a corpus without a word of an annotator.
+        float64 [B]; NaN for a corpus whose predicted captions hold no four words in a row, as without any: it has no
+        share of right ones, and a 0 would say that all are wrong.
     """
     from sacrebleu.metrics import BLEU
 
     return np.array(
         [
-            BLEU.compute_bleu(row[:4], row[4:8], row[8], row[9], smooth_method="exp").score / 100 if row[9] else np.nan
+            BLEU.compute_bleu(row[:4], row[4:8], row[8], row[9], smooth_method="exp").score / 100 if row[7] else np.nan
             for row in counts_B10.round().astype(int).tolist()
         ]
     )

@@ -163,6 +163,14 @@ def test_captions_are_scored_as_by_sacrebleu_and_rouge_score() -> None:
 
 
 @pytest.mark.skipif(not can_score_captions(), reason="needs fxray[captions]")
+def test_short_captions_have_no_bleu_and_long_ones_that_are_wrong_have_one() -> None:
+    short, wrong = [("bent hand", "bent hand")], [("nothing of this is true", "a hand with six fingers")]
+    found = bleu(np.array([bleu_counts(short), bleu_counts(wrong), bleu_counts([])], float))
+    assert np.isnan(found).tolist() == [True, False, True]
+    assert found[1] == 0
+
+
+@pytest.mark.skipif(not can_score_captions(), reason="needs fxray[captions]")
 def test_only_captions_of_matched_regions_count() -> None:
     near, far = Box(0, 0, 5, 5), Box(6, 6, 9, 9)
     truth = Annotation(Verdict.GENERATED, (Region(near, "a hand with six long fingers"),))
