@@ -100,7 +100,9 @@ def _metrics(scores: SampleScores, counts_BN: NDArray[np.float64]) -> NDArray[np
     means_BM = weighted_means(np.column_stack(list(scores.values.values())), counts_BN)
     columns = dict(zip(scores.values, means_BM.T, strict=True))
     columns["balanced_accuracy"] = (columns["accuracy_real"] + columns["accuracy_generated"]) / 2
-    columns["f1"] = _f1(columns["precision"], columns["accuracy_generated"])
+    is_one_class_B = np.isnan(columns["balanced_accuracy"])  # all that is flagged would be right, or all wrong
+    columns["f1"] = np.where(is_one_class_B, np.nan, _f1(columns["precision"], columns["accuracy_generated"]))
+    columns["precision"] = np.where(is_one_class_B, np.nan, columns["precision"])
     nothing_B = np.full(len(counts_BN), np.nan)
     aps_TB = average_precisions(scores.hits, counts_BN) if scores.hits else [nothing_B] * len(AP_THRESHOLDS)
     columns |= {f"box_ap_{round(100 * t)}": ap_B for t, ap_B in zip(AP_THRESHOLDS, aps_TB, strict=True)}
@@ -110,7 +112,7 @@ def _metrics(scores: SampleScores, counts_BN: NDArray[np.float64]) -> NDArray[np
 
 
 def _f1(precision_B: NDArray[np.float64], recall_B: NDArray[np.float64]) -> NDArray[np.float64]:
-    """0 where nothing is found, also where nothing is flagged; NaN without generated images."""
+    """0 where nothing is found, also where nothing is flagged."""
     precision_B = np.where(np.isnan(precision_B), 0.0, precision_B)
     total_B = precision_B + recall_B
     return np.divide(2 * precision_B * recall_B, total_B, out=total_B.copy(), where=total_B > 0)

@@ -25,7 +25,7 @@ METRICS = {
     "balanced_accuracy": "mean of the accuracies on real and on generated images",
     "accuracy_real": "share of real images called real",
     "accuracy_generated": "share of generated images called generated: recall",
-    "precision": "share of images called generated that are",
+    "precision": "share of images called generated that are, where there are real and generated ones",
     "f1": "harmonic mean of precision and recall",
     "iou": "intersection over union of predicted and true regions, generated images only",
     "matched_iou": "IoU of boxes matched one to one, a box without partner counts 0, generated images only",

@@ -205,6 +205,16 @@ def test_the_gain_of_a_precision_is_that_of_what_each_side_flags() -> None:
     assert gains["f1"].value == pytest.approx(1 - 2 / 5)
 
 
+def test_images_of_one_class_have_neither_precision_nor_f1() -> None:
+    evaluation = stage("sft", 10, num_wrong=9)
+    parts = {"all": evaluation.overall, **evaluation.by_generator}
+    assert parts.keys() >= {"bend", "real"}
+    for name, part in parts.items():
+        for metric in ("balanced_accuracy", "precision", "f1"):
+            found = part.metrics[metric]
+            assert np.isnan([found.value, found.low, found.high]).tolist() == [name != "all"] * 3, (name, metric)
+
+
 def test_different_samples_are_not_compared() -> None:
     few = evaluate([Prediction("s0", None)], samples()[:1], num_bootstrap=10, seed=0, name="sft")
     with pytest.raises(DataError, match="same samples"):
