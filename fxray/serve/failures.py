@@ -44,7 +44,7 @@ def add_failures(app: FastAPI) -> None:
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(_methods(request))
             remedy = f"use {headers['Allow']}"
-        elif error.status_code == HTTPStatus.NOT_FOUND:
+        elif error.status_code == HTTPStatus.NOT_FOUND and request.app.openapi_url:
             remedy = f"{request.app.openapi_url} lists what there is"
         where = f"{request.method} {request.url.path}"
         return as_response(problem(error.status_code, str(error.detail), where=where, remedy=remedy), headers)

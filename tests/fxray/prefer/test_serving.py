@@ -117,6 +117,8 @@ def test_what_the_page_gets_names_nobody_and_what_it_sends_is_checked(study, tok
     ]
     assert [r.status_code for r in refusals] == [401, 401, 421, 403, 422, 422, 422, 409, 422, 413, 409, 409]
     assert all(r.headers["content-type"] == "application/problem+json" for r in refusals)
+    unknown = client.get("/openapi.json")
+    assert (unknown.status_code, "None" in unknown.text) == (404, False)
     assert client.get("/v1/pair").json()["num_done"] == 0
     assert "prefer.js" in client.get("/").text
     client.close()
