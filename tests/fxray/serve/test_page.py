@@ -248,3 +248,11 @@ def test_each_image_is_examined_by_the_model_that_was_chosen(page):
     for name, answered in (("a.png", "fake+0"), ("b.png", "fake+1")):
         page.get_by_role("button", name=name).click()
         assert answered in page.locator("details").last.text_content()
+
+
+def test_commands_of_the_interfaces_page_ask_the_service_that_shows_it(page):
+    origin = page.evaluate("location.origin")
+    page.goto(f"{origin}/docs")
+    page.wait_for_selector("#routes section")
+    commands = page.locator("#commands").inner_text().splitlines()
+    assert [command.split()[-1] for command in commands] == [f"{origin}/v1/detect"] * 2

@@ -38,6 +38,8 @@ function schema(name, { properties = {}, enum: values, description }) {
     ])));
 }
 
+const commands = byId("commands");
+commands.textContent = commands.textContent.replaceAll("http://127.0.0.1:8000", location.origin);
 const spec = await (await fetch("/openapi.json")).json();
 for (const [path, methods] of Object.entries(spec.paths)) {
   for (const [method, operation] of Object.entries(methods)) byId("routes").append(route(path, method, operation));
