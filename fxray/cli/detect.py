@@ -93,6 +93,9 @@ def detect(
     assert config is not None
     checked = checked_config(config, overrides)
     files = files_of(paths, sys.stdin, leave_out=out)
+    if not files:
+        typer.echo("nothing was examined: no file is named", err=True)
+        raise typer.Exit(1)
     wanted = Wanted(thumbnail=out is not None, personal=keep_personal, stability=stability, num_samples=samples)
     if out is None:
         _print_findings(checked, adapter, files, wanted, as_json=as_json)

@@ -136,6 +136,15 @@ def test_a_folder_without_images_is_said_to_be_one(tmp_path: Path, source: Suspi
     assert "no image was found in this folder" in result.stdout
 
 
+@pytest.mark.parametrize("options", [(), ("--json",), ("--out", "found")])
+def test_that_no_file_is_named_is_said_and_no_success(tmp_path, monkeypatch, source, options) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.csv").write_text("path\n")
+    for result in (run("-", *options, stdin=""), run("list.csv", *options)):
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == "nothing was examined: no file is named\n"
+
+
 def test_a_second_run_does_only_what_is_missing(tmp_path: Path, source: Suspicious) -> None:
     folder, out = tmp_path / "in", tmp_path / "in" / "out"
     folder.mkdir()
