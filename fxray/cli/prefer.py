@@ -99,14 +99,15 @@ def invite(
       fxray prefer invite study.db ana ben cleo
       fxray prefer invite study.db ana --renew --url https://study.example.org/
     """
-    from fxray.prefer.raters import invite as add
+    from fxray.prefer.raters import invite_all
     from fxray.prefer.run import host_of
     from fxray.prefer.store import open_study
 
     host_of(url)
     with open_study(study) as store:
-        for name in names:
-            typer.echo(f"{name}\t{url.rstrip('/')}/#{add(store, name, renew=renew)}")
+        tokens = invite_all(store, names, renew=renew)
+    for name, token in zip(names, tokens, strict=True):
+        typer.echo(f"{name}\t{url.rstrip('/')}/#{token}")
 
 
 @app.command()

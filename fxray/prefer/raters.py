@@ -5,6 +5,8 @@ import random
 import re
 import secrets
 import sqlite3
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,32 +27,34 @@ class Rater:
 
 
 def invite(store: Store, name: str, *, renew: bool = False) -> str:
-    """Adds a human rater.
+    """Adds a human rater; see `invite_all`."""
+    return invite_all(store, [name], renew=renew)[0]
+
+
+def invite_all(store: Store, names: Sequence[str], *, renew: bool = False) -> list[str]:
+    """Adds human raters, or none where one of them is refused.
 
     Args:
         store: The study.
-        name: How the rater is called in the results: 1 to 64 letters, digits, `.`, `_` or `-`.
-        renew: Give a rater who is there a new link in place of the old one; pairs and votes stay.
+        names: How the raters are called in the results: 1 to 64 letters, digits, `.`, `_` or `-`.
+        renew: Give raters who are there a new link in place of the old one; pairs and votes stay.
 
     Returns:
-        The token of the rater's link; the study file holds only its SHA-256.
+        The tokens of the raters' links; the study file holds only their SHA-256.
 
     Raises:
-        DataError: The name is malformed, or another rater's, or `renew` names nobody.
+        DataError: A name is malformed, given twice, or another rater's, or `renew` names nobody.
     """
-    token = secrets.token_urlsafe(24)
-    if renew:
-        with store.transaction() as connection:
-            changed = connection.execute(
-                "UPDATE rater SET token_sha256 = ? WHERE name = ? AND kind = 'human'", (_digest(token), name)
-            )
-            if changed.rowcount != 1:
-                raise DataError(
-                    f"no human rater is called {name!r}", where=str(store.path), remedy="leave --renew away"
-                )
-        return token
-    _add(store, name, "human", _digest(token))
-    return token
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{twice[0]!r} is named twice", remedy="name each rater once")
+    tokens = [secrets.token_urlsafe(24) for _ in names]
+    with store.transaction() as connection:
+        for name, token in zip(names, tokens, strict=True):
+            if renew:
+                _renew(connection, store, name, _digest(token))
+            else:
+                _add(connection, store, name, "human", _digest(token))
+    return tokens
 
 
 def join_judge(store: Store, name: str) -> Rater:
@@ -62,7 +66,8 @@ def join_judge(store: Store, name: str) -> Rater:
     found = store.read("SELECT rater_id, name, kind FROM rater WHERE name = ?", name)
     if found and found[0]["kind"] == "judge":
         return Rater(*found[0])
-    return _add(store, name, "judge", None)
+    with store.transaction() as connection:
+        return _add(connection, store, name, "judge", None)
 
 
 def rater_of(store: Store, token: str) -> Rater | None:
@@ -71,26 +76,33 @@ def rater_of(store: Store, token: str) -> Rater | None:
     return Rater(*found[0]) if found else None
 
 
-def _add(store: Store, name: str, kind: Kind, token_sha256: str | None) -> Rater:
+def _renew(connection: sqlite3.Connection, store: Store, name: str, token_sha256: str) -> None:
+    changed = connection.execute(
+        "UPDATE rater SET token_sha256 = ? WHERE name = ? AND kind = 'human'", (token_sha256, name)
+    )
+    if changed.rowcount != 1:
+        raise DataError(f"no human rater is called {name!r}", where=str(store.path), remedy="leave --renew away")
+
+
+def _add(connection: sqlite3.Connection, store: Store, name: str, kind: Kind, token_sha256: str | None) -> Rater:
     if not re.fullmatch(_NAMES[kind], name):
         allowed = "letters, digits, `.`, `_`, `-`" + (", `:`, `/`, `@`, `+`" if kind == "judge" else "")
         raise DataError(f"rater {name!r}, expected {allowed}, a letter or digit first", remedy="choose another name")
-    with store.transaction() as connection:
-        try:
-            added = connection.execute(
-                "INSERT INTO rater (name, kind, token_sha256, added_at) VALUES (?, ?, ?, ?)",
-                (name, kind, token_sha256, now()),
-            )
-        except sqlite3.IntegrityError as error:
-            raise DataError(
-                f"a rater is called {name!r} already", where=str(store.path), remedy="choose another name, or --renew"
-            ) from error
-        rater_id = added.lastrowid or 0
-        rows = _drawn(connection, store.facts, name, kind)
-        connection.executemany(
-            "INSERT INTO assignment VALUES (?, ?, ?, ?)",
-            [(rater_id, position, pair_id, is_swapped) for position, (pair_id, is_swapped) in enumerate(rows)],
+    try:
+        added = connection.execute(
+            "INSERT INTO rater (name, kind, token_sha256, added_at) VALUES (?, ?, ?, ?)",
+            (name, kind, token_sha256, now()),
         )
+    except sqlite3.IntegrityError as error:
+        raise DataError(
+            f"a rater is called {name!r} already", where=str(store.path), remedy="choose another name, or --renew"
+        ) from error
+    rater_id = added.lastrowid or 0
+    rows = _drawn(connection, store.facts, name, kind)
+    connection.executemany(
+        "INSERT INTO assignment VALUES (?, ?, ?, ?)",
+        [(rater_id, position, pair_id, is_swapped) for position, (pair_id, is_swapped) in enumerate(rows)],
+    )
     return Rater(rater_id, name, kind)
 
 

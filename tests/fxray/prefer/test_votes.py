@@ -6,7 +6,7 @@ import pytest
 
 from fxray.errors import DataError
 from fxray.prefer import store as store_module
-from fxray.prefer.raters import invite, join_judge, rater_of
+from fxray.prefer.raters import invite, invite_all, join_judge, rater_of
 from fxray.prefer.store import open_study
 from fxray.prefer.votes import VoteError, cast, open_positions, progress_of, shown, undo
 
@@ -117,6 +117,18 @@ def test_a_renewed_link_ends_the_old_one_and_keeps_the_votes(store):
 def test_names_that_would_trouble_a_table_are_refused(store, name):
     with pytest.raises(DataError, match="expected letters"):
         invite(store, name)
+
+
+@pytest.mark.parametrize(("name", "says"), [("cl eo", "expected letters"), ("zoe", "already"), ("ben", "named twice")])
+def test_nobody_is_invited_where_one_is_refused(store, name, says):
+    invite(store, "zoe")
+    with pytest.raises(DataError, match=says):
+        invite_all(store, ["ben", "ana", name])
+    assert [row["name"] for row in store.read("SELECT name FROM rater")] == ["zoe"]
+    old = dict(zip(("ben", "ana"), invite_all(store, ["ben", "ana"]), strict=True))
+    with pytest.raises(DataError, match="no human rater is called 'cleo'"):
+        invite_all(store, ["ben", "cleo"], renew=True)
+    assert rater_of(store, old["ben"]).name == "ben"
 
 
 def test_a_name_is_one_raters(store):
