@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import httpx
 
-from fxray.errors import ConfigError, DeadlineError, FxrayError
+from fxray.errors import ConfigError, DataError, DeadlineError, FxrayError
 
 MAX_TRIES = 5
 """Of a request that the service asks to send again later."""
@@ -84,7 +84,9 @@ class Client:
 
         Raises:
             ServiceError: The service refuses the request.
+            DataError: A file cannot be read, or `files` is no list.
         """
+        _refuse_what_is_no_list(files)
         if not files:
             return []
         response = self._ask("POST", "/v1/detect", files, model, may_be_at_fault=len(files) == 1)
@@ -98,6 +100,7 @@ class Client:
 
         Raises:
             ServiceError: The service refuses the request, or cannot examine the image.
+            DataError: The file cannot be read.
         """
         return _body_of(self._ask("POST", "/v1/stability", [file], model))
 
@@ -106,7 +109,9 @@ class Client:
 
         Raises:
             ServiceError: The service refuses the batch.
+            DataError: A file cannot be read, or `files` is no list.
         """
+        _refuse_what_is_no_list(files)
         return str(_body_of(self._ask("POST", "/v1/batches", files, model), "id")["id"])
 
     def batch(self, batch_id: str) -> dict[str, Any]:
@@ -158,7 +163,7 @@ class Client:
     ) -> httpx.Response:
         for tried in range(1, MAX_TRIES + 1):
             with ExitStack() as opened:
-                parts = [("images", (_name_of(f), opened.enter_context(Path(f).open("rb")))) for f in files]
+                parts = [("images", (_name_of(f), opened.enter_context(_opened(f)))) for f in files]
                 try:
                     response = self._http.request(
                         method, path, files=parts or None, params={"model": model} if model else None
@@ -194,6 +199,18 @@ def key_headers(key: str, where: str) -> dict[str, str]:
             remedy="copy the key again: a dash may have become another, or an end of line come with it",
         )
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _refuse_what_is_no_list(files: Sequence[Path | str]) -> None:
+    if isinstance(files, str | bytes | Path):
+        raise DataError(f"expected a list of files, got one {type(files).__name__}", remedy="give a list of one")
+
+
+def _opened(file: Path | str) -> BinaryIO:
+    try:
+        return Path(file).open("rb")
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(file)) from error
 
 
 def _name_of(file: Path | str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from fxray.data.images import decode_image, read_image_file, upright_rgb
+from fxray.errors import DataError
 from fxray.evaluate.calibration import Assessment, Calibration
 from fxray.schema import Region, Tag, Verdict
 
@@ -141,7 +142,7 @@ def open_picture(source: ImageSource, name: str = "") -> Picture:
         name: What to call it; a path is its own name.
 
     Raises:
-        DataError: It is missing, no plain file, larger than 256 MiB, or no image.
+        DataError: It is missing, no plain file, larger than 256 MiB, no image, or of another type.
     """
     start_s = time.monotonic()
     if isinstance(source, Image.Image):
@@ -150,5 +151,7 @@ def open_picture(source: ImageSource, name: str = "") -> Picture:
         name = name or str(source)
         source = read_image_file(Path(source), name)
     name = name or "image"
+    if not isinstance(source, bytes | bytearray | memoryview):
+        raise DataError(f"expected a path, an encoded image or pixels, got {type(source).__name__}", where=name)
     image = decode_image(source, name)
     return Picture(name, image, hashlib.sha256(source).hexdigest(), time.monotonic() - start_s)

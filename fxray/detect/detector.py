@@ -12,7 +12,7 @@ from PIL import Image
 from fxray.data.frame import Frame, smart_frame
 from fxray.detect.detection import Detection, ImageSource, Picture, Timings, Versions, open_picture
 from fxray.engine.engine import Answers, Question, Questions
-from fxray.errors import ConfigError
+from fxray.errors import ConfigError, DataError
 from fxray.evaluate.calibration import Calibration, judge
 from fxray.evaluate.predictions import from_answer
 from fxray.grammar.views import ViewName
@@ -124,15 +124,18 @@ class Detector:
         """One greedy answer per image, in batches so that few images are held decoded at once.
 
         Args:
-            images: Paths, encoded images or pixels (`PIL.Image.Image`).
+            images: A list of paths, encoded images or pixels (`PIL.Image.Image`).
 
         Returns:
             One detection per image, in order; boxes are in pixels of the upright original.
 
         Raises:
-            DataError: An image cannot be read, or is more than 200 times longer than broad.
+            DataError: An image cannot be read, or is more than 200 times longer than broad, and none of the list has a
+                detection; or it is no list.
             ConfigError: Prompt, image and answer exceed what the engine was made for.
         """
+        if isinstance(images, ImageSource):
+            raise DataError(f"expected a list of images, got one {type(images).__name__}", remedy="give a list of one")
         batches = (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
         return [found for batch in batches for found in self.examine([open_picture(source) for source in batch])]
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from fxray.client import Client, ServiceError
-from fxray.errors import ConfigError, DeadlineError
+from fxray.errors import ConfigError, DataError, DeadlineError
 
 
 def client_of(answers: list[httpx.Response], asked: list[httpx.Request]) -> Client:
@@ -69,6 +69,18 @@ def test_a_request_about_several_images_is_at_fault_as_a_whole_and_one_about_non
         client.detect([image, image])
     assert client.detect([]) == []
     assert len(asked) == 1
+
+
+def test_one_path_for_a_list_and_a_file_that_is_not_there_are_told_and_nothing_is_sent(image, tmp_path):
+    client = client_of([], [])
+    for ask in (client.detect, client.hand_in):
+        for one in (image, str(image), b"pixels"):
+            with pytest.raises(DataError, match="expected a list of files, got one"):
+                ask(one)
+        with pytest.raises(DataError, match=r"absent\.jpg: cannot be read: No such file"):
+            ask([image, tmp_path / "absent.jpg"])
+    with pytest.raises(DataError, match="cannot be read"):
+        client.stability(tmp_path / "absent.jpg")
 
 
 def test_an_image_at_fault_has_no_stability(image):

@@ -145,6 +145,14 @@ def test_paths_bytes_and_pixels_are_the_same_to_python(tmp_path: Path, detector:
         fxray.Detectors  # noqa: B018
 
 
+def test_what_is_no_list_of_images_is_told_and_not_taken_apart(tmp_path: Path, detector: Detector) -> None:
+    for one in ("photo.jpg", tmp_path / "photo.jpg", b"pixels", Image.new("RGB", (60, 60))):
+        with pytest.raises(DataError, match="expected a list of images, got one"):
+            detector.detect(one)
+    with pytest.raises(DataError, match="expected a path, an encoded image or pixels, got int"):
+        detector.detect([3])
+
+
 def test_pixels_are_turned_upright(detector: Detector) -> None:
     image = Image.new("RGB", (120, 60))
     image.getexif()[0x0112] = 6
