@@ -155,7 +155,8 @@ def _add_detection(app: FastAPI) -> None:
 
         With `Accept: text/event-stream` the regions come as they are found, one event each: `image`, `region`,
         `detection` or `problem`, at last `end`. An image that cannot be examined never stops the others; where none
-        can, the status is 422: of one image its problem, of several a list as ever.
+        can, the status is 422: of one image its problem, of several a list as ever. A body that cannot be taken apart,
+        as where an image of it is no base64, is refused whole.
         """
         service = service_of(request)
         service.admission.check_room(1)  # before a body is read that finds none
