@@ -39,18 +39,19 @@ class Client:
     """A connection to a service.
 
     Args:
-        url: Where it listens.
+        url: Where it listens: http://HOST:PORT.
         key: The API key, where one is needed.
         timeout_s: For an answer to begin.
         transport: In place of the network, for tests.
 
     Raises:
-        ConfigError: The key holds what no HTTP header can.
+        ConfigError: The URL is none of HTTP, or the key holds what no HTTP header can.
     """
 
     def __init__(
         self, url: str, *, key: str = "", timeout_s: float = 180.0, transport: httpx.BaseTransport | None = None
     ) -> None:
+        _refuse_what_is_no_address(url)
         headers = key_headers(key, "key")
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
 
@@ -199,6 +200,15 @@ def key_headers(key: str, where: str) -> dict[str, str]:
             remedy="copy the key again: a dash may have become another, or an end of line come with it",
         )
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _refuse_what_is_no_address(url: str) -> None:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ConfigError(f"{url!r} is no address of a service", where="url", remedy="give http://HOST:PORT")
 
 
 def _refuse_what_is_no_list(files: Sequence[Path | str]) -> None:

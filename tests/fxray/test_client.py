@@ -192,6 +192,14 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_repeated(key):
     assert key not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "localhost:8000", "127.0.0.1:8000", "ftp://host", "http://", "http://h:x"]
+)
+def test_an_address_that_is_none_is_refused_before_anything_is_asked(url):
+    with pytest.raises(ConfigError, match=r"is no address of a service\n  remedy: give http://HOST:PORT"):
+        Client(url)
+
+
 def test_results_that_are_a_page_are_an_error():
     client = client_of([httpx.Response(200, text="<html>log in")], [])
     with pytest.raises(ServiceError, match="not the service's"):
