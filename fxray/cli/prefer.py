@@ -1,5 +1,6 @@
 """`fxray prefer`: the study of whose annotations people prefer."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,6 +67,8 @@ def create(
     from fxray.prefer.sources import TRUTH, Source
     from fxray.prefer.study import Plan, create_study
 
+    if not math.isfinite(threshold):
+        raise typer.BadParameter(f"--threshold {threshold}: expected a finite number")
     given = []
     for text in sources:
         name, equals, file = text.partition("=")

@@ -86,6 +86,12 @@ def read_csv(path: Path, *, threshold: float) -> list[Prediction]:
             where=str(path),
             remedy="name the columns so in the first line",
         )
+    if not 0 <= threshold <= 1 and not all(row.get("label") for _, row in rows):
+        raise DataError(
+            f"the threshold {threshold:g} decides about rows without a label, and scores lie in [0, 1]",
+            where=str(path),
+            remedy="give --threshold in [0, 1]",
+        )
     faults, read = list[str](), dict[str, Prediction]()
     for number, row in rows:
         try:

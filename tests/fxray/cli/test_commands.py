@@ -204,6 +204,8 @@ def test_predictions_of_other_samples_are_refused(datasets, tmp_path):
         ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--adapter", "adapter"],
         ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--out", "z.parquet"],
         ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--set", "seed=1"],
+        ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--threshold", "nan"],
+        ["prefer", "create", "s.db", "--data", "x.parquet", "--source", "a=truth", "--threshold", "nan"],
         ["detect", "x.png"],
         ["detect", "x.png", "--config", "tiny", "--run-dir", "runs/demo"],
         ["data", "synth", "out", "--size-px", "3"],

@@ -52,6 +52,16 @@ def test_a_csv_file_of_labels_or_scores(tmp_path: Path) -> None:
     assert read(file) == [Prediction("a/1", GENERATED), Prediction("b", GENERATED)]
 
 
+def test_a_threshold_that_no_score_can_be_on_both_sides_of_is_refused_where_it_decides(tmp_path: Path) -> None:
+    file = tmp_path / "p.csv"
+    for threshold in (7.0, -0.1):
+        file.write_text("sample_id,score,label\na/1,0.5,real\nb,0.49,\n")
+        with pytest.raises(DataError, match="decides about rows without a label, and scores lie in"):
+            read_any(file, SAMPLES, threshold=threshold)
+        file.write_text("sample_id,score,label\na/1,0.5,real\n")
+        assert len(read_any(file, SAMPLES, threshold=threshold).predictions) == 1
+
+
 def test_every_fault_of_a_csv_file_is_listed(tmp_path: Path) -> None:
     file = tmp_path / "p.csv"
     file.write_text("sample_id,score,label\na,nan,\nb,1.5,\nc,,\nd,,maybe\n,1,\ne,0,\ne,0,\n")
