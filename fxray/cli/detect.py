@@ -67,7 +67,8 @@ def detect(
     A verdict is evidence, not proof. A file that cannot be read never stops the rest. With --out, the same command goes
     on where an interrupted one stopped: it examines what is new or changed, and says how much it skipped.
 
-    Exit codes: 0 all have a verdict, 1 some have none, 2 wrong usage, 130 interrupted.
+    Exit codes: 0 all have a verdict, 1 some have none, 2 wrong usage, 130 interrupted. What ends the command itself,
+    such as a run directory that is none, has code 1 or 2 and a line "error: ..." on stderr, which images never have.
 
     \b
     Examples:

@@ -186,6 +186,9 @@ def test_wrong_usage_is_told(arguments: list[str]) -> None:
 def test_help_documents_the_exit_codes() -> None:
     text = " ".join(CliRunner().invoke(app, ["detect", "--help"]).stdout.split())
     assert "Exit codes: 0 all have a verdict, 1 some have none, 2 wrong usage, 130 interrupted." in text
+    assert (
+        'What ends the command itself, such as a run directory that is none, has code 1 or 2 and a line "error:' in text
+    )
 
 
 @pytest.mark.parametrize("options", [(), ("--out", "found"), ("--out", "found", "--workers", "2")])
