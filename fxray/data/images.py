@@ -170,7 +170,7 @@ def _unknown(encoded: bytes, where: str) -> DataError:
     if not encoded:
         return DataError("0 bytes that are no image", where=where, remedy="fetch the file again, or leave the row out")
     return DataError(
-        f"{len(encoded)} bytes that are no image Pillow knows (they start with {encoded[:8]!r})",
+        f"{len(encoded)} bytes that are no image Pillow knows (they start with {encoded[:8].decode('latin-1')!a})",
         where=where,
         remedy=f"give one of {', '.join(FORMATS)}",
     )

@@ -189,6 +189,8 @@ def read_predictions(path: Path) -> list[Prediction]:
     rows = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path)
     for where, record in rows:
         try:
+            if isinstance(record, DataError):
+                raise record
             prediction = _from_record(record, where)
             if prediction.sample_id in predictions:
                 name, remedy = prediction.sample_id, "keep one row per sample"
@@ -231,22 +233,24 @@ def _as_record(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:
+    """Records, and for lines that hold none what is wrong with them."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            where = f"{path}, line {number}"
+            where, remedy = f"{path}, line {number}", "write one object per line"
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"not JSON: {error}", where=where, remedy="write one object per line") from error
-            if not isinstance(record, dict):
-                raise DataError(f"{line[:60]!r} is no object", where=where, remedy="write one object per line")
-            yield where, record
+                yield where, DataError(f"not JSON: {error}", where=where, remedy=remedy)
+                continue
+            said = line[:60].decode("utf-8", "replace").strip()
+            no_object = DataError(f"{said!r} is no object", where=where, remedy=remedy)
+            yield where, record if isinstance(record, dict) else no_object
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataError]]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:

@@ -60,6 +60,13 @@ def test_what_pillow_hands_to_other_programs_is_not_read() -> None:
         decode_image(script, "here")
 
 
+@pytest.mark.parametrize(("encoded", "shown"), [(b"hello you", "'hello yo'"), (b"\xff\n\0a", r"'\xff\n\x00a'")])
+def test_bytes_that_are_no_image_are_shown_as_text_on_one_line(encoded: bytes, shown: str) -> None:
+    with pytest.raises(DataError) as caught:
+        decode_image(encoded, "here")
+    assert caught.value.message.endswith(f"(they start with {shown})")
+
+
 def test_heic_and_svg_are_named() -> None:
     with pytest.raises(DataError, match="HEIC"):
         decode_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "here")

@@ -100,6 +100,16 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
         read_predictions(tmp_path / "bad.jsonl")
 
 
+def test_lines_that_are_no_objects_are_listed_with_the_other_faults(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{}\n[1]\nnot\n{"sample_id": "a", "verdict": "real"}\n')
+    with pytest.raises(DataError) as caught:
+        read_predictions(tmp_path / "bad.jsonl")
+    first, second, third = caught.value.message.split("; ")
+    assert first == "3 faults: line 1: field `sample_id`: Field required"
+    assert second == "line 2: '[1]' is no object"
+    assert third.startswith("line 3: not JSON")
+
+
 def test_one_sample_is_predicted_once(tmp_path: Path) -> None:
     write_predictions([BARE, BARE], tmp_path / "twice.parquet")
     with pytest.raises(DataError, match=r"row 1.*'b' was predicted before"):
