@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,8 @@ class ResultFolder:
         write_atomically(self.folder / RESULTS, "".join(as_line(record) + "\n" for record in ordered))
         for part in self._parts():
             part.unlink()
+        with suppress(OSError):  # it is not there, or holds a file of somebody else's
+            (self.folder / PARTS).rmdir()
         return ordered
 
     def _parts(self) -> list[Path]:
