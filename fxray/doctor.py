@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
-    yield _imports("torchvision", remedy="install fxray anew: its hook lets torchvision be imported beside CPU torch")
+    yield _torchvision()
     for name in ("torchaudio", "torchcodec"):
         if version_of(name) is None:
             yield Finding(Level.OK, name, "absent, as it should be on a CPU")
@@ -99,6 +99,14 @@ def _libraries() -> Iterator[Finding]:
         else:
             yield _imports(name, remedy=f"uninstall {name}: its build does not fit torch")
     yield _imports("vllm", remedy="see the error; compare the versions above with the tested ones")
+
+
+def _torchvision() -> Finding:
+    found = _imports("torchvision", remedy="install fxray anew: its hook lets torchvision be imported beside CPU torch")
+    if found.level is Level.OK and "+cu" in found.found and (version_of("torch") or "").endswith("+cpu"):
+        said = f"{found.found}: a CUDA build beside CPU torch, of which fxray uses the Python part alone"
+        return replace(found, found=said)
+    return found
 
 
 def _kernels() -> Iterator[Finding]:

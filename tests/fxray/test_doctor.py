@@ -84,6 +84,20 @@ def test_torchaudio_that_the_hook_hides_is_well(installed, monkeypatch):
     assert set(levels(doctor._libraries()).values()) == {Level.OK}
 
 
+@pytest.mark.parametrize(
+    ("torch", "torchvision", "says"),
+    [("2.13.0+cpu", "0.28.0+cu130", True), ("2.13.0", "0.28.0+cu130", False), ("2.13.0+cpu", "0.28.0+cpu", False)],
+)
+def test_a_cuda_build_of_torchvision_beside_cpu_torch_is_well_and_the_reason_is_told(
+    installed, monkeypatch, torch, torchvision, says
+):
+    installed["torch"] = torch
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(__version__=torchvision))
+    found = next(iter(doctor._libraries()))
+    assert (found.level, found.found.startswith(torchvision)) == (Level.OK, True)
+    assert ("a CUDA build beside CPU torch, of which fxray uses the Python part alone" in found.found) is says
+
+
 def test_kernels_of_vllm_that_do_not_load_fail_and_their_library_is_named():
     script = """
 import sys
