@@ -65,6 +65,7 @@ def serve_until_told(
             asyncio.run(_wait(handle, find_adapter, on_event, config))
         finally:
             _stop(handle, serve.drain_deadline_s, on_event, is_joined=is_joined)
+    on_event(Note("ended"))  # after Ray, which may tell in alarming words that Serve's controller was killed
 
 
 @contextmanager

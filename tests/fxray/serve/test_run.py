@@ -233,7 +233,7 @@ def test_signals_are_heard_while_the_service_answers_and_end_no_process_after_it
 
 
 def test_a_hangup_while_the_service_starts_or_ends_is_passed_over(called, monkeypatch, tmp_path):
-    reached = []
+    reached, told = [], []
     before = signal.signal(signal.SIGHUP, lambda *_: reached.append("the default, which ends the process"))
 
     def hang_up(*_, **__):
@@ -252,7 +252,8 @@ def test_a_hangup_while_the_service_starts_or_ends_is_passed_over(called, monkey
         with bound_socket("127.0.0.1", 0, "--port") as free:
             port = free.getsockname()[1]
         config = load_config("tiny", [f"serve.port={port}", f"serve.data_dir={tmp_path}"])
-        run.serve_until_told(config, None, lambda: None, lambda _: None)
+        run.serve_until_told(config, None, lambda: None, told.append)
     finally:
         signal.signal(signal.SIGHUP, before)
     assert reached == []
+    assert told[-2:] == [Note("ending what has begun"), Note("ended")]
