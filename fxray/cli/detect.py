@@ -95,7 +95,7 @@ def detect(
     checked = checked_config(config, overrides)
     files = files_of(paths, sys.stdin, leave_out=out)
     if not files:
-        typer.echo("nothing was examined: no file is named", err=True)
+        typer.echo("error: no file is named, so nothing was examined", err=True)
         raise typer.Exit(1)
     wanted = Wanted(thumbnail=out is not None, personal=keep_personal, stability=stability, num_samples=samples)
     if out is None:

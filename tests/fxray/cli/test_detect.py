@@ -142,7 +142,7 @@ def test_that_no_file_is_named_is_said_and_no_success(tmp_path, monkeypatch, sou
     Path("list.csv").write_text("path\n")
     for result in (run("-", *options, stdin=""), run("list.csv", *options)):
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr == "nothing was examined: no file is named\n"
+        assert result.stderr == "error: no file is named, so nothing was examined\n"
 
 
 def test_a_second_run_does_only_what_is_missing(tmp_path: Path, source: Suspicious) -> None:
