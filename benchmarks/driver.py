@@ -20,6 +20,7 @@ from functools import partial
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from actors.rollout_worker import Draw, Job
 from fxray.capacity.simulation import DriverSpeed, Setup
@@ -54,21 +55,23 @@ class Bystander:
     """Answers at once, or never."""
 
     async def generate(self, jobs: list[Job], _: SamplingSettings) -> list[Draw]:
-        return [_draw(job.group_id) for job in jobs]
+        lengths_G = np.full(GROUP_SIZE, ANSWER_TOKENS)
+        return [draw_of(job.group_id, lengths_G, 0) for job in jobs]
 
     async def never(self) -> None:
         await asyncio.Event().wait()
 
 
-def _draw(group_id: str) -> Draw:
-    num_tokens = GROUP_SIZE * ANSWER_TOKENS
+def draw_of(group_id: str, lengths_G: NDArray[np.int64], version: int) -> Draw:
+    """Answers of so many tokens each that say the same."""
+    num_tokens = int(lengths_G.sum())
     return Draw(
         group_id=group_id,
-        policy_version=0,
+        policy_version=version,
         prompt_token_ids=np.zeros(PROMPT_TOKENS, np.int32),
         token_ids=np.zeros(num_tokens, np.int32),
         logprobs=np.zeros(num_tokens, np.float32),
-        lengths_G=np.full(GROUP_SIZE, ANSWER_TOKENS, np.int32),
+        lengths_G=lengths_G.astype(np.int32),
         is_finished_G=np.ones(GROUP_SIZE, np.bool_),
         probabilities_G=np.full(GROUP_SIZE, np.nan),
         texts=tuple(f"{ANSWER}{index}" for index in range(GROUP_SIZE)),
