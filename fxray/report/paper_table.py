@@ -20,8 +20,18 @@ NOTHING = "–"
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:80rem;padding:0 1rem;overflow-x:auto}"
     "table{border-collapse:collapse}td,th{padding:.25rem .75rem;text-align:right;border-bottom:1px solid #ddd}"
-    "td:first-child,th:first-child{text-align:left}td{white-space:nowrap}.paper{color:#767676}img{max-width:100%}"
+    "td:first-child,th:first-child,.text{text-align:left}td{white-space:nowrap}.paper{color:#767676}img{max-width:100%}"
 )
+_TEX = {character: f"\\{character}" for character in "%&_#${}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "±": r"$\pm$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "γ": r"$\gamma$",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +53,8 @@ class PaperTable:
         header: Of the titles' column and the cells'.
         paper_header: Of the paper's numbers.
         rows: Lines.
-        notes: Below the table, or above it in formats that have comments.
+        notes: Below the table, or above it in formats that have comments; that the data are synthetic stands before
+            the numbers, and in LaTeX in the table itself, as comments are not printed.
         figure: File name without ending of a PNG and an SVG beside the table; empty for none.
         figure_text: What the figure shows.
     """
@@ -93,8 +104,9 @@ def _markdown(table: PaperTable) -> str:
         lines.append([row.title, *row.cells, *grey])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     figure = f"![{table.figure_text}]({table.figure}.png)\n\n" if table.figure else ""
-    notes = "\n".join(f"- {note}" for note in table.notes)
-    return f"# {table.title}\n\n{text}\n\n{figure}{notes}\n"
+    warning = f"**{SYNTHETIC}**\n\n" if SYNTHETIC in table.notes else ""
+    notes = "\n".join(f"- {note}" for note in table.notes if note != SYNTHETIC)
+    return f"# {table.title}\n\n{warning}{text}\n\n{figure}{notes}\n"
 
 
 def _latex(table: PaperTable) -> str:
@@ -110,14 +122,12 @@ def _latex(table: PaperTable) -> str:
     ]
     notes = [f"% {note}" for note in table.notes]
     parts = [*notes, r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\toprule", line(map(_tex, header))]
-    return "\n".join([*parts, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", ""])
+    warning = [rf"\multicolumn{{{len(header)}}}{{l}}{{{_tex(SYNTHETIC)}}} \\"] if SYNTHETIC in table.notes else []
+    return "\n".join([*parts, r"\midrule", *rows, r"\bottomrule", *warning, r"\end{tabular}", ""])
 
 
 def _tex(text: str) -> str:
-    escaped = "".join(f"\\{c}" if c in "%&_#$" else c for c in text)
-    for character, command in (("–", "--"), ("±", r"$\pm$"), ("α", r"$\alpha$"), ("β", r"$\beta$"), ("γ", r"$\gamma$")):
-        escaped = escaped.replace(character, command)
-    return escaped
+    return "".join(_TEX.get(character, character) for character in text)
 
 
 def _csv(table: PaperTable) -> str:
@@ -137,19 +147,25 @@ def _html(table: PaperTable, folder: Path) -> str:
         figure = (folder / f"{table.figure}.svg").read_text("utf-8")
         figure = figure[figure.index("<svg") :]
 
-    def cells(tag: str, texts: Sequence[str], *, is_paper: bool = False) -> str:
-        kind = ' class="paper"' if is_paper else ""
-        return "".join(f"<{tag}{kind}>{html.escape(text)}</{tag}>" for text in texts)
+    kinds = [_kind([row.cells[column] for row in table.rows]) for column in range(len(table.header) - 1)]
+    kinds = ["text", *kinds, *["paper"] * len(table.paper_header)]
 
-    header = cells("th", table.header) + cells("th", table.paper_header, is_paper=True)
-    rows = "".join(
-        f"<tr>{cells('td', [row.title, *row.cells])}{cells('td', row.paper, is_paper=True)}</tr>\n"
-        for row in table.rows
-    )
-    notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in table.notes)
+    def cells(tag: str, texts: Sequence[str]) -> str:
+        pairs = zip(texts, kinds, strict=True)
+        return "".join(f'<{tag} class="{kind}">{html.escape(text)}</{tag}>' for text, kind in pairs)
+
+    header = cells("th", [*table.header, *table.paper_header])
+    rows = "".join(f"<tr>{cells('td', [row.title, *row.cells, *row.paper])}</tr>\n" for row in table.rows)
+    warning = f"<p><strong>{html.escape(SYNTHETIC)}</strong></p>\n" if SYNTHETIC in table.notes else ""
+    notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in table.notes if note != SYNTHETIC)
     title = html.escape(table.title)
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{_STYLE}</style>\n"
-        f"<h1>{title}</h1>\n<table><tr>{header}</tr>\n{rows}</table>\n{figure}\n{notes}</html>\n"
+        f"<h1>{title}</h1>\n{warning}<table><tr>{header}</tr>\n{rows}</table>\n{figure}\n{notes}</html>\n"
     )
+
+
+def _kind(cells: Iterable[str]) -> str:
+    """How a column is set: words to the left, numbers to the right."""
+    return "text" if any(cell[:1].isalpha() for cell in cells) else "number"

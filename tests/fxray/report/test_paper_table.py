@@ -1,0 +1,38 @@
+"""A table in its formats."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fxray.report.paper_table import SYNTHETIC, PaperRow, PaperTable, write_table
+
+ROWS = (
+    PaperRow("base", "Best", ("measured", "0.5 [0.4, 0.6]"), ("0.981",)),
+    PaperRow("odd", r"a_b {c} x^2 ~ \d", ("–", "–"), ("",)),
+)
+TABLE = PaperTable("Mine", ("row", "state", "accuracy"), ("paper: accuracy",), ROWS, (SYNTHETIC, "a note"))
+
+
+@pytest.mark.parametrize("ending", ["md", "html", "tex"])
+def test_that_data_are_synthetic_is_printed_with_the_numbers(tmp_path: Path, ending: str) -> None:
+    write_table(TABLE, tmp_path, "mine")
+    printed = [line for line in (tmp_path / f"mine.{ending}").read_text().splitlines() if not line.startswith("%")]
+    assert sum("SYNTHETIC" in line for line in printed) == 1
+    if ending != "tex":  # there it is the table's last line
+        place, numbers = (next(i for i, line in enumerate(printed) if text in line) for text in ("SYNTHETIC", "0.981"))
+        assert place < numbers
+    write_table(replace(TABLE, notes=("a note",)), tmp_path, "mine")
+    assert "SYNTHETIC" not in (tmp_path / f"mine.{ending}").read_text()
+
+
+def test_words_are_set_to_the_left_and_numbers_to_the_right(tmp_path: Path) -> None:
+    write_table(TABLE, tmp_path, "mine")
+    text = (tmp_path / "mine.html").read_text()
+    assert '<th class="text">row</th><th class="text">state</th><th class="number">accuracy</th>' in text
+    assert '<td class="number">–</td><td class="paper"></td>' in text
+
+
+def test_a_title_of_ones_own_is_text_in_latex(tmp_path: Path) -> None:
+    write_table(TABLE, tmp_path, "mine")
+    assert r"a\_b \{c\} x\textasciicircum{}2 \textasciitilde{} \textbackslash{}d" in (tmp_path / "mine.tex").read_text()
