@@ -240,6 +240,7 @@ def test_what_becomes_of_the_answer_is_shown_when_asked_for(page):
 
 def test_each_image_is_examined_by_the_model_that_was_chosen(page):
     model = page.get_by_label("Model")
+    model.locator("option").nth(1).wait_for(state="attached")  # the page asks the service for them
     assert model.locator("option").all_inner_texts() == ["default", "strict"]
     choose(page, ("a.png", png(300, 200)))
     model.select_option("strict")
