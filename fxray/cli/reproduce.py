@@ -9,7 +9,10 @@ from fxray.cli.arguments import ConfigOption, SetOption
 from fxray.cli.baseline import chosen_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from fxray.experiments.experiment import Experiment
+    from fxray.experiments.reproduce import Result
     from fxray.experiments.trainings import Setting
 
 ALL = "all"
@@ -65,17 +68,22 @@ def reproduce(
             _print_plan(name, experiment, setting)
         return
     from fxray.cli.progress import show_progress
-    from fxray.cli.tables import print_paper_table
     from fxray.experiments.reproduce import reproduce as work
 
     with show_progress() as on_event:
         results = work(experiments, setting, on_event)
-    for result in results.values():
+    _show(results.values())
+    if any(result.failures for result in results.values()):
+        raise typer.Exit(1)
+
+
+def _show(results: "Iterable[Result]") -> None:
+    from fxray.cli.tables import print_paper_table
+
+    for result in results:
         for table in result.tables:
             print_paper_table(table)
         typer.echo(result.folder)
-    if any(result.failures for result in results.values()):
-        raise typer.Exit(1)
 
 
 def _possible(experiments: dict[str, "Experiment"], setting: "Setting") -> dict[str, "Experiment"]:

@@ -29,6 +29,21 @@ def failures(max_restarts: int) -> FailureBudget:
     return FailureBudget("rollout workers", max_restarts=max_restarts, window_s=600, remedy="")
 
 
+def draw_of(job: Job, size: int, version: int, name: str) -> Draw:
+    """Answers of 1, 2, ... tokens that tell group seed, index and worker."""
+    return Draw(
+        group_id=job.group_id,
+        policy_version=version,
+        prompt_token_ids=np.array([1, 2], np.int32),
+        token_ids=np.concatenate([np.full(i + 1, job.seed, np.int32) for i in range(size)]),
+        logprobs=-np.arange(sum(range(size + 1)), dtype=np.float32),
+        lengths_G=np.arange(1, size + 1, dtype=np.int32),
+        is_finished_G=np.arange(size) % 2 == 0,
+        probabilities_G=np.full(size, np.nan),
+        texts=tuple(f"{job.seed}/{i} by {name}" for i in range(size)),
+    )
+
+
 @ray.remote(num_cpus=0, concurrency_groups={HEALTH: 1})
 class PlainWorker:
     """Draws answers that tell group seed, index and worker; `faults` maps what happens to how it goes wrong."""
@@ -82,20 +97,7 @@ class PlainWorker:
         for job in jobs:
             if self._fault(job.group_id) == "bad image":
                 raise DataError("is damaged", where=job.sample_id)
-            size = sampling.group_size
-            draws.append(
-                Draw(
-                    group_id=job.group_id,
-                    policy_version=self.version,
-                    prompt_token_ids=np.array([1, 2], np.int32),
-                    token_ids=np.concatenate([np.full(i + 1, job.seed, np.int32) for i in range(size)]),
-                    logprobs=-np.arange(sum(range(size + 1)), dtype=np.float32),
-                    lengths_G=np.arange(1, size + 1, dtype=np.int32),
-                    is_finished_G=np.arange(size) % 2 == 0,
-                    probabilities_G=np.full(size, np.nan),
-                    texts=tuple(f"{job.seed}/{i} by {self.name}" for i in range(size)),
-                )
-            )
+            draws.append(draw_of(job, sampling.group_size, self.version, self.name))
         return draws
 
 

@@ -7,17 +7,15 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
-from plain_pool import adapter, failures
+from plain_pool import adapter, draw_of, failures
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from actors import rollout
 from actors.errands import Deadlines
 from actors.nodes import STEADY
 from actors.rollout import RolloutPool
-from actors.rollout_worker import Draw
 from actors.scaling import Scaler
 from fxray.grpo.types import SamplingSettings, SyncProof
 
@@ -126,21 +124,7 @@ class StubWorker:
     def _draw(self, jobs: Sequence[Any], sampling: SamplingSettings) -> tuple[float, Any, Exception | None]:
         self.leases.append(len(jobs))
         error = None if self.draw_error is None else RayTaskError("generate", "a traceback", self.draw_error)
-        size = sampling.group_size
-        draws = [
-            Draw(
-                group_id=job.group_id,
-                policy_version=adapter(1).version,
-                prompt_token_ids=np.array([1, 2], np.int32),
-                token_ids=np.concatenate([np.full(i + 1, job.seed, np.int32) for i in range(size)]),
-                logprobs=-np.arange(sum(range(size + 1)), dtype=np.float32),
-                lengths_G=np.arange(1, size + 1, dtype=np.int32),
-                is_finished_G=np.arange(size) % 2 == 0,
-                probabilities_G=np.full(size, np.nan),
-                texts=tuple(f"{job.seed}/{i} by {self.name}" for i in range(size)),
-            )
-            for job in jobs
-        ]
+        draws = [draw_of(job, sampling.group_size, adapter(1).version, self.name) for job in jobs]
         return self.draw_s, draws, error
 
 
