@@ -4,7 +4,7 @@ All prompts and answers of a pass lie in one flat sequence, so nothing outside t
 each answer gets the keys of its prompt before its own, and there are two ways, decided by device and type alone:
 
 - "varlen": one call of Flash Attention over all prompts and answers as sequences of their own; CUDA in bfloat16.
-- "dense": ordinary attention over prompts and answers padded to the longest, anywhere.
+- "dense": ordinary attention over prompts and over answers of about one length, padded to the longest; anywhere.
 
 The vision tower's windows go the same two ways. No mask over the whole sequence is ever made.
 
@@ -30,10 +30,27 @@ NAME = "fxray_packed"
 WINDOWS_NAME = "fxray_flash_windows"
 """The same for `window_attention`; for names with "flash" in them the vision tower tells where windows begin."""
 
+SHORT_ANSWER = 8
+"""Shorter answers than this share a block, for a call costs more than their padding."""
 CAUSAL = (-1, 0)
 _IS_TOLD = "enable_gqa" in inspect.signature(varlen_attn).parameters
 flash_attention: Any = partial(varlen_attn, enable_gqa=True) if _IS_TOLD else varlen_attn
 """Heads share key heads; torch 2.11 lets them without being told."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBlock:
+    """Answers that are attended to at once.
+
+    Attributes:
+        answer_AR: Flat position of each answer token; padding repeats position 0.
+        prompt_of_A: Row of each answer's prompt in `DenseLayout.prompt_NP`.
+        may_see_AS: bool [A, 1, R, P + R], True where an answer token attends to a prompt or answer token.
+    """
+
+    answer_AR: torch.Tensor
+    prompt_of_A: torch.Tensor
+    may_see_AS: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +59,12 @@ class DenseLayout:
 
     Attributes:
         prompt_NP: Flat position of each prompt token; padding repeats position 0.
-        answer_AR: Flat position of each answer token; padding repeats position 0.
-        prompt_of_A: Row of each answer's prompt in `prompt_NP`.
-        may_see_AS: bool [A, 1, R, P + R], True where an answer token attends to a prompt or answer token.
-        back_T: For each flat position its place in the results, prompts first, then answers.
+        blocks: The answers, in blocks of about one length.
+        back_T: For each flat position its place in the results: of the prompts, then of one block after the other.
     """
 
     prompt_NP: torch.Tensor
-    answer_AR: torch.Tensor
-    prompt_of_A: torch.Tensor
-    may_see_AS: torch.Tensor
+    blocks: tuple[AnswerBlock, ...]
     back_T: torch.Tensor
 
 
@@ -108,17 +121,32 @@ def dense_layout(
     prompt_of_S = is_prompt.cumsum(0) - 1
 
     prompt_NP, is_prompt_NP = _spans(start_S[is_prompt], length_S[is_prompt])
-    answer_AR, is_answer_AR = _spans(start_S[~is_prompt], length_S[~is_prompt])
-    prompt_of_A = prompt_of_S[~is_prompt]
-    longest = answer_AR.shape[1]
-    before = torch.ones(longest, longest, dtype=torch.bool).tril()
-    sees_prompt = is_prompt_NP[prompt_of_A, None, None].expand(-1, 1, longest, -1)
-    may_see = torch.cat([sees_prompt, before.expand(len(answer_AR), 1, -1, -1)], -1)
-
     back_T = torch.empty(sum(segments), dtype=torch.long)
     back_T[prompt_NP[is_prompt_NP]] = is_prompt_NP.flatten().nonzero()[:, 0]
-    back_T[answer_AR[is_answer_AR]] = is_answer_AR.flatten().nonzero()[:, 0] + prompt_NP.numel()
-    return DenseLayout(*(each.to(device) for each in (prompt_NP, answer_AR, prompt_of_A, may_see, back_T)))
+    num_results, blocks = prompt_NP.numel(), []
+    for lengths in _about_one_length(length_S[~is_prompt]):
+        chosen_S = ~is_prompt & (length_S > lengths.start) & (length_S <= lengths.stop)
+        answer_AR, is_answer_AR = _spans(start_S[chosen_S], length_S[chosen_S])
+        prompt_of_A = prompt_of_S[chosen_S]
+        longest = answer_AR.shape[1]
+        before = torch.ones(longest, longest, dtype=torch.bool).tril()
+        sees_prompt = is_prompt_NP[prompt_of_A, None, None].expand(-1, 1, longest, -1)
+        may_see = torch.cat([sees_prompt, before.expand(len(answer_AR), 1, -1, -1)], -1)
+        back_T[answer_AR[is_answer_AR]] = is_answer_AR.flatten().nonzero()[:, 0] + num_results
+        num_results += answer_AR.numel()
+        blocks.append(AnswerBlock(answer_AR.to(device), prompt_of_A.to(device), may_see.to(device)))
+    return DenseLayout(prompt_NP.to(device), tuple(blocks), back_T.to(device))
+
+
+def _about_one_length(length_A: torch.Tensor) -> list[range]:
+    """Which lengths share a block, each range without its start: at most a third of a longer one is padding."""
+    ranges, left = [], length_A
+    while len(left):
+        longest = int(left.max())
+        shortest = longest * 2 // 3 if longest > SHORT_ANSWER else 0
+        ranges.append(range(shortest, longest))
+        left = left[left <= shortest]
+    return ranges
 
 
 def _spans(start_S: torch.Tensor, length_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,17 +212,17 @@ def packed_attention(
 
     prompt_key, prompt_value = take(key_TKD, layout.prompt_NP), take(value_TKD, layout.prompt_NP)
     prompts = _attend(take(query_THD, layout.prompt_NP), prompt_key, prompt_value, None, scaling)
-    if not layout.answer_AR.numel():
-        return prompts.flatten(0, 1).index_select(0, layout.back_T)[None], None
-    answers = _attend(
-        take(query_THD, layout.answer_AR),
-        torch.cat([prompt_key.index_select(0, layout.prompt_of_A), take(key_TKD, layout.answer_AR)], 1),
-        torch.cat([prompt_value.index_select(0, layout.prompt_of_A), take(value_TKD, layout.answer_AR)], 1),
-        layout.may_see_AS,
-        scaling,
-    )
-    flat = torch.cat([prompts.flatten(0, 1), answers.flatten(0, 1)])
-    return flat.index_select(0, layout.back_T)[None], None
+    results = [prompts.flatten(0, 1)]
+    for block in layout.blocks:
+        answers = _attend(
+            take(query_THD, block.answer_AR),
+            torch.cat([prompt_key.index_select(0, block.prompt_of_A), take(key_TKD, block.answer_AR)], 1),
+            torch.cat([prompt_value.index_select(0, block.prompt_of_A), take(value_TKD, block.answer_AR)], 1),
+            block.may_see_AS,
+            scaling,
+        )
+        results.append(answers.flatten(0, 1))
+    return torch.cat(results).index_select(0, layout.back_T)[None], None
 
 
 def window_attention(
@@ -234,6 +262,9 @@ def window_attention(
         )
         return attended_THD[None], None
     lengths = cu_seq_lens_q.diff().tolist()
+    if lengths[1:] == lengths[:-1]:
+        q, k, v = (tensor.unflatten(2, (len(lengths), -1))[0].transpose(0, 1) for tensor in (query, key, value))
+        return scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1)[None], None
     windows = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     attended = [scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2) for q, k, v in windows]
     return torch.cat(attended, 1), None

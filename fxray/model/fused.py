@@ -1,11 +1,11 @@
-"""Operations of the model in fewer kernels, for GPUs: what transformers and PEFT compute, with fewer trips to memory.
+"""Operations of the model in fewer kernels: what transformers and PEFT compute, with fewer trips to memory.
 
 - An adapter's layer: PEFT reads and writes the layer's wide output three times more, for the adapter's product, its
   scaling and the sum, and as often in the backward pass. Here the narrow product is added in place.
-- A norm: six kernels, half of them on float32 copies, against PyTorch's one.
-- The gated product: compiled, one kernel each way.
+- A norm, on GPUs: six kernels, half of them on float32 copies, against PyTorch's one.
+- The gated product, on GPUs: compiled, one kernel each way.
 
-Each falls back to what it replaces on a CPU, and where it would compute something else.
+Each falls back to what it replaces where it would compute something else.
 
 Legend: T tokens, I inputs, O outputs, R rank.
 """
@@ -77,7 +77,7 @@ def is_plain(layer: Any) -> bool:
 
 
 def _adapted(layer: Any, by_peft: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    if not x.is_cuda or not is_plain(layer):
+    if not is_plain(layer):
         result: torch.Tensor = by_peft(x, *args, **kwargs)
         return result
     (name,) = layer.active_adapters

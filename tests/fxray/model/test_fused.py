@@ -2,7 +2,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from fxray.model.fused import LoraLinear, is_plain
+from fxray.model.fused import LoraLinear, is_plain, use_fused
 
 
 class Net(torch.nn.Module):
@@ -55,6 +55,14 @@ def test_gradients_are_those_of_differences():
     x, weight, bias, a, b = (torch.randn(*size, dtype=torch.float64) for size in sizes)
     leaves = [each.requires_grad_() for each in (x, a, b)]
     assert torch.autograd.gradcheck(lambda x, a, b: LoraLinear.apply(x, weight, bias, a, b, 0.7), leaves)
+
+
+def test_a_plain_layer_takes_the_short_way_on_a_cpu_too(monkeypatch):
+    layer = adapted()
+    expected = layer(torch.ones(2, 6))
+    monkeypatch.setattr(layer, "forward", lambda x: pytest.fail("PEFT computed it"))
+    use_fused(layer)
+    torch.testing.assert_close(layer(torch.ones(2, 6)), expected)
 
 
 def test_what_it_does_not_compute_is_left_to_peft():

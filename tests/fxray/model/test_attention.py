@@ -1,0 +1,63 @@
+from itertools import pairwise
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from fxray.model.attention import dense_layout, packed_attention, window_attention
+
+CPU = torch.device("cpu")
+PROMPTS, ANSWERS = [7, 4], [[30, 2, 3, 12], [5, 29, 1]]
+NUM_TOKENS = sum(PROMPTS) + sum(map(sum, ANSWERS))
+
+
+def random_heads(num_tokens, num_heads=2, width=4):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, num_heads, num_tokens, width, generator=generator) for _ in range(3)]
+
+
+def test_each_answer_is_in_one_block_and_at_most_a_third_of_a_longer_one_is_padding():
+    layout = dense_layout(PROMPTS, ANSWERS, CPU)
+    assert sum(len(block.answer_AR) for block in layout.blocks) == 7
+    assert [block.answer_AR.shape[1] for block in layout.blocks] == [30, 12, 5]
+    for block in layout.blocks[:-1]:
+        real = block.answer_AR.count_nonzero(1)
+        assert bool((3 * real > 2 * block.answer_AR.shape[1] - 3).all())
+    assert sorted(layout.back_T.tolist()) == sorted(set(layout.back_T.tolist()))
+    assert len(layout.back_T) == NUM_TOKENS
+
+
+def test_answers_of_many_lengths_see_their_prompt_and_themselves():
+    query, key, value = random_heads(NUM_TOKENS)
+    got, _ = packed_attention(torch.nn.Module(), query, key, value, dense_layout(PROMPTS, ANSWERS, CPU))
+    start = 0
+    for prompt, answers in zip(PROMPTS, ANSWERS, strict=True):
+        of_prompt = list(range(start, start + prompt))
+        start += prompt
+        for length in answers:
+            tokens = [*of_prompt, *range(start, start + length)]
+            alone = scaled_dot_product_attention(
+                query[:, :, tokens], key[:, :, tokens], value[:, :, tokens], is_causal=True
+            )
+            torch.testing.assert_close(got[:, tokens], alone.transpose(1, 2), rtol=1e-5, atol=1e-6)
+            start += length
+
+
+def test_prompts_without_answers_are_attended_to():
+    query, key, value = random_heads(sum(PROMPTS))
+    layout = dense_layout(PROMPTS, [[], []], CPU)
+    got, _ = packed_attention(torch.nn.Module(), query, key, value, layout)
+    assert layout.blocks == ()
+    assert got.shape == (1, 11, 2, 4)
+
+
+def test_windows_of_one_size_and_of_several_are_attended_to_apart():
+    query, key, value = random_heads(24)
+    for ends in ([0, 8, 16, 24], [0, 4, 16, 24]):
+        got, _ = window_attention(
+            torch.nn.Module(), query, key, value, None, cu_seq_lens_q=torch.tensor(ends, dtype=torch.int32)
+        )
+        assert got.shape == (1, 24, 2, 4)
+        for start, end in pairwise(ends):
+            part = slice(start, end)
+            alone = scaled_dot_product_attention(query[:, :, part], key[:, :, part], value[:, :, part])
+            torch.testing.assert_close(got[:, part], alone.transpose(1, 2), rtol=1e-5, atol=1e-6)
