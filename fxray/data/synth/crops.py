@@ -1,7 +1,8 @@
 """Crops of photographs, and the variation that makes a few photographs stand for many.
 
 A model that has seen sixteen photographs knows them by heart and takes whatever is in another one for a flaw. So train
-crops are turned, stretched, recoloured, blended with one another and seen through worse lenses; test crops are not.
+crops are turned, stretched, recoloured, blended with one another or with dead leaves and seen through worse lenses;
+test crops are not.
 """
 
 from functools import cache
@@ -9,6 +10,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageFilter
 
+from fxray.data.synth.leaves import draw_dead_leaves
 from fxray.data.synth.photographs import Photograph, load_photograph
 
 Pixels = np.ndarray
@@ -32,18 +34,36 @@ def draw_crop(rng: np.random.Generator, photograph: Photograph, width_px: int, h
 
 
 def draw_varied_crop(
-    rng: np.random.Generator, photographs: tuple[Photograph, ...], photograph: Photograph, width_px: int, height_px: int
+    rng: np.random.Generator,
+    photographs: tuple[Photograph, ...],
+    photograph: Photograph,
+    width_px: int,
+    height_px: int,
+    *,
+    leaves_frac: float = 0.0,
+    others_frac: float = 0.5,
 ) -> Pixels:
-    """A piece of `photograph` that is varied in shape, colour and sharpness; every other one is blended with another.
+    """A piece of `photograph` that is varied in shape, colour and sharpness, and perhaps blended with another picture.
 
     Where the blend follows a cloud, its edges teach that a sharp outline alone is no flaw.
+
+    Args:
+        rng: What everything is drawn from.
+        photographs: Those that a blend may take.
+        photograph: The one that is cut.
+        width_px: Of the piece.
+        height_px: Of the piece.
+        leaves_frac: Share of the pieces that are blended with dead leaves.
+        others_frac: Share that is blended with a piece of any of `photographs`.
     """
     pixels = _turned_cut(rng, photograph, width_px, height_px)
-    if rng.random() < 0.5:
+    blend = rng.random()
+    if blend < leaves_frac:
+        pixels = _blend(pixels, draw_dead_leaves(rng, width_px, height_px), _draw_share(rng, width_px, height_px))
+    elif blend < leaves_frac + others_frac:
         other = photographs[int(rng.integers(len(photographs)))]
-        kind = rng.random()
-        share = np.float32(rng.uniform(0.15, 0.5)) if kind < 0.4 else _cloud(rng, width_px, height_px, kind < 0.8)
-        pixels = (1 - share) * pixels + share * _turned_cut(rng, other, width_px, height_px)
+        share = _draw_share(rng, width_px, height_px)
+        pixels = _blend(pixels, _turned_cut(rng, other, width_px, height_px), share)
     pixels = _recolour(rng, pixels)
     if rng.random() < 0.2:
         picture = Image.fromarray(pixels.astype(np.uint8))
@@ -51,6 +71,18 @@ def draw_varied_crop(
     if rng.random() < 0.2:
         pixels = pixels + rng.normal(0, rng.uniform(2, 8), pixels.shape).astype(np.float32)
     return pixels.clip(0, 255)
+
+
+def _draw_share(rng: np.random.Generator, width_px: int, height_px: int) -> Pixels:
+    """How much of the other picture a blend takes: the same everywhere, or a cloud."""
+    kind = rng.random()
+    if kind < 0.4:
+        return np.full((1, 1, 1), rng.uniform(0.15, 0.5), np.float32)
+    return _cloud(rng, width_px, height_px, is_sharp=kind < 0.8)
+
+
+def _blend(pixels: Pixels, other: Pixels, share: Pixels) -> Pixels:
+    return (1 - share) * pixels + share * other
 
 
 def _cloud(rng: np.random.Generator, width: int, height: int, is_sharp: bool) -> Pixels:

@@ -26,6 +26,8 @@ SMALLEST_SIDE_FRAC = 0.22
 GAP_FRAC = 0.03
 MIN_CHANGE = 30.0
 """A flaw that changes colours (0 to 255) by less on average would not show, and is drawn elsewhere."""
+LEAVES_FRAC, OTHERS_FRAC = 0.45, 0.25
+"""How many train crops are blended with dead leaves, and with one of another photograph."""
 CROPS_PER_PHOTOGRAPH = 4
 MAX_PHOTOGRAPHS = 100
 JPEG_QUALITY = 95
@@ -79,7 +81,15 @@ def plant(rng: np.random.Generator, split: Split, family: Family, size_px: int) 
         photograph = photographs[int(rng.integers(len(photographs)))]
         for _ in range(CROPS_PER_PHOTOGRAPH):
             if split == "train":
-                crop = draw_varied_crop(rng, photographs, photograph, size_px, size_px)
+                crop = draw_varied_crop(
+                    rng,
+                    photographs,
+                    photograph,
+                    size_px,
+                    size_px,
+                    leaves_frac=LEAVES_FRAC,
+                    others_frac=OTHERS_FRAC,
+                )
             else:
                 crop = draw_crop(rng, photograph, size_px, size_px)
             planted = _plant_in_crop(rng, crop, family, num_regions)
