@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,8 +48,10 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill; it takes the place of `path` when the block ends well.
 
     Raises:
+        ConfigError: It is the folder in which the command runs.
         ResourceError: The disk is full or not writable; `path` is untouched.
     """
+    refuse_working_folder(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     make_folder(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
@@ -68,23 +70,39 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def refuse_to_replace(path: Path, *, unless_it_holds: str) -> None:
-    """Keeps `atomic_dir` from taking the place of a folder that is something else, a home directory for one.
+def refuse_to_replace(path: Path, *, unless_all_are: Collection[str]) -> None:
+    """Keeps `atomic_dir` from deleting what else lies in a folder, notes or the data themselves.
 
     Args:
         path: What is about to be replaced; where there is nothing, or an empty folder, all is well.
-        unless_it_holds: A file that shows that the folder is of the kind that is written.
+        unless_all_are: Names of the files that are written there, and that may be replaced.
 
     Raises:
         ConfigError: It is a file, or a folder with other things in it.
     """
-    if not path.exists() or (path.is_dir() and ((path / unless_it_holds).is_file() or not any(path.iterdir()))):
+    if not path.exists():
         return
-    raise ConfigError(
-        f"is there already, and holds no {unless_it_holds}",
-        where=str(path),
-        remedy="name a new or an empty folder; nothing was changed",
-    )
+    others = sorted({file.name for file in path.iterdir()} - set(unless_all_are)) if path.is_dir() else []
+    if others or not path.is_dir():
+        raise ConfigError(
+            f"is there already, and {f'holds {others[0]}' if others else 'is no folder'}",
+            where=str(path),
+            remedy="name a new or an empty folder; nothing was changed",
+        )
+
+
+def refuse_working_folder(path: Path) -> None:
+    """Keeps a command from replacing the folder in which it runs: whoever is in there would be left in a deleted one.
+
+    Raises:
+        ConfigError: It is that folder.
+    """
+    if path.exists() and path.samefile("."):
+        raise ConfigError(
+            "is the folder in which the command runs, and cannot be replaced",
+            where=str(path),
+            remedy="name a folder in it; nothing was changed",
+        )
 
 
 def refuse_unless_empty(path: Path) -> None:

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from fxray.baselines.measure import RECORD, Job, measure
+from fxray.baselines.measure import PREDICTIONS, RECORD, Job, measure
 from fxray.baselines.ports import Settings
 from fxray.baselines.registry import BASELINES, Entry
 from fxray.data.dataset import Dataset
@@ -66,7 +66,7 @@ def run_baselines(
     Raises:
         DataError: A dataset cannot be read, or both are one.
         ConfigError: `weights` lacks what a baseline needs, or names one that takes none or is not measured, or what is
-            not there; or there is no such device.
+            not there; or there is no such device; or other things lie in a folder that is to be replaced.
     """
     _refuse_what_does_nothing(entries, settings, weights)
     key = _common_key(train, test, settings)
@@ -74,8 +74,10 @@ def run_baselines(
     jobs = []
     for entry in entries:
         own = _with_weights(settings, entry, weights.get(entry.name))
-        refuse_to_replace(out / entry.name, unless_it_holds=RECORD)
-        jobs.append(Job(entry, own, train, test, out / entry.name, key | _own_key(own), versions))
+        job = Job(entry, own, train, test, out / entry.name, key | _own_key(own), versions)
+        if not _is_done(job):
+            refuse_to_replace(job.out, unless_all_are={PREDICTIONS, RECORD})
+        jobs.append(job)
     failures = dict[str, FxrayError]()
     for job in jobs:
         if _is_done(job):

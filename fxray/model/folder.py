@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 import fxray
 from fxray.errors import ConfigError, ModelError
+from fxray.files import refuse_working_folder
 
 _MODEL_TYPE = "qwen2_5_vl"
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -71,8 +72,9 @@ def refuse_unless_model(path: Path) -> None:
     """Keeps a model from taking the place of anything but an empty folder or a model as fxray writes it.
 
     Raises:
-        ConfigError: Something else is there.
+        ConfigError: Something else is there, or it is the folder in which the command runs.
     """
+    refuse_working_folder(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     try:

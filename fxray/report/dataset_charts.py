@@ -17,6 +17,17 @@ BLUE, ORANGE, INK = "#0072B2", "#D55E00", "#1b1f24"
 MAX_NAMES = 40
 """Generators or categories along an axis; the rest is put together."""
 
+PICTURES = (
+    "regions.png",
+    "heat-map.png",
+    "box-sizes.png",
+    "box-areas.png",
+    "captions.png",
+    "tags.png",
+    "generators.png",
+)
+"""Names of the files."""
+
 _MAX_NAME_CHARACTERS = 24
 _DPI = 144
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from fxray.data.statistics import Statistics, Summary
 from fxray.files import atomic_dir, refuse_to_replace
-from fxray.report.dataset_charts import draw_charts
+from fxray.report.dataset_charts import PICTURES, draw_charts
 
 PAGE_FILE, NUMBERS_FILE = "statistics.html", "statistics.json"
 
@@ -22,7 +22,7 @@ def write_statistics(statistics: Statistics, folder: Path, *, name: str, is_synt
 
     Args:
         statistics: The facts.
-        folder: New, empty, or one that this function wrote.
+        folder: New, empty, or one that this function wrote and in which nothing else lies.
         name: Of the dataset.
         is_synthetic: Whether the images are photographs with planted defects; the page says so.
 
@@ -30,10 +30,10 @@ def write_statistics(statistics: Statistics, folder: Path, *, name: str, is_synt
         The page.
 
     Raises:
-        ConfigError: The folder holds something else.
+        ConfigError: The folder holds something else, or is the one in which the command runs.
         ResourceError: The disk is full or not writable.
     """
-    refuse_to_replace(folder, unless_it_holds=NUMBERS_FILE)
+    refuse_to_replace(folder, unless_all_are={PAGE_FILE, NUMBERS_FILE, *PICTURES})
     with atomic_dir(folder) as aside:
         titles = draw_charts(statistics, aside)
         (aside / NUMBERS_FILE).write_text(json.dumps(statistics.to_json(), indent=1) + "\n", "utf-8")

@@ -59,9 +59,9 @@ def test_a_truly_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_only_its_own_kind_is_replaced(tmp_path):
+def test_a_folder_is_replaced_only_where_all_in_it_is_written_anew(tmp_path):
     def refuse(path):
-        refuse_to_replace(path, unless_it_holds="config.json")
+        refuse_to_replace(path, unless_all_are={"config.json", "model.bin"})
 
     refuse(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
@@ -70,10 +70,20 @@ def test_only_its_own_kind_is_replaced(tmp_path):
     (tmp_path / "model" / "config.json").write_text("{}")
     refuse(tmp_path / "model")
     (tmp_path / "file").write_text("letters")
-    for other in (tmp_path, tmp_path / "file"):
-        with pytest.raises(ConfigError, match=r"holds no config\.json\n.*nothing was changed"):
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    for other, said in ((tmp_path, "holds empty"), (tmp_path / "file", "no folder"), (tmp_path / "model", "notes")):
+        with pytest.raises(ConfigError, match=rf"is there already, and .*{said}.*\n.*nothing was changed"):
             refuse(other)
     assert (tmp_path / "file").read_text() == "letters"
+
+
+def test_the_folder_in_which_a_command_runs_is_never_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (".", str(tmp_path)):
+        with pytest.raises(ConfigError, match="in which the command runs"), atomic_dir(Path(name)):
+            pass
+    (tmp_path / "f").write_text("still where it was")
+    assert Path("f").exists()
 
 
 @pytest.mark.parametrize("write", [atomic_path, atomic_dir])

@@ -70,6 +70,18 @@ def test_what_is_done_is_not_done_again_unless_a_setting_differs(toy_sets, finis
     assert begun == ["leak-probe"]
 
 
+def test_what_else_lies_in_its_folder_is_never_deleted(toy_sets, finished, monkeypatch):
+    out, outcome = finished
+    notes = out / "leak-probe" / "notes.txt"
+    notes.write_text("mine")
+    monkeypatch.setattr(runs, "_run_apart", lambda *_: pytest.fail("nothing is measured"))
+    assert run(toy_sets, out, FLOOR).records == outcome.records  # nothing is replaced
+    train, test = toy_sets
+    with pytest.raises(ConfigError, match=r"leak-probe.*holds notes\.txt"):
+        run_baselines([FLOOR], Settings(1), {}, train=train, test=test, out=out, versions={})
+    notes.unlink()
+
+
 def test_a_baseline_without_a_word_is_given_up(toy_sets, tmp_path):
     outcome = run(toy_sets, tmp_path, FLOOR, silence_s=0.001)
     assert isinstance(outcome.failures["leak-probe"], DeadlineError)

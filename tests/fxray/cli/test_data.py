@@ -148,7 +148,7 @@ def test_stats_as_table_json_and_page(data, tmp_path):
     assert "SYNTHETIC" not in text
     assert text.count("data:image/png;base64,") == 7 == len(list((tmp_path / "facts").glob("*.png")))
     assert run("stats", data, "--out", tmp_path / "facts").exit_code == 0
-    with pytest.raises(ConfigError, match=r"holds no statistics\.json"):
+    with pytest.raises(ConfigError, match=r"is there already, and holds a\.parquet"):
         run("stats", data, "--out", tmp_path)
 
 

@@ -121,11 +121,15 @@ def test_a_folder_that_is_no_model_is_left_alone(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"]
 
 
-def test_only_a_model_as_fxray_writes_it_is_replaced(tmp_path: Path) -> None:
+def test_only_a_model_as_fxray_writes_it_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "own"
     shutil.copytree(resolve_model_path("tiny"), own)
     refuse_unless_model(own)
     refuse_unless_model(tmp_path / "absent")
+    with monkeypatch.context() as there:
+        there.chdir(own)
+        with pytest.raises(ConfigError, match="in which the command runs"):
+            refuse_unless_model(Path())
     (own / "training_args.bin").write_text("of somebody else")
     program = tmp_path / "program"
     program.mkdir()

@@ -2,6 +2,7 @@
 
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,3 +80,18 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
     with pytest.raises(ConfigError):
         write_statistics(summarise([sample(0)]), tmp_path, name="a", is_synthetic=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_what_else_lies_beside_the_numbers_is_never_deleted(tmp_path):
+    for _ in range(2):  # its own page is replaced
+        write_statistics(summarise([sample(0)]), tmp_path / "out", name="a", is_synthetic=False)
+    (tmp_path / "out" / "data.parquet").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"holds data\.parquet"):
+        write_statistics(summarise([sample(0)]), tmp_path / "out", name="a", is_synthetic=False)
+    assert (tmp_path / "out" / "data.parquet").read_bytes() == b"mine"
+
+
+def test_the_folder_that_one_is_in_is_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="in which the command runs"):
+        write_statistics(summarise([sample(0)]), Path(), name="a", is_synthetic=False)
