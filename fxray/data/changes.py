@@ -6,7 +6,7 @@ same image and change always give the same pixels: what is random about one is d
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,6 +21,8 @@ JPEG_QUALITIES = (90, 70, 50, 30)
 RESIZES = (0.5, 0.75, 1.5)
 MAX_JPEG_SIDE_PX = 65_500
 """Of libjpeg, which reads and writes nothing longer."""
+MAX_WEBP_SIDE_PX = 16_383
+"""Of the format."""
 CROP_FRAC = 0.8
 """Of width and height, around the centre."""
 SCREEN_SCALE, SCREEN_QUALITY = 0.9, 80
@@ -135,7 +137,12 @@ def crop_at_random(image: Image.Image, frac: float) -> Changed:
 
 
 def save_as_webp(image: Image.Image, quality: int) -> Changed:
-    """Saved as lossy WebP and opened again."""
+    """Saved as lossy WebP and opened again.
+
+    Raises:
+        DataError: It is longer than a WebP may be.
+    """
+    _refuse_longer(image, MAX_WEBP_SIDE_PX, "WebP")
     encoded = io.BytesIO()
     image.save(encoded, "WEBP", quality=quality)
     return _whole(Image.open(encoded).convert("RGB"), image)
@@ -210,6 +217,26 @@ def change_sample(sample: Sample, changed: Changed) -> Sample:
     )
 
 
+def refuse_too_long(samples: Sequence[Sample], changes: Sequence[Change]) -> None:
+    """Sees to it that every change can be made, before anything is answered: by the sizes, no image is read.
+
+    Raises:
+        DataError: An image is longer than the format of a change allows.
+    """
+    for sample in samples:
+        if max(sample.width_px, sample.height_px) > min(MAX_JPEG_SIDE_PX, MAX_WEBP_SIDE_PX):
+            blank = Image.new("RGB", (sample.width_px, sample.height_px))
+            for change in changes:
+                try:
+                    change.apply(blank)
+                except DataError as error:
+                    raise DataError(
+                        f"{error.message}: {change.title} cannot be tried",
+                        where=f"sample {sample.sample_id!r}",
+                        remedy="scale the image down, or name the other changes",
+                    ) from error
+
+
 def _random(image: Image.Image) -> np.random.Generator:
     """A generator that the pixels seed."""
     return np.random.default_rng(list(hashlib.sha256(image.tobytes()).digest()))
@@ -220,14 +247,18 @@ def _scaled(image: Image.Image, factor: float) -> tuple[int, int]:
 
 
 def _through_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    if max(image.size) > MAX_JPEG_SIDE_PX:
-        raise DataError(
-            f"{image.width} x {image.height} px, expected at most {MAX_JPEG_SIDE_PX} a side in a JPEG",
-            remedy="scale the image down",
-        )
+    _refuse_longer(image, MAX_JPEG_SIDE_PX, "JPEG")
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
     return Image.open(encoded).convert("RGB")
+
+
+def _refuse_longer(image: Image.Image, max_side_px: int, name: str) -> None:
+    if max(image.size) > max_side_px:
+        raise DataError(
+            f"{image.width} x {image.height} px, expected at most {max_side_px} a side in a {name}",
+            remedy="scale the image down",
+        )
 
 
 def _whole(image: Image.Image, original: Image.Image) -> Changed:

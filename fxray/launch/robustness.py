@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fxray.config.tree import Config
-from fxray.data.changes import HARDSHIPS, Change, change_sample
+from fxray.data.changes import HARDSHIPS, Change, change_sample, refuse_too_long
 from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.data.images import decode_image
 from fxray.errors import DataError
@@ -57,7 +57,7 @@ def measure_robustness(
         CheckpointError: The phase is not finished.
         ConfigError: An override decides answers.
         FxrayError: Another process works on the run.
-        DataError: An image of the test split cannot be read, or is too narrow once changed.
+        DataError: An image of the test split cannot be read, is too narrow once changed, or too long for a change.
     """
     with open_finished(run_dir, overrides, may_ask_fewer=True) as (config, finished):
         name, splits = chosen_phase(list(finished), stage, run_dir), recorded_splits(run_dir)
@@ -116,6 +116,7 @@ def _measure(
     """One Ray and one set of engines for all changes."""
     model_path = resolve_model_path(config.model.path)
     samples = [dataset.samples[row] for row in rows]
+    refuse_too_long(samples, changes)
     own = _known(root / ORIGINAL / ANSWERS if _is_done(root / ORIGINAL, key) else answers, samples)
     with (
         ray_cluster(config.ray, min_cpus=num_cpus(config)),

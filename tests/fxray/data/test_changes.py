@@ -13,8 +13,10 @@ from fxray.data.changes import (
     change_sample,
     crop_at_random,
     crop_to_centre,
+    refuse_too_long,
     resize,
     save_as_jpeg,
+    save_as_webp,
     share_twice,
     take_screenshot,
 )
@@ -147,3 +149,20 @@ def test_what_is_longer_than_a_jpeg_may_be_is_told():
     assert save_as_jpeg(longest, 90).image.size == longest.size
     with pytest.raises(DataError, match="65501 x 1 px, expected at most 65500 a side in a JPEG"):
         save_as_jpeg(Image.new("RGB", (65_501, 1)), 90)
+
+
+def test_what_is_longer_than_a_webp_may_be_is_told():
+    longest = Image.new("RGB", (1, 16_383))
+    assert save_as_webp(longest, 80).image.size == longest.size
+    with pytest.raises(DataError, match="16384 x 100 px, expected at most 16383 a side in a WebP"):
+        save_as_webp(Image.new("RGB", (16_384, 100)), 80)
+
+
+def test_images_that_a_change_cannot_be_made_of_are_named_by_their_sizes_alone():
+    def sized(width_px):
+        return Sample("long", width_px, 100, Annotation(Verdict.REAL), "real", "thing", "web")
+
+    refuse_too_long([sized(16_383)], HARDSHIPS)
+    refuse_too_long([sized(16_384)], [HARD["jpeg-80"], HARD["resize-0.5"]])
+    with pytest.raises(DataError, match=r"'long'.*16384 x 100 px.*in a WebP: WebP, quality 80 cannot be tried"):
+        refuse_too_long([sized(16_384)], HARDSHIPS)

@@ -10,7 +10,7 @@ from fxray.config.load import dump_config, load_config
 from fxray.data.changes import HARDSHIPS
 from fxray.data.dataset import Dataset
 from fxray.data.synth.write import synthesise
-from fxray.errors import ConfigError, FxrayError
+from fxray.errors import ConfigError, DataError, FxrayError
 from fxray.evaluate.predictions import Prediction, read_predictions
 from fxray.launch import robustness
 from fxray.launch.lease import hold
@@ -71,6 +71,14 @@ def test_an_interrupted_measurement_goes_on_with_the_changes_that_are_missing(ru
     assert asked == []
     monkeypatch.setattr(robustness, "read_policy", lambda folder, version: types.SimpleNamespace(sha256="other"))
     assert [row.name for row in measure_robustness(run_dir, None, CHANGES[:1], []).rows] == ["original", "crop-random"]
+
+
+def test_an_image_that_is_too_long_for_a_change_is_told_before_anything_is_answered(run_dir, monkeypatch):
+    asked = answering(monkeypatch)
+    monkeypatch.setattr("fxray.data.changes.MAX_WEBP_SIDE_PX", 100)
+    with pytest.raises(DataError, match="expected at most 100 a side in a WebP"):
+        measure_robustness(run_dir, None, [*CHANGES, *(c for c in HARDSHIPS if c.name == "webp-30")], [])
+    assert asked == []
 
 
 def test_what_would_change_the_answers_is_refused_and_other_intervals_are_measured_anew(run_dir, monkeypatch):
