@@ -52,7 +52,7 @@ class Card:
         sample: The truth.
         prediction: What was said of it; the answer cut to 4,000 characters.
         iou: Of the unions of boxes; None for an image without marked regions, or a detector that was taught no boxes.
-        image_uri: JPEG as a data URI.
+        image_uri: JPEG as a data URI; empty where the image cannot be read.
         view_width: Width of the view.
         view_height: Height of the view.
         truth: True regions.
@@ -100,7 +100,7 @@ _SHELVES = {
 def fill_shelves(
     samples: Sequence[Sample],
     predictions: Mapping[str, Prediction],
-    load_image: Callable[[int], Image.Image],
+    load_image: Callable[[int], Image.Image | None],
     *,
     num_cards: int,
     seed: int,
@@ -111,7 +111,7 @@ def fill_shelves(
     Args:
         samples: Held-out samples that were answered.
         predictions: By sample id, one for each sample.
-        load_image: Upright image of the i-th of `samples`.
+        load_image: Upright image of the i-th of `samples`; None where it cannot be read, its card has no picture.
         num_cards: About how many cards in all.
         seed: Of the draw.
         has_boxes: False for a detector that was taught none: a flaw need not be located, and no card has an IoU.
@@ -143,14 +143,14 @@ def _kind_of(sample: Sample, prediction: Prediction, *, has_boxes: bool) -> str:
     return located if not has_boxes or region_ious(prediction.regions, sample)[0] >= LOCATED_IOU else poorly
 
 
-def _card(sample: Sample, prediction: Prediction, image: Image.Image, *, has_boxes: bool) -> Card:
+def _card(sample: Sample, prediction: Prediction, image: Image.Image | None, *, has_boxes: bool) -> Card:
     has_iou = has_boxes and sample.annotation.verdict is Verdict.GENERATED and bool(sample.annotation.regions)
     answer = prediction.answer or ""
     return Card(
         sample=sample,
         prediction=prediction,
         iou=region_ious(prediction.regions, sample)[0] if has_iou else None,
-        image_uri=_data_uri(image),
+        image_uri=_data_uri(image) if image else "",
         view_width=max(1, round(sample.width_px * _scale(sample))),
         view_height=max(1, round(sample.height_px * _scale(sample))),
         truth=_overlays(sample.annotation.regions, sample),

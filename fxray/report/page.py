@@ -11,8 +11,10 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from fxray.data.images import decode_image
+from fxray.errors import DataError
 from fxray.evaluate.comparison import Comparison, title_of
 from fxray.evaluate.decisions import DECISIONS
 from fxray.evaluate.probabilities import PROBABILITY_METRICS
@@ -67,8 +69,9 @@ def write_report(run_dir: Path) -> Report:
         ResourceError: The disk is full or not writable.
     """
     record = read_run(run_dir)
+    page = render_page(record)  # first: it notes the images that cannot be read
     write_atomically(run_dir / NUMBERS_FILE, json.dumps(numbers_of(record), indent=2, allow_nan=False) + "\n")
-    write_atomically(run_dir / REPORT_FILE, render_page(record))
+    write_atomically(run_dir / REPORT_FILE, page)
     return Report(run_dir / REPORT_FILE, record.comparison)
 
 
@@ -95,7 +98,7 @@ def numbers_of(record: RunRecord) -> dict[str, Any]:
 
 
 def render_page(record: RunRecord) -> str:
-    """The whole page."""
+    """The whole page; images of it that cannot be read are added to the record's notes."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": _number, "duration": _duration, "share": _share}
     assets = resources.files("fxray.report")
@@ -144,14 +147,26 @@ def _gallery(record: RunRecord) -> Sequence[Shelf]:
     dataset = record.dataset
     if dataset is None or not record.predictions:
         return []
-    return fill_shelves(
-        [dataset.samples[row] for row in record.rows],
+    samples, unreadable = [dataset.samples[row] for row in record.rows], list[str]()
+
+    def load_image(i: int) -> Image.Image | None:
+        try:
+            return decode_image(dataset.image_bytes(record.rows[i]), samples[i].sample_id)
+        except DataError as error:
+            unreadable.append(f"{error.message} ({error.where})")
+            return None
+
+    shelves = fill_shelves(
+        samples,
         record.predictions,
-        lambda i: decode_image(dataset.image_bytes(record.rows[i]), dataset.samples[record.rows[i]].sample_id),
+        load_image,
         num_cards=record.gallery_size,
         seed=record.seed,
         has_boxes=record.has_boxes,
     )
+    if unreadable:
+        record.notes.append(f"images of the gallery that cannot be read: {len(unreadable)}, the first: {unreadable[0]}")
+    return shelves
 
 
 def _timeline(run_dir: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fxray.data.dataset import Dataset
+from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import FxrayError
 from fxray.evaluate.calibration import FittedFor, write_calibration
 from fxray.evaluate.evaluation import evaluate
@@ -227,6 +227,24 @@ def test_damaged_parts_are_said_and_the_rest_is_shown(make_run: MakeRun) -> None
     assert "is not a record of a step" in text
     assert "versions.json is no JSON object" in text
     assert "From SFT to GRPO γ" in text
+
+
+def test_images_that_are_gone_are_said_and_the_rest_is_shown(make_run: MakeRun) -> None:
+    run_dir = make_run(num_samples=8)
+    data = run_dir / "data" / "test.parquet"
+    dataset = Dataset.open(data)
+    for row in range(len(dataset)):
+        (data.parent / f"{row}.png").write_bytes(dataset.image_bytes(row))
+    write_dataset(data, [Row(sample, image_path=f"{row}.png") for row, sample in enumerate(dataset.samples)])
+    (run_dir / "config.yaml").write_text("evaluate:\n  gallery_size: 100\n  num_bootstrap: 20\n")
+    (data.parent / "0.png").unlink()
+    (data.parent / "1.png").write_bytes(b"torn")
+    page = Page(write_report(run_dir).page.read_text("utf-8"))
+    assert "images of the gallery that cannot be read: 2, the first: " in page.text
+    assert page.text.count("no picture") == 2
+    assert len([attributes for tag, attributes in page.tags if tag == "image"]) == 6
+    (note,) = [n for n in json.loads((run_dir / "metrics.json").read_text())["notes"] if "gallery" in n]
+    assert note in page.text
 
 
 def test_a_run_in_a_view_without_boxes_reports_no_iou(make_run: MakeRun) -> None:
