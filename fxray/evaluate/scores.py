@@ -173,15 +173,16 @@ def _tag_values(pairs: Sequence[_Pair], *, has_tags: bool) -> NDArray[np.float64
 
 
 def _box_hits(pairs: Sequence[_Pair]) -> BoxHits:
-    """Boxes ranked by their own scores, else by the image's probability of "generated", else last."""
+    """Boxes ranked by their own scores, else by the image's probability of "generated", else last.
+
+    One that lies outside the image finds nothing there, and counts as a false one.
+    """
     predicted, scores, truth = [], [], []
     for prediction, sample in pairs:
         of_image = -math.inf if prediction.probability is None else prediction.probability
-        boxes = [clip(region.box, sample.width_px, sample.height_px) for region in prediction.regions]
-        ranked = zip(boxes, prediction.box_scores or [of_image] * len(boxes), strict=True)
-        kept = [(box, score) for box, score in ranked if box is not None]
-        predicted.append([box for box, _ in kept])
-        scores.append([score for _, score in kept])
+        boxes = [clip(r.box, sample.width_px, sample.height_px) or r.box for r in prediction.regions]
+        predicted.append(boxes)
+        scores.append(prediction.box_scores or [of_image] * len(boxes))
         truth.append(_boxes(sample.annotation.regions, sample))
     return find_hits(predicted, scores, truth)
 

@@ -105,6 +105,18 @@ def test_boxes_that_nothing_ranks_count_together() -> None:
     assert average_precisions(hits, np.ones((1, 2))).tolist() == [[0.5]] * len(AP_THRESHOLDS)
 
 
+def test_a_box_outside_the_image_is_a_false_one() -> None:
+    def precisions(*wrong: Box) -> list[float]:
+        said = replace(predicted("a", *wrong, LEFT), box_scores=(*[0.9] * len(wrong), 0.5))
+        hits = score_samples([said], [sample("a", LEFT)]).hits
+        assert hits is not None
+        return average_precisions(hits, np.ones((1, 1)))[:, 0].tolist()
+
+    assert precisions() == [1.0] * len(AP_THRESHOLDS)
+    inside, outside = precisions(*[Box(9, i, 10, i + 1) for i in range(9)]), precisions(*[Box(50, 0, 60, 10)] * 9)
+    assert outside == inside == pytest.approx([0.1] * len(AP_THRESHOLDS))
+
+
 def test_the_grammar_decides_the_parse_rate_where_there_is_one() -> None:
     answers = [
         Prediction("strict", Verdict.REAL, is_strict=True),
