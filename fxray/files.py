@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fxray.errors import ConfigError, ResourceError
@@ -40,7 +40,8 @@ def atomic_path(path: Path, *, makes_folder: bool = True) -> Iterator[Path]:
                 os.fsync(written.fileno())
             aside.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses to delete even what is not there
+            aside.unlink()
 
 
 @contextmanager

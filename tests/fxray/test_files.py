@@ -59,6 +59,16 @@ def test_a_truly_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "old"
 
 
+def test_a_read_only_disk_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(ResourceError, match="cannot be written: Read-only file system"):
+        write_atomically(tmp_path / "a", "x")
+
+
 def test_a_folder_is_replaced_only_where_all_in_it_is_written_anew(tmp_path):
     def refuse(path):
         refuse_to_replace(path, unless_all_are={"config.json", "model.bin"})

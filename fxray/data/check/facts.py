@@ -83,11 +83,12 @@ def known(path: Path) -> dict[bytes, Seen]:
 
 
 def forget_others(folder: Path, names: Sequence[str]) -> None:
-    """Deletes what an earlier run laid down under other names, for other rows."""
+    """Deletes what an earlier run laid down under other names, for other rows, if it can be deleted."""
     wanted = set(names)
     for path in folder.glob("*.arrow"):
         if path.name not in wanted:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
 
 def _fields(image: Seen) -> dict[str, object]:

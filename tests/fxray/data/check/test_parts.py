@@ -1,5 +1,6 @@
 """Looking at images in parts: where parts begin, what is kept of them, and who looks."""
 
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -134,6 +135,20 @@ def test_facts_of_rows_that_have_gone_are_forgotten(tmp_path: Path) -> None:
         "000000000-000000032.arrow",
         "000000032-000000040.arrow",
     ]
+
+
+def test_facts_of_rows_that_have_gone_stay_where_nothing_can_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.parquet", balanced(40))
+    scan([path])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert len(scan([write(path, balanced(24))]).rows) == 24
+    assert "000000032-000000040.arrow" in [file.name for file in folder_of(path).iterdir()]
 
 
 def test_where_nothing_can_be_written_all_is_found_and_it_is_said(
