@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxray.cli.all_cores import on_all_cores
-from fxray.data.split.settings import Scheme
+from fxray.data.split.settings import Scheme, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from fxray.data.split.split import Split
+
+_SCHEMES_OF = {
+    "folds": (Scheme.K_FOLD,),
+    "fractions": (Scheme.FIXED,),
+    "validation-frac": (Scheme.K_FOLD, Scheme.GENERATOR, Scheme.GROUP),
+    "test-frac": (Scheme.GENERATOR, Scheme.GROUP),
+    "groups": (Scheme.GROUP,),
+}
+"""Which schemes an option says something about."""
 
 
 def split(
@@ -23,18 +32,26 @@ def split(
         typer.Option(metavar="FILE", dir_okay=False, help="By default split.json beside the first data file."),
     ] = None,
     scheme: Annotated[Scheme, typer.Option(help="How to split.")] = Scheme.K_FOLD,
-    num_folds: Annotated[int, typer.Option("--folds", min=2, max=100, help="Of k-fold (paper: 4).")] = 4,
+    num_folds: Annotated[
+        int | None, typer.Option("--folds", min=2, max=100, help="Of k-fold. [default: 4, as in the paper]")
+    ] = None,
     fractions: Annotated[
-        str, typer.Option(metavar="TRAIN,VALIDATION,TEST", help="Shares of the parts, for fixed.")
-    ] = "0.8,0.1,0.1",
+        str | None,
+        typer.Option(metavar="TRAIN,VALIDATION,TEST", help="Shares of the parts, for fixed. [default: 0.8,0.1,0.1]"),
+    ] = None,
     validation_frac: Annotated[
-        float, typer.Option(min=0, max=0.5, help="Share of the training rows set aside; not for fixed.")
-    ] = 0.05,
+        float | None,
+        typer.Option(min=0, max=0.5, help="Share of the training rows set aside; not for fixed. [default: 0.05]"),
+    ] = None,
     test_frac: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="When holding out: test share of sources with several generators.")
-    ] = 0.25,
+        float | None,
+        typer.Option(
+            min=0.01, max=0.99, help="When holding out: test share of sources with several generators. [default: 0.25]"
+        ),
+    ] = None,
     groups: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML or JSON, generator: group; else the paper's groups.")
+        Path | None,
+        typer.Option(metavar="FILE", help="For leave-one-group-out: YAML or JSON, generator: group; else the paper's."),
     ] = None,
     keep_all: Annotated[bool, typer.Option("--keep-all", help="Do not leave the surplus of one class out.")] = False,
     ignore_source: Annotated[
@@ -56,15 +73,22 @@ def split(
     """
     from fxray.cli.progress import show_progress
     from fxray.data.split.plan import write_plan
-    from fxray.data.split.settings import Settings
     from fxray.data.split.split import split as split_files
 
+    given = {
+        "folds": num_folds,
+        "fractions": fractions,
+        "validation-frac": validation_frac,
+        "test-frac": test_frac,
+        "groups": groups,
+    }
+    _refuse_idle(scheme, [name for name, value in given.items() if value is not None])
     settings = Settings(
         scheme,
-        num_folds,
-        _fractions(fractions),
-        test_frac,
-        validation_frac,
+        num_folds or 4,
+        _fractions("0.8,0.1,0.1" if fractions is None else fractions),
+        test_frac or 0.25,
+        0.05 if validation_frac is None else validation_frac,
         _groups(files, groups) if scheme is Scheme.GROUP else {},
         keep_all,
         ignore_source,
@@ -101,6 +125,14 @@ def take(
         written = take_fold(split_file, out, fold, on_event)
     for path in written:
         typer.echo(path)
+
+
+def _refuse_idle(scheme: Scheme, given: Sequence[str]) -> None:
+    """Sees to it that every option that was given says something about the scheme."""
+    for name in given:
+        if scheme not in _SCHEMES_OF[name]:
+            schemes = " or ".join(_SCHEMES_OF[name])
+            raise typer.BadParameter(f"--{name} goes with --scheme {schemes}, not with {scheme}")
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

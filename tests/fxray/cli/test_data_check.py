@@ -1,6 +1,7 @@
 """`fxray data check`, `split` and `take` as they are typed, rightly and wrongly."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -89,9 +90,9 @@ def test_groups_come_from_a_file(data, tmp_path):
     [
         ["check"],
         ["split"],
-        ["split", "x.parquet", "--fractions", "0.5,0.5"],
-        ["split", "x.parquet", "--fractions", "0.5,0.5,0.5"],
-        ["split", "x.parquet", "--fractions", "1.2,-0.1,-0.1"],
+        ["split", "x.parquet", "--scheme", "fixed", "--fractions", "0.5,0.5"],
+        ["split", "x.parquet", "--scheme", "fixed", "--fractions", "0.5,0.5,0.5"],
+        ["split", "x.parquet", "--scheme", "fixed", "--fractions", "1.2,-0.1,-0.1"],
         ["split", "x.parquet", "--folds", "1"],
         ["split", "x.parquet", "--scheme", "random"],
         ["take", "split.json"],
@@ -99,6 +100,26 @@ def test_groups_come_from_a_file(data, tmp_path):
 )
 def test_wrong_arguments_are_refused_with_code_two(arguments):
     assert run("data", *arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("scheme", "option", "value", "told"),
+    [
+        ("k-fold", "--fractions", "0.5,0.2,0.3", "fixed"),
+        ("k-fold", "--groups", "nowhere.yaml", "leave-one-group-out"),
+        ("k-fold", "--test-frac", "0.9", "leave-one-generator-out or leave-one-group-out"),
+        ("fixed", "--folds", "4", "k-fold"),
+        ("fixed", "--validation-frac", "0", "k-fold or leave-one-generator-out or leave-one-group-out"),
+        ("leave-one-generator-out", "--groups", "nowhere.yaml", "leave-one-group-out"),
+        ("leave-one-generator-out", "--folds", "4", "k-fold"),
+        ("leave-one-group-out", "--fractions", "0.5,0.2,0.3", "fixed"),
+    ],
+)
+def test_an_option_that_says_nothing_about_the_scheme_is_wrong_usage(scheme, option, value, told):
+    result = run("data", "split", "x.parquet", "--scheme", scheme, option, value)
+    assert result.exit_code == 2
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.output).split())
+    assert f"{option} goes with --scheme {told}, not with {scheme}" in words
 
 
 def test_a_file_given_twice_and_an_absent_one(data, tmp_path):
