@@ -190,6 +190,6 @@ def _ranking(
             "average_precision": (hits_BU * precision_BU).sum(axis=1) / num_generated_B,
         }
     for name, limit in _FPR_LIMITS.items():
-        found_B = np.where(fpr_BU <= limit + 1e-12, recall_BU, 0.0).max(axis=1)
-        metrics[name] = np.where(num_real_B > 0, found_B, np.nan)
-    return metrics
+        metrics[name] = np.where(fpr_BU <= limit + 1e-12, recall_BU, 0.0).max(axis=1)
+    has_both_B = (num_generated_B > 0) & (num_real_B > 0)
+    return {name: np.where(has_both_B, value_B, np.nan) for name, value_B in metrics.items()}

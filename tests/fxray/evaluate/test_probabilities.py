@@ -51,9 +51,14 @@ def test_a_perfect_and_a_useless_ranking():
     assert [float(useless[name][0]) for name in ("auroc", "average_precision", "tpr_at_5_fpr")] == [0.5, 0.5, 0]
 
 
-def test_one_class_alone_has_no_ranking():
+@pytest.mark.parametrize("is_generated", [False, True])
+def test_one_class_alone_has_no_ranking(is_generated):
     found = metrics_of([0.2, 0.9], [True, True])
-    assert np.isnan([found["auroc"][0], found["tpr_at_5_fpr"][0]]).all()
+    probabilities = np.random.default_rng(0).random(50).tolist()
+    scores = score_probabilities(probabilities, np.full(50, is_generated), num_bootstrap=20, seed=0)
+    for name in ("auroc", "average_precision", "tpr_at_1_fpr", "tpr_at_5_fpr"):
+        estimate = scores.metrics[name]
+        assert np.isnan([estimate.value, estimate.low, estimate.high]).all(), name
     assert found["brier"][0] == pytest.approx((0.64 + 0.01) / 2)
 
 
