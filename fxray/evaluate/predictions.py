@@ -11,7 +11,8 @@ One record per sample, the same fields as a Parquet row or as a JSON line:
     faults     list of str   what is wrong with the form of the answer
     is_strict  bool or null  whether the answer keeps to the grammar; null for a detector that does not speak it
     seconds    float or null time it took
-    probability float or null of "generated", in [0, 1], as the detector itself gives it, before any calibration
+    probability float or null of "generated", in [0, 1], as the detector itself gives it, before any calibration; null
+                             where the verdict is
 
 Only `sample_id` and `verdict` are required. Boxes may reach over the border; scoring clips them.
 """
@@ -25,7 +26,16 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from fxray.data.frame import Frame
 from fxray.errors import DataError
@@ -95,6 +105,13 @@ class _Record(BaseModel):
         if len({region.score is None for region in regions or ()}) > 1:
             raise ValueError("needs a score for every box, or for none")
         return regions
+
+    @field_validator("probability")
+    @classmethod
+    def _only_of_a_verdict(cls, probability: float | None, info: ValidationInfo) -> float | None:
+        if probability is not None and info.data.get("verdict", Verdict.REAL) is None:
+            raise ValueError("needs a verdict: an answer that could not be read has no probability")
+        return probability
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ def test_the_parquet_file_says_what_it_is(tmp_path: Path) -> None:
         ({"is_strict": "yes"}, "is_strict"),
         ({"seconds": -1}, "seconds"),
         ({"answer": 3}, "answer"),
+        ({"probability": 0.9}, "probability"),  # beside a verdict that could not be read
     ],
 )
 def test_a_wrong_field_is_named_with_its_row(tmp_path: Path, change: dict[str, object], field: str) -> None:
