@@ -95,8 +95,9 @@ def _box_areas(axes: Any, statistics: Statistics) -> None:
 
 
 def _captions(axes: Any, statistics: Statistics) -> None:
-    longest = int(statistics.caption_words.max())
-    axes.hist(statistics.caption_words, bins=np.arange(0.5, max(longest, 1) + 1.5, max(1, longest // 60)), color=BLUE)
+    longest = max(1, int(statistics.caption_words.max()))
+    step = max(1, longest // 60)
+    axes.hist(statistics.caption_words, bins=np.arange(0.5, longest + 0.5 + step, step), color=BLUE)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _label(axes, f"words (mean {statistics.caption_words.mean():.2f})", "captions")
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from fxray.data.statistics import summarise
 from fxray.errors import ConfigError
-from fxray.report.dataset_charts import MAX_NAMES
+from fxray.report import dataset_charts
+from fxray.report.dataset_charts import MAX_NAMES, draw_charts
 from fxray.report.dataset_page import facts_of, write_statistics
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
@@ -73,6 +74,16 @@ def test_many_generators_are_put_together(tmp_path):
         assert max(picture.size) < 40 * (MAX_NAMES + 40)
     numbers = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert len(numbers["generators"]) == 300
+
+
+@pytest.mark.parametrize("longest", [1, 60, 119, 120, 121, 125, 179, 200])
+def test_the_picture_of_captions_holds_the_longest_one(tmp_path, monkeypatch, longest):
+    figures = []
+    monkeypatch.setattr(dataset_charts, "FigureCanvasAgg", figures.append)
+    statistics = summarise([sample(k, caption="w " * words) for k, words in enumerate((1, longest, longest))])
+    draw_charts(statistics, tmp_path)
+    (axes,) = [f.axes[0] for f in figures if f.axes[0].get_title(loc="left") == "Words per caption"]
+    assert sum(bar.get_height() for bar in axes.patches) == 3
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
