@@ -68,9 +68,10 @@ def probability_table(evaluations: Sequence[Evaluation]) -> Table | None:
 def decision_table(scores: CalibratedScores, *, is_synthetic: bool) -> Table:
     """What a calibration comes to on the test split, a row each."""
     used = scores.calibration
+    max_fpr, max_error = percent(used.max_fpr), percent(used.max_error)
     notes = [
-        f"generated from {used.threshold:.3f}, for at most {used.max_fpr:.0%} false alarms on the validation split",
-        f"unsure from {used.unsure_low:.3f} to {used.unsure_high:.3f}, for at most {used.max_error:.0%} wrong beyond",
+        f"generated from {used.threshold:.3f}, for at most {max_fpr} false alarms on the validation split",
+        f"unsure from {used.unsure_low:.3f} to {used.unsure_high:.3f}, for at most {max_error} wrong beyond",
     ]
     table = _empty("Decisions on the test split", "what", {"share": "share"}, is_synthetic=is_synthetic, notes=notes)
     for name, estimate in scores.decisions.items():
@@ -112,6 +113,11 @@ def format_estimate(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
         return "–"
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def percent(share: float) -> str:
+    """A share that somebody chose, as it was chosen: 0.001 is 0.1 %."""
+    return f"{100 * share:g} %"
 
 
 def _table(

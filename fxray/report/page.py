@@ -19,6 +19,7 @@ from fxray.evaluate.comparison import Comparison, title_of
 from fxray.evaluate.decisions import DECISIONS
 from fxray.evaluate.probabilities import PROBABILITY_METRICS
 from fxray.evaluate.scores import METRICS
+from fxray.evaluate.table import percent
 from fxray.files import write_atomically
 from fxray.report.chart import draw_panel
 from fxray.report.curves import panels_of
@@ -100,7 +101,7 @@ def numbers_of(record: RunRecord) -> dict[str, Any]:
 def render_page(record: RunRecord) -> str:
     """The whole page; images of it that cannot be read are added to the record's notes."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "duration": _duration, "share": _share}
+    environment.filters |= {"number": _number, "duration": _duration, "share": _share, "percent": percent}
     assets = resources.files("fxray.report")
     comparison = record.comparison
     last = comparison.evaluations[-1] if comparison.evaluations else None

@@ -86,6 +86,15 @@ def test_a_share_says_of_how_many_images_it_is():
     assert list(table.columns[1].cells) == [str(number) for number in expected]
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.001, "0.1 %"), (0.015, "1.5 %"), (0.05, "5 %"), (0.0, "0 %")])
+def test_the_shares_that_were_asked_for_are_told_as_they_were(share, said):
+    calibration = fitted(*overconfident(512, seed=1)).model_copy(update={"max_fpr": share, "max_error": share})
+    scores = score_calibrated(calibration, [0.2, 0.9], np.array([False, True]), num_bootstrap=10, seed=0)
+    caption = str(decision_table(scores, is_synthetic=False).caption)
+    assert f"for at most {said} false alarms" in caption
+    assert f"for at most {said} wrong beyond" in caption
+
+
 def test_classes_that_part_without_an_error_give_finite_numbers_and_backward_ranking_none():
     truth = np.arange(60) % 2 == 0
     slope, intercept = fit_platt(np.where(truth, 1.0, 0.0), truth)
