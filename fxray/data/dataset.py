@@ -222,7 +222,7 @@ def refuse_no_file(path: Path) -> None:
     """Sees to it that there is a file.
 
     Raises:
-        DataError: There is nothing, or a folder; its dataset files are named.
+        DataError: There is nothing, or a folder, whose dataset files are named; or the path is no UTF-8.
     """
     if path.is_dir():
         inside = sorted(file.name for file in path.glob("*.parquet"))[:5]
@@ -230,6 +230,12 @@ def refuse_no_file(path: Path) -> None:
         raise DataError("is a folder, expected a dataset file", where=str(path), remedy=remedy)
     if not path.is_file():
         raise DataError("no such dataset file", where=str(path), remedy="check the path, or run: fxray data synth")
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "its path is no UTF-8, and Parquet files are opened by no other", where=str(path), remedy="rename it"
+        ) from error
 
 
 def check_schema(schema: pa.Schema, path: Path) -> list[str]:

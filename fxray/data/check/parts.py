@@ -25,8 +25,8 @@ from fxray.data.images import read_image_file
 from fxray.data.parts import PART_ROWS
 from fxray.errors import DataError
 
-UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What a damaged Parquet file raises."""
+UNREADABLE = (pa.ArrowException, OSError, UnicodeError)
+"""What a damaged Parquet file raises, and one whose path is no UTF-8."""
 _COLUMNS = ("image", "image_path")
 _BATCH_ROWS = 4
 _BUFFER_BYTES = 2**20

@@ -125,7 +125,7 @@ def _rows_of(
     number = 0
     images = ((part, image) for part, seen in looked_at for image in (*seen, *[None] * (part.num_rows - len(seen))))
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with pq.ParquetFile(path.absolute(), pre_buffer=False) as file:
             try:
                 check_schema(file.schema_arrow, path)
             except DataError as error:

@@ -1,7 +1,9 @@
 """The Parquet format: what is written is read back, and what is wrong is named."""
 
 import io
+import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,16 @@ def test_missing_foreign_and_empty_files_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([], schema=SCHEMA), tmp_path / "empty.parquet")
     with pytest.raises(DataError, match="without rows"):
         Dataset.open(tmp_path / "empty.parquet")
+
+
+def test_a_file_whose_name_is_no_text_is_refused_in_words(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a.parquet", [_row(0)])
+    for name in (b"\xff.parquet", b"\xff/a.parquet"):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "a.parquet", path)
+        with pytest.raises(DataError, match=r"its path is no UTF-8(.|\n)*rename it"):
+            Dataset.open(path)
 
 
 def test_another_schema_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -59,6 +60,15 @@ def test_parts_are_whole_row_groups_and_slices_of_those_without_pixels(tmp_path:
     ]
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
     assert parts_of(tmp_path / "b.parquet") == []
+
+
+def test_a_file_whose_name_is_no_text_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    write(tmp_path / "a.parquet", balanced(4)).rename(folder / "a.parquet")
+    monkeypatch.chdir(folder)
+    for path in (folder / "a.parquet", Path("a.parquet")):
+        assert [finding.rule for finding in scan([path]).findings] == ["file-unreadable"]
 
 
 def test_slices_of_a_row_group_are_its_rows(tmp_path: Path) -> None:
