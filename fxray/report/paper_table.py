@@ -8,7 +8,7 @@ import csv
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,12 @@ class PaperTable:
 
 
 def write_table(table: PaperTable, folder: Path, name: str) -> None:
-    """Writes NAME.md, .tex, .csv and .html; a figure must be there already.
+    """Writes NAME.md, .tex, .csv and .html, each text on one line; a figure must be there already.
 
     Raises:
         ResourceError: The disk is full or not writable.
     """
+    table = _on_one_line(table)
     for ending, text in (
         ("md", _markdown(table)),
         ("tex", _latex(table)),
@@ -96,13 +97,33 @@ def estimate_cell(estimate: Mapping[str, Any] | None, sign: str = "") -> str:
     return f"{value} [{low}, {high}]"
 
 
+def _on_one_line(table: PaperTable) -> PaperTable:
+    """The same table without line breaks, which would end a row or a comment: names of one's own may have some."""
+
+    def line(text: str) -> str:
+        return " ".join(text.split())
+
+    def lines(texts: Iterable[str]) -> tuple[str, ...]:
+        return tuple(map(line, texts))
+
+    return replace(
+        table,
+        title=line(table.title),
+        header=lines(table.header),
+        paper_header=lines(table.paper_header),
+        rows=tuple(PaperRow(r.name, line(r.title), lines(r.cells), lines(r.paper)) for r in table.rows),
+        notes=lines(table.notes),
+        figure_text=line(table.figure_text),
+    )
+
+
 def _markdown(table: PaperTable) -> str:
     header = [*table.header, *table.paper_header]
     lines = [header, ["---"] * len(header)]
     for row in table.rows:
         grey = [f'<span style="color:#999">{number}</span>' if number else "" for number in row.paper]
         lines.append([row.title, *row.cells, *grey])
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    text = "\n".join(" | ".join(["", *(cell.replace("|", r"\|") for cell in line), ""]).strip() for line in lines)
     figure = f"![{table.figure_text}]({table.figure}.png)\n\n" if table.figure else ""
     warning = f"**{SYNTHETIC}**\n\n" if SYNTHETIC in table.notes else ""
     notes = "\n".join(f"- {note}" for note in table.notes if note != SYNTHETIC)

@@ -1,5 +1,7 @@
 """A table in its formats."""
 
+import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +33,20 @@ def test_words_are_set_to_the_left_and_numbers_to_the_right(tmp_path: Path) -> N
     text = (tmp_path / "mine.html").read_text()
     assert '<th class="text">row</th><th class="text">state</th><th class="number">accuracy</th>' in text
     assert '<td class="number">–</td><td class="paper"></td>' in text
+
+
+def test_bars_and_line_breaks_in_names_of_ones_own_end_no_cell_and_no_row(tmp_path: Path) -> None:
+    rows = (PaperRow("a|b", "a|b\nc", ("x|y", "1\n2"), ("",)), ROWS[0])
+    write_table(replace(TABLE, title="My\ntable", rows=rows, notes=("a note\nof two lines",)), tmp_path, "mine")
+    markdown = (tmp_path / "mine.md").read_text().splitlines()
+    assert markdown[0] == "# My table"
+    lines = [line for line in markdown if line.startswith("|")]
+    assert lines[2] == r"| a\|b c | x\|y | 1 2 |  |"
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in lines] == [5] * 4
+    for ending, mark in (("tex", "%"), ("csv", "#")):
+        assert (tmp_path / f"mine.{ending}").read_text().splitlines()[0] == f"{mark} a note of two lines"
+    with (tmp_path / "mine.csv").open(newline="") as file:
+        assert [len(row) for row in list(csv.reader(file))[1:]] == [5] * 3
 
 
 def test_a_title_of_ones_own_is_text_in_latex(tmp_path: Path) -> None:
