@@ -147,6 +147,12 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     where=f"{path} line 1",
                     remedy=f"write a header with {', '.join(COLUMNS)}, separated by commas",
                 )
+            if twice := [name for name in COLUMNS if header.count(name) > 1]:
+                raise DataError(
+                    f"several columns {', '.join(twice)} in the header {header}",
+                    where=f"{path} line 1",
+                    remedy="keep one of each",
+                )
             reader.fieldnames = header
             for record in reader:
                 yield reader.line_num, {name: (record[name] or "").strip() for name in COLUMNS}

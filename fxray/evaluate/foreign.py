@@ -77,15 +77,17 @@ def read_csv(path: Path, *, threshold: float) -> list[Prediction]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
-            rows, columns = [(reader.line_num, row) for row in reader], set(reader.fieldnames or ())
+            rows, columns = [(reader.line_num, row) for row in reader], Counter(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"not readable as CSV: {error}", where=str(path), remedy="write UTF-8 text") from error
-    if "sample_id" not in columns or not columns & {"label", "score"}:
+    if "sample_id" not in columns or not columns.keys() & {"label", "score"}:
         raise DataError(
             f"columns {', '.join(sorted(map(str, columns))) or 'none'}; expected sample_id, and label or score or both",
             where=str(path),
             remedy="name the columns so in the first line",
         )
+    if twice := [name for name in ("sample_id", "label", "score") if columns[name] > 1]:
+        raise DataError(f"several columns {', '.join(twice)}", where=str(path), remedy="keep one of each")
     if not 0 <= threshold <= 1 and not all(row.get("label") for _, row in rows):
         raise DataError(
             f"the threshold {threshold:g} decides about rows without a label, and scores lie in [0, 1]",

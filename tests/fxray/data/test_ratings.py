@@ -68,6 +68,7 @@ def test_every_bad_row_is_counted_and_the_first_twenty_are_named(tmp_path):
     [
         ("id;rater;rating\n", r"no column sample_id, rater, rating in the header \['id;rater;rating'\]"),
         ("", "no column sample_id, rater, rating"),
+        ("sample_id,rater,rating, rating\na,r1,3,4\n", "several columns rating in the header"),
         (HEADER.encode() + b"a,\xff,3\n", "is not UTF-8"),
         (HEADER + 'a,"r1,3\n', "is not CSV: unexpected end of data"),
     ],

@@ -71,6 +71,8 @@ def test_every_fault_of_a_csv_file_is_listed(tmp_path: Path) -> None:
     assert "line 6: no sample_id; line 8: sample 'e' was predicted before" in message
     file.write_text("sample_id,verdict\n" + "a,1\n")
     assert "expected sample_id, and label or score" in told(file)
+    file.write_text("sample_id,score,score,note,note\na/1,0.9,0.1,,\n")
+    assert "several columns score\n" in told(file)
     file.write_text("sample_id,score\n" + "a,inf\n" * 30)
     assert "and 20 more" in told(file)
 
