@@ -94,7 +94,7 @@ def read_plan(path: Path) -> Plan:
         )
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"no split file: {str(error)[:200]}", where=str(path), remedy=SPLIT_AGAIN) from error

@@ -85,6 +85,13 @@ def test_changed_data_are_refused_and_nothing_is_written(tmp_path: Path, change,
     assert not (tmp_path / "f").exists()
 
 
+def test_what_is_no_split_file_is_refused(tmp_path: Path) -> None:
+    for text in ("[" * 200_000, "{}", "[]", "1", "no"):
+        (tmp_path / "split.json").write_text(text)
+        with pytest.raises(DataError, match="no split file"):
+            take(tmp_path / "split.json", tmp_path / "f", None)
+
+
 def test_a_fold_must_be_named_where_there_are_several(tmp_path: Path) -> None:
     path = planned(tmp_path, balanced(40))
     for name in (None, "7"):
