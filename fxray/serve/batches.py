@@ -21,9 +21,10 @@ import anyio
 from starlette.datastructures import UploadFile
 
 from fxray.config.tree import DEFAULT_MODEL
+from fxray.errors import DataError
 from fxray.files import atomic_dir, disk_errors, write_atomically
-from fxray.serve.problems import Refusal
-from fxray.serve.uploads import Upload, UploadLimits, harmless_name
+from fxray.serve.problems import Refusal, problem_of
+from fxray.serve.uploads import Upload, UploadLimits, check_size, harmless_name
 from fxray.serve.wire import BATCH_ID, BatchOut, BatchState
 
 
@@ -120,8 +121,10 @@ class BatchStore:
     ) -> Batch:
         """Keeps a new batch; flushing it to the disk may take seconds: ask in a thread.
 
+        An image that is too large is not kept: that it is so is its result from the start.
+
         Raises:
-            Refusal: 429 where too many are kept, 413 where an image is too large.
+            Refusal: 429 where too many are kept.
             ResourceError: The disk is full or not writable.
         """
         self.clear_old()
@@ -139,13 +142,14 @@ class BatchStore:
             (aside / "results").mkdir()
             (aside / "images").mkdir()
             for index, file in enumerate(files):
-                if (file.size or 0) > limits.max_image_bytes:
-                    raise Refusal(
-                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                        f"image of {file.size} bytes, expected at most {limits.max_image_bytes}",
-                        where=names[index],
-                        remedy="scale the image down",
+                try:
+                    check_size(names[index], file.size or 0, limits)
+                except DataError as error:
+                    failure = {"name": names[index], "problem": problem_of(error, HTTPStatus.UNPROCESSABLE_ENTITY)}
+                    (aside / "results" / f"{index:06}.json").write_text(
+                        json.dumps(failure, ensure_ascii=False), "utf-8"
                     )
+                    continue
                 with (aside / "images" / f"{index:06}").open("wb") as kept:
                     shutil.copyfileobj(file.file, kept)
             document = {"owner": owner, "model": model, "asked_of": asked_of, "created": created, "names": names}

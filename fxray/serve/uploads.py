@@ -59,18 +59,27 @@ def harmless_name(name: str, number: int) -> str:
     return plain_text(last, MAX_NAME_CHARACTERS).strip(". ") or f"image {number}"
 
 
+def check_size(name: str, num_bytes: int, limits: UploadLimits) -> None:
+    """Refuses what need not even be read.
+
+    Raises:
+        DataError: The image file is too large.
+    """
+    if num_bytes > limits.max_image_bytes:
+        raise DataError(
+            f"image of {num_bytes} bytes, expected at most {limits.max_image_bytes}",
+            where=name,
+            remedy="scale the image down",
+        )
+
+
 def check_image(upload: Upload, limits: UploadLimits) -> None:
     """Refuses what an engine need not see: by size, and by what the image's header claims.
 
     Raises:
         DataError: The image is too large, or none.
     """
-    if len(upload.content) > limits.max_image_bytes:
-        raise DataError(
-            f"image of {len(upload.content)} bytes, expected at most {limits.max_image_bytes}",
-            where=upload.name,
-            remedy="scale the image down",
-        )
+    check_size(upload.name, len(upload.content), limits)
     image = open_image(upload.content, upload.name)
     if image.width * image.height > limits.max_image_pixels:
         raise DataError(
@@ -91,10 +100,7 @@ async def read_uploads(request: Request, limits: UploadLimits, model: str) -> li
     async with uploaded_files(request, limits) as files:
         uploads = []
         for number, file in enumerate(files, start=1):
-            name = harmless_name(file.filename or "", number)
-            if (file.size or 0) > limits.max_image_bytes:
-                raise _too_large(name, file.size or 0, limits)
-            uploads.append(Upload(name, await file.read(), model))
+            uploads.append(Upload(harmless_name(file.filename or "", number), await file.read(), model))
         return uploads
 
 
@@ -158,8 +164,6 @@ async def _from_json(request: Request, limits: UploadLimits, model: str) -> list
     uploads = []
     for number, image in enumerate(parsed.images, start=1):
         name = harmless_name(image.name, number)
-        if len(image.data) * 3 // 4 > limits.max_image_bytes + 3:
-            raise _too_large(name, len(image.data) * 3 // 4, limits)
         try:
             uploads.append(Upload(name, base64.b64decode(image.data, validate=True), model))
         except (binascii.Error, ValueError) as error:
@@ -174,12 +178,3 @@ async def _from_json(request: Request, limits: UploadLimits, model: str) -> list
 
 def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _too_large(name: str, num_bytes: int, limits: UploadLimits) -> Refusal:
-    return Refusal(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"image of {num_bytes} bytes, expected at most {limits.max_image_bytes}",
-        where=name,
-        remedy="scale the image down",
-    )
