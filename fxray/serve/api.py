@@ -24,7 +24,7 @@ from fxray.serve.page import add_page
 from fxray.serve.problems import CLIENT_GONE, Refusal, problem_of, unavailable
 from fxray.serve.service import STABILITY_COST, Service
 from fxray.serve.shield import Shield
-from fxray.serve.uploads import FIELD, read_uploads, uploaded_files
+from fxray.serve.uploads import FIELD, FORM, read_uploads, uploaded_files
 from fxray.serve.wire import BATCH_ID, BatchOut, DetectIn, DetectOut, ModelsOut, StabilityOut, problem_responses
 
 BATCHES = "/v1/batches"
@@ -251,7 +251,7 @@ def _add_batches(app: FastAPI) -> None:
         """The images are kept until they are examined, beside other requests and after a restart too."""
         service = service_of(request)
         service.admission.check_open()
-        async with uploaded_files(request, service.batch_limits) as files:
+        async with uploaded_files(request, service.batch_limits, FORM) as files:
             asked_of = await service.id_of(model)
             batch = await asyncio.to_thread(service.batches.add, files, owner, model, asked_of, service.batch_limits)
         service.runner.wake()

@@ -21,7 +21,8 @@ from fxray.serve.wire import DetectIn
 MAX_NAME_CHARACTERS = 200
 FIELD = "images"
 """Name of the multipart field that holds an image; it may be repeated."""
-_ACCEPTED = "multipart/form-data with fields `images`, or application/json with `images`"
+FORM = f"multipart/form-data with fields `{FIELD}`"
+FORM_OR_JSON = f"{FORM}, or application/json with `images`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ async def read_uploads(request: Request, limits: UploadLimits, model: str) -> li
     """
     if _media_type(request) == "application/json":
         return await _from_json(request, limits, model)
-    async with uploaded_files(request, limits) as files:
+    async with uploaded_files(request, limits, FORM_OR_JSON) as files:
         uploads = []
         for number, file in enumerate(files, start=1):
             uploads.append(Upload(harmless_name(file.filename or "", number), await file.read(), model))
@@ -105,8 +106,13 @@ async def read_uploads(request: Request, limits: UploadLimits, model: str) -> li
 
 
 @asynccontextmanager
-async def uploaded_files(request: Request, limits: UploadLimits) -> AsyncIterator[list[UploadFile]]:
+async def uploaded_files(request: Request, limits: UploadLimits, accepted: str) -> AsyncIterator[list[UploadFile]]:
     """The files of a multipart request; those that are large lie on disk, unnamed, until the block ends.
+
+    Args:
+        request: The request.
+        limits: What it may hold.
+        accepted: What its route accepts, in words.
 
     Raises:
         Refusal: It is not multipart, malformed, holds no file, too many or other fields.
@@ -114,9 +120,9 @@ async def uploaded_files(request: Request, limits: UploadLimits) -> AsyncIterato
     if _media_type(request) != "multipart/form-data":
         raise Refusal(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f"content type {plain_text(request.headers.get('content-type', ''), 80)!r}, expected {_ACCEPTED}",
+            f"content type {plain_text(request.headers.get('content-type', ''), 80)!r}, expected {accepted}",
             where="header Content-Type",
-            remedy="send the images in one of the two forms",
+            remedy=f"send each image as a file in a field named `{FIELD}`",
         )
     try:
         form = await request.form(max_files=limits.max_images, max_fields=0, max_part_size=1024)

@@ -56,3 +56,16 @@ def test_an_image_of_too_many_bytes_never_stops_its_batch_and_is_not_kept(make_s
     assert (state["num_done"], state["num_failed"]) == (2, 1)
     assert '"verdict": "generated"' in results.splitlines()[0]
     assert "image of 1049576 bytes, expected at most 1048576" in results.splitlines()[1]
+
+
+def test_a_refused_content_type_is_told_what_its_route_accepts(make_service):
+    async def go():
+        async with running(make_service()) as client:
+            sent = {"content": png(), "headers": {"content-type": "image/png"}}
+            return await client.post("/v1/detect", **sent), await client.post("/v1/batches", **as_json(png()))
+
+    detect, batch = run(go())
+    assert (detect.status_code, batch.status_code) == (415, 415)
+    assert "or application/json" in detect.json()["detail"]
+    assert batch.json()["detail"].endswith("expected multipart/form-data with fields `images`")
+    assert batch.json()["remedy"] == "send each image as a file in a field named `images`"
