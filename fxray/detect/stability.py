@@ -65,8 +65,8 @@ class Stability:
 
     def sentence(self) -> str:
         """What came out."""
-        found = in_words(self.original.assessment, [(trial.title, trial.detection.assessment) for trial in self.trials])
-        return f"{found} Not tried, as the image is too long: {'; '.join(self.not_tried)}." if self.not_tried else found
+        answers = [(trial.title, trial.detection.assessment) for trial in self.trials]
+        return in_words(self.original.assessment, answers, self.not_tried)
 
     def as_record(self) -> dict[str, Any]:
         """Everything as plain values, ready for `json.dumps`; boxes of a trial are in its changed image's pixels."""
@@ -120,20 +120,26 @@ def try_changes(
     )
 
 
-def in_words(original: Assessment | None, trials: Sequence[tuple[str, Assessment | None]]) -> str:
-    """What came out, as a sentence.
+def in_words(
+    original: Assessment | None, trials: Sequence[tuple[str, Assessment | None]], not_tried: Sequence[str]
+) -> str:
+    """What came out, in a sentence or three.
 
     Args:
         original: What the image as it is was called; None without a verdict.
-        trials: The title of each change, and what the image was called under it.
+        trials: The title of each change that was tried, and what the image was called under it.
+        not_tried: Titles of the other changes.
     """
+    left_out = f" Not tried, as the image is too long: {'; '.join(not_tried)}." if not_tried else ""
     flips = [(title, answer) for title, answer in trials if answer != original]
     if not flips:
         stays = original or _NO_ANSWER
-        return f'The answer stays "{stays}" under all {len(trials)} changes. A stable answer can still be wrong.'
+        return (
+            f'The answer stays "{stays}" under all {len(trials)} changes. A stable answer can still be wrong.{left_out}'
+        )
     becomes = "; ".join(f'"{answer or _NO_ANSWER}" when {title}' for title, answer in flips)
     holds = f'The answer "{original or _NO_ANSWER}" does not hold under {len(flips)} of {len(trials)} changes'
-    return f"{holds}: {becomes}."
+    return f"{holds}: {becomes}.{left_out}"
 
 
 def iou_in_view(before: Sequence[Box], found: Sequence[Region], view: Changed) -> float:

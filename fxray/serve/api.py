@@ -185,6 +185,8 @@ def _add_stability(app: FastAPI) -> None:
     async def stability(request: Request, owner: Owner, model: Model) -> Response:
         """One image, examined as it is and saved as JPEG again, resized, cropped, and as a screenshot.
 
+        Changes that an image is too long for are named in `not_tried`.
+
         It costs as much as ten images, against the rate of a key too.
         """
         service = service_of(request)

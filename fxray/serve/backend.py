@@ -27,7 +27,7 @@ class Backend(Protocol):
         ...
 
     async def try_change(self, upload: Upload, change: Change, original: dict[str, Any]) -> dict[str, Any]:
-        """A `TrialOut`, or a `FailureOut` where the changed image cannot be examined.
+        """A `TrialOut`, or a `FailureOut` where the image is too long, or too long for its breadth, to be changed so.
 
         Args:
             upload: The image as it is.

@@ -25,7 +25,7 @@ from fxray.evaluate.calibration import Calibration, FittedFor, judge, read_calib
 from fxray.evaluate.predictions import Prediction, from_answer
 from fxray.grammar.probability import probability_generated, verdict_tokens
 from fxray.grammar.views import ViewName
-from fxray.serve.problems import problem_of, unavailable
+from fxray.serve.problems import Refusal, problem_of, unavailable
 from fxray.serve.wire import (
     CalibrationOut,
     DetectionOut,
@@ -185,7 +185,8 @@ class DetectorReplica:
         """What `fxray.serve.backend.Backend.try_change` gives.
 
         Raises:
-            Refusal: 503: the adapter was swapped since the original was examined.
+            Refusal: 503: the adapter was swapped since the original was examined. 422: the engine is not made for the
+                prompt, whatever the change.
         """
         await self.use(policy)
         start_s = time.monotonic()
@@ -194,8 +195,12 @@ class DetectorReplica:
             frame = self._frame_of(view.image)
             async with aclosing(self._answers(name, view.image, policy.name, with_drafts=False)) as answers:
                 answer = [piece async for piece in answers if isinstance(piece, Answer)][-1]
-        except (DataError, ConfigError) as error:
+        except DataError as error:
             return {"name": name, "problem": problem_of(error, HTTPStatus.UNPROCESSABLE_ENTITY)}
+        except ConfigError as error:
+            raise Refusal(
+                HTTPStatus.UNPROCESSABLE_ENTITY, error.message, where=error.where, remedy=error.remedy
+            ) from error
         if answer.policy_version != original["model"]["policy_version"]:
             raise unavailable("the adapter was swapped meanwhile", retry_after_s=1)
         found = self._detection(name, content, frame, (policy.name, answer), time.monotonic() - start_s)

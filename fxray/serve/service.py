@@ -145,7 +145,7 @@ class Service:
             raise self._late() from error
 
     async def try_changes(self, upload: Upload, owner: str) -> dict[str, Any]:
-        """What becomes of the answer when the image is changed: a `StabilityOut`, or a `FailureOut`.
+        """What becomes of the answer when the image is changed: a `StabilityOut`, or the `FailureOut` of the image.
 
         It costs as much as `STABILITY_COST` images.
 
@@ -164,8 +164,7 @@ class Service:
                 raise self._late() from error
             except ExceptionGroup as group:
                 raise _first(group) from group
-        trials = [task.result() for task in asked]
-        return next((trial for trial in trials if "problem" in trial), None) or wire_stability(original, trials)
+        return wire_stability(original, [task.result() for task in asked])
 
     async def _try(self, upload: Upload, change: Change, original: dict[str, Any]) -> dict[str, Any]:
         async with self.admission.slot():

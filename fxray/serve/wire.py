@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fxray.data.changes import Change, Changed
+from fxray.data.changes import CHANGES, Change, Changed
 from fxray.detect.credentials import CredentialState
 from fxray.detect.provenance import Provenance, words_of
 from fxray.detect.stability import in_words, iou_in_view
@@ -166,10 +166,13 @@ class StabilityOut(_Wire):
     sentence: str
     """What came out."""
     num_changes: int
+    """That were tried."""
     num_flips: int
     """Changes under which the assessment becomes another."""
+    not_tried: list[str]
+    """Titles of the changes that the image is too long, or too long for its breadth, to be examined under."""
     trials: list[TrialOut]
-    """One for each change."""
+    """One for each change that was tried."""
 
 
 class DetectOut(_Wire):
@@ -244,19 +247,23 @@ def wire_trial(change: Change, view: Changed, found: DetectionOut, original: Map
     )
 
 
-def wire_stability(original: dict[str, Any], trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def wire_stability(original: dict[str, Any], outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A `StabilityOut`.
 
     Args:
         original: The `DetectionOut` of the image as it is.
-        trials: A `TrialOut` for each change.
+        outcomes: Of each of `CHANGES`, a `TrialOut`, or a `FailureOut` where the image cannot be changed so.
     """
+    trials = [outcome for outcome in outcomes if "problem" not in outcome]
+    not_tried = [change.title for change, each in zip(CHANGES, outcomes, strict=True) if "problem" in each]
+    answers = [(trial["title"], trial["assessment"]) for trial in trials]
     return {
         "original": original,
-        "sentence": in_words(original["assessment"], [(trial["title"], trial["assessment"]) for trial in trials]),
+        "sentence": in_words(original["assessment"], answers, not_tried),
         "num_changes": len(trials),
         "num_flips": sum(not trial["is_same"] for trial in trials),
-        "trials": list(trials),
+        "not_tried": not_tried,
+        "trials": trials,
     }
 
 

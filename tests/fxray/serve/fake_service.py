@@ -85,7 +85,10 @@ class FakeBackend:
         if self.error is not None:
             raise self.error
         image = decode_image(upload.content, upload.name)
-        view = change.apply(image)
+        try:
+            view = change.apply(image)
+        except DataError as error:
+            return {"name": upload.name, "problem": problem_of(error, 422)}
         changed = Upload(upload.name, as_png(view.image), upload.model)
         found = DetectionOut.model_validate(await self.detect(changed))
         if view.image.width < image.width / 2 + 1:

@@ -18,7 +18,7 @@ from fxray.detect.stability import try_changes
 from fxray.engine.engine import Answers, Question
 from fxray.engine.settings import EngineSettings
 from fxray.engine.streaming import Answer, Draft
-from fxray.errors import SyncError
+from fxray.errors import ConfigError, SyncError
 from fxray.grpo.types import AdapterBlob, Rollout, SamplingSettings
 from fxray.serve import replica
 from fxray.serve.problems import Refusal
@@ -156,8 +156,10 @@ def test_a_stream_tells_each_region_once_however_many_the_drafts_had(served, mon
     assert [piece["region"] for piece in pieces[1:3]] == pieces[3]["detection"]["regions"]
 
 
-def test_service_and_command_line_call_an_answer_equally_stable(served, detector):
-    content = marked(400, 300, (0, 0, 60, 60), "PNG")
+@pytest.mark.parametrize(("size", "num_trials"), [((400, 300), 9), ((1000, 5), 3)])
+def test_service_and_command_line_call_an_answer_equally_stable(served, detector, monkeypatch, size, num_trials):
+    monkeypatch.setattr("fxray.data.changes.MAX_JPEG_SIDE_PX", 950)
+    content = marked(*size, (0, 0, 60, 60), "PNG")
     picture = Picture("a.png", decode_image(content, "a.png"))
     expected = try_changes(detector, picture, detector.examine([picture])[0])
 
@@ -168,10 +170,12 @@ def test_service_and_command_line_call_an_answer_equally_stable(served, detector
 
     told = asyncio.run(go())
     assert told["sentence"] == expected.sentence()
+    assert told["not_tried"] == list(expected.not_tried)
+    assert told["num_changes"] == len(told["trials"]) == num_trials
     assert [trial["is_same"] for trial in told["trials"]] == [trial.is_same for trial in expected.trials]
     ious = [trial.iou for trial in expected.trials]
     assert [trial["iou"] for trial in told["trials"]] == pytest.approx(ious, abs=0.01)
-    assert {trial["change"] for trial in told["trials"]} == {change.name for change in CHANGES}
+    assert [trial["change"] for trial in told["trials"]] == [trial.name for trial in expected.trials]
 
 
 def test_answers_of_two_adapters_are_not_compared(served):
@@ -185,6 +189,23 @@ def test_answers_of_two_adapters_are_not_compared(served):
     with pytest.raises(Refusal, match="swapped") as refusal:
         asyncio.run(go())
     assert (refusal.value.status, refusal.value.retry_after_s) == (503, 1)
+
+
+def test_an_engine_that_refuses_the_prompt_is_no_fault_of_a_change(served, monkeypatch):
+    content = marked(40, 30, (0, 0, 10, 10), "PNG")
+
+    async def refuse(prompt, image, **more):
+        raise ConfigError("vLLM refuses a prompt", remedy="raise rollout.max_model_len")
+        yield
+
+    async def go():
+        original = await served.detect("a.png", content, NO_ADAPTER)
+        monkeypatch.setattr(served._engine, "answer", refuse)
+        await served.try_change("a.png", content, NO_ADAPTER, CHANGES[0], original)
+
+    with pytest.raises(Refusal, match="refuses a prompt") as refusal:
+        asyncio.run(go())
+    assert refusal.value.status == 422
 
 
 def test_each_model_answers_with_its_own_adapter_and_keeps_it_where_a_new_one_is_refused(served, monkeypatch):

@@ -42,8 +42,9 @@ async function examine(item, refresh) {
 /** What came out, in the words of this page. */
 export function sentence(found) {
   const answer = shortOf(found.original.assessment);
-  if (found.num_flips === 0) return `“${answer}” holds under all ${found.num_changes} changes. What holds can still be wrong.`;
-  return `“${answer}” does not hold under ${found.num_flips} of ${found.num_changes} changes.`;
+  const left = found.not_tried.length ? ` Not tried, as the image is too long: ${found.not_tried.join("; ")}.` : "";
+  if (found.num_flips === 0) return `“${answer}” holds under all ${found.num_changes} changes. What holds can still be wrong.${left}`;
+  return `“${answer}” does not hold under ${found.num_flips} of ${found.num_changes} changes.${left}`;
 }
 
 function table(found) {

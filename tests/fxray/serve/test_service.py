@@ -1,0 +1,34 @@
+"""How an image passes through the gateway: what is asked of the engines, told and counted."""
+
+import asyncio
+
+from fake_service import png, running
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 30))
+
+
+def sent(content: bytes) -> dict:
+    return {"files": [("images", ("a.png", content, "image/png"))]}
+
+
+def test_changes_that_an_image_is_too_long_for_are_named_and_the_rest_is_asked(make_service, monkeypatch):
+    monkeypatch.setattr("fxray.data.changes.MAX_JPEG_SIDE_PX", 95)
+
+    async def go():
+        async with running(make_service()) as client:
+            return await client.post("/v1/stability", **sent(png(100, 80)))
+
+    answer = run(go())
+    found = answer.json()
+    assert answer.status_code == 200
+    assert found["not_tried"] == [f"JPEG, quality {quality}" for quality in (90, 70, 50, 30)]
+    assert [trial["change"] for trial in found["trials"]] == [
+        "resize-0.5", "resize-0.75", "resize-1.5", "crop", "screenshot",
+    ]  # fmt: skip
+    assert (found["num_changes"], found["num_flips"]) == (5, 1)
+    assert found["sentence"] == (
+        'The answer "generated" does not hold under 1 of 5 changes: "real" when resized to 50%. Not tried, as the '
+        "image is too long: JPEG, quality 90; JPEG, quality 70; JPEG, quality 50; JPEG, quality 30."
+    )
