@@ -32,7 +32,7 @@ class Metrics:
         )
         self._images = Counter(
             "fxray_images",
-            "Images examined: real, generated, none (no verdict), failed",
+            "Images examined: real, generated, none (no verdict), failed; changed (copies of one, for its stability)",
             ["verdict"],
             registry=registry,
         )
@@ -50,6 +50,10 @@ class Metrics:
         """Notes an examined image: a `DetectionOut` or a `FailureOut`."""
         verdict = "failed" if "problem" in outcome else str(outcome.get("verdict") or "none")
         self._images.labels(verdict).inc()
+
+    def count_changed(self) -> None:
+        """Notes an examined copy of an image, whose answer is about that image's stability alone."""
+        self._images.labels("changed").inc()
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -168,7 +168,10 @@ class Service:
 
     async def _try(self, upload: Upload, change: Change, original: dict[str, Any]) -> dict[str, Any]:
         async with self.admission.slot():
-            return await self.backend.try_change(upload, change, original)
+            outcome = await self.backend.try_change(upload, change, original)
+        if "problem" not in outcome:
+            self.metrics.count_changed()
+        return outcome
 
     async def _examine(self, upload: Upload) -> dict[str, Any]:
         outcome = await asyncio.to_thread(self._failure, upload)

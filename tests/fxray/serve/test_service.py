@@ -32,3 +32,18 @@ def test_changes_that_an_image_is_too_long_for_are_named_and_the_rest_is_asked(m
         'The answer "generated" does not hold under 1 of 5 changes: "real" when resized to 50%. Not tried, as the '
         "image is too long: JPEG, quality 90; JPEG, quality 70; JPEG, quality 50; JPEG, quality 30."
     )
+
+
+def test_changed_copies_are_counted_apart_from_the_images_that_were_sent(make_service, monkeypatch):
+    async def go():
+        async with running(make_service()) as client:
+            await client.post("/v1/stability", **sent(png(100, 80)))
+            monkeypatch.setattr("fxray.data.changes.MAX_JPEG_SIDE_PX", 95)
+            await client.post("/v1/stability", **sent(png(100, 80)))  # four of its copies are not made
+            return (await client.get("/metrics")).text.splitlines()
+
+    counted = dict(line.split() for line in run(go()) if line.startswith("fxray_images_total"))
+    assert counted == {
+        'fxray_images_total{verdict="generated"}': "2.0",
+        'fxray_images_total{verdict="changed"}': "14.0",
+    }
