@@ -81,9 +81,10 @@ class HandleBackend:
             A `ModelOut`, of the replica that proved the adapter first; the others do before their next answer.
 
         Raises:
-            FxrayError: Why a replica refuses the adapter.
+            FxrayError: Why a replica refuses the adapter, or that it goes on with another one.
         """
-        policy = Policy(name, folder, self._policies[name].version + 1, time.time())
+        before = self._policies[name]
+        policy = Policy(name, folder, before.version + 1, max(time.time(), before.order + 1e-3))  # clocks go back
         try:
             model: dict[str, Any] = await self._handle.use.remote(policy)
         except RayTaskError as error:
@@ -92,6 +93,12 @@ class HandleBackend:
             raise FxrayError(f"a replica refuses the adapter: {error.cause}", where=folder) from error
         except (RayError, RayServeException) as error:
             raise _refusal(error) from error
+        if model["policy_version"] != policy.version:  # of a gateway before this one, whose node's clock was ahead
+            raise FxrayError(
+                f"a replica goes on with policy version {model['policy_version']}, expected {policy.version}",
+                where=folder,
+                remedy="set the clocks of the nodes right and swap again, or start the service anew",
+            )
         try:
             self._chosen.choose(policy)
         except ResourceError:

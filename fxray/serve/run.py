@@ -160,24 +160,46 @@ def _states(counts: Mapping[str, int]) -> str:
 
 async def _wait(handle: Any, find_adapter: Callable[[], Path | None], on_event: OnEvent, config: Config) -> None:
     """Until a signal says stop."""
-    loop, told = asyncio.get_running_loop(), asyncio.Queue[int]()
+    loop, hangups, stopped = asyncio.get_running_loop(), asyncio.Queue[int](), asyncio.Event()
 
     def tell(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        loop.call_soon_threadsafe(told.put_nowait, number)
+        if number == signal.SIGHUP:
+            loop.call_soon_threadsafe(hangups.put_nowait, number)
+        else:
+            loop.call_soon_threadsafe(stopped.set)
 
     # Those of the loop would leave the signals with what the kernel does, which ends this process before the service.
     with _handled((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), tell):
-        while await told.get() == signal.SIGHUP:
-            try:
-                adapters = adapters_of(config, find_adapter())
-            except FxrayError as error:
-                on_event(Note(f"the adapters stay as they are: {error}", is_warning=True))
-                continue
-            for name, folder in adapters.items():
-                if folder:
-                    await _swap(handle, name, folder, on_event, config.serve.drain_deadline_s + _CALL_MARGIN_S)
-                elif len(adapters) == 1:
-                    on_event(Note("the base model answers alone; there is no adapter to swap", is_warning=True))
+        swapping = asyncio.create_task(_swap_when_told(hangups, handle, find_adapter, on_event, config))
+        stopping = asyncio.create_task(stopped.wait())
+        try:
+            ended, _ = await asyncio.wait((swapping, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            swapping.cancel()  # a swap that runs does not hold the stop up
+            stopping.cancel()
+        if swapping in ended:
+            await swapping
+
+
+async def _swap_when_told(
+    hangups: asyncio.Queue[int],
+    handle: Any,
+    find_adapter: Callable[[], Path | None],
+    on_event: OnEvent,
+    config: Config,
+) -> None:
+    """Swaps the adapters at each hang-up, until it is cancelled."""
+    while await hangups.get():
+        try:
+            adapters = adapters_of(config, find_adapter())
+        except FxrayError as error:
+            on_event(Note(f"the adapters stay as they are: {error}", is_warning=True))
+            continue
+        for name, folder in adapters.items():
+            if folder:
+                await _swap(handle, name, folder, on_event, config.serve.drain_deadline_s + _CALL_MARGIN_S)
+            elif len(adapters) == 1:
+                on_event(Note("the base model answers alone; there is no adapter to swap", is_warning=True))
 
 
 async def _swap(handle: Any, name: str, folder: str, on_event: OnEvent, deadline_s: float) -> None:

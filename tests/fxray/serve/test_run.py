@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from contextlib import nullcontext
 from itertools import chain, count, repeat
 from types import SimpleNamespace
@@ -230,6 +231,51 @@ def test_signals_are_heard_while_the_service_answers_and_end_no_process_after_it
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_swap_that_hangs_does_not_hold_the_stop_up(monkeypatch):
+    async def swap(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(run, "_swap", swap)
+    monkeypatch.setattr(run, "adapters_of", lambda *_: {"default": "/adapter"})
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGHUP)).start()
+    start_s = time.monotonic()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        asyncio.run(run._wait(None, lambda: None, lambda _: None, load_config("tiny")))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert time.monotonic() - start_s < 30
+
+
+def test_a_swap_counts_after_the_clock_went_back(tmp_path, monkeypatch):
+    used = []
+
+    async def use(policy):
+        used.append(policy)
+        return {"policy_version": policy.version}
+
+    chosen = ChosenPolicies(tmp_path / "models.json", "a", {"default": ""})
+    handle = SimpleNamespace(use=SimpleNamespace(remote=use), options=lambda **_: None)
+    backend = HandleBackend(handle, chosen)
+    for now in (1000.0, 940.0):
+        monkeypatch.setattr("fxray.serve.gateway.time.time", lambda now=now: now)
+        asyncio.run(backend.swap("default", f"/adapter-{now}"))
+    assert used[1].order > used[0].order
+    assert used[1].version == used[0].version + 1
+
+
+def test_a_swap_that_a_replica_passes_over_is_told_so(tmp_path):
+    async def use(policy):
+        return {"policy_version": 7}
+
+    chosen = ChosenPolicies(tmp_path / "models.json", "a", {"default": "/first"})
+    backend = HandleBackend(SimpleNamespace(use=SimpleNamespace(remote=use), options=lambda **_: None), chosen)
+    with pytest.raises(FxrayError, match="goes on with policy version 7"):
+        asyncio.run(backend.swap("default", "/adapter"))
+    assert chosen.by_model["default"].folder == "/first"
 
 
 def test_a_hangup_while_the_service_starts_or_ends_is_passed_over(called, monkeypatch, tmp_path):
