@@ -206,6 +206,32 @@ def test_a_picture_to_take_along_has_the_pixels_of_the_original(page):
     assert picture.getpixel((300, 100)) == (0xD5, 0x5E, 0x00)  # the right edge of the box
 
 
+def test_a_picture_that_the_browser_cannot_draw_is_refused_in_words(page):
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(buffer, "TIFF")
+    choose(page, ("a.tiff", buffer.getvalue()))
+    page.get_by_role("button", name="Annotated PNG").click()
+    said = page.get_by_role("alert").filter(has_text="Annotated PNG cannot be made: ")
+    said.wait_for()
+    with page.expect_download():
+        page.get_by_role("button", name="JSON", exact=True).click()
+    assert page.get_by_role("alert").filter(has_text="cannot be made").count() == 0
+
+
+def test_regions_of_a_try_that_broke_off_are_forgotten_at_the_next(page):
+    counts = page.evaluate("""async () => {
+        const { examination } = await import("/static/examination.js");
+        const item = examination(new File(["x"], "a.png"), ""), counts = [];
+        for (const size of [{ width_px: 2, height_px: 1 }, { width_px: 2, height_px: 1 }]) {
+            item.draft("image", { image: size });
+            item.draft("region", { region: { box: [0, 0, 1, 1], caption: "hand bent" } });
+            counts.push(item.regions.length);
+        }
+        return counts;
+    }""")
+    assert counts == [1, 1]
+
+
 def test_drawing_gives_the_pixels_under_the_pointer(page):
     choose(page, ("a.png", png(300, 200)))
     page.get_by_role("button", name="Redraw region 1").click()

@@ -27,7 +27,7 @@ export function examination(file, model) {
     isChanged: false,
   };
   item.draft = (kind, data) => {
-    if (kind === "image") item.size = data.image;
+    if (kind === "image") Object.assign(item, { size: data.image, regions: [] });  // a try before may have left some
     if (kind === "region") item.regions.push({ ...data.region, state: "open" });
   };
   item.settle = (detection) => {

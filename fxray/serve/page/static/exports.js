@@ -68,7 +68,9 @@ export async function annotatedPng(item) {
     context.font = `${index === null && row === 0 ? 600 : 400} ${font}px system-ui, sans-serif`;
     context.fillText(line, index === null ? font : 3.4 * font, y);
   });
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  return new Promise((resolve, reject) => canvas.toBlob(
+    (blob) => blob ? resolve(blob) : reject(new Error("The picture is too large for this browser.")), "image/png",
+  ));
 }
 
 function wrapped(context, text, width) {

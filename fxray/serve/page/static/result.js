@@ -166,16 +166,24 @@ function ownVerdict(item) {
 function saving(item) {
   const stem = item.name.replace(/\.[^.]*$/, "");
   const why = whyNoCorrections(item);
+  const said = h("p", { class: "fine", role: "alert" });
   const button = (text, name, make, isOff) => h("button", {
     type: "button", class: "button small", "data-focus": `save-${name}`, disabled: Boolean(isOff),
-    onclick: async () => download(...(await make())),
+    onclick: async () => {
+      said.textContent = "";
+      try {
+        download(...(await make()));
+      } catch (error) {  // of images that the browser cannot draw, and of files that were changed since
+        said.textContent = `${text} cannot be made: ${error.message || error}`;
+      }
+    },
   }, text);
   return h("div", { class: "saving" }, h("h3", {}, "Take it with you"), h("p", { class: "row" },
     button("JSON", "json", () => [`${stem}.json`, new Blob([JSON.stringify(item.detection, null, 2)], { type: "application/json" })]),
     button("Report", "report", async () => [`${stem}.html`, await report(item)]),
     button("Annotated PNG", "png", async () => [`${stem}.annotated.png`, await annotatedPng(item)]),
     button("Corrections", "corrections", async () => [`${stem}.labelme.json`, await corrections(item)], why)),
-    h("p", { class: "fine" }, why || "Corrections are a LabelMe file with the image in it: fxray data import labelme FILE DST."));
+    said, h("p", { class: "fine" }, why || "Corrections are a LabelMe file with the image in it: fxray data import labelme FILE DST."));
 }
 
 function about(found) {
