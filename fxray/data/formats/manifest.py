@@ -25,7 +25,7 @@ def read(src: Path, images: Images) -> Rows:
     """The rows of a manifest.
 
     Raises:
-        DataError: The file is missing, or has no column `image`.
+        DataError: The file is missing, has no column `image`, or a column twice.
     """
     rows = stream.rows(src) if src.suffix.lower() in (".jsonl", ".ndjson", ".json") else _csv_rows(src)
     return read_each(rows, lambda place, row: read_row(place, fields.mapping(row, "row"), images))
@@ -73,6 +73,8 @@ def _csv_rows(path: Path) -> Iterator[Raw | Finding]:
                     where=str(path),
                     remedy=f"the first line names the columns, some of {', '.join(_COLUMNS)}",
                 )
+            if twice := [name for name in _COLUMNS if list(reader.fieldnames or ()).count(name) > 1]:
+                raise DataError(f"several columns {', '.join(twice)}", where=str(path), remedy="keep one of each")
             for row in reader:
                 place = Place(str(path), f"line {reader.line_num}")
                 yield _cells(place, row)

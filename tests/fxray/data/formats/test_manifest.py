@@ -88,6 +88,11 @@ def test_a_list_without_its_column_is_refused(written, imported):
         imported("manifest", written("list.csv", "path,label\na.png,real\n"))
 
 
+def test_a_column_that_stands_twice_is_refused(written, imported):
+    with pytest.raises(DataError, match="several columns label"):
+        imported("manifest", written("list.csv", "image,label,label\na.png,real,generated\n"))
+
+
 def test_cells_that_do_not_fit_are_named(picture, written, imported):
     picture("a.png")
     text = 'image,regions\na.png,\na.png,,extra\na.png,"[{"\na.png,"never closed\n'
