@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from fxray.data.dataset import Row, write_dataset
 from fxray.data.synth.families import FAMILIES
 from fxray.data.synth.photographs import Split
 from fxray.data.synth.samples import draw_row
+from fxray.errors import ResourceError
 from fxray.processors import num_processors
 from fxray.schema import Verdict
 
@@ -53,7 +55,7 @@ def synthesise(
 
     Raises:
         DataError: A photograph's package is not installed.
-        ResourceError: The disk is full.
+        ResourceError: The disk is full, or a process that draws was ended.
     """
     for split, num_rows in zip(_SPLITS, (num_train, num_validation, num_test), strict=True):
         write_dataset(out_dir / f"{split}.parquet", draw_split(split, num_rows, size_px, seed, progress))
@@ -78,13 +80,22 @@ def _draw(split: Split, size_px: int, seed: int, index: int) -> Row:
 
 @contextmanager
 def _drawing(num_processes: int) -> Iterator[Callable[[Callable[[int], Row], Sequence[int]], Iterator[Row]]]:
-    """How rows are drawn in order: by processes of their own, or with fewer than two here."""
+    """How rows are drawn in order: by processes of their own, or with fewer than two here.
+
+    Raises:
+        ResourceError: A process was ended, as by a kernel without memory.
+    """
     if num_processes < 2:
         yield map
         return
     context = multiprocessing.get_context("spawn")  # a copy of this process would copy locks that its threads hold
-    with ProcessPoolExecutor(num_processes, context, initializer=_end_with_parent) as pool:
-        yield partial(pool.map, chunksize=_ROWS_AT_ONCE // (4 * num_processes) or 1)
+    try:
+        with ProcessPoolExecutor(num_processes, context, initializer=_end_with_parent) as pool:
+            yield partial(pool.map, chunksize=_ROWS_AT_ONCE // (4 * num_processes) or 1)
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            "a process that drew images was ended", where="fxray data synth", remedy="free memory, and try again"
+        ) from error
 
 
 def _end_with_parent() -> None:

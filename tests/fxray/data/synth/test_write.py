@@ -15,6 +15,7 @@ from fxray.data.dataset import Dataset
 from fxray.data.synth import write
 from fxray.data.synth.families import FAMILIES
 from fxray.data.synth.write import synthesise
+from fxray.errors import ResourceError
 from fxray.schema import Verdict
 
 ROOT = str(Path(__file__).parents[4])
@@ -62,6 +63,11 @@ def test_processes_draw_what_one_draws(tmp_path, monkeypatch):
     for split in ("train", "validation", "test"):
         one, two = ((tmp_path / name / f"{split}.parquet").read_bytes() for name in ("one", "two"))
         assert one == two
+
+
+def test_a_process_that_is_ended_while_it_draws_is_told_in_words():
+    with pytest.raises(ResourceError, match="was ended"), write._drawing(2) as draw_all:
+        list(draw_all(os._exit, range(4)))
 
 
 def test_processes_that_draw_end_with_the_one_that_was_killed(tmp_path):
