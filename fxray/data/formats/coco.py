@@ -36,7 +36,7 @@ def read(src: Path, images: Images) -> Rows:
         names = {}
         for raw in stream.items(src, "categories", "category"):
             if not isinstance(raw, Finding) and isinstance(raw[1], dict):
-                names[str(raw[1].get("id"))] = str(raw[1].get("name") or "")
+                names[_id(raw[1].get("id"))] = str(raw[1].get("name") or "")
         is_whole = yield from _lay_down(src, joined)
         if not is_whole:
             return
@@ -64,7 +64,7 @@ def _lay_down(src: Path, joined: sqlite3.Connection) -> Generator[Finding, None,
         if not isinstance(row, dict) or row.get("image_id") is None:
             yield Finding.of(place, FieldProblem("image_id", row, "an annotation of no image"))
             continue
-        joined.execute("INSERT INTO annotation VALUES (?, ?, ?)", (str(row["image_id"]), number, json.dumps(row)))
+        joined.execute("INSERT INTO annotation VALUES (?, ?, ?)", (_id(row["image_id"]), number, json.dumps(row)))
     joined.execute("CREATE INDEX by_image ON annotation (image)")
     if is_empty and not stream.is_closed(src, "annotations"):
         problem = FieldProblem("annotations", None, "no such list, so all images are imported without boxes")
@@ -77,12 +77,12 @@ def _count_ids(src: Path, joined: sqlite3.Connection) -> None:
     for raw in stream.items(src, "images", "image"):
         if not isinstance(raw, Finding) and isinstance(raw[1], dict) and raw[1].get("id") is not None:
             joined.execute(
-                "INSERT INTO listed VALUES (?, 1) ON CONFLICT DO UPDATE SET times = times + 1", (str(raw[1]["id"]),)
+                "INSERT INTO listed VALUES (?, 1) ON CONFLICT DO UPDATE SET times = times + 1", (_id(raw[1]["id"]),)
             )
 
 
 def _read_image(place: Place, row: Any, images: Images, names: dict[str, str], joined: sqlite3.Connection) -> Record:
-    key = str(row.get("id"))
+    key = _id(row.get("id"))
     (times,) = joined.execute("SELECT max(times) FROM listed WHERE image = ?", (key,)).fetchone()
     if times is not None and times > 1:
         raise FieldProblem("id", key, f"the id of {times} images, expected one; whose the annotations are is unknown")
@@ -104,10 +104,15 @@ def _read_image(place: Place, row: Any, images: Images, names: dict[str, str], j
     )
 
 
+def _id(value: object) -> str:
+    """An id as it is compared: 1, 1.0, as pandas writes it where another row has none, and "1" are one."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def _region(number: int, row: dict[str, Any], names: dict[str, str]) -> tuple[RawRegion, str]:
     where = f"annotations[{number}]"
     attributes = row.get("attributes")
-    kind = names.get(str(row.get("category_id")), "")
+    kind = names.get(_id(row.get("category_id")), "")
     caption = fields.caption_in(row) or fields.caption_in(attributes if isinstance(attributes, dict) else {}) or kind
     if isinstance(attributes, dict) and fields.number(attributes.get("rotation") or 0, f"{where}.attributes.rotation"):
         raise FieldProblem(

@@ -62,7 +62,7 @@ def _read_image(place: Place, element: Element, images: Images) -> Record:
         regions=tuple(_region(shape, f"{shape.tag}[{index}]") for index, shape in enumerate(shapes)),
         tags=tuple(tag for tag in tags if tag.lower() in TAG_NAMES)
         or fields.tags_among(shape.get("label", "") for shape in shapes),
-        label=verdicts[0] if verdicts else None,
+        label=fields.one_verdict(verdicts, "tag"),
         size_px=fields.size(element.get("width"), element.get("height")),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from fxray.data.formats.record import FieldProblem
-from fxray.grammar.lenient import TAG_NAMES
+from fxray.grammar.lenient import TAG_NAMES, VERDICT_WORDS
 from fxray.grammar.markers import BOX_START
 
 Corners = tuple[float, float, float, float]
@@ -166,6 +166,18 @@ def caption_in(attributes: Mapping[str, Any]) -> str | None:
 def tags_among(names: Iterable[str]) -> tuple[str, ...]:
     """Those of some class names that are names of tags: such a class also tags the image."""
     return tuple(dict.fromkeys(name for name in names if name.strip().lower() in TAG_NAMES))
+
+
+def one_verdict(names: Sequence[str], field: str) -> str | None:
+    """The name among those of verdicts that a person gave an image; None without any.
+
+    Args:
+        names: Words of `VERDICT_WORDS`, in whatever case.
+        field: Where they stand.
+    """
+    if len({VERDICT_WORDS[name.strip().lower()] for name in names}) > 1:
+        raise FieldProblem(field, list(names), "both real and generated, expected one verdict")
+    return names[-1] if names else None
 
 
 def size(width: Any, height: Any) -> tuple[int, int] | None:

@@ -50,7 +50,7 @@ def _read_file(place: Place, path: Path, images: Images) -> Record:
         name=name,
         regions=tuple(_region(where, shape) for where, shape in shapes),
         tags=tuple(flag for flag in names if flag.lower() in TAG_NAMES) or fields.tags_among(kinds),
-        label=verdicts[0] if verdicts else None,
+        label=fields.one_verdict(verdicts, "flags"),
         size_px=fields.size(row.get("imageWidth"), row.get("imageHeight")),
     )
 

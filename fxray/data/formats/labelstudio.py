@@ -92,7 +92,7 @@ def _read_task(place: Place, task: Mapping[str, Any], images: Images) -> Record:
         name=_name(data[key]),
         regions=regions,
         tags=tuple(tags) or fields.tags_among(kinds),
-        label=verdicts[-1] if verdicts else fields.optional_text(data.get("label"), "data.label"),
+        label=fields.one_verdict(verdicts, "choices") or fields.optional_text(data.get("label"), "data.label"),
         unit="percent",
         notes=tuple(notes),
         **_origin(data, annotation, where),

@@ -22,6 +22,9 @@ from fxray.grammar import parse
 from fxray.grammar.markers import BOX_START
 from fxray.schema import Region
 
+_MODELS = ("gpt", "assistant", "model", "bot")
+"""What conversations call the one who answers."""
+_ASKING = ("human", "user", "system")
 _OPENING = re.compile(r"[\[{]")
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
@@ -36,7 +39,7 @@ def read(src: Path, images: Images) -> Rows:
 
 
 def _read_row(place: Place, row: Mapping[str, Any], images: Images) -> Record:
-    name = row.get("image", row.get("images"))
+    name = row.get("images") if row.get("image") is None else row["image"]
     if isinstance(name, list):
         if len(name) != 1:
             raise FieldProblem("image", name, f"{len(name)} images in one row, expected one")
@@ -50,19 +53,25 @@ def _read_row(place: Place, row: Mapping[str, Any], images: Images) -> Record:
         name=fields.text(name, "image"),
         regions=_joined(_said(answer, parsed.regions, field), _regions(row.get("objects"), "objects")),
         tags=fields.texts(row.get("tags"), "tags") or tuple(tag.value for tag in parsed.tags),
-        label=fields.optional_text(row.get("verdict", row.get("label")), "verdict") or parsed.verdict,
+        label=fields.optional_text(row.get("verdict"), "verdict")
+        or fields.optional_text(row.get("label"), "label")
+        or parsed.verdict,
         **fields.origin(row),
     )
 
 
 def _answer(row: Mapping[str, Any]) -> tuple[str, str]:
-    """The last thing that the model says in a conversation of either layout, and where it stands; else two blanks."""
-    for key, role, model, text in (
-        ("conversations", "from", "gpt", "value"),
-        ("messages", "role", "assistant", "content"),
-    ):
+    """The last thing that the model says in a conversation of any layout, and where it stands; else two blanks."""
+    for key in ("conversations", "messages"):
         turns = [fields.mapping(turn, f"{key}[{i}]") for i, turn in enumerate(fields.sequence(row.get(key), key))]
-        said = {f"{key}[{i}].{text}": turn.get(text) for i, turn in enumerate(turns) if turn.get(role) == model}
+        said = {}
+        for i, turn in enumerate(turns):
+            text = "value" if "value" in turn else "content"
+            if _speaker(turn) in _MODELS:
+                said[f"{key}[{i}].{text}"] = turn.get(text)
+        unknown = [name for name in map(_speaker, turns) if name not in (*_MODELS, *_ASKING)]
+        if unknown and not said:
+            raise FieldProblem(key, unknown[0], f"nobody who is known: {', '.join((*_MODELS, *_ASKING))}")
         for field in list(said)[:-1]:
             if fields.BOX_MARK.search(str(said[field])):
                 raise FieldProblem(field, said[field], "boxes in an answer that is not the last, which alone is read")
@@ -70,6 +79,10 @@ def _answer(row: Mapping[str, Any]) -> tuple[str, str]:
             field, answer = said.popitem()
             return fields.text(answer, field), field
     return "", ""
+
+
+def _speaker(turn: Mapping[str, Any]) -> str:
+    return str(turn.get("from") or turn.get("role") or "").lower()
 
 
 def _said(answer: str, marked: Sequence[Region], field: str) -> list[RawRegion]:

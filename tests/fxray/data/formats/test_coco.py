@@ -42,6 +42,15 @@ def test_boxes_take_captions_or_their_category(picture, written, imported):
     assert found.samples["b.png"].generator == "camera"
 
 
+def test_ids_that_are_equal_numbers_are_one(picture, written, imported):
+    picture("a.png")
+    row = annotation(7, 1.0, [10, 20, 30.5, 40], category_id=18.0)
+    src = written("i.json", {"annotations": [row], "images": [IMAGE], "categories": CATEGORIES})
+    found = imported("coco", src)
+    assert found.findings == []
+    assert found.samples["a.png"].annotation.regions == (Region(Box(10, 20, 40.5, 60), "dog"),)
+
+
 def test_polygons_become_their_boxes(picture, written, imported):
     picture("a.png")
     polygons = [[12.5, 30, 60, 33, 40, 80], [100, 10, 120, 10, 110, 20]]

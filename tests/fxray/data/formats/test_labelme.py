@@ -79,3 +79,12 @@ def test_what_cannot_be_read_is_named(picture, written, imported, bad, field):
     found = imported("labelme", written("good.json", document("a.png", RECTANGLE)).parent)
     assert [(finding["field"], finding["file"].endswith("z.json")) for finding in found.findings] == [(field, True)]
     assert list(found.samples) == ["a.png"]
+
+
+def test_an_image_that_is_flagged_as_both_is_refused(picture, written, imported):
+    picture("set/a.png"), picture("set/b.png")
+    src = written("set/a.json", document("a.png", flags={"real": True, "fake": True})).parent
+    written("set/b.json", document("b.png", flags={"real": True, "fake": False}))
+    found = imported("labelme", src)
+    assert [finding["field"] for finding in found.findings] == ["flags"]
+    assert [sample.annotation.verdict.value for sample in found.samples.values()] == ["real"]

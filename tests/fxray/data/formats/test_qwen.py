@@ -32,6 +32,34 @@ def test_boxes_of_a_conversation_are_read(picture, written, imported):
     assert found.samples["demo/a.png#2"].annotation.regions == ()
 
 
+@pytest.mark.parametrize("key", ["conversations", "messages"])
+@pytest.mark.parametrize(("role", "text"), [("role", "content"), ("from", "value"), ("from", "content")])
+@pytest.mark.parametrize("model", ["gpt", "assistant", "model"])
+def test_a_conversation_of_any_layout_keeps_its_boxes(picture, written, imported, key, role, text, model):
+    picture("a.png")
+    turns = [{role: "user", text: "<image>\nWhere?"}, {role: model, text: json.dumps(HOUSE)}]
+    found = imported("qwen", written("a.jsonl", lines({"image": "a.png", key: turns})))
+    assert found.samples["a.png"].annotation.regions == (Region(Box(135, 14, 186.5, 90), "house"),)
+
+
+def test_an_answer_of_somebody_unknown_is_refused(picture, written, imported):
+    picture("a.png")
+    row = {"image": "a.png", "conversations": [{"from": "oracle", "value": json.dumps(HOUSE)}]}
+    asked = {"image": "a.png", "conversations": [{"from": "human", "value": "Where?"}], "objects": HOUSE}
+    found = imported("qwen", written("a.jsonl", lines(row, asked)))
+    assert [sample.annotation.regions for sample in found.samples.values()] == [
+        (Region(Box(135, 14, 186.5, 90), "house"),)
+    ]
+    assert [finding["field"] for finding in found.findings] == ["conversations"]
+
+
+def test_an_empty_field_hides_no_other(picture, written, imported):
+    picture("a.png")
+    row = {"image": None, "images": ["a.png"], "verdict": None, "label": "real", "objects": []}
+    found = imported("qwen", written("a.jsonl", lines(row)), label=Verdict.GENERATED)
+    assert found.samples["a.png"].annotation.verdict is Verdict.REAL
+
+
 def test_a_fenced_answer_with_verdict_and_tags_is_read(picture, written, imported):
     picture("a.png")
     box = '{"bbox_2d": [1, 2, 30, 40], "label": "hand", "caption": "hand fused — 手"}'
