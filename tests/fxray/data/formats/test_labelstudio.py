@@ -51,6 +51,13 @@ def test_a_choice_of_a_region_is_no_verdict_on_the_image(picture, written, impor
     assert (sample.annotation.verdict, sample.annotation.tags) == (Verdict.GENERATED, (Tag.TEXTURE,))
 
 
+def test_a_malformed_address_is_one_finding(picture, written, imported):
+    picture("a.png")
+    found = imported("labelstudio", written("e.json", [task(1, "a.png"), task(2, "http://[cdn/b.jpg")]))
+    assert [finding["field"] for finding in found.findings] == ["data.image"]
+    assert len(found.samples) == 1
+
+
 def test_an_upload_is_found_by_its_name_in_words(picture, written, imported):
     picture("my photo.png")
     found = imported("labelstudio", written("t.json", [task(1, "/data/upload/1/0a1b2c3d-my%20photo.png", BOX)]))
