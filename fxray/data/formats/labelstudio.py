@@ -189,10 +189,9 @@ def _no_image(data: Mapping[str, Any]) -> str:
 
 def _name(value: Any) -> str:
     """The path that a task's image field stands for: local files name theirs in the query."""
+    address = fields.text(value, "data.image")
     try:
-        parts = urlsplit(fields.text(value, "data.image"))
-    except FieldProblem:
-        raise
+        parts = urlsplit(address)
     except ValueError as error:
         raise FieldProblem("data.image", value, f"no address: {error}") from error
     query = parse_qs(parts.query).get("d") if parts.path.startswith("/data/local-files") else None
