@@ -66,12 +66,7 @@ class ImportJob:
         self._plan = plan
         plan_file = self._work / "plan.json"
         if plan_file.is_file():
-            if json.loads(plan_file.read_bytes()) != plan:
-                raise ConfigError(
-                    "an unfinished import from another source, or with other options, is there",
-                    where=str(root),
-                    remedy="finish it with the command that began it, or name another folder",
-                )
+            _check_same(json.loads(plan_file.read_bytes()), plan, root)
         else:
             if not _was_refused(root):
                 refuse_unless_empty(root)
@@ -216,6 +211,22 @@ def _named_apart(records: Iterable[Record]) -> Iterator[Record]:
         seen.setdefault(unique, 1)
         name = first_ids.setdefault(hash((record.image, record.member)), unique)
         yield replace(record, sample_id=unique, name=name)
+
+
+def _check_same(begun: dict[str, object], plan: dict[str, object], root: Path) -> None:
+    if begun == plan:
+        return
+    if begun | {"source_state": plan.get("source_state")} == plan:
+        raise ConfigError(
+            "the source has changed since the unfinished import that is there began",
+            where=str(root),
+            remedy="delete this folder and run the command again, or name another folder",
+        )
+    raise ConfigError(
+        "an unfinished import from another source, or with other options, is there",
+        where=str(root),
+        remedy="finish it with the command that began it, or name another folder",
+    )
 
 
 def _was_refused(root: Path) -> bool:

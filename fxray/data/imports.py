@@ -1,5 +1,7 @@
 """Imports of any size: small ones in this process, large ones on all cores."""
 
+import hashlib
+import os
 import time
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from fxray.data.parts import ALONE_S, AllCores, each_part
 from fxray.data.rows import Reading
 from fxray.errors import ConfigError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
+
+_OF_ANNOTATIONS = frozenset({".json", ".xml", ".parquet"})
+"""Endings of the files that are read below a folder."""
 
 
 def import_dataset(
@@ -75,13 +80,29 @@ def import_dataset(
 
 def plan(form: Format, src: Path, images: Path, reading: Reading) -> dict[str, object]:
     """What decides an import's outcome, as JSON holds it."""
-    status = src.stat() if src.exists() else None
     return {
         "format": form.name,
         "source": str(src.resolve()),
-        "source_bytes": status.st_size if status else 0,
-        "source_mtime": status.st_mtime if status else 0,
+        "source_state": _state(src),
         "images": str(images.resolve()),
         "records_per_part": RECORDS_PER_PART,
         "reading": {name: getattr(reading, name) for name in Reading.__slots__},
     }
+
+
+def _state(src: Path) -> str:
+    """A checksum that changes with a file of annotations and with those below a folder, as far as `stat` tells it.
+
+    Of other files below a folder, as images, the names count: readers look for them, and labels may be in their paths.
+    """
+    state = hashlib.sha256()
+    for folder, folders, names in os.walk(src) if src.is_dir() else [(str(src.parent), list[str](), [src.name])]:
+        folders.sort()
+        for file in (Path(folder, name) for name in sorted(names)):
+            name = os.path.relpath(file, src)
+            if file == src or file.suffix.lower() in _OF_ANNOTATIONS:
+                status = file.stat() if file.exists() else None
+                state.update(os.fsencode(f"{name}\0{status and (status.st_size, status.st_mtime_ns)}\0"))
+            elif "/." not in f"/{name}":  # tools leave hidden files of their own
+                state.update(os.fsencode(f"{name}\0"))
+    return state.hexdigest()

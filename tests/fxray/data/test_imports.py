@@ -35,9 +35,9 @@ def source(tmp_path, monkeypatch):
     return tmp_path / "set"
 
 
-def import_(source, dst, **options):
+def import_(source, dst, form="folders", **options):
     plain = {"images": source, "reading": Reading("displayed"), "is_strict": False, "on_event": ignore}
-    return import_dataset(find("folders"), source, dst, **(plain | options))
+    return import_dataset(find(form), source, dst, **(plain | options))
 
 
 def files(dst):
@@ -130,6 +130,46 @@ def test_an_unfinished_import_of_something_else_is_not_mixed_in(source, tmp_path
     with pytest.raises(ConfigError, match="other options"):
         import_(source, tmp_path / "a", reading=Reading("displayed", label=Verdict.REAL))
     assert import_(source, tmp_path / "a").num_rows == 19
+
+
+@pytest.fixture
+def marked(tmp_path):
+    """LabelMe files below a folder: an image that is real."""
+    (tmp_path / "marked" / "sub").mkdir(parents=True)
+    Image.new("RGB", (30, 40)).save(tmp_path / "marked" / "sub" / "a.png")
+    content = json.dumps({"imagePath": "a.png", "flags": {"real": True}, "shapes": []})
+    (tmp_path / "marked" / "sub" / "a.json").write_text(content)
+    return tmp_path / "marked"
+
+
+def begin(source, dst, monkeypatch):
+    """An import that is interrupted once its annotations are read."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ImportJob, "convert", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            import_(source, dst, form="labelme")
+
+
+def test_annotations_that_were_mended_after_an_interruption_are_never_taken_as_they_were(marked, tmp_path, monkeypatch):
+    begin(marked, tmp_path / "a", monkeypatch)
+    file = marked / "sub" / "a.json"
+    file.write_text(file.read_text().replace("real", "fake"))
+    with pytest.raises(ConfigError, match=r"the source has changed since(.|\n)*delete this folder and run"):
+        import_(marked, tmp_path / "a", form="labelme")
+    import_(marked, tmp_path / "b", form="labelme")
+    (sample,) = Dataset.open(tmp_path / "b" / "dataset.parquet").samples
+    assert sample.annotation.verdict is Verdict.GENERATED
+
+
+@pytest.mark.parametrize(("name", "is_source"), [("sub/b.json", True), ("sub/b.png", True), ("sub/.DS_Store", False)])
+def test_files_that_came_after_an_interruption_are_told_but_hidden_ones(name, is_source, marked, tmp_path, monkeypatch):
+    begin(marked, tmp_path / "a", monkeypatch)
+    (marked / name).write_text("x")
+    if is_source:
+        with pytest.raises(ConfigError, match="the source has changed"):
+            import_(marked, tmp_path / "a", form="labelme")
+    else:
+        assert import_(marked, tmp_path / "a", form="labelme").num_rows == 1
 
 
 def test_a_source_that_is_none_leaves_nothing(source, tmp_path):
