@@ -48,11 +48,16 @@ def atomic_path(path: Path, *, makes_folder: bool = True) -> Iterator[Path]:
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill; it takes the place of `path` when the block ends well.
 
+    Args:
+        path: The folder; where it is a link, what that leads to.
+
     Raises:
-        ConfigError: It is the folder in which the command runs.
+        ConfigError: It is the folder in which the command runs, or a mounted one.
         ResourceError: The disk is full or not writable; `path` is untouched.
     """
+    path = path.resolve() if path.is_symlink() else path
     refuse_working_folder(path)
+    _refuse_mounted(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     make_folder(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
@@ -101,6 +106,15 @@ def refuse_working_folder(path: Path) -> None:
     if path.exists() and path.samefile("."):
         raise ConfigError(
             "is the folder in which the command runs, and cannot be replaced",
+            where=str(path),
+            remedy="name a folder in it; nothing was changed",
+        )
+
+
+def _refuse_mounted(path: Path) -> None:
+    if path.is_mount():
+        raise ConfigError(
+            "is where a disk is mounted, and cannot be replaced",
             where=str(path),
             remedy="name a folder in it; nothing was changed",
         )

@@ -96,6 +96,24 @@ def test_the_folder_in_which_a_command_runs_is_never_replaced(tmp_path, monkeypa
     assert Path("f").exists()
 
 
+def test_a_folder_behind_a_link_is_the_one_that_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    for name in ("empty", "absent"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+        with atomic_dir(tmp_path / name) as folder:
+            (folder / "x").write_text("new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "disk" / name / "x").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["absent", "disk", "empty"]
+
+
+def test_a_mounted_folder_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
+    with pytest.raises(ConfigError, match=r"disk is mounted(.|\n)*name a folder in it"), atomic_dir(tmp_path / "disk"):
+        pytest.fail("the block runs")
+
+
 @pytest.mark.parametrize("write", [atomic_path, atomic_dir])
 def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path, write) -> None:
     (tmp_path / "a").write_text("old")
