@@ -117,7 +117,7 @@ def _lay(dataset: Dataset, number: int, dst: Path, store: ImageStore) -> tuple[s
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(file, target)
+            os.link(os.path.realpath(file), target)  # a link to a link would lead nowhere from here
         except OSError:  # another disk, or one without links
             return store.put(file.read_bytes(), suffix), orientation
     return relative, orientation

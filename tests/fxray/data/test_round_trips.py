@@ -206,6 +206,20 @@ def test_equal_images_take_room_once_and_are_linked(dataset, tmp_path):
     assert not linked.samefile(file)
 
 
+@pytest.mark.parametrize("form", ["coco", "huggingface"])
+def test_images_that_are_links_are_exported_as_files(form, dataset, tmp_path):
+    export_dataset(find("coco"), dataset, tmp_path / "out", on_event=ignore)
+    kept = bring_back("coco", tmp_path / "out", tmp_path / "kept")
+    (tmp_path / "kept" / "store").mkdir()
+    for file in list((tmp_path / "kept" / "images").rglob("*.*")):
+        file.rename(tmp_path / "kept" / "store" / file.name)
+        file.symlink_to(f"../../store/{file.name}")
+    export_dataset(find(form), kept.path, tmp_path / "linked", on_event=ignore)
+    assert not [file for file in (tmp_path / "linked").rglob("*") if file.is_symlink()]
+    again = bring_back(form, tmp_path / "linked", tmp_path / "again")
+    assert [again.image_bytes(n) for n in range(2)] == [kept.image_bytes(n) for n in range(2)]
+
+
 def test_what_is_there_stays(dataset, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
