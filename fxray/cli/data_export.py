@@ -30,6 +30,13 @@ LOSSES = {
     "huggingface": "raw answers, faults and times are not carried.",
 }
 """What is lost of predictions; of a dataset nothing is."""
+UNREAD = {
+    "coco": "results.json cannot tell that: without boxes they are as images that were found real.",
+    "swift": "their rows are left out.",
+    "labelstudio": "that choice is left to people.",
+    "huggingface": "their label is null.",
+}
+"""What becomes of predictions without a verdict."""
 
 
 def export(
@@ -54,6 +61,8 @@ def export(
             each.sample_id: Guess(each.verdict, each.regions, each.tags, box_scores=each.box_scores)
             for each in read_predictions(predictions)
         }
+        if num_unread := sum(guess.verdict is None for guess in guesses.values()):
+            typer.echo(f"note: {num_unread} predictions without a verdict; {UNREAD[found.name]}", err=True)
     with show_progress() as on_event:
         export_dataset(found, src, dst, on_event=on_event, guesses=guesses)
     typer.echo(dst)

@@ -7,7 +7,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -85,14 +85,10 @@ def exported(
     on_event(PhaseDone("export", 0, f"{len(dataset)} rows"))
 
 
-def predicted(row: Exported) -> Exported:
-    """The row with what a detector said in place of the truth; without a verdict, boxes mean generated."""
-    if row.guess is None:
-        return row
-    guess = row.guess
-    verdict = guess.verdict or (Verdict.GENERATED if guess.regions else Verdict.REAL)
-    annotation = replace(row.sample.annotation, verdict=verdict, regions=guess.regions, tags=guess.tags)
-    return replace(row, sample=replace(row.sample, annotation=annotation))
+def said_of(row: Exported) -> Guess:
+    """What is written of a row: what a detector said of it where there are predictions, else the truth."""
+    truth = row.sample.annotation
+    return row.guess or Guess(truth.verdict, truth.regions, truth.tags)
 
 
 def _lay(dataset: Dataset, number: int, dst: Path, store: ImageStore) -> tuple[str, int]:

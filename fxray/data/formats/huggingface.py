@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fxray.data.exported import Exported, predicted
+from fxray.data.exported import Exported, said_of
 from fxray.data.formats import fields
 from fxray.data.formats.embedded import IMAGES_AT_A_TIME
 from fxray.data.formats.location import Images
@@ -116,7 +116,10 @@ def _read_row(place: Place, numbered: tuple[int | None, Mapping[str, Any]], imag
 
 
 def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path:
-    """Writes `data/train-*.parquet` and a card; the images go into the Parquet files."""
+    """Writes `data/train-*.parquet` and a card; the images go into the Parquet files.
+
+    Predictions stand in the place of the truth; one without a verdict has no label.
+    """
     del has_predictions
     folder = dst / "data"
     folder.mkdir()
@@ -141,8 +144,9 @@ def _write_file(
     num_bytes, num_group_bytes = 0, 0
     with pq.ParquetWriter(path, schema, compression="snappy") as writer:
         while row is not None and num_bytes < MAX_FILE_BYTES:
-            record = _as_record(predicted(row), dst)
-            counts[record["label"]] = counts.get(record["label"], 0) + 1
+            record = _as_record(row, dst)
+            label = record["label"] or "without a label"
+            counts[label] = counts.get(label, 0) + 1
             num_bytes += len(record["image"]["bytes"])
             num_group_bytes += len(record["image"]["bytes"])
             group.append(record)
@@ -157,14 +161,14 @@ def _write_file(
 
 
 def _as_record(row: Exported, dst: Path) -> dict[str, Any]:
-    sample, annotation, file = row.sample, row.sample.annotation, dst / row.image
+    sample, said, file = row.sample, said_of(row), dst / row.image
     content = file.read_bytes()
     file.unlink()  # it is inside the Parquet file now
     return {
         "image": {"bytes": content, "path": file.name},
-        "regions": [{"box": list(region.box), "caption": region.caption} for region in annotation.regions],
-        "tags": [tag.value for tag in annotation.tags],
-        "label": annotation.verdict.value,
+        "regions": [{"box": list(region.box), "caption": region.caption} for region in said.regions],
+        "tags": [tag.value for tag in said.tags],
+        "label": said.verdict,
         **{name: getattr(sample, name) for name in _TEXTS if name != "label"},
     }
 
@@ -193,7 +197,7 @@ tags:
 | image | the encoded image; `datasets` decodes it upright (EXIF orientation applied) |
 | regions | flaws: `box` is x_min, y_min, x_max, y_max in pixels of the upright image; `caption` says what is wrong |
 | tags | kinds of flaws of the whole image |
-| label | `real` or `generated` |
+| label | `real` or `generated`; null where a prediction had no verdict that could be read |
 | generator | who made the image |
 | category | what it shows |
 | source | the photograph or collection; keep one source in one split |

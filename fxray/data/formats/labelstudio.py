@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from fxray.data.exported import Exported, predicted
+from fxray.data.exported import Exported, said_of
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Finding, Place, Raw, RawRegion, Record, Rows, read_each
@@ -213,19 +213,22 @@ def _find(value: Any, field: str, images: Images) -> str:
 
 
 def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path:
-    """Writes `tasks.json` with pre-annotations, of the truth or of predictions, and `label_config.xml`."""
+    """Writes `tasks.json` with pre-annotations, of the truth or of predictions, and `label_config.xml`.
+
+    Of a prediction without a verdict that choice stays open; the configuration requires it of people.
+    """
     (dst / "label_config.xml").write_text(LABEL_CONFIG)
     path = dst / "tasks.json"
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
-            task = _as_task(predicted(row), "fxray predictions" if has_predictions else "fxray dataset")
+            task = _as_task(row, "fxray predictions" if has_predictions else "fxray dataset")
             out.write((",\n" if row.number else "[\n") + json.dumps(task, ensure_ascii=False))
         out.write("\n]\n")
     return path
 
 
 def _as_task(row: Exported, version: str) -> dict[str, Any]:
-    sample, annotation = row.sample, row.sample.annotation
+    sample, said = row.sample, said_of(row)
     place = {
         "to_name": "image",
         "original_width": sample.width_px,
@@ -233,14 +236,14 @@ def _as_task(row: Exported, version: str) -> dict[str, Any]:
         "image_rotation": 0,
     }
     result: list[dict[str, Any]] = []
-    for index, region in enumerate(annotation.regions):
+    for index, region in enumerate(said.regions):
         box = _percent(region.box, sample.width_px, sample.height_px)
         common = place | {"id": f"region-{index}"}
         result += [
             common | {"type": "rectanglelabels", "from_name": "box", "value": box | {"rectanglelabels": ["flaw"]}},
             common | {"type": "textarea", "from_name": "caption", "value": box | {"text": [region.caption]}},
         ]
-    for name, chosen in (("verdict", [annotation.verdict]), ("tags", list(annotation.tags))):
+    for name, chosen in (("verdict", [said.verdict] if said.verdict else []), ("tags", said.tags)):
         if chosen:
             value = {"choices": [str(choice) for choice in chosen]}
             result.append({"id": name, "type": "choices", "from_name": name, "to_name": "image", "value": value})

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fxray.data.exported import Exported, predicted
+from fxray.data.exported import Exported, Guess, said_of
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Place, RawRegion, Record, Rows, Unit, read_each
@@ -108,31 +108,35 @@ def _written_out(regions: Iterable[Region]) -> Iterator[RawRegion]:
 
 
 def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path:
-    """Writes `data.jsonl`; image paths are relative to it. Predictions stand in the place of the truth."""
+    """Writes `data.jsonl`; image paths are relative to it. Predictions stand in the place of the truth.
+
+    A prediction without a verdict is left out: these rows are trained on.
+    """
     del has_predictions
     path = dst / "data.jsonl"
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
-            out.write(json.dumps(_as_row(predicted(row)), ensure_ascii=False) + "\n")
+            if (said := said_of(row)).verdict is not None:
+                out.write(json.dumps(_as_row(row, said), ensure_ascii=False) + "\n")
     return path
 
 
-def _as_row(row: Exported) -> dict[str, Any]:
-    sample, annotation = row.sample, row.sample.annotation
-    boxes = [to_stored(r.box, sample.width_px, sample.height_px, row.orientation) for r in annotation.regions]
+def _as_row(row: Exported, said: Guess) -> dict[str, Any]:
+    sample = row.sample
+    boxes = [to_stored(r.box, sample.width_px, sample.height_px, row.orientation) for r in said.regions]
     think = "\n".join("<ref-object><bbox>" for _ in boxes) or REAL_SENTENCE
-    tags = "; ".join(annotation.tags) or NO_TAG
+    tags = "; ".join(said.tags) or NO_TAG
     return {
         "messages": [
             {"role": "system", "content": EVALUATION_TEMPLATE.system},
             {"role": "user", "content": f"<image>{EVALUATION_TEMPLATE.query}"},
             {
                 "role": "assistant",
-                "content": f"<think>\n{think}\n</think>\n<tag>{tags}</tag>\n<verdict>{annotation.verdict}</verdict>",
+                "content": f"<think>\n{think}\n</think>\n<tag>{tags}</tag>\n<verdict>{said.verdict}</verdict>",
             },
         ],
         "images": [row.image],
-        "objects": {"ref": [r.caption for r in annotation.regions], "bbox": [list(box) for box in boxes]},
+        "objects": {"ref": [r.caption for r in said.regions], "bbox": [list(box) for box in boxes]},
         "sample_id": sample.sample_id,
         "generator": sample.generator,
         "category": sample.category,

@@ -61,6 +61,25 @@ def test_what_is_lost_of_predictions_is_said_before(photos, tmp_path):
     assert (box["bbox"], box["score"]) == ([1, 2, 29, 38], 0.75)
 
 
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ("coco", "results.json cannot tell that"),
+        ("swift", "their rows are left out"),
+        ("labelstudio", "that choice is left to people"),
+        ("huggingface", "their label is null"),
+    ],
+)
+def test_predictions_without_a_verdict_are_counted(form, said, photos, tmp_path):
+    run("data", "import", "folders", photos, tmp_path / "set")
+    names = ("fake/sdxl/2.png", "real/1.png", "fake/3.jpg")
+    rows = [{"sample_id": name, "verdict": None if name == "real/1.png" else "generated"} for name in names]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data, said_file = tmp_path / "set" / "dataset.parquet", tmp_path / "said.jsonl"
+    result = run("data", "export", form, data, tmp_path / form, "--predictions", said_file)
+    assert f"note: 1 predictions without a verdict; {said}" in result.stderr
+
+
 def test_a_mapping_gives_the_frame_and_options_override_it(photos, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -186,10 +187,27 @@ def test_predictions_go_to_people_and_come_back_corrected(dataset, guesses, tmp_
     assert all(f'name="{name}"' in config for name in names | {"image"})
     result[0]["value"]["width"] = 50
     tasks[0]["annotations"] = [{"id": 5, "was_cancelled": False, "result": result}]
+    (unread,) = tasks[1]["predictions"]
+    assert unread["result"] == []
+    choice = {"type": "choices", "from_name": "verdict", "to_name": "image", "value": {"choices": ["real"]}}
+    tasks[1]["annotations"] = [{"id": 6, "was_cancelled": False, "result": [choice]}]
     (tmp_path / "out" / "tasks.json").write_text(json.dumps(tasks))
     one, two = bring_back("labelstudio", tmp_path / "out", tmp_path / "again").samples
     assert one.annotation == Annotation(Verdict.GENERATED, (Region(Box(12, 22, 112, 82), "hand odd"),), (Tag.TEXTURE,))
     assert (one.sample_id, one.generator, two.annotation.verdict) == ("one", "sdxl", Verdict.REAL)
+
+
+def test_a_prediction_without_a_verdict_is_real_in_no_format(dataset, guesses, tmp_path):
+    guesses["two"] = Guess(None, (), (Tag.OTHER,))
+    for form in ("swift", "labelstudio", "huggingface"):
+        export_dataset(find(form), dataset, tmp_path / form, guesses=guesses, on_event=ignore)
+    (line,) = (tmp_path / "swift" / "data.jsonl").read_text().splitlines()
+    assert json.loads(line)["sample_id"] == "one"
+    marks = json.loads((tmp_path / "labelstudio" / "tasks.json").read_text())[1]["predictions"][0]["result"]
+    assert [mark["value"]["choices"] for mark in marks] == [["other anomalies"]]
+    (file,) = (tmp_path / "huggingface" / "data").glob("*.parquet")
+    assert pq.read_table(file, columns=["label"])["label"].to_pylist() == ["generated", None]
+    assert "2 images: 1 generated, 1 without a label." in (tmp_path / "huggingface" / "README.md").read_text()
 
 
 def test_equal_images_take_room_once_and_are_linked(dataset, tmp_path):
