@@ -14,6 +14,11 @@ Corners = tuple[float, float, float, float]
 CAPTION_KEYS = ("caption", "description", "text", "explanation")
 """Names under which tools keep free text, the first that is filled counts."""
 
+MODELS = ("gpt", "assistant", "model", "bot")
+"""What conversations call the one who answers."""
+ASKING = ("human", "user", "system")
+"""What they call the others."""
+
 BOX_MARK = re.compile(r"bbox_2d[\"'\\]*\s*:|<box>|" + re.escape(BOX_START))
 """What stands at every box in a model's answer."""
 
@@ -78,6 +83,24 @@ def origin(row: Mapping[str, Any], prefix: str = "") -> Origin:
         source=optional_text(row.get("source"), f"{prefix}source"),
         annotator=optional_text(row.get("annotator"), f"{prefix}annotator"),
     )
+
+
+def turns(row: Mapping[str, Any], key: str) -> list[tuple[str, str, Any]]:
+    """The turns of a conversation of any layout: where the text of each stands, who says it, and the text.
+
+    Raises:
+        FieldProblem: Somebody speaks who is not known, and no model.
+    """
+    found = []
+    for index, item in enumerate(sequence(row.get(key), key)):
+        turn = mapping(item, f"{key}[{index}]")
+        name = "value" if "value" in turn else "content"
+        speaker = str(turn.get("from") or turn.get("role") or "").lower()
+        found.append((f"{key}[{index}].{name}", speaker, turn.get(name)))
+    unknown = [speaker for _, speaker, _ in found if speaker not in (*MODELS, *ASKING)]
+    if unknown and not any(speaker in MODELS for _, speaker, _ in found):
+        raise FieldProblem(key, unknown[0], f"nobody who is known: {', '.join((*MODELS, *ASKING))}")
+    return found
 
 
 def number(value: Any, field: str) -> float:

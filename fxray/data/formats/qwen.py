@@ -22,9 +22,6 @@ from fxray.grammar import parse
 from fxray.grammar.markers import BOX_START
 from fxray.schema import Region
 
-_MODELS = ("gpt", "assistant", "model", "bot")
-"""What conversations call the one who answers."""
-_ASKING = ("human", "user", "system")
 _OPENING = re.compile(r"[\[{]")
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
@@ -63,15 +60,7 @@ def _read_row(place: Place, row: Mapping[str, Any], images: Images) -> Record:
 def _answer(row: Mapping[str, Any]) -> tuple[str, str]:
     """The last thing that the model says in a conversation of any layout, and where it stands; else two blanks."""
     for key in ("conversations", "messages"):
-        turns = [fields.mapping(turn, f"{key}[{i}]") for i, turn in enumerate(fields.sequence(row.get(key), key))]
-        said = {}
-        for i, turn in enumerate(turns):
-            text = "value" if "value" in turn else "content"
-            if _speaker(turn) in _MODELS:
-                said[f"{key}[{i}].{text}"] = turn.get(text)
-        unknown = [name for name in map(_speaker, turns) if name not in (*_MODELS, *_ASKING)]
-        if unknown and not said:
-            raise FieldProblem(key, unknown[0], f"nobody who is known: {', '.join((*_MODELS, *_ASKING))}")
+        said = {field: text for field, speaker, text in fields.turns(row, key) if speaker in fields.MODELS}
         for field in list(said)[:-1]:
             if fields.BOX_MARK.search(str(said[field])):
                 raise FieldProblem(field, said[field], "boxes in an answer that is not the last, which alone is read")
@@ -79,10 +68,6 @@ def _answer(row: Mapping[str, Any]) -> tuple[str, str]:
             field, answer = said.popitem()
             return fields.text(answer, field), field
     return "", ""
-
-
-def _speaker(turn: Mapping[str, Any]) -> str:
-    return str(turn.get("from") or turn.get("role") or "").lower()
 
 
 def _said(answer: str, marked: Sequence[Region], field: str) -> list[RawRegion]:

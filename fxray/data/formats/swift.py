@@ -37,21 +37,17 @@ def read(src: Path, images: Images) -> Rows:
 
 def _read_row(place: Place, row: Mapping[str, Any], images: Images) -> Record:
     name = _image_name(row)
-    turns = [
-        (f"messages[{index}].content", fields.mapping(turn, f"messages[{index}]"))
-        for index, turn in enumerate(fields.sequence(row.get("messages"), "messages"))
-    ]
+    turns = [(field, speaker, str(text or "")) for field, speaker, text in fields.turns(row, "messages")]
     if not turns:
         raise FieldProblem("messages", row.get("messages"), "expected messages of user and assistant")
-    texts = [(field, str(turn.get("role")), str(turn.get("content") or "")) for field, turn in turns]
-    said = "\n".join(text for _, role, text in texts if role == "assistant")
+    said = "\n".join(text for _, speaker, text in turns if speaker in fields.MODELS)
     objects = fields.mapping(row.get("objects") or {}, "objects")
     kind = str(objects.get("bbox_type") or "real")
     if kind not in _UNITS:
         raise FieldProblem("objects.bbox_type", kind, f"expected one of {', '.join(_UNITS)}")
     parsed = parse(said, lenient=True)
     is_filled_in = bool(objects.get("bbox")) or "<bbox>" in said
-    regions = list(_filled_in(texts, objects) if is_filled_in else _written_out(parsed.regions))
+    regions = list(_filled_in(turns, objects) if is_filled_in else _written_out(parsed.regions))
     if is_filled_in and BOX_START in said:
         raise FieldProblem("messages", said, "box tokens beside the boxes of objects, which alone would be read")
     fields.check_all_boxes(said, len(regions), "messages")
@@ -72,19 +68,19 @@ def _read_row(place: Place, row: Mapping[str, Any], images: Images) -> Record:
 
 
 def _image_name(row: Mapping[str, Any]) -> str:
-    listed = row.get("images", row.get("image"))
+    listed = row.get("image") if row.get("images") is None else row["images"]
     listed = [listed] if isinstance(listed, str | dict) else fields.sequence(listed, "images")
     if len(listed) != 1:
-        raise FieldProblem("images", row.get("images"), f"{len(listed)} images in one row, expected one")
+        raise FieldProblem("images", listed, f"{len(listed)} images in one row, expected one")
     image = listed[0]
     return fields.text(image.get("path") if isinstance(image, dict) else image, "images")
 
 
-def _filled_in(texts: list[tuple[str, str, str]], objects: Mapping[str, Any]) -> Iterator[RawRegion]:
+def _filled_in(turns: list[tuple[str, str, str]], objects: Mapping[str, Any]) -> Iterator[RawRegion]:
     refs = fields.sequence(objects.get("ref"), "objects.ref")
     boxes = fields.sequence(objects.get("bbox"), "objects.bbox")
     num_refs, num_boxes, caption = 0, 0, ""
-    for _, role, text in texts:
+    for place, speaker, text in turns:
         for mark in _PLACEHOLDER.findall(text):
             if mark == "<ref-object>":
                 if num_refs == len(refs):
@@ -95,7 +91,9 @@ def _filled_in(texts: list[tuple[str, str, str]], objects: Mapping[str, Any]) ->
             if num_boxes == len(boxes):
                 raise FieldProblem("objects.bbox", len(boxes), "the text has more <bbox> than there are boxes")
             field = f"objects.bbox[{num_boxes}]"
-            if role == "assistant":
+            if speaker not in (*fields.MODELS, *fields.ASKING):
+                raise FieldProblem(place, speaker, "a box of nobody who is known: is it an answer's or a question's?")
+            if speaker in fields.MODELS:
                 yield RawRegion(fields.four_numbers(boxes[num_boxes], field), caption, field)
             num_boxes += 1
     if num_boxes < len(boxes):

@@ -97,6 +97,29 @@ def test_boxes_lie_in_the_stored_raster(picture, written, imported):
     assert [r.box for r in shown.samples["x.jpg"].annotation.regions] == [Box(0, 0, 20, 10), Box(90, 190, 100, 200)]
 
 
+@pytest.mark.parametrize(("speaker", "text"), [("from", "value"), ("role", "content")])
+@pytest.mark.parametrize("model", ["gpt", "Assistant", "model", "bot"])
+def test_answers_count_whatever_the_layout_calls_the_model(speaker, text, model, picture, written, imported):
+    picture("x.png")
+    turns = [{speaker: "user", text: "<image>?"}, {speaker: model, text: "<ref-object><bbox>, <ref-object><bbox>"}]
+    row = DOG_AND_WOMAN | {"messages": turns, "images": None, "image": "x.png"}
+    found = imported("swift", written("train.jsonl", rows(row)))
+    assert [region.caption for region in found.samples["x.png"].annotation.regions] == ["a dog", "a woman"]
+
+
+def test_boxes_of_nobody_who_is_known_are_refused(picture, written, imported):
+    picture("x.png")
+    alone = DOG_AND_WOMAN | {"messages": [{"role": "judge", "content": "<ref-object><bbox>, <ref-object><bbox>"}]}
+    turns = [{"role": "judge", "content": "<ref-object><bbox>"}, {"role": "assistant", "content": "<ref-object><bbox>"}]
+    text = rows(alone, DOG_AND_WOMAN | {"messages": turns}, DOG_AND_WOMAN)
+    found = imported("swift", written("train.jsonl", text))
+    assert [(each["field"], each["value"]) for each in found.findings] == [
+        ("messages", "judge"),
+        ("messages[0].content", "judge"),
+    ]
+    assert list(found.samples) == ["x.png"]
+
+
 def test_what_cannot_be_read_is_named(picture, written, imported):
     picture("x.png")
     bad = [
