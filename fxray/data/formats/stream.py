@@ -1,6 +1,7 @@
 """Rows of JSON, JSON lines and folders of files, one after the other, however large the file.
 
-A broken file ends its rows with a finding; what came before it stands.
+A broken file ends its rows with a finding; what came before it stands. Numbers are parsed with `use_float` everywhere:
+without it ijson's parser in C can crash at an integer of thousands of digits.
 """
 
 import codecs
@@ -110,7 +111,7 @@ def first_key(path: Path) -> str | None:
     """
     with _opened(path) as file:
         try:
-            for event, value in ijson.basic_parse(file):
+            for event, value in ijson.basic_parse(file, use_float=True):
                 if event == "map_key":
                     return str(value)
                 if event != "start_map":
@@ -143,7 +144,7 @@ def _depth(path: Path, num_bytes: int, mtime_ns: int) -> int:
     del num_bytes, mtime_ns  # they are there so that a changed file is read again
     depth = deepest = 0
     with _opened(path) as file, suppress(ijson.JSONError, UnicodeDecodeError):
-        for event, _ in ijson.basic_parse(file):
+        for event, _ in ijson.basic_parse(file, use_float=True):
             if event in ("start_map", "start_array"):
                 depth += 1
                 deepest = max(deepest, depth)
@@ -188,7 +189,7 @@ def is_closed(path: Path, prefix: str) -> bool:
     """Whether a list at a prefix of a JSON file ends; False where the file breaks off inside it or before it."""
     is_at_end = False
     with _opened(path) as file, suppress(ijson.JSONError, UnicodeDecodeError):
-        for place, event, _ in ijson.parse(file):
+        for place, event, _ in ijson.parse(file, use_float=True):
             if place == prefix and event in ("start_array", "end_array"):
                 is_at_end = event == "end_array"
     return is_at_end
@@ -219,7 +220,7 @@ def is_object(path: Path, prefix: str) -> bool:
     _check_depth(path)
     with _opened(path) as file:
         try:
-            for place, event, _ in ijson.parse(file):
+            for place, event, _ in ijson.parse(file, use_float=True):
                 if place == prefix:
                     return bool(event == "start_map")
         except (ijson.JSONError, UnicodeDecodeError) as error:

@@ -19,6 +19,27 @@ def test_half_a_megabyte_of_brackets_is_refused_in_little_memory(written, import
     assert peak_kib() - before_kib < 50 * 1024
 
 
+NINES = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("form", "content"),
+    [
+        ("coco", '{"images": [{"id": 1, "file_name": "a.png"}, {"id": NINES}], "annotations": [], "categories": []}'),
+        ("coco", '{"info": NINES, "images": [{"id": 1, "file_name": "a.png"}]}'),
+        ("via", '{"a.png": {"filename": "a.png", "regions": [], "size": NINES}}'),
+        ("labelstudio", '[{"data": {"image": "a.png"}, "id": NINES}]'),
+        ("synthscars", '[{"img_file_name": "a.png", "refs": [], "id": NINES}]'),
+        ("mapping", '{"data": {"image": "a.png"}, "id": NINES}'),
+    ],
+)
+def test_an_integer_of_thousands_of_digits_is_a_finding(picture, written, imported, form, content):
+    picture("a.png")
+    layout = written("layout.yaml", "fields: {image: value.image}\n") if form == "mapping" else None
+    with pytest.raises(DataError, match=r"no JSON|JSON breaks after"):
+        imported(form, written("big.json", content.replace("NINES", NINES)), mapping=layout, is_strict=True)
+
+
 @pytest.mark.parametrize("form", ["labelme", "manifest", "swift"])
 def test_a_row_of_brackets_is_a_finding(picture, written, imported, form):
     written("set/deep.json" if form == "labelme" else "set/rows.jsonl", DEEP.replace("images", "image"))
