@@ -1,8 +1,9 @@
 """Plain folders: `real/` beside `fake/`; the folders below the latter name the generators.
 
-Links to folders are followed, each folder once. Files with no image's ending are findings, one per folder; passed over
-without one are hidden files and folders, what file browsers leave (`Thumbs.db`, `desktop.ini`), and texts beside images
-(`.txt`, `.json`, `.csv` and the like).
+Links to folders are followed, each folder once: where it lies, if that is below a label. A link up out of the labels is
+left out. Files with no image's ending are findings, one per folder; passed over without one are hidden files and
+folders, what file browsers leave (`Thumbs.db`, `desktop.ini`), and texts beside images (`.txt`, `.json`, `.csv` and the
+like).
 """
 
 import os
@@ -37,7 +38,7 @@ def read(src: Path, images: Images) -> Rows:
             where=str(src),
             remedy="name the folder that holds real/ and fake/",
         )
-    suffixes, seen = _image_suffixes(), dict[str, str]()
+    suffixes, seen = _image_suffixes(), _own_places(src, known)
     for top in tops:
         if top not in known:
             yield Finding.of(Place(str(top)), FieldProblem("folder", top.name, "no label; its files are left out"))
@@ -64,23 +65,37 @@ def read(src: Path, images: Images) -> Rows:
             yield from _left_out(folder, [name for name in names if not _has_suffix(name, suffixes)])
 
 
+def _own_places(src: Path, tops: list[Path]) -> dict[str, str]:
+    """Where the folders below some are met without links, by what they are once links are resolved; "" for all above.
+
+    A link can then take no folder out of its own label.
+    """
+    root = Path(os.path.realpath(src))
+    places = {str(above): "" for above in (root, *root.parents)}
+    for top in sorted(tops, key=Path.is_symlink):
+        for folder, folders, _ in os.walk(top):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            places.setdefault(os.path.realpath(folder), folder)
+    return places
+
+
 def _walk(top: Path, seen: dict[str, str]) -> Iterator[tuple[str, list[str]] | Finding]:
     """Every folder below one, with its files by name; hidden ones are passed over.
 
     Args:
         top: The folder.
-        seen: Folders that were met, by what they are once links are resolved; grows.
+        seen: Where folders are read, by what they are once links are resolved, "" for none of them; grows.
     """
     errors: list[OSError] = []
     for folder, folders, names in os.walk(top, followlinks=True, onerror=errors.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         real = os.path.realpath(folder)
-        if real in seen:
+        place = seen.setdefault(real, folder)
+        if place != folder:
             folders.clear()
-            reason = f"the same folder as {seen[real]}, which is read; this one is left out"
-            yield Finding.of(Place(folder), FieldProblem("folder", real, reason))
+            what = f"the same folder as {place}, which is read" if place else "a folder that holds the labels' own"
+            yield Finding.of(Place(folder), FieldProblem("folder", real, f"{what}; this one is left out"))
             continue
-        seen[real] = folder
         yield folder, sorted(name for name in names if not name.startswith("."))
     for error in errors:
         yield Finding.of(Place(str(error.filename)), FieldProblem("folder", top.name, f"unread: {error.strerror}"))

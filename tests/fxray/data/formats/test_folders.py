@@ -67,6 +67,31 @@ def test_links_to_folders_are_followed_each_folder_once(picture, tmp_path, impor
     assert all("the same folder as" in finding["reason"] for finding in found.findings)
 
 
+@pytest.mark.parametrize("target", ["..", "../..", "../real", "../real/deep"])
+def test_a_link_takes_no_image_out_of_its_own_label(picture, tmp_path, imported, target):
+    for name in ("in/set/real/1.png", "in/set/real/deep/2.png", "in/set/fake/3.png", "in/set/unknown/4.png"):
+        picture(name)
+    (tmp_path / "in/set/fake/all").symlink_to(target)
+    found = imported("folders", tmp_path / "in/set", label=None)
+    assert {name: sample.annotation.verdict.value for name, sample in found.samples.items()} == {
+        "real/1.png": "real",
+        "real/deep/2.png": "real",
+        "fake/3.png": "generated",
+    }
+    assert [finding["file"] for finding in found.findings] == [
+        str(tmp_path / "in/set/fake/all"),
+        str(tmp_path / "in/set/unknown"),
+    ]
+
+
+def test_a_label_that_is_a_link_to_another_is_left_out(picture, tmp_path, imported):
+    picture("set/real/1.png")
+    (tmp_path / "set/fake").symlink_to("real")
+    found = imported("folders", tmp_path / "set", label=None)
+    assert [sample.annotation.verdict for sample in found.samples.values()] == [Verdict.REAL]
+    assert [finding["file"] for finding in found.findings] == [str(tmp_path / "set/fake")]
+
+
 def test_files_that_are_no_image_by_their_ending_are_told_once_per_folder(picture, tmp_path, imported):
     picture("set/fake/sdxl/1.png")
     for name in ("b", "a.bin", ".DS_Store", "Thumbs.db", "1.txt", "1.json", "all.CSV"):
