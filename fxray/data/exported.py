@@ -94,6 +94,8 @@ def said_of(row: Exported) -> Guess:
 def _lay(dataset: Dataset, number: int, dst: Path, store: ImageStore) -> tuple[str, int]:
     where = f"{dataset.path} row {number}"
     file = dataset.image_file(number)
+    if file is not None and not file.is_file():
+        raise DataError(f"{file} is missing, or no plain file", where=where, remedy="run `fxray data check`")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -107,7 +109,7 @@ def _lay(dataset: Dataset, number: int, dst: Path, store: ImageStore) -> tuple[s
     if file is None or encoded is not None:
         return store.put(encoded or b"", suffix), orientation
     if len(file.stem) != 64 or file.parent.name != file.stem[:2]:
-        return store.put(file.read_bytes(), suffix), orientation
+        return store.put(dataset.image_bytes(number), suffix), orientation
     relative = f"images/{file.parent.name}/{file.name}"
     target = dst / relative
     if not target.exists():
@@ -115,5 +117,5 @@ def _lay(dataset: Dataset, number: int, dst: Path, store: ImageStore) -> tuple[s
         try:
             os.link(os.path.realpath(file), target)  # a link to a link would lead nowhere from here
         except OSError:  # another disk, or one without links
-            return store.put(file.read_bytes(), suffix), orientation
+            return store.put(dataset.image_bytes(number), suffix), orientation
     return relative, orientation

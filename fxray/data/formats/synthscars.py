@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Finding, Place, RawRegion, Record, Rows, read_each
+from fxray.data.images import open_image, read_image_file
+from fxray.errors import DataError
 
 _Entry = tuple[Place, Mapping[str, Any]]
 
@@ -76,7 +76,6 @@ def _region(ref: Mapping[str, Any], field: str, scale: tuple[float, float]) -> R
 
 def _size(path: str, name: str) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise FieldProblem("img_file_name", name, f"no readable image: {error}") from error
+        return open_image(read_image_file(Path(path), path), path).size
+    except DataError as error:
+        raise FieldProblem("img_file_name", name, f"no readable image: {error.message}") from error

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -236,6 +237,14 @@ def test_images_that_are_links_are_exported_as_files(form, dataset, tmp_path):
     assert not [file for file in (tmp_path / "linked").rglob("*") if file.is_symlink()]
     again = bring_back(form, tmp_path / "linked", tmp_path / "again")
     assert [again.image_bytes(n) for n in range(2)] == [kept.image_bytes(n) for n in range(2)]
+
+
+def test_a_pipe_in_the_place_of_an_image_is_refused(dataset, tmp_path):
+    sample = Dataset.open(dataset).samples[0]
+    write_dataset(tmp_path / "pipe.parquet", [Row(sample, image_path="pipe.jpg")])
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(DataError, match=r"pipe\.jpg is missing, or no plain file"):
+        export_dataset(find("coco"), tmp_path / "pipe.parquet", tmp_path / "out", on_event=ignore)
 
 
 def test_what_is_there_stays(dataset, tmp_path):

@@ -1,5 +1,9 @@
 """Entries as LEGION's loader reads them: `{id: {img_file_name, caption, refs: [{sentence, segmentation}]}}`."""
 
+import os
+
+import pytest
+
 from fxray.schema import Box, Region, Verdict
 
 
@@ -69,3 +73,19 @@ def test_what_cannot_be_read_is_named(picture, written, imported):
         ("entry 5", "entry"),
         ("entry 6", "img_file_name"),
     ]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "EPS", "PNG of millions of pixels"])
+def test_a_twin_that_is_no_image_to_read_is_a_finding(kind, picture, written, imported, tmp_path, monkeypatch):
+    picture("a.jpg"), picture("b.png")
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "a.png")
+    elif kind == "EPS":
+        picture("a.eps").rename(tmp_path / "a.png")
+    else:
+        picture("a.png", size=(300, 300))
+        monkeypatch.setattr("fxray.data.images.MAX_IMAGE_PIXELS", 200 * 100)
+    src = written("train.json", [entry("a.jpg", HAND), entry("a.png", HAND), entry("b.png", HAND)])
+    found = imported("synthscars", src)
+    assert list(found.samples) == ["b.png"]
+    assert [(each["field"], each["value"]) for each in found.findings] == [("img_file_name", "a.png")]
