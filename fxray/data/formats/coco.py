@@ -22,6 +22,7 @@ from fxray.data.exported import Exported, Guess
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Finding, Place, RawRegion, Record, Rows, read_each
+from fxray.errors import ResourceError
 from fxray.schema import Box, Region
 
 
@@ -30,22 +31,35 @@ def read(src: Path, images: Images) -> Rows:
 
     Raises:
         DataError: The file is no JSON object.
+        ResourceError: There is no room for the join.
     """
     stream.first_key(src)  # says at once that a file is no JSON
-    with tempfile.TemporaryDirectory(prefix="fxray-") as folder, closing(sqlite3.connect(f"{folder}/join")) as joined:
-        names = {}
-        for raw in stream.items(src, "categories", "category"):
-            if not isinstance(raw, Finding) and isinstance(raw[1], dict):
-                names[_id(raw[1].get("id"))] = str(raw[1].get("name") or "")
-        is_whole = yield from _lay_down(src, joined)
-        if not is_whole:
-            return
-        _count_ids(src, joined)
-        rows = stream.items(src, "images", "image")
-        yield from read_each(
-            rows, lambda place, row: _read_image(place, fields.mapping(row, "image"), images, names, joined)
-        )
-        yield from _left_over(src, joined)
+    with tempfile.TemporaryDirectory(prefix="fxray-") as folder:
+        try:
+            with closing(sqlite3.connect(f"{folder}/join")) as joined:
+                yield from _joined_rows(src, images, joined)
+        except sqlite3.Error as error:
+            raise ResourceError(
+                f"images and annotations cannot be joined in a temporary file: {error}",
+                where=folder,
+                remedy=f"set TMPDIR to a folder with as much room as {src.name} takes",
+            ) from error
+
+
+def _joined_rows(src: Path, images: Images, joined: sqlite3.Connection) -> Rows:
+    names = {}
+    for raw in stream.items(src, "categories", "category"):
+        if not isinstance(raw, Finding) and isinstance(raw[1], dict):
+            names[_id(raw[1].get("id"))] = str(raw[1].get("name") or "")
+    is_whole = yield from _lay_down(src, joined)
+    if not is_whole:
+        return
+    _count_ids(src, joined)
+    rows = stream.items(src, "images", "image")
+    yield from read_each(
+        rows, lambda place, row: _read_image(place, fields.mapping(row, "image"), images, names, joined)
+    )
+    yield from _left_over(src, joined)
 
 
 def _lay_down(src: Path, joined: sqlite3.Connection) -> Generator[Finding, None, bool]:

@@ -1,10 +1,11 @@
 """Files as the COCO "Data format" page describes them, and as CVAT and Label Studio write theirs."""
 
 import json
+import sqlite3
 
 import pytest
 
-from fxray.errors import DataError
+from fxray.errors import DataError, ResourceError
 from fxray.schema import Box, Region, Tag, Verdict
 
 IMAGE = {"id": 1, "width": 200, "height": 100, "file_name": "a.png", "license": 4, "coco_url": ""}
@@ -180,3 +181,21 @@ def test_a_number_that_json_does_not_have_among_the_boxes_gives_no_image(picture
     src = written("c.json", {"images": [IMAGE], "categories": CATEGORIES, "annotations": rows})
     with pytest.raises(DataError, match="breaks after annotation 0"):
         imported("coco", src)
+
+
+def test_a_join_that_has_no_room_says_where_it_lies(picture, written, imported, monkeypatch):
+    picture("a.png")
+    rows = [annotation(number, 1, [1, 2, 3, 4], caption="x" * 5000) for number in range(9)]
+    src = written("c.json", {"images": [IMAGE], "categories": CATEGORIES, "annotations": rows})
+    connect = sqlite3.connect
+
+    def full_disk(path):
+        joined = connect(path)
+        joined.execute("PRAGMA max_page_count = 5")
+        return joined
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", full_disk)
+        with pytest.raises(ResourceError, match=r"fxray-(.|\n)*disk is full\n(.|\n)*set TMPDIR(.|\n)*c\.json"):
+            imported("coco", src)
+    assert len(imported("coco", src).samples["a.png"].annotation.regions) == 9
