@@ -23,7 +23,8 @@ class ImageStore:
     def put(self, encoded: bytes, suffix: str) -> str:
         """Keeps an image, and returns its path relative to the dataset file: `images/ab/ab12....jpg`.
 
-        A file is written aside and renamed, and can only be read afterwards, so that no tool changes it in place.
+        A file is written aside and renamed, and can only be read afterwards, so that no tool changes it in place. What
+        a killed process left aside is in nobody's way: containers and nodes use the same process numbers again.
 
         Raises:
             ResourceError: The disk is full or not writable.
@@ -38,12 +39,12 @@ class ImageStore:
             if folder not in self._folders:
                 os.makedirs(f"{self._root}/{folder}", exist_ok=True)  # noqa: PTH103 - once per image: pathlib is slow here
                 self._folders.add(folder)
-            self._write(f"{self._root}/{folder}/.{digest}.{os.getpid()}.tmp", path, encoded)
+            self._write(f"{self._root}/{folder}/.{digest}.{os.urandom(8).hex()}.tmp", path, encoded)
         return relative
 
     @staticmethod
     def _write(aside: str, path: str, encoded: bytes) -> None:
-        file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o444)
+        file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
         try:
             with os.fdopen(file, "wb") as out:
                 out.write(encoded)
