@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fxray.data.exported import Exported, said_of
-from fxray.data.formats import fields
+from fxray.data.formats import fields, stream
 from fxray.data.formats.embedded import IMAGES_AT_A_TIME
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Finding, Place, Raw, RawRegion, Record, Rows, read_each
@@ -49,13 +49,10 @@ def read(src: Path, images: Images) -> Rows:
     Raises:
         DataError: There is no Parquet file, or one is unlike what `write` makes.
     """
-    files = sorted(src.rglob("*.parquet")) if src.is_dir() else [src]
-    if not files:
-        raise DataError("no .parquet file below this folder", where=str(src), remedy="check the path and the format")
-    return read_each(_rows(files), lambda place, row: _read_row(place, row, images))
+    return read_each(_rows(stream.documents(src, ".parquet")), lambda place, row: _read_row(place, row, images))
 
 
-def _rows(files: list[Path]) -> Iterator[Raw | Finding]:
+def _rows(files: Iterator[Path]) -> Iterator[Raw | Finding]:
     for path in files:
         number = 0
         try:

@@ -53,10 +53,11 @@ def lines(path: Path) -> Iterator[Raw | Finding]:
             number += 1
             place = Place(str(path), f"line {number}")
             if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                yield Finding.of(
-                    place, FieldProblem("line", line[:60].decode("utf-8", "replace"), "longer than 64 MiB")
-                )
-                return
+                shown = line[:60].decode("utf-8", "replace")
+                yield Finding.of(place, FieldProblem("line", shown, "longer than 64 MiB"))
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(MAX_LINE_BYTES)
+                continue
             if not line.strip():
                 continue
             try:
@@ -74,7 +75,7 @@ def rows(path: Path) -> Iterator[Raw | Finding]:
 
 
 def documents(src: Path, suffix: str) -> Iterator[Path]:
-    """The file itself, or all files of a kind below a folder, by name.
+    """The file itself, or all files of a kind below a folder, by name; a link that leads nowhere is one of them.
 
     Raises:
         DataError: There is none.
@@ -82,7 +83,8 @@ def documents(src: Path, suffix: str) -> Iterator[Path]:
     if not src.is_dir():
         yield src
         return
-    found = sorted(path for path in src.rglob(f"*{suffix}") if path.is_file())
+    of_kind = (path for path in src.rglob("*") if path.suffix.lower() == suffix)
+    found = sorted(path for path in of_kind if path.is_file() or not path.exists())
     if not found:
         raise DataError(f"no {suffix} file below this folder", where=str(src), remedy="check the path and the format")
     yield from found

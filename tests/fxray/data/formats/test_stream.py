@@ -19,6 +19,41 @@ def test_half_a_megabyte_of_brackets_is_refused_in_little_memory(written, import
     assert peak_kib() - before_kib < 50 * 1024
 
 
+@pytest.mark.parametrize("is_last", [True, False])
+def test_lines_beside_one_that_is_too_long_are_read(picture, written, imported, monkeypatch, is_last):
+    monkeypatch.setattr("fxray.data.formats.stream.MAX_LINE_BYTES", 100)
+    for name in ("a.png", "b.png"):
+        picture(name)
+    lines = ['{"image": "a.png"}', f'{{"x": "{"y" * 333}"}}', '{"image": "b.png"}']
+    if is_last:
+        lines[1:] = lines[:0:-1]
+    found = imported("manifest", written("rows.jsonl", "\n".join(lines)))
+    assert list(found.samples) == ["a.png", "b.png"]
+    assert [(each["row"], each["reason"]) for each in found.findings] == [
+        (f"line {3 if is_last else 2}", "longer than 64 MiB")
+    ]
+
+
+def test_an_ending_in_capitals_is_read(picture, written, imported):
+    for name in ("set/a.png", "set/b.png"):
+        picture(name)
+    written("set/a.json", {"imagePath": "a.png", "shapes": []})
+    written("set/B.JSON", {"imagePath": "b.png", "shapes": []})
+    found = imported("labelme", written("set/x.txt", "").parent)
+    assert sorted(found.samples) == ["a.png", "b.png"]
+    assert found.findings == []
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("labelme", "gone.json"), ("cvat", "gone.xml"), ("huggingface", "g.parquet")]
+)
+def test_a_link_that_leads_nowhere_is_a_finding(tmp_path, imported, form, name):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / name).symlink_to("nowhere")
+    with pytest.raises(DataError, match=rf"1 rows cannot be read, 0 can:\n.*{name}"):
+        imported(form, tmp_path / "set")
+
+
 NINES = "9" * 5000
 
 
