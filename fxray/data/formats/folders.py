@@ -39,6 +39,7 @@ def read(src: Path, images: Images) -> Rows:
             remedy="name the folder that holds real/ and fake/",
         )
     suffixes, seen = _image_suffixes(), _own_places(src, known)
+    yield from _beside(src, suffixes)
     for top in tops:
         if top not in known:
             yield Finding.of(Place(str(top)), FieldProblem("folder", top.name, "no label; its files are left out"))
@@ -99,6 +100,13 @@ def _walk(top: Path, seen: dict[str, str]) -> Iterator[tuple[str, list[str]] | F
         yield folder, sorted(name for name in names if not name.startswith("."))
     for error in errors:
         yield Finding.of(Place(str(error.filename)), FieldProblem("folder", top.name, f"unread: {error.strerror}"))
+
+
+def _beside(src: Path, suffixes: frozenset[str]) -> Iterator[Finding]:
+    seen = (path.name for path in src.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    if names := sorted(name for name in seen if _has_suffix(name, suffixes)):
+        reason = f"{len(names)} images in none of the labels' folders are left out, this one first"
+        yield Finding.of(Place(str(src)), FieldProblem("file", names[0], reason))
 
 
 def _left_out(folder: str, names: list[str]) -> Iterator[Finding]:

@@ -92,6 +92,17 @@ def test_a_label_that_is_a_link_to_another_is_left_out(picture, tmp_path, import
     assert [finding["file"] for finding in found.findings] == [str(tmp_path / "set/fake")]
 
 
+def test_images_beside_the_labels_are_told_once(picture, tmp_path, imported):
+    for name in ("set/real/1.png", "set/b.png", "set/a.JPG", "set/._a.png"):
+        picture(name)
+    (tmp_path / "set/readme.txt").write_text("no image")
+    found = imported("folders", tmp_path / "set")
+    assert list(found.samples) == ["real/1.png"]
+    assert [(each["file"], each["value"], each["reason"][:8]) for each in found.findings] == [
+        (str(tmp_path / "set"), "a.JPG", "2 images")
+    ]
+
+
 def test_files_that_are_no_image_by_their_ending_are_told_once_per_folder(picture, tmp_path, imported):
     picture("set/fake/sdxl/1.png")
     for name in ("b", "a.bin", ".DS_Store", "Thumbs.db", "1.txt", "1.json", "all.CSV"):
