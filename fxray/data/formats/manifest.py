@@ -87,7 +87,9 @@ def _csv_rows(path: Path) -> Iterator[Raw | Finding]:
 def _cells(place: Place, row: dict[str | Any, Any]) -> Raw | Finding:
     if None in row:
         return Finding.of(place, FieldProblem("row", row[None], "more cells than columns"))
-    filled = {name: value for name, value in row.items() if value not in (None, "")}
+    if None in row.values():
+        return Finding.of(place, FieldProblem("row", list(row.values()), "fewer cells than columns"))
+    filled = {name: value for name, value in row.items() if value}
     if "regions" in filled:
         try:
             filled["regions"] = json.loads(filled["regions"])

@@ -99,3 +99,14 @@ def test_cells_that_do_not_fit_are_named(picture, written, imported):
     found = imported("manifest", written("list.csv", text))
     assert [finding["field"] for finding in found.findings] == ["row", "regions", "file"]
     assert len(found.samples) == 1
+
+
+def test_a_row_that_is_cut_short_is_refused(picture, written, imported):
+    for name in ("a.png", "b.png", "c.png"):
+        picture(name)
+    found = imported("manifest", written("list.csv", "image,label,source\na.png,real,\nb.png\n\nc.png,real"))
+    assert list(found.samples) == ["a.png"]
+    assert [(each["row"], each["reason"]) for each in found.findings] == [
+        ("line 3", "fewer cells than columns"),
+        ("line 5", "fewer cells than columns"),
+    ]
