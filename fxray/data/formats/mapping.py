@@ -148,7 +148,7 @@ def _read_row(place: Place, row: Any, images: Images, layout: Layout, compiled: 
     label = fields.optional_text(got("label"), "label")
     if label in layout.labels:
         label = layout.labels[label].value
-    tags = [layout.tags.get(tag, tag) for tag in fields.texts(got("tags"), "tags")]
+    tags = [layout.tags.get(tag, tag) for tag in _words(got("tags"), "tags")]
     regions = [
         _region(fields.mapping(region, f"regions[{index}]"), f"regions[{index}]", layout)
         for index, region in enumerate(fields.sequence(got("regions"), "regions"))
@@ -164,6 +164,15 @@ def _read_row(place: Place, row: Any, images: Images, layout: Layout, compiled: 
         label=label,
         **fields.origin({key: got(key) for key in fields.Origin.__annotations__}),
     )
+
+
+def _words(value: Any, field: str) -> tuple[str, ...]:
+    """A list of words or one of them, which may be numbers or truth values, as in the mapping file."""
+    if isinstance(value, list):
+        value = [fields.optional_text(item, f"{field}[{index}]") for index, item in enumerate(value)]
+    elif isinstance(value, int | float):
+        value = fields.optional_text(value, field)
+    return fields.texts(value, field)
 
 
 def _region(region: Mapping[str, Any], field: str, layout: Layout) -> RawRegion:

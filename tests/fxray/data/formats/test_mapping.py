@@ -83,6 +83,29 @@ def test_labels_may_be_numbers_and_truth_values(picture, written, imported):
     ]
 
 
+def test_tags_may_be_numbers_and_truth_values(picture, written, imported):
+    picture("a.png")
+    layout = written(
+        "layout.yaml",
+        "fields: {image: i, tags: t}\ntags: {3: structure errors, true: other anomalies, 0.5: texture errors}\n",
+    )
+    rows = [{"i": "a.png", "t": tags} for tags in (3, [3], "3", [True, "3"], 0.5, None, "3; 0.5", [[3]], {})]
+    found = imported("mapping", written("a.json", rows), mapping=layout)
+    assert [sample.annotation.tags for sample in found.samples.values()] == [
+        (Tag.STRUCTURE,),
+        (Tag.STRUCTURE,),
+        (Tag.STRUCTURE,),
+        (Tag.OTHER, Tag.STRUCTURE),
+        (Tag.TEXTURE,),
+        (),
+        (Tag.STRUCTURE, Tag.TEXTURE),
+    ]
+    assert [(finding["row"], finding["field"]) for finding in found.findings] == [
+        ("row 7", "tags[0]"),
+        ("row 8", "tags"),
+    ]
+
+
 def test_rows_that_do_not_fit_are_named(picture, written, imported):
     picture("b.png")
     rows = [
