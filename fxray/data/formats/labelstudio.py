@@ -20,7 +20,7 @@ from fxray.data.formats.record import FieldProblem, Finding, Place, Raw, RawRegi
 from fxray.grammar.lenient import TAG_NAMES, VERDICT_WORDS
 from fxray.schema import Box, Tag, Verdict
 
-_NO_SHAPES = ("textarea", "choices", "rating", "number", "taxonomy", "relation", "pairwise")
+_NO_SHAPES = ("labels", "textarea", "choices", "rating", "number", "taxonomy", "relation", "pairwise")
 _EXTRAS = ("sample_id", "generator", "category", "source", "annotator")
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 _IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic|heif)(\?.*)?$", re.IGNORECASE)
@@ -117,15 +117,28 @@ def _regions(marks: list[tuple[str, Mapping[str, Any]]]) -> tuple[tuple[RawRegio
             of_region, control = texts.setdefault(str(mark.get("id")), {}), str(mark.get("from_name"))
             lines = [of_region.get(control, ""), *_lines(written, f"{where}.value.text")]
             of_region[control] = " ".join(filter(None, lines))
-    regions, kinds = [], []
+    regions, kinds, apart = [], [], _labels_apart(marks)
     for where, mark in marks:
         if mark.get("type") in _NO_SHAPES:
             continue
         corners, labels = _shape(where, mark)
+        labels += apart.get(str(mark.get("id")), [])
         caption = _caption(texts.get(str(mark.get("id")), {}), where) or ", ".join(labels)
         regions.append(RawRegion(corners, caption, f"{where}.value"))
         kinds += labels
     return tuple(regions), kinds
+
+
+def _labels_apart(marks: list[tuple[str, Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """Labels that are results of their own, as <Labels> beside <Rectangle> writes them, by the id of their shape."""
+    shapes = {str(mark.get("id")) for _, mark in marks if mark.get("type") not in _NO_SHAPES}
+    found: dict[str, list[str]] = {}
+    for where, mark in marks:
+        if mark.get("type") == "labels":
+            if str(mark.get("id")) not in shapes:
+                raise FieldProblem(f"{where}.id", mark.get("id"), "labels of no shape")
+            found.setdefault(str(mark.get("id")), []).extend(_labels(where, mark))
+    return found
 
 
 def _caption(texts: Mapping[str, str], where: str) -> str:
@@ -164,7 +177,12 @@ def _shape(where: str, mark: Mapping[str, Any]) -> tuple[fields.Corners, list[st
         corners = x - across, y - down, x + across, y + down
     else:
         raise FieldProblem(f"{where}.type", kind, "expected rectanglelabels, polygonlabels or ellipselabels")
-    return corners, [str(label) for label in fields.sequence(value.get(kind), f"{where}.value.{kind}")]
+    return corners, _labels(where, mark)
+
+
+def _labels(where: str, mark: Mapping[str, Any]) -> list[str]:
+    value, kind = fields.mapping(mark.get("value"), f"{where}.value"), str(mark.get("type"))
+    return [str(label) for label in fields.sequence(value.get(kind), f"{where}.value.{kind}")]
 
 
 def _choices(where: str, mark: Mapping[str, Any]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fxray.schema import Box, Region, Tag, Verdict
+from fxray.schema import Annotation, Box, Region, Tag, Verdict
 
 BOX = {
     "id": "Ei0XQ2",
@@ -39,6 +39,26 @@ def test_percents_of_the_displayed_image_become_pixels(picture, written, importe
     assert sample.annotator == "1"
     again = imported("labelstudio", written("upload.json", [upload]), images=written("images/x.txt", "").parent)
     assert next(iter(again.samples.values())).annotation.regions == (Region(Box(5, 20, 55, 100), "Hand"),)
+
+
+def test_labels_beside_a_rectangle_are_its_labels(picture, written, imported):
+    picture("a.png")
+    plain = BOX | {"type": "rectangle", "value": BOX["value"] | {"rectanglelabels": None}}
+    labels = BOX | {
+        "type": "labels",
+        "from_name": "kind",
+        "value": BOX["value"] | {"labels": ["Hand", "Texture errors"]},
+    }
+    lost = labels | {"id": "other"}
+    tasks = [task(1, "a.png", labels, plain), task(2, "a.png", plain, labels, CAPTION), task(3, "a.png", plain, lost)]
+    found = imported("labelstudio", written("t.json", tasks))
+    assert [sample.annotation for sample in found.samples.values()] == [
+        Annotation(Verdict.GENERATED, (Region(Box(10, 10, 110, 50), caption),), (Tag.TEXTURE,))
+        for caption in ("Hand, Texture errors", "fingers fused 手")
+    ]
+    assert [(each["field"], each["reason"]) for each in found.findings] == [
+        ("annotations[0].result[1].id", "labels of no shape")
+    ]
 
 
 def test_a_choice_of_a_region_is_no_verdict_on_the_image(picture, written, imported):
