@@ -11,7 +11,8 @@ HELP = f"""Write a dataset in another tool's format.
 
 `fxray data import` reads each of them back without loss. With --predictions, Label Studio gets what a detector said as
 pre-annotations for people to correct, COCO gets it as results.json beside the truth (boxes alone, with the scores that
-rank them, else 1), and the other formats get it in the place of the truth. The file has to speak of every sample.
+rank them, else 1), and the other formats get it in the place of the truth. The file has to speak of every sample. A
+prediction without a verdict is written as real by none of them.
 
 \b
 Formats, what is written, the raster its boxes lie in, and what it carries:
