@@ -101,6 +101,15 @@ def learnable_answers(group: TrainingGroup) -> list[int]:
     return [i for i, is_valid in enumerate(group.is_valid_G) if is_valid and len(rollouts[i].token_ids)]
 
 
+def learnt_groups(groups: Sequence[TrainingGroup], settings: UpdateSettings) -> list[TrainingGroup]:
+    """The groups that the policy has something to learn from.
+
+    One whose advantages are all 0 gives no policy gradient; without a KL term the model need not see it at all.
+    """
+    has_kl = settings.kl_beta > 0 and settings.kl_without_spread
+    return [group for group in groups if learnable_answers(group) and (has_kl or group.advantages_G.any())]
+
+
 def _packed_length(group: TrainingGroup) -> int:
     answers = group.rollouts.rollouts
     return packed_length(
@@ -196,14 +205,16 @@ class LearnerGroup:
     def update(self, groups: Sequence[TrainingGroup], settings: UpdateSettings) -> dict[str, float]:
         """Applies `settings.num_updates` optimizer steps; returns metrics by name.
 
-        A batch without a single learnable answer changes nothing.
+        A batch without anything to learn from changes nothing. The loss is a mean over all groups with a learnable
+        answer, also over those that are left out.
         """
-        learnable = [group for group in groups if learnable_answers(group)]
-        if not learnable:
+        num_learnable = sum(bool(learnable_answers(group)) for group in groups)
+        learnt = learnt_groups(groups, settings)
+        if not learnt:
             return {"loss": 0.0, "grad_norm": 0.0, "ratio_max": 1.0, "tokens": 0.0} | dict.fromkeys(MEANS, 0.0)
-        shares = self._share(learnable)
+        shares = self._share(learnt)
         calls = [
-            rank.call.remote("update", share, settings, len(learnable))
+            rank.call.remote("update", share, settings, num_learnable)
             for rank, share in zip(self._ranks, shares, strict=True)
         ]
         return _join(self._in_time(calls, "the learner's update"), settings.num_updates)

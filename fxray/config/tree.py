@@ -150,6 +150,9 @@ class GrpoConfig(Section):
     clip_high: Positive = 0.2
     kl_beta: Annotated[float, Field(ge=0)] = 0.04
     """beta: weight of the k3 estimate of KL(policy || reference)."""
+    kl_without_spread: bool = True
+    """Groups whose answers all earned the same keep their KL term; false leaves them out of the update, which saves
+    their part of its time. At beta 0 they have nothing to give and are always left out."""
     reference: Literal["sft", "previous-stage"] = "sft"
     """The policy that the KL term holds on to; never the bare base model."""
     loss_aggregation: Literal["answer", "token", "constant"] = "answer"

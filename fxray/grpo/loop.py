@@ -9,7 +9,8 @@ that many steps. What a step draws, and from which policy, depends on (seed, sta
 continued at step t is the run that never stopped.
 
 Deviations from GRPO as published (DeepSeekMath, section 4.1): tokens carry a truncated importance weight between
-learner and sampler; a group without spread in its rewards gives no policy gradient and keeps its KL term.
+learner and sampler; a group without spread in its rewards gives no policy gradient, and keeps its KL term unless
+`UpdateSettings.kl_without_spread` is false.
 """
 
 import time

@@ -31,6 +31,7 @@ def plan_stage(config: Config, stage: Stage, num_samples: int) -> StagePlan:
             clip_low=grpo.clip_low,
             clip_high=grpo.clip_high,
             kl_beta=grpo.kl_beta,
+            kl_without_spread=grpo.kl_without_spread,
             loss_aggregation=grpo.loss_aggregation,
             importance_cap=grpo.importance_cap,
             num_updates=grpo.num_updates_per_batch,

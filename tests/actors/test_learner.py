@@ -5,6 +5,7 @@ import os
 import signal
 import time
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -14,7 +15,7 @@ from peft import PeftModel
 from plain_rank import SETTINGS, make_group, spec
 from ray.exceptions import RayTaskError
 
-from actors.learner import LearnerGroup, _join, learnable_answers
+from actors.learner import LearnerGroup, _join, learnable_answers, learnt_groups
 from fxray.errors import CheckpointError, DeadlineError, LearnerLostError, ModelError
 from fxray.model.adapter import adapter_tensors
 from fxray.model.load import load_model
@@ -60,6 +61,41 @@ def test_metrics_are_joined_over_ranks_and_updates():
 
 def test_only_valid_answers_with_tokens_are_learnt(random_model_dir):
     assert learnable_answers(make_group(random_model_dir, 0, valid=(True, False, True))) == [0, 2]
+
+
+def test_a_group_without_spread_is_learnt_by_its_kl_term_or_left_out(random_model_dir):
+    with_spread, without, masked = (make_group(random_model_dir, index) for index in range(3))
+    without = replace(without, advantages_G=np.zeros(3, np.float32))
+    masked = replace(masked, is_valid_G=np.zeros(3, np.bool_))
+    groups = [with_spread, without, masked]
+    assert learnt_groups(groups, SETTINGS) == [with_spread, without]
+    assert learnt_groups(groups, replace(SETTINGS, kl_without_spread=False)) == [with_spread]
+    assert learnt_groups(groups, replace(SETTINGS, kl_beta=0.0)) == [with_spread]
+
+
+def test_the_mean_counts_groups_that_are_left_out(random_model_dir, monkeypatch):
+    groups = [make_group(random_model_dir, index) for index in range(3)]
+    groups[1] = replace(groups[1], advantages_G=np.zeros(3, np.float32))
+    asked = []
+
+    class Call:
+        def remote(self, *what):
+            asked.append(what)
+
+    class Rank:
+        call = Call()
+
+    learner = LearnerGroup.__new__(LearnerGroup)
+    learner._ranks, learner._num_ranks = [Rank()], 1
+    learner._spec = spec(random_model_dir)
+    monkeypatch.setattr(learner, "_in_time", lambda calls, what: [{"tokens": 1.0, "grad_norm": 0.0}])
+    learner.update(groups, replace(SETTINGS, kl_beta=0.0))
+    ((_, passes, _, num_groups),) = asked
+    assert sorted(group.rollouts.prompt.group_id for each in passes for group in each.groups) == [
+        groups[0].rollouts.prompt.group_id,
+        groups[2].rollouts.prompt.group_id,
+    ]
+    assert num_groups == 3
 
 
 @pytest.mark.parametrize("cause", [RuntimeError("CUDA error\nat 0x1"), ModelError("the gradient is not finite")])

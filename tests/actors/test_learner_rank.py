@@ -100,6 +100,19 @@ def test_division_into_passes_does_not_matter(worker, groups):
     restore(worker, saved, "saved")
 
 
+def test_without_a_kl_term_groups_without_spread_may_be_left_out(worker, groups):
+    flat = replace(groups[1], advantages_G=np.zeros(3, np.float32))
+    saved, settings = state(worker), replace(SETTINGS, kl_beta=0.0)
+    worker.reset_optimizer()
+    worker.update(one_pass(groups[0], flat, groups[2]), settings, num_groups=3)
+    gradient = first_moments(worker)
+    restore(worker, saved, "saved")
+    worker.reset_optimizer()
+    worker.update(one_pass(groups[0], groups[2]), settings, num_groups=3)
+    assert (first_moments(worker) - gradient).norm() / gradient.norm() < 1e-5
+    restore(worker, saved, "saved")
+
+
 def first_moments(worker):
     """After the first step they are a tenth of the clipped gradient."""
     state = worker._engine.optimizer_state()
