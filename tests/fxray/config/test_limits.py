@@ -17,11 +17,12 @@ SHAPE = {
 VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": 64}
 
 
+ONE_OF_EACH = ["rollout.num_workers=1", "learner.num_ranks=1"]
 SHARED = ["rollout.gpus_per_worker=0.5", "learner.gpus_per_rank=0.5"]
 
 
 def problems(*overrides):
-    return {problem.field: problem for problem in check(load_config("tiny", overrides))}
+    return {problem.field: problem for problem in check(load_config("tiny", [*ONE_OF_EACH, *overrides]))}
 
 
 @pytest.mark.parametrize(
