@@ -9,10 +9,12 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from fxray.config.tree import Config
 from fxray.errors import DeadlineError, FxrayError, ResourceError
@@ -22,6 +24,7 @@ from fxray.listening import bound_socket, url_of
 from fxray.serve.application import NAME, adapters_of, build
 from fxray.serve.folder_lock import lock_folder
 
+_T = TypeVar("_T")
 _CALL_MARGIN_S = 30.0
 _POLL_S, _TELL_S = 1.0, 15.0
 _LOOK = "see the logs of Ray Serve, or try `fxray detect` first"
@@ -191,7 +194,7 @@ async def _swap_when_told(
     """Swaps the adapters at each hang-up, until it is cancelled."""
     while await hangups.get():
         try:
-            adapters = adapters_of(config, find_adapter())
+            adapters = await _in_daemon(lambda: adapters_of(config, find_adapter()))
         except FxrayError as error:
             on_event(Note(f"the adapters stay as they are: {error}", is_warning=True))
             continue
@@ -200,6 +203,21 @@ async def _swap_when_told(
                 await _swap(handle, name, folder, on_event, config.serve.drain_deadline_s + _CALL_MARGIN_S)
             elif len(adapters) == 1:
                 on_event(Note("the base model answers alone; there is no adapter to swap", is_warning=True))
+
+
+async def _in_daemon(function: Callable[[], _T]) -> _T:
+    """What a function returns that may wait for long, as for a copy; nobody waits for its thread at a stop."""
+    result = Future[_T]()
+    result.set_running_or_notify_cancel()  # whoever is cancelled while waiting leaves it to the thread
+
+    def work() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:  # noqa: BLE001  raised by who waits
+            result.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return await asyncio.wrap_future(result)
 
 
 async def _swap(handle: Any, name: str, folder: str, on_event: OnEvent, deadline_s: float) -> None:

@@ -250,6 +250,40 @@ def test_a_swap_that_hangs_does_not_hold_the_stop_up(monkeypatch):
     assert time.monotonic() - start_s < 30
 
 
+def test_an_adapter_that_is_copied_for_long_does_not_hold_the_stop_up():
+    told, is_released = [], threading.Event()
+
+    def copy():
+        os.kill(os.getpid(), signal.SIGTERM)
+        is_released.wait(60)
+
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGHUP)).start()
+    start_s = time.monotonic()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        asyncio.run(run._wait(None, copy, told.append, load_config("tiny")))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        is_released.set()
+    assert time.monotonic() - start_s < 30
+    assert not told
+
+
+def test_an_adapter_that_cannot_be_found_is_told():
+    told, before = [], signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def find():
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        raise ResourceError("no storage answers")
+
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGHUP)).start()
+    try:
+        asyncio.run(run._wait(None, find, told.append, load_config("tiny")))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert [note.text for note in told] == ["the adapters stay as they are: no storage answers"]
+
+
 def test_a_swap_counts_after_the_clock_went_back(tmp_path, monkeypatch):
     used = []
 
