@@ -1,8 +1,12 @@
 """Tensors by name, held against the parameters that they are to fill."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from fxray.errors import CheckpointError
 
@@ -25,3 +29,31 @@ def check_match(
         if (got := tensors[name].shape) != expected:
             message = f"{name} has shape {tuple(got)}, expected {tuple(expected)}"
             raise CheckpointError(message, where=where, remedy=_REMEDY)
+
+
+@contextmanager
+def opened_tensors(path: Path) -> Iterator[Mapping[str, torch.Tensor]]:
+    """The tensors of a safetensors file by name, inside the block; each is read when it is asked for.
+
+    Raises:
+        SafetensorError: It is none.
+    """
+    with safe_open(path, "pt") as file:
+        yield _Opened(file)
+
+
+class _Opened(Mapping[str, torch.Tensor]):
+    def __init__(self, file: Any) -> None:
+        self._file, self._names = file, frozenset(file.keys())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        tensor: torch.Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -218,15 +218,19 @@ class ZeroEngine:
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def optimizer_state(self) -> dict[str, torch.Tensor]:
-        """Moments of every parameter, whole and on the CPU, and the step count; the same whatever stage and ranks."""
+        """Moments of every parameter, whole and on the CPU, and the step count; the same whatever stage and ranks.
+
+        Only rank 0 gets them: those of all weights are twice as large as the model, and ranks share a node's memory.
+        """
         tensors = {_STEP: self._engine.basic_optimizer.state[self._flat_parameters()[0]][_STEP].clone()}
         for name, parameter in self._parameters.items():
             for moment in _MOMENTS:
                 whole = (
                     safe_get_full_optimizer_state(parameter, moment) if self._stage else self._raw(parameter, moment)
                 )
-                tensors[f"{moment}.{name}"] = whole.detach().to("cpu", copy=True).contiguous()
-        return tensors
+                if self._engine.global_rank == 0:
+                    tensors[f"{moment}.{name}"] = whole.detach().to("cpu", copy=True).contiguous()
+        return tensors if self._engine.global_rank == 0 else {}
 
     def load_optimizer_state(self, tensors: Mapping[str, torch.Tensor], *, where: str) -> None:
         """Restores what `optimizer_state` gave, also under another stage or number of ranks.

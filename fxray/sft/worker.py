@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from fxray.data.dataset import Dataset
@@ -30,6 +30,7 @@ from fxray.model.memory import memory_told
 from fxray.model.packed import PackedPolicy, pack
 from fxray.model.policy import make_policy
 from fxray.model.prompts import load_tokenizer
+from fxray.model.tensors import opened_tensors
 from fxray.model.zero import ZeroEngine, sharded_loading
 from fxray.processors import num_processors
 from fxray.sft import checkpoint
@@ -134,7 +135,8 @@ class Trainer:
         tensors = self._policy.from_files(read_folder(policy), where=str(policy))
         self._engine.write(self._policy.parameters, tensors, where=str(policy))
         optimizer_file = folder / checkpoint.OPTIMIZER_FILE
-        self._engine.load_optimizer_state(load_file(optimizer_file), where=str(optimizer_file))
+        with opened_tensors(optimizer_file) as moments:  # one at a time: all ranks of a node read
+            self._engine.load_optimizer_state(moments, where=str(optimizer_file))
         self._reader.corrupt_rows.update(state.corrupt_rows)
         self._first_step = state.step
 

@@ -45,8 +45,8 @@ def policy_of(model_dir: Path, lora_rank: int, stage: int) -> Policy:
     return make_policy(load, model_dir, dtype="float32", lora_rank=lora_rank, lora_alpha=32, lora_dropout=0, seed=0)
 
 
-def learn(model_dir: Path, lora_rank: int, lengths: list[int]) -> tuple[list[float], float]:
-    """Sums of log-probabilities pass by pass, and the norm of the gradient over all ranks."""
+def learn(model_dir: Path, lora_rank: int, lengths: list[int]) -> tuple[list[float], float, int]:
+    """Sums of log-probabilities pass by pass, the norm of the gradient, and the number of tensors of the optimizer."""
     from fxray.model.zero import ZeroEngine
 
     policy = policy_of(model_dir, lora_rank, 3)
@@ -58,7 +58,7 @@ def learn(model_dir: Path, lora_rank: int, lengths: list[int]) -> tuple[list[flo
         logprobs = engine(pack(policy.base, [row_of(model_dir, num_tokens)]), 1.0)
         engine.backward(logprobs.sum(), is_last=number == len(lengths) - 1)
         said.append(logprobs.sum().item())
-    return said, engine.step(0.0)
+    return said, engine.step(0.0), len(engine.optimizer_state())
 
 
 def work(rank: int, num_ranks: int, meeting: str, told: Any, *args: Any) -> None:
@@ -103,3 +103,4 @@ def test_ranks_with_other_numbers_of_tokens_do_not_wait_for_each_other(tmp_path,
     norm = torch.nn.utils.get_total_norm([p.grad for p in policy.parameters.values() if p.grad is not None]).item()
     assert [*first[0], *second[0]] == pytest.approx([each.item() for each in said], rel=1e-5)
     assert (first[1], second[1]) == pytest.approx((norm, norm), rel=1e-4)
+    assert (first[2], second[2]) == (1 + 2 * len(policy.parameters), 0)  # only one keeps the moments
