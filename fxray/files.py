@@ -206,6 +206,13 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
+def remove_empty_folders(folder: Path) -> None:
+    """Deletes the folders below a folder that hold no file."""
+    for each in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(each.iterdir()):
+            each.rmdir()
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turns what a disk refuses inside the block into one clear error.

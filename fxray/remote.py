@@ -32,7 +32,7 @@ from pyarrow.fs import FileSystem, FileType
 
 from fxray.errors import FxrayError, ResourceError
 from fxray.events import Note, OnEvent, ignore
-from fxray.files import write_atomically
+from fxray.files import remove_empty_folders, write_atomically
 
 LIST, LEASE, CLOCK = ".mirror.json", ".lease.json", ".clock"
 MIRRORED, READING = ".mirrored", ".reading"
@@ -208,6 +208,12 @@ class Mirror:
             for name in there.keys() - here.keys():
                 self._storage.delete_file(self._path(name))
 
+    def is_led(self) -> bool:
+        """Whether a driver keeps its lease young, by this machine's clock: a reader may not write over there."""
+        with self._storage_errors():
+            lease = self._storage.get_file_info(self._path(LEASE))
+        return time.time() - (lease.mtime_ns or 0) / 1e9 < LEASE_S
+
     def _make_equal(self, there: Mapping[str, Entry], keeps_others: bool) -> None:
         """Fetches what is listed and is not the same here; what is not listed goes, unless it is kept."""
         here = self._files_here()
@@ -216,7 +222,7 @@ class Mirror:
         for name, entry in there.items():
             if here.get(name) != entry:
                 self._fetch(name, entry)
-        _remove_empty_folders(self.folder)
+        remove_empty_folders(self.folder)
 
     @contextmanager
     def _only_reader(self) -> Iterator[None]:
@@ -392,9 +398,3 @@ def _digest(content: bytes | None) -> str:
 def _is_below(name: str) -> bool:
     """Whether a listed name is a plain path below the folder, as those that are listed by this module are."""
     return not any(part == "" or part.startswith(".") for part in name.split("/"))
-
-
-def _remove_empty_folders(folder: Path) -> None:
-    for each in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-        if not any(each.iterdir()):
-            each.rmdir()

@@ -19,7 +19,7 @@ from fxray.metrics import METRICS_FILE, StepMetrics, read_last_metrics
 from fxray.status.record import STATUS_FILE, StatusRecord, is_fault, pid_namespace, read_record
 
 SILENCE_S = 60.0
-"""A driver that has written nothing for so long is taken for dead."""
+"""A driver that has written nothing for so long is taken for dead, unless something else shows that it lives."""
 RECENT_STEPS = 10
 TAIL_BYTES = 256 * 1024
 SFT = "sft"
@@ -102,22 +102,26 @@ class RunStatus:
 def read_remote_status(address: str) -> RunStatus:
     """Reads a run in object storage, from a copy of its small files.
 
+    Its record there is as old as the last copy that was whole, so a young lease too says that the driver is alive.
+
     Raises:
         ResourceError: The storage cannot be read.
         FxrayError: There is no run.
     """
-    from fxray.remote import local_copy
+    from fxray.remote import Mirror, cache_folder, local_copy
 
-    status = read_status(local_copy(address, SMALL_FILES))
+    folder, is_led = local_copy(address, SMALL_FILES), Mirror(address, cache_folder(address)).is_led()
+    status = read_status(folder, is_led=is_led)
     return replace(status, run_dir=address, used_bytes=0, free_bytes=0)
 
 
-def read_status(run_dir: Path, now: float | None = None) -> RunStatus:
+def read_status(run_dir: Path, now: float | None = None, *, is_led: bool = False) -> RunStatus:
     """Reads a run directory.
 
     Args:
         run_dir: Of a run that works, has ended or was copied here.
         now: Unix seconds; by default those of the clock.
+        is_led: Whether the driver is known not to be dead, however old its record is.
 
     Raises:
         FxrayError: It is no run directory.
@@ -129,7 +133,7 @@ def read_status(run_dir: Path, now: float | None = None) -> RunStatus:
     steps, num_damaged = read_last_metrics(run_dir, TAIL_BYTES)
     if num_damaged:
         notes.append(f"{num_damaged} lines of {METRICS_FILE} are no records of steps; they are left out")
-    state = _state(run_dir, record, now)
+    state = _state(run_dir, record, now, is_led=is_led)
     is_named = record is not None and bool(record.phase)
     phase = record.phase if record is not None and is_named else steps[-1].phase if steps else ""
     recent = [step for step in steps if step.phase == phase][-RECENT_STEPS - 1 :]
@@ -173,13 +177,13 @@ def _why_no_record(run_dir: Path) -> str:
     return f"{STATUS_FILE} is missing, so nothing is known of the driver"
 
 
-def _state(run_dir: Path, record: StatusRecord | None, now: float) -> str:
+def _state(run_dir: Path, record: StatusRecord | None, now: float, *, is_led: bool) -> str:
     if record is None:
         return "finished" if (run_dir / "report.html").exists() else "unknown"
     if record.outcome != "running":
         return record.outcome
     is_here = record.host == platform.node() and record.pid_namespace in ("", pid_namespace())
-    if now - record.time > SILENCE_S or (is_here and not _is_alive(record.pid)):
+    if (now - record.time > SILENCE_S and not is_led) or (is_here and not _is_alive(record.pid)):
         return "dead"
     return "running"
 

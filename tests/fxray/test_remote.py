@@ -20,6 +20,7 @@ from fxray import remote
 from fxray.errors import FxrayError, ResourceError
 from fxray.events import Event
 from fxray.remote import LEASE_S, HeldError, Mirror, is_remote, local_copy, local_folder
+from fxray.status.record import StatusRecord, write_record
 from fxray.status.summary import read_remote_status
 
 SERVER = """
@@ -376,6 +377,14 @@ def test_the_status_of_a_run_over_there_takes_its_small_files_alone(
     assert (status.run_dir, status.step, status.recent["reward"], status.checkpoint.step) == (address, 20, 1.5, 20)
     (copied,) = (path for path in tmp_path.glob("cache-*/fxray/runs/*") if path.is_dir())
     assert set(contents(copied)) == {"config.yaml", "metrics.jsonl", "grpo/alpha/step-000020/state.json"}
+
+
+def test_a_driver_whose_lease_is_young_is_alive_however_old_its_record_is(address: str, tmp_path: Path) -> None:
+    with (mirror := Mirror(address, tmp_path / "run")).held(lambda _: None):
+        write_record(mirror.folder, StatusRecord("running", "elsewhere", 1, "fxray train", started=0.0, time=0.0))
+        mirror.push()
+        assert read_remote_status(address).state == "running"
+    assert read_remote_status(address).state == "dead"
 
 
 @pytest.mark.parametrize("wrong", ["nosuch://bucket/run", "s3://"])
