@@ -63,7 +63,7 @@ def read_shape(path: str) -> ModelShape | Problem | None:
             sizes.
 
     Returns:
-        The shape; a problem where it is another kind of model; None where nothing is known of it here.
+        The shape; a problem where it is another kind of model, or quantised; None where nothing is known of it here.
     """
     file = _config_file(path)
     if file is None:
@@ -74,6 +74,9 @@ def read_shape(path: str) -> ModelShape | Problem | None:
         is_folder = file.name == "config.json"
         if not isinstance(config, dict) or (is_folder and config.get("model_type") != MODEL_TYPE):
             return Problem("model.path", path, f"must hold a model of type {MODEL_TYPE} in its config.json", remedy)
+        if config.get("quantization_config"):
+            bound = "must hold bfloat16 or float32 weights, its config.json says that they are quantised"
+            return Problem("model.path", path, bound, "give the model that it was quantised from")
         return ModelShape.model_validate(_flat(config))
     except (OSError, ValueError) as error:
         return Problem("model.path", path, f"must hold a readable config.json, got {error}", remedy)

@@ -56,6 +56,12 @@ def _check_folder(folder: Path) -> None:
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type != _MODEL_TYPE:
         raise ModelError(f"model_type is {model_type!r}, expected {_MODEL_TYPE!r}", where=str(folder), remedy=_REMEDY)
+    if config.get("quantization_config"):
+        raise ModelError(
+            "holds quantised weights (quantization_config in its config.json), expected bfloat16 or float32",
+            where=str(folder),
+            remedy="give the model that it was quantised from",
+        )
     index = folder / "model.safetensors.index.json"
     try:
         weights = sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.exists() else []

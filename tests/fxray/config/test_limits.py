@@ -137,6 +137,14 @@ def test_another_model_or_a_broken_config_is_a_problem_not_a_crash(tmp_path, con
     assert "config.json" in problems(f"model.path={tmp_path}")["model.path"].bound
 
 
+def test_quantised_weights_are_a_problem(tmp_path):
+    overrides = [model(tmp_path)]
+    assert problems(*overrides) == {}
+    config = json.loads((tmp_path / "config.json").read_text()) | {"quantization_config": {"quant_method": "gptq"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "quantised" in problems(*overrides)["model.path"].bound
+
+
 def test_a_model_that_is_not_here_is_judged_by_its_published_shape_alone():
     assert problems("model.path=somebody/elses-model", "rollout.gpus_per_worker=3") == {}
     found = problems("model.path=Qwen/Qwen2.5-VL-3B-Instruct", "rollout.gpus_per_worker=3")

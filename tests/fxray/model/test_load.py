@@ -57,6 +57,15 @@ def test_another_kind_of_model_is_refused(copy, text, words):
         resolve_model_path(str(copy))
 
 
+def test_quantised_weights_are_refused(copy):
+    config = json.loads((copy / "config.json").read_text()) | {
+        "quantization_config": {"quant_method": "awq", "bits": 4}
+    }
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="holds quantised weights"):
+        resolve_model_path(str(copy))
+
+
 def test_the_fingerprint_tells_models_apart(copy, random_model_dir):
     assert base_fingerprint(copy) == base_fingerprint(random_model_dir)
     weights = {name: tensor + 1 for name, tensor in load_file(copy / "model.safetensors").items()}
