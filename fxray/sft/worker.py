@@ -42,6 +42,10 @@ MEMORY_REMEDY = (
     "lower sft.micro_batch_size or model.max_pixels, set model.gradient_checkpointing, or raise sft.zero_stage with "
     "more sft.num_workers; `fxray plan` says what fits"
 )
+LOAD_REMEDY = (
+    "see with `nvidia-smi` whether something else takes the GPU's memory, or raise sft.zero_stage with more "
+    "sft.num_workers; `fxray plan` says what fits"
+)
 
 
 def run_rank(settings: SftSettings, attempt_dir: Path, start_from: Path | None, mark: str) -> None:
@@ -54,15 +58,16 @@ def run_rank(settings: SftSettings, attempt_dir: Path, start_from: Path | None, 
         mark: What the driver left in `attempt_dir`.
 
     Raises:
-        ResourceError: This node does not see the driver's folders.
+        ResourceError: This node does not see the driver's folders, or the GPU's memory does not suffice.
     """
     checkpoint.check_mark(attempt_dir, mark, Path(settings.dataset_path))
     context = ray.train.get_context()
     torch.set_num_threads(settings.threads or max(1, num_processors() // context.get_local_world_size()))
-    trainer = Trainer(settings, attempt_dir, rank=context.get_world_rank(), device=get_device(), report=_report)
-    reported = ray.train.get_checkpoint()
-    if newest := Path(reported.path) if reported else start_from:
-        trainer.restore(newest)
+    rank, reported = context.get_world_rank(), ray.train.get_checkpoint()
+    with memory_told("loading the model", where=f"SFT rank {rank}", remedy=LOAD_REMEDY):
+        trainer = Trainer(settings, attempt_dir, rank=rank, device=get_device(), report=_report)
+        if newest := Path(reported.path) if reported else start_from:
+            trainer.restore(newest)
     trainer.run()
 
 
@@ -154,7 +159,8 @@ class Trainer:
             metrics |= {"seconds": seconds, "tokens_per_s": metrics["num_tokens"] / seconds}
             self._tell(step=step + 1, num_steps=self._num_steps, metrics=metrics)  # a saved step has been told
             if step + 1 == self._num_steps or (step + 1) % every == 0:
-                self._save(step + 1)
+                with memory_told("saving a checkpoint", where=f"SFT rank {self._rank}", remedy=LOAD_REMEDY):
+                    self._save(step + 1)
 
     def _learn(self, step: int, examples: Sequence[Example]) -> dict[str, float]:
         """One update on the mean over the answer tokens of the whole batch."""

@@ -57,18 +57,23 @@ def losses(folder: Path) -> dict[int, float]:
     return {record["step"]: record["metrics"]["loss"] for record in records if "step" in record}
 
 
-@pytest.mark.usefixtures("pinned")
-def test_a_pinned_rank_takes_no_more_threads_than_it_has_processors(
-    settings: SftSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taken: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+def be_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on this process looks like the only rank of a Ray Train job."""
     monkeypatch.setattr(checkpoint, "check_mark", lambda *_: None)
     monkeypatch.setattr(
         ray.train, "get_context", lambda: SimpleNamespace(get_local_world_size=lambda: 1, get_world_rank=lambda: 0)
     )
     monkeypatch.setattr(worker, "get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(ray.train, "get_checkpoint", lambda: None)
+
+
+@pytest.mark.usefixtures("pinned")
+def test_a_pinned_rank_takes_no_more_threads_than_it_has_processors(
+    settings: SftSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    be_a_rank(monkeypatch)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
     monkeypatch.setattr(worker, "Trainer", lambda *_, **__: SimpleNamespace(run=lambda: None))
     run_rank(replace(settings, threads=0), tmp_path, None, "")
     assert taken == [1]
@@ -190,3 +195,29 @@ def test_a_step_that_is_too_large_for_the_gpu_says_what_helps(
     with pytest.raises(ResourceError, match=r"SFT rank 0: out of GPU memory in a pass of 2 samples: CUDA") as caught:
         train(settings, tmp_path / "run" / "a")
     assert "sft.micro_batch_size" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("_load_model", "loading the model"),
+        ("ZeroEngine.load_optimizer_state", "loading the model"),
+        ("ZeroEngine.optimizer_state", "saving a checkpoint"),
+    ],
+)
+def test_a_gpu_without_room_for_model_or_checkpoint_is_told_and_not_taken_for_a_death(
+    single_rank: None, settings: SftSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, what: str
+) -> None:
+    def run_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.\nGPU 0 has ...")
+
+    (tmp_path / "first").mkdir()
+    be_a_rank(monkeypatch)
+    monkeypatch.setattr(worker, "_report", lambda *_: None)
+    settings = replace(settings, max_steps=4)
+    run_rank(settings, tmp_path / "first", None, "")
+    monkeypatch.setattr(f"fxray.sft.worker.{where}", run_out)
+    start_from = tmp_path / "first" / "step-000002"
+    with pytest.raises(ResourceError, match=rf"SFT rank 0: out of GPU memory in {what}: CUDA") as caught:
+        run_rank(settings, tmp_path, start_from, "")
+    assert "nvidia-smi" in caught.value.remedy
