@@ -365,12 +365,14 @@ def _shape(config: Config, shape: ModelShape) -> Iterator[Problem]:
             "lower model.lora.rank",
         )
     num_ranks, heads = max(1, int(rollout.gpus_per_worker)), (shape.num_attention_heads, shape.vision.num_heads)
-    if any(number % num_ranks for number in heads):
-        possible = [n for n in range(1, num_ranks) if not any(number % n for number in heads)]
+    widths = (shape.intermediate_size, shape.vision.intermediate_size)
+    if any(number % num_ranks for number in (*heads, *widths)):
+        possible = [n for n in range(1, num_ranks) if not any(number % n for number in (*heads, *widths))]
         yield Problem(
             "rollout.gpus_per_worker",
             str(rollout.gpus_per_worker),
-            f"must divide the {heads[0]} attention heads of the model and the {heads[1]} of its vision tower",
+            f"must divide the {heads[0]} attention heads of the model and the {heads[1]} of its vision tower, and "
+            f"their intermediate sizes {widths[0]} and {widths[1]}",
             f"set rollout.gpus_per_worker to {possible[-1]}, and rollout.num_workers higher for the GPUs that are left",
         )
     per_token_bytes = shape.cached_numbers_per_token * BYTES_PER_NUMBER[config.model.dtype]

@@ -151,6 +151,14 @@ def test_a_model_that_is_not_here_is_judged_by_its_published_shape_alone():
     assert "the 16 attention heads" in found["rollout.gpus_per_worker"].bound
 
 
+def test_engines_of_several_gpus_divide_the_intermediate_size_of_the_vision_tower():
+    found = problems("model.path=Qwen/Qwen2.5-VL-3B-Instruct", "rollout.gpus_per_worker=8")["rollout.gpus_per_worker"]
+    assert "intermediate sizes 11008 and 3420" in found.bound
+    assert "rollout.gpus_per_worker to 4," in found.remedy
+    found = problems("model.path=Qwen/Qwen2.5-VL-3B-Instruct", "rollout.gpus_per_worker=4")
+    assert "rollout.gpus_per_worker" not in found
+
+
 ONE_STAGE = """
 stages:
   - name: short
