@@ -78,7 +78,7 @@ def read_shape(path: str) -> ModelShape | Problem | None:
             bound = "must hold bfloat16 or float32 weights, its config.json says that they are quantised"
             return Problem("model.path", path, bound, "give the model that it was quantised from")
         return ModelShape.model_validate(_flat(config))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         return Problem("model.path", path, f"must hold a readable config.json, got {error}", remedy)
 
 

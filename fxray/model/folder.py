@@ -64,10 +64,11 @@ def _check_folder(folder: Path) -> None:
         )
     index = folder / "model.safetensors.index.json"
     try:
-        weights = sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.exists() else []
+        names = set(json.loads(index.read_bytes())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+        weights = sorted(folder / name for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index.name} is no list of weight files", where=str(folder), remedy=_REMEDY) from error
-    missing = [name for name in (*(weights or ["model.safetensors"]), "tokenizer.json") if not (folder / name).exists()]
+    missing = [file.name for file in (*weights, folder / "tokenizer.json") if not file.exists()]
     if not any((folder / name).exists() for name in _PROCESSOR_FILES):
         missing.append(_PROCESSOR_FILES[0])
     if missing:

@@ -131,7 +131,18 @@ def test_the_cache_of_one_sequence_is_layers_times_heads_times_tokens(tmp_path):
     assert set(problems(model(tmp_path), f"rollout.kv_cache_gib={262143 / 2**30}")) == {"rollout.kv_cache_gib"}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "llama"}', '{"model_type": "qwen2_5_vl"}', "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"model_type": "llama"}',
+        '{"model_type": "qwen2_5_vl"}',
+        '{"model_type": "qwen2_5_vl", "text_config": null}',
+        '{"model_type": "qwen2_5_vl", "text_config": "x", "tie_word_embeddings": true}',
+        "\x00",
+    ],
+)
 def test_another_model_or_a_broken_config_is_a_problem_not_a_crash(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     assert "config.json" in problems(f"model.path={tmp_path}")["model.path"].bound

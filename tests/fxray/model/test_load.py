@@ -43,7 +43,10 @@ def test_a_missing_shard_is_named(copy):
         resolve_model_path(str(copy))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": []}', "version https://git-lfs.github.com/spec/v1"])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', "version https://git-lfs.github.com/spec/v1"],
+)
 def test_a_damaged_list_of_shards_is_named(copy, text):
     (copy / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json is no list of weight files"):
