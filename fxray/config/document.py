@@ -100,6 +100,8 @@ def parse_document(text: str, name: str) -> Document:
                 "holds no mapping of keys to values", where=name, remedy="write lines `section:`, `key: value`"
             )
         return dict(_leaves(loader, root, (), name))
+    except ConfigError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(

@@ -1,7 +1,9 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fxray.config.document import Entry, merge, nest, parse_document
+from fxray.errors import ConfigError
 
 KEYS = st.text("abc", min_size=1, max_size=2)
 TREES = st.recursive(
@@ -51,3 +53,11 @@ def test_entries_remember_their_lines():
 def test_merging_keeps_the_origin_of_each_value():
     merged = merge(flat({"a": {"b": 1, "c": 2}}, "parent"), flat({"a": {"b": 3}}, "child"))
     assert merged == {("a", "b"): Entry(3, "child"), ("a", "c"): Entry(2, "parent")}
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a\n"])
+def test_what_is_no_mapping_is_one_error_with_one_remedy(text):
+    with pytest.raises(ConfigError) as caught:
+        parse_document(text, "list.yaml")
+    assert caught.value.message == "holds no mapping of keys to values"
+    assert str(caught.value).count("remedy") == 1
