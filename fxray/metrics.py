@@ -162,7 +162,7 @@ def _from_line(line: bytes, where: str) -> StepMetrics:
         record = json.loads(line)
         metrics = {str(name): math.nan if value is None else float(value) for name, value in record["metrics"].items()}
         return StepMetrics(str(record["phase"]), int(record["step"]), float(record["time"]), metrics)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{line[:80]!r} is not a record of a step: {error}",
             where=where,

@@ -6,8 +6,10 @@ The driver writes it aside and renames it, so that a reader never meets half of 
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
 
 from fxray.files import write_atomically
 
@@ -15,6 +17,13 @@ STATUS_FILE = "status.json"
 HEARTBEAT_S = 5.0
 """Time between two records of a driver that is alive."""
 MAX_WARNINGS = 20
+OUTCOMES = ("running", "finished", "stopped", "failed")
+_KINDS: dict[Any, Any] = {str: str, int: int, float: int | float}
+"""What JSON holds of a field of some type."""
+_LARGEST = 1e12
+"""No time, and nothing that is counted, is beyond it."""
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +126,40 @@ def read_record(run_dir: Path) -> StatusRecord | None:
     """The last record; None where there is none that can be read."""
     try:
         fields = json.loads((run_dir / STATUS_FILE).read_text("utf-8"))
-        return StatusRecord(
-            **fields
+        record = _made(
+            StatusRecord,
+            fields
             | {
-                "phases": tuple(fields["phases"]),
-                "waiting": tuple(Activity(**each) for each in fields["waiting"]),
-                "workers": tuple(Activity(**each) for each in fields["workers"]),
-                "warnings": tuple(Saying(**each) for each in fields["warnings"]),
-                "error": RunError(**fields["error"]) if fields["error"] else None,
-            }
+                "phases": tuple(_checked(each, str) for each in fields["phases"]),
+                "waiting": tuple(_made(Activity, each) for each in fields["waiting"]),
+                "workers": tuple(_made(Activity, each) for each in fields["workers"]),
+                "counters": {name: _checked(each, float) for name, each in fields["counters"].items()},
+                "warnings": tuple(_made(Saying, each) for each in fields["warnings"]),
+                "error": _made(RunError, fields["error"]) if fields["error"] else None,
+            },
         )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+    return record if record.outcome in OUTCOMES else None
+
+
+def _made(kind: type[Made], fields: Mapping[str, Any]) -> Made:
+    """A dataclass whose texts and numbers are some.
+
+    Raises:
+        TypeError: A field is missing, unknown or of another type.
+    """
+    made = kind(**fields)
+    for name, type_ in get_type_hints(kind).items():
+        if type_ in _KINDS:
+            _checked(getattr(made, name), type_)
+    return made
+
+
+def _checked(value: Any, type_: type) -> Any:
+    if not isinstance(value, _KINDS[type_]) or (type_ is not str and not abs(value) < _LARGEST):
+        raise TypeError(f"{value!r} is no {type_.__name__}")
+    return value
 
 
 def is_fault(name: str) -> bool:

@@ -191,7 +191,7 @@ def _state(run_dir: Path, record: StatusRecord | None, now: float, *, is_led: bo
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no process has so large a number
         return False
     except OSError:  # somebody else's
         return True

@@ -76,7 +76,16 @@ def test_a_torn_last_line_is_cut_when_the_log_goes_on(tmp_path: Path) -> None:
     assert steps_of(tmp_path)[-2:] == [("beta", 2), ("beta", 3)]
 
 
-@pytest.mark.parametrize("line", [b"{}", b"[]", b"nonsense", b'{"phase":"a","step":"x","time":0,"metrics":{}}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}",
+        b"[]",
+        b"nonsense",
+        b'{"phase":"a","step":"x","time":0,"metrics":{}}',
+        b'{"phase":"a","step":1,"time":0,"metrics":{"loss":%s}}' % (b"9" * 400),
+    ],
+)
 def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
     filled(tmp_path).close()
     path = tmp_path / "metrics.jsonl"

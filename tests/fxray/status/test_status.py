@@ -157,6 +157,31 @@ def test_damaged_files_are_said_and_the_rest_is_read(run: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"time": "soon"},
+        {"time": float("nan")},
+        {"outcome": "weird"},
+        {"phases": [1]},
+        {"pid": "1"},
+        {"counters": []},
+        {"counters": {"num_rollout_failures": "many"}},
+        {"workers": [{"track": "rollout-1", "name": "idle", "since": None}]},
+    ],
+)
+def test_a_record_with_values_of_other_types_is_damaged(run: Path, changes: dict) -> None:
+    (run / "status.json").write_text(json.dumps(dataclasses.asdict(record()) | changes))
+    status = read_status(run, NOW)
+    assert status.state == "unknown"
+    assert status.notes == ("status.json is damaged, so nothing is known of the driver",)
+
+
+def test_a_process_number_that_no_process_can_have_is_a_dead_driver(run: Path) -> None:
+    write_record(run, record(host=platform.node(), pid=2**35))
+    assert read_status(run, NOW).state == "dead"
+
+
 def test_the_newest_checkpoint_of_a_copy_is_that_of_the_run_and_so_is_its_age(run: Path) -> None:
     for stage, version in (("gamma", 210), ("beta", 140), ("alpha", 70)):  # in the order in which they were copied
         final = run / "grpo" / stage / "final"
