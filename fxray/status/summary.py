@@ -213,7 +213,8 @@ def _phases(run_dir: Path, record: StatusRecord | None, present: str) -> tuple[P
 
 
 def _step_seconds(recent: Sequence[StepMetrics], record: StatusRecord | None) -> float:
-    gaps = [after.time - before.time for before, after in itertools.pairwise(recent)]
+    started = record.started if record else 0.0  # what lies across a driver's start is a pause, no step
+    gaps = [after.time - before.time for before, after in itertools.pairwise(recent) if before.time >= started]
     own = [step.metrics["seconds"] for step in recent if not math.isnan(step.metrics.get("seconds", float("nan")))]
     if gaps or own:  # steps that SFT tells again after a restart are recorded at once: their own seconds count
         return max(median(each) for each in (gaps, own) if each)

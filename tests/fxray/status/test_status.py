@@ -215,6 +215,16 @@ def test_steps_that_are_told_again_at_once_are_timed_by_their_own_seconds(run: P
     assert (status.step_s, status.left_s) == (60.0, pytest.approx(600, abs=60))
 
 
+def test_a_pause_between_two_drivers_is_no_step(run: Path) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        for step, age_s in ((1, 30_000), (2, 20)):
+            line = {"phase": "sft", "step": step, "time": NOW - age_s, "metrics": {"seconds": 10.0}}
+            file.write(json.dumps(line) + "\n")
+    write_record(run, record(phase="sft", step=2, first_step=1, num_steps=102, started=NOW - 60))
+    status = read_status(run, NOW)
+    assert (status.step_s, status.left_s) == (10.0, 990.0)
+
+
 def test_what_is_counted_over_the_run_is_shown_as_it_is_now(run: Path) -> None:
     steps = MetricsLog(run)
     for step, num_failures in enumerate([0, 0, 0, 3], start=4):
