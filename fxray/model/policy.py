@@ -8,6 +8,7 @@ The two kinds differ here alone: ranks, checkpoints and the exchange between ran
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -38,8 +39,11 @@ from fxray.model.load import DTYPES
 from fxray.tensor_file import join_pieces, pieces_sha256
 
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
-LEFT_OUT = (".safetensors", ".safetensors.index.json", ".md")
-"""Files of a base model's folder that a trained one does not take over."""
+TAKEN_OVER = re.compile(
+    r"(generation_|tokenizer_|(video_)?(pre)?processor_)?config\.json|chat_template\.(json|jinja)|tokenizer\.json"
+    r"|vocab\.json|merges\.txt|added_tokens\.json|special_tokens_map\.json|(LICENSE|NOTICE)[^/]*"
+)
+"""Files of a base model's folder that a trained one takes over; others may hold weights."""
 
 LoadModel = Callable[[str], Qwen2_5_VLForConditionalGeneration]
 """Loads the base with its weights in a type, "float32" or "bfloat16"."""
@@ -220,7 +224,7 @@ class WholePolicy:
         files = {
             file.name: file.read_bytes()
             for file in sorted(self._folder.iterdir())
-            if file.is_file() and not file.name.endswith(LEFT_OUT)
+            if file.is_file() and TAKEN_OVER.fullmatch(file.name)
         }
         config = json.loads(files[MODEL_CONFIG_FILE]) | {"dtype": "float32"}
         config.pop("torch_dtype", None)
