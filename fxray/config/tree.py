@@ -182,7 +182,7 @@ class RolloutConfig(Section):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     cpus_per_worker: Annotated[float, Field(ge=0)] = 1
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of one engine; 0 takes all of the node."""
+    """CPU threads of one engine; 0 takes the node's, on a machine with its own Ray the engine's share of them."""
     max_num_seqs: Count = 64
     """Answers that one engine decodes at once."""
     max_model_len: Count = 4096
@@ -243,7 +243,7 @@ class LearnerConfig(Section):
     gpus_per_rank: Annotated[float, Field(ge=0)] = 0
     cpus_per_rank: Annotated[float, Field(ge=0)] = 1
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of one rank; 0 takes all of the node."""
+    """CPU threads of one rank; 0 takes the node's, on a machine with its own Ray the rank's share of them."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     max_tokens_per_micro_batch: Count = 16384
     """Tokens of one pass: groups are packed together up to this, without padding."""

@@ -1,6 +1,7 @@
 """How each kind of actor is made from the configuration."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from fxray.config.tree import Config
 from fxray.events import Note, OnEvent
 from fxray.files import read_folder
 from fxray.grpo.types import ImageRef
+from fxray.launch.cluster import ray_address
+from fxray.processors import num_processors
 from fxray.waiting import waiting_for
 
 if TYPE_CHECKING:
@@ -46,6 +49,17 @@ def engine_settings(config: Config, model_path: Path) -> "EngineSettings":
     )
 
 
+def threads_of_each(asked: int, num_processes: int, config: Config) -> int:
+    """CPU threads of each process of a role; where none are asked for, they share a machine that is theirs alone.
+
+    Returns:
+        The threads; 0 for all processors of the process's node, as in a cluster, where each may have a node of its own.
+    """
+    if asked or num_processes == 1 or ray_address(config.ray):
+        return asked
+    return max(1, num_processors() // num_processes)
+
+
 def failure_budget(config: Config, who: str, remedy: str) -> "FailureBudget":
     """How often processes of a role may fail; each role has a budget of its own."""
     from actors.failures import FailureBudget
@@ -64,6 +78,7 @@ def rollout_pool(config: Config, model_path: Path, on_event: OnEvent) -> "Rollou
     from actors.scaling import Limits, Scaler
 
     rollout, settings = config.rollout, engine_settings(config, model_path)
+    settings = replace(settings, threads=threads_of_each(rollout.threads, rollout.most_workers, config))
     options = actor_options(
         num_cpus=rollout.cpus_per_worker,
         num_gpus=rollout.gpus_per_worker,
@@ -128,7 +143,7 @@ def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGr
         zero_stage=learner.zero_stage,
         max_tokens_per_micro_batch=learner.max_tokens_per_micro_batch,
         gradient_checkpointing=model.gradient_checkpointing,
-        threads=learner.threads,
+        threads=threads_of_each(learner.threads, learner.num_ranks, config),
         yields_memory=config.rollout.sleep,
         memory_remedy=_memory_remedy(config),
     )
