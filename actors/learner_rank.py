@@ -44,6 +44,11 @@ from fxray.model.ranks import open_meeting
 from fxray.model.zero import ZeroEngine, join_ranks, sharded_loading
 from fxray.processors import num_processors
 
+LOAD_REMEDY = (
+    "see with `nvidia-smi` whether something else takes the GPU's memory, lower rollout.gpu_memory_utilization if an "
+    "engine shares it, or raise learner.zero_stage with more learner.num_ranks; `fxray plan` says what fits"
+)
+
 
 @dataclass(slots=True)
 class _Prepared:
@@ -86,7 +91,12 @@ class LearnerWorker:
         Raises:
             ModelError: The base cannot be loaded.
             CheckpointError: The initial policy does not fit.
+            ResourceError: The GPU has no room for it all.
         """
+        with self._memory("loading the model", LOAD_REMEDY):
+            self._start(address, port, exchange_deadline_s)
+
+    def _start(self, address: str, port: int, exchange_deadline_s: float) -> None:
         spec = self._spec
         torch.set_num_threads(spec.threads or num_processors())
         path = resolve_model_path(spec.model_path)
@@ -277,6 +287,10 @@ class LearnerWorker:
         Args:
             part: One of `actors.learner.PARTS`.
         """
+        with self._memory(f"saving {part}", LOAD_REMEDY):
+            return self._state(part)
+
+    def _state(self, part: str) -> dict[str, bytes]:
         if part == OPTIMIZER_FILE:
             optimizer = self._engine.optimizer_state()
             return {part: save(optimizer)} if self._rank == 0 else {}
@@ -299,6 +313,10 @@ class LearnerWorker:
         Raises:
             CheckpointError: The part is missing, damaged, or of another model.
         """
+        with self._memory(f"restoring {part}", LOAD_REMEDY):
+            self._restore(part, files, where)
+
+    def _restore(self, part: str, files: Mapping[str, bytes], where: str) -> None:
         if part != OPTIMIZER_FILE:
             if part == TRAINED_FOLDER:  # what `adapter` held was the average
                 self._average = self._engine.read(self._policy.parameters)
@@ -319,10 +337,10 @@ class LearnerWorker:
         self._engine.write(parameters, self._policy.from_files(files, where=where), where=where)
 
     @contextmanager
-    def _memory(self, what: str) -> Iterator[None]:
+    def _memory(self, what: str, remedy: str = "") -> Iterator[None]:
         """Tells who ran out of GPU memory, and gives back what others may use."""
         try:
-            with memory_told(what, where=f"learner rank {self._rank}", remedy=self._spec.memory_remedy):
+            with memory_told(what, where=f"learner rank {self._rank}", remedy=remedy or self._spec.memory_remedy):
                 yield
         finally:
             if self._spec.yields_memory:

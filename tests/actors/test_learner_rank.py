@@ -9,7 +9,7 @@ import torch
 from plain_rank import SETTINGS, make_group, one_pass, start
 from safetensors.torch import load
 
-from actors.learner import PARTS, TRAINED_FOLDER, RankPass
+from actors.learner import PARTS, POLICY_FOLDER, TRAINED_FOLDER, RankPass
 from fxray.errors import CheckpointError, DataError, ModelError, ResourceError
 from fxray.files import write_atomically
 from fxray.grpo.types import TrainingGroup
@@ -278,6 +278,24 @@ def test_a_pass_that_is_too_large_for_the_gpu_says_how_large_and_what_helps(work
     assert caught.value.remedy == "use smaller passes"
     with pytest.raises(ResourceError, match="in a probe"):
         worker.probe(one_pass(*groups), 1.0)
+
+
+def test_a_gpu_without_room_for_the_model_or_a_checkpoint_says_so(worker, random_model_dir, monkeypatch):
+    def run_out(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
+
+    saved = state(worker)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker._engine, "read", run_out)
+        patch.setattr(worker._engine, "write", run_out)
+        with pytest.raises(ResourceError, match="in saving adapter: CUDA out of memory") as caught:
+            worker.state(POLICY_FOLDER)
+        assert "nvidia-smi" in caught.value.remedy
+        with pytest.raises(ResourceError, match="in restoring adapter"):
+            worker.restore(POLICY_FOLDER, of_part(saved, POLICY_FOLDER), "saved")
+    monkeypatch.setattr("actors.learner_rank.load_model", run_out)
+    with pytest.raises(ResourceError, match="in loading the model"):
+        start(random_model_dir)
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])
