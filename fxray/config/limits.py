@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterator
 
+from fxray.config.image_size import PIXELS_PER_TOKEN, most_tokens
 from fxray.config.model_shape import ModelShape, read_shape
 from fxray.config.problem import Problem
 from fxray.config.schedule import load_stages
 from fxray.config.tree import DEFAULT_MODEL, Config
 
-PIXELS_PER_TOKEN = 28 * 28
 PROMPT_TOKENS = 96
 """What the longest chat template takes beside its image, generously."""
 CPU_BLOCK = 32
@@ -45,7 +45,7 @@ def check(config: Config) -> list[Problem]:
 
 def image_tokens(config: Config) -> int:
     """Tokens of the largest image that the model is shown."""
-    return config.model.max_pixels // PIXELS_PER_TOKEN
+    return most_tokens(config.model.min_pixels, config.model.max_pixels)
 
 
 def longest_answer(config: Config) -> int:

@@ -7,11 +7,10 @@ resized image. The two sides are scaled by different factors.
 import math
 from dataclasses import dataclass
 
+from fxray.config.image_size import MAX_ASPECT_RATIO
 from fxray.errors import DataError
 from fxray.geometry import clip
 from fxray.schema import Box
-
-MAX_ASPECT_RATIO = 200
 
 
 @dataclass(frozen=True, slots=True)

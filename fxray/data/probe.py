@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from fxray.config.image_size import MAX_ASPECT_RATIO
 from fxray.data.bounded_reader import open_bounded
 from fxray.data.formats.record import FieldProblem
-from fxray.data.frame import MAX_ASPECT_RATIO
 from fxray.data.images import FORMATS, MAX_IMAGE_PIXELS, upright_px
 from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT, upright_size
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from fxray.config.image_size import MAX_ASPECT_RATIO
 from fxray.data.check.findings import shown
 from fxray.data.check.rows import Fault
-from fxray.data.frame import MAX_ASPECT_RATIO
 from fxray.data.images import decoding, eight_bits, open_image, pending_orientation, upright_px
 from fxray.data.near_duplicates import fingerprint
 from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT

@@ -30,8 +30,8 @@ def problems(*overrides):
     [
         (["model.min_pixels=20000"], "model.min_pixels", "at most model.max_pixels = 12544"),
         (["model.max_pixels=700", "model.min_pixels=700"], "model.max_pixels", "at least 784"),
-        (["rollout.max_model_len=239"], "rollout.max_model_len", "at least 240: 16 image tokens"),
-        (["evaluate.max_new_tokens=401"], "rollout.max_model_len", "at least 513"),
+        (["rollout.max_model_len=279"], "rollout.max_model_len", "at least 280: 56 image tokens"),
+        (["evaluate.max_new_tokens=361"], "rollout.max_model_len", "at least 513"),
         (["sft.batch_size=33"], "sft.batch_size", "a multiple of 32"),
         (["sft.num_workers=4"], "sft.batch_size", "a multiple of 64"),
         (["learner.num_ranks=25"], "learner.num_ranks", "at most grpo.prompts_per_step = 24"),
@@ -83,7 +83,7 @@ def test_each_field_that_cannot_stay_is_named_with_bound_and_remedy(overrides, f
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["rollout.max_model_len=240"],
+        ["rollout.max_model_len=280"],
         ["sft.batch_size=64", "sft.num_workers=2"],
         ["rollout.block_size=16", "rollout.gpus_per_worker=1"],
         ["rollout.gpus_per_worker=0.6", "rollout.num_workers=2", "learner.gpus_per_rank=1"],
@@ -112,8 +112,8 @@ def model(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "overrides", "field", "bound"),
     [
-        ({"max_position_embeddings": 400}, [], "rollout.max_model_len", "at most 400"),
-        ({"max_position_embeddings": 512}, ["sft.max_answer_tokens=401"], "sft.max_answer_tokens", "513 tokens"),
+        ({"max_position_embeddings": 410}, [], "rollout.max_model_len", "at most 410"),
+        ({"max_position_embeddings": 512}, ["sft.max_answer_tokens=361"], "sft.max_answer_tokens", "513 tokens"),
         ({"hidden_size": 8}, [], "model.lora.rank", "at most 8"),
         ({}, ["rollout.gpus_per_worker=3"], "rollout.gpus_per_worker", "4 attention heads of the model and the 4"),
         ({}, ["rollout.kv_cache_gib=1e-4"], "rollout.kv_cache_gib", "at least 0.000244"),

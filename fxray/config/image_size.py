@@ -1,0 +1,26 @@
+"""How many tokens an image can make, whatever its shape."""
+
+import math
+
+PIXELS_PER_TOKEN = 28 * 28
+MAX_ASPECT_RATIO = 200
+"""Images that are longer are refused."""
+
+
+def most_tokens(min_pixels: int, max_pixels: int) -> int:
+    """The most tokens of any image in the frame that `fxray.data.frame.smart_frame` gives it.
+
+    It can be more than `max_pixels` hold: reducing leaves a long image at least one token of breadth, and enlarging
+    rounds both sides up.
+
+    Args:
+        min_pixels: Images with fewer pixels are enlarged to so many.
+        max_pixels: Images with more are reduced to so many.
+    """
+    least, most = min_pixels / PIXELS_PER_TOKEN, max_pixels / PIXELS_PER_TOKEN
+    reduced = math.floor(most if most >= MAX_ASPECT_RATIO else math.sqrt(most * MAX_ASPECT_RATIO))
+    longest = math.ceil(math.sqrt(least * MAX_ASPECT_RATIO))
+    # A breadth that rounds up to b tokens is above b - 1, which leaves less than least / (b - 1) for the length.
+    breadths = range(2, math.ceil(math.sqrt(least)) + 1)
+    enlarged = max([longest, *(b * min(longest, math.ceil(least / (b - 1))) for b in breadths)])
+    return max(reduced, enlarged)
