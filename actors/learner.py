@@ -30,11 +30,9 @@ from fxray.files import read_folder, write_atomically
 from fxray.grpo.packing import packed_length, plan_micro_batches
 from fxray.grpo.types import PolicyBlob, ProbeGap, RolloutGroup, TrainingGroup, UpdateSettings, WeightsBlob
 
-POLICY_FOLDER, TRAINED_FOLDER, REFERENCE_FOLDER = "adapter", "policy", "reference"
-OPTIMIZER_FILE = "optimizer.safetensors"
-PARTS = (POLICY_FOLDER, TRAINED_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE)
-"""The learner's part of a checkpoint, and where each lies in it. `adapter` is for use: the policy, or with
-`grpo.ema_decay` the average of the policies, and then `policy` is the one that is trained."""
+POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE = "adapter", "reference", "optimizer.safetensors"
+PARTS = (POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE)
+"""The learner's part of a checkpoint, and where each lies in it."""
 
 MEANS = {"kl": "kl", "clip_frac": "clipped", "importance": "importance", "entropy": "surprisal"}
 """Metrics that are means over tokens, and the sums they come from. The entropy is estimated by the mean surprisal."""
@@ -250,12 +248,16 @@ class LearnerGroup:
         else:
             self._all("restore", REFERENCE_FOLDER, ray.put(read_folder(folder)), str(folder), moves_files=True)
 
+    def interpolate(self, liti_eta: float) -> None:
+        """Keeps that share of the policy's way from the reference, weight by weight."""
+        self._all("interpolate", liti_eta)
+
     def reset_optimizer(self) -> None:
         """Forgets the optimizer's moments, as at the start of a stage."""
         self._all("reset_optimizer")
 
     def save(self, path: Path) -> None:
-        """Writes policy (in `path/adapter`, see `PARTS`), reference and optimizer below `path`, on the driver's node.
+        """Writes policy (in `path/adapter`), reference and optimizer below `path`, on the driver's node.
 
         One part after the other, for those of whole weights are large.
 
@@ -273,8 +275,6 @@ class LearnerGroup:
             CheckpointError: A part is missing, damaged, or of another model.
         """
         for part in PARTS:
-            if part == TRAINED_FOLDER and not (path / part).is_dir():
-                continue
             try:
                 is_file = part == OPTIMIZER_FILE
                 files = {part: (path / part).read_bytes()} if is_file else read_folder(path / part)

@@ -23,8 +23,6 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from actors.learner import (
     OPTIMIZER_FILE,
     POLICY_FOLDER,
-    REFERENCE_FOLDER,
-    TRAINED_FOLDER,
     LearnerSpec,
     RankPass,
     learnable_answers,
@@ -76,7 +74,6 @@ class LearnerWorker:
         self._initial_policy = spec.initial_policy
         self._spec, self._rank, self._num_ranks = replace(spec, initial_policy=None), rank, num_ranks
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._average: dict[str, torch.Tensor] | None = None  # of the policies, whole on rank 0 and empty on others
         self._listener: socket.socket | None = None
 
     def open_meeting(self) -> tuple[str, int]:
@@ -168,9 +165,6 @@ class LearnerWorker:
                     totals[name] = max(totals[name], value) if name == "ratio_max" else totals[name] + value
             with self._timed("step"):
                 totals["grad_norm"] += self._engine.step(settings.learning_rate)
-        if settings.ema_weight:
-            with self._timed("average"):
-                self._add_to_average(settings.ema_weight)
         return {**totals, **{f"seconds/{phase}": seconds for phase, seconds in self._seconds.items()}}
 
     def _learn(self, each: _Prepared, settings: UpdateSettings, *, is_last: bool) -> dict[str, float]:
@@ -201,14 +195,6 @@ class LearnerWorker:
             return {}
         values = {"loss": terms.loss.detach(), "ratio_max": terms.ratio_max, **terms.sums}
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
-
-    def _add_to_average(self, weight: float) -> None:
-        newest = self._engine.read(self._policy.parameters)
-        if self._average is None:
-            self._average = newest
-        else:
-            for name, tensor in newest.items():
-                self._average[name].lerp_(tensor, weight)
 
     def probe(self, passes: Sequence[RankPass], temperature: float) -> NDArray[np.float32]:
         """|Difference| in nats between the sampler's and the policy's log-probability of each token, [T]."""
@@ -277,6 +263,10 @@ class LearnerWorker:
         """Copies the policy into the reference."""
         self._engine.copy(self._policy.parameters, self._policy.reference)
 
+    def interpolate(self, liti_eta: float) -> None:
+        """Keeps that share of the policy's way from the reference."""
+        self._engine.lerp(self._policy.parameters, self._policy.reference, 1 - liti_eta)
+
     def reset_optimizer(self) -> None:
         """Forgets the optimizer's moments."""
         self._engine.reset_optimizer()
@@ -294,10 +284,7 @@ class LearnerWorker:
         if part == OPTIMIZER_FILE:
             optimizer = self._engine.optimizer_state()
             return {part: save(optimizer)} if self._rank == 0 else {}
-        if part == TRAINED_FOLDER and self._average is None:
-            return {}
-        average = self._average if part == POLICY_FOLDER else None
-        tensors = self._engine.read(self._parameters_of(part)) if average is None else average
+        tensors = self._engine.read(self._parameters_of(part))
         if self._rank != 0:
             return {}
         return {f"{part}/{name}": content for name, content in self._policy.to_files(tensors).items()}
@@ -318,10 +305,6 @@ class LearnerWorker:
 
     def _restore(self, part: str, files: Mapping[str, bytes], where: str) -> None:
         if part != OPTIMIZER_FILE:
-            if part == TRAINED_FOLDER:  # what `adapter` held was the average
-                self._average = self._engine.read(self._policy.parameters)
-            elif part == POLICY_FOLDER:
-                self._average = None
             self._write(self._parameters_of(part), files, where=where)
             return
         try:
@@ -331,7 +314,7 @@ class LearnerWorker:
         self._engine.load_optimizer_state(state, where=where)
 
     def _parameters_of(self, part: str) -> dict[str, torch.nn.Parameter]:
-        return self._policy.reference if part == REFERENCE_FOLDER else self._policy.parameters
+        return self._policy.parameters if part == POLICY_FOLDER else self._policy.reference
 
     def _write(self, parameters: Mapping[str, torch.nn.Parameter], files: Mapping[str, bytes], *, where: str) -> None:
         self._engine.write(parameters, self._policy.from_files(files, where=where), where=where)

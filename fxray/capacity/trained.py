@@ -50,7 +50,7 @@ def count_trained(config: Config, shape: ModelShape) -> Trained:
         published_bytes=published,
         num_modules=count_modules(shape) if rank else 0,
         store_bytes=(2 + config.grpo.max_staleness) * published + optimizer,
-        checkpoint_bytes=(3 if config.grpo.ema_decay else 2) * number * FLOAT32_BYTES + optimizer,
+        checkpoint_bytes=2 * number * FLOAT32_BYTES + optimizer,
     )
 
 

@@ -138,9 +138,9 @@ class GrpoConfig(Section):
     """Steps of linear warm-up at the start of each stage."""
     rate_decay: Literal["none", "linear"] = "none"
     """After warm-up the rate stays as it is, or falls along a line that reaches 0 at the end of the stage."""
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """A stage's detector is the moving average of all policies so far: equal shares at first, then 1 - ema_decay for
-    the newest. What is trained stays as it is. 0 ends with the last policy."""
+    liti_eta: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a stage's way from its reference, weight by weight, that its end keeps (WARP's linear interpolation
+    towards initialization); the next stage starts there. 1 keeps all."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Positive = 1.0
     temperature: Positive = 1.0

@@ -60,7 +60,6 @@ class StagePlan:
         probe_tolerance_nats: Mean |difference| of a token that a probe may show; one token may differ by `LARGEST_GAP`
             times as much.
         max_staleness: Policy versions that the answers of a step may be behind the policy that learns from them.
-        ema_decay: Of the average of the policies that checkpoints give for use; 0 keeps none.
     """
 
     name: str
@@ -74,7 +73,6 @@ class StagePlan:
     probe_every_steps: int
     probe_tolerance_nats: float
     max_staleness: int
-    ema_decay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +153,7 @@ def _step(sampler: Sampler, plan: StagePlan, cursor: Cursor, learner: Learner) -
     sampled, probe = _take(sampler, plan, cursor, learner)
     taken_s = time.monotonic()
     groups, has_spread_B = with_advantages(sampled.rollouts, sampled.scores, plan.normalisation)
-    share = ema_weight(plan.ema_decay, cursor.policy_version + 1)
-    update = replace(plan.update, learning_rate=_rate(plan, cursor.step), ema_weight=share)
-    metrics = probe | learner.update(groups, update)
+    metrics = probe | learner.update(groups, replace(plan.update, learning_rate=_rate(plan, cursor.step)))
     staleness = cursor.policy_version - sampled.version
     cursor = Cursor(plan.name, cursor.step + 1, cursor.policy_version + 1)
     sampler.offer(learner.export_policy(cursor.policy_version))
@@ -256,14 +252,6 @@ def reward_metrics(
         "num_groups": float(len(rollouts)),
         "num_groups_without_spread": float((~has_spread_B).sum()),
     }
-
-
-def ema_weight(decay: float, num_policies: int) -> float:
-    """Share of the newest of `num_policies` policies in their average: all alike at first, then 1 - decay (Polyak).
-
-    0 where `decay` is 0: no average is kept.
-    """
-    return max(1 - decay, 1 / num_policies) if decay else 0.0
 
 
 def _is_probe_due(plan: StagePlan, step: int) -> bool:

@@ -55,6 +55,10 @@ class Learner(Protocol):
         """Makes the present policy the reference of the KL term, or the one in a folder."""
         ...
 
+    def interpolate(self, liti_eta: float) -> None:
+        """Keeps that share of the policy's way from the reference, weight by weight."""
+        ...
+
     def reset_optimizer(self) -> None:
         """Forgets the optimizer's moments, as at the start of a stage."""
         ...

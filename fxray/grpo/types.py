@@ -138,8 +138,6 @@ class UpdateSettings:
     max_new_tokens: int
     kl_without_spread: bool = True
     """Whether groups without spread in their rewards are learnt from too, by their KL term alone."""
-    ema_weight: float = 0.0
-    """Share of the policy after the update in the average of the policies; 0 keeps no average."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,6 @@ def plan_stage(config: Config, stage: Stage, num_samples: int) -> StagePlan:
         probe_every_steps=config.rollout.probe_every_steps,
         probe_tolerance_nats=config.rollout.probe_tolerance_nats,
         max_staleness=grpo.max_staleness,
-        ema_decay=grpo.ema_decay,
     )
 
 

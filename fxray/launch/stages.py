@@ -5,7 +5,7 @@ step) alone, so the steps that are taken again end where they ended the first ti
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -98,6 +98,9 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
         save=save,
         past=_read_past(stage_dir),
     )
+    if (eta := session.config.grpo.liti_eta) < 1:
+        fleet.learner.interpolate(eta)
+        cursor = replace(cursor, policy_version=cursor.policy_version + 1)
     checkpoint(stage_dir / "final", cursor)
     if session.config.model.lora is None:  # sixteen bytes a weight, each
         retain(stage_dir, 0)

@@ -197,6 +197,19 @@ class ZeroEngine:
                     for name, parameter in batch.items():
                         target[name].copy_(parameter)
 
+    def lerp(
+        self, trained: Mapping[str, torch.nn.Parameter], end: Mapping[str, torch.nn.Parameter], weight: float
+    ) -> None:
+        """Moves trained parameters that share of the way to others of the same names: 1 makes them equal."""
+        for batch in _batches(trained):
+            ends = [end[name] for name in batch]
+            with self._whole(batch.values(), is_written=True), self._whole(ends), torch.no_grad():
+                if self._stage < 3 or self._engine.global_rank == 0:
+                    for name, parameter in batch.items():
+                        parameter.lerp_(end[name].to(parameter.dtype), weight)
+        if self._stage:
+            self._engine.optimizer.refresh_fp32_params()
+
     @contextmanager
     def _whole(self, parameters: Iterable[torch.nn.Parameter], *, is_written: bool = False) -> Iterator[None]:
         """Makes spread parameters whole inside the block, and afterwards spreads what rank 0 wrote into them."""

@@ -9,7 +9,7 @@ import torch
 from plain_rank import SETTINGS, make_group, one_pass, start
 from safetensors.torch import load
 
-from actors.learner import PARTS, POLICY_FOLDER, TRAINED_FOLDER, RankPass
+from actors.learner import PARTS, POLICY_FOLDER, RankPass
 from fxray.errors import CheckpointError, DataError, ModelError, ResourceError
 from fxray.files import write_atomically
 from fxray.grpo.types import TrainingGroup
@@ -55,8 +55,7 @@ def state(worker):
 def restore(worker, saved, where):
     for part in PARTS:
         files = of_part(saved, part) | {name: saved[name] for name in saved if name == part}
-        if files or part != TRAINED_FOLDER:
-            worker.restore(part, files, f"{where}/{part}")
+        worker.restore(part, files, f"{where}/{part}")
 
 
 def test_the_first_update_is_on_policy_and_at_the_reference(worker, groups):
@@ -156,28 +155,26 @@ def test_resume_is_bit_exact(worker, groups, random_model_dir):
     assert weights(worker) != expected
 
 
-def test_the_average_of_the_policies_is_for_use_and_resumes_bit_exactly(worker, groups, random_model_dir):
-    saved = state(worker)
-    assert not [name for name in saved if name.startswith("policy/")]
-    policies = []
-    for number in (1, 2, 3):
-        worker.update(one_pass(*groups), replace(SETTINGS, ema_weight=1 / number), num_groups=4)
-        policies.append(load(weights(worker)))
-    averaged = state(worker)
-    used, trained = of_part(averaged, "adapter"), of_part(averaged, "policy")
-    for name, tensor in load(used["adapter_model.safetensors"]).items():
-        torch.testing.assert_close(tensor, sum(policy[name] for policy in policies) / 3)
-        assert not torch.equal(tensor, policies[2][name])
-    assert trained["adapter_model.safetensors"] == weights(worker)
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_part_of_the_way_from_the_reference_is_kept_and_trained_on(groups, random_model_dir, zero_stage):
+    worker = start(random_model_dir, zero_stage=zero_stage)
+    worker.update(one_pass(*groups), SETTINGS, num_groups=4)
+    worker.set_reference()
+    reference = state(worker)
+    worker.update(one_pass(*groups[:2]), SETTINGS, num_groups=2)
+    end = load(weights(worker))
+    worker.interpolate(0.25)
+    kept = state(worker)
+    assert of_part(kept, "reference") == of_part(reference, "reference")
+    start_of = load(of_part(reference, "adapter")["adapter_model.safetensors"])
+    for name, tensor in load(weights(worker)).items():
+        torch.testing.assert_close(tensor, 0.75 * start_of[name] + 0.25 * end[name])
 
-    fresh = start(random_model_dir)
-    restore(fresh, averaged, "saved")
-    assert state(fresh) == averaged
+    fresh = start(random_model_dir, zero_stage=zero_stage)
+    restore(fresh, kept, "kept")
     for each in (worker, fresh):
-        each.update(one_pass(*groups), replace(SETTINGS, ema_weight=0.5), num_groups=4)
-    assert state(fresh) == state(worker) != averaged
-    restore(worker, saved, "saved")
-    assert state(worker) == saved
+        each.update(one_pass(*groups), SETTINGS, num_groups=4)
+    assert weights(worker) == weights(fresh) != kept["adapter/adapter_model.safetensors"]
 
 
 def test_a_reset_optimizer_is_a_fresh_one(worker, groups, random_model_dir):

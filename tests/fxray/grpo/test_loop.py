@@ -11,7 +11,7 @@ import pytest
 
 from fxray.data.frame import Frame
 from fxray.errors import CheckpointError, DataError, SyncError
-from fxray.grpo.loop import Cursor, Ports, StagePlan, ema_weight, run_stage
+from fxray.grpo.loop import Cursor, Ports, StagePlan, run_stage
 from fxray.grpo.types import (
     AdapterBlob,
     GroupScore,
@@ -209,11 +209,6 @@ def test_the_rate_may_fall_to_nothing_by_the_end_of_the_stage() -> None:
     bandit = Bandit()
     run(bandit, num_steps=6, rate_decay="linear")
     assert bandit.rates == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.075, 0.05, 0.025])
-
-
-def test_policies_have_equal_shares_in_their_average_until_the_newest_keeps_its_own() -> None:
-    assert [ema_weight(0.75, number) for number in (1, 2, 3, 4, 5, 100)] == [1, 1 / 2, 1 / 3, 1 / 4, 1 / 4, 1 / 4]
-    assert ema_weight(0.0, 3) == 0
 
 
 def test_a_masked_answer_leaves_means_and_advantages() -> None:

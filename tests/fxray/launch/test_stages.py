@@ -56,6 +56,9 @@ class Learner(Bandit):  # type: ignore[misc]
     def reset_optimizer(self) -> None:
         self._momentum = 0.0
 
+    def interpolate(self, liti_eta: float) -> None:
+        self.policy = self.reference + liti_eta * (self.policy - self.reference)
+
     def save(self, path: Path) -> None:
         self._mishap("save")
         write_atomically(path / "learner", json.dumps([self.policy, self._momentum, self.reference]))
@@ -139,9 +142,16 @@ def full() -> Exception:
 class Run:
     """A run of stages of six steps with a checkpoint every second step."""
 
-    def __init__(self, root: Path, max_staleness: int = 0, references: Sequence[str | None] = (None, None)) -> None:
+    def __init__(
+        self,
+        root: Path,
+        max_staleness: int = 0,
+        references: Sequence[str | None] = (None, None),
+        liti_eta: float = 1.0,
+    ) -> None:
         settings = ["grpo.steps_per_stage=6", "checkpoint.every_steps=2", "rollout.probe_every_steps=0"]
         settings += ["grpo.learning_rate=0.1", "grpo.warmup_steps=0", f"grpo.max_staleness={max_staleness}"]
+        settings.append(f"grpo.liti_eta={liti_eta}")
         self.run = RunDirectory(root / "run")
         self.events: list[Event] = []
         model = root / "model"
@@ -259,3 +269,25 @@ def test_each_stage_holds_on_to_the_reference_that_it_names_also_after_a_loss(tm
         ends[stage.name] = (policy, reference)
     assert ends["alpha"][0] not in (FIRST, ends["beta"][0])
     assert [reference for _, reference in ends.values()] == [FIRST, ends["alpha"][0], FIRST]
+
+
+@pytest.mark.parametrize("mishap", ["update 1", "update 9", "save 3", "save 4"])
+def test_a_stage_ends_part_of_the_way_from_its_reference_and_the_next_starts_there_also_after_a_loss(
+    undisturbed: dict[int, Run], tmp_path: Path, mishap: str
+) -> None:
+    what, count = mishap.split()
+    (tmp_path / "quiet").mkdir()
+    quiet_run, run = Run(tmp_path / "quiet", liti_eta=0.25), Run(tmp_path, liti_eta=0.25)
+    quiet_run.train()
+    run.train(at(what, int(count), error=lost))
+    assert run.end == quiet_run.end != undisturbed[0].end
+    assert run.log == quiet_run.log
+    whole, _, _ = json.loads((undisturbed[0].run.stage_dir("alpha") / "final" / "learner").read_text())
+    ends = []
+    for name in ("alpha", "beta"):
+        folder = run.run.stage_dir(name) / "final"
+        policy, _, reference = json.loads((folder / "learner").read_text())
+        ends.append((policy, reference, json.loads((folder / "state.json").read_text())["policy_version"]))
+    after_alpha = FIRST + 0.25 * (whole - FIRST)
+    assert ends[0] == (pytest.approx(after_alpha), FIRST, 7)  # six updates and the way back are seven policies
+    assert ends[1][1:] == (pytest.approx(after_alpha), 14)

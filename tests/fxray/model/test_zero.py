@@ -45,11 +45,15 @@ def policy_of(model_dir: Path, lora_rank: int, stage: int) -> Policy:
     return make_policy(load, model_dir, dtype="float32", lora_rank=lora_rank, lora_alpha=32, lora_dropout=0, seed=0)
 
 
-def learn(model_dir: Path, lora_rank: int, lengths: list[int]) -> tuple[list[float], float, int]:
-    """Sums of log-probabilities pass by pass, the norm of the gradient, and the number of tensors of the optimizer."""
+def learn(model_dir: Path, lora_rank: int, lengths: list[int]) -> tuple[list[float], float, int, float]:
+    """Sums of log-probabilities pass by pass, the norm of the gradient, and the number of tensors of the optimizer.
+
+    Also by how much the policy is off that was moved a quarter of its way to the reference; 0 on all ranks but one.
+    """
     from fxray.model.zero import ZeroEngine
 
     policy = policy_of(model_dir, lora_rank, 3)
+    policy.add_reference()
     assert packed.LOGITS_BUDGET // policy.base.config.text_config.vocab_size < 12  # some chunks in every pass
     module = PackedPolicy(policy.model)
     engine = ZeroEngine(module, policy.parameters, stage=3, weight_decay=0, max_grad_norm=1e9)
@@ -58,7 +62,13 @@ def learn(model_dir: Path, lora_rank: int, lengths: list[int]) -> tuple[list[flo
         logprobs = engine(pack(policy.base, [row_of(model_dir, num_tokens)]), 1.0)
         engine.backward(logprobs.sum(), is_last=number == len(lengths) - 1)
         said.append(logprobs.sum().item())
-    return said, engine.step(0.0), len(engine.optimizer_state())
+    norm = engine.step(0.01)
+    policy_before, reference = engine.read(policy.parameters), engine.read(policy.reference)
+    engine.lerp(policy.parameters, policy.reference, 0.25)
+    moved = engine.read(policy.parameters)
+    off = [(moved[name] - 0.75 * tensor - 0.25 * reference[name]).abs().max() for name, tensor in policy_before.items()]
+    assert not policy_before or any(not torch.equal(moved[name], tensor) for name, tensor in policy_before.items())
+    return said, norm, len(engine.optimizer_state()), max(map(float, off), default=0.0)
 
 
 def work(rank: int, num_ranks: int, meeting: str, told: Any, *args: Any) -> None:
@@ -104,3 +114,4 @@ def test_ranks_with_other_numbers_of_tokens_do_not_wait_for_each_other(tmp_path,
     assert [*first[0], *second[0]] == pytest.approx([each.item() for each in said], rel=1e-5)
     assert (first[1], second[1]) == pytest.approx((norm, norm), rel=1e-4)
     assert (first[2], second[2]) == (1 + 2 * len(policy.parameters), 0)  # only one keeps the moments
+    assert (first[3], second[3]) == (pytest.approx(0, abs=1e-6), 0)
