@@ -4,6 +4,7 @@ then its driver in beta ends as a quiet one does, and leaves nothing behind.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -166,6 +167,12 @@ def test_what_a_killed_driver_left_is_gone(runs: tuple[Path, Path]) -> None:
 def test_the_learner_was_started_again_once(runs: tuple[Path, Path]) -> None:
     lines = map(json.loads, (runs[1] / "metrics.jsonl").read_text().splitlines())
     assert {line["metrics"]["num_learner_restarts"] for line in lines if line["phase"] == "alpha"} == {1.0}
+
+
+def test_each_number_of_a_step_is_explained(runs: tuple[Path, Path]) -> None:
+    explained = set(re.findall(r"`([\w/…]+)`", Path("docs/observability.md").read_text("utf-8")))
+    lines = map(json.loads, (runs[1] / "metrics.jsonl").read_text().splitlines())
+    assert {name for line in lines for name in line["metrics"]} <= explained
 
 
 def test_both_reports_tell_the_same_numbers(runs: tuple[Path, Path]) -> None:
