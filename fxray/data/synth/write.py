@@ -1,7 +1,14 @@
 """Writes the three synthetic datasets."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +17,18 @@ from fxray.data.dataset import Row, write_dataset
 from fxray.data.synth.families import FAMILIES
 from fxray.data.synth.photographs import Split
 from fxray.data.synth.samples import draw_row
+from fxray.errors import ResourceError
 from fxray.processors import num_processors
 from fxray.schema import Verdict
 
 Progress = Callable[[str, int, int], None]
 """Called with the split, rows done and rows in all."""
 
+ROWS_WORTH_A_PROCESS = 500
+"""Fewer take less time than a process to start."""
 _ROWS_AT_ONCE = 100
+_BATCHES_AHEAD = 2
+"""So many are drawn while one is written."""
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -45,23 +57,61 @@ def synthesise(
 
     Raises:
         DataError: A photograph's package is not installed.
-        ResourceError: The disk is full.
+        ResourceError: The disk is full, or a process that draws was ended.
     """
     for split, num_rows in zip(_SPLITS, (num_train, num_validation, num_test), strict=True):
         write_dataset(out_dir / f"{split}.parquet", draw_split(split, num_rows, size_px, seed, progress))
 
 
 def draw_split(split: Split, num_rows: int, size_px: int, seed: int, progress: Progress) -> Iterator[Row]:
-    """The rows of a split; row `i` depends only on split, seed and `i`, whichever thread draws it."""
+    """The rows of a split; row `i` depends only on split, seed and `i`, whichever process draws it."""
+    draw = partial(_draw, split, size_px, seed)
+    batches = [range(start, min(start + _ROWS_AT_ONCE, num_rows)) for start in range(0, num_rows, _ROWS_AT_ONCE)]
+    with _drawing(min(num_processors(), num_rows // ROWS_WORTH_A_PROCESS)) as draw_all:
+        drawn = [draw_all(draw, batch) for batch in batches[:_BATCHES_AHEAD]]
+        for number, batch in enumerate(batches):
+            if number + _BATCHES_AHEAD < len(batches):
+                drawn.append(draw_all(draw, batches[number + _BATCHES_AHEAD]))
+            yield from drawn.pop(0)
+            progress(split, batch.stop, num_rows)
 
-    def draw(index: int) -> Row:
-        rng = np.random.default_rng((seed, _SPLITS.index(split), index))
-        verdict = Verdict.GENERATED if index % 2 else Verdict.REAL
-        family = FAMILIES[index // 2 % len(FAMILIES)]
-        return draw_row(rng, f"{split}-{index:06d}", split, family, verdict, size_px)
 
-    with ThreadPoolExecutor(num_processors()) as pool:  # Pillow and numpy let other threads run
-        for start in range(0, num_rows, _ROWS_AT_ONCE):
-            stop = min(start + _ROWS_AT_ONCE, num_rows)
-            yield from pool.map(draw, range(start, stop))
-            progress(split, stop, num_rows)
+def _draw(split: Split, size_px: int, seed: int, index: int) -> Row:
+    rng = np.random.default_rng((seed, _SPLITS.index(split), index))
+    verdict = Verdict.GENERATED if index % 2 else Verdict.REAL
+    family = FAMILIES[index // 2 % len(FAMILIES)]
+    return draw_row(rng, f"{split}-{index:06d}", split, family, verdict, size_px)
+
+
+@contextmanager
+def _drawing(num_processes: int) -> Iterator[Callable[[Callable[[int], Row], Sequence[int]], Iterator[Row]]]:
+    """How rows are drawn in order: by processes of their own, or with fewer than two here.
+
+    Raises:
+        ResourceError: A process was ended, as by a kernel without memory.
+    """
+    if num_processes < 2:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")  # a copy of this process would copy locks that its threads hold
+    try:
+        with ProcessPoolExecutor(num_processes, context, initializer=_end_with_parent) as pool:
+            yield partial(pool.map, chunksize=_ROWS_AT_ONCE // (4 * num_processes) or 1)
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            "a process that drew images was ended",
+            where="fxray data synth",
+            remedy="free memory and try again; a script of your own needs `if __name__ == '__main__':` around the call",
+        ) from error
+
+
+def _end_with_parent() -> None:
+    """Leaves an interrupt to the process that asked, and ends with it however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def _watch_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)

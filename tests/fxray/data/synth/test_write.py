@@ -1,5 +1,9 @@
 """The synthetic datasets as files."""
 
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -8,9 +12,13 @@ import pytest
 from fxray.data.check.check import check
 from fxray.data.check.rules import Severity
 from fxray.data.dataset import Dataset
+from fxray.data.synth import write
 from fxray.data.synth.families import FAMILIES
 from fxray.data.synth.write import synthesise
+from fxray.errors import ResourceError
 from fxray.schema import Verdict
+
+ROOT = str(Path(__file__).parents[4])
 
 
 def _write(out_dir: Path, seed: int) -> None:
@@ -45,3 +53,43 @@ def test_the_smallest_size_that_may_be_asked_for_is_made(tmp_path, seed):
         tmp_path, num_train=40, num_validation=4, num_test=4, size_px=56, seed=seed, progress=lambda *_: None
     )  # fmt: skip
     assert {sample.width_px for sample in Dataset.open(tmp_path / "train.parquet").samples} == {56}
+
+
+def test_processes_draw_what_one_draws(tmp_path, monkeypatch):
+    _write(tmp_path / "one", 3)
+    monkeypatch.setattr(write, "ROWS_WORTH_A_PROCESS", 10)
+    monkeypatch.setattr(write, "num_processors", lambda: 2)
+    _write(tmp_path / "two", 3)
+    for split in ("train", "validation", "test"):
+        one, two = ((tmp_path / name / f"{split}.parquet").read_bytes() for name in ("one", "two"))
+        assert one == two
+
+
+def test_a_process_that_is_ended_while_it_draws_is_told_in_words():
+    with pytest.raises(ResourceError, match="was ended"), write._drawing(2) as draw_all:
+        list(draw_all(os._exit, range(4)))
+
+
+def test_processes_that_draw_end_with_the_one_that_was_killed(tmp_path):
+    script = tmp_path / "draw.py"
+    script.write_text(
+        "import os\n"
+        "from fxray.data.synth import write\n"
+        "def draw(number):\n"
+        "    return os.getpid()\n"
+        "if __name__ == '__main__':\n"
+        "    with write._drawing(2) as draw_all:\n"
+        "        print(*sorted(set(draw_all(draw, range(100)))), flush=True)\n"
+        "        input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": ROOT}
+    ) as parent:
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert children
+    assert parent.pid not in children
+    deadline_s = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
