@@ -116,15 +116,18 @@ def read_timeline(path: Path) -> list[dict[str, Any]]:
 
 
 def busy_s(events: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Seconds that each track was busy, by name; phases inside a span are part of it."""
+    """Seconds that each track was busy, by name; phases inside a span are part of it.
+
+    Events that lack what they need are left out.
+    """
     names: dict[tuple[int, int], str] = {}
     spans: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for event in events:
-        key = (event["pid"], event["tid"])
-        if event["ph"] == "M" and event["name"] == "thread_name":
-            names[key] = event["args"]["name"]
-        elif event["ph"] == "X":
-            spans.setdefault(key, []).append((event["ts"], event["ts"] + event["dur"]))
+        match event:
+            case {"ph": "M", "name": "thread_name", "pid": int(pid), "tid": int(tid), "args": {"name": str(name)}}:
+                names[pid, tid] = name
+            case {"ph": "X", "pid": int(pid), "tid": int(tid), "ts": int(start_us), "dur": int(length_us)}:
+                spans.setdefault((pid, tid), []).append((start_us, start_us + length_us))
     return {names[key]: _covered(found) / 1e6 for key, found in spans.items() if key in names}
 
 

@@ -15,6 +15,8 @@ from fxray.metrics import StepMetrics
 SFT_PHASE = "sft"
 _MAX_POINTS = 240
 """Points of one curve in one phase; more are averaged in equal bins."""
+_MAX_VALUE = 1e300
+"""Of a point's y, so that sums and differences of points are finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +148,14 @@ def panels_of(steps: Sequence[StepMetrics], comparison: Comparison) -> list[Pane
 
 
 def _points(name: str, i: int, phase: Phase, steps: Sequence[StepMetrics]) -> tuple[tuple[float, float], ...]:
-    """Points of one metric in the i-th phase, thinned to bins of equal width."""
+    """Points of one metric in the i-th phase, thinned to bins of equal width; huge values are cut to `_MAX_VALUE`."""
     fact = _FACTS.get(name, name)
     found = [(s.step, s.metrics.get(name, s.metrics.get(fact, math.nan))) for s in steps if s.phase == phase.name]
-    points = [(i + _place(step, phase), value) for step, value in found if math.isfinite(value)]
+    points = [
+        (i + _place(step, phase), min(max(value, -_MAX_VALUE), _MAX_VALUE))
+        for step, value in found
+        if math.isfinite(value)
+    ]
     if len(points) <= _MAX_POINTS:
         return tuple(points)
     bins = np.array_split(np.array(points), _MAX_POINTS)

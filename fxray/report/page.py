@@ -82,9 +82,9 @@ def numbers_of(record: RunRecord) -> dict[str, Any]:
     training = {
         name: {
             "num_steps": sum(step.phase == name for step in record.steps),
-            "seconds": seconds[name],
+            "seconds": _finite(seconds[name]),
             "last": {
-                metric: value if math.isfinite(value) else None
+                metric: _finite(value)
                 for metric, value in [step for step in record.steps if step.phase == name][-1].metrics.items()
             },
         }
@@ -182,6 +182,10 @@ def _links(run_dir: Path) -> list[str]:
     return fixed + found
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def _number(value: float, decimals: int = 3, *, is_signed: bool = False) -> str:
     if not math.isfinite(value):
         return "–"
@@ -194,6 +198,8 @@ def _share(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "–"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -153,7 +153,7 @@ def _settings(config_text: str, notes: list[str]) -> tuple[int, EvaluateConfig, 
         tree = yaml.safe_load(config_text) or {}
         has_boxes = VIEWS[tree.get("data", {}).get("view", "full")].has_regions
         return int(tree.get("seed", 0)), EvaluateConfig.model_validate(tree.get("evaluate", {})), has_boxes
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         notes.append(f"config.yaml cannot be read: {str(error).splitlines()[0]}")
         return 0, EvaluateConfig(), True
 

@@ -229,6 +229,34 @@ def test_damaged_parts_are_said_and_the_rest_is_shown(make_run: MakeRun) -> None
     assert "From SFT to GRPO γ" in text
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("timeline.json", '[\n{"ph":"X","name":"a"}\n]\n', ""),
+        ("timeline.json", '[\n{"ph":"M","name":"thread_name","pid":1,"tid":1,"args":{"name":7}}\n]\n', ""),
+        ("metrics.jsonl", '{"phase":"alpha","step":5,"time":5.0,"metrics":{"seconds":null}}\n', "1 steps–"),
+        ("config.yaml", "seed: .inf\n", "config.yaml cannot be read: cannot convert float infinity to integer"),
+        (
+            "metrics.jsonl",
+            "".join(
+                f'{{"phase":"alpha","step":{step},"time":5.0,"metrics":{{"reward":{"-" * (step % 2)}1e308}}}}\n'
+                for step in range(1, 4)
+            ),
+            "GRPO α",
+        ),
+    ],
+)
+def test_events_that_lack_something_and_numbers_out_of_range_end_no_report(
+    make_run: MakeRun, file: str, content: str, said: str
+) -> None:
+    run_dir = make_run(num_samples=8)
+    (run_dir / file).write_text(content)
+    page = Page(write_report(run_dir).page.read_text("utf-8"))
+    assert said in page.text
+    assert page.open == []
+    json.loads((run_dir / "metrics.json").read_text(), parse_constant=pytest.fail)
+
+
 def test_images_that_are_gone_are_said_and_the_rest_is_shown(make_run: MakeRun) -> None:
     run_dir = make_run(num_samples=8)
     data = run_dir / "data" / "test.parquet"
