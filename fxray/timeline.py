@@ -8,6 +8,7 @@ twice `MAX_BYTES`. Spans shorter than `SHORTEST_S` are left out.
 Times are microseconds since 1970. Steps that are done again after a restart are there twice, with a flag between them.
 """
 
+import errno
 import json
 import os
 import time
@@ -53,25 +54,30 @@ class TimelineFile:
             self._keep(span, {"ph": "X", "dur": self._us(end_s) - self._us(span.start_s)})
 
     def write(self) -> None:
-        """Appends what was kept."""
-        events, self._waiting = self._waiting, []
-        if not events:
+        """Appends what was kept.
+
+        Raises:
+            OSError: The disk is full or not writable; the file holds what it held, and what was kept waits on.
+        """
+        if not self._waiting:
             return
-        if not self._path.is_file():  # moved or deleted meanwhile
-            self._end = _mend(self._path)
-            events = [*self._tracks.values(), *events]
-        elif self._end > self._max_bytes:
+        if self._path.is_file() and self._end > self._max_bytes:
             self._path.replace(self._path.with_name(OLD_TIMELINE_FILE))
+        if not self._path.is_file():  # or moved or deleted meanwhile
             self._end = _mend(self._path)
-            events = [*self._tracks.values(), *events]
+            self._waiting = [*self._tracks.values(), *self._waiting]
         lead = b"" if self._end == len(_OPENING) else _COMMA
-        content = lead + _COMMA.join(json.dumps(event, separators=(",", ":")).encode() for event in events)
+        content = lead + _COMMA.join(json.dumps(event, separators=(",", ":")).encode() for event in self._waiting)
         descriptor = os.open(self._path, os.O_WRONLY)
         try:
-            os.pwrite(descriptor, content + _CLOSING, self._end)
+            if os.pwrite(descriptor, content + _CLOSING, self._end) < len(content + _CLOSING):  # the rest had no room
+                os.ftruncate(descriptor, self._end)
+                os.pwrite(descriptor, _CLOSING, self._end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
         self._end += len(content)
+        self._waiting = []
 
     def _keep(self, span: Span, rest: dict[str, Any]) -> None:
         pid, tid = self._place(span.track)
@@ -145,11 +151,10 @@ def _mend(path: Path) -> int:
         write_atomically(path, _OPENING + _CLOSING)
         return len(_OPENING)
     content = path.read_bytes()
-    if not content.endswith(_CLOSING):
-        content = content[: _whole_events(content)[1]]
-        write_atomically(path, content + _CLOSING)
-        return len(content)
-    return len(content) - len(_CLOSING)
+    whole = content[: _whole_events(content)[1]]
+    if content != whole + _CLOSING:
+        write_atomically(path, whole + _CLOSING)
+    return len(whole)
 
 
 def _whole_events(content: bytes) -> tuple[list[dict[str, Any]], int]:

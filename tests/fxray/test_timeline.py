@@ -1,6 +1,7 @@
 """The timeline: events as the trace-event format wants them, valid at every moment, bounded, mended."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,45 @@ def test_a_torn_file_is_read_as_far_as_it_goes_and_mended(tmp_path: Path, lost_b
     assert events[: len(before)] == before
     assert events[-1]["dur"] == 5_000_000
     check_trace(events)
+
+
+def test_what_had_no_room_on_the_disk_leaves_no_hole_and_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "timeline.json"
+    file = TimelineFile(path)
+    file.add(draw("rollout-1", 1, 5))
+    file.write()
+    before = json.loads(path.read_text())
+    real_pwrite, num_free_bytes = os.pwrite, 100
+
+    def pwrite(descriptor: int, content: bytes, offset: int) -> int:
+        return real_pwrite(descriptor, content[:num_free_bytes], offset)
+
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(os, "pwrite", pwrite)
+        for start_s in (10, 20):
+            file.add(draw("rollout-2", start_s, 5))
+            with pytest.raises(OSError, match="No space left"):
+                file.write()
+            assert json.loads(path.read_text()) == before
+    file.write()
+    file.add(draw("rollout-1", 30, 5))
+    file.write()
+    events = json.loads(path.read_text())
+    check_trace(events)
+    assert busy_s(events) == pytest.approx({"rollout-1": 10, "rollout-2": 10})
+
+
+def test_a_hole_in_a_file_is_cut_with_what_follows_it(tmp_path: Path) -> None:
+    path = tmp_path / "timeline.json"
+    file = TimelineFile(path)
+    file.add(draw("rollout-1", 1, 5))
+    file.write()
+    whole = path.read_bytes()
+    path.write_bytes(whole.removesuffix(b"\n]\n") + b",\n" + bytes(300) + whole.removeprefix(b"[\n"))
+    TimelineFile(path)
+    assert path.read_bytes() == whole
 
 
 def test_a_full_file_makes_room_and_the_new_one_names_its_tracks(tmp_path: Path) -> None:
