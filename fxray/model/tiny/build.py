@@ -47,6 +47,7 @@ def build(out_dir: Path, recipe: Recipe, *, threads: int, progress: Progress) ->
 
     Raises:
         ConfigError: Something that is no model lies at `out_dir`.
+        ModelError: A loss or gradient is not finite; a model that is at `out_dir` is untouched.
     """
     refuse_unless_model(out_dir)
     start_s = time.monotonic()

@@ -8,6 +8,7 @@ as a side loss; the heads are thrown away at the end.
 Legend: B images, C image tokens of an image, N questions, T tokens, A answer tokens, K numbers.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -15,6 +16,7 @@ from torch import distributed, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
+from fxray.errors import ModelError
 from fxray.model.tiny.architecture import HIDDEN
 from fxray.model.tiny.batches import IGNORED, QUESTIONS_PER_IMAGE, Batch, GroundingBatches
 from fxray.model.tiny.grounding import FILLS, FORMS
@@ -44,7 +46,7 @@ class CellHeads(nn.Module):
         self._read = nn.Sequential(nn.LayerNorm(HIDDEN), nn.Linear(HIDDEN, sum(self._sizes)))
 
     def forward(self, features_BCH: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Sum of the losses of row, column, coverage, fill, form and edges."""
+        """Sum of the losses of row, column, coverage, and, where the batch shows a shape, of fill, form and edges."""
         cover, row, column, fill, form, edges = self._read(features_BCH).split(self._sizes, dim=-1)
         num_rows, num_columns = batch.grid
         true_row, true_column = (
@@ -58,11 +60,14 @@ class CellHeads(nn.Module):
         shown = cells.is_covered_BC
         place_loss = F.cross_entropy(row.flatten(0, 1), true_row) + F.cross_entropy(column.flatten(0, 1), true_column)
         cover_loss = F.binary_cross_entropy_with_logits(cover.squeeze(-1), cells.cover_BC.clamp(0, 1))
+        loss = 0.2 * place_loss + 2 * cover_loss
+        if not shown.any():  # the mean over no cell is NaN
+            return loss
         name_loss = F.cross_entropy(fill[shown], cells.fill_BC[shown]) + F.cross_entropy(
             form[shown], cells.form_BC[shown]
         )
         edge_loss = F.smooth_l1_loss(edges[shown], cells.edges_BC4[shown], beta=0.05)
-        return 0.2 * place_loss + 2 * cover_loss + 0.3 * name_loss + 10 * edge_loss
+        return loss + 0.3 * name_loss + 10 * edge_loss
 
 
 class AnswerLoss:
@@ -192,7 +197,11 @@ class _Descent:
         )
 
     def step(self, losses: Iterable[torch.Tensor]) -> float:
-        """One update; returns the mean loss of this rank's shards."""
+        """One update; returns the mean loss of this rank's shards.
+
+        Raises:
+            ModelError: The loss or the gradient is not finite; a model of such an update would answer nothing.
+        """
         total, num_shards = 0.0, 0
         for loss in losses:
             (loss / SHARDS_PER_STEP).backward()
@@ -207,7 +216,12 @@ class _Descent:
                 self._parameters, flat.split([parameter.numel() for parameter in self._parameters]), strict=True
             ):
                 parameter.grad = grad.view_as(parameter)
-        nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        norm = nn.utils.clip_grad_norm_(self._parameters, 1.0).item()
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            raise ModelError(
+                f"the pretraining's loss is {total / num_shards}, its gradient's norm {norm}, expected finite numbers",
+                remedy="build again with another --seed; nothing was written",
+            )
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)

@@ -11,12 +11,13 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast, 
 
 import fxray
 from fxray.data.synth.families import FAMILIES
+from fxray.errors import ModelError
 from fxray.grammar import render
 from fxray.grammar.prompts import TEMPLATES
-from fxray.model.tiny.architecture import CELL_PX, build_model, build_processor
+from fxray.model.tiny.architecture import CELL_PX, HIDDEN, build_model, build_processor
 from fxray.model.tiny.batches import QUESTIONS_PER_IMAGE, Batch, GroundingBatches, patchify
 from fxray.model.tiny.grounding import FILLS, FORMS, draw_scene
-from fxray.model.tiny.pretrain import encode_images
+from fxray.model.tiny.pretrain import CellHeads, encode_images, pretrain_vision
 from fxray.model.tiny.questions import NOTHING, ask
 from fxray.model.tiny.tokenizer import SPECIAL_TOKENS
 from fxray.model.tiny.vocabulary import build_tokenizer
@@ -143,6 +144,33 @@ def test_cells_say_what_covers_them(tokenizer: PreTrainedTokenizerFast) -> None:
         covered[shape.box[1] : shape.box[3], shape.box[0] : shape.box[2]] = 1
     expected = covered.reshape(4, CELL_PX, 4, CELL_PX).mean((1, 3)).reshape(-1)
     np.testing.assert_allclose(batch.cells.cover_BC[0].numpy(), expected, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def batch_without_shapes(tokenizer: PreTrainedTokenizerFast) -> Batch:
+    batches = GroundingBatches(tokenizer, seed=0, images_per_batch=1)
+    return next(batch for batch in map(batches.draw, range(50)) if not batch.cells.is_covered_BC.any())
+
+
+def test_a_batch_without_shapes_has_the_loss_of_place_and_coverage(batch_without_shapes: Batch) -> None:
+    torch.manual_seed(0)
+    heads = CellHeads()
+    num_rows, num_columns = batch_without_shapes.grid
+    loss = heads(torch.zeros(1, num_rows * num_columns, HIDDEN), batch_without_shapes)
+    loss.backward()
+    assert 0.2 < loss.item() < 10
+    assert all(parameter.grad.isfinite().all() for parameter in heads.parameters())
+
+
+def test_pretraining_ends_at_a_loss_that_is_not_finite(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = build_model(tokenizer, seed=0)
+    heads = CellHeads()
+    with torch.no_grad():
+        next(heads.parameters()).fill_(torch.nan)
+    before = next(model.parameters()).clone()
+    with pytest.raises(ModelError, match="loss is nan"):
+        pretrain_vision(model, tokenizer, heads, num_steps=1, seed=0, on_step=lambda step, loss: None)
+    assert next(model.parameters()).equal(before)
 
 
 @pytest.mark.slow
