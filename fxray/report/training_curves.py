@@ -46,14 +46,14 @@ def _draw(panels: Mapping[str, Mapping[str, Panel]], path: Path, ending: str) ->
     with rc_context({"svg.hashsalt": "fxray", "svg.fonttype": "none"}):
         figure = Figure(figsize=(13, 4.2), layout="constrained")
         for axes, (panel_title, label) in zip(figure.subplots(1, len(wanted)), wanted, strict=True):
-            for k, (title, found) in enumerate(panels.items()):
+            for k, found in enumerate(panels.values()):
                 panel = found.get(panel_title)
                 for curve in panel.curves if panel else ():
                     if curve.label != label:
                         continue
                     for number, piece in enumerate(filter(None, curve.pieces)):
                         points = np.array(piece)
-                        axes.plot(*points.T, color=f"C{k % 10}", alpha=0.6, label=title if number == 0 else None)
+                        axes.plot(*points.T, color=f"C{k % 10}", alpha=0.6, label=f"{k}" if number == 0 else None)
                     if marks := curve.marks:
                         values = [mark.value for mark in marks]
                         errors = [[max(0, m.value - m.low) for m in marks]]  # few resamples may all lie on one side
@@ -62,6 +62,8 @@ def _draw(panels: Mapping[str, Mapping[str, Panel]], path: Path, ending: str) ->
                         axes.errorbar(places, values, errors, fmt="o", ms=4, capsize=2, color=f"C{k % 10}")
             axes.set(title=label, xlabel="phase (SFT, then the stages)" if label != "reward" else "stage")
             axes.xaxis.get_major_locator().set_params(integer=True)
-        figure.axes[2].legend(fontsize="small")
+        titles = list(panels)
+        for text in figure.axes[2].legend(fontsize="small").get_texts():
+            text.set(text=titles[int(text.get_text())], parse_math=False)  # a title is text, whatever it holds
         metadata = {"Date": None} if ending == "svg" else {"Software": None}
         figure.savefig(path, format=ending, dpi=150, metadata=metadata)

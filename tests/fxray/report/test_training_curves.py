@@ -17,6 +17,13 @@ def test_every_training_is_a_line_in_each_of_three_charts(make_run, tmp_path):
     assert not (tmp_path / "nothing.svg").exists()
 
 
+def test_a_title_is_text_even_with_dollars_and_a_leading_underscore(make_run, tmp_path):
+    run_dir = make_run(num_samples=8)
+    titles = ["pay $$ net", "$\\frac$", "_hidden", "a $b$"]
+    assert draw_trainings(dict.fromkeys(titles, run_dir), tmp_path, "curves")
+    assert all(f">{title}</text>" in (tmp_path / "curves.svg").read_text() for title in titles)
+
+
 def test_an_interval_beside_its_value_is_drawn(make_run, tmp_path):
     run_dir = make_run(num_samples=8)
     (run_dir / "config.yaml").write_text("model: {path: tiny}\nevaluate: {num_bootstrap: 1}\n")
