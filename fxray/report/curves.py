@@ -40,7 +40,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A measurement on held-out images, with its 95 % interval."""
+    """A measurement on held-out images, with its 95 % interval; a bound that no resample gave is the value."""
 
     x: float
     value: float
@@ -174,5 +174,6 @@ def _held_out_marks(name: str, phases: Sequence[Phase], comparison: Comparison) 
         estimate = evaluation.overall.metrics[name]
         if evaluation.name in ends and math.isfinite(estimate.value):
             label = f"{title_of(evaluation.name)}: {_HELD_OUT[name]} {estimate.value:.3f}"
-            marks.append(Mark(ends[evaluation.name], estimate.value, estimate.low, estimate.high, label))
+            low, high = (b if math.isfinite(b) else estimate.value for b in (estimate.low, estimate.high))
+            marks.append(Mark(ends[evaluation.name], estimate.value, low, high, label))
     return tuple(marks)

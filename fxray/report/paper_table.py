@@ -85,7 +85,7 @@ def write_table(table: PaperTable, folder: Path, name: str) -> None:
 
 
 def estimate_cell(estimate: Mapping[str, Any] | None, sign: str = "") -> str:
-    """Value and interval, three decimals; a dash where nothing was measured.
+    """Value and interval, three decimals; a dash where nothing was measured, and for a bound that no resample gave.
 
     Args:
         estimate: "value", "low" and "high", null where the metric does not apply.
@@ -93,7 +93,9 @@ def estimate_cell(estimate: Mapping[str, Any] | None, sign: str = "") -> str:
     """
     if estimate is None or estimate["value"] is None:
         return NOTHING
-    value, low, high = (f"{estimate[part]:{sign}.3f}" for part in ("value", "low", "high"))
+    value, low, high = (
+        NOTHING if estimate[part] is None else f"{estimate[part]:{sign}.3f}" for part in ("value", "low", "high")
+    )
     return f"{value} [{low}, {high}]"
 
 

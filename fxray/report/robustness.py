@@ -92,8 +92,10 @@ def _draw(measured: Mapping[str, dict[str, Any]], path: Path, ending: str) -> No
             for kind, names in kinds.items():
                 parts = [measured[name]["overall"][metric] for name in (ORIGINAL, *names)]
                 known = [(i, p) for i, p in enumerate(parts) if p["value"] is not None]
-                errors = [[max(0, p["value"] - p["low"]) for _, p in known]]  # few resamples may all lie on one side
-                errors += [[max(0, p["high"] - p["value"]) for _, p in known]]
+                errors = [  # few resamples may all lie on one side, or give no bound
+                    [0 if p[bound] is None else max(0, sign * (p[bound] - p["value"])) for _, p in known]
+                    for bound, sign in (("low", -1), ("high", 1))
+                ]
                 axes.errorbar(
                     [i for i, _ in known], [p["value"] for _, p in known], errors, label=kind, marker="o", capsize=2
                 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fxray.report.paper_table import SYNTHETIC, PaperRow, PaperTable, write_table
+from fxray.report.paper_table import SYNTHETIC, PaperRow, PaperTable, estimate_cell, write_table
 
 ROWS = (
     PaperRow("base", "Best", ("measured", "0.5 [0.4, 0.6]"), ("0.981",)),
@@ -47,6 +47,11 @@ def test_bars_and_line_breaks_in_names_of_ones_own_end_no_cell_and_no_row(tmp_pa
         assert (tmp_path / f"mine.{ending}").read_text().splitlines()[0] == f"{mark} a note of two lines"
     with (tmp_path / "mine.csv").open(newline="") as file:
         assert [len(row) for row in list(csv.reader(file))[1:]] == [5] * 3
+
+
+def test_a_bound_that_no_resample_gave_is_a_dash() -> None:
+    assert estimate_cell({"value": 0.5, "low": None, "high": None}) == "0.500 [–, –]"
+    assert estimate_cell({"value": 0.5, "low": None, "high": 0.5}, sign="+") == "+0.500 [–, +0.500]"
 
 
 def test_a_title_of_ones_own_is_text_in_latex(tmp_path: Path) -> None:

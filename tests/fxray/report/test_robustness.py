@@ -47,6 +47,14 @@ def test_an_interval_of_one_resample_may_lie_beside_its_value(tmp_path):
     assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_bound_that_no_resample_gave_is_left_out(tmp_path):
+    measured = numbers(0.8, 0.5)
+    measured["overall"]["iou"] = {"value": 0.5, "low": None, "high": None}
+    report = write_robustness(tmp_path, {"original": measured, "jpeg-80": measured}, {"jpeg-80": "JPEG"}, {})
+    assert report.rows[1].cells[:2] == ("0.800 [0.700, 0.900]", "0.500 [–, –]")
+    assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_papers_numbers_are_of_changes_that_are_measured():
     from fxray.data.changes import HARDSHIPS
 

@@ -1,5 +1,9 @@
 """Curves of several trainings in one figure."""
 
+import math
+
+from fxray.report.chart import draw_panel
+from fxray.report.curves import panels_of
 from fxray.report.record import read_run
 from fxray.report.training_curves import draw_trainings
 
@@ -30,3 +34,15 @@ def test_an_interval_beside_its_value_is_drawn(make_run, tmp_path):
     marks = [e.overall.metrics["accuracy"] for e in read_run(run_dir).comparison.evaluations]
     assert any(not mark.low <= mark.value <= mark.high for mark in marks)
     assert draw_trainings({"one draw": run_dir}, tmp_path, "curves")
+
+
+def test_a_value_without_an_interval_is_drawn_as_a_dot(make_run):
+    run_dir = make_run(num_samples=2)
+    is_without = False
+    for seed in range(8):  # the one resample of some seed holds no generated image
+        (run_dir / "config.yaml").write_text(f"seed: {seed}\nmodel: {{path: tiny}}\nevaluate: {{num_bootstrap: 1}}\n")
+        record = read_run(run_dir)
+        iou = record.comparison.evaluations[0].overall.metrics["iou"]
+        is_without |= math.isfinite(iou.value) and math.isnan(iou.low)
+        assert all("nan" not in draw_panel(panel) for panel in panels_of(record.steps, record.comparison))
+    assert is_without
