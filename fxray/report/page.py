@@ -72,7 +72,7 @@ def write_report(run_dir: Path) -> Report:
     record = read_run(run_dir)
     page = render_page(record)  # first: it notes the images that cannot be read
     write_atomically(run_dir / NUMBERS_FILE, json.dumps(numbers_of(record), indent=2, allow_nan=False) + "\n")
-    write_atomically(run_dir / REPORT_FILE, page)
+    write_atomically(run_dir / REPORT_FILE, page.encode("utf-8", "backslashreplace"))  # names of files are any bytes
     return Report(run_dir / REPORT_FILE, record.comparison)
 
 

@@ -3,6 +3,7 @@
 import html.parser
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -306,6 +307,16 @@ def test_answers_to_other_samples_are_no_gain(make_run: MakeRun) -> None:
     assert "were not scored on the same samples" in text
     assert "The gain from SFT to the last stage is not measured" in text
     assert "GRPO γ" in text
+
+
+def test_a_folder_whose_name_is_no_utf_8_has_a_report(tmp_path: Path) -> None:
+    run_dir = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
+    try:
+        run_dir.mkdir()
+    except OSError:
+        pytest.skip("this file system has UTF-8 names alone")
+    (run_dir / "config.yaml").write_text("seed: 3\n")
+    assert "<h1>caf\\udce9</h1>" in write_report(run_dir).page.read_text("utf-8")
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
