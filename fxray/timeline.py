@@ -137,6 +137,16 @@ def busy_s(events: Iterable[dict[str, Any]]) -> dict[str, float]:
     return {names[key]: _covered(found) / 1e6 for key, found in spans.items() if key in names}
 
 
+def length_s(events: Iterable[dict[str, Any]]) -> float:
+    """Seconds from the beginning of the first span to the end of the last; 0 where there is none."""
+    times_us: list[int] = []
+    for event in events:
+        match event:
+            case {"ph": "X", "ts": int(start_us), "dur": int(length_us)}:
+                times_us += (start_us, start_us + length_us)
+    return (max(times_us) - min(times_us)) / 1e6 if times_us else 0.0
+
+
 def _covered(spans: Sequence[tuple[float, float]]) -> float:
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):

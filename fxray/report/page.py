@@ -27,7 +27,7 @@ from fxray.report.gallery import Shelf, fill_shelves
 from fxray.report.record import RunRecord, read_run, seconds_per_phase
 from fxray.report.reliability import draw_reliability
 from fxray.spans import role_of
-from fxray.timeline import OLD_TIMELINE_FILE, TIMELINE_FILE, busy_s, read_timeline
+from fxray.timeline import OLD_TIMELINE_FILE, TIMELINE_FILE, busy_s, length_s, read_timeline
 
 REPORT_FILE, NUMBERS_FILE = "report.html", "metrics.json"
 
@@ -105,6 +105,7 @@ def render_page(record: RunRecord) -> str:
     assets = resources.files("fxray.report")
     comparison = record.comparison
     last = comparison.evaluations[-1] if comparison.evaluations else None
+    events = _timeline(record.run_dir)
     return environment.from_string((assets / "page.html.j2").read_text("utf-8")).render(
         style=Markup((assets / "style.css").read_text("utf-8")),  # noqa: S704 - a file of this package
         record=record,
@@ -126,7 +127,8 @@ def render_page(record: RunRecord) -> str:
         shelves=_gallery(record),
         seconds={title_of(name): s for name, s in seconds_per_phase(record.steps).items()},
         num_steps={title_of(p): sum(s.phase == p for s in record.steps) for p in {s.phase for s in record.steps}},
-        busy={track: s for track, s in busy_s(_timeline(record.run_dir)).items() if role_of(track) != track},
+        busy={track: s for track, s in busy_s(events).items() if role_of(track) != track},
+        busy_of=_duration(length_s(events)) if (record.run_dir / OLD_TIMELINE_FILE).is_file() else "",
         links=_links(record.run_dir),
     )
 

@@ -78,6 +78,21 @@ def test_the_report_says_how_long_each_worker_worked(make_run: MakeRun, tmp_path
     ]
 
 
+def test_the_work_of_a_run_longer_than_its_timeline_is_said_to_be_of_its_end(make_run: MakeRun) -> None:
+    run_dir = make_run(num_samples=8)
+    file = TimelineFile(run_dir / "timeline.json", max_bytes=2000)
+    for number in range(60):
+        file.add(Span("rollout-1", "draw", "", 100.0 * number, 100.0 * number + 50))
+        file.write()
+    text = Page(write_report(run_dir).page.read_text("utf-8")).text
+    events = [e for n in ("timeline.old.json", "timeline.json") for e in json.loads((run_dir / n).read_text())]
+    num_kept = sum(event["ph"] == "X" for event in events)
+    assert 5 < num_kept < 30
+    (said,) = re.findall(r"rollout-1 worked, of the run's last (\d+) min (\d+) s\s*(\d+) min (\d+) s", text)
+    length_min, length_s, busy_min, busy_s = map(int, said)
+    assert (60 * length_min + length_s, 60 * busy_min + busy_s) == (100 * num_kept - 50, 50 * num_kept)
+
+
 @pytest.fixture(scope="module")
 def page(run_dir: Path) -> Page:
     return Page((run_dir / "report.html").read_text("utf-8"))
