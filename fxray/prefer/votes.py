@@ -169,10 +169,9 @@ def undo(store: Store, rater: Rater, vote_id: str) -> None:
 
 def note_bad_answer(store: Store, rater: Rater, position: int, answer: str) -> None:
     """Keeps an answer of a judge that is no choice; its pair stays open."""
+    kept = answer[:1000].encode("utf-8", "replace").decode()  # JSON may hold half a surrogate pair, SQLite none
     with store.transaction() as connection:
-        connection.execute(
-            "INSERT INTO bad_answer VALUES (?, ?, ?, ?)", (rater.rater_id, position, answer[:1000], now())
-        )
+        connection.execute("INSERT INTO bad_answer VALUES (?, ?, ?, ?)", (rater.rater_id, position, kept, now()))
 
 
 def _no_pair(position: int) -> VoteError:

@@ -138,6 +138,13 @@ def test_a_judge_fills_the_study_and_its_votes_are_those_of_what_it_saw(study, s
     assert found.num_neutral == 6
 
 
+def test_an_answer_cut_inside_an_emoji_is_counted_as_none(study, server):
+    server.faults = ["\ud83d"]
+    assert ask(study, server).num_bad_answers == 1
+    with open_study(study) as store:
+        assert [row["answer"] for row in store.read("SELECT answer FROM bad_answer")] == ["?"]
+
+
 def test_an_answer_that_does_not_come_is_asked_for_again_and_then_is_one_error(study, server, monkeypatch):
     monkeypatch.setattr(judge_module, "_MAX_PAUSE_S", 0.01)
     server.faults = [2.0]
