@@ -120,8 +120,10 @@ async def _judge_all(
             num_votes += 1
         told(num_votes + num_bad, len(positions))
 
-    whole = httpx.Timeout(None)  # `_ask` has a deadline for the whole answer
-    async with httpx.AsyncClient(headers=headers, timeout=whole) as client, asyncio.TaskGroup() as tasks:
+    whole = httpx.Timeout(None)  # `_ask` has a deadline for the whole answer, which no wait for a connection may use up
+    limits = httpx.Limits(max_connections=num_parallel, max_keepalive_connections=num_parallel)
+    client = httpx.AsyncClient(headers=headers, timeout=whole, limits=limits)
+    async with client, asyncio.TaskGroup() as tasks:
         for position in positions:
             tasks.create_task(judge(position))
     return Judged(num_votes, num_bad)

@@ -23,6 +23,7 @@ from fxray.prefer.judge import Endpoint, judge_study, read_choice
 from fxray.prefer.raters import join_judge
 from fxray.prefer.store import open_study
 from fxray.prefer.study import create_study
+from fxray.prefer.votes import open_positions
 
 OPTIONS = {"group": "judge", "max_failed_checks": 0, "num_bootstrap": 50, "seed": 0}
 TRUE_EDGE = 10, 19
@@ -39,7 +40,9 @@ def marks_the_truth(url: str) -> bool:
 
 
 class Judge(ThreadingHTTPServer):
-    """Prefers the side with the true box. `faults` are taken before: a status, a text, or seconds to hang."""
+    """Prefers the side with the true box. `faults` are taken before: a status, a text, seconds to hang, a barrier."""
+
+    request_queue_size = 128
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -55,15 +58,22 @@ class Handler(BaseHTTPRequestHandler):
             fault = self.server.faults.pop(0) if self.server.faults else None
         if isinstance(fault, float):
             time.sleep(fault)
+        elif isinstance(fault, threading.Barrier):
+            fault.wait(20)
+            self.answer(200, b'{"choices": [{"message": {"content": "left"}}]}')
+            return
         elif isinstance(fault, int):
             self.answer(fault, b'{"error": "as told"}')
             return
         elif isinstance(fault, bytes):
             self.answer(200, fault)
             return
+        elif isinstance(fault, str):
+            self.answer(200, json.dumps({"choices": [{"message": {"content": fault}}]}).encode())
+            return
         _, left, right = body["messages"][0]["content"]
         sides = marks_the_truth(left["image_url"]["url"]), marks_the_truth(right["image_url"]["url"])
-        word = fault or {(True, False): "left", (False, True): " Right\n"}.get(sides, "neutral")
+        word = {(True, False): "left", (False, True): " Right\n"}.get(sides, "neutral")
         self.answer(200, json.dumps({"choices": [{"message": {"content": word}}]}).encode())
 
     def answer(self, status, content):
@@ -106,12 +116,14 @@ def study(few, tmp_path):
     return path
 
 
-def ask(study, server, **changes):
+def ask(study, server, *, num_parallel=4, **changes):
     with open_study(study) as store:
         endpoint = Endpoint(
             **({"url": server.url, "model": "m", "key": "", "deadline_s": 60.0, "max_tokens": 16} | changes)
         )
-        return judge_study(store, join_judge(store, "m"), endpoint, num_parallel=4, told=lambda done, total: None)
+        return judge_study(
+            store, join_judge(store, "m"), endpoint, num_parallel=num_parallel, told=lambda done, total: None
+        )
 
 
 def test_a_judge_fills_the_study_and_its_votes_are_those_of_what_it_saw(study, server, monkeypatch):
@@ -143,6 +155,18 @@ def test_an_answer_cut_inside_an_emoji_is_counted_as_none(study, server):
     assert ask(study, server).num_bad_answers == 1
     with open_study(study) as store:
         assert [row["answer"] for row in store.read("SELECT answer FROM bad_answer")] == ["?"]
+
+
+def test_as_many_questions_are_under_way_as_were_asked_for(made, tmp_path, server, monkeypatch):
+    study = tmp_path / "study.db"
+    study.write_bytes(made.read_bytes())
+    monkeypatch.setattr(judge_module, "_drawn", lambda *_: "")
+    num_parallel = 120
+    with open_study(study) as store:
+        num_questions = len(open_positions(store, join_judge(store, "m")))
+    server.faults = [threading.Barrier(num_parallel)] * num_parallel + ["left"] * (num_questions - num_parallel)
+    judged = ask(study, server, num_parallel=num_parallel)
+    assert (judged.num_votes, len(server.asked)) == (num_questions, num_questions)
 
 
 def test_an_answer_that_does_not_come_is_asked_for_again_and_then_is_one_error(study, server, monkeypatch):
