@@ -58,7 +58,7 @@ def invite_all(store: Store, names: Sequence[str], *, renew: bool = False) -> li
 
 
 def join_judge(store: Store, name: str) -> Rater:
-    """The judge of a name, with every pair and every check of the study; added where it is not there.
+    """The judge of a name, with every pair of the study and as many checks as a human; added where it is not there.
 
     Raises:
         DataError: The name is malformed, or that of a human.
@@ -109,13 +109,13 @@ def _add(connection: sqlite3.Connection, store: Store, name: str, kind: Kind, to
 def _drawn(connection: sqlite3.Connection, facts: dict[str, object], name: str, kind: Kind) -> list[tuple[int, bool]]:
     """Pairs in a rater's order, and whether a stands on the right.
 
-    Humans get the pairs that fewest others have; a check never comes first.
+    Humans get the pairs that fewest others have, a judge gets all; checks are as many for both, and never come first.
     """
     rng = random.Random(f"{facts['seed']} {kind} {name}")
     order = _least_seen(connection, rng, is_check=False)
-    checks = _least_seen(connection, rng, is_check=True)
+    checks = _least_seen(connection, rng, is_check=True)[: _count(facts["checks_per_rater"])]
     if kind == "human":
-        order, checks = order[: _count(facts["pairs_per_rater"])], checks[: _count(facts["checks_per_rater"])]
+        order = order[: _count(facts["pairs_per_rater"])]
     rng.shuffle(order)
     for pair_id in checks:
         order.insert(rng.randint(1, len(order)), pair_id)
@@ -127,9 +127,10 @@ def _count(limit: object) -> int | None:
 
 
 def _least_seen(connection: sqlite3.Connection, rng: random.Random, *, is_check: bool) -> list[int]:
-    """Pairs by the number of raters who have them, ties in random order; a judge has all, which changes no order."""
+    """Pairs by the number of humans who have them, ties in random order."""
     rows = connection.execute(
-        "SELECT pair_id, COUNT(rater_id) FROM pair LEFT JOIN assignment USING (pair_id) "
+        "SELECT pair_id, COUNT(rater.rater_id) FROM pair LEFT JOIN assignment USING (pair_id) "
+        "LEFT JOIN rater ON rater.rater_id = assignment.rater_id AND kind = 'human' "
         "WHERE is_check = ? GROUP BY pair_id ORDER BY pair_id",
         (is_check,),
     ).fetchall()

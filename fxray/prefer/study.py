@@ -38,7 +38,7 @@ class Plan:
         num_images: Drawn from the dataset; None for all.
         with_real: Also real images, which carry no boxes in the truth.
         pairs_per_rater: For each human; None for all pairs.
-        checks_per_rater: Attention checks for each human, beside the pairs.
+        checks_per_rater: Attention checks for each human and each judge, beside the pairs.
         max_side_px: Larger images are reduced.
         threshold: Score from which an image counts as generated, where a file has no verdicts.
         seed: Of the images, and of every rater's order.

@@ -132,9 +132,9 @@ def test_a_judge_fills_the_study_and_its_votes_are_those_of_what_it_saw(study, s
     command = ["prefer", "judge", str(study), "--url", server.url, "--model", "org/m"]
     first = CliRunner().invoke(app, command)
     assert first.exit_code == 0, first.exception
-    assert "org/m: 24 votes, 2 answers that are none" in first.output
+    assert "org/m: 18 votes, 2 answers that are none" in first.output
     assert "org/m: 2 votes, 0 answers that are none" in CliRunner().invoke(app, command).output
-    assert len(server.asked) == 26 + 2 + 2
+    assert len(server.asked) == 20 + 2 + 2
     path, authorization, body = server.asked[-1]
     assert (path, authorization) == ("/v1/chat/completions", "Bearer secret")
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("org/m", 0, 16)
@@ -143,7 +143,7 @@ def test_a_judge_fills_the_study_and_its_votes_are_those_of_what_it_saw(study, s
         raters = read_raters(store, ballots)
     found = analyse(ballots, raters, ["Humans", "near", "far"], **OPTIONS)
     (rater,) = found.raters
-    assert (rater.kind, rater.num_votes, rater.num_checks) == ("judge", 18, 8)
+    assert (rater.kind, rater.num_votes, rater.num_checks) == ("judge", 18, PLAN.checks_per_rater)
     assert (rater.num_failed_checks, rater.num_bad_answers) == (0, 2)
     shares = {(cell.row, cell.column): (cell.num_won, cell.num_lost, cell.num_neutral) for cell in found.cells}
     assert shares[("Humans", "far")] == shares[("Humans", "near")] == (6, 0, 0)
@@ -172,7 +172,7 @@ def test_as_many_questions_are_under_way_as_were_asked_for(made, tmp_path, serve
 def test_an_answer_that_does_not_come_is_asked_for_again_and_then_is_one_error(study, server, monkeypatch):
     monkeypatch.setattr(judge_module, "_MAX_PAUSE_S", 0.01)
     server.faults = [2.0]
-    assert ask(study, server, deadline_s=1.5).num_votes == 26
+    assert ask(study, server, deadline_s=1.5).num_votes == 20
     server.faults = [1.0] * 100
     with open_study(study) as store, store.transaction() as connection:
         connection.execute("UPDATE vote SET undone_at = 'then' WHERE position = 3")

@@ -44,6 +44,23 @@ def test_raters_share_the_pairs_evenly(store):
     assert Counter(row["n"] for row in counts if row["is_check"]) == {10: 8}
 
 
+def test_a_judge_has_every_pair_and_as_many_checks_as_a_person_and_changes_nobodys(store):
+    join_judge(store, "m")
+    store.facts["pairs_per_rater"] = 7
+    for k in range(4):
+        invite(store, f"r{k}")
+    rows = store.read(
+        "SELECT name, SUM(is_check) AS num_checks, COUNT(*) AS n FROM assignment JOIN pair USING (pair_id) "
+        "JOIN rater USING (rater_id) GROUP BY rater_id ORDER BY rater_id"
+    )
+    assert [tuple(row) for row in rows] == [("m", 2, 122), *((f"r{k}", 2, 9) for k in range(4))]
+    shared = store.read(
+        "SELECT COUNT(*) AS n FROM assignment JOIN pair USING (pair_id) JOIN rater USING (rater_id) "
+        "WHERE is_check AND kind = 'human' GROUP BY pair_id"
+    )
+    assert [row["n"] for row in shared] == [1] * 8
+
+
 def test_sides_are_the_raters_own(store, ana):
     rows = store.read(
         "SELECT position, is_swapped, x.regions AS a FROM assignment JOIN pair USING (pair_id) "
