@@ -154,7 +154,8 @@ def judge(
     """Let a model that sees images vote on every pair of a study, as a rater of kind judge.
 
     A key comes from the environment variable FXRAY_JUDGE_KEY. An answer that is not one of the words left, right,
-    neutral is counted and leaves its pair open; the same command again asks what is open.
+    neutral is counted and leaves its pair open; the same command again asks what is open. A name is one model's:
+    another model needs another --name.
 
     \b
     Examples:
@@ -164,13 +165,13 @@ def judge(
 
     from fxray.cli.progress import show_progress
     from fxray.events import Step
-    from fxray.prefer.judge import KEY_VARIABLE, Endpoint, judge_study
+    from fxray.prefer.judge import KEY_VARIABLE, QUESTION, Endpoint, judge_study
     from fxray.prefer.raters import join_judge
     from fxray.prefer.store import open_study
 
     endpoint = Endpoint(url, model, os.environ.get(KEY_VARIABLE, "").strip(), deadline_s, max_tokens)
     with open_study(study) as store, show_progress() as on_event:
-        rater = join_judge(store, name or model)
+        rater = join_judge(store, name or model, model=model, question=QUESTION)
         judged = judge_study(
             store,
             rater,

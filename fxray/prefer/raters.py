@@ -1,6 +1,7 @@
 """Who takes part: humans by link, and judges. Each has pairs, sides and an order of its own, fixed when it joins."""
 
 import hashlib
+import json
 import random
 import re
 import secrets
@@ -57,17 +58,41 @@ def invite_all(store: Store, names: Sequence[str], *, renew: bool = False) -> li
     return tokens
 
 
-def join_judge(store: Store, name: str) -> Rater:
+def join_judge(store: Store, name: str, *, model: str, question: str) -> Rater:
     """The judge of a name, with every pair of the study and as many checks as a human; added where it is not there.
 
+    Args:
+        store: The study, whose facts keep model and question of each judge.
+        name: How the results call it.
+        model: As its interface calls it.
+        question: What it is asked about each pair.
+
     Raises:
-        DataError: The name is malformed, or that of a human.
+        DataError: The name is malformed, or that of a human, or of a judge of another model or question.
     """
-    found = store.read("SELECT rater_id, name, kind FROM rater WHERE name = ?", name)
-    if found and found[0]["kind"] == "judge":
-        return Rater(*found[0])
+    asked = {"model": model, "question_sha256": _digest(question)}
     with store.transaction() as connection:
-        return _add(connection, store, name, "judge", None)
+        found = connection.execute("SELECT rater_id, name, kind FROM rater WHERE name = ?", (name,)).fetchone()
+        facts = json.loads(connection.execute("SELECT facts FROM study").fetchone()["facts"])
+        judges = facts.setdefault("judges", {})
+        if found and found["kind"] == "judge":
+            if judges.get(name) != asked:
+                raise _other_judge(store, name, judges.get(name), model)
+            return Rater(*found)
+        added = _add(connection, store, name, "judge", None)
+        judges[name] = asked
+        connection.execute("UPDATE study SET facts = ?", (json.dumps(facts, ensure_ascii=False),))
+    return added
+
+
+def _other_judge(store: Store, name: str, known: dict[str, str] | None, model: str) -> DataError:
+    if known is None:
+        said = "joined under an earlier fxray, which did not keep its model"
+    elif known["model"] != model:
+        said = f"is the model {known['model']!r}, got {model!r}"
+    else:
+        said = "was asked another question, by another fxray"
+    return DataError(f"judge {name!r} {said}", where=str(store.path), remedy="choose another --name")
 
 
 def rater_of(store: Store, token: str) -> Rater | None:

@@ -63,7 +63,7 @@ def voted(made, tmp_path_factory):
         for k in range(210):
             store.facts |= {"pairs_per_rater": 18, "checks_per_rater": 4 if k >= 200 else 1}
             vote_as_told(store, rater_of(store, invite(store, f"r{k}")), rng, is_careless=k >= 200)
-        judge = join_judge(store, "contrary")
+        judge = join_judge(store, "contrary", model="m", question="?")
         for position, (first, _, is_swapped) in sides_of(store, judge).items():
             cast(
                 store,

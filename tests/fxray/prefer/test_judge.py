@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fxray.cli.app import app
 from fxray.client import ServiceError
-from fxray.errors import ConfigError, DeadlineError
+from fxray.errors import ConfigError, DataError, DeadlineError
 from fxray.prefer import judge as judge_module
 from fxray.prefer.analysis import analyse
 from fxray.prefer.ballots import read_ballots, read_raters
@@ -122,7 +122,11 @@ def ask(study, server, *, num_parallel=4, **changes):
             **({"url": server.url, "model": "m", "key": "", "deadline_s": 60.0, "max_tokens": 16} | changes)
         )
         return judge_study(
-            store, join_judge(store, "m"), endpoint, num_parallel=num_parallel, told=lambda done, total: None
+            store,
+            join_judge(store, "m", model="m", question="?"),
+            endpoint,
+            num_parallel=num_parallel,
+            told=lambda done, total: None,
         )
 
 
@@ -150,6 +154,31 @@ def test_a_judge_fills_the_study_and_its_votes_are_those_of_what_it_saw(study, s
     assert found.num_neutral == 6
 
 
+def test_a_name_is_one_models_and_the_results_name_it(study, server):
+    server.faults = ["left", "no word"]
+    command = ["prefer", "judge", str(study), "--url", server.url, "--name", "gpt", "--model"]
+    assert CliRunner().invoke(app, [*command, "a"]).exit_code == 0
+    before = len(server.asked)
+    other = CliRunner().invoke(app, [*command, "b"])
+    assert isinstance(other.exception, DataError)
+    assert other.exception.message == "judge 'gpt' is the model 'a', got 'b'"
+    assert len(server.asked) == before
+    counted = CliRunner().invoke(app, ["prefer", "analyse", str(study), "--raters", "judge", "--json"])
+    assert json.loads(counted.stdout)["study"]["judges"]["gpt"]["model"] == "a"
+    with open_study(study) as store, pytest.raises(DataError, match="'gpt' was asked another question"):
+        join_judge(store, "gpt", model="a", question="Which?")
+
+
+def test_a_judge_of_an_earlier_study_whose_model_nobody_kept_is_refused(study):
+    with open_study(study) as store:
+        join_judge(store, "m", model="m", question="?")
+        with store.transaction() as connection:
+            connection.execute("UPDATE study SET facts = ?", (json.dumps(store.facts),))
+        with pytest.raises(DataError, match="joined under an earlier fxray"):
+            join_judge(store, "m", model="m", question="?")
+        assert join_judge(store, "new", model="m", question="?").name == "new"
+
+
 def test_an_answer_cut_inside_an_emoji_is_counted_as_none(study, server):
     server.faults = ["\ud83d"]
     assert ask(study, server).num_bad_answers == 1
@@ -163,7 +192,7 @@ def test_as_many_questions_are_under_way_as_were_asked_for(made, tmp_path, serve
     monkeypatch.setattr(judge_module, "_drawn", lambda *_: "")
     num_parallel = 120
     with open_study(study) as store:
-        num_questions = len(open_positions(store, join_judge(store, "m")))
+        num_questions = len(open_positions(store, join_judge(store, "m", model="m", question="?")))
     server.faults = [threading.Barrier(num_parallel)] * num_parallel + ["left"] * (num_questions - num_parallel)
     judged = ask(study, server, num_parallel=num_parallel)
     assert (judged.num_votes, len(server.asked)) == (num_questions, num_questions)

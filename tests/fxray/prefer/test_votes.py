@@ -35,7 +35,7 @@ def test_raters_share_the_pairs_evenly(store):
     store.facts["pairs_per_rater"] = 7
     for k in range(40):
         invite(store, f"r{k}")
-    join_judge(store, "Qwen/Qwen2.5-VL-7B")  # a judge sees all, and counts for nobody
+    join_judge(store, "Qwen/Qwen2.5-VL-7B", model="m", question="?")  # a judge sees all, and counts for nobody
     counts = store.read(
         "SELECT is_check, COUNT(*) AS n FROM assignment JOIN pair USING (pair_id) JOIN rater USING (rater_id) "
         "WHERE kind = 'human' GROUP BY pair_id"
@@ -45,7 +45,7 @@ def test_raters_share_the_pairs_evenly(store):
 
 
 def test_a_judge_has_every_pair_and_as_many_checks_as_a_person_and_changes_nobodys(store):
-    join_judge(store, "m")
+    join_judge(store, "m", model="m", question="?")
     store.facts["pairs_per_rater"] = 7
     for k in range(4):
         invite(store, f"r{k}")
@@ -153,8 +153,8 @@ def test_a_name_is_one_raters(store):
     with pytest.raises(DataError, match="is called 'ana' already"):
         invite(store, "ana")
     with pytest.raises(DataError, match="is called 'ana' already"):
-        join_judge(store, "ana")
-    assert join_judge(store, "m") == join_judge(store, "m")
+        join_judge(store, "ana", model="m", question="?")
+    assert join_judge(store, "m", model="m", question="?") == join_judge(store, "m", model="m", question="?")
 
 
 def test_a_file_that_another_process_holds_is_one_error_within_the_deadline(study, monkeypatch):
