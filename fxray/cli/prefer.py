@@ -211,7 +211,7 @@ def analyse(
     from fxray.prefer.report import matrix_rows, notes, score_rows, write_analysis
     from fxray.prefer.store import open_study
 
-    with open_study(study) as store:
+    with open_study(study, only_read=True) as store:
         ballots, facts = read_ballots(store), store.facts
         records = read_raters(store, ballots)
     names = [source["name"] for source in facts["sources"]]
@@ -263,7 +263,7 @@ def export(
     from fxray.prefer.ballots import ballots_as_csv, ballots_as_jsonl, read_ballots
     from fxray.prefer.store import open_study
 
-    with open_study(study) as store:
+    with open_study(study, only_read=True) as store:
         ballots = read_ballots(store)
     write_atomically(out, ballots_as_csv(ballots) if out.suffix == ".csv" else ballots_as_jsonl(ballots))
     typer.echo(f"{out}: {len(ballots)} votes")

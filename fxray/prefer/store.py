@@ -114,8 +114,12 @@ def new_study(path: Path, facts: dict[str, Any]) -> Iterator[sqlite3.Connection]
             connection.close()
 
 
-def open_study(path: Path) -> Store:
+def open_study(path: Path, *, only_read: bool = False) -> Store:
     """Opens a study file.
+
+    Args:
+        path: The file.
+        only_read: Nothing will be written, so that the file and its folder need not be writable.
 
     Raises:
         DataError: It is missing, no study file, or one of another version.
@@ -123,8 +127,12 @@ def open_study(path: Path) -> Store:
     """
     if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises where a folder may not be entered
         raise DataError("no such study file", where=str(path), remedy="make it with `fxray prefer create`")
+    mode = "" if not only_read or _is_writable(path) else "?mode=ro&immutable=1" if _is_at_rest(path) else "?mode=ro"
     with _told(path):
-        connection = sqlite3.connect(path, timeout=LOCK_DEADLINE_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path.absolute().as_uri() + mode,
+            timeout=LOCK_DEADLINE_S, isolation_level=None, check_same_thread=False, uri=True,
+        )  # fmt: skip
     connection.row_factory = sqlite3.Row
     try:
         with _told(path):
@@ -139,12 +147,23 @@ def open_study(path: Path) -> Store:
                     where=str(path),
                     remedy="open it with the fxray that made it",
                 )
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            for pragma in () if mode else ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 connection.execute(f"PRAGMA {pragma}")
             return Store(path, connection)
     except BaseException:
         connection.close()
         raise
+
+
+def _is_writable(path: Path) -> bool:
+    file = path.resolve()
+    return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)  # SQLite keeps files beside a study
+
+
+def _is_at_rest(path: Path) -> bool:
+    """Whether all votes are in the file itself, and no process has it open."""
+    beside = (path.resolve().with_name(f"{path.resolve().name}{ending}") for ending in ("-wal", "-shm", "-journal"))
+    return not any(file.exists() and file.stat().st_size for file in beside)
 
 
 def now() -> str:

@@ -1,7 +1,9 @@
 import csv
 import json
 import math
+import os
 import secrets
+import sqlite3
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from fxray.cli.app import app
 from fxray.errors import DataError
+from fxray.prefer import store as store_module
 from fxray.prefer.analysis import analyse
 from fxray.prefer.ballots import Ballot, RaterRecord, read_ballots, read_raters
 from fxray.prefer.raters import invite, join_judge, rater_of
@@ -237,3 +240,42 @@ def test_votes_are_exported_with_what_they_compare(voted, tmp_path, counted):
     assert rows[5]["sample_id"] == objects[5]["sample_id"] == ballots[5].sample_id
     assert {(o["first"], o["second"]) for o in objects if o["is_check"]} == {("truth", "wrong")}
     assert int(rows[5]["pair_id"]) == ballots[5].pair_id
+
+
+def may_read(path, mode):
+    return mode != os.W_OK
+
+
+def told(command, *arguments):
+    shown = CliRunner().invoke(app, ["prefer", command, *map(str, arguments)])
+    assert shown.exit_code == 0, shown.exception
+    return shown.stdout
+
+
+def test_a_study_that_may_not_be_written_is_analysed_and_exported_and_nothing_is_written(voted, tmp_path, monkeypatch):
+    options = ("--json", "--num-bootstrap", "20")
+    expected = told("analyse", voted, *options)
+    told("export", voted, tmp_path / "expected.csv")
+    folder = tmp_path / "archive #1?"
+    folder.mkdir()
+    study = folder / "study.db"
+    study.write_bytes(voted.read_bytes())
+    connection = sqlite3.connect(study)
+    connection.execute("PRAGMA journal_mode = DELETE")  # opening it to write would change the file
+    connection.close()
+    before = study.read_bytes()
+    study.chmod(0o444)
+    folder.chmod(0o555)
+    monkeypatch.setattr(store_module.os, "access", may_read)  # root may write everywhere
+    assert told("analyse", study, *options) == expected
+    told("export", study, tmp_path / "votes.csv")
+    assert (tmp_path / "votes.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
+    assert study.read_bytes() == before
+    assert list(folder.iterdir()) == [study]
+
+
+def test_votes_of_a_study_that_another_serves_are_read_where_nothing_may_be_written(store, tmp_path, monkeypatch):
+    cast(store, rater_of(store, invite(store, "ana")), "f" * 32, 0, "left", None)
+    assert store.path.with_name("study.db-wal").stat().st_size > 0
+    monkeypatch.setattr(store_module.os, "access", may_read)
+    assert "1 votes" in told("export", store.path, tmp_path / "votes.csv")
