@@ -4,15 +4,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fxray.draw import font_file, readable
 from fxray.files import atomic_path, write_atomically
 from fxray.prefer.analysis import Analysis, Cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 NAME = "preference"
 SYNTHETIC = "SYNTHETIC: photographs with planted defects; not comparable with the paper's numbers."
@@ -157,9 +159,9 @@ def _draw_matrix(axes: "Axes", analysis: Analysis) -> None:
         ink = "white" if abs(share.value - 0.5) > 0.3 else "black"
         axes.text(x, y, f"{share.value:.1%}", ha="center", va="bottom", color=ink, fontsize=11)
         axes.text(x, y, f"{share.low:.0%} to {share.high:.0%}", ha="center", va="top", color=ink, fontsize=7.5)
-    axes.set_xticks(range(size), analysis.sources)
-    axes.set_yticks(range(size), analysis.sources)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        _name_ticks(axis, analysis.sources)
     axes.set_title("share of votes, row over column", fontsize=9)
     axes.spines[:].set_visible(False)
 
@@ -171,8 +173,17 @@ def _draw_scores(axes: "Axes", analysis: Analysis) -> None:
     errors = [[max(0.0, s.value - s.low) for _, s in known], [max(0.0, s.high - s.value) for _, s in known]]
     axes.axvline(0, color="#999999", linewidth=0.8)
     axes.errorbar(values, range(len(known)), xerr=errors, fmt="o", color="#0b6b74", capsize=3)
-    axes.set_yticks(range(len(known)), [name for name, _ in known])
+    _name_ticks(axes.yaxis, [name for name, _ in known])
     axes.set_ylim(-0.6, len(known) - 0.4)
     axes.set_title("Bradley-Terry score, log-odds", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
+
+
+def _name_ticks(axis: "Axis", names: Sequence[str]) -> None:
+    """Names from 0 on, each in a font that has its characters."""
+    from matplotlib.font_manager import FontProperties
+
+    axis.set_ticks(range(len(names)), [readable(name) for name in names])
+    for label in axis.get_ticklabels():
+        label.set_fontproperties(FontProperties(fname=font_file(label.get_text()), size=label.get_fontsize()))

@@ -4,20 +4,26 @@ import math
 import os
 import secrets
 import sqlite3
+import warnings
 import xml.etree.ElementTree as ET
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from fxray import draw as draw_module
 from fxray.cli.app import app
 from fxray.errors import DataError
 from fxray.prefer import store as store_module
 from fxray.prefer.analysis import analyse
 from fxray.prefer.ballots import Ballot, RaterRecord, read_ballots, read_raters
 from fxray.prefer.raters import invite, join_judge, rater_of
-from fxray.prefer.report import notes
+from fxray.prefer.report import notes, write_analysis
 from fxray.prefer.store import open_study
 from fxray.prefer.strength import PRIOR_VOTES, bradley_terry, score_bounds, wilson
 from fxray.prefer.votes import cast, open_positions, undo
@@ -279,3 +285,21 @@ def test_votes_of_a_study_that_another_serves_are_read_where_nothing_may_be_writ
     assert store.path.with_name("study.db-wal").stat().st_size > 0
     monkeypatch.setattr(store_module.os, "access", may_read)
     assert "1 votes" in told("export", store.path, tmp_path / "votes.csv")
+
+
+def test_names_in_any_script_are_drawn_in_a_font_that_has_them(tmp_path, monkeypatch):
+    shipped = Path(mpl.get_data_path()) / "fonts" / "ttf"
+    fonts = str(shipped / "DejaVuSans.ttf"), str(shipped / "STIXGeneral.ttf")  # of the two the latter alone has "の"
+    monkeypatch.setattr(draw_module, "_font_files", lambda *, bold: fonts)
+    names = ["の", "模型", "Humans"]
+    ballots = [
+        replace(ballot, first=first, second=second)
+        for first, second in combinations(names, 2)
+        for ballot in unanimous(2, 3)[0]
+    ]
+    found = analyse(ballots, unanimous(2, 3)[1], names, **OPTIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a glyph that its font lacks
+        write_analysis(tmp_path, found, FACTS | {"name": "study"})
+    words = "".join(ET.parse(tmp_path / "preference.svg").getroot().itertext())
+    assert [words.count(name) for name in ("の", draw_module.NO_FONT, "Humans")] == [3, 3, 3]
