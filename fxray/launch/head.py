@@ -39,10 +39,19 @@ def watched_head(address: str, deadline_s: float) -> Iterator[None]:
         remedy="start the cluster again; the same command then goes on from the last checkpoint",
     )
     is_lost, is_left = threading.Event(), threading.Event()
+    signalling = threading.Lock()
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        """Ray's own waits are left by nothing but this; a block that has ended meanwhile keeps its own end."""
+        if not is_left.is_set():
+            raise KeyboardInterrupt
 
     def end_block() -> None:
-        is_lost.set()
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        with signalling:
+            if is_left.is_set():
+                return
+            is_lost.set()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
         if not is_left.wait(LEAVING_DEADLINE_S):
             sys.stderr.write(f"error: {error}\n")
             sys.stderr.flush()
@@ -51,7 +60,7 @@ def watched_head(address: str, deadline_s: float) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGUSR1, _interrupt)
+    before = signal.signal(signal.SIGUSR1, interrupt)
     thread = threading.Thread(target=watch, args=(asker(address), deadline_s, is_left, end_block), daemon=True)
     thread.start()
     try:
@@ -62,7 +71,8 @@ def watched_head(address: str, deadline_s: float) -> Iterator[None]:
         raise
     finally:
         is_left.set()
-        signal.signal(signal.SIGUSR1, before)
+        with signalling:  # a signal under the former handler would end the process without a word
+            signal.signal(signal.SIGUSR1, before)
 
 
 def watch(answers: Callable[[], bool], deadline_s: float, is_left: threading.Event, lose: Callable[[], None]) -> None:
@@ -92,8 +102,3 @@ def asker(address: str) -> Callable[[], bool]:
         return True
 
     return answers
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Ray's own waits are left by nothing but this."""
-    raise KeyboardInterrupt

@@ -25,6 +25,26 @@ with head.watched_head(sys.argv[1], 0.3):
         time.sleep(60)
 """
 
+LEFT = """
+import time
+from fxray.launch import head
+
+def asker(address):
+    def answers():
+        time.sleep(1.5)
+        return False
+    return answers
+
+head.asker, head.ASK_EVERY_S = asker, 0.05
+try:
+    with head.watched_head("10.0.0.1:6379", 0.3):
+        time.sleep(0.5)
+        raise RuntimeError("a worker died")
+except RuntimeError as error:
+    time.sleep(2)
+    print("left in order:", error)
+"""
+
 
 def closed_address() -> str:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -91,3 +111,8 @@ def test_a_driver_that_cannot_leave_is_ended_after_the_same_words() -> None:
     assert done.returncode == 1
     assert done.stderr.count("error: 127.0.0.1:") == 1
     assert "the head of the cluster has not answered" in done.stderr
+
+
+def test_a_block_that_ends_while_the_head_is_asked_is_left_in_order() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "left in order: a worker died\n")
