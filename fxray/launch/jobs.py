@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +48,14 @@ def connect(address: str) -> Any:
     import requests
     from ray.job_submission import JobSubmissionClient
 
+    class Client(JobSubmissionClient):
+        """Ray's own waits for ever, and asks as soon as it is made."""
+
+        def _do_request(self, *request: Any, **options: Any) -> Any:
+            return super()._do_request(*request, timeout=ANSWER_DEADLINE_S, **options)
+
     try:
-        client = JobSubmissionClient(address)
-        client._do_request = partial(client._do_request, timeout=ANSWER_DEADLINE_S)  # Ray waits for ever
+        client = Client(address)
         answer = requests.get(f"{address.rstrip('/')}/api/version", timeout=ANSWER_DEADLINE_S)
         theirs = answer.json().get("ray_version")
     except (ConnectionError, RuntimeError, requests.RequestException) as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.server
+import socket
 import threading
 from contextlib import suppress
 from types import SimpleNamespace
@@ -275,3 +276,22 @@ def test_what_dead_nodes_offered_is_not_counted(monkeypatch):
 
     monkeypatch.setattr("ray.util.state.list_nodes", list_nodes)
     assert jobs.cluster_nodes("http://head:8265") == [{"CPU": 2}]
+
+
+def test_a_dashboard_that_takes_the_connection_and_says_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr(jobs, "ANSWER_DEADLINE_S", 0.5)
+    raised: list[Exception] = []
+
+    def connect(address: str) -> None:
+        try:
+            jobs.connect(address)
+        except ResourceError as error:
+            raised.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        asking = threading.Thread(target=connect, args=(address,), daemon=True)
+        asking.start()
+        asking.join(20)
+    assert [str(error).partition(": ")[0] for error in raised] == [address]
+    assert "no Ray dashboard answers" in str(raised[0])
