@@ -8,8 +8,6 @@ from fxray.capacity.plan import refuse_what_does_not_fit
 from fxray.config.tree import Config
 from fxray.errors import DeadlineError, ResourceError
 
-LOOK_DEADLINE_S = 180.0
-
 
 @dataclass(frozen=True, slots=True)
 class FoundGpu:
@@ -66,7 +64,7 @@ def look_at_gpu() -> FoundGpu:
     return FoundGpu(properties.name, properties.total_memory, torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def look_in_cluster(deadline_s: float = LOOK_DEADLINE_S) -> FoundGpu:
+def look_in_cluster(deadline_s: float) -> FoundGpu:
     """Looks at one GPU of the cluster, in a process that Ray gives it."""
     import ray
     from ray.exceptions import GetTimeoutError
@@ -74,19 +72,20 @@ def look_in_cluster(deadline_s: float = LOOK_DEADLINE_S) -> FoundGpu:
     try:
         return ray.get(ray.remote(num_gpus=0.01, num_cpus=0)(look_at_gpu).remote(), timeout=deadline_s)
     except GetTimeoutError as error:
-        message = f"no GPU could be looked at within {deadline_s:g} s"
         raise DeadlineError(
-            message, where="Ray cluster", remedy="check with `ray status` that a GPU is free"
+            f"no GPU could be looked at within {deadline_s:g} s",
+            where="Ray cluster",
+            remedy="check with `ray status` that a GPU is free, or raise rollout.start_deadline_s",
         ) from error
 
 
-def check_gpus(config: Config, available: float, look: Callable[[], FoundGpu] = look_in_cluster) -> None:
+def check_gpus(config: Config, available: float, look: Callable[[float], FoundGpu] = look_in_cluster) -> None:
     """Returns when the cluster's GPUs can do what a configuration asks of them, or it asks for none.
 
     Args:
         config: A checked one.
         available: GPUs that the cluster has.
-        look: Looks at one of them.
+        look: Looks at one of them, within so many seconds: other jobs may hold all of them.
 
     Raises:
         ResourceError: There are too few, torch cannot use them, or a role does not fit by the plan.
@@ -101,7 +100,7 @@ def check_gpus(config: Config, available: float, look: Callable[[], FoundGpu] = 
             remedy="lower rollout.num_workers, learner.num_ranks and sft.num_workers, or join a larger cluster with "
             "ray.address; a shipped file's first lines show other placements",
         )
-    found = look()
+    found = look(config.rollout.start_deadline_s)
     if found.problem:
         raise ResourceError(
             f"torch cannot use the GPU: {found.problem}",

@@ -16,7 +16,7 @@ from fxray.config.tree import Config
 from fxray.events import Event, OnEvent, PhaseDone
 from fxray.launch.cluster import check_machine, ray_cluster
 from fxray.launch.data import Splits, prepare_data
-from fxray.launch.devices import check_gpus, largest_store_bytes, look_in_cluster, num_cluster_gpus
+from fxray.launch.devices import check_gpus, largest_store_bytes, num_cluster_gpus
 from fxray.launch.run import RunDirectory, open_run
 from fxray.launch.watch import watch_run
 
@@ -66,10 +66,8 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
         refuse([*warmup_problems(config, len(Dataset.open(splits.train)))], where="configuration")
         with ray_cluster(config.ray, min_cpus=num_cpus(config)), watch.exporting():
             refuse(find_store_problem(config, largest_store_bytes()), where="Ray")
-            if config.ray.autoscales:  # the look asks for a GPU, so that a node with one comes
-                check_gpus(config, math.inf, partial(look_in_cluster, config.rollout.start_deadline_s))
-            else:
-                check_gpus(config, num_cluster_gpus())
+            # Where nodes come when they are needed, the look asks for a GPU, so that one with it comes.
+            check_gpus(config, math.inf if config.ray.autoscales else num_cluster_gpus())
             yield Session(config, run, stages, splits, model_path, partial(_tell, run, watch.on_event))
 
 

@@ -241,7 +241,7 @@ def test_running_out_of_memory_gives_the_plans_advice(place: Any) -> None:
     found = look_at_gpu()
     config = load_config("qwen2.5-vl-3b", ["model.path=Qwen/Qwen2.5-VL-32B-Instruct"])
     with pytest.raises(ResourceError, match="GiB of GPU memory by the plan") as caught:
-        check_gpus(config, 1, look=lambda: found)
+        check_gpus(config, 1, look=lambda _: found)
     assert "fxray plan" in caught.value.remedy
 
 

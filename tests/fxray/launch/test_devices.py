@@ -21,11 +21,22 @@ def test_the_gpus_of_shipped_configurations(name: str, overrides: list[str], exp
 
 
 def test_a_configuration_without_gpus_looks_at_none() -> None:
-    check_gpus(config("tiny"), 0, look=lambda: pytest.fail("looked"))
+    check_gpus(config("tiny"), 0, look=lambda _: pytest.fail("looked"))
 
 
 def test_enough_gpus_that_fit_are_accepted() -> None:
-    check_gpus(config(), 1, look=lambda: H100)
+    check_gpus(config(), 1, look=lambda _: H100)
+
+
+def test_behind_other_jobs_a_gpu_is_waited_for_within_the_start_deadline() -> None:
+    waits: list[float] = []
+
+    def look(deadline_s: float) -> FoundGpu:
+        waits.append(deadline_s)
+        return H100
+
+    check_gpus(config("qwen2.5-vl-3b", "rollout.start_deadline_s=7200"), 1, look)
+    assert waits == [7200]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +57,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
     available: float, found: FoundGpu, message: str, remedy: str
 ) -> None:
     with pytest.raises(ResourceError, match=message) as caught:
-        check_gpus(config(), available, look=lambda: found)
+        check_gpus(config(), available, look=lambda _: found)
     assert remedy in caught.value.remedy
 
 
