@@ -24,6 +24,8 @@ from fxray.spans import Fact, Span
 
 LOOK_EVERY_S = 2.0
 """Seconds between two looks at workers and nodes, at most."""
+LAUNCH_S = 30.0
+"""For the process of a worker that has a node to be heard of."""
 NEVER_RAN = ("its node has died", "The actor never ran")
 """What Ray says of an actor that it gave to a node whose death it had not noticed yet."""
 
@@ -57,6 +59,11 @@ class Worker:
     policy: PolicyBlob | None = None
     proof: SyncProof | None = None
     asked_s: float = 0.0
+
+    @property
+    def has_no_node(self) -> bool:
+        """It was not heard of for longer than a process takes to come up."""
+        return self.placed_s is None and time.monotonic() - self.hired_s >= LAUNCH_S
 
     def begin(self, name: str, what: str, facts: dict[str, Fact] | None = None) -> Span:
         """Something that the driver wants of this worker begins."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from actors.crew import Worker
@@ -104,6 +104,16 @@ def end_s(errand: Errand, start_deadline_s: float, short_since_s: float | None) 
         is_needed = short_since_s is not None
         errand_end_s = max(short_since_s or 0.0, worker.hired_s) + start_deadline_s if is_needed else math.inf
     return errand_end_s if worker.leaves_s is None else min(errand_end_s, worker.leaves_s)
+
+
+def kept_from_rest(errands: Iterable[Errand], *, is_short: bool) -> str:
+    """What a pool waits for before it rests, in words.
+
+    Args:
+        errands: All that its workers are busy with.
+        is_short: Fewer workers are up than a step takes; else those without a node are waited for by nobody.
+    """
+    return ", ".join(errand.what for errand in errands if is_short or not errand.worker.has_no_node)
 
 
 def late_error(what: str, *, is_placed: bool = True, kind: str = DRAW) -> DeadlineError:

@@ -29,6 +29,7 @@ from actors.errands import (
     Errand,
     RolloutFacts,
     end_s,
+    kept_from_rest,
     late_error,
     missing_groups,
 )
@@ -160,17 +161,20 @@ class RolloutPool:
     def rest(self) -> None:
         """Returns when no worker holds GPU memory: those that start or load are waited for, then all are sent to rest.
 
+        Those that wait for a node are let go, so that none starts while others use the GPU, and hired again later.
+
         Raises:
             DeadlineError: One does not come to rest in time.
             WorkerDiedError: Workers were lost more often than the budget allows.
         """
         deadline_s = time.monotonic() + self._deadlines.start_s + self._deadlines.step_s
         while True:
-            while self._errands:
-                waited_for = ", ".join(errand.what for errand in self._errands.values())
+            while waited_for := kept_from_rest(self._errands.values(), is_short=self._crew.num_up < self._num_needed):
                 self._settle(deadline_s, waited_for)
             awake = [worker for worker in self._idle if not worker.is_resting]
             if not awake:
+                for errand in list(self._errands.values()):
+                    self._let_go(errand.worker)
                 return
             for worker in awake:
                 self._idle.remove(worker)

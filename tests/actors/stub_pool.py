@@ -70,7 +70,8 @@ class StubWorker:
         ray: The stub's.
         name: "rollout-1".
         node: Where it runs.
-        start_s: For its engine to come up.
+        place_s: For a node to have room for it.
+        start_s: For its engine to come up, from when it was asked for.
         draw_s: For a lease.
         dies_s: When its process ends.
         start_error: What its start raises.
@@ -80,6 +81,7 @@ class StubWorker:
     ray: Ray
     name: str
     node: str = ""
+    place_s: float = 0.0
     start_s: float = 1.0
     draw_s: float = 1.0
     dies_s: float = math.inf
@@ -103,7 +105,7 @@ class StubWorker:
 
     @property
     def health(self) -> Any:
-        return self._method(lambda: (0.0, self.node or f"node of {self.name}", None))
+        return self._method(lambda: (self.place_s, self.node or f"node of {self.name}", None))
 
     @property
     def load_policy(self) -> Any:
@@ -129,7 +131,13 @@ class StubWorker:
 
 
 def stub_pool(
-    stub: Ray, workers: dict[int, dict[str, Any]], *, num_workers: int, deadlines: Deadlines, max_restarts: int
+    stub: Ray,
+    workers: dict[int, dict[str, Any]],
+    *,
+    num_workers: int,
+    deadlines: Deadlines,
+    max_restarts: int,
+    rests: bool = False,
 ) -> RolloutPool:
     """A pool whose n-th worker is as `workers[n]` says.
 
@@ -139,6 +147,7 @@ def stub_pool(
         num_workers: Of the pool.
         deadlines: Of its waits.
         max_restarts: Of its budget.
+        rests: Its workers do between two calls.
     """
     begun_s = stub.now_s
 
@@ -155,4 +164,5 @@ def stub_pool(
         deadlines=deadlines,
         failures=failures(max_restarts),
         nodes=STEADY,
+        rests=rests,
     )

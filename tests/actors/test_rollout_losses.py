@@ -1,5 +1,7 @@
 """Which workers are lost, how that counts, and what time their successors have; over stubs of Ray's calls."""
 
+import math
+
 import pytest
 from plain_pool import TWO, adapter, check_groups, drawn_by, prompts
 from ray.exceptions import RuntimeEnvSetupError
@@ -98,3 +100,27 @@ def test_groups_of_an_engine_that_is_up_have_the_time_of_a_step(stub: Ray) -> No
     with pytest.raises(DeadlineError, match="4 groups from rollout-1"):
         pool.generate(prompts(4), TWO)
     assert stub.now_s - 1000.0 == pytest.approx(3.0)
+
+
+def test_a_pool_that_rests_lets_go_of_who_waits_for_a_node_and_hires_again(stub: Ray) -> None:
+    nowhere = {"place_s": math.inf, "start_s": math.inf}
+    workers = {1: {"draw_s": 3.0}, 2: nowhere, 3: nowhere, 4: {"place_s": 5.0, "start_s": 50.0}}
+    pool = stub_pool(stub, workers, num_workers=2, deadlines=LONG, max_restarts=0, rests=True)
+    begun_s = stub.now_s
+    for _ in range(2):
+        check_groups(pool.generate(prompts(8), TWO), prompts(8))
+        assert [worker.name for worker in pool._crew.members] == ["rollout-1"]
+    assert stub.now_s - begun_s < 90
+    check_groups(pool.generate(prompts(8), TWO), prompts(8))
+    assert [(worker.name, worker.is_resting) for worker in pool._crew.members] == [
+        ("rollout-1", True),
+        ("rollout-4", True),
+    ]
+
+
+def test_a_pool_that_rests_waits_for_its_first_worker(stub: Ray) -> None:
+    pool = stub_pool(
+        stub, {1: {"place_s": 300.0, "start_s": 310.0}}, num_workers=1, deadlines=LONG, max_restarts=0, rests=True
+    )
+    pool.rest()
+    assert (pool.num_up, stub.now_s) == (1, 1310.0)
