@@ -132,7 +132,8 @@ class Dataset:
         """The encoded image of a row, read from its row group or from the file beside the dataset.
 
         Raises:
-            DataError: The row has no image, or its file is missing, no plain file or larger than 256 MiB.
+            DataError: The row has no image, its part of the dataset file is damaged, or the image's own file is
+                missing, no plain file or larger than 256 MiB.
         """
         where = f"{self.path} row {row}"
         file = self.image_file(row)
@@ -145,10 +146,15 @@ class Dataset:
         group, offset = self._places[row]
         batch_rows = max(1, self._file.metadata.row_group(group).num_rows // ROWS_PER_GROUP)
         batches = self._file.iter_batches(batch_rows, [group], ["image"], use_threads=False)  # ends at the row's own
-        for batch in batches:
-            if offset < batch.num_rows:
-                break
-            offset -= batch.num_rows
+        try:
+            for batch in batches:
+                if offset < batch.num_rows:
+                    break
+                offset -= batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"its part of the file cannot be read: {str(error)[:200]}", where=where, remedy="write the file again"
+            ) from error
         content = batch.column(0)[offset].as_py()
         if not content:
             raise DataError("fields image and image_path are both empty, expected one", where=where, remedy=_REWRITE)

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import ray
 from PIL import Image
 
 from actors import image_store
 from actors.failures import FailureBudget
-from actors.image_store import FoundImage, ImageSource, ImageStore
+from actors.image_store import BadImage, FoundImage, ImageSource, ImageStore
 from fxray.data.dataset import Row, write_dataset
 from fxray.errors import DataError, WorkerDiedError
 from fxray.schema import Annotation, Sample, Verdict
@@ -155,3 +156,17 @@ def test_without_ray_a_store_is_a_plain_object(dataset: Path) -> None:
     assert facts[1:] == [FoundImage(3, 0, len(IMAGES[3])), FoundImage(0, 0, len(IMAGES[0]))]
     assert facts[0].sample_id == "s2"
     assert contents == [IMAGES[0], b"", b""]
+
+
+def test_the_images_of_a_damaged_page_are_bad_ones(dataset: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "train.parquet"
+    content = bytearray(dataset.read_bytes())
+    group = pq.ParquetFile(dataset).metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    (start,) = [column.data_page_offset for column in columns if column.path_in_schema == "image"]
+    content[start : start + 64] = bytes(64)
+    damaged.write_bytes(content)
+    (fact,), *_ = ImageStore(damaged).read([1])
+    assert isinstance(fact, BadImage)
+    assert fact.sample_id == "s1"
+    assert fact.reason.startswith(f"{damaged} row 1: its part of the file cannot be read: ")
