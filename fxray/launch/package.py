@@ -17,7 +17,7 @@ START_FILE = "sitecustomize.py"
 START_HOOK = "import fxray.torchvision_hook\n"
 """Python reads it in every process of the job: the hook acts without being installed."""
 
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "runs", "datasets")
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
 def write_package(folder: Path, config: Config, user_folder: Path) -> None:

@@ -49,6 +49,14 @@ def test_modules_of_reward_functions_travel_and_nothing_else_of_the_folder(tmp_p
     assert (folder / "mine" / "score.py").is_file()
 
 
+def test_packages_inside_a_users_module_travel_whatever_they_are_called(tmp_path):
+    for name in ("runs", "datasets"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        (tmp_path / "mine" / name / "__init__.py").touch()
+    folder = written(tmp_path, "reward.functions=[{path: 'mine.score:length'}]")
+    assert {file.parent.name for file in (folder / "mine").rglob("*.py")} == {"runs", "datasets"}
+
+
 def test_a_module_of_the_user_never_takes_the_place_of_fxrays(tmp_path):
     (tmp_path / "rewards.py").write_text("raise SystemExit\n")
     folder = written(tmp_path, "reward.functions=[{path: 'rewards.custom:load_reward'}]")
