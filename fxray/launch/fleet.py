@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,8 @@ from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, MODEL_W
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
 from fxray.engine.binding import read_weights
-from fxray.errors import CheckpointError, DataError, LearnerLostError, WorkerDiedError
-from fxray.events import Note, OnEvent
+from fxray.errors import CheckpointError, LearnerLostError, WorkerDiedError
+from fxray.events import OnEvent
 from fxray.grpo.loop import Ports
 from fxray.grpo.ports import Generator, Learner
 from fxray.grpo.types import AdapterBlob, PolicyBlob
@@ -86,8 +85,7 @@ class Fleet(Policies):
         """The prompts of a split; its images lie in a store of their own, which is started on the first call."""
         if path not in self._prompts:
             config, on_event = self._session.config, self._session.on_event
-            note = partial(self._skip, on_event=on_event, may_skip=config.data.on_corrupt_image == "skip")
-            fetch = start.image_fetcher(config, path, note, on_event)
+            fetch = start.image_fetcher(config, path, self._skip, on_event)
             self._prompts[path] = PromptSource(Dataset.open(path), fetch, config, self._session.model_path)
         return self._prompts[path]
 
@@ -176,13 +174,9 @@ class Fleet(Policies):
         )
         self.pool.scaler.observe(step, int(metrics["num_groups"]))
 
-    def _skip(self, reason: str, *, on_event: OnEvent, may_skip: bool) -> None:
-        if not may_skip:
-            raise DataError(
-                reason, remedy="mend or remove the row, or set data.on_corrupt_image=skip to leave such images out"
-            )
+    def _skip(self, reason: str) -> None:
+        start.leave_out(reason, config=self._session.config, on_event=self._session.on_event)
         self.num_corrupt_images += 1
-        on_event(Note(f"left out: {reason}", is_warning=True))
 
 
 @contextmanager

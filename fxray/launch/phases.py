@@ -6,6 +6,7 @@ data ─► SFT ─► [No-FT, SFT answer] ─► alpha ─► [answers] ─► 
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from fxray.checkpoints import CALIBRATION_FILE
@@ -28,7 +29,7 @@ from fxray.launch.run import RunDirectory, Split, open_finished
 from fxray.launch.session import Session, num_cpus, open_session
 from fxray.launch.sft import train_sft
 from fxray.launch.stages import check_stage_before, stage_version, train_stage
-from fxray.launch.start import image_fetcher
+from fxray.launch.start import image_fetcher, leave_out
 from fxray.model.folder import resolve_model_path
 from fxray.report import Report, write_report
 
@@ -149,16 +150,14 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
     dataset, model_path = Dataset.open(data), resolve_model_path(config.model.path)
     policy = None if adapter is None else read_policy(adapter, 0)
 
-    def refuse_image(reason: str) -> None:
-        raise DataError(reason, remedy="mend or remove the row")
-
+    on_bad = partial(leave_out, config=config, on_event=on_event)
     with (
         ray_cluster(config.ray, min_cpus=num_cpus(config)),
         open_policies(config, model_path, on_event) as policies,
     ):
         if policy is not None:
             policies.publisher.publish(policy)
-        prompts = PromptSource(dataset, image_fetcher(config, data, refuse_image, on_event), config, model_path)
+        prompts = PromptSource(dataset, image_fetcher(config, data, on_bad, on_event), config, model_path)
         rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
         predictions = answer_split(
             policies.generator,

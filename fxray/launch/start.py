@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fxray import spans
 from fxray.config.tree import Config
+from fxray.errors import DataError
 from fxray.events import Note, OnEvent
 from fxray.files import read_folder
 from fxray.grpo.types import ImageRef
@@ -169,6 +170,19 @@ def _memory_remedy(config: Config) -> str:
     if 0 < config.rollout.gpus_per_worker < 1 and not config.rollout.sleep:
         changes.append("--set rollout.sleep=true")
     return f"{', or '.join(changes)}; `fxray plan` shows who needs what"
+
+
+def leave_out(reason: str, *, config: Config, on_event: OnEvent) -> None:
+    """Tells of an image that cannot be read and is left out.
+
+    Raises:
+        DataError: The configuration lets none be left out.
+    """
+    if config.data.on_corrupt_image != "skip":
+        raise DataError(
+            reason, remedy="mend or remove the row, or set data.on_corrupt_image=skip to leave such images out"
+        )
+    on_event(Note(f"left out: {reason}", is_warning=True))
 
 
 def image_fetcher(
