@@ -17,7 +17,9 @@ START_FILE = "sitecustomize.py"
 START_HOOK = "import fxray.torchvision_hook\n"
 """Python reads it in every process of the job: the hook acts without being installed."""
 
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+_NO_SOURCE = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+_BULKY = {"runs", "datasets"}
+"""Folders that are left out unless they hold modules."""
 
 
 def write_package(folder: Path, config: Config, user_folder: Path) -> None:
@@ -33,7 +35,7 @@ def write_package(folder: Path, config: Config, user_folder: Path) -> None:
     """
     for package in (fxray, actors, rewards):
         name = package.__name__
-        shutil.copytree(Path(package.__path__[0]), folder / name, ignore=_LEFT_OUT)
+        shutil.copytree(Path(package.__path__[0]), folder / name, ignore=_left_out)
     shutil.copytree(shipped_folder(), folder / "fxray" / "configs", dirs_exist_ok=True)
     (folder / START_FILE).write_text(START_HOOK)
     document = yaml.safe_load(dump_config(config))
@@ -50,6 +52,11 @@ def _copy_module(name: str, source: Path, folder: Path) -> None:
     if (folder / name).exists():
         return
     if (source / name).is_dir():
-        shutil.copytree(source / name, folder / name, ignore=_LEFT_OUT)
+        shutil.copytree(source / name, folder / name, ignore=_left_out)
     elif (source / f"{name}.py").is_file():
         shutil.copyfile(source / f"{name}.py", folder / f"{name}.py")
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    bulky = {name for name in _BULKY.intersection(names) if not any(Path(folder, name).glob("*.py"))}
+    return bulky | set(_NO_SOURCE(folder, names))

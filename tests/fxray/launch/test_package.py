@@ -49,6 +49,15 @@ def test_modules_of_reward_functions_travel_and_nothing_else_of_the_folder(tmp_p
     assert (folder / "mine" / "score.py").is_file()
 
 
+def test_runs_and_datasets_inside_a_users_module_stay_where_they_are(tmp_path):
+    for name in ("runs", "datasets"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        (tmp_path / "mine" / name / "large.bin").touch()
+    (tmp_path / "mine" / "score.py").touch()
+    folder = written(tmp_path, "reward.functions=[{path: 'mine.score:length'}]")
+    assert [file.name for file in (folder / "mine").iterdir()] == ["score.py"]
+
+
 def test_packages_inside_a_users_module_travel_whatever_they_are_called(tmp_path):
     for name in ("runs", "datasets"):
         (tmp_path / "mine" / name).mkdir(parents=True)
