@@ -184,9 +184,18 @@ class LearnerGroup:
             LearnerLostError: A rank died, hangs, or failed by a fault of its own.
             FxrayError: What a rank refuses: model, adapter.
         """
-        end = time.monotonic() + self._start_deadline_s
+        try:
+            self._start(time.monotonic() + self._start_deadline_s)
+        except DeadlineError as error:  # it knows what was left of the deadline alone
+            raise DeadlineError(
+                f"the learner was not up within {self._start_deadline_s:g} s",
+                where=error.where,
+                remedy="look at the Ray logs, or raise learner.start_deadline_s",
+            ) from error
+
+    def _start(self, end: float) -> None:
         room = f"room for {self._num_ranks} learner ranks of {self._bundle}"
-        await_ranks([self._placement.ready()], self._start_deadline_s, room, "place")
+        await_ranks([self._placement.ready()], end - time.monotonic(), room, "place")
         self._answers(
             [rank.is_alive.remote() for rank in self._ranks], end, "the learner's ranks to come up", "come up"
         )

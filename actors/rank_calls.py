@@ -82,7 +82,7 @@ def await_ranks(
                 raise DeadlineError(
                     f"no answer within {deadline_s:.0f} s",
                     where=f"waiting for {what}",
-                    remedy="look at the Ray logs, or raise the learner's deadline in the configuration",
+                    remedy="look at the Ray logs, or raise learner.step_deadline_s",
                 )
         return [results[call] for call in calls]
     except RayTaskError as error:

@@ -6,6 +6,7 @@ import signal
 import time
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -96,6 +97,26 @@ def test_the_mean_counts_groups_that_are_left_out(random_model_dir, monkeypatch)
         groups[2].rollouts.prompt.group_id,
     ]
     assert num_groups == 3
+
+
+def test_a_learner_that_is_not_up_in_time_names_its_whole_deadline(monkeypatch):
+    group = LearnerGroup.__new__(LearnerGroup)
+    group._start_deadline_s, group._ranks, group._num_ranks, group._bundle = 600.0, [], 2, {"CPU": 1}
+    group._placement, group._health = SimpleNamespace(ready=lambda: None), None
+    given_s = []
+
+    def await_nothing(calls, deadline_s, what, *_):
+        given_s.append(deadline_s)
+        if "room" not in what:
+            raise DeadlineError("no answer within 5 s", where=f"waiting for {what}")
+
+    group._spec = spec("m")
+    monkeypatch.setattr("actors.learner.await_ranks", await_nothing)
+    with pytest.raises(DeadlineError) as told:
+        group.start()
+    assert str(told.value).startswith("waiting for the learner's ranks to come up: the learner was not up within 600 s")
+    assert "learner.start_deadline_s" in told.value.remedy
+    assert 599 < given_s[0] <= 600
 
 
 @pytest.mark.parametrize("cause", [RuntimeError("CUDA error\nat 0x1"), ModelError("the gradient is not finite")])
