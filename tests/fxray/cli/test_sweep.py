@@ -21,7 +21,7 @@ def test_a_dry_run_lists_every_trial_and_writes_nothing(tmp_path):
     assert shown.exit_code == 0, shown.output
     for seed in (0, 1, 2):
         assert f"grpo.prompts-per-step-24+seed-{seed}" in shown.stdout
-    assert "210" in shown.stdout
+    assert "108" in shown.stdout
     assert not (tmp_path / "out").exists()
 
 
