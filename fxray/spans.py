@@ -151,16 +151,24 @@ def role_of(track: str) -> str:
 
 @contextmanager
 def listening(*listeners: OnSpan) -> Iterator[None]:
-    """Tells listeners of every span that ends inside the block, in the thread that ends it."""
+    """Tells listeners of every span that ends inside the block, in the thread that ends it.
+
+    The first to listen and the last to leave begin and end a recording: none knows what went on outside.
+    """
+    _forget_unheard()
     _listeners.extend(listeners)
     try:
         yield
     finally:
         for listener in listeners:
             _listeners.remove(listener)
-        if not _listeners:
-            _open.clear()
-            _idle_since_s.clear()
+        _forget_unheard()
+
+
+def _forget_unheard() -> None:
+    if not _listeners:
+        _open.clear()
+        _idle_since_s.clear()
 
 
 def _tell(span: Span) -> None:

@@ -53,6 +53,12 @@ def test_nothing_of_one_recording_is_left_in_the_next():
     assert spans.open_spans() == [] == spans.present()
 
 
+def test_what_went_on_unheard_is_not_in_a_recording():
+    spans.begin("rollout-1", "draw")
+    with spans.listening(lambda _: None):
+        assert spans.open_spans() == [] == spans.present()
+
+
 def test_another_thread_sees_what_is_waited_for_and_the_time_counts_for_the_oldest(heard):
     old, new = spans.begin("learner-0", "update"), spans.begin("rollout-1", "draw")
     before_s = waited_s().get("learner update", 0.0)
