@@ -1,5 +1,6 @@
 """One vLLM engine: draws answers from the base model, from one adapter on it, or from other weights in its place."""
 
+import gc
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from fxray.errors import ConfigError, FxrayError, ModelError, SyncError
 from fxray.files import write_atomically
 from fxray.grammar.probability import probability_generated, verdict_tokens
 from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, PolicyBlob, Rollout, SamplingSettings, SyncProof
+from fxray.imports import without_collection
 
 BASE_VERSION = -1
 """Policy version of answers that the base model gave."""
@@ -90,21 +92,23 @@ class Engine:
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        prepare_environment(threads=settings.threads)
-        from vllm import LLM
-
         self._settings = settings
         self._num_loads = self._num_streamed = 0
         self._policy: tuple[Any, int] | None = None
         self._is_asleep = False
-        try:
-            self._llm = LLM(**llm_arguments(settings))
-        except (ValueError, RuntimeError, OSError, AssertionError) as error:
-            raise ModelError(
-                f"vLLM cannot start: {error}",
-                where=str(settings.model_path),
-                remedy="check the `rollout` section of the configuration against this machine's memory",
-            ) from error
+        with without_collection():
+            prepare_environment(threads=settings.threads)
+            from vllm import LLM
+
+            gc.freeze()  # vLLM collects several times as it comes up
+            try:
+                self._llm = LLM(**llm_arguments(settings))
+            except (ValueError, RuntimeError, OSError, AssertionError) as error:
+                raise ModelError(
+                    f"vLLM cannot start: {error}",
+                    where=str(settings.model_path),
+                    remedy="check the `rollout` section of the configuration against this machine's memory",
+                ) from error
         if is_cpu_build() and settings.lora_rank:
             self._llm.collective_rpc("use_single_adapter_maths")
         self._tokenizer = self._llm.get_tokenizer()

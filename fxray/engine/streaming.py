@@ -19,6 +19,7 @@ from fxray.engine.settings import EngineSettings
 from fxray.errors import ConfigError, DeadlineError, ModelError, WorkerDiedError
 from fxray.grammar.markers import BOX_END
 from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, PolicyBlob, Rollout, SyncProof
+from fxray.imports import without_collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,10 @@ class StreamingEngine:
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        prepare_environment(threads=settings.threads)
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
+        with without_collection():
+            prepare_environment(threads=settings.threads)
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
 
         self._settings = settings
         self._num_loads = self._num_asked = self._num_running = 0
