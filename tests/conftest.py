@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Puts the slower kinds last, and skips what needs a GPU where there is none."""
+    _refuse_unwritten_marks(items)
     has_gpu = Path("/dev/nvidia0").exists() or config.getoption("--rehearse")
     for item in items:
         if item.get_closest_marker("gpu") and not has_gpu:
@@ -34,6 +35,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     # One of several processes shall not be left with a long test at the end.
     items.sort(key=kind, reverse="PYTEST_XDIST_WORKER" in os.environ)
+
+
+def _refuse_unwritten_marks(items: list[pytest.Item]) -> None:
+    """`scripts/test` finds the files of the slower kinds by the marks that are written in them."""
+    names_of: dict[Path, set[str]] = {}
+    for item in items:
+        names_of.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    for path, names in names_of.items():
+        text = path.read_text("utf-8")
+        if unwritten := {name for name in names & {*SLOW_MARKERS, "alone"} if f"mark.{name}" not in text}:
+            raise pytest.UsageError(f"{path}: write {', '.join(sorted(unwritten))} as pytest.mark, or it is not run")
 
 
 @pytest.fixture(scope="session")

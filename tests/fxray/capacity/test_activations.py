@@ -23,8 +23,8 @@ TEXT = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_
 VISION = ("depth", "hidden_size", "intermediate_size", "num_heads")
 SIZES = {
     "long-image": ((256, 1024, 3, 8, 2), (3, 128, 384, 4), 1152, Pass(298, 1024, 32, 8, 1)),
-    "wide": ((512, 2752, 3, 4, 1), (3, 320, 860, 4), 1152, Pass(106, 256, 64, 4, 1)),
-    "deep": ((192, 512, 8, 6, 2), (2, 256, 700, 4), 1152, Pass(58, 64, 64, 8, 3)),
+    "wide": ((256, 1376, 3, 2, 1), (3, 320, 860, 4), 1152, Pass(106, 256, 24, 4, 1)),
+    "deep": ((192, 512, 8, 6, 2), (2, 256, 700, 4), 1152, Pass(58, 64, 24, 8, 3)),
     "many-words": ((256, 1024, 2, 8, 2), (2, 128, 384, 4), 12000, Pass(298, 1024, 48, 2, 1)),
 }
 """Language model, vision tower (numbers in the order of TEXT and VISION), vocabulary, and the size of a pass."""
