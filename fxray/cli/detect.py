@@ -145,15 +145,19 @@ def _fill_folder(
         todo = results.missing(files)
         if len(todo) < len(files):
             on_event(Note(f"{len(files) - len(todo)} of {len(files)} are examined already and have not changed"))
+        num_away = 0
         try:
             if todo:
                 found = _found(config, adapter, todo, wanted, workers, on_event)
                 for record, thumbnail in told(found, len(todo), on_event):
-                    results.add(record, thumbnail)
+                    num_away += not results.add(record, thumbnail)
         except KeyboardInterrupt:
             results.flush()
             on_event(Note("interrupted; the same command goes on from here", is_warning=True))
             raise typer.Exit(INTERRUPTED) from None
+        if num_away:
+            text = f"{num_away} examined before cannot be read now: what was found in them stays"
+            on_event(Note(text, is_warning=True))
         records = results.finish(files)
         problems = write_results(
             out, records, settings, with_coco=Extra.COCO in extras, with_drawn=Extra.DRAWN in extras

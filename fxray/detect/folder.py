@@ -64,15 +64,22 @@ class ResultFolder:
             return False
         return (record["size_bytes"], record["modified_ns"]) == (status.st_size, status.st_mtime_ns)
 
-    def add(self, record: Record, thumbnail: bytes) -> None:
-        """Takes a finding; it is on the disk within five seconds or 500 findings, or when the folder is closed."""
+    def add(self, record: Record, thumbnail: bytes) -> bool:
+        """Takes a finding; it is on the disk within five seconds or 500 findings, or when the folder is closed.
+
+        Returns:
+            False where it was left: the file is away or cannot be read now, and what was found in it before stays.
+        """
+        record = record | {"file": self.key(record["file"])}
+        if _is_of_the_disk(record, self._records.get(record["file"])):
+            return False
         if thumbnail:
             write_thumbnail(self.folder, record["sha256"], thumbnail)
-        record = record | {"file": self.key(record["file"])}
         self._records[record["file"]] = record
         self._fresh.append(record)
         if time.monotonic() - self._flushed_s > _FLUSH_S or len(self._fresh) >= _FLUSH_FINDINGS:
             self.flush()
+        return True
 
     def flush(self) -> None:
         """Everything that was added is on the disk afterwards."""
@@ -161,6 +168,14 @@ def read_records(file: Path) -> Iterator[Record]:
                     remedy="delete the line, and its image is examined again",
                 ) from error
             yield record
+
+
+def _is_of_the_disk(record: Record, before: Record | None) -> bool:
+    """Whether a problem says nothing of the image that was examined before: nothing was read, and nothing changed."""
+    if before is None or "problem" in before or "problem" not in record or record["sha256"]:
+        return False
+    status = (record["size_bytes"], record["modified_ns"])
+    return status in ((-1, -1), (before["size_bytes"], before["modified_ns"]))
 
 
 def thumbnail_file(folder: Path, sha256: str) -> Path:

@@ -166,6 +166,20 @@ def test_a_second_run_does_only_what_is_missing(tmp_path: Path, source: Suspicio
     assert source.asked[4:] == ["b.png"]
 
 
+def test_a_list_whose_disk_is_away_loses_no_verdict_and_says_so(tmp_path: Path, source: Suspicious) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.png").write_bytes(image())
+    (tmp_path / "list.csv").write_text("path\ndisk/a.png\ndisk/b.png\n")
+    out = tmp_path / "out"
+    assert run(tmp_path / "list.csv", "--out", out).exit_code == 1
+    (tmp_path / "disk").rename(tmp_path / "unmounted")
+    result = run(tmp_path / "list.csv", "--out", out)
+    assert "1 examined before cannot be read now: what was found in them stays" in result.output
+    assert "2 images: 1 look generated, 1 could not be examined" in result.stdout
+    records = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
+    assert [record.get("verdict") for record in records] == ["generated", None]
+
+
 def test_without_a_folder_findings_are_printed_in_order(tmp_path: Path, source: Suspicious) -> None:
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(image())

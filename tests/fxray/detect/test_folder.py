@@ -68,6 +68,32 @@ def test_only_new_and_changed_files_are_missing(tmp_path: Path, images: list[str
     assert ordered[0]["problem"] == "later"
 
 
+def test_what_was_found_in_a_file_outlives_its_disk_but_no_change_of_the_file(
+    tmp_path: Path, images: list[str]
+) -> None:
+    verdict = {"verdict": "generated", "probability": 0.9}
+    with opened_folder(tmp_path / "out", SETTINGS_A) as results:
+        for image in images:
+            record = record_of(Path(image), sha256="ab" * 32)
+            del record["problem"]
+            assert results.add(record | verdict, b"")
+        found = results.finish(images)
+    unread = {"sha256": "", "is_lasting": False}
+    forbidden = record_of(Path(images[1]), "cannot be read: Permission denied", **unread)
+    Path(images[2]).write_bytes(b"other")
+    changed = record_of(Path(images[2]), "cannot be read: Permission denied", **unread)
+    Path(images[0]).unlink()
+    away = forbidden | {"file": images[0], "problem": "cannot be read: No such file", "size_bytes": -1}
+    with opened_folder(tmp_path / "out", SETTINGS_A) as results:
+        assert results.missing(images) == [images[0], images[2]]
+        assert [results.add(record, b"") for record in (away | {"modified_ns": -1}, forbidden, changed)] == [
+            False, False, True,
+        ]  # fmt: skip
+        ordered = results.finish(images)
+    assert ordered[:2] == found[:2]
+    assert ("verdict" in ordered[2], ordered[2]["problem"]) == (False, "cannot be read: Permission denied")
+
+
 def test_what_failed_is_tried_again_unless_the_file_itself_is_the_reason(tmp_path: Path, images: list[str]) -> None:
     with opened_folder(tmp_path / "out", SETTINGS_A) as results:
         results.add(record_of(Path(images[0]), problem="the engine ended", is_lasting=False), b"")
