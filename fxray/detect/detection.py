@@ -51,12 +51,16 @@ class Versions:
         base: Name of the base model.
         adapter: Folder of the adapter; empty for the bare base model.
         adapter_sha256: Of its weights, in hex; empty for the bare base model.
+        base_fingerprint: Of the base model's weights; empty where it is not known.
+        dtype: Of the weights in the engine; empty where it is not known.
     """
 
     fxray: str
     base: str
     adapter: str
     adapter_sha256: str
+    base_fingerprint: str = ""
+    dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)

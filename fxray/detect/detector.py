@@ -108,6 +108,8 @@ class Detector:
         return {
             "fxray": self.versions.fxray,
             "base_model": self.versions.base,
+            "base_fingerprint": self.versions.base_fingerprint or None,
+            "dtype": self.versions.dtype or None,
             "adapter": self.versions.adapter or None,
             "adapter_sha256": self.versions.adapter_sha256 or None,
             "view": self.view,

@@ -23,6 +23,8 @@ from fxray.files import disk_errors, make_folder, relative_path, write_atomicall
 
 SETTINGS, RESULTS, PARTS, THUMBNAILS = "settings.json", "detections.jsonl", "parts", "thumbnails"
 FORMAT = 1
+_LATER = {"base_fingerprint", "dtype"}
+"""Settings that a folder of an earlier version does not hold: it is taken as it is."""
 _FLUSH_S, _FLUSH_FINDINGS = 5.0, 500
 
 Record = dict[str, Any]
@@ -211,7 +213,8 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     try:
         found = json.loads(held)
-        changed = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name) and name != "fxray"]
+        left_out = {"fxray"} | (_LATER - found.keys())
+        changed = [n for n in {**wanted, **found} if wanted.get(n) != found.get(n) and n not in left_out]
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path), remedy="name another folder") from error
     if changed:

@@ -24,7 +24,7 @@ from fxray.launch.calibration import base_name, fitted_for
 from fxray.launch.fleet import read_policy
 from fxray.launch.run import finished_phases
 from fxray.launch.start import engine_settings
-from fxray.model.folder import resolve_model_path
+from fxray.model.folder import resolve_model_path, weights_fingerprint
 from fxray.model.prompts import load_chat, render_prompt
 from fxray.remote import local_copy
 
@@ -69,18 +69,24 @@ def describe_detector(config: Config, adapter: Path | None) -> Detector:
 
     Raises:
         CheckpointError: There is no adapter in the folder, or the calibration beside it is not of it.
+        ModelError: There is no complete base model in its folder.
     """
+    model_path = resolve_model_path(config.model.path)
     sha256 = open_adapter(adapter).sha256 if adapter else ""
     return Detector(
         _NoEngine(),
-        render_prompt(
-            load_chat(resolve_model_path(config.model.path)),
-            templates_of(config.data.view)[EVALUATION_TEMPLATE.index],
-        ),
+        render_prompt(load_chat(model_path), templates_of(config.data.view)[EVALUATION_TEMPLATE.index]),
         min_pixels=config.model.min_pixels,
         max_pixels=config.model.max_pixels,
         max_new_tokens=config.evaluate.max_new_tokens,
-        versions=Versions(__version__, base_name(config), adapter.name if adapter else "", sha256),
+        versions=Versions(
+            __version__,
+            base_name(config),
+            adapter.name if adapter else "",
+            sha256,
+            weights_fingerprint(model_path),
+            config.model.dtype,
+        ),
         view=config.data.view,
         calibration=read_calibration(adapter, fitted_for(config, sha256)) if adapter else None,
     )

@@ -38,6 +38,8 @@ class FittedFor(_Frozen):
     adapter_sha256: str
     """Of the adapter's weights; empty for the bare base model."""
     base: str
+    base_fingerprint: str = Field(default="", exclude_if=lambda value: not value)
+    """Of the base model's weights; empty where it is not known, as in files of earlier versions."""
     view: str
     min_pixels: int
     max_pixels: int
@@ -178,7 +180,7 @@ def read_calibration(adapter: Path, used_for: FittedFor) -> Calibration | None:
         return None
     wanted = used_for.model_dump()
     for name, value in found.fitted_for.model_dump().items():
-        if value != wanted[name]:
+        if value != wanted.get(name, value):  # a fingerprint that either does not know is in one of them alone
             raise CheckpointError(
                 f"was fitted for {name} {value!r}, and is to be used with {wanted[name]!r}",
                 where=str(adapter / CALIBRATION_FILE),

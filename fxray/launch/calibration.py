@@ -8,7 +8,7 @@ import numpy as np
 
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
-from fxray.errors import CheckpointError, DataError
+from fxray.errors import CheckpointError, DataError, ModelError
 from fxray.evaluate.calibration import Calibration, FittedFor, write_calibration
 from fxray.evaluate.fitting import fit_calibration
 from fxray.evaluate.groups import has_planted_defects
@@ -17,6 +17,7 @@ from fxray.files import file_sha256
 from fxray.launch.data import Splits
 from fxray.launch.fleet import read_policy
 from fxray.launch.run import RunDirectory
+from fxray.model.folder import resolve_model_path, weights_fingerprint
 from fxray.schema import Verdict
 
 
@@ -69,10 +70,19 @@ def fitted_for(config: Config, adapter_sha256: str) -> FittedFor:
     return FittedFor(
         adapter_sha256=adapter_sha256,
         base=base_name(config),
+        base_fingerprint=_fingerprint_if_there(config.model.path),
         view=config.data.view,
         min_pixels=config.model.min_pixels,
         max_pixels=config.model.max_pixels,
     )
+
+
+def _fingerprint_if_there(model_path: str) -> str:
+    """Of the base model; empty where it is elsewhere: a phase that has its answers is calibrated without it."""
+    try:
+        return weights_fingerprint(resolve_model_path(model_path))
+    except ModelError:
+        return ""
 
 
 def base_name(config: Config) -> str:

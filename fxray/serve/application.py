@@ -21,7 +21,7 @@ from fxray.grammar.prompts import EVALUATION_TEMPLATE, templates_of
 from fxray.launch.cluster import ray_address
 from fxray.launch.start import engine_settings
 from fxray.listening import is_loopback
-from fxray.model.folder import resolve_model_path
+from fxray.model.folder import resolve_model_path, weights_fingerprint
 from fxray.model.prompts import load_chat, render_prompt
 from fxray.processors import num_processors
 from fxray.remote import is_remote, local_copy
@@ -209,6 +209,7 @@ def replica_spec(config: Config) -> ReplicaSpec:
         max_new_tokens=config.evaluate.max_new_tokens,
         base=Path(config.model.path).name,
         swap_deadline_s=config.serve.drain_deadline_s,
+        base_fingerprint=weights_fingerprint(model_path),
     )
 
 

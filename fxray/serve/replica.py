@@ -48,6 +48,7 @@ class ReplicaSpec:
         max_new_tokens: Longest answer.
         base: Name of the base model.
         swap_deadline_s: For answers that have begun to end before the adapter changes.
+        base_fingerprint: Of the base model's weights; empty where it is not known.
     """
 
     engine: EngineSettings
@@ -56,6 +57,7 @@ class ReplicaSpec:
     max_new_tokens: int
     base: str
     swap_deadline_s: float
+    base_fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class DetectorReplica:
         return FittedFor(
             adapter_sha256=adapter_sha256,
             base=self._spec.base,
+            base_fingerprint=self._spec.base_fingerprint,
             view=self._spec.view,
             min_pixels=engine.min_pixels,
             max_pixels=engine.max_pixels,

@@ -129,6 +129,20 @@ def test_other_things_and_other_detectors_are_refused(tmp_path: Path, images: li
         pass
 
 
+def test_a_folder_of_before_base_models_were_told_apart_is_gone_on_with(tmp_path: Path) -> None:
+    known = SETTINGS_A | {"base_fingerprint": "aa", "dtype": "float32"}
+    for settings in (SETTINGS_A, known):
+        with opened_folder(tmp_path / "old", settings):
+            pass
+    with opened_folder(tmp_path / "new", known):
+        pass
+    for other in ({"base_fingerprint": "bb"}, {"dtype": "bfloat16"}):
+        (name,) = other
+        refused = pytest.raises(ConfigError, match=f"other settings: {name} is")
+        with refused, opened_folder(tmp_path / "new", known | other):
+            pass
+
+
 def test_what_is_no_text_is_one_error_and_a_strangers_part_is_left_alone(tmp_path: Path, images: list[str]) -> None:
     out = tmp_path / "out"
     with opened_folder(out, SETTINGS_A):

@@ -163,6 +163,19 @@ def test_a_calibration_is_read_for_what_it_was_fitted_for_and_nothing_else(tmp_p
         read_calibration(tmp_path, USED_FOR.model_copy(update={"max_pixels": 3}))
 
 
+def test_a_calibration_of_other_weights_is_refused_and_one_that_knows_none_is_taken_as_it_is(tmp_path):
+    before = fitted(*overconfident(512, seed=1))
+    assert "base_fingerprint" not in before.model_dump_json()  # its SHA-256 is that of earlier versions
+    write_calibration(before, tmp_path)
+    assert read_calibration(tmp_path, USED_FOR.model_copy(update={"base_fingerprint": "aa"})) == before
+    known = before.model_copy(update={"fitted_for": USED_FOR.model_copy(update={"base_fingerprint": "aa"})})
+    write_calibration(known, tmp_path)
+    for used_for in (USED_FOR, known.fitted_for):
+        assert read_calibration(tmp_path, used_for) == known
+    with pytest.raises(CheckpointError, match="was fitted for base_fingerprint 'aa', and is to be used with 'bb'"):
+        read_calibration(tmp_path, USED_FOR.model_copy(update={"base_fingerprint": "bb"}))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

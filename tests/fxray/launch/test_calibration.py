@@ -19,6 +19,7 @@ from fxray.launch import calibrate
 from fxray.launch.calibration import fitted_for
 from fxray.launch.phases import _calibrate
 from fxray.launch.run import RunDirectory
+from fxray.model.folder import resolve_model_path, weights_fingerprint
 from fxray.schema import Annotation, Box, Region, Sample, Verdict
 
 FLAW = (Region(Box(1, 1, 5, 5), "Hand bent"),)
@@ -83,6 +84,15 @@ def test_the_last_phase_is_calibrated_and_reported_on_the_test_split(run: RunDir
     assert (own.num_images, calibrated.num_images) == (400, 400)
     assert calibrated.metrics["ece"].value < own.metrics["ece"].value
     assert found["alpha"].calibrated.decisions["fpr"].value == pytest.approx(0.05, abs=0.04)
+
+
+def test_a_run_is_calibrated_for_the_weights_of_its_base_or_without_them_where_the_base_is_elsewhere(
+    run: RunDirectory,
+) -> None:
+    tiny = weights_fingerprint(resolve_model_path("tiny"))
+    assert of_run(run)[1].fitted_for.base_fingerprint == tiny
+    elsewhere = load_config("tiny", ["model.path=/models/elsewhere"])
+    assert fitted_for(elsewhere, "ab" * 32).base_fingerprint == ""
 
 
 def test_another_threshold_and_phase_need_no_engine(run: RunDirectory) -> None:

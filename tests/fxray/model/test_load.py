@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fxray.errors import ModelError
-from fxray.model.folder import base_fingerprint, resolve_model_path
+from fxray.model.folder import base_fingerprint, resolve_model_path, weights_fingerprint
 from fxray.model.images import load_image_processor
 from fxray.model.load import load_model, placeholder_ids
 from fxray.model.prompts import load_tokenizer
@@ -74,6 +74,22 @@ def test_the_fingerprint_tells_models_apart(copy, random_model_dir):
     weights = {name: tensor + 1 for name, tensor in load_file(copy / "model.safetensors").items()}
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     assert base_fingerprint(copy) != base_fingerprint(random_model_dir)
+
+
+def test_models_that_differ_between_their_first_and_last_tensors_are_told_apart_by_weights(copy, random_model_dir):
+    assert weights_fingerprint(copy) == weights_fingerprint(random_model_dir)
+    weights = {
+        name: tensor + 1 if ".layers." in name and name.endswith("proj.weight") else tensor
+        for name, tensor in load_file(copy / "model.safetensors").items()
+    }
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert weights_fingerprint(copy) != weights_fingerprint(random_model_dir)
+
+
+def test_weights_that_are_no_file_have_no_fingerprint_and_say_so(copy):
+    (copy / "model-2.safetensors").mkdir()
+    with pytest.raises(ModelError, match=r"model-2\.safetensors: cannot be read: Is a directory"):
+        weights_fingerprint(copy)
 
 
 def test_a_damaged_weight_file_is_named(copy):
