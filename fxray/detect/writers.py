@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 from fxray.data.exported import Exported, Guess
@@ -102,9 +103,12 @@ def draw_all(records: Sequence[Record], base: Path, folder: Path) -> list[str]:
     Returns:
         Why images were not drawn: changed, gone, or of a name that the file system does not take.
     """
-    answered = [record for record in records if record.get("verdict")]
+    copies: dict[str, list[Record]] = {}  # of one name and content: one drawing, by one thread
+    for record in records:
+        if record.get("verdict"):
+            copies.setdefault(drawing_name(record), []).append(record)
     with ThreadPoolExecutor(2) as pool:
-        return [problem for problem in pool.map(partial(_draw, base=base, folder=folder), answered) if problem]
+        return list(chain.from_iterable(pool.map(partial(_draw_one, base=base, folder=folder), copies.values())))
 
 
 def drawing_name(record: Record) -> str:
@@ -112,6 +116,17 @@ def drawing_name(record: Record) -> str:
     stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(record["file"]).name).lstrip(".")
     short = stem.encode("utf-8", "replace")[:MAX_STEM_BYTES].decode("utf-8", "ignore")
     return f"{short}-{record['sha256'][:8]}.png"
+
+
+def _draw_one(copies: Sequence[Record], base: Path, folder: Path) -> list[str]:
+    """Draws the first of some copies that can be drawn; gives the reasons where none can."""
+    problems: list[str] = []
+    for record in copies:
+        problem = _draw(record, base, folder)
+        if not problem:
+            return []
+        problems.append(problem)
+    return problems
 
 
 def _draw(record: Record, base: Path, folder: Path) -> str:

@@ -104,6 +104,25 @@ def test_drawings_are_made_once_and_only_of_the_image_that_was_examined(tmp_path
     assert draw_all(records, out, out / "drawn") == ["../in/a.png: was changed after it was examined"]
 
 
+def test_copies_of_an_image_in_several_folders_have_one_drawing_of_any_that_is_there(tmp_path: Path) -> None:
+    noise = io.BytesIO()
+    Image.effect_noise((900, 700), 80).convert("RGB").save(noise, "PNG")
+    for name in ("out", *"abcd"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(noise.getvalue())
+    copies = [record(f"../{name}/x.png", noise.getvalue()) for name in "abcd"]
+    assert draw_all(copies, tmp_path / "out", tmp_path / "out" / "drawn") == []
+    (drawn,) = (tmp_path / "out" / "drawn").iterdir()
+    drawn.unlink()
+    for name in "abc":
+        (tmp_path / name / "x.png").unlink()
+    assert draw_all(copies, tmp_path / "out", tmp_path / "out" / "drawn") == []
+    assert drawn.is_file()
+    drawn.unlink()
+    (tmp_path / "d" / "x.png").unlink()
+    assert len(draw_all(copies, tmp_path / "out", tmp_path / "out" / "drawn")) == 4
+
+
 def page_of(tmp_path: Path, records: list[dict], thumbnail: bytes = b"") -> str:
     write_page(tmp_path / "report.html", records, lambda _: thumbnail, {"adapter": NASTY, "view": None})
     return (tmp_path / "report.html").read_text("utf-8")
