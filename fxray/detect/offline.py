@@ -48,13 +48,15 @@ def _streamed(detector: Detector, files: Sequence[str], wanted: Wanted) -> Itera
 
 
 def _asked_again(detector: Detector, finding: Finding, wanted: Wanted) -> Finding:
-    """A finding with more answers to its image; as it is where there is no answer, or the file is gone since."""
+    """A finding with more answers to its image; as it is without an answer, or if the file is gone or changed since."""
     found = finding.detection
     if found is None:
         return finding
     try:
         picture = open_picture(finding.file)
     except DataError:
+        return finding
+    if picture.sha256 != finding.sha256:
         return finding
     if wanted.stability:
         finding = replace(finding, stability=try_changes(detector, picture, found))

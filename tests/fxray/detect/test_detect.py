@@ -280,6 +280,26 @@ def test_few_decoded_images_wait(tmp_path: Path, detector: Detector, monkeypatch
     assert most <= 3 + NUM_THREADS
 
 
+def test_an_image_that_is_replaced_while_it_is_examined_is_told_no_stability_of_the_other(tmp_path: Path) -> None:
+    (file,) = write_all(tmp_path, {"a.png": png(0)})
+
+    class Replaced(FixedAnswers):
+        def stream(self, questions: Any, sampling: SamplingSettings) -> Iterator[tuple[str, Answers | ConfigError]]:
+            for answer in super().stream(questions, sampling):
+                Path(file).write_bytes(png(255))
+                yield answer
+
+    (before,) = detect_files(detector_of(Replaced()), [file], Wanted(stability=True, num_samples=2))
+    assert before.sha256 == hashlib.sha256(png(0)).hexdigest()
+    assert (before.is_answered, before.stability, before.sampled) == (True, None, None)
+    (after,) = detect_files(detector_of(FixedAnswers()), [file], Wanted(stability=True))
+    assert after.stability is not None
+    assert (after.stability.trials[0].detection.verdict, after.sha256) == (
+        Verdict.REAL,
+        hashlib.sha256(png(255)).hexdigest(),
+    )
+
+
 def test_words_claim_evidence_never_proof(tmp_path: Path, detector: Detector) -> None:
     files = write_all(tmp_path, {"a.png": png(0), "b.png": png(255)})
     generated, real = (finding.as_text() for finding in in_order(detect_files(detector, files), files))
