@@ -49,11 +49,21 @@ def is_any_there(files: Sequence[str]) -> bool:
 
 
 def _matching(path: str, skipped: str) -> list[str]:
-    """What a glob stands for, by name, without what lies in the skipped folder; anything else stands for itself."""
+    """What a glob stands for, by name; anything else stands for itself.
+
+    What lies in the skipped folder is left out, and so are lists, which datasets have beside their images, unless the
+    glob asks for them by their suffix or finds nothing else.
+    """
     if not glob.has_magic(path) or os.path.lexists(path):
         return [path]
     found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - pathlib takes no absolute pattern
+    if not _is_list(path):
+        found = [each for each in found if not _is_list(each)] or found
     return [each for each in found if not _is_in(each, skipped)] if found else [path]
+
+
+def _is_list(path: str) -> bool:
+    return Path(path).suffix.lower() in MANIFEST_SUFFIXES
 
 
 def _is_in(path: str, folder: str) -> bool:
@@ -62,7 +72,7 @@ def _is_in(path: str, folder: str) -> bool:
 
 
 def _files_at(path: str, skipped: str) -> Iterator[str]:
-    if Path(path).suffix.lower() in MANIFEST_SUFFIXES:
+    if _is_list(path):
         yield from paths_in(Path(path))
     elif os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a path is too long or may not be looked at
         yield from _images_below(path, skipped)

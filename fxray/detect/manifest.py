@@ -30,7 +30,7 @@ def paths_in(manifest: Path) -> Iterator[str]:
                 f"{column or 'row'} {str(path if column else list(row))[:80]!r}, expected a path in a column named "
                 f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}",
                 where=f"{manifest}, {place}",
-                remedy="name the column, and give one path in each row",
+                remedy="name the column, and give one path in each row, or name the folder: its lists are passed over",
             )
         yield str(manifest.parent / path)
 

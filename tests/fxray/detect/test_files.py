@@ -54,6 +54,17 @@ def test_globs_are_matched_unless_a_file_has_that_very_name(tree: Path) -> None:
     assert files_of(["nothing/*.png"]) == ["nothing/*.png"]
 
 
+def test_a_list_beside_the_images_is_passed_over_unless_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "labels.csv").write_text("name,label\na.jpg,1\n")
+    assert names(files_of([f"{tmp_path}/*"]), tmp_path) == names(files_of([str(tmp_path)]), tmp_path) == ["a.jpg"]
+    with pytest.raises(DataError, match="or name the folder: its lists are passed over"):
+        files_of([str(tmp_path / "labels.csv")])
+    (tmp_path / "labels.csv").write_text("path\nb.jpg\n")
+    assert names(files_of([f"{tmp_path}/*.csv"]), tmp_path) == ["b.jpg"]
+    assert names(files_of([f"{tmp_path}/label*"]), tmp_path) == ["b.jpg"]
+
+
 def test_each_file_counts_once_in_the_order_given(tree: Path) -> None:
     paths = [str(tree / "b/1.png"), str(tree / "a/2.jpg"), str(tree / "b")]
     assert names(files_of(paths), tree) == ["b/1.png", "a/2.jpg"]
