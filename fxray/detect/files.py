@@ -19,8 +19,9 @@ def files_of(paths: Sequence[str], stdin: TextIO | None = None, leave_out: Path 
     """The files that are examined, each once, in the order in which they were named.
 
     Args:
-        paths: Each a file, a folder, a glob, a manifest (CSV, JSON lines, Parquet), or "-": paths in `stdin`, which
-            lines or NULs divide. What is none of these stands for itself, so that whoever reads it says what is wrong.
+        paths: Each a file, a folder, a glob, a manifest (CSV, JSON lines, Parquet) of files and folders, or "-": paths
+            in `stdin`, which lines or NULs divide. What is none of these stands for itself, so that whoever reads it
+            says what is wrong.
         stdin: Where "-" reads from.
         leave_out: The folder that results go to: neither it nor what a folder or a glob finds in it. A file in it that
             is named outright is examined.
@@ -73,7 +74,8 @@ def _is_in(path: str, folder: str) -> bool:
 
 def _files_at(path: str, skipped: str) -> Iterator[str]:
     if _is_list(path):
-        yield from paths_in(Path(path))
+        for each in paths_in(Path(path)):
+            yield from [each] if _is_list(each) else _files_at(each, skipped)  # no lists in lists
     elif os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a path is too long or may not be looked at
         yield from _images_below(path, skipped)
     else:

@@ -110,6 +110,12 @@ def test_lists_name_files_relative_to_themselves(tmp_path: Path, suffix: str) ->
     assert files_of([str(file)]) == [str(tmp_path / "a b.png"), "/abs/c.png"]
 
 
+def test_a_folder_in_a_list_is_searched_but_for_the_results_and_a_list_in_it_is_not_read(tree: Path) -> None:
+    (tree / "list.csv").write_text("path\na\nother.csv\nout\nb/1.png\n")
+    found = names(files_of([str(tree / "list.csv")], leave_out=tree / "out"), tree)
+    assert found == ["a/1.PNG", "a/2.jpg", "a/photo.HEIC", "a/deep/3.webp", "other.csv", "b/1.png"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
