@@ -93,7 +93,7 @@ def detect(
         config = str(folder / "config.yaml")
     assert config is not None
     checked = checked_config(config, overrides)
-    files = files_of(paths, sys.stdin, leave_out=out)
+    files = files_of(paths, sys.stdin.buffer if sys.stdin else None, leave_out=out)
     if not files:
         typer.echo("error: no file is named, so nothing was examined", err=True)
         raise typer.Exit(1)

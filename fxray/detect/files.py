@@ -2,9 +2,9 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -15,13 +15,13 @@ _NOT_READ = {".heic", ".heif", ".svg"}
 """Are listed all the same: that an image was not examined is better said than left out."""
 
 
-def files_of(paths: Sequence[str], stdin: TextIO | None = None, leave_out: Path | None = None) -> list[str]:
+def files_of(paths: Sequence[str], stdin: BinaryIO | None = None, leave_out: Path | None = None) -> list[str]:
     """The files that are examined, each once, in the order in which they were named.
 
     Args:
         paths: Each a file, a folder, a glob, a manifest (CSV, JSON lines, Parquet) of files and folders, or "-": paths
-            in `stdin`, which lines or NULs divide. What is none of these stands for itself, so that whoever reads it
-            says what is wrong.
+            in `stdin`, which NULs divide where there are any, else lines. What is none of these stands for itself, so
+            that whoever reads it says what is wrong.
         stdin: Where "-" reads from.
         leave_out: The folder that results go to: neither it nor what a folder or a glob finds in it. A file in it that
             is named outright is examined.
@@ -32,16 +32,17 @@ def files_of(paths: Sequence[str], stdin: TextIO | None = None, leave_out: Path 
     skipped = os.path.realpath(leave_out) if leave_out else ""
     found: dict[str, None] = {}
     for path in paths:
-        for line in _lines(stdin or ()) if path == STDIN else [path]:
+        for line in _lines(stdin) if path == STDIN else [path]:
             for each in _matching(line, skipped):
                 found.update(dict.fromkeys(_files_at(each, skipped)))
     return list(found)
 
 
-def _lines(stdin: Iterable[str]) -> Iterator[str]:
-    """The paths that another program writes, such as `find -print0`."""
-    for line in stdin:
-        yield from filter(None, line.rstrip("\r\n").split("\0"))
+def _lines(stdin: BinaryIO | None) -> list[str]:
+    """The paths that another program writes; those of `find -print0` may hold line breaks."""
+    written = stdin.read() if stdin else b""
+    paths = written.split(b"\0") if b"\0" in written else [line.rstrip(b"\r") for line in written.split(b"\n")]
+    return [os.fsdecode(path) for path in paths if path]
 
 
 def is_any_there(files: Sequence[str]) -> bool:

@@ -68,8 +68,13 @@ def test_a_list_beside_the_images_is_passed_over_unless_it_is_asked_for(tmp_path
 def test_each_file_counts_once_in_the_order_given(tree: Path) -> None:
     paths = [str(tree / "b/1.png"), str(tree / "a/2.jpg"), str(tree / "b")]
     assert names(files_of(paths), tree) == ["b/1.png", "a/2.jpg"]
-    assert files_of(["-", "z.png"], io.StringIO("x y.png\r\n\nz.png\n")) == ["x y.png", "z.png"]
-    assert files_of(["-"], io.StringIO("x\ny.png\0a/b.png\0")) == ["x", "y.png", "a/b.png"]
+    assert files_of(["-", "z.png"], io.BytesIO(b"x y.png\r\n\nz.png\n")) == ["x y.png", "z.png"]
+    assert files_of(["-"], None) == []
+
+
+def test_paths_that_nuls_divide_keep_their_line_breaks_and_their_bytes() -> None:
+    assert files_of(["-"], io.BytesIO(b"x\ny.png\0a/b.png\r\0")) == ["x\ny.png", "a/b.png\r"]
+    assert files_of(["-"], io.BytesIO(b"caf\xe9\r.png\nz.png")) == ["caf\udce9\r.png", "z.png"]
 
 
 def test_loops_of_links_end_and_broken_links_are_told(tree: Path) -> None:
@@ -86,7 +91,7 @@ def test_loops_of_links_end_and_broken_links_are_told(tree: Path) -> None:
 def test_a_path_that_is_too_long_stands_for_itself_and_the_rest_is_listed(tree: Path) -> None:
     too_long = "x" * 300 + ".jpg"
     assert names(files_of([too_long, str(tree / "b")]), tree)[1:] == ["b/1.png"]
-    assert files_of(["-"], io.StringIO(f"{too_long}\nz.png\n")) == [too_long, "z.png"]
+    assert files_of(["-"], io.BytesIO(f"{too_long}\nz.png\n".encode())) == [too_long, "z.png"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
