@@ -21,6 +21,7 @@ _SENTENCES = {
     "unsure": "unsure. What was found is no ground for a verdict.",
     None: "no verdict, the model's answer could not be read.",
 }
+_REAL_YET_MARKED = "looks real, though the model marked flaws. This is evidence to be checked, not proof."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Finding:
         detection, name = self.detection, plain_text(self.file, MAX_NAME_CHARACTERS)
         if detection is None:
             return f"{name}: not examined: {plain_text(self.problem, MAX_NAME_CHARACTERS)}"
-        lines = [f"{name}: {_SENTENCES[detection.assessment]}"]
+        lines = [f"{name}: {_sentence(detection)}"]
         if detection.probability is not None:
             lines.append(f"  {probability_words(detection)}")
         for number, region in enumerate(detection.regions, start=1):
@@ -99,6 +100,12 @@ class Finding:
         if self.sampled:
             facts["sampled"] = self.sampled.as_record()
         return facts | {"provenance": self.provenance.as_json() if self.provenance else None}
+
+
+def _sentence(detection: Detection) -> str:
+    if detection.assessment == "real" and detection.regions:  # a calibrated probability may speak against the answer
+        return _REAL_YET_MARKED
+    return _SENTENCES[detection.assessment]
 
 
 def as_line(record: Mapping[str, Any]) -> str:

@@ -201,6 +201,15 @@ def test_a_calibrated_probability_says_so_and_may_be_unsure(tmp_path: Path, sour
     )
 
 
+def test_what_looks_real_with_marked_flaws_is_not_called_flawless(tmp_path: Path, source: FixedAnswers) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    sceptic = CALIBRATION.model_copy(update={"unsure_low": 0.8, "unsure_high": 0.9})
+    (finding,) = detect_files(detector_of(source, calibration=sceptic), [str(tmp_path / "a.png")])
+    assert "a.png: looks real, though the model marked flaws. This is evidence to be checked" in finding.as_text()
+    assert "no flaw was found" not in finding.as_text()
+    assert "  1. Hand bent" in finding.as_text()
+
+
 def write_all(folder: Path, files: dict[str, bytes]) -> list[str]:
     for name, content in files.items():
         (folder / name).write_bytes(content)

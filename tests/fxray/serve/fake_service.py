@@ -111,7 +111,7 @@ def _detection(upload: Upload, image: Image.Image, region: dict[str, Any]) -> di
         "probability": 0.87,
         "probability_kind": "calibrated",
         "raw_probability": 0.97,
-        "assessment": "unsure" if upload.name.startswith("unsure") else "generated",
+        "assessment": next((said for said in ("unsure", "real") if upload.name.startswith(said)), "generated"),
         "calibration": CALIBRATION,
         "regions": [region],
         "tags": ["structure errors"],

@@ -72,6 +72,16 @@ def test_an_unsure_answer_says_so_and_what_its_probability_rests_on(page):
     assert band["width"] / scale["width"] == pytest.approx(0.5, abs=0.01)
 
 
+def test_what_looks_real_with_marked_flaws_is_not_called_flawless_and_its_verdict_is_the_readers(page):
+    choose(page, ("real.png", png(300, 200)))
+    said = page.locator(".side").inner_text()
+    assert "Looks real" in said
+    assert "The model marked flaws all the same." in said
+    assert "No flaw was found" not in said
+    assert page.locator("[name=own-verdict]:checked").count() == 0
+    assert page.get_by_role("button", name="Corrections").is_disabled()
+
+
 def test_what_the_file_says_of_itself_stands_apart(page):
     choose(page, ("a.png", png(300, 200)))
     said = page.locator(".origin").inner_text()

@@ -35,7 +35,8 @@ export function examination(file, model) {
     item.detection = detection;
     item.size = { width_px: detection.width_px, height_px: detection.height_px };
     item.regions = detection.regions.map((region) => ({ ...region, box: [...region.box], state: "open" }));
-    item.verdict = detection.assessment === "unsure" ? null : detection.verdict;  // then it is for the reader to say
+    // Where probability and answer do not say the same, it is for the reader to say.
+    item.verdict = detection.assessment === detection.verdict ? detection.verdict : null;
   };
   item.fail = (problem) => {
     item.state = "failed";

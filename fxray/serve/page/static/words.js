@@ -8,6 +8,7 @@ export const VERDICTS = {
 };
 
 const NOWHERE = "The model named no place for it, so there is little to check.";
+const MARKED = "The model marked flaws all the same. Look at them: the verdict is evidence, not proof.";
 
 export const TAGS = {
   "perspective errors": "Lines, sizes or shadows that no camera would see together.",
@@ -32,7 +33,13 @@ export function percent(fraction) {
   return `${Math.round(fraction * 100)} %`;
 }
 
-export const sentenceOf = (detection) => kindOf(detection) === "generated" && detection.regions.length === 0 ? NOWHERE : verdictOf(detection).sentence;
+/** A calibrated probability may speak against what the answer marks, or fails to mark. */
+export function sentenceOf(detection) {
+  const kind = kindOf(detection);
+  const isMarked = detection.regions.length > 0;
+  if (kind === "generated" && !isMarked) return NOWHERE;
+  return kind === "real" && isMarked ? MARKED : verdictOf(detection).sentence;
+}
 
 /** What the number behind a verdict says, and what it does not. */
 export function weightSentence(detection) {
