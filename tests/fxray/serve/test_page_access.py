@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-from browser import choose
+from browser import TIMEOUT_MS, choose
 from fake_service import png
 
 pytestmark = pytest.mark.slow
 MAX_STOPS = 60
+KEY = "fxray_right-key"
 MARK = """e => e.matches(".mark-group") ? getComputedStyle(e.querySelector(".rim")).strokeDasharray
   : getComputedStyle(e.type === "file" ? e.parentElement : e).outlineStyle"""
 """How the focus shows: as an outline, or as the dashes of a box."""
@@ -55,6 +56,48 @@ def show_results(page) -> None:
     page.get_by_role("button", name="Try changed copies").click()
     page.locator(".trials").wait_for()
     page.locator("details summary").click()
+
+
+@pytest.fixture
+def guarded(browser, url):
+    """The page of a service that wants a key; the browser's own console complains of each refusal."""
+    context = browser.new_context()
+    context.set_default_timeout(TIMEOUT_MS)
+    page = context.new_page()
+    page.route("**/v1/models", answer)
+    page.goto(url)
+    yield page
+    context.close()
+
+
+def answer(route) -> None:
+    if route.request.headers.get("authorization") == f"Bearer {KEY}":
+        route.continue_()
+    else:
+        route.fulfill(status=401, json={})
+
+
+@pytest.mark.parametrize("wrong", [f"\u200b{KEY}", KEY.replace("-", "\N{EN DASH}"), "\xfc"])
+def test_a_key_that_no_header_can_hold_is_refused_in_the_dialog_and_the_right_one_is_taken(guarded, wrong):
+    dialog, field = guarded.locator("#ask-key"), guarded.get_by_label("API key", exact=True)
+    dialog.wait_for()
+    field.fill(wrong)
+    guarded.get_by_role("button", name="Use this key").click()
+    assert dialog.is_visible()
+    assert field.evaluate("e => e.validity.patternMismatch")
+    assert "Copy it again" in field.get_attribute("title")
+    field.fill(f" {KEY}\t")
+    guarded.get_by_role("button", name="Use this key").click()
+    guarded.get_by_label("Model").locator("option").nth(1).wait_for(state="attached")
+    assert guarded.evaluate("Object.values(sessionStorage)") == [KEY]
+
+
+def test_a_key_that_no_header_can_hold_can_be_given_up(guarded):
+    guarded.get_by_label("API key", exact=True).fill(f"\u200b{KEY}")
+    guarded.get_by_role("button", name="Cancel").click()
+    guarded.locator("#notice").wait_for()
+    assert not guarded.locator("#ask-key").is_visible()
+    assert guarded.evaluate("Object.values(sessionStorage)") == []
 
 
 STATES = {
