@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ from fxray.serve.uploads import Upload
 
 RETRY_AFTER_S = 2.0
 MODELS_DEADLINE_S = 10.0
+ANSWER_COUNTS_S = 30.0
+"""So long after an answer the engines need not be asked what they are: the question would wait behind images."""
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -39,18 +42,22 @@ class HandleBackend:
         self._handle = handle
         self._streams = handle.options(stream=True)
         self._chosen, self._policies = chosen, chosen.by_model
+        self._told: dict[Policy, dict[str, Any]] = {}
+        self._answered_s = -math.inf  # when an engine answered last, as none has failed since
 
     async def detect(self, upload: Upload) -> dict[str, Any]:
         """See `fxray.serve.backend.Backend`."""
-        return await _answer(self._handle.detect.remote(upload.name, upload.content, self._policies[upload.model]))
+        return await self._heard(self._handle.detect.remote(upload.name, upload.content, self._policies[upload.model]))
 
     async def stream(self, upload: Upload) -> AsyncGenerator[dict[str, Any]]:
         """See `fxray.serve.backend.Backend`."""
         pieces = self._streams.stream.remote(upload.name, upload.content, self._policies[upload.model])
         try:
             async for piece in pieces:
+                self._answered_s = time.monotonic()
                 yield piece
         except (RayError, RayServeException) as error:
+            self._answered_s = -math.inf
             raise _refusal(error) from error
         finally:
             pieces.cancel()
@@ -58,17 +65,40 @@ class HandleBackend:
     async def try_change(self, upload: Upload, change: Change, original: dict[str, Any]) -> dict[str, Any]:
         """See `fxray.serve.backend.Backend`."""
         policy = self._policies[upload.model]
-        return await _answer(self._handle.try_change.remote(upload.name, upload.content, policy, change, original))
+        return await self._heard(self._handle.try_change.remote(upload.name, upload.content, policy, change, original))
 
     async def models(self) -> list[dict[str, Any]]:
-        """See `fxray.serve.backend.Backend`."""
+        """See `fxray.serve.backend.Backend`. While images are answered, it is what the engines said last."""
+        if told := self._told_lately():
+            return told
         try:
             async with asyncio.timeout(MODELS_DEADLINE_S):
-                return [await _answer(self._handle.use.remote(policy)) for policy in self._policies.values()]
+                asked = [*self._policies.values()]
+                models = [await _answer(self._handle.use.remote(policy)) for policy in asked]
         except TimeoutError as error:
+            if told := self._told_lately():
+                return told
             raise unavailable(
                 f"no engine said within {MODELS_DEADLINE_S:g} s what it is", retry_after_s=RETRY_AFTER_S
             ) from error
+        self._told.update(zip(asked, models, strict=True))
+        return models
+
+    def _told_lately(self) -> list[dict[str, Any]]:
+        """What the engines are; empty where one has not said it yet, or where none has answered for a while."""
+        told = [self._told[policy] for policy in self._policies.values() if policy in self._told]
+        is_heard = time.monotonic() - self._answered_s < ANSWER_COUNTS_S
+        return told if is_heard and len(told) == len(self._policies) else []
+
+    async def _heard(self, response: Awaitable[_T]) -> _T:
+        """`_answer`, which shows that images are answered."""
+        try:
+            answer = await _answer(response)
+        except FxrayError:
+            self._answered_s = -math.inf
+            raise
+        self._answered_s = time.monotonic()
+        return answer
 
     async def swap(self, name: str, folder: str) -> dict[str, Any]:
         """Has all answers of a model from now on come from another adapter; the one before stays where it is refused.
@@ -99,6 +129,7 @@ class HandleBackend:
                 where=folder,
                 remedy="set the clocks of the nodes right and swap again, or start the service anew",
             )
+        self._told[policy] = model
         try:
             self._chosen.choose(policy)
         except ResourceError:
