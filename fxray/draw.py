@@ -178,18 +178,21 @@ def _legend(
 
 def _wrap(text: str, font_px: int, width: int, margin: int, *, bold: bool = False) -> list[str]:
     """Lines no wider than the panel; a word that is wider by itself is broken."""
-    text = readable(text)
-    font, room = _font_of(text, font_px, bold=bold), max(font_px, width - margin - font_px)
+    room = max(font_px, width - margin - font_px)
+
+    def fits(line: str) -> bool:  # in its own font, which may be another than that of the whole text
+        return _font_of(line, font_px, bold=bold).getlength(line) <= room
+
     lines = [""]
-    for word in text.split(" "):
+    for word in readable(text).split(" "):
         joined = f"{lines[-1]} {word}" if lines[-1] else word
-        if font.getlength(joined) <= room:
+        if fits(joined):
             lines[-1] = joined
             continue
         if lines[-1]:
             lines.append("")
         for character in word:
-            if lines[-1] and font.getlength(lines[-1] + character) > room:
+            if lines[-1] and not fits(lines[-1] + character):
                 lines.append("")
             lines[-1] += character
     return lines

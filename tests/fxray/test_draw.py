@@ -161,3 +161,23 @@ def test_what_no_font_can_draw_is_said_and_never_an_empty_box(monkeypatch: pytes
     monkeypatch.setattr(draw, "_font", lambda path, size_px: path)
     assert draw.readable("左手 ok") == "左手 ok"
     assert [draw._font_of(text, 14) for text in ("左手", "ok", "?")] == ["eastern", shipped, shipped]
+
+
+class Monospaced:
+    """A font whose letters are all of one width."""
+
+    def __init__(self, width_px: int) -> None:
+        self._width_px = width_px
+
+    def getlength(self, text: str) -> int:
+        return self._width_px * len(text)
+
+
+def test_a_line_of_a_mixed_caption_fits_in_the_font_that_it_is_drawn_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    latin, eastern = frozenset(map(ord, "finger melts ")), frozenset(map(ord, "finger melts 手"))
+    monkeypatch.setattr(draw, "_font_files", lambda *, bold: ("wide", "narrow"))
+    monkeypatch.setattr(draw, "_characters", lambda path: latin if path == "wide" else eastern)
+    monkeypatch.setattr(draw, "_font", lambda path, size_px: Monospaced(12 if path == "wide" else 8))
+    lines = draw._wrap("finger melts finger 手 meltsfingermeltsfinger手", 10, 170, 10)
+    assert lines == ["finger melts", "finger 手", "meltsfingerm", "eltsfinger手"]
+    assert all(draw._font_of(line, 10).getlength(line) <= 150 for line in lines)
