@@ -346,7 +346,7 @@ class ServeConfig(Section):
     request_deadline_s: Positive = 120
     """For the answer to a request, waiting included; then the engine drops it."""
     upload_deadline_s: Positive = 60
-    """For a request's body to arrive."""
+    """For a request's body to arrive; that of a batch beyond `max_request_mib` has so much longer as it is larger."""
     images_per_min: Annotated[int, Field(ge=0)] = 0
     """Images that one API key may send in a minute, batches apart; 0 for any number."""
     data_dir: Path = Path("fxray-serve")

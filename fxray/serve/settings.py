@@ -22,7 +22,7 @@ class ServiceSettings:
         max_in_flight: Images that are with the engines at once.
         max_waiting: Images that may wait for the engines; more are refused.
         request_deadline_s: For the answer to a request, waiting included.
-        upload_deadline_s: For a request's body to arrive.
+        upload_deadline_s: For a request's body to arrive; longer for a larger one, in proportion.
         images_per_min: Of one key; 0 for any number.
         data_dir: Where batches lie, and what adapters were swapped in.
         max_batch_images: Images of one batch.

@@ -39,7 +39,7 @@ class Shield:
         max_bytes: Of a body, by path; the entry "" is for all others.
         max_open_bytes: Of the bodies of all requests that are not answered yet, by path likewise: a body is in memory
             before anybody knows how many images it holds.
-        upload_deadline_s: For a body to arrive.
+        upload_deadline_s: For a body to arrive; for one beyond `max_bytes[""]`, so much longer as it is larger.
     """
 
     def __init__(
@@ -66,15 +66,17 @@ class Shield:
             self._check_host(headers)
             _check_origin(scope["method"], headers)
             limit = self._check_length(scope["path"], headers)
-            reserved = self._reserve(scope["path"], scope["method"], int(headers.get("content-length", limit)))
+            num_bytes = int(headers.get("content-length", limit))
+            reserved = self._reserve(scope["path"], scope["method"], num_bytes)
         except Refusal as refusal:
             await _refuse(refusal, send)
             return
         try:
-            await self._app(scope, self._watched(receive, limit), _with_headers(send))
+            deadline_s = self._upload_deadline_s * max(1.0, num_bytes / self._max_bytes[""])
+            await self._app(scope, self._watched(receive, limit, deadline_s), _with_headers(send))
         finally:
-            for path, num_bytes in reserved.items():
-                self._open_bytes[path] -= num_bytes
+            for path, num_reserved in reserved.items():
+                self._open_bytes[path] -= num_reserved
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
         host = headers.get("host", "").lower()
@@ -107,11 +109,12 @@ class Shield:
         self._open_bytes[path] += num_bytes
         return {path: num_bytes}
 
-    def _watched(self, receive: Receive, limit: int) -> Receive:
+    @staticmethod
+    def _watched(receive: Receive, limit: int, deadline_s: float) -> Receive:
         """`receive` that counts bytes and looks at the clock until the body is complete."""
         num_bytes, is_complete = 0, False
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._upload_deadline_s
+        deadline = loop.time() + deadline_s
 
         async def watched() -> Message:
             nonlocal num_bytes, is_complete
@@ -123,7 +126,7 @@ class Shield:
             except TimeoutError as error:
                 raise Refusal(
                     HTTPStatus.REQUEST_TIMEOUT,
-                    f"the body did not arrive within {self._upload_deadline_s:g} s, {num_bytes} bytes of it did",
+                    f"the body did not arrive within {deadline_s:g} s, {num_bytes} bytes of it did",
                     where="body",
                     remedy="send less at once",
                 ) from error

@@ -272,6 +272,37 @@ def test_a_slow_body_is_given_up(make_service, backend):
     assert sent[0]["status"] == 408
 
 
+@pytest.mark.parametrize(
+    ("path", "num_images", "is_length_told", "status"),
+    [
+        ("/v1/detect", 1, True, 408),
+        ("/v1/detect", 1, False, 408),
+        ("/v1/batches", 1, True, 408),
+        ("/v1/batches", 8, True, 202),
+        ("/v1/batches", 1, False, 202),  # it may become as long as any
+    ],
+)
+def test_a_body_larger_than_a_request_has_longer_to_arrive(make_service, path, num_images, is_length_told, status):
+    """0.4 s for up to 0.5 MiB; eight images of 0.5 MiB have eight times that."""
+    image = png(400, 400)
+    body = multipart(*((part(filename=f"{n}.png"), image) for n in range(num_images)))["content"]
+    limits = {"upload_deadline_s": 0.4, "max_request_bytes": 2**19, "max_batch_bytes": 8 * 2**20}
+    headers = {"content-type": MULTIPART} | ({"content-length": str(len(body))} if is_length_told else {})
+
+    async def go():
+        async def late():
+            yield body[:100]
+            await asyncio.sleep(0.8)
+            yield body[100:]
+
+        async with running(make_service(**limits)) as client:
+            return await client.post(path, content=late(), headers=headers)
+
+    answer = asyncio.run(asyncio.wait_for(go(), 30))
+    assert answer.status_code == status
+    assert status != 408 or "within 0.4 s, 100 bytes" in answer.json()["detail"]
+
+
 def test_memory_of_a_request_is_bounded_by_its_limit_and_not_by_its_sender(make_service, peak_kib):
     """A sender without Content-Length is cut off at the limit of 4 MiB, of the 400 MiB it would send."""
 
