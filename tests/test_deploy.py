@@ -23,6 +23,7 @@ ON_NODE_TYPES = "ray.use_node_types=true"
 REQUIRED = {
     "RayCluster": {"headGroupSpec"},
     "RayJob": {"entrypoint"},
+    "RayService": {"serveConfigV2", "rayClusterConfig"},
     "headGroupSpec": {"rayStartParams", "template"},
     "workerGroupSpecs": {"groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"},
 }
@@ -31,6 +32,7 @@ KNOWN = {
     | {"workerGroupSpecs", "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions"},
     "RayJob": REQUIRED["RayJob"]
     | {"clusterSelector", "metadata", "submissionMode", "runtimeEnvYAML", "rayClusterSpec", "backoffLimit"},
+    "RayService": REQUIRED["RayService"] | {"upgradeStrategy", "serveService", "excludeHeadPodFromServeSvc"},
     "headGroupSpec": REQUIRED["headGroupSpec"] | {"serviceType"},
     "workerGroupSpecs": REQUIRED["workerGroupSpecs"] | {"replicas", "numOfHosts", "scaleStrategy"},
 }
@@ -101,6 +103,14 @@ def test_the_service_and_the_training_cluster_have_names_of_their_own_and_so_ser
         ("RayService", "rayservice.yaml", "serve-svc"),
     ):
         assert f"port-forward service/{names[kind]}-{service} " in (DEPLOY / file).read_text()
+
+
+def test_no_second_service_is_started_beside_one_that_holds_their_folder():
+    """KubeRay knows the field from 1.3 on; an older one would drop it, and start the second service."""
+    spec = documents("rayservice.yaml")["RayService"]["spec"]
+    check("RayService", spec)
+    assert spec["upgradeStrategy"] == {"type": "None"}
+    assert "(1.3 or newer)" in (DEPLOY / "rayservice.yaml").read_text()
 
 
 def pods() -> list[dict]:
