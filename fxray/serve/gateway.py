@@ -25,7 +25,7 @@ from fxray.serve.uploads import Upload
 RETRY_AFTER_S = 2.0
 MODELS_DEADLINE_S = 10.0
 ANSWER_COUNTS_S = 30.0
-"""So long after an answer the engines need not be asked what they are: the question would wait behind images."""
+"""So long after an answer, busy engines need not be asked what they are: the question would wait behind images."""
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -44,6 +44,7 @@ class HandleBackend:
         self._chosen, self._policies = chosen, chosen.by_model
         self._told: dict[Policy, dict[str, Any]] = {}
         self._answered_s = -math.inf  # when an engine answered last, as none has failed since
+        self._num_running = 0  # images that engines have, or that wait for them
 
     async def detect(self, upload: Upload) -> dict[str, Any]:
         """See `fxray.serve.backend.Backend`."""
@@ -52,6 +53,7 @@ class HandleBackend:
     async def stream(self, upload: Upload) -> AsyncGenerator[dict[str, Any]]:
         """See `fxray.serve.backend.Backend`."""
         pieces = self._streams.stream.remote(upload.name, upload.content, self._policies[upload.model])
+        self._num_running += 1
         try:
             async for piece in pieces:
                 self._answered_s = time.monotonic()
@@ -60,6 +62,7 @@ class HandleBackend:
             self._answered_s = -math.inf
             raise _refusal(error) from error
         finally:
+            self._num_running -= 1
             pieces.cancel()
 
     async def try_change(self, upload: Upload, change: Change, original: dict[str, Any]) -> dict[str, Any]:
@@ -85,18 +88,21 @@ class HandleBackend:
         return models
 
     def _told_lately(self) -> list[dict[str, Any]]:
-        """What the engines are; empty where one has not said it yet, or where none has answered for a while."""
+        """What the engines are; empty where one has not said it yet, none has answered for a while, or none is busy."""
         told = [self._told[policy] for policy in self._policies.values() if policy in self._told]
-        is_heard = time.monotonic() - self._answered_s < ANSWER_COUNTS_S
+        is_heard = self._num_running > 0 and time.monotonic() - self._answered_s < ANSWER_COUNTS_S
         return told if is_heard and len(told) == len(self._policies) else []
 
     async def _heard(self, response: Awaitable[_T]) -> _T:
         """`_answer`, which shows that images are answered."""
+        self._num_running += 1
         try:
             answer = await _answer(response)
         except FxrayError:
             self._answered_s = -math.inf
             raise
+        finally:
+            self._num_running -= 1
         self._answered_s = time.monotonic()
         return answer
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,8 @@ from fxray.serve.problems import Refusal
 from fxray.serve.uploads import Upload
 
 UPLOAD = Upload("a.png", b"", "default")
+LONG = Upload("long.png", b"", "default")
+"""Its answer never comes."""
 
 
 class Replicas:
@@ -39,6 +42,8 @@ class Replicas:
     async def _detect(self, name):
         if self.error:
             raise self.error
+        if name == LONG.name:
+            await asyncio.sleep(math.inf)
         return {"name": name}
 
 
@@ -88,6 +93,15 @@ def adapters(models):
     return [model["adapter"] for model in models]
 
 
+@asynccontextmanager
+async def busy_engines(backend):
+    """While an image is with the engines."""
+    task = asyncio.create_task(backend.detect(LONG))
+    await asyncio.sleep(0.01)
+    yield
+    task.cancel()
+
+
 async def streamed(backend):
     return [piece async for piece in backend.stream(UPLOAD)]
 
@@ -96,9 +110,10 @@ async def streamed(backend):
 def test_engines_that_answer_images_need_not_say_what_they_are_once_more(replicas, backend, answer):
     async def main():
         first = await backend.models()
-        await answer(backend)
-        replicas.queue_s = math.inf  # images stand before the question
-        return first, await backend.models()
+        async with busy_engines(backend):
+            await answer(backend)
+            replicas.queue_s = math.inf  # images stand before the question
+            return first, await backend.models()
 
     first, busy = asyncio.run(main())
     assert adapters(first) == adapters(busy) == ["/first", "/b"]
@@ -111,16 +126,25 @@ def test_an_answer_that_comes_while_the_question_waits_counts(replicas, backend)
         replicas.queue_s = math.inf
         asked = asyncio.create_task(backend.models())
         await asyncio.sleep(0.05)
-        await backend.detect(UPLOAD)
-        return await asked
+        async with busy_engines(backend):
+            await backend.detect(UPLOAD)
+            return await asked
 
     assert adapters(asyncio.run(main())) == ["/first", "/b"]
 
 
-@pytest.mark.parametrize("last", ["no answer", "a failure", "an old answer"])
+@pytest.mark.parametrize("last", ["no answer", "a failure", "an old answer", "an answer, and none to come"])
 def test_engines_that_answer_nothing_are_not_said_to(replicas, backend, monkeypatch, last):
     async def main():
         await backend.models()
+        if last == "an answer, and none to come":
+            await backend.detect(UPLOAD)
+            replicas.queue_s = math.inf
+            return await backend.models()
+        async with busy_engines(backend):
+            return await ask_busy()
+
+    async def ask_busy():
         if last != "no answer":
             await backend.detect(UPLOAD)
         if last == "a failure":
@@ -139,10 +163,11 @@ def test_engines_that_answer_nothing_are_not_said_to(replicas, backend, monkeypa
 def test_an_adapter_that_was_swapped_in_is_told_while_engines_are_busy(replicas, backend):
     async def main():
         await backend.models()
-        await backend.detect(UPLOAD)
-        await backend.swap("default", "/second")
-        replicas.queue_s = math.inf
-        return await backend.models()
+        async with busy_engines(backend):
+            await backend.detect(UPLOAD)
+            await backend.swap("default", "/second")
+            replicas.queue_s = math.inf
+            return await backend.models()
 
     assert adapters(asyncio.run(main())) == ["/second", "/b"]
 
