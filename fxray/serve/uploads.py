@@ -19,6 +19,8 @@ from fxray.serve.problems import Refusal
 from fxray.serve.wire import DetectIn
 
 MAX_NAME_CHARACTERS = 200
+MAX_SIGNS = 256
+"""Commas, brackets and braces that JSON may hold for each image: three are its own, the others of its name."""
 FIELD = "images"
 """Name of the multipart field that holds an image; it may be repeated."""
 FORM = f"multipart/form-data with fields `{FIELD}`"
@@ -150,8 +152,10 @@ async def uploaded_files(request: Request, limits: UploadLimits, accepted: str) 
 
 
 async def _from_json(request: Request, limits: UploadLimits, model: str) -> list[Upload]:
+    body = await request.body()
+    _check_signs(body, limits.max_images)
     try:
-        parsed = DetectIn.model_validate_json(await request.body())
+        parsed = DetectIn.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise Refusal(
@@ -180,6 +184,18 @@ async def _from_json(request: Request, limits: UploadLimits, model: str) -> list
                 remedy="encode the file's bytes in standard base64, without line breaks and without a data: prefix",
             ) from error
     return uploads
+
+
+def _check_signs(body: bytes, max_images: int) -> None:
+    """Refuses JSON of very many values before it is taken apart: a small one is two bytes then, and hundreds after."""
+    num_signs, limit = sum(map(body.count, (b",", b"[", b"{"))), MAX_SIGNS * max_images
+    if num_signs > limit:
+        raise Refusal(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"JSON with {num_signs} commas, brackets and braces, expected at most {limit}",
+            where="body",
+            remedy=f"send at most {max_images} images, each with `data` and `name` alone",
+        )
 
 
 def _media_type(request: Request) -> str:

@@ -30,7 +30,7 @@ class ImageIn(_Wire):
 
 
 class DetectIn(_Wire):
-    images: Annotated[list[ImageIn], Field(min_length=1)]
+    images: Annotated[list[ImageIn], Field(min_length=1, fail_fast=True)]
 
 
 class RegionOut(_Wire):

@@ -9,9 +9,11 @@ import zlib
 
 import pytest
 from fake_service import png, running
+from pydantic import ValidationError
 
 from fxray.serve.shield import loopback_hosts
 from fxray.serve.uploads import harmless_name
+from fxray.serve.wire import DetectIn
 
 
 def ask(service, *requests):
@@ -317,6 +319,27 @@ def test_memory_of_a_request_is_bounded_by_its_limit_and_not_by_its_sender(make_
     before = peak_kib()
     assert asyncio.run(go()).status_code == 413
     assert peak_kib() - before < 64 * 1024
+
+
+@pytest.mark.parametrize("item", [b"1", b"{}", b"[]", b'{"data":""}'])
+@pytest.mark.parametrize("field", [b"images", b"others"])
+def test_json_of_a_million_values_is_refused_before_it_is_taken_apart(make_service, peak_kib, field, item):
+    num_items = 3 * 2**20 // (len(item) + 1)
+    body = b'{"%s":[%s]}' % (field, b",".join([item] * num_items))
+    request = {"content": body, "headers": {"content-type": "application/json"}}
+    before = peak_kib()
+    (answer,) = ask(make_service(), request)
+    assert peak_kib() - before < 32 * 1024
+    assert answer.status_code == 422
+    assert "send at most 8 images" in answer.json()["remedy"]
+
+
+def test_of_many_bad_items_the_first_alone_is_looked_at(make_service):
+    (answer,) = ask(make_service(), {"json": {"images": [1] * 1000}})
+    assert (answer.status_code, answer.json()["where"]) == (422, "body.images.0")
+    with pytest.raises(ValidationError) as raised:
+        DetectIn.model_validate({"images": [1] * 1000})
+    assert raised.value.error_count() == 1
 
 
 def test_bodies_that_are_on_their_way_share_a_budget(make_service):
