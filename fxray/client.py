@@ -8,9 +8,10 @@ with Client("http://127.0.0.1:8000") as client:
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -164,7 +165,7 @@ class Client:
     ) -> httpx.Response:
         for tried in range(1, MAX_TRIES + 1):
             with ExitStack() as opened:
-                parts = [("images", (_name_of(f), opened.enter_context(_opened(f)))) for f in files]
+                parts: Any = [("images", (_name_of(f), opened.enter_context(closing(_Sent(f))))) for f in files]
                 try:
                     response = self._http.request(
                         method, path, files=parts or None, params={"model": model} if model else None
@@ -214,6 +215,52 @@ def _refuse_what_is_no_address(url: str) -> None:
 def _refuse_what_is_no_list(files: Sequence[Path | str]) -> None:
     if isinstance(files, str | bytes | Path):
         raise DataError(f"expected a list of files, got one {type(files).__name__}", remedy="give a list of one")
+
+
+class _Sent:
+    """A file as httpx reads it, open only while it is read: a batch holds more files than a process may have open.
+
+    Args:
+        file: Its path.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+
+    def __init__(self, file: Path | str) -> None:
+        self._file = file
+        self._content: BinaryIO | None = None
+        with _opened(file) as content:
+            self._num_bytes = os.fstat(content.fileno()).st_size
+
+    def tell(self) -> int:
+        """The start: httpx asks before it reads."""
+        return 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """The end, for httpx to know the length; or back to the start."""
+        if whence == os.SEEK_END:
+            return self._num_bytes
+        self.close()
+        return offset
+
+    def read(self, num_bytes: int) -> bytes:
+        """The next bytes, none at the end.
+
+        Raises:
+            DataError: It cannot be read any more.
+        """
+        if self._content is None:
+            self._content = _opened(self._file)
+        if not (piece := self._content.read(num_bytes)):
+            self.close()
+        return piece
+
+    def close(self) -> None:
+        """The next `read` begins anew."""
+        if self._content is not None:
+            self._content.close()
+            self._content = None
 
 
 def _opened(file: Path | str) -> BinaryIO:

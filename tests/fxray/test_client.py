@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
@@ -81,6 +82,36 @@ def test_one_path_for_a_list_and_a_file_that_is_not_there_are_told_and_nothing_i
             ask([image, tmp_path / "absent.jpg"])
     with pytest.raises(DataError, match="cannot be read"):
         client.stability(tmp_path / "absent.jpg")
+
+
+def test_a_batch_may_hold_more_files_than_a_process_may_have_open(tmp_path):
+    files = [tmp_path / f"{number}.jpg" for number in range(300)]
+    for number, file in enumerate(files):
+        file.write_bytes(b"pixels %d," % number)
+    asked: list[httpx.Request] = []
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, before[1]))
+    try:
+        client = client_of(
+            [httpx.Response(503, headers={"Retry-After": "0"}), httpx.Response(202, json={"id": "f"})], asked
+        )
+        assert client.hand_in(files) == "f"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    for request in asked:
+        assert int(request.headers["content-length"]) == len(request.content)
+        assert all(b"pixels %d," % number in request.content for number in range(300))
+
+
+def test_a_file_that_is_deleted_before_its_turn_is_told(image):
+    class Deleting(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            image.unlink()
+            request.read()
+            return httpx.Response(200, json={"detections": []})
+
+    with pytest.raises(DataError, match=r"photo\.jpg: cannot be read: No such file"):
+        Client("http://service", transport=Deleting()).detect([image])
 
 
 def test_an_image_at_fault_has_no_stability(image):
