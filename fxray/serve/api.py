@@ -32,7 +32,7 @@ EVENTS = "text/event-stream"
 NDJSON = "application/x-ndjson"
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
-_REFUSALS = (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 503)
+_REFUSALS = (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 503, 507)
 
 BatchId = Annotated[str, Path(pattern=BATCH_ID)]
 

@@ -2,10 +2,13 @@
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import errno
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -15,7 +18,8 @@ from starlette.exceptions import HTTPException
 from fxray.data.images import open_image
 from fxray.draw import plain_text
 from fxray.errors import DataError
-from fxray.serve.problems import Refusal
+from fxray.files import disk_errors
+from fxray.serve.problems import Refusal, unavailable
 from fxray.serve.wire import DetectIn
 
 MAX_NAME_CHARACTERS = 200
@@ -25,6 +29,7 @@ FIELD = "images"
 """Name of the multipart field that holds an image; it may be repeated."""
 FORM = f"multipart/form-data with fields `{FIELD}`"
 FORM_OR_JSON = f"{FORM}, or application/json with `images`"
+_RETRY_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,7 @@ async def uploaded_files(request: Request, limits: UploadLimits, accepted: str) 
 
     Raises:
         Refusal: It is not multipart, malformed, holds no file, too many or other fields.
+        ResourceError: The temporary folder is full.
     """
     if _media_type(request) != "multipart/form-data":
         raise Refusal(
@@ -127,7 +133,8 @@ async def uploaded_files(request: Request, limits: UploadLimits, accepted: str) 
             remedy=f"send each image as a file in a field named `{FIELD}`",
         )
     try:
-        form = await request.form(max_files=limits.max_images, max_fields=0, max_part_size=1024)
+        with _spool_errors():
+            form = await request.form(max_files=limits.max_images, max_fields=0, max_part_size=1024)
     except (HTTPException, ValueError, LookupError) as error:  # the latter of a charset that is none
         said = str(error.detail if isinstance(error, HTTPException) else error)
         is_too_many = "Too many files" in said
@@ -149,6 +156,27 @@ async def uploaded_files(request: Request, limits: UploadLimits, accepted: str) 
         yield files
     finally:
         await form.close()
+
+
+@contextmanager
+def _spool_errors() -> Iterator[None]:
+    """Tells of a temporary folder, where the large files of a form lie, that takes no more.
+
+    Raises:
+        Refusal: 503: the process has too many files open.
+        ResourceError: The disk is full, broken, or not writable.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise unavailable(
+                "too many files are open",
+                retry_after_s=_RETRY_AFTER_S,
+                remedy="send fewer images at once, or raise the service's limit of open files (ulimit -n)",
+            ) from error
+        with disk_errors(Path(tempfile.gettempdir(), "upload")):
+            raise
 
 
 async def _from_json(request: Request, limits: UploadLimits, model: str) -> list[Upload]:

@@ -2,6 +2,9 @@
 
 import asyncio
 import base64
+import errno
+import os
+import tempfile
 
 import pytest
 from fake_service import png, running
@@ -56,6 +59,28 @@ def test_an_image_of_too_many_bytes_never_stops_its_batch_and_is_not_kept(make_s
     assert (state["num_done"], state["num_failed"]) == (2, 1)
     assert '"verdict": "generated"' in results.splitlines()[0]
     assert "image of 1049576 bytes, expected at most 1048576" in results.splitlines()[1]
+
+
+@pytest.mark.parametrize("path", ["/v1/detect", "/v1/batches"])
+@pytest.mark.parametrize(
+    ("number", "status", "says"), [(errno.ENOSPC, 507, "No space left"), (errno.EMFILE, 503, "too many files are open")]
+)
+def test_a_temporary_folder_that_takes_no_more_is_told(make_service, monkeypatch, path, number, status, says):
+    class Full(tempfile.SpooledTemporaryFile):
+        def rollover(self):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", Full)
+
+    async def go():
+        async with running(make_service()) as client:
+            return await client.post(path, **form(png(), LARGE)), await client.post(path, **form(png()))
+
+    refused, small = run(go())
+    assert (refused.status_code, refused.headers["content-type"]) == (status, "application/problem+json")
+    assert says in refused.json()["detail"]
+    assert ("retry-after" in refused.headers) == (status == 503)
+    assert small.is_success
 
 
 def test_a_refused_content_type_is_told_what_its_route_accepts(make_service):
