@@ -195,7 +195,7 @@ async def _swap_when_told(
     while await hangups.get():
         try:
             adapters = await _in_daemon(lambda: adapters_of(config, find_adapter()))
-        except FxrayError as error:
+        except (FxrayError, OSError, RuntimeError) as error:  # of a shared disk, for one; a loop of links
             on_event(Note(f"the adapters stay as they are: {error}", is_warning=True))
             continue
         for name, folder in adapters.items():

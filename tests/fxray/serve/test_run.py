@@ -1,6 +1,7 @@
 """What the command leaves on a Ray, without one."""
 
 import asyncio
+import errno
 import os
 import signal
 import threading
@@ -282,6 +283,34 @@ def test_an_adapter_that_cannot_be_found_is_told():
     finally:
         signal.signal(signal.SIGHUP, before)
     assert [note.text for note in told] == ["the adapters stay as they are: no storage answers"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ESTALE, "Stale file handle", "/shared/adapter"),
+        RuntimeError("Symlink loop from '/shared/adapter'"),
+    ],
+)
+def test_a_shared_disk_that_fails_is_told_at_every_hangup(error):
+    told = []
+
+    def find():
+        raise error
+
+    async def go():
+        hangups = asyncio.Queue()
+        hangups.put_nowait(signal.SIGHUP)
+        hangups.put_nowait(signal.SIGHUP)
+        swapping = asyncio.create_task(run._swap_when_told(hangups, None, find, told.append, load_config("tiny")))
+        while len(told) < 2 and not swapping.done():
+            await asyncio.sleep(0.01)
+        swapping.cancel()
+        await asyncio.gather(swapping, return_exceptions=True)
+        assert swapping.cancelled()
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+    assert [note.text for note in told] == [f"the adapters stay as they are: {error}"] * 2
 
 
 def test_a_swap_counts_after_the_clock_went_back(tmp_path, monkeypatch):
