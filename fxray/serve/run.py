@@ -221,6 +221,7 @@ async def _in_daemon(function: Callable[[], _T]) -> _T:
 
 
 async def _swap(handle: Any, name: str, folder: str, on_event: OnEvent, deadline_s: float) -> None:
+    """Swaps the adapter of a model, and tells what came of it; after the deadline the gateway goes on with the call."""
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
@@ -231,10 +232,12 @@ async def _swap(handle: Any, name: str, folder: str, on_event: OnEvent, deadline
     except (FxrayError, RayError, RayServeException, TimeoutError) as error:
         cause = getattr(error, "cause", error)  # Ray wraps what a replica raised
         if type(error) is TimeoutError:
-            cause = f"no engine took the other one within {deadline_s:g} s"
-        elif not isinstance(cause, FxrayError):
-            cause = f"{type(cause).__name__}: {cause}"
-        on_event(Note(f"model {name}: the adapter stays as it is: {cause}", is_warning=True))
+            said = f"no engine took {folder} within {deadline_s:g} s; it may still do so: /v1/models says what answers"
+        elif isinstance(cause, FxrayError):
+            said = f"the adapter stays as it is: {cause}"
+        else:
+            said = f"the adapter stays as it is: {type(cause).__name__}: {cause}"
+        on_event(Note(f"model {name}: {said}", is_warning=True))
 
 
 def _stop(handle: Any, deadline_s: float, on_event: OnEvent, *, is_joined: bool) -> None:

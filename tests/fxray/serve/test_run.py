@@ -179,7 +179,6 @@ class Answer:
         (ActorDiedError(), "ActorDiedError"),
         (RayTaskError("swap", "", ActorDiedError()), "ActorDiedError"),
         (DeploymentUnavailableError(DeploymentID("gateway", "fxray")), "DeploymentUnavailableError"),
-        (TimeoutError(), "no engine took the other one within 9 s"),
     ],
 )
 def test_a_swap_while_an_engine_is_dead_leaves_the_service_as_it_is(error, said):
@@ -189,6 +188,29 @@ def test_a_swap_while_an_engine_is_dead_leaves_the_service_as_it_is(error, said)
     assert note.is_warning
     assert note.text.startswith("model default: the adapter stays as it is: ")
     assert said in note.text
+
+
+def test_a_swap_that_is_not_over_in_time_is_not_told_as_refused():
+    told, in_use = [], []
+
+    async def go():
+        async def load():
+            await asyncio.sleep(0.2)
+            in_use.append("/adapter")
+
+        def remote(name, folder):  # as Ray Serve's: the call goes on when nobody waits for it any more
+            return asyncio.shield(calls[0])
+
+        calls = [asyncio.create_task(load())]
+        await run._swap(SimpleNamespace(swap=SimpleNamespace(remote=remote)), "default", "/adapter", told.append, 0.1)
+        await calls[0]
+
+    asyncio.run(go())
+    assert in_use == ["/adapter"]
+    assert [note.text for note in told] == [
+        "model default: no engine took /adapter within 0.1 s; it may still do so: /v1/models says what answers"
+    ]
+    assert told[0].is_warning
 
 
 def test_a_gateway_says_of_a_swap_that_the_engine_is_gone(tmp_path):
