@@ -94,6 +94,7 @@ class DetectorReplica:
         self._engine = StreamingEngine(spec.engine)
         await self._engine.prepare()
         self._swap = asyncio.Lock()
+        self._swaps: dict[Policy, asyncio.Task[None]] = {}  # that have begun, for all who wait for them
         self._tokens = verdict_tokens(self._engine.encode)
         self._current: dict[str, _Answering] = {}  # by the name of the model
         self._answering: dict[tuple[str, int], _Answering] = {}  # by name and policy version, the one before too
@@ -109,12 +110,23 @@ class DetectorReplica:
             SyncError: The adapter is not in use; the one before goes on answering.
             DeadlineError: Answers that had begun did not end in time.
         """
-        async with self._swap:
-            if policy.name not in self._current:
-                self._current[policy.name] = self._base_model(policy.name)
-            if policy.folder and policy.order > self._current[policy.name].order:
-                self._current[policy.name] = await self._load(policy)
+        if policy.name not in self._current:
+            self._current[policy.name] = self._base_model(policy.name)
+        if self._is_newer(policy):
+            if policy not in self._swaps:
+                swap = self._swaps[policy] = asyncio.create_task(self._swap_to(policy))
+                swap.add_done_callback(lambda _: self._swaps.pop(policy))
+            # Shielded from a request that is cancelled: half of a load would stay in the engine.
+            await asyncio.shield(self._swaps[policy])
         return self._current[policy.name].model.model_dump(mode="json")
+
+    def _is_newer(self, policy: Policy) -> bool:
+        return bool(policy.folder) and policy.order > self._current[policy.name].order
+
+    async def _swap_to(self, policy: Policy) -> None:
+        async with self._swap:
+            if self._is_newer(policy):
+                self._current[policy.name] = await self._load(policy)
 
     def _base_model(self, name: str) -> "_Answering":
         base = self._spec.base

@@ -208,12 +208,41 @@ def test_an_engine_that_refuses_the_prompt_is_no_fault_of_a_change(served, monke
     assert refusal.value.status == 422
 
 
+def blob_of(folder: Path, version: int) -> AdapterBlob:
+    """Stands for `open_adapter`."""
+    return AdapterBlob(version, b"", {}, hashlib.sha256(folder.name.encode()).hexdigest(), 1)
+
+
+def test_a_swap_that_has_begun_is_ended_when_the_request_that_began_it_goes_away(served, monkeypatch):
+    monkeypatch.setattr(replica, "open_adapter", blob_of)
+    policy, engine = Policy("default", "/a/first", 0, 1.0), served._engine
+    begun, ended = [], []
+
+    async def go():
+        gate = asyncio.Event()
+
+        async def load_policy(blob, **more):
+            begun.append(blob.version)
+            await gate.wait()
+            ended.append(blob.version)
+
+        monkeypatch.setattr(engine, "load_policy", load_policy)
+        first = asyncio.create_task(served.use(policy))
+        while not begun:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        second = asyncio.create_task(served.use(policy))
+        await asyncio.sleep(0.05)
+        gate.set()
+        assert (await second)["adapter"] == "first"
+        assert first.cancelled()
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+    assert (begun, ended) == ([0], [0])
+
+
 def test_each_model_answers_with_its_own_adapter_and_keeps_it_where_a_new_one_is_refused(served, monkeypatch):
     content = marked(40, 30, (0, 0, 10, 10), "PNG")
-
-    def blob_of(folder: Path, version: int) -> AdapterBlob:
-        sha256 = hashlib.sha256(folder.name.encode()).hexdigest()
-        return AdapterBlob(version, b"", {}, sha256, 1)
 
     monkeypatch.setattr(replica, "open_adapter", blob_of)
     first, strict = Policy("default", "/a/first", 0, 1.0), Policy("strict", "/a/strict", 0, 1.0)
