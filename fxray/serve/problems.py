@@ -1,5 +1,6 @@
 """What the service refuses, as `application/problem+json` (RFC 9457) with the place and the remedy of every error."""
 
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -36,7 +37,7 @@ class Refusal(FxrayError):  # noqa: N818  not every refusal is an error
         """Headers that go with the answer."""
         headers = {"WWW-Authenticate": "Bearer"} if self.status == HTTPStatus.UNAUTHORIZED else {}
         if self.retry_after_s is not None:
-            headers["Retry-After"] = str(max(1, round(self.retry_after_s)))
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         return headers
 
 
