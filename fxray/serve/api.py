@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fxray import __version__
 from fxray.config.tree import DEFAULT_MODEL
@@ -163,9 +163,7 @@ def _add_detection(app: FastAPI) -> None:
         uploads = await read_uploads(request, service.limits, model)
         service.charge(owner, len(uploads))
         if EVENTS in request.headers.get("accept", ""):
-            return StreamingResponse(
-                _events(service.stream(uploads, owner), request), media_type=EVENTS, headers={"X-Accel-Buffering": "no"}
-            )
+            return _EventResponse(_events(service.stream(uploads, owner), request))
         detections = await _unless_gone(request, service.detect(uploads, owner))
         is_useless = all("problem" in detection for detection in detections)
         if is_useless and len(detections) == 1:
@@ -220,7 +218,20 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-async def _events(pieces: AsyncGenerator[dict[str, Any]], request: Request) -> AsyncIterator[str]:
+class _EventResponse(StreamingResponse):
+    """Events that end with their request: left where one of them was being sent, they would hold their engine."""
+
+    def __init__(self, events: AsyncGenerator[str]) -> None:
+        super().__init__(events, media_type=EVENTS, headers={"X-Accel-Buffering": "no"})
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends them."""
+        async with aclosing(self._events):
+            await super().__call__(scope, receive, send)
+
+
+async def _events(pieces: AsyncGenerator[dict[str, Any]], request: Request) -> AsyncGenerator[str]:
     """Server-sent events; an error ends the stream as an event, since the status is sent long before."""
     try:
         async with aclosing(pieces):

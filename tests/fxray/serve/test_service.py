@@ -1,8 +1,13 @@
 """How an image passes through the gateway: what is asked of the engines, told and counted."""
 
 import asyncio
+import gc
 
+import httpx
+import pytest
 from fake_service import png, running
+
+from fxray.serve.api import build_app
 
 
 def run(coroutine):
@@ -47,3 +52,40 @@ def test_changed_copies_are_counted_apart_from_the_images_that_were_sent(make_se
         'fxray_images_total{verdict="generated"}': "2.0",
         'fxray_images_total{verdict="changed"}': "14.0",
     }
+
+
+@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+def test_a_stream_that_nobody_reads_leaves_its_engine_at_the_deadline(make_service, backend, spec_version):
+    request = httpx.Request(
+        "POST", "http://127.0.0.1:8000/v1/detect", headers={"accept": "text/event-stream"}, **sent(png())
+    )
+    messages = [{"type": "http.request", "body": request.read(), "more_body": False}]
+    events = []
+
+    async def receive():
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    async def send(message):
+        events.append(message.get("body", b""))
+        if b"event: region" in events[-1]:
+            await asyncio.Event().wait()
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "http_version": "1.1",
+        "method": "POST", "scheme": "http", "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"",
+        "root_path": "", "headers": [(name.lower(), value) for name, value in request.headers.raw],
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+
+    async def go():
+        service = make_service(request_deadline_s=0.3)
+        await asyncio.gather(build_app(service)(scope, receive, send), return_exceptions=True)
+        return service.admission.num_in_flight, service.admission.num_admitted, backend.num_running
+
+    gc.disable()  # which would close the stream by chance
+    try:
+        left = run(go())
+    finally:
+        gc.enable()
+    assert b"event: region" in events[-1]
+    assert left == (0, 0, 0)
