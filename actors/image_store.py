@@ -21,7 +21,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.failures import DEATHS, FailureBudget, forget_frames
 from fxray.data.dataset import Dataset
-from fxray.data.images import decode_image
 from fxray.errors import DataError, FxrayError
 from fxray.grpo.types import ImageRef
 
@@ -97,14 +96,7 @@ class ImageStore:
     def _read(self, row: int) -> bytes:
         content = self._dataset.image_bytes(row)
         if row not in self._good:
-            sample = self._dataset.samples[row]
-            where = f"{self._dataset.path} row {row} (sample {sample.sample_id!r})"
-            size = decode_image(content, where).size
-            if size != (sample.width_px, sample.height_px):
-                raise DataError(
-                    f"image is {size[0]}x{size[1]} px upright, expected {sample.width_px}x{sample.height_px}",
-                    where=where,
-                )
+            self._dataset.decode(row, content)
             self._good.add(row)
         return content
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from fxray.data.check.rows import row_faults
 from fxray.data.check.rules import RULES, Severity
-from fxray.data.images import read_image_file
+from fxray.data.images import decode_image, read_image_file
 from fxray.errors import DataError
 from fxray.files import atomic_path
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
@@ -159,6 +160,22 @@ class Dataset:
         if not content:
             raise DataError("fields image and image_path are both empty, expected one", where=where, remedy=_REWRITE)
         return bytes(content)
+
+    def decode(self, row: int, encoded: bytes) -> Image.Image:
+        """The image of a row as upright RGB, from its bytes: of the size that the row says, or its boxes would not fit.
+
+        Raises:
+            DataError: It cannot be read, or is of another size.
+        """
+        sample = self.samples[row]
+        where = f"{self.path} row {row} (sample {sample.sample_id!r})"
+        image = decode_image(encoded, where)
+        if image.size != (sample.width_px, sample.height_px):
+            raise DataError(
+                f"image is {image.width}x{image.height} px upright, expected {sample.width_px}x{sample.height_px}",
+                where=where,
+            )
+        return image
 
 
 def write_dataset(path: Path, rows: Iterable[Row]) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 from fxray.config.tree import Config
 from fxray.data.changes import HARDSHIPS, Change, change_sample, refuse_too_long
 from fxray.data.dataset import Dataset, Row, write_dataset
-from fxray.data.images import decode_image
 from fxray.errors import DataError
 from fxray.evaluate.comparison import measure_gain
 from fxray.evaluate.evaluation import Evaluation, evaluate
@@ -57,7 +56,8 @@ def measure_robustness(
         CheckpointError: The phase is not finished.
         ConfigError: An override decides answers.
         FxrayError: Another process works on the run.
-        DataError: An image of the test split cannot be read, is too narrow once changed, or too long for a change.
+        DataError: An image of the test split is too narrow once changed, or too long for a change, or cannot be read
+            where the configuration does not leave such images out, or none can.
     """
     with open_finished(run_dir, overrides, may_ask_fewer=True) as (config, finished):
         name, splits = chosen_phase(list(finished), stage, run_dir), recorded_splits(run_dir)
@@ -85,7 +85,11 @@ def measure_robustness(
         measured = {name: _read(root / name) for name in (ORIGINAL, *(change.name for change in done))}
         commits = dict.fromkeys(str(numbers["key"]["commit"]) for numbers in measured.values())
         titles = {change.name: change.title for change in done}
-        return write_robustness(root, measured, titles, key | {"commit": ", ".join(commits)})
+        told = key | {"commit": ", ".join(commits)}
+        num_answered = measured[ORIGINAL]["num_real"] + measured[ORIGINAL]["num_generated"]
+        if num_answered < len(rows):
+            told |= {"num_images": num_answered, "num_unreadable_images": len(rows) - num_answered}
+        return write_robustness(root, measured, titles, told)
 
 
 def changed_rows(dataset: Dataset, rows: Sequence[int], change: Change) -> Iterator[Row]:
@@ -96,7 +100,7 @@ def changed_rows(dataset: Dataset, rows: Sequence[int], change: Change) -> Itera
     """
     for row in rows:
         sample = dataset.samples[row]
-        changed = change.apply(decode_image(dataset.image_bytes(row), f"{dataset.path} row {row}"))
+        changed = change.apply(dataset.decode(row, dataset.image_bytes(row)))
         encoded = io.BytesIO()
         changed.image.save(encoded, "PNG", compress_level=1)
         yield Row(change_sample(sample, changed), image=encoded.getvalue())
@@ -115,6 +119,7 @@ def _measure(
 ) -> None:
     """One Ray and one set of engines for all changes."""
     model_path = resolve_model_path(config.model.path)
+    rows = _readable_rows(config, dataset, rows, on_event)
     samples = [dataset.samples[row] for row in rows]
     refuse_too_long(samples, changes)
     own = _known(root / ORIGINAL / ANSWERS if _is_done(root / ORIGINAL, key) else answers, samples)
@@ -137,6 +142,29 @@ def _measure(
             scored = _score(config, said, changed.samples, change.name)
             gain = measure_gain(original, scored)
             _keep(root / change.name, said, scored.to_json() | {"gain": gain.to_json()}, key)
+
+
+def _readable_rows(config: Config, dataset: Dataset, rows: Sequence[int], on_event: OnEvent) -> list[int]:
+    """What all changes are measured on, by the rules of the image store, which let the run leave out the same rows.
+
+    Raises:
+        DataError: An image cannot be read and the configuration does not leave it out, or none can be read.
+    """
+    readable = []
+    for row in rows:
+        try:
+            dataset.decode(row, dataset.image_bytes(row))
+        except DataError as error:
+            if config.data.on_corrupt_image != "skip":
+                raise
+            on_event(Note(f"left out: {error}", is_warning=True))
+        else:
+            readable.append(row)
+    if not readable:
+        raise DataError(
+            f"none of {len(rows)} images can be read", where=str(dataset.path), remedy="put the images there again"
+        )
+    return readable
 
 
 def _known(answers: Path, samples: Sequence[Sample]) -> list[Prediction] | None:

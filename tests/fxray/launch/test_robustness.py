@@ -4,6 +4,8 @@ import contextlib
 import json
 import types
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fxray.config.load import dump_config, load_config
@@ -11,7 +13,7 @@ from fxray.data.changes import HARDSHIPS
 from fxray.data.dataset import Dataset
 from fxray.data.synth.write import synthesise
 from fxray.errors import ConfigError, DataError, FxrayError
-from fxray.evaluate.predictions import Prediction, read_predictions
+from fxray.evaluate.predictions import Prediction, read_predictions, write_predictions
 from fxray.launch import robustness
 from fxray.launch.lease import hold
 from fxray.launch.robustness import measure_robustness
@@ -96,3 +98,55 @@ def test_a_run_that_somebody_works_on_is_left_alone(run_dir, monkeypatch):
     with hold(run_dir), pytest.raises(FxrayError, match="another process"):
         measure_robustness(run_dir, None, CHANGES[:1], [])
     assert asked == []
+
+
+def damage(run_dir, row):
+    """Lets a row's image be none, and gives the samples of the test split."""
+    path = run_dir / "data" / "test.parquet"
+    table = pq.read_table(path)
+    images = table["image"].to_pylist()
+    images[row] = b"not an image"
+    column = table.schema.get_field_index("image")
+    pq.write_table(table.set_column(column, table.schema.field(column), pa.array(images, pa.binary())), path)
+    return Dataset.open(path).samples
+
+
+@pytest.mark.parametrize("has_answers", [True, False])
+def test_an_image_that_cannot_be_read_is_left_out_under_every_change_as_the_run_left_it_out(
+    has_answers, run_dir, monkeypatch
+):
+    overrides = ["evaluate.num_bootstrap=20", "data.on_corrupt_image=skip"]
+    (run_dir / "config.yaml").write_text(dump_config(load_config("tiny", overrides)))
+    asked, notes, samples = answering(monkeypatch), [], damage(run_dir, 3)
+    if has_answers:
+        said = [Prediction(s.sample_id, s.annotation.verdict) for s in samples if s != samples[3]]
+        write_predictions(said, run_dir / "evaluation" / "sft" / "predictions.parquet")
+    report = measure_robustness(run_dir, None, CHANGES[:1], [], notes.append)
+    assert asked == (["crop-random"] if has_answers else ["original", "crop-random"])
+    for row in report.rows:
+        numbers = json.loads((report.folder / row.name / "numbers.json").read_text())
+        assert numbers["num_real"] + numbers["num_generated"] == 11
+        kept = read_predictions(report.folder / row.name / "predictions.parquet")
+        assert samples[3].sample_id not in {prediction.sample_id for prediction in kept}
+    assert [note.text.startswith("left out: ") and "row 3 (sample" in note.text for note in notes] == [True]
+    assert "num_images 11; " in (text := (report.folder / "robustness.md").read_text())
+    assert "num_unreadable_images 1" in text
+    asked.clear()
+    measure_robustness(run_dir, None, CHANGES[:1], [])
+    assert asked == []
+
+
+def test_an_image_that_cannot_be_read_is_told_before_anything_is_answered(run_dir, monkeypatch):
+    asked, _ = answering(monkeypatch), damage(run_dir, 3)
+    with pytest.raises(DataError, match="no image Pillow knows") as caught:
+        measure_robustness(run_dir, None, CHANGES[:1], [])
+    assert "row 3 (sample" in caught.value.where
+    assert asked == []
+
+
+def test_answers_to_some_of_the_images_are_not_taken_for_all(run_dir, monkeypatch):
+    asked, samples = answering(monkeypatch), Dataset.open(run_dir / "data" / "test.parquet").samples
+    said = [Prediction(s.sample_id, s.annotation.verdict) for s in samples[:6]]
+    write_predictions(said, run_dir / "evaluation" / "sft" / "predictions.parquet")
+    measure_robustness(run_dir, None, CHANGES[:1], [])
+    assert asked == ["original", "crop-random"]
