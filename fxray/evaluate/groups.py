@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from fxray.data.generators import plain_name
 from fxray.data.synth.families import FAMILIES
 from fxray.geometry import union_area
 from fxray.schema import Sample
@@ -22,7 +23,7 @@ SIZES = tuple(_SIZE_LIMITS)
 """By the share of the image that its true regions cover together."""
 
 _GROUP_BY_NAME = {
-    "".join(filter(str.isalnum, name.lower())): group
+    plain_name(name): group
     for group, names in (("Diffusion", _DIFFUSION), ("GAN", _GAN), ("DiT", _DIT))
     for name in names
 }
@@ -40,7 +41,7 @@ def group_of(generator: str, *, is_generated: bool, is_synthetic: bool) -> str:
         return REAL_GROUP
     if is_synthetic:
         return PLANTED_GROUP
-    return _GROUP_BY_NAME.get("".join(filter(str.isalnum, generator.lower())), OTHER_GROUP)
+    return _GROUP_BY_NAME.get(plain_name(generator), OTHER_GROUP)
 
 
 def has_planted_defects(generators: Iterable[str]) -> bool:

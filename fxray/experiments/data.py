@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
+from fxray.data.generators import one_spelling
 from fxray.data.split.plan import write_plan
 from fxray.data.split.settings import Scheme, Settings
 from fxray.data.split.split import split
@@ -62,7 +63,7 @@ def fold_names(settings: SplitSettings, config: Config) -> list[str]:
         return [str(fold) for fold in range(settings.num_folds)]
     generators = _generators(config)
     is_by_group = settings.scheme == "leave-one-group-out"
-    names = sorted(set(_groups(generators).values()) if is_by_group else generators)
+    names = sorted(set((_groups(generators) if is_by_group else one_spelling(generators)).values()))
     if len(names) < 2:
         what = "group" if is_by_group else "generator"
         raise ConfigError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
+from fxray.data.generators import one_spelling, plain_name
 from fxray.evaluate.comparison import measure_gain
 from fxray.evaluate.evaluation import Evaluation, Slice, evaluate
 from fxray.evaluate.predictions import Prediction, read_predictions
@@ -29,7 +30,7 @@ from fxray.grammar.views import VIEWS
 from fxray.launch.calibration import recorded_splits
 from fxray.launch.evaluation import rows_to_answer
 from fxray.launch.run import RunDirectory
-from fxray.schema import Sample
+from fxray.schema import Sample, Verdict
 
 Numbers = Mapping[str, float | None]
 """An estimate as JSON: value, low, high."""
@@ -276,6 +277,7 @@ def _evaluate_once(
     """Tables are written after every training; answers that did not change are scored once.
 
     Where generators are held out in turn, an image may be in the test parts of several folds. Each answer counts.
+    Generators that differ in spelling alone are one.
     """
     said: list[Prediction] = []
     samples: list[Sample] = []
@@ -289,6 +291,8 @@ def _evaluate_once(
         said += [replace(each, sample_id=mark + each.sample_id) for each in predictions]
         chosen = [sample for sample in of_file if sample.sample_id in answered]
         samples += [replace(each, sample_id=mark + each.sample_id) for each in chosen]
+    spelling = one_spelling(s.generator for s in samples if s.annotation.verdict is Verdict.GENERATED)
+    samples = [replace(each, generator=spelling.get(each.generator, each.generator)) for each in samples]
     return evaluate(said, samples, num_bootstrap=num_bootstrap, seed=seed, has_boxes=has_boxes)
 
 
@@ -341,19 +345,14 @@ def _part(evaluation: Evaluation, row: Row) -> Slice | None:
         return evaluation.overall
     if row.part == "group":
         return evaluation.by_group.get(row.title)
-    return {_plain(name): part for name, part in evaluation.by_generator.items()}.get(_plain(row.title))
+    return {plain_name(name): part for name, part in evaluation.by_generator.items()}.get(plain_name(row.title))
 
 
 def _unnamed(experiment: Experiment, pooled: Evaluation | None) -> list[Row]:
     """Rows of the generators and groups that are in the data and not in the experiment."""
     if pooled is None:
         return []
-    named = {(row.part, _plain(row.title)) for row in experiment.rows}
+    named = {(row.part, plain_name(row.title)) for row in experiment.rows}
     found = [("generator", name) for name in pooled.by_generator if name != "real"]
     found += [("group", name) for name in pooled.by_group]
-    return [Row(title=name, part=part) for part, name in found if (part, _plain(name)) not in named]
-
-
-def _plain(name: str) -> str:
-    """A name without case, spaces and punctuation."""
-    return "".join(filter(str.isalnum, name.lower()))
+    return [Row(title=name, part=part) for part, name in found if (part, plain_name(name)) not in named]

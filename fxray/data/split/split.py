@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from fxray.data.check.scan import scan
 from fxray.data.check.whole import clusters, related_images
 from fxray.data.dataset import Dataset
+from fxray.data.generators import one_spelling
 from fxray.data.parts import AllCores
 from fxray.data.split.plan import Plan, content_checksum
 from fxray.data.split.schemes import Fold, Rows, balance, fixed, k_fold, leave_one_out, refuse_empty_parts
 from fxray.data.split.settings import Scheme, Settings
 from fxray.errors import DataError
-from fxray.events import OnEvent, PhaseStarted, ignore
-from fxray.schema import Verdict
+from fxray.events import Note, OnEvent, PhaseStarted, ignore
+from fxray.schema import Sample, Verdict
 
 _REFUSED = ("file-unreadable", "repeated-id", "image-missing", "image-damaged")
 """Rules whose breach leaves a row without id or image; others are for the check to tell."""
@@ -56,12 +57,9 @@ def split(
             raise DataError(finding.message, where=str(finding.place), remedy=finding.kind.remedy)
     on_event(PhaseStarted("look-alikes"))
     is_generated_N = np.array([sample.annotation.verdict is Verdict.GENERATED for sample in samples])
-    is_by_group = settings.scheme is Scheme.GROUP
-    if is_by_group:
-        _refuse_ungrouped([s.generator for s in samples], is_generated_N, settings.groups)
     rows = Rows(
         is_generated_N,
-        [settings.groups.get(s.generator, "") if is_by_group else s.generator for s in samples],
+        _keys(samples, is_generated_N, settings, on_event),
         clusters(seen.rows, related_images(seen.rows), ignores_source=settings.ignores_source),
         np.unique([f"{s.annotation.verdict}/{s.generator}" for s in samples], return_inverse=True)[1],
     )
@@ -88,6 +86,22 @@ def _open(path: Path) -> Dataset:
     except DataError as error:
         remedy = f"{error.remedy}; fxray data check lists every fault"
         raise DataError(error.message, where=error.where, remedy=remedy) from error
+
+
+def _keys(
+    samples: Sequence[Sample], is_generated_N: NDArray[np.bool_], settings: Settings, on_event: OnEvent
+) -> list[str]:
+    """Who made each image: its group, or its generator in one spelling."""
+    names = [sample.generator for sample in samples]
+    if settings.scheme is Scheme.GROUP:
+        _refuse_ungrouped(names, is_generated_N, settings.groups)
+        return [settings.groups.get(name, "") for name in names]
+    spelling = one_spelling(name for name, is_in in zip(names, is_generated_N, strict=True) if is_in)
+    if settings.scheme is Scheme.GENERATOR:
+        for name, first in spelling.items():
+            if name != first:
+                on_event(Note(f"{name!r} is held out with {first!r}: one generator, spelled in two ways"))
+    return [spelling.get(name, name) for name in names]
 
 
 def _folds(rows: Rows, settings: Settings) -> list[Fold]:

@@ -1,5 +1,6 @@
 """A launch that trains nothing: it leaves a run directory as a training does."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from fxray.baselines.run import Outcome
 from fxray.config.load import load_config
 from fxray.config.schedule import load_stages
-from fxray.data.dataset import Dataset
+from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import DataError
 from fxray.evaluate.predictions import Prediction, write_predictions
 from fxray.experiments import reproduce
@@ -33,6 +34,22 @@ def setting(splits, tmp_path, monkeypatch) -> Setting:
         "evaluate.num_bootstrap=5",
     ]
     return Setting(lambda more: load_config("tiny", [*overrides, *more]), tmp_path / "out", {})
+
+
+@pytest.fixture
+def two_spellings(setting, splits, tmp_path) -> Setting:
+    """Every other image of SD 1.4 says that it is of sd-1.4."""
+    files = []
+    for name, path in splits.items():
+        dataset, rows = Dataset.open(path), []
+        for i, sample in enumerate(dataset.samples):
+            is_other = sample.generator == "SD 1.4" and i % 16 > 8
+            rows.append(
+                Row(dataclasses.replace(sample, generator="sd-1.4") if is_other else sample, dataset.image_bytes(i))
+            )
+        write_dataset(tmp_path / f"{name}.parquet", rows)
+        files.append(f"data.{name}={tmp_path / name}.parquet")
+    return dataclasses.replace(setting, configure=lambda more: setting.configure([*files, *more]))
 
 
 def answers(samples, num_wrong):

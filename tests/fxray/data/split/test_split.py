@@ -164,6 +164,21 @@ def test_a_generator_that_shares_sources_with_others_is_held_out_by_source(tmp_p
         assert fold.name not in {r["generator"] for r in trained}
 
 
+def test_a_generator_that_is_spelled_in_two_ways_is_held_out_as_one(tmp_path: Path) -> None:
+    rows = balanced(40)
+    for i, r in enumerate(r for r in rows if r["label"] == "generated"):
+        r["generator"] = ("SD 1.5", "dit", "sd-1.5", "GAN")[i % 4]
+    told: list[str] = []
+    settings = dataclasses.replace(USUAL, scheme=Scheme.GENERATOR)
+    result = split([write(tmp_path / "a.parquet", rows)], settings, lambda e: told.append(getattr(e, "text", "")))
+    folds = {fold.name: fold.parts_N for fold in result.plan.folds}
+    assert list(folds) == ["GAN", "SD 1.5", "dit"]
+    tested = {r["generator"] for r, p in zip(rows, folds["SD 1.5"], strict=True) if p == TEST}
+    trained = {r["generator"] for r, p in zip(rows, folds["SD 1.5"], strict=True) if p == TRAIN}
+    assert (tested, trained) == ({"SD 1.5", "sd-1.5", "real"}, {"GAN", "dit", "real"})
+    assert "'sd-1.5' is held out with 'SD 1.5': one generator, spelled in two ways" in told
+
+
 def test_sources_that_name_collections_can_be_ignored(tmp_path: Path) -> None:
     rows = [r | {"source": r["label"]} for r in balanced(80)]
     with pytest.raises(DataError, match="form 1 clusters that must not be cut") as caught:
