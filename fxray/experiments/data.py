@@ -9,10 +9,10 @@ from fxray.data.dataset import Dataset
 from fxray.data.generators import one_spelling
 from fxray.data.split.plan import write_plan
 from fxray.data.split.settings import Scheme, Settings
-from fxray.data.split.split import split
+from fxray.data.split.split import scan_whole, split
 from fxray.data.split.take import take
 from fxray.data.synth.families import FAMILIES
-from fxray.errors import ConfigError
+from fxray.errors import ConfigError, DataError
 from fxray.evaluate.groups import group_of, has_planted_defects
 from fxray.events import OnEvent
 from fxray.experiments.experiment import SplitSettings
@@ -74,13 +74,28 @@ def fold_names(settings: SplitSettings, config: Config) -> list[str]:
     return names
 
 
+def refuse_unreadable(settings: Iterable[SplitSettings], splits: Splits, out: Path, on_event: OnEvent) -> None:
+    """Sees to it that what is still to be split can be, before anything is trained.
+
+    Raises:
+        DataError: An image cannot be read, or an id stands twice.
+    """
+    if all(_plan_file(out, each).is_file() for each in settings):
+        return
+    needs_all = "folds need every image, whatever data.on_corrupt_image says; fxray data check lists every fault"
+    try:
+        scan_whole([splits.train, splits.validation, splits.test], on_event, all_cores=on_all_cores)
+    except DataError as error:
+        raise DataError(error.message, where=error.where, remedy=f"{error.remedy}; {needs_all}") from error
+
+
 def prepare_fold(settings: SplitSettings, fold: str, splits: Splits, out: Path, seed: int, on_event: OnEvent) -> None:
     """Splits the three files anew, once for all folds, and writes the parts of one.
 
     Raises:
         DataError: A part would lack a class, or a generator has no group, or the data changed since the split.
     """
-    folder, plan = _fold_dir(out, settings, fold), out / "folds" / settings.name / PLAN
+    folder, plan = _fold_dir(out, settings, fold), _plan_file(out, settings)
     if not plan.is_file():
         files = [splits.train, splits.validation, splits.test]
         samples = [sample for file in files for sample in Dataset.open(file).samples]
@@ -103,7 +118,7 @@ def prepare_fold(settings: SplitSettings, fold: str, splits: Splits, out: Path, 
 
 def plan_checksum(out: Path, settings: SplitSettings) -> str:
     """Checksum of the data that the folds were made of; empty before."""
-    path = out / "folds" / settings.name / PLAN
+    path = _plan_file(out, settings)
     return str(json.loads(path.read_text("utf-8"))["checksum"]) if path.is_file() else ""
 
 
@@ -119,6 +134,10 @@ def _groups(generators: Iterable[str]) -> dict[str, str]:
     names = sorted(generators)
     is_synthetic = has_planted_defects(names)
     return {name: group_of(name, is_generated=True, is_synthetic=is_synthetic) for name in names}
+
+
+def _plan_file(out: Path, settings: SplitSettings) -> Path:
+    return out / "folds" / settings.name / PLAN
 
 
 def _fold_dir(out: Path, settings: SplitSettings, fold: str) -> Path:

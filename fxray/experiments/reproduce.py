@@ -26,6 +26,7 @@ from fxray.experiments.data import (
     plan_checksum,
     prepare_fold,
     prepare_splits,
+    refuse_unreadable,
     split_overrides,
 )
 from fxray.experiments.experiment import Experiment, Row
@@ -118,7 +119,7 @@ def reproduce(
     Raises:
         ConfigError: The folder is of another configuration, or trainings that should be equally long are not, or a row
             is about a phase that there is not.
-        DataError: The data cannot be read or made.
+        DataError: The data cannot be read or made, or an image that folds need cannot.
         FxrayError: Another process works on the folder.
         ResourceError: The disk is full or not writable.
     """
@@ -132,6 +133,7 @@ def reproduce(
             refuse_unequal_steps(experiment, setting, shared)
             refuse_unknown_phases(experiment, setting)
             _refuse_changed(experiment, setting, shared)
+        refuse_unreadable([e.split for e in experiments.values() if e.split], splits, setting.out, on_event)
         results, failures = {}, dict[str, str]()
         for name, experiment in experiments.items():
             settings = experiment.split
@@ -256,6 +258,8 @@ def _tell_failure(error: Exception, name: str, out: Path, on_event: OnEvent) -> 
     write_atomically(file, "".join(traceback.format_exception(error)))
     message = error.message if isinstance(error, FxrayError) else f"{type(error).__name__}: {error}"
     reason = f"failed: {' '.join(message.split())[:200]}"
+    if isinstance(error, FxrayError) and error.where:
+        reason += f" ({error.where})"
     on_event(Note(f"{name} {reason} ({file})", is_warning=True))
     return reason
 

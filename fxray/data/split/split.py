@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fxray.data.check.scan import scan
+from fxray.data.check.scan import Scan, scan
 from fxray.data.check.whole import clusters, related_images
 from fxray.data.dataset import Dataset
 from fxray.data.generators import one_spelling
@@ -51,10 +51,7 @@ def split(
         DataError: A row or image is faulty, a generator has no group, or a part would lack a class.
     """
     samples = [sample for path in paths for sample in _open(path).samples]
-    seen = scan(paths, on_event, all_cores=all_cores)
-    for finding in seen.findings:
-        if finding.rule in _REFUSED:
-            raise DataError(finding.message, where=str(finding.place), remedy=finding.kind.remedy)
+    seen = scan_whole(paths, on_event, all_cores=all_cores)
     on_event(PhaseStarted("look-alikes"))
     is_generated_N = np.array([sample.annotation.verdict is Verdict.GENERATED for sample in samples])
     rows = Rows(
@@ -78,6 +75,19 @@ def split(
         tuple(sample.sample_id for sample in samples),
     )
     return Split(plan, rows)
+
+
+def scan_whole(paths: Sequence[Path], on_event: OnEvent = ignore, *, all_cores: AllCores | None = None) -> Scan:
+    """Looks at every image of dataset files, of which a split leaves none out.
+
+    Raises:
+        DataError: A file or an image cannot be read, or an id stands twice.
+    """
+    seen = scan(paths, on_event, all_cores=all_cores)
+    for finding in seen.findings:
+        if finding.rule in _REFUSED:
+            raise DataError(finding.message, where=str(finding.place), remedy=finding.kind.remedy)
+    return seen
 
 
 def _open(path: Path) -> Dataset:

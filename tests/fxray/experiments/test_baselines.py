@@ -58,7 +58,7 @@ def test_published_networks_in_an_earlier_versions_folder_are_kept(setting, publ
     assert not (earlier / "of-days").exists()
 
 
-def test_a_failure_in_one_experiment_is_not_told_of_the_next(setting, fake_launch):
+def test_a_failure_in_one_experiment_is_not_told_of_the_next(setting, splits, fake_launch):
     folds = {
         "title": "Folds",
         "source": "none",
@@ -74,7 +74,7 @@ def test_a_failure_in_one_experiment_is_not_told_of_the_next(setting, fake_launc
 
     both = {"own": OWN, "folds": Experiment.model_validate(folds)}
     results = reproduce(both, setting, launch=dataclasses.replace(launch.port, baselines=fit))
-    assert results["own"].failures == {"baseline-npr": "failed: no real image"}
+    assert results["own"].failures == {"baseline-npr": f"failed: no real image ({splits['train']})"}
     assert npr_of(results["folds"])["state"] == ""
     assert not results["folds"].failures
 

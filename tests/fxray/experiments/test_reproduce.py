@@ -158,13 +158,13 @@ def test_other_detectors_are_fitted_on_the_same_images_and_asked_about_the_same_
     result = reproduce(mine, given, launch=launch.port)["mine"]
     assert launch.trained == ["base"]
     assert launch.fitted == ["segformer for own", "npr for own", "segformer for 4o", "npr for 4o"]
-    assert result.failures == {"baseline-npr": "failed: no real image"}
+    assert result.failures == {"baseline-npr": f"failed: no real image ({splits['train']})"}
     lines = lines_of(result, "mine")
     assert lines["SegFormer"]["metrics"]["accuracy"]["value"] == 15 / 16
     assert lines["SegFormer"]["metrics"]["4o.accuracy"]["value"] == 7 / 8
     assert lines["SegFormer"]["gains"]["accuracy"]["value"] == 1 / 16
     assert (lines["SegFormer"]["state"], lines["SegFormer"]["training"]) == ("", "baseline-segformer")
-    assert lines["NPR"]["state"] == "failed: no real image"
+    assert lines["NPR"]["state"] == result.failures["baseline-npr"]
     assert lines["Ours"]["state"] == ""
     result = reproduce(mine, given, launch=fake_launch().port)["mine"]
     assert not result.failures
@@ -309,14 +309,14 @@ def test_an_image_that_several_folds_answer_counts_with_each_answer(tmp_path, se
     assert overall["metrics"]["accuracy"]["value"] == pytest.approx(num_right / overall["num_images"])
 
 
-def test_a_detector_of_another_size_is_not_told_as_the_one_that_was_asked_for(tmp_path, setting, fake_launch):
+def test_a_detector_of_another_size_is_not_told_as_the_one_that_was_asked_for(tmp_path, setting, splits, fake_launch):
     mine = experiment_of(tmp_path, OTHERS.replace(", 4o.accuracy", ""))
     reproduce(mine, setting, launch=fake_launch().port)
     large = dataclasses.replace(setting, baseline_size="published")
     assert [row.state for row in plan(mine["mine"], large)][1:] == ["not fitted for own"] * 2
     result = reproduce(mine, large, launch=fake_launch(fails="npr").port)["mine"]
     lines = lines_of(result, "mine")
-    assert (lines["NPR"]["state"], lines["NPR"]["metrics"]) == ("failed: no real image", {})
+    assert (lines["NPR"]["state"], lines["NPR"]["metrics"]) == (f"failed: no real image ({splits['train']})", {})
     assert lines["SegFormer"]["state"] == ""
     for file in setting.out.glob("baselines/*/*/record.json"):
         file.write_text("{")
