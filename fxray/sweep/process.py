@@ -97,13 +97,15 @@ def end_with_parent() -> None:
 
 
 def _wait(process: "subprocess.Popen[bytes]", status: Path, log: Path) -> None:
-    start_s = time.time()
+    """Counts silence by a clock that stands still while the machine sleeps: a file's time says only that it changed."""
+    seen, alive_s = [_stamp(status), _stamp(log)], time.monotonic()
     while True:
         try:
             process.wait(LOOK_EVERY_S)
         except subprocess.TimeoutExpired:
-            silent_s = time.time() - max(start_s, *(file.stat().st_mtime for file in (status, log) if file.exists()))
-            if silent_s > SILENCE_S:
+            if (found := [_stamp(status), _stamp(log)]) != seen:
+                seen, alive_s = found, time.monotonic()
+            if (silent_s := time.monotonic() - alive_s) > SILENCE_S:
                 raise DeadlineError(
                     f"gave no sign of life for {silent_s:.0f} s: neither {status.name} nor its log was written to",
                     where=str(log),
@@ -111,6 +113,15 @@ def _wait(process: "subprocess.Popen[bytes]", status: Path, log: Path) -> None:
                 ) from None
         else:
             return
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """What differs once a file is written to again."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

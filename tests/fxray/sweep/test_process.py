@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+import time
+import types
 
 import pytest
 
@@ -30,6 +32,27 @@ def test_a_process_that_says_nothing_for_too_long_is_ended(tmp_path, monkeypatch
     with pytest.raises(DeadlineError, match="no sign of life"):
         run_process(["config", "show", "--config", "tiny"], tmp_path, tmp_path / "a.log", Surroundings())
     assert started[0].returncode == -signal.SIGTERM
+
+
+def test_a_machine_that_slept_ends_no_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "LOOK_EVERY_S", 0.01)
+    start_s, later_s = time.time(), iter(range(3600, 10**9, 3600))
+    clocks = {name: getattr(time, name) for name in ("monotonic", "sleep")}
+    monkeypatch.setattr(process, "time", types.SimpleNamespace(time=lambda: start_s + next(later_s), **clocks))
+    run_process(["config", "show", "--config", "tiny"], tmp_path, tmp_path / "a.log", Surroundings())
+    assert "prompts_per_step: 24" in (tmp_path / "a.log").read_text()
+
+
+def test_a_trial_on_a_file_server_whose_clock_is_behind_is_heard(tmp_path, monkeypatch):
+    """Its status says with every renewal that it is of an hour ago."""
+    monkeypatch.setattr(process, "SILENCE_S", 2)
+    monkeypatch.setattr(process, "LOOK_EVERY_S", 0.1)
+    renew = "open('status.json', 'w').write(str(i)); os.utime('status.json', (1e9 + i, 1e9 + i)); time.sleep(0.1)"
+    code = f"import os, time\nfor i in range(40):\n    {renew}"
+    real = subprocess.Popen
+    monkeypatch.setattr(process.subprocess, "Popen", lambda asked, **k: real([sys.executable, "-c", code], **k))
+    run_process([], tmp_path, tmp_path / "a.log", Surroundings(folder=tmp_path))
+    assert (tmp_path / "status.json").read_text() == "39"
 
 
 @pytest.mark.parametrize("is_left", [True, False])
