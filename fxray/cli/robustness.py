@@ -17,7 +17,7 @@ def robustness(
     ] = None,
     overrides: SetOption = None,
 ) -> None:
-    """Measure a detector on its test split under seventeen changes of the images.
+    """Measure a detector on its test split under nineteen changes of the images.
 
     JPEG, random crop, downsampling, WebP, blur, noise, a screenshot, a picture shared twice: table and curves with 95 %
     intervals, as Markdown, LaTeX, CSV, HTML, PNG and SVG below robustness/ in the run. The same command again goes on
