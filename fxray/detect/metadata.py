@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+from fxray.detect.xmp import properties_of
+
 MAX_FIELD_CHARACTERS = 2**16
 """Longer ones are cut: a workflow of ComfyUI has a few ten thousand."""
 _PERSONAL_EXIF = {
@@ -38,7 +40,7 @@ class Metadata:
     """What a file says of itself.
 
     Attributes:
-        texts: By place: "png:parameters", "exif:Software", "xmp", "comment".
+        texts: By place: "png:parameters", "exif:Software", "xmp:CreatorTool", "comment".
         camera: "camera", "software" and "taken", as far as they are there.
         personal: What is about people: the kind, and the value as text.
     """
@@ -67,7 +69,7 @@ def read_metadata(image: Image.Image) -> Metadata:
     if gps := exif.get_ifd(ExifTags.IFD.GPSInfo):
         personal["position (GPS)"] = _position(gps)
     if xmp := _text(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or ""):
-        texts["xmp"] = xmp
+        texts |= {f"xmp:{name}": text for name, text in properties_of(xmp).items()}
         for kind, pattern in _PERSONAL_XMP.items():
             if found := re.search(rf"(?:{pattern})\b[^\n]{{0,200}}", xmp):
                 personal.setdefault(kind, found.group())

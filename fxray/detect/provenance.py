@@ -49,7 +49,7 @@ class Mark:
     Attributes:
         by: Who leaves such traces.
         says: "generated", "edited" or "camera".
-        place: Where it stands: "png:parameters", "exif:Software", "xmp", "c2pa".
+        place: Where it stands: "png:parameters", "exif:Software", "xmp:CreatorTool", "c2pa".
         text: What stands there, on one line, where that is worth showing.
     """
 

@@ -80,7 +80,7 @@ class MarkOut(_Wire):
     """Who leaves such a trace."""
     says: Literal["generated", "edited", "camera"]
     place: str
-    """Where in the file it stands: "xmp", "png:parameters", "exif:Software", "c2pa"."""
+    """Where in the file it stands: "xmp:CreatorTool", "png:parameters", "exif:Software", "c2pa"."""
     text: str
     """What stands there, without paths and addresses; empty where it is not worth showing."""
 

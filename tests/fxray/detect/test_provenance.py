@@ -17,6 +17,7 @@ from fxray.detect.metadata import MAX_FIELD_CHARACTERS
 from fxray.detect.provenance import NOTHING, Provenance, _generators, impersonal, read_provenance, words_of
 from fxray.errors import DataError
 
+SOURCE_TYPE, IPTC_NAME = "xmp:DigitalSourceType", "IPTC digital source type"
 IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype"
 WEB_UI = (
     "a fox, in C:\\Users\\anna\\loras\\fox\nNegative prompt: blur\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1"
@@ -78,11 +79,11 @@ def text_of(found: Provenance) -> str:
         (png({"Software": "NovelAI", "Comment": "{}"}), "NovelAI", "generated", "png:Software"),
         (png({"Description": f"a fox {JOB}"}), "Midjourney", "generated", "png:Description"),
         (jpeg({0x0131: "AI generated;txt2img;flux"}), "Black Forest Labs FLUX", "generated", "exif:Software"),
-        (png({"XML:com.adobe.xmp": xmp("trainedAlgorithmicMedia")}), "IPTC digital source type", "generated", "xmp"),
-        (jpeg(xmp=xmp("compositeWithTrainedAlgorithmicMedia").encode()), "IPTC digital source type", "edited", "xmp"),
-        (jpeg(xmp=xmp("digitalCapture").encode()), "IPTC digital source type", "camera", "xmp"),
-        (png({"XML:com.adobe.xmp": '<TC260:AIGC>{"Label":"1"}</TC260:AIGC>'}), "AIGC label", "generated", "xmp"),
-        (jpeg(xmp=b"<photoshop:Credit>Made with Google AI</photoshop:Credit>"), "Google", "generated", "xmp"),
+        (png({"XML:com.adobe.xmp": xmp("trainedAlgorithmicMedia")}), IPTC_NAME, "generated", SOURCE_TYPE),
+        (jpeg(xmp=xmp("compositeWithTrainedAlgorithmicMedia").encode()), IPTC_NAME, "edited", SOURCE_TYPE),
+        (jpeg(xmp=xmp("digitalCapture").encode()), IPTC_NAME, "camera", SOURCE_TYPE),
+        (png({"XML:com.adobe.xmp": '<TC260:AIGC>{"Label":"1"}</TC260:AIGC>'}), "AIGC label", "generated", "xmp:AIGC"),
+        (jpeg(xmp=b"<photoshop:Credit>Made with Google AI</photoshop:Credit>"), "Google", "generated", "xmp:Credit"),
     ],
 )  # fmt: skip
 def test_generators_are_known_by_what_they_write(encoded: bytes, by: str, says: str, place: str) -> None:
