@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -10,6 +11,8 @@ from PIL import Image
 
 _OFFLINE = {"version": 1, "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 _MANY = 5
+_ACTIONS = re.compile(r"c2pa\.actions(\.v\d+)?(__\d+)?")
+"""With the number of a repeated one; other labels that begin so are a signer's own."""
 _UNTRUSTED = "signingCredential.untrusted"
 
 
@@ -76,28 +79,38 @@ def read_credentials(encoded: bytes, image_format: str) -> Credentials:
         return Credentials(CredentialState.INVALID, problems=(f"{kind} {text}".strip()[:200],))
 
 
-def _read(store: dict[str, Any], state: str) -> Credentials:
-    manifest = store.get("manifests", {}).get(store.get("active_manifest"), {})
-    signature = manifest.get("signature_info") or {}
+def _read(store: Any, state: str) -> Credentials:
+    store = _object(store)
+    manifest = _object(_object(store.get("manifests")).get(str(store.get("active_manifest"))))
+    signature = _object(manifest.get("signature_info"))
     actions = [
-        action
-        for assertion in manifest.get("assertions", ())
-        if str(assertion.get("label", "")).startswith("c2pa.actions")
-        for action in (assertion.get("data") or {}).get("actions", ())
+        _object(action)
+        for assertion in map(_object, _list(manifest.get("assertions")))
+        if _ACTIONS.fullmatch(str(assertion.get("label")))
+        for action in _list(_object(assertion.get("data")).get("actions"))
     ]
     types = [str(action["digitalSourceType"]).rpartition("/")[2] for action in actions if "digitalSourceType" in action]
     agents = [_name(action["softwareAgent"]) for action in actions if "softwareAgent" in action]
-    codes = [str(problem.get("code", "")) for problem in store.get("validation_status") or ()]
+    codes = [str(problem.get("code", "")) for problem in map(_object, _list(store.get("validation_status")))]
     return Credentials(
         state=CredentialState.VALID if state in ("Valid", "Trusted") else CredentialState.INVALID,
         is_trusted=state == "Trusted",
         signer=str(signature.get("issuer") or ""),
         signed=str(signature.get("time") or ""),
-        generator=", ".join(_name(info) for info in (manifest.get("claim_generator_info") or ())[:_MANY]),
+        generator=", ".join(_name(info) for info in _list(manifest.get("claim_generator_info"))[:_MANY]),
         source_types=tuple(dict.fromkeys(types))[:_MANY],
         agents=tuple(dict.fromkeys(filter(None, agents)))[:_MANY],
         problems=tuple(dict.fromkeys(code for code in codes if code != _UNTRUSTED))[:_MANY],
     )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """What a signer wrote where an object belongs; anything may stand there."""
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _name(program: Any) -> str:
