@@ -13,7 +13,7 @@ from PIL import Image
 
 from fxray.data.images import decoding
 from fxray.detect.credentials import Credentials, CredentialState, read_credentials
-from fxray.detect.metadata import Metadata, read_metadata
+from fxray.detect.metadata import MAX_FIELD_CHARACTERS, Metadata, read_metadata
 from fxray.draw import plain_text
 from fxray.errors import DataError
 
@@ -180,8 +180,9 @@ def _marks_of_texts(texts: Mapping[str, str], *, keeps_personal: bool) -> list[M
             if not any(fnmatchcase(place.lower(), pattern) for pattern in known["fields"]):
                 continue
             if known["match"] is None or known["match"].search(text):
-                shown = plain_text(text, MAX_SHOWN_CHARACTERS) if known["shows"] else ""
-                marks.append(Mark(known["by"], known["says"], place, shown if keeps_personal else impersonal(shown)))
+                line = plain_text(text, MAX_FIELD_CHARACTERS) if known["shows"] else ""
+                shown = line if keeps_personal else impersonal(line)  # before the cut, which may fall into a path
+                marks.append(Mark(known["by"], known["says"], place, plain_text(shown, MAX_SHOWN_CHARACTERS)))
     return marks
 
 

@@ -147,6 +147,15 @@ def test_prompts_lose_paths_and_addresses() -> None:
     assert impersonal("/home/anna/m.safetensors by anna@example.org, 1/2") == "[path] by [address], 1/2"
 
 
+@pytest.mark.parametrize("name", [r"C:\Users\Anna Petrova Smith\models\m.ckpt", "anna.petrova@example.org"])
+def test_a_prompt_that_is_cut_within_a_path_or_an_address_tells_no_name(name: str) -> None:
+    for padding in range(200, 301):
+        (mark,) = read(png({"parameters": f"{'a' * padding} {name}\nSteps: 20, Sampler: Euler a"})).marks
+        assert len(mark.text) <= 300
+        assert "anna" not in mark.text.lower()
+        assert "petrova" not in mark.text.lower()
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(60))
 def test_damaged_metadata_is_said_and_never_an_error(seed: int) -> None:
