@@ -23,6 +23,13 @@ _PERSONAL_EXIF = {
     "XPAuthor": "author",
     "MakerNote": "maker note",
 }
+_WINDOWS_EXIF = (
+    "XPTitle",
+    "XPComment",
+    "XPAuthor",
+    "XPKeywords",
+    "XPSubject",
+)  # UTF-16, whatever the file's byte order
 _PERSONAL_PNG = {"png:author": "author", "png:copyright": "copyright"}
 _PERSONAL_XMP = {
     "author": r"dc:creator|photoshop:AuthorsPosition|Iptc4xmpCore:CreatorContactInfo",
@@ -62,7 +69,7 @@ def read_metadata(image: Image.Image) -> Metadata:
     tags = {ExifTags.TAGS.get(tag, str(tag)): value for tag, value in exif.items()}
     tags |= {ExifTags.TAGS.get(tag, str(tag)): value for tag, value in exif.get_ifd(ExifTags.IFD.Exif).items()}
     for name, value in tags.items():
-        if (text := _text(value)) and not isinstance(value, int | float | dict):
+        if (text := _text(value, is_utf_16=name in _WINDOWS_EXIF)) and not isinstance(value, int | float | dict):
             texts[f"exif:{name}"] = text
             if name in _PERSONAL_EXIF:
                 personal[_PERSONAL_EXIF[name]] = text
@@ -88,9 +95,11 @@ def _png_texts(image: Image.Image) -> Iterator[tuple[str, str]]:
             yield f"png:{key[:80]}", value[:MAX_FIELD_CHARACTERS]
 
 
-def _text(value: object) -> str:
+def _text(value: object, *, is_utf_16: bool = False) -> str:
     """A field as text; EXIF's user comments name their encoding in the first eight bytes."""
-    if isinstance(value, bytes):
+    if isinstance(value, bytes) and is_utf_16:
+        value = value[: 2 * MAX_FIELD_CHARACTERS].decode("utf-16-le", "replace")
+    elif isinstance(value, bytes):
         start, rest = value[:8], value[8:]
         if start == b"UNICODE\0":
             value = _utf_16(rest[: 4 * MAX_FIELD_CHARACTERS])

@@ -156,6 +156,11 @@ def test_a_prompt_that_is_cut_within_a_path_or_an_address_tells_no_name(name: st
         assert "petrova" not in mark.text.lower()
 
 
+def test_fields_of_windows_are_utf_16() -> None:
+    found = read(jpeg({0x9C9D: "Анна Петрова\0".encode("utf-16-le")}), keeps_personal=True)
+    assert found.personal["author"] == "Анна Петрова"
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(60))
 def test_damaged_metadata_is_said_and_never_an_error(seed: int) -> None:
