@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxray.cli.arguments import ConfigOption, SetOption, checked_config
-from fxray.errors import DataError
+from fxray.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from fxray.capacity.plan import Plan
 
+MAX_GIB = 2**20
 PAPER_SAMPLES = 13_158
 """Three quarters of the paper's 8,772 generated images and as many real ones."""
 
@@ -24,7 +25,7 @@ def plan(
     overrides: SetOption = None,
     gpu: Annotated[str, typer.Option(help="h200, h100, a100, a100-40, l40s or rtx-4090.")] = "h100",
     memory_gib: Annotated[
-        float | None, typer.Option(min=1, metavar="GIB", help="Another amount of memory on each GPU.")
+        float | None, typer.Option(min=1, max=MAX_GIB, metavar="GIB", help="Another amount of memory on each GPU.")
     ] = None,
     num_samples: Annotated[
         int | None,
@@ -36,7 +37,8 @@ def plan(
         bool, typer.Option("--cluster", help="Also what moves between nodes, who waits, what a worker gains or costs.")
     ] = False,
     link_gbit: Annotated[
-        float | None, typer.Option(min=0.1, metavar="GBIT", help="Of the network between nodes, a second.")
+        float | None,
+        typer.Option(min=0.1, metavar="GBIT", help="Of the network between nodes, a second; with --cluster or --json."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
 ) -> None:
@@ -61,6 +63,8 @@ def plan(
     from fxray.cli.plan_cluster import print_cluster
     from fxray.cli.tables import print_table
 
+    if link_gbit and not (cluster or as_json):
+        raise ConfigError("says nothing without the cluster", where="--link-gbit", remedy="add --cluster or --json")
     tree = checked_config(config, overrides)
     device = find_gpu(gpu)
     memory_bytes = int(memory_gib * GIB) if memory_gib else device.memory_bytes

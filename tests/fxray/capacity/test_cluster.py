@@ -11,6 +11,7 @@ from fxray.capacity.plan import known_shape
 from fxray.capacity.weights import count_adapter, count_modules, count_weights
 from fxray.cli.app import app
 from fxray.config.load import load_config
+from fxray.errors import ConfigError
 
 GROUPS, ANSWERS, TOKENS = 32, 4, 410  # of the paper's step, answers of 0.4 x 1,024 tokens
 KNOWN = ClusterCoefficients(
@@ -159,6 +160,11 @@ class TestCommand:
             return next(each["seconds"] for each in cluster["traffic"] if each["route"] == "driver -> engines")
 
         assert adapter_s("--link-gbit", "1") == pytest.approx(25 * adapter_s("--link-gbit", "25"))
+
+    def test_a_network_without_the_cluster_is_refused(self) -> None:
+        result = self.run("--config", "qwen2.5-vl-7b", "--link-gbit", "1")
+        assert isinstance(result.exception, ConfigError)
+        assert "remedy: add --cluster or --json" in str(result.exception)
 
     def test_without_gpus_bytes_are_counted_and_waits_are_not(self) -> None:
         shown = self.run("--config", "tiny", "--cluster").stdout

@@ -220,6 +220,12 @@ class TestCommand:
         assert "the smallest change that fits: --set rollout.gpu_memory_utilization=0.4" in result.stdout
         assert "GRPO step" not in result.stdout
 
+    @pytest.mark.parametrize("memory", ["inf", "nan", "1e300"])
+    def test_an_amount_of_memory_that_no_gpu_has_is_refused(self, memory: str) -> None:
+        result = self.run("--config", "qwen2.5-vl-3b", "--memory-gib", memory)
+        assert result.exit_code == 2
+        assert "--memory-gib" in result.output
+
     def test_json_holds_the_same(self) -> None:
         content = json.loads(self.run("--config", "qwen2.5-vl-3b", "--json").stdout)
         assert content["fits"] is True
