@@ -1,5 +1,6 @@
 """`fxray`: the commands together, and the one place where errors become messages and exit codes."""
 
+import codecs
 import io
 import os
 import signal
@@ -33,6 +34,7 @@ from fxray.cli import (
 )
 from fxray.errors import FxrayError
 
+_ANY_NAME = "fxray_any_name"
 app = typer.Typer(
     name="fxray",
     no_args_is_help=True,
@@ -100,12 +102,23 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _leave)
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # names of files are bytes, whatever the locale says
+            stream.reconfigure(errors=_ANY_NAME)
     try:
         app()
     except FxrayError as error:
         sys.exit(report_error(error))
     sys.exit(0)
+
+
+def _any_name(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Names of files are bytes, whatever the locale says; letters that its encoding lacks are written as escapes."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeEncodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error(_ANY_NAME, _any_name)
 
 
 def report_error(error: FxrayError) -> int:

@@ -157,3 +157,18 @@ def test_an_error_from_a_worker_is_told_as_itself(capsys):
 def test_exit_codes_come_from_the_error(capsys):
     assert app.report_error(ConfigError("x")) == 2
     assert app.report_error(FxrayError("x")) == 1
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_names_that_the_locale_has_no_letters_for_are_written_as_escapes(encoding: str) -> None:
+    written = "nope-\N{CJK UNIFIED IDEOGRAPH-6F22} \udcff \u00b1".encode("utf-8", "surrogatepass")
+    program = f"""
+import sys
+from fxray.cli import app
+app.app = lambda: print({written!r}.decode("utf-8", "surrogatepass"))
+app.main()
+"""
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+    letters = {"latin-1": b"nope-\\u6f22 \xff \xb1", "ascii": b"nope-\\u6f22 \xff \\xb1"}
+    assert ran.stdout.strip() == letters.get(encoding, b"nope-\xe6\xbc\xa2 \xff \xc2\xb1")
