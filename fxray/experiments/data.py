@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
 from fxray.data.generators import one_spelling
-from fxray.data.split.plan import write_plan
+from fxray.data.split.plan import read_plan, write_plan
+from fxray.data.split.schemes import TEST
 from fxray.data.split.settings import Scheme, Settings
 from fxray.data.split.split import scan_whole, split
 from fxray.data.split.take import take
@@ -107,7 +110,7 @@ def prepare_fold(settings: SplitSettings, fold: str, splits: Splits, out: Path, 
             settings.test_frac,
             settings.validation_frac,
             _groups(generators) if settings.scheme == "leave-one-group-out" else {},
-            False,
+            settings.keep_all,
             settings.ignore_source,
             seed,
         )
@@ -120,6 +123,23 @@ def plan_checksum(out: Path, settings: SplitSettings) -> str:
     """Checksum of the data that the folds were made of; empty before."""
     path = _plan_file(out, settings)
     return str(json.loads(path.read_text("utf-8"))["checksum"]) if path.is_file() else ""
+
+
+def note_of_parts(out: Path, settings: SplitSettings) -> list[str]:
+    """What a table has to say where not every image is in the test part of a fold.
+
+    Raises:
+        DataError: The plan is damaged.
+    """
+    path = out / "folds" / settings.name / PLAN
+    if not path.is_file():
+        return []
+    plan = read_plan(path)
+    num_asked, num_all = int(np.any([f.parts_N == TEST for f in plan.folds], axis=0).sum()), len(plan.sample_ids)
+    if num_asked == num_all:
+        return []
+    surplus = "" if settings.keep_all else "; the larger class of each part is cut to the size of the smaller"
+    return [f"{num_asked} of {num_all} images are in a test part{surplus}."]
 
 
 def _generators(config: Config) -> set[str]:

@@ -43,13 +43,17 @@ class SplitSettings(Section):
     """When holding out: test share of sources with several generators."""
     ignore_source: bool = False
     """`source` names collections: keep only look-alikes together."""
+    keep_all: bool = False
+    """Do not leave the surplus of one class out of each part."""
 
     @property
     def name(self) -> str:
         """The scheme; with other settings than by default, a name that no other settings have."""
         if self == SplitSettings(scheme=self.scheme):
             return self.scheme
-        return f"{self.scheme}-{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]}"
+        # Younger than folds that lie there: without it they keep their names.
+        text = self.model_dump_json(exclude=None if self.keep_all else {"keep_all"})
+        return f"{self.scheme}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 class Row(Section):

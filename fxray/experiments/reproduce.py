@@ -23,6 +23,7 @@ from fxray.experiments.baselines import Question, answer_all, key_of, questions_
 from fxray.experiments.data import (
     fold_names,
     fold_overrides,
+    note_of_parts,
     plan_checksum,
     prepare_fold,
     prepare_splits,
@@ -177,6 +178,7 @@ def write_experiment(
     folder, out = setting.out / name, setting.out
     is_synthetic, facts = measure.is_synthetic(trainings, setting), _facts(experiment, trainings, setting)
     run_dirs = {training.fold or training.name: training.folder(out) for training in trainings}
+    notes = note_of_parts(out, experiment.split) if experiment.split else []
     has_curves = has_curves and experiment.kind != "robustness" and draw_trainings(run_dirs, folder, CURVES)
     figure = CURVES if has_curves else ""
     if experiment.kind == "trainings":
@@ -189,7 +191,7 @@ def write_experiment(
             parts[name] = measure.measure_parts(experiment, trainings, setting, failures, questions)
         parts[f"{name}-folds" if parts else name] = measure.measure_folds(experiment, trainings, setting, failures)
     tables = [
-        write_lines(experiment, lines, folder, part, facts, is_synthetic=is_synthetic, figure=figure)
+        write_lines(experiment, lines, folder, part, facts, is_synthetic=is_synthetic, figure=figure, notes=notes)
         for part, lines in parts.items()
     ]
     names = [*(training.name for training in trainings), *map(key_of, experiment.baselines)]

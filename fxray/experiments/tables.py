@@ -25,6 +25,7 @@ def write_lines(
     *,
     is_synthetic: bool,
     figure: str = "",
+    notes: Sequence[str] = (),
 ) -> PaperTable:
     """Writes NAME.md, .tex, .csv, .html and .json.
 
@@ -36,11 +37,12 @@ def write_lines(
         facts: What the numbers rest on.
         is_synthetic: Whether the data are photographs with planted defects.
         figure: Name of curves that lie there already.
+        notes: On the images that were asked about.
 
     Raises:
         ResourceError: The disk is full or not writable.
     """
-    table = as_table(experiment, lines, facts, is_synthetic=is_synthetic, figure=figure)
+    table = as_table(experiment, lines, facts, is_synthetic=is_synthetic, figure=figure, more_notes=notes)
     write_table(table, folder, name)
     content = {
         "experiment": name,
@@ -56,7 +58,13 @@ def write_lines(
 
 
 def as_table(
-    experiment: Experiment, lines: Sequence[Line], facts: Mapping[str, object], *, is_synthetic: bool, figure: str = ""
+    experiment: Experiment,
+    lines: Sequence[Line],
+    facts: Mapping[str, object],
+    *,
+    is_synthetic: bool,
+    figure: str = "",
+    more_notes: Sequence[str] = (),
 ) -> PaperTable:
     """Columns that no line fills are left out, but those that the experiment names."""
     columns = experiment.columns
@@ -80,7 +88,7 @@ def as_table(
         cells += [NOTHING if line.num_images is None else str(line.num_images)] * has_images
         paper = tuple(f"{line.paper[column]:.3f}" if column in line.paper else "" for column in printed)
         rows.append(PaperRow(line.training, line.title, tuple(cells), paper))
-    notes = [SYNTHETIC] * is_synthetic + [INTERVALS]
+    notes = [SYNTHETIC] * is_synthetic + [INTERVALS, *more_notes]
     if printed:
         notes.append(f"Paper: Ji et al., {experiment.source}, their model on their images.")
     notes += [*experiment.notes, f"Measured with: {'; '.join(f'{name} {value}' for name, value in facts.items())}"]

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from fxray.config.load import load_config
+from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import ConfigError, FxrayError
 from fxray.experiments import data, measure
 from fxray.experiments.experiment import load_experiment
@@ -134,6 +135,29 @@ def test_folds_are_trained_one_after_the_other_and_every_image_counts_once(tmp_p
     assert "data checksum " in (result.folder / "mine-folds.tex").read_text()
 
 
+@pytest.mark.parametrize("keeps_all", [False, True])
+def test_a_table_of_folds_says_how_many_images_are_asked_about_and_keep_all_asks_about_all(
+    tmp_path, setting, fake_launch, splits, keeps_all
+):
+    both = Dataset.open(splits["train"])
+    few = [row for row, s in enumerate(both.samples) if s.generator != "real" or row % 4 == 0]  # 24 generated, 12 real
+    file = tmp_path / "train.parquet"
+    write_dataset(file, [Row(both.samples[row], both.image_bytes(row)) for row in few])
+    own = dataclasses.replace(setting, configure=lambda more: setting.configure([f"data.train={file}", *more]))
+    text = FOLDS.replace("num_folds: 2", f"num_folds: 2, validation_frac: 0.2, keep_all: {str(keeps_all).lower()}")
+    result = reproduce(experiment_of(tmp_path, text), own, launch=fake_launch().port)["mine"]
+    assert not result.failures
+    num_asked = lines_of(result, "mine")["Overall"]["num_images"]
+    notes = [note for note in result.tables[0].notes if "are in a test part" in note]
+    if keeps_all:
+        assert num_asked == 60
+        assert notes == []
+    else:
+        assert num_asked <= 2 * (12 + 4 + 8)
+        cut = "the larger class of each part is cut to the size of the smaller"
+        assert notes == [f"{num_asked} of 60 images are in a test part; {cut}."]
+
+
 OTHERS = """
 title: Others
 source: Table 3
@@ -188,8 +212,6 @@ def test_other_detectors_answer_every_fold(tmp_path, setting, fake_launch):
 
 
 def test_a_generator_is_left_out_of_training(tmp_path, setting, fake_launch):
-    from fxray.data.dataset import Dataset
-
     text = "title: t\nsource: none\nkind: folds\nsplit: {scheme: leave-one-generator-out}\n"
     mine, launch = experiment_of(tmp_path, text), fake_launch()
     assert [row.title for row in plan(mine["mine"], setting)] == ["fold BigGAN", "fold DiT", "fold SD 1.4", "fold VAR"]
