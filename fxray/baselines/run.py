@@ -70,7 +70,7 @@ def run_baselines(
     """
     _refuse_what_does_nothing(entries, settings, weights)
     key = _common_key(train, test, settings)
-    _note_shared_sources(train, test, on_event)
+    note_shared_sources(train, test, on_event)
     jobs = []
     for entry in entries:
         own = _with_weights(settings, entry, weights.get(entry.name))
@@ -160,7 +160,12 @@ def _fingerprint(path: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _note_shared_sources(train: Path, test: Path, on_event: OnEvent) -> None:
+def note_shared_sources(train: Path, test: Path, on_event: OnEvent) -> None:
+    """Warns of sources that what is fitted and what is asked about have in common.
+
+    Raises:
+        DataError: A file is missing or malformed.
+    """
     first, second = ({sample.source for sample in Dataset.open(path).samples} for path in (train, test))
     if shared := first & second:
         on_event(

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fxray.baselines.run import note_shared_sources
 from fxray.config.limits import check
 from fxray.errors import ConfigError, FxrayError
 from fxray.events import Note, OnEvent, ignore
@@ -48,7 +49,7 @@ from fxray.experiments.trainings import (
 )
 from fxray.experiments.work import REAL, Launch, answer_outside, change_images, train
 from fxray.files import file_sha256, make_folder, write_atomically
-from fxray.launch.data import Splits
+from fxray.launch.data import Splits, refuse_shared_samples
 from fxray.launch.lease import hold
 from fxray.launch.run import GO_ON, adopt_config, refuse_changed
 from fxray.report.paper_table import PaperTable
@@ -120,7 +121,8 @@ def reproduce(
     Raises:
         ConfigError: The folder is of another configuration, or trainings that should be equally long are not, or a row
             is about a phase that there is not.
-        DataError: The data cannot be read or made, or an image that folds need cannot.
+        DataError: The data cannot be read or made, an image that folds need cannot, or an outside data set has samples
+            that train.
         FxrayError: Another process works on the folder.
         ResourceError: The disk is full or not writable.
     """
@@ -129,6 +131,7 @@ def reproduce(
     with hold(setting.out):
         adopt_config(setting.out, config, GO_ON)
         splits = prepare_splits(config, setting.out, on_event)
+        _refuse_trained_on(experiments, splits.train, setting, on_event)
         shared = split_overrides(config, setting.out)
         for experiment in experiments.values():
             refuse_unequal_steps(experiment, setting, shared)
@@ -197,6 +200,19 @@ def write_experiment(
     names = [*(training.name for training in trainings), *map(key_of, experiment.baselines)]
     failed = {name: failures[name] for name in names if name in failures}
     return Result(folder, tuple(tables), failed, is_synthetic)
+
+
+def _refuse_trained_on(experiments: Mapping[str, Experiment], train: Path, setting: Setting, on_event: OnEvent) -> None:
+    """Keeps images that train from standing in a table as such that no training saw; shared sources are told.
+
+    Raises:
+        DataError: A file cannot be read, or has a sample that trains.
+    """
+    tests = dict.fromkeys(test for experiment in experiments.values() for test in experiment.outside)
+    files = [setting.outside[test] for test in tests if test in setting.outside]
+    refuse_shared_samples(train, files)
+    for file in files:
+        note_shared_sources(train, file, on_event)
 
 
 def _refuse_changed(experiment: Experiment, setting: Setting, shared: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
             progress=lambda split, done, total: on_event(Step(f"{PHASE} {split}", done, total)),
         )
         on_event(PhaseDone(PHASE, time.monotonic() - start_s, str(run.data_file("train").parent)))
-    refuse_shared_samples(splits)
+    refuse_shared_samples(splits.train, (splits.validation, splits.test))
     files = {name: getattr(splits, name) for name in ("train", "validation", "test")}
     contents = {name: _fingerprint(path) for name, path in files.items()}
     _refuse_other_contents(run.root, files, contents)
@@ -60,8 +60,8 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
     return splits
 
 
-def refuse_shared_samples(splits: Splits) -> None:
-    """Opens the three files and sees to it that no sample that trains is in the others.
+def refuse_shared_samples(train: Path, others: Sequence[Path]) -> None:
+    """Opens the files and sees to it that no sample that trains is in the others.
 
     It goes by `sample_id`, which costs nothing. Copies under another id, look-alikes and shared sources are for
     `fxray data check` to find, which reads every image.
@@ -71,8 +71,8 @@ def refuse_shared_samples(splits: Splits) -> None:
     """
     from fxray.data.dataset import Dataset
 
-    trained = {sample.sample_id: row for row, sample in enumerate(Dataset.open(splits.train).samples)}
-    for path in (splits.validation, splits.test):
+    trained = {sample.sample_id: row for row, sample in enumerate(Dataset.open(train).samples)}
+    for path in others:
         shared = [
             (row, sample.sample_id)
             for row, sample in enumerate(Dataset.open(path).samples)
@@ -81,7 +81,7 @@ def refuse_shared_samples(splits: Splits) -> None:
         if shared:
             row, sample_id = shared[0]
             raise DataError(
-                f"field sample_id: {len(shared)} samples are in {splits.train} too, such as {sample_id!r} in its row "
+                f"field sample_id: {len(shared)} samples are in {train} too, such as {sample_id!r} in its row "
                 f"{trained[sample_id]}",
                 where=f"{path} row {row}",
                 remedy="split again: fxray data split; where ids only happen to be equal, make them unique",

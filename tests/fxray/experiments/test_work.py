@@ -6,7 +6,9 @@ import shutil
 
 import pytest
 
-from fxray.errors import ConfigError
+from fxray.data.dataset import Dataset, Row, write_dataset
+from fxray.errors import ConfigError, DataError
+from fxray.events import Note
 from fxray.experiments.experiment import Experiment, load_experiment
 from fxray.experiments.reproduce import plan, reproduce
 
@@ -46,6 +48,25 @@ def test_outside_answers_of_an_earlier_version_count_where_they_are_younger_than
     reproduce(experiment_of({"title": "Best"}), outside, launch=launch.port)
     assert launch.answered == (["base.gamma"] if is_older else [])
     assert answers.exists()
+
+
+def test_images_that_train_are_refused_as_an_outside_data_set_before_anything_is_trained(setting, splits, fake_launch):
+    launch = fake_launch()
+    trained_on = dataclasses.replace(setting, outside={"4o": splits["train"]})
+    with pytest.raises(DataError, match=r"48 samples are in .*train\.parquet too"):
+        reproduce(experiment_of({"title": "Best"}), trained_on, launch=launch.port)
+    assert launch.trained == []
+
+
+def test_sources_that_an_outside_data_set_shares_with_what_trains_are_told(setting, splits, fake_launch, tmp_path):
+    dataset, file, events = Dataset.open(splits["train"]), tmp_path / "4o.parquet", []
+    renamed = [dataclasses.replace(sample, sample_id=f"4o-{i}") for i, sample in enumerate(dataset.samples[:8])]
+    write_dataset(file, [Row(sample, dataset.image_bytes(i)) for i, sample in enumerate(renamed)])
+    near = dataclasses.replace(setting, outside={"4o": file})
+    reproduce(experiment_of({"title": "Best"}), near, events.append, fake_launch().port)
+    warnings = [event.text for event in events if isinstance(event, Note) and event.is_warning]
+    assert [warning.split(" of ")[0] for warning in warnings] == ["8"]
+    assert "numbers will be better than on unseen ones" in warnings[0]
 
 
 def test_a_phase_that_no_schedule_has_is_refused_before_anything_is_trained(outside, fake_launch):

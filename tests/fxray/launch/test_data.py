@@ -24,16 +24,20 @@ def splits_of(folder: Path, train: str, validation: str, test: str) -> Splits:
     return Splits(*paths, is_synthetic=False)
 
 
+def refuse_shared(splits: Splits) -> None:
+    refuse_shared_samples(splits.train, (splits.validation, splits.test))
+
+
 def test_what_trains_is_not_what_is_scored(tmp_path: Path) -> None:
-    refuse_shared_samples(splits_of(tmp_path, "abc", "de", "fgd"))
+    refuse_shared(splits_of(tmp_path, "abc", "de", "fgd"))
     with pytest.raises(
         DataError, match=r"validation.parquet row 1: .* 1 samples .*train.parquet too, such as 'c' in its row 2"
     ):
-        refuse_shared_samples(splits_of(tmp_path, "abc", "dc", "e"))
+        refuse_shared(splits_of(tmp_path, "abc", "dc", "e"))
     with pytest.raises(
         DataError, match=r"test.parquet row 0: .* 2 samples .*train.parquet too, such as 'b' in its row 1"
     ):
-        refuse_shared_samples(splits_of(tmp_path, "abc", "d", "ba"))
+        refuse_shared(splits_of(tmp_path, "abc", "d", "ba"))
 
 
 def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path) -> None:
@@ -68,4 +72,4 @@ def test_all_three_must_be_there(tmp_path: Path) -> None:
     splits = splits_of(tmp_path, "a", "b", "c")
     splits.test.unlink()
     with pytest.raises(DataError, match="no such dataset file"):
-        refuse_shared_samples(splits)
+        refuse_shared(splits)
