@@ -9,7 +9,7 @@ from fxray.cli.arguments import ConfigOption, SetOption
 from fxray.cli.baseline import chosen_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from fxray.experiments.experiment import Experiment
     from fxray.experiments.reproduce import Result
@@ -51,7 +51,7 @@ def reproduce(
     from fxray.config.load import load_config
     from fxray.experiments.experiment import load_experiment, shipped_experiments
 
-    chosen = shipped_experiments() if ALL in names else list(dict.fromkeys(names))
+    chosen = list(dict.fromkeys(n for name in names for n in (shipped_experiments() if name == ALL else [name])))
     stems = [Path(name).stem for name in chosen]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise typer.BadParameter(f"two experiments would both write to {out / twice[0]}: give one file another name")
@@ -61,8 +61,7 @@ def reproduce(
     from fxray.experiments.trainings import Setting
 
     setting = Setting(lambda more: load_config(config, [*(overrides or ()), *more]), out, outside, size)
-    if ALL in names:
-        experiments = _possible(experiments, setting)
+    experiments = _possible(experiments, setting, {Path(name).stem for name in names})
     if dry_run:
         for name, experiment in experiments.items():
             _print_plan(name, experiment, setting)
@@ -86,15 +85,17 @@ def _show(results: "Iterable[Result]") -> None:
         typer.echo(result.folder)
 
 
-def _possible(experiments: dict[str, "Experiment"], setting: "Setting") -> dict[str, "Experiment"]:
-    """Those that the data allow; why another one is left out is told."""
+def _possible(
+    experiments: dict[str, "Experiment"], setting: "Setting", named: "Collection[str]"
+) -> dict[str, "Experiment"]:
+    """Those that are named, and those of `all` that the data allow; why another one is left out is told."""
     from fxray.errors import ConfigError
     from fxray.experiments.data import fold_names
 
     found = {}
     for name, experiment in experiments.items():
         try:
-            if experiment.split is not None:
+            if experiment.split is not None and name not in named:
                 fold_names(experiment.split, setting.configure(()))
             found[name] = experiment
         except ConfigError as error:

@@ -50,6 +50,20 @@ def test_all_leaves_out_what_the_data_do_not_allow_and_a_name_of_its_own_is_refu
     assert "none can be held out" in str(named.exception)
 
 
+def test_a_file_of_ones_own_beside_all_is_worked_on_and_a_name_that_is_unknown_told(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("title: Mine\nsource: none\nkind: trainings\nrows: [{title: a row of my own}]\n")
+    common = ("--config", "smoke", "--out", tmp_path / "out", "--dry-run")
+    for names in (("all", mine), (mine, "all")):
+        shown = run(*names, *common)
+        assert shown.exit_code == 0, shown.output
+        assert "a row of my own" in shown.stdout
+        assert "table4" in shown.stdout
+        assert "leave-one-group-out is left out" in shown.stderr
+    assert "did you mean `table4`" in str(run("all", "table44", *common).exception)
+    assert "none can be held out" in str(run("all", "leave-one-group-out", *common).exception)
+
+
 def test_what_is_not_there_is_said(tmp_path):
     missing = run("table4", "--config", "smoke", "--out", tmp_path, "--ood", "4o=nowhere.parquet")
     assert missing.exit_code == 2
