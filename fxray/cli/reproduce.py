@@ -115,6 +115,8 @@ def _outside(options: list[str], experiments: dict[str, "Experiment"]) -> dict[s
         if name not in known:
             hint = f"expected one of {', '.join(known)}" if known else "these experiments ask about none"
             raise typer.BadParameter(f"--ood {option}: no column is about a data set {name}; {hint}")
+        if name in found:
+            raise typer.BadParameter(f"--ood {name} is given twice: one file is one data set")
         found[name] = Path(file)
     return found
 

@@ -75,6 +75,16 @@ def test_what_is_not_there_is_said(tmp_path):
     assert "did you mean `table4`" in str(unknown.exception)
 
 
+def test_an_outside_data_set_that_is_given_twice_is_wrong_usage(tmp_path):
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for file in files:
+        file.touch()
+    twice = [part for file in files for part in ("--ood", f"4o={file}")]
+    shown = run("table3", "--config", "smoke", "--out", tmp_path / "out", "--dry-run", *twice)
+    assert shown.exit_code == 2
+    assert "--ood 4o is given twice" in " ".join(shown.stderr.split())
+
+
 def test_two_files_of_one_name_are_refused(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
