@@ -163,15 +163,28 @@ def measure_parts(
         if row.baseline:
             lines.append(_measure_baseline(experiment, row, setting, failures, questions))
             continue
+        needed = _folds_of(experiment, row, trainings)
+        lacking = [training for training in needed if training not in done]
         part = None if row.absent or pooled is None else _part(pooled, row)
         if part is None:
-            nothing = "no such image in the data" if pooled is not None else "not trained yet"
+            nothing = "no such image in the data"
+            if lacking and len(needed) == 1:
+                nothing = failures.get(needed[0].name) or state_of(needed[0], setting.out)
+            elif lacking:
+                nothing = "in no fold that is done" if done else "not trained yet"
             lines.append(Line(row.title, row.absent or nothing, paper=row.paper))
             continue
         folds = [found for evaluation in each if (found := _part(evaluation, row)) is not None]
-        state = f"{len(done)} of {len(trainings)} folds" if len(done) < len(trainings) else ""
+        state = f"{len(done)} of {len(trainings)} folds" if lacking else ""
         lines.append(_line_of_part(experiment, row, state, part, folds))
     return lines
+
+
+def _folds_of(experiment: Experiment, row: Row, trainings: Sequence[Training]) -> Sequence[Training]:
+    """The fold that holds out what a row is about, where there is one; else any may have its images."""
+    if experiment.split is not None and experiment.split.scheme == f"leave-one-{row.part}-out":
+        return [t for t in trainings if _plain(t.fold) == _plain(row.title)] or trainings
+    return trainings
 
 
 def _measure_baseline(

@@ -234,6 +234,19 @@ def test_data_of_one_generator_are_refused_before_anything_is_trained(tmp_path, 
     assert launch.trained == []
 
 
+def test_a_row_of_what_is_held_out_tells_of_its_own_fold(tmp_path, setting, fake_launch):
+    text = (
+        "title: t\nsource: none\nkind: folds\nsplit: {scheme: leave-one-generator-out}\nrows:\n"
+        "  - {title: BigGAN, part: generator}\n  - {title: VAR, part: generator}\n  - {title: GALIP, part: generator}\n"
+    )
+    launch = fake_launch(fails="leave-one-generator-out-biggan-2cd7053f")
+    lines = lines_of(reproduce(experiment_of(tmp_path, text), setting, launch=launch.port)["mine"], "mine")
+    assert lines["BigGAN"]["state"] == "failed: RuntimeError: the engine is gone"
+    assert (lines["VAR"]["state"], lines["VAR"]["num_images"]) == ("", 9)
+    assert lines["GALIP"]["state"] == "in no fold that is done"
+    assert lines["Real"]["state"] == "3 of 4 folds"
+
+
 def test_a_mean_of_no_fold_is_not_measured(tmp_path, setting, fake_launch):
     text = "title: t\nsource: none\nkind: folds\nsplit: {scheme: leave-one-generator-out}\n"
     mine = experiment_of(tmp_path, text)
