@@ -31,7 +31,7 @@ from fxray.experiments.data import (
     refuse_unreadable,
     split_overrides,
 )
-from fxray.experiments.experiment import Experiment, Row
+from fxray.experiments.experiment import OWN, Experiment, Row, split_column
 from fxray.experiments.tables import write_lines
 from fxray.experiments.trainings import (
     Setting,
@@ -298,9 +298,12 @@ def _facts(experiment: Experiment, trainings: Sequence[Training], setting: Setti
         facts["baselines"] = f"{setting.baseline_size} networks from random weights"
     if experiment.split is not None:
         facts["data checksum"] = plan_checksum(setting.out, experiment.split)
-    else:
-        record = json.loads((setting.out / "data.json").read_text("utf-8"))
-        facts["data_sha256"] = file_sha256(setting.out / record["test"])
+    for test in dict.fromkeys(split_column(column)[0] for column in experiment.columns) if not experiment.split else ():
+        if test == OWN:
+            record = json.loads((setting.out / "data.json").read_text("utf-8"))
+            facts["data_sha256"] = file_sha256(setting.out / record["test"])
+        elif test in setting.outside:
+            facts[f"{test}_sha256"] = file_sha256(setting.outside[test])
     facts["commit"] = ", ".join(commits) or versions()["git_revision"]
     facts["machine"] = versions()["machine"]
     return facts

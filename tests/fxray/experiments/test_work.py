@@ -1,6 +1,7 @@
 """What an experiment lacks is done, and only that."""
 
 import dataclasses
+import json
 import os
 import shutil
 
@@ -11,6 +12,7 @@ from fxray.errors import ConfigError, DataError
 from fxray.events import Note
 from fxray.experiments.experiment import Experiment, load_experiment
 from fxray.experiments.reproduce import plan, reproduce
+from fxray.files import file_sha256
 
 
 def experiment_of(*rows, **fields):
@@ -48,6 +50,20 @@ def test_outside_answers_of_an_earlier_version_count_where_they_are_younger_than
     reproduce(experiment_of({"title": "Best"}), outside, launch=launch.port)
     assert launch.answered == (["base.gamma"] if is_older else [])
     assert answers.exists()
+
+
+def test_a_table_names_the_checksums_of_the_tests_that_its_columns_are_about(outside, splits, fake_launch):
+    own, other = (file_sha256(splits[name]) for name in ("test", "validation"))
+    for columns, expected in (
+        (["4o.accuracy"], {"4o_sha256": other}),
+        (["accuracy", "4o.accuracy", "ff++.accuracy"], {"data_sha256": own, "4o_sha256": other}),
+    ):
+        mine = experiment_of({"title": "Best"}, columns=columns)
+        folder = reproduce(mine, outside, launch=fake_launch().port)["mine"].folder
+        facts = json.loads((folder / "mine.json").read_text())["facts"]
+        assert {name: value for name, value in facts.items() if name.endswith("_sha256")} == expected
+        for name, value in expected.items():
+            assert f"{name} {value}" in (folder / "mine.md").read_text()
 
 
 def test_images_that_train_are_refused_as_an_outside_data_set_before_anything_is_trained(setting, splits, fake_launch):
