@@ -1,14 +1,16 @@
 """Which baselines there are, which of the paper's are not here and why. None is imported before it is asked for."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from fxray.baselines.ports import Baseline, Settings
 from fxray.errors import ConfigError
 
 Weights = Literal["", "a .safetensors file", "a folder"]
+OPTIONS = ("size", "epochs", "device")
+"""Of all baselines of a command; some make no difference to some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Entry:
         has_masks: Whether it points at places.
         weights: What its fitting can start from.
         needs_weights: Whether it is nothing without them.
+        takes: Which of `OPTIONS` make a difference to it.
     """
 
     name: str
@@ -32,6 +35,11 @@ class Entry:
     has_masks: bool = False
     weights: Weights = ""
     needs_weights: bool = False
+    takes: tuple[str, ...] = OPTIONS
+
+    def heeded(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """What a record is known by, None for the options that make no difference."""
+        return {name: None if name in OPTIONS and name not in self.takes else key[name] for name in key}
 
     def build(self, settings: Settings) -> Baseline:
         """An unfitted one.
@@ -47,8 +55,8 @@ FLOOR = "leak-probe"
 """What every other baseline is held against."""
 
 BASELINES = (
-    Entry(FLOOR, "leak_probe:LeakProbe", "none", "the file, not its pixels"),
-    Entry("frequency", "frequency:Frequency", "Durall et al. 2019", "the radial power spectrum"),
+    Entry(FLOOR, "leak_probe:LeakProbe", "none", "the file, not its pixels", takes=()),
+    Entry("frequency", "frequency:Frequency", "Durall et al. 2019", "the radial power spectrum", takes=()),
     Entry("npr", "npr:Npr", "Tan et al. 2024", "what nearest up-sampling leaves", weights="a .safetensors file"),
     Entry("dmd", "dmd:Dmd", "Corvi et al. 2023", "a crop of pixels", weights="a .safetensors file"),
     Entry(
@@ -61,6 +69,7 @@ BASELINES = (
         "Ojha et al. 2023",
         "features of a frozen encoder",
         weights="a folder",
+        takes=("device",),
     ),
     Entry(
         "aeroblade",
@@ -69,6 +78,7 @@ BASELINES = (
         "what a latent model's autoencoder loses",
         weights="a folder",
         needs_weights=True,
+        takes=("device",),
     ),
     Entry(
         "dire",

@@ -74,7 +74,7 @@ def run_baselines(
     jobs = []
     for entry in entries:
         own = _with_weights(settings, entry, weights.get(entry.name))
-        job = Job(entry, own, train, test, out / entry.name, key | _own_key(own), versions)
+        job = Job(entry, own, train, test, out / entry.name, entry.heeded(key | _own_key(own)), versions)
         if not _is_done(job):
             refuse_to_replace(job.out, unless_all_are={PREDICTIONS, RECORD})
         jobs.append(job)
@@ -179,7 +179,7 @@ def note_shared_sources(train: Path, test: Path, on_event: OnEvent) -> None:
 
 def _is_done(job: Job) -> bool:
     file = job.out / RECORD
-    return file.is_file() and read_record(file)["key"] == job.key
+    return file.is_file() and job.entry.heeded(read_record(file)["key"]) == job.key
 
 
 def read_record(file: Path) -> dict[str, Any]:

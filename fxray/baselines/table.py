@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fxray.baselines.measure import PREDICTIONS
-from fxray.baselines.registry import FLOOR
+from fxray.baselines.registry import FLOOR, find
 from fxray.data.dataset import Dataset
 from fxray.evaluate.comparison import measure_gain
 from fxray.evaluate.estimates import Estimate
@@ -83,7 +83,7 @@ def _row(record: Mapping[str, Any], scored: Evaluation, gain: Estimate | None) -
     estimates += [metrics[name] for name in ("iou", "box_ap", "hallucination")]
     memory = [record["peak_memory_mib"], *filter(None, [record["peak_device_memory_mib"]])]
     cells = (
-        _settings(record["key"]),
+        _settings(find([record["name"]])[0].heeded(record["key"])),
         *(estimate_cell(estimate.to_json()) for estimate in estimates),
         _shown(metrics["balanced_accuracy"].low > CHANCE),
         NOTHING if gain is None else _shown(gain.low > 0),

@@ -8,7 +8,10 @@ import typer
 from fxray.cli.arguments import JsonOption
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from fxray.baselines.ports import Size
+    from fxray.baselines.registry import Entry
     from fxray.report.paper_table import PaperTable
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fit and score other detectors on your data.")
@@ -94,8 +97,8 @@ def run(
 
     wanted_size = chosen_size(size, "--size")
     given = _weights(weights or [])
-    find(list(given))
     entries = find(names or [], with_weights=given)
+    _refuse_what_none_takes(entries, {"size": size, "epochs": epochs, "device": device})
     with show_progress() as on_event:
         outcome = run_baselines(
             entries,
@@ -129,14 +132,28 @@ def chosen_size(given: str, option: str) -> "Size":
     raise typer.BadParameter(f"{option} {given}: expected one of {', '.join(SIZES)}")
 
 
+def _refuse_what_none_takes(entries: "Sequence[Entry]", options: "Mapping[str, object]") -> None:
+    """Keeps an option from being given to baselines that it makes no difference to."""
+    from fxray.baselines.ports import Settings
+
+    for name, value in options.items():
+        is_given = value != getattr(Settings(seed=0), name)
+        if is_given and not any(name in entry.takes for entry in entries):
+            names = ", ".join(entry.name for entry in entries)
+            raise typer.BadParameter(f"--{name} {value} makes no difference to {names}: leave it out")
+
+
 def _weights(given: list[str]) -> dict[str, Path]:
-    """NAME=PATH pairs by name."""
+    """NAME=PATH pairs by name, which are of baselines."""
+    from fxray.baselines.registry import find
+
     pairs = [each.partition("=") for each in given]
     for place, (name, _, path) in enumerate(pairs):
         if not name or not path:
             raise typer.BadParameter(f"--weights {name}: expected NAME=PATH")
         if name in [before for before, _, _ in pairs[:place]]:
             raise typer.BadParameter(f"--weights {name} is given twice: a baseline starts from one")
+    find([name for name, _, _ in pairs])
     return {name: Path(path).expanduser() for name, _, path in pairs}
 
 

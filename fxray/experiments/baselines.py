@@ -51,7 +51,9 @@ class Question:
         """Whether a baseline of this size has answered; what lies there may be of another."""
         record = self.folder / baseline / RECORD
         try:
-            return record.is_file() and read_record(record)["key"].get("size") == self.size
+            if not record.is_file():
+                return False
+            return read_record(record)["key"].get("size") == self.size or not has_sizes(baseline)
         except DataError:  # whoever fits it next says so
             return False
 
@@ -127,7 +129,7 @@ def _set_apart(question: Question, baselines: Sequence[str]) -> None:
     own = shared.with_name(f"{shared.name}{PUBLISHED}")
     earlier = replace(question, folder=shared, size="published")
     for name in baselines:
-        if earlier.is_answered(name) and not (own / name).exists():
+        if has_sizes(name) and earlier.is_answered(name) and not (own / name).exists():
             make_folder(own)
             (shared / name).rename(own / name)
 
@@ -135,6 +137,11 @@ def _set_apart(question: Question, baselines: Sequence[str]) -> None:
 def has_boxes(baseline: str) -> bool:
     """Whether a baseline says where."""
     return next(entry.has_masks for entry in BASELINES if entry.name == baseline)
+
+
+def has_sizes(baseline: str) -> bool:
+    """Whether a baseline is another one with networks of another size."""
+    return next("size" in entry.takes for entry in BASELINES if entry.name == baseline)
 
 
 def state_of_baseline(baseline: str, questions: Sequence[Question], failures: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from fxray.baselines.ports import Settings
 from fxray.baselines.registry import Entry, find
 from fxray.baselines.run import run_baselines
 from fxray.baselines.split import hold_out, is_generated
+from fxray.baselines.table import write_baselines
 from fxray.cli.app import app
 from fxray.data.dataset import Dataset
 from fxray.errors import ConfigError, DataError, DeadlineError, WorkerDiedError
@@ -100,7 +101,7 @@ def test_the_command_writes_one_table(toy_sets, finished):
     assert result.exit_code == 0, result.output
     text = (out / "baselines.md").read_text()
     assert SYNTHETIC in text
-    assert "| frequency | small, cpu | 1.000 [1.000, 1.000] |" in text
+    assert "| frequency |  | 1.000 [1.000, 1.000] |" in text
     lines = [line for line in (out / "baselines.csv").read_text().splitlines() if not line.startswith("#")]
     rows = list(csv.DictReader(lines))
     assert [row["baseline"] for row in rows] == ["leak-probe", "frequency"]
@@ -108,6 +109,28 @@ def test_the_command_writes_one_table(toy_sets, finished):
     numbers = json.loads((out / "baselines.json").read_text())["baselines"]
     assert numbers["frequency"]["evaluation"]["overall"]["accuracy"]["value"] == 1.0
     assert numbers["frequency"]["gain_of_balanced_accuracy"]["value"] >= 0
+
+
+def test_settings_that_a_baseline_has_not_are_neither_told_of_it_nor_a_reason_to_fit_it_anew(
+    toy_sets, finished, monkeypatch
+):
+    (train, test), (out, _) = toy_sets, finished
+    monkeypatch.setattr(runs, "_run_apart", lambda *_: pytest.fail("nothing is measured"))
+    own = Settings(0, epochs=60, size="published")
+    records = run_baselines([FLOOR, FREQUENCY], own, {}, train=train, test=test, out=out, versions={}).records
+    assert {record["key"][option] for record in records.values() for option in ("size", "epochs", "device")} == {None}
+    records["leak-probe"]["key"] |= {"size": "small", "device": "cpu"}  # as earlier versions told it
+    table = write_baselines(out, records, test, num_bootstrap=5, seed=0)
+    assert [row.cells[0] for row in table.rows] == ["", ""]
+
+
+@pytest.mark.parametrize("option", [("--epochs", "5"), ("--size", "published"), ("--device", "cuda:0")])
+def test_an_option_that_no_baseline_takes_is_wrong_usage(toy_sets, tmp_path, option):
+    train, test = map(str, toy_sets)
+    given = ["baseline", "run", "leak-probe", "frequency", *option, "--train", train, "--test", test]
+    result = CliRunner().invoke(app, [*given, "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "makes no difference to leak-probe, frequency" in " ".join(result.stderr.replace("│", "").split())
 
 
 def test_what_is_held_out_shares_no_source_and_has_both_classes(toy_sets):

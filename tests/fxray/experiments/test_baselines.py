@@ -58,6 +58,17 @@ def test_published_networks_in_an_earlier_versions_folder_are_kept(setting, publ
     assert not (earlier / "of-days").exists()
 
 
+def test_a_detector_without_networks_of_two_sizes_stays_where_it_answered(setting, fake_launch):
+    floor = OWN.model_dump() | {"rows": [{"title": "Ours"}, {"title": "NPR", "baseline": "leak-probe"}]}
+    mine, launch = {"own": Experiment.model_validate(floor)}, fake_launch()
+    folder = setting.out / "baselines" / "own" / "leak-probe"
+    for size in (None, "published", None):
+        result = reproduce(mine, setting, launch=launch.port)["own"]
+        assert npr_of(result)["state"] == ""
+        assert [file.parent for file in setting.out.glob("baselines/*/*/record.json")] == [folder]
+        (folder / "record.json").write_text(json.dumps({"key": {"size": size}}))
+
+
 def test_a_failure_in_one_experiment_is_not_told_of_the_next(setting, splits, fake_launch):
     folds = {
         "title": "Folds",
