@@ -13,10 +13,11 @@ each image; of that random crops of 7/8 to fit, as there, and the middle to answ
 """
 
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from fxray.baselines.pictures import Masks, Pictures
 from fxray.baselines.ports import Answer, OnStep, Settings, Size
 from fxray.baselines.resnet import SHAPES, ResNet
 from fxray.baselines.training import Recipe, open_device, quick_products
-from fxray.errors import ModelError
+from fxray.errors import ModelError, ResourceError
 
 NUM_STEPS = 20
 _RECIPES: dict[Size, Recipe] = {"small": Recipe(2, 16, 2e-3), "published": Recipe(20, 64, 1e-4)}
@@ -71,9 +72,10 @@ class Dire:
 
     def fit(self, images: Pictures, is_generated_N: NDArray[np.bool_], masks: Masks, on_step: OnStep) -> None:
         """Computes what differs once for each image, then trains the classifier."""
-        with tempfile.TemporaryDirectory() as folder:
-            shape = (len(images), self._side_px, self._side_px, 3)
-            kept = np.lib.format.open_memmap(Path(folder) / "dire.npy", "w+", np.uint8, shape)
+        shape = (len(images), self._side_px, self._side_px, 3)
+        with tempfile.TemporaryFile() as file:  # it has no name, so it is gone however the process ends
+            _take_room(file, math.prod(shape))
+            kept = np.memmap(file, np.uint8, "r+", shape=shape)
             for place, pixels in enumerate(images.each()):
                 kept[place] = self.difference(pixels)
                 on_step(place + 1, len(images), math.nan)
@@ -108,6 +110,22 @@ class _Differences:
 
     def pixels(self, place: int) -> Pixels:
         return self._differences[place]
+
+
+def _take_room(file: IO[bytes], num_bytes: int) -> None:
+    """Takes all blocks of a file that is to be mapped, so that a full disk is told before any of it is computed.
+
+    Raises:
+        ResourceError: There is too little room.
+    """
+    try:
+        os.posix_fallocate(file.fileno(), 0, num_bytes)
+    except OSError as error:
+        raise ResourceError(
+            f"no room for {num_bytes / 2**20:,.1f} MiB of what differs in the images: {error.strerror}",
+            where=tempfile.gettempdir(),
+            remedy="free some space, or name another folder: TMPDIR=... fxray baseline run ...",
+        ) from error
 
 
 def _schedules(folder: Path) -> tuple[Any, Any]:

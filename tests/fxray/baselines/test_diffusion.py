@@ -1,6 +1,9 @@
 """AEROBLADE and DIRE, with tiny random models of diffusers, from folders as these write them."""
 
+import errno
+import os
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -15,8 +18,9 @@ from fxray.baselines.pictures import Pictures
 from fxray.baselines.ports import Settings
 from fxray.baselines.registry import find
 from fxray.baselines.run import run_baselines
+from fxray.baselines.split import is_generated
 from fxray.data.dataset import Dataset
-from fxray.errors import ConfigError, ModelError
+from fxray.errors import ConfigError, ModelError, ResourceError
 from fxray.evaluate.evaluation import evaluate
 from fxray.evaluate.predictions import read_predictions
 from fxray.events import ignore
@@ -113,6 +117,35 @@ def test_dire_learns_from_what_does_not_come_back(diffusion_model, toy_sets, tmp
     said = read_predictions(tmp_path / "dire" / PREDICTIONS)
     evaluation = evaluate(said, Dataset.open(test).samples, num_bootstrap=20, seed=0, has_boxes=False)
     assert evaluation.overall.metrics["balanced_accuracy"].value >= 0.9
+
+
+def test_what_dire_keeps_on_disk_has_no_name_and_its_room_is_taken_before_the_first_image(
+    diffusion_model, toy_sets, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(dire, "NUM_STEPS", 1)
+    dataset = Dataset.open(toy_sets[0])
+    images, steps, found = Pictures(dataset, range(8)), [], []
+
+    def on_step(done, num, loss):
+        steps.append(done)
+        found.extend(tmp_path.iterdir())
+
+    baseline, labels_N = Dire(Settings(0, weights=diffusion_model)), is_generated(dataset.samples[:8])
+    baseline.fit(images, labels_N, None, on_step)
+    assert steps[:8] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert found == []
+    steps.clear()
+
+    def refuse(descriptor, offset, num_bytes):
+        assert num_bytes == 8 * 32 * 32 * 3
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(ResourceError, match=r"no room for 0\.0 MiB .*: No space left on device") as refused:
+        baseline.fit(images, labels_N, None, on_step)
+    assert "TMPDIR" in refused.value.remedy
+    assert steps == []
 
 
 def test_an_image_goes_to_noise_and_back_as_diffusers_has_it(diffusion_model, toy_sets):
