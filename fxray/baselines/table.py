@@ -13,7 +13,16 @@ from fxray.evaluate.estimates import Estimate
 from fxray.evaluate.evaluation import Evaluation, evaluate
 from fxray.evaluate.predictions import read_predictions
 from fxray.files import write_atomically
-from fxray.report.paper_table import INTERVALS, NOTHING, SYNTHETIC, PaperRow, PaperTable, estimate_cell, write_table
+from fxray.report.paper_table import (
+    INTERVALS,
+    NOTHING,
+    SYNTHETIC,
+    PaperRow,
+    PaperTable,
+    estimate_cell,
+    note_of_sources,
+    write_table,
+)
 
 NAME = "baselines"
 """Of the files, without their endings."""
@@ -55,7 +64,9 @@ def write_baselines(
     }
     gains = {name: _gain(scored.get(FLOOR), each) for name, each in scored.items()}
     rows = tuple(_row(record, scored[name], gains[name]) for name, record in records.items())
-    table = PaperTable("Baselines", HEADER, (), rows, tuple(_notes(records, scored)))
+    table = PaperTable(
+        "Baselines", HEADER, (), rows, tuple(_notes(records, scored, [sample.source for sample in samples]))
+    )
     write_table(table, out, NAME)
     numbers = {
         name: {
@@ -106,12 +117,15 @@ def _shown(is_above: bool) -> str:
     return "yes" if is_above else "not shown"
 
 
-def _notes(records: Mapping[str, dict[str, Any]], scored: Mapping[str, Evaluation]) -> Sequence[str]:
+def _notes(
+    records: Mapping[str, dict[str, Any]], scored: Mapping[str, Evaluation], sources: Sequence[str]
+) -> Sequence[str]:
     first, evaluation = next(iter(records.values())), next(iter(scored.values()))
     commits = dict.fromkeys(str(record["versions"].get("git_revision", "unknown")) for record in records.values())
     facts = "; ".join(f"{name} {first['key'][name]}" for name in ("seed", "train_sha256", "test_sha256"))
     notes = [
         INTERVALS,
+        *note_of_sources("Test set", sources),
         f"Scored on {evaluation.num_real} real and {evaluation.num_generated} generated images.",
         "Thresholds are chosen on a fifth of the training set that shares no source with what is fitted on.",
         f"'beats' speaks of balanced accuracy: its interval lies above {CHANCE}, or the paired difference's above 0.",

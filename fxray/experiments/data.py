@@ -23,6 +23,7 @@ from fxray.files import distinct_slug
 from fxray.launch.data import Splits, prepare_data
 from fxray.launch.parts import on_all_cores
 from fxray.launch.run import RunDirectory
+from fxray.report.paper_table import note_of_sources
 from fxray.schema import Verdict
 
 PLAN = "split.json"
@@ -125,21 +126,23 @@ def plan_checksum(out: Path, settings: SplitSettings) -> str:
     return str(json.loads(path.read_text("utf-8"))["checksum"]) if path.is_file() else ""
 
 
-def note_of_parts(out: Path, settings: SplitSettings) -> list[str]:
-    """What a table has to say where not every image is in the test part of a fold.
+def notes_of_parts(out: Path, settings: SplitSettings) -> list[str]:
+    """What a table says of the test parts: that they lack images, or that images share sources.
 
     Raises:
-        DataError: The plan is damaged.
+        DataError: The plan is damaged, or its data cannot be read.
     """
     path = out / "folds" / settings.name / PLAN
     if not path.is_file():
         return []
-    plan = read_plan(path)
-    num_asked, num_all = int(np.any([f.parts_N == TEST for f in plan.folds], axis=0).sum()), len(plan.sample_ids)
-    if num_asked == num_all:
-        return []
-    surplus = "" if settings.keep_all else "; the larger class of each part is cut to the size of the smaller"
-    return [f"{num_asked} of {num_all} images are in a test part{surplus}."]
+    plan, notes = read_plan(path), list[str]()
+    is_asked_N = np.any([fold.parts_N == TEST for fold in plan.folds], axis=0)
+    asked = {sample_id for sample_id, is_asked in zip(plan.sample_ids, is_asked_N, strict=True) if is_asked}
+    if len(asked) < len(is_asked_N):
+        surplus = "" if settings.keep_all else "; the larger class of each part is cut to the size of the smaller"
+        notes.append(f"{len(asked)} of {len(is_asked_N)} images are in a test part{surplus}.")
+    samples = [sample for file in plan.files for sample in Dataset.open(file).samples]
+    return notes + note_of_sources("Test parts", [s.source for s in samples if s.sample_id in asked])
 
 
 def _generators(config: Config) -> set[str]:

@@ -183,7 +183,7 @@ def measure_parts(
 def _folds_of(experiment: Experiment, row: Row, trainings: Sequence[Training]) -> Sequence[Training]:
     """The fold that holds out what a row is about, where there is one; else any may have its images."""
     if experiment.split is not None and experiment.split.scheme == f"leave-one-{row.part}-out":
-        return [t for t in trainings if _plain(t.fold) == _plain(row.title)] or trainings
+        return [t for t in trainings if plain_name(t.fold) == plain_name(row.title)] or trainings
     return trainings
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fxray.baselines.run import note_shared_sources
 from fxray.config.limits import check
+from fxray.data.dataset import Dataset
 from fxray.errors import ConfigError, FxrayError
 from fxray.events import Note, OnEvent, ignore
 from fxray.experiments import measure
@@ -24,7 +25,7 @@ from fxray.experiments.baselines import Question, answer_all, key_of, questions_
 from fxray.experiments.data import (
     fold_names,
     fold_overrides,
-    note_of_parts,
+    notes_of_parts,
     plan_checksum,
     prepare_fold,
     prepare_splits,
@@ -52,7 +53,7 @@ from fxray.files import file_sha256, make_folder, write_atomically
 from fxray.launch.data import Splits, refuse_shared_samples
 from fxray.launch.lease import hold
 from fxray.launch.run import GO_ON, adopt_config, refuse_changed
-from fxray.report.paper_table import PaperTable
+from fxray.report.paper_table import PaperTable, note_of_sources
 from fxray.report.training_curves import draw_trainings
 from fxray.versions import versions
 
@@ -181,7 +182,7 @@ def write_experiment(
     folder, out = setting.out / name, setting.out
     is_synthetic, facts = measure.is_synthetic(trainings, setting), _facts(experiment, trainings, setting)
     run_dirs = {training.fold or training.name: training.folder(out) for training in trainings}
-    notes = note_of_parts(out, experiment.split) if experiment.split else []
+    notes = notes_of_parts(out, experiment.split) if experiment.split else _notes_of_tests(experiment, setting)
     has_curves = has_curves and experiment.kind != "robustness" and draw_trainings(run_dirs, folder, CURVES)
     figure = CURVES if has_curves else ""
     if experiment.kind == "trainings":
@@ -282,6 +283,22 @@ def _tell_failure(error: Exception, name: str, out: Path, on_event: OnEvent) -> 
     return reason
 
 
+def _tests_of(experiment: Experiment, setting: Setting) -> dict[str, Path]:
+    """Files of the tests that columns are about, as far as they are given; not of folds."""
+    own = setting.out / json.loads((setting.out / "data.json").read_text("utf-8"))["test"]
+    tests = dict.fromkeys(split_column(column)[0] for column in experiment.columns)
+    given = {OWN: own, **setting.outside}
+    return {test: given[test] for test in tests if test in given}
+
+
+def _notes_of_tests(experiment: Experiment, setting: Setting) -> list[str]:
+    return [
+        note
+        for test, file in _tests_of(experiment, setting).items()
+        for note in note_of_sources("Test set" if test == OWN else test, [s.source for s in Dataset.open(file).samples])
+    ]
+
+
 def _facts(experiment: Experiment, trainings: Sequence[Training], setting: Setting) -> dict[str, object]:
     """What the numbers rest on."""
     runs = [training.folder(setting.out) for training in trainings]
@@ -298,12 +315,9 @@ def _facts(experiment: Experiment, trainings: Sequence[Training], setting: Setti
         facts["baselines"] = f"{setting.baseline_size} networks from random weights"
     if experiment.split is not None:
         facts["data checksum"] = plan_checksum(setting.out, experiment.split)
-    for test in dict.fromkeys(split_column(column)[0] for column in experiment.columns) if not experiment.split else ():
-        if test == OWN:
-            record = json.loads((setting.out / "data.json").read_text("utf-8"))
-            facts["data_sha256"] = file_sha256(setting.out / record["test"])
-        elif test in setting.outside:
-            facts[f"{test}_sha256"] = file_sha256(setting.outside[test])
+    else:
+        for test, file in _tests_of(experiment, setting).items():
+            facts["data_sha256" if test == OWN else f"{test}_sha256"] = file_sha256(file)
     facts["commit"] = ", ".join(commits) or versions()["git_revision"]
     facts["machine"] = versions()["machine"]
     return facts

@@ -89,7 +89,8 @@ def measure_robustness(
         num_answered = measured[ORIGINAL]["num_real"] + measured[ORIGINAL]["num_generated"]
         if num_answered < len(rows):
             told |= {"num_images": num_answered, "num_unreadable_images": len(rows) - num_answered}
-        return write_robustness(root, measured, titles, told)
+        sources = [dataset.samples[row].source for row in rows]
+        return write_robustness(root, measured, titles, told, sources)
 
 
 def changed_rows(dataset: Dataset, rows: Sequence[int], change: Change) -> Iterator[Row]:

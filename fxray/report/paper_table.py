@@ -68,6 +68,20 @@ class PaperTable:
     figure_text: str = ""
 
 
+def note_of_sources(test: str, sources: Sequence[str]) -> list[str]:
+    """What a table has to say where images share sources: they are resampled one by one.
+
+    Args:
+        test: What was asked about.
+        sources: Of its images, one each.
+    """
+    num_images, num_sources = len(sources), len(set(sources))
+    if num_sources == num_images:
+        return []
+    about = "intervals are about images of these sources, and too narrow for others"
+    return [f"{test}: {num_images} images of {num_sources} source{'s' * (num_sources > 1)}; {about}."]
+
+
 def write_table(table: PaperTable, folder: Path, name: str) -> None:
     """Writes NAME.md, .tex, .csv and .html, each text on one line; a figure must be there already.
 

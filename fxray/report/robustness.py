@@ -1,12 +1,20 @@
 """The paper's Table 5 of a detector of one's own, and beyond it: Markdown, LaTeX, CSV, one HTML file, PNG and SVG."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fxray.files import atomic_path
-from fxray.report.paper_table import INTERVALS, SYNTHETIC, PaperRow, PaperTable, estimate_cell, write_table
+from fxray.report.paper_table import (
+    INTERVALS,
+    SYNTHETIC,
+    PaperRow,
+    PaperTable,
+    estimate_cell,
+    note_of_sources,
+    write_table,
+)
 
 ORIGINAL = "original"
 PAPER = {
@@ -32,7 +40,11 @@ class RobustnessReport:
 
 
 def write_robustness(
-    folder: Path, measured: Mapping[str, dict[str, Any]], titles: Mapping[str, str], key: Mapping[str, Any]
+    folder: Path,
+    measured: Mapping[str, dict[str, Any]],
+    titles: Mapping[str, str],
+    key: Mapping[str, Any],
+    sources: Sequence[str] = (),
 ) -> RobustnessReport:
     """Writes robustness.md, .tex, .csv, .html, .png and .svg.
 
@@ -41,6 +53,7 @@ def write_robustness(
         measured: By name of the change, `ORIGINAL` first: numbers of an evaluation, and its `gain`.
         titles: Of the changes.
         key: What the numbers rest on: seed, data, checksums, commit.
+        sources: Of the images, one each.
 
     Raises:
         ResourceError: The disk is full or not writable.
@@ -52,6 +65,7 @@ def write_robustness(
             _draw(measured, aside, ending)
     notes = [
         INTERVALS,
+        *note_of_sources("Test set", sources),
         "True regions move with a crop; an image that loses all of its regions leaves the IoU, not the accuracy.",
         "Paper: Ji et al., Table 5, their model on their images.",
         f"Measured with: {'; '.join(f'{name} {value}' for name, value in key.items())}",

@@ -101,6 +101,7 @@ def test_the_command_writes_one_table(toy_sets, finished):
     assert result.exit_code == 0, result.output
     text = (out / "baselines.md").read_text()
     assert SYNTHETIC in text
+    assert "Test set: 40 images of 4 sources; intervals are about images of these sources, and too narrow" in text
     assert "| frequency |  | 1.000 [1.000, 1.000] |" in text
     lines = [line for line in (out / "baselines.csv").read_text().splitlines() if not line.startswith("#")]
     rows = list(csv.DictReader(lines))

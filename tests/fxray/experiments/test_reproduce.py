@@ -142,7 +142,8 @@ def test_a_table_of_folds_says_how_many_images_are_asked_about_and_keep_all_asks
     both = Dataset.open(splits["train"])
     few = [row for row, s in enumerate(both.samples) if s.generator != "real" or row % 4 == 0]  # 24 generated, 12 real
     file = tmp_path / "train.parquet"
-    write_dataset(file, [Row(both.samples[row], both.image_bytes(row)) for row in few])
+    near = {row: dataclasses.replace(both.samples[row], source=f"photo-{row // 2}") for row in few}
+    write_dataset(file, [Row(sample, both.image_bytes(row)) for row, sample in near.items()])
     own = dataclasses.replace(setting, configure=lambda more: setting.configure([f"data.train={file}", *more]))
     text = FOLDS.replace("num_folds: 2", f"num_folds: 2, validation_frac: 0.2, keep_all: {str(keeps_all).lower()}")
     result = reproduce(experiment_of(tmp_path, text), own, launch=fake_launch().port)["mine"]
@@ -152,6 +153,7 @@ def test_a_table_of_folds_says_how_many_images_are_asked_about_and_keep_all_asks
     if keeps_all:
         assert num_asked == 60
         assert notes == []
+        assert any(note.startswith("Test parts: 60 images of 48 sources;") for note in result.tables[0].notes)
     else:
         assert num_asked <= 2 * (12 + 4 + 8)
         cut = "the larger class of each part is cut to the size of the smaller"

@@ -66,6 +66,17 @@ def test_a_table_names_the_checksums_of_the_tests_that_its_columns_are_about(out
             assert f"{name} {value}" in (folder / "mine.md").read_text()
 
 
+def test_a_table_says_that_images_of_a_test_share_sources(outside, splits, fake_launch, tmp_path):
+    dataset, file = Dataset.open(splits["validation"]), tmp_path / "4o.parquet"
+    shared = [dataclasses.replace(sample, source=f"photo-{i % 3}") for i, sample in enumerate(dataset.samples)]
+    write_dataset(file, [Row(sample, dataset.image_bytes(i)) for i, sample in enumerate(shared)])
+    alike = dataclasses.replace(outside, outside={"4o": file})
+    both = experiment_of({"title": "Best"}, columns=["accuracy", "4o.accuracy"])
+    (table,) = reproduce(both, alike, launch=fake_launch().port)["mine"].tables
+    about = "intervals are about images of these sources, and too narrow for others"
+    assert [note for note in table.notes if about in note] == [f"4o: 8 images of 3 sources; {about}."]
+
+
 def test_images_that_train_are_refused_as_an_outside_data_set_before_anything_is_trained(setting, splits, fake_launch):
     launch = fake_launch()
     trained_on = dataclasses.replace(setting, outside={"4o": splits["train"]})

@@ -21,12 +21,14 @@ def test_every_format_shows_the_same_numbers_with_the_papers_in_grey(tmp_path):
         "blur-2": numbers(0.6, None, gain=-0.2),
     }
     titles = {"jpeg-80": "JPEG, quality 80", "blur-2": "blur & <more>, 2 px"}
-    report = write_robustness(tmp_path, measured, titles, {"seed": 7, "data_sha256": "abc", "commit": "def"})
+    key, sources = {"seed": 7, "data_sha256": "abc", "commit": "def"}, ["photo 1", "photo 2", "photo 2"]
+    report = write_robustness(tmp_path, measured, titles, key, sources)
     text = {ending: (tmp_path / f"robustness.{ending}").read_text() for ending in ("md", "tex", "csv", "html", "svg")}
     assert report.rows[1].cells == ("0.700 [0.600, 0.800]", "0.400 [0.300, 0.500]", "-0.100 [-0.200, +0.000]", "–")
     for ending in ("md", "tex", "csv", "html"):
         assert "0.700 [0.600, 0.800]" in text[ending]
         assert all(fact in text[ending] for fact in ("SYNTHETIC", "seed 7", "data_sha256 abc", "commit def", "Table 5"))
+        assert "Test set: 3 images of 2 sources; intervals are about images of these sources" in text[ending]
     assert '<span style="color:#999">0.978</span>' in text["md"]
     assert r"\textcolor{gray}{0.978}" in text["tex"]
     assert r"blur \& " in text["tex"]
