@@ -9,7 +9,8 @@ from fxray.baselines.classifier import in_batches
 from fxray.baselines.dmd import build_network
 from fxray.baselines.npr import NprNet, up_sampling_residual
 from fxray.baselines.ports import Settings
-from fxray.baselines.segformer import Segformer, mask_loss
+from fxray.baselines.segformer import Segformer
+from fxray.baselines.segmenter import mask_loss
 from fxray.baselines.training import rate_frac
 from fxray.baselines.vit import Vit, build_config
 from fxray.baselines.weights import load_weights
