@@ -62,6 +62,13 @@ BASELINES = (
     Entry(
         "segformer", "segformer:Segformer", "Xie et al. 2021", "the image resized", has_masks=True, weights="a folder"
     ),
+    Entry(
+        "objectformer",
+        "objectformer:ObjectFormer",
+        "Wang et al. 2022",
+        "the image resized, and its high frequencies",
+        has_masks=True,
+    ),
     Entry("vit", "vit:Vit", "Park and Owens 2024", "a crop of the resized image", weights="a folder"),
     Entry(
         "linear-probe",
@@ -91,7 +98,6 @@ BASELINES = (
 )
 
 ABSENT = {
-    "ObjectFormer": "Wang et al. 2022: no reference code was found that a rebuilt one could be held against",
     "AfPr": "AntifakePrompt (Chang et al. 2023) tunes a prompt of InstructBLIP, whose weights cannot ship with fxray",
 }
 """Baselines of the paper that are not here, and why; `fxray evaluate` scores their predictions, whoever makes them."""
