@@ -36,7 +36,7 @@ def test_overrides_in_the_readme_are_fields():
 def test_the_accuracy_of_todays_demo_is_the_same_in_every_document():
     table = re.search(r"\| GRPO γ \| (\.\d+ \[[^]]+\])", (TOP / "README.md").read_text())
     told = re.search(
-        r"Today's detector.*? has accuracy\s+(\.\d+\s+\[[^]]+\])", (TOP / "docs/baselines.md").read_text(), re.S
+        r"Today's detector.*? has accuracy\s+(\.\d+\s+\[[^]]+\])", (TOP / "docs/baselines.md").read_text(), re.DOTALL
     )
     measured = re.search(r"\| GRPO γ \| (\.\d+ \[[^]]+\])", (TOP / "docs/benchmarks.md").read_text())
     assert table[1] == measured[1] == " ".join(told[1].split())

@@ -1,10 +1,11 @@
 """ObjectFormer (Wang et al., CVPR 2022, "ObjectFormer for Image Manipulation Detection and Localization").
 
-Rebuilt from the paper's abstract and descriptions of it, not held against its full text. As there: the image and its high frequencies (a DCT, a high-pass filter, the
-inverse DCT) become patches of one sequence with sines of their places; learnable object prototypes attend to the
-patches and mix with one another (object encoder), patches attend to the prototypes (patch decoder), and the likeness
-of each place with its window weighs the patches (boundary-sensitive contextual incoherence), stage after stage; the
-mask is up-sampled step by step, the label is linear in the mean of all patches, and both losses are weighed and added.
+Rebuilt from the paper's abstract and descriptions of it, not held against its full text. As there: the image and its
+high frequencies (a DCT, a high-pass filter, the inverse DCT) become patches of one sequence with sines of their
+places; learnable object prototypes attend to the patches and mix with one another (object encoder), patches attend to
+the prototypes (patch decoder), and the likeness of each place with its window weighs the patches (boundary-sensitive
+contextual incoherence), stage after stage; the mask is up-sampled step by step, the label is linear in the mean of all
+patches, and both losses are weighed and added.
 
 The authors' public code (github.com/wdrink/Objectformer) is another network: without frequencies and windows'
 likeness, in four stages of growing width. No weights fit this one, and none of its numbers can be held against theirs.

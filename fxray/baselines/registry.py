@@ -1,4 +1,4 @@
-"""Which baselines there are, which of the paper's are not here and why. None is imported before it is asked for."""
+"""Which baselines there are. None is imported before it is asked for."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ class Entry:
         weights: What its fitting can start from.
         needs_weights: Whether it is nothing without them.
         takes: Which of `OPTIONS` make a difference to it.
+        model: What the folder must hold, where it is nothing without one.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Entry:
     weights: Weights = ""
     needs_weights: bool = False
     takes: tuple[str, ...] = OPTIONS
+    model: str = ""
 
     def heeded(self, key: Mapping[str, Any]) -> dict[str, Any]:
         """What a record is known by, None for the options that make no difference."""
@@ -86,6 +88,7 @@ BASELINES = (
         weights="a folder",
         needs_weights=True,
         takes=("device",),
+        model="a model of diffusers",
     ),
     Entry(
         "dire",
@@ -94,13 +97,18 @@ BASELINES = (
         "what a diffusion model fails to bring back",
         weights="a folder",
         needs_weights=True,
+        model="a model of diffusers",
+    ),
+    Entry(
+        "afpr",
+        "afpr:AfPr",
+        "Chang et al. 2023",
+        "the image resized, with a question",
+        weights="a folder",
+        needs_weights=True,
+        model="an InstructBLIP of transformers",
     ),
 )
-
-ABSENT = {
-    "AfPr": "AntifakePrompt (Chang et al. 2023) tunes a prompt of InstructBLIP, whose weights cannot ship with fxray",
-}
-"""Baselines of the paper that are not here, and why; `fxray evaluate` scores their predictions, whoever makes them."""
 
 
 def find(names: Sequence[str], with_weights: Collection[str] = ()) -> list[Entry]:
@@ -111,13 +119,11 @@ def find(names: Sequence[str], with_weights: Collection[str] = ()) -> list[Entry
         with_weights: Names of those that weights are given for.
 
     Raises:
-        ConfigError: A name is unknown, or of a baseline that is not here; it says which are.
+        ConfigError: A name is unknown; it says which are known.
     """
     known = {entry.name: entry for entry in BASELINES}
-    absent = {name.lower(): name for name in ABSENT}
     for name in names:
         if name not in known:
-            why = f"is not here: {ABSENT[absent[name.lower()]]}" if name.lower() in absent else "is no baseline"
-            raise ConfigError(f"{name!r} {why}", where="NAME", remedy=f"name some of {', '.join(known)}")
+            raise ConfigError(f"{name!r} is no baseline", where="NAME", remedy=f"name some of {', '.join(known)}")
     fit = {entry.name for entry in BASELINES if not entry.needs_weights or entry.name in with_weights}
     return [entry for entry in BASELINES if entry.name in (names or fit)]

@@ -134,7 +134,7 @@ def _with_weights(settings: Settings, entry: Entry, path: Path | None) -> Settin
         if not entry.needs_weights:
             return settings
         raise ConfigError(
-            f"{entry.name} is nothing without a model of diffusers",
+            f"{entry.name} is nothing without {entry.model}",
             where="--weights",
             remedy=f"give {entry.weights}: --weights {entry.name}=PATH; nothing is downloaded",
         )

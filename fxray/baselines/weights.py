@@ -53,13 +53,17 @@ def load_weights(network: torch.nn.Module, path: Path, *, new: str) -> None:
     network.load_state_dict(fitting, strict=False)
 
 
-def load_pretrained(kind: Any, path: Path, *, new: str, **changes: Any) -> tuple[Any, list[str]]:
+def load_pretrained(
+    kind: Any, path: Path, *, new: str | tuple[()], dtype: torch.dtype = torch.float32, **changes: Any
+) -> tuple[Any, list[str]]:
     """A model of transformers from a folder: safetensors alone, no code of the folder, nothing fetched.
 
     Args:
         kind: A model's class.
         path: The folder.
-        new: What the names of weights begin with that may be lacking, or of another shape; they start at random.
+        new: What the names of weights begin with that may be lacking, or of another shape; they start at random. () for
+            none.
+        dtype: Of its weights.
         **changes: Fields of its configuration to change.
 
     Returns:
@@ -75,7 +79,7 @@ def load_pretrained(kind: Any, path: Path, *, new: str, **changes: Any) -> tuple
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            dtype=torch.float32,
+            dtype=dtype,
             **changes,
         )
     except REFUSALS as error:

@@ -24,21 +24,21 @@ def baseline() -> None:
 
 @app.command("list")
 def show_list(as_json: JsonOption = False) -> None:
-    """List the baselines, and those of the paper that are not here, with the reason.
+    """List the baselines.
 
     \b
     Examples:
       fxray baseline list
       fxray baseline list --json
     """
-    from fxray.baselines.registry import ABSENT, BASELINES
+    from fxray.baselines.registry import BASELINES
 
     if as_json:
         import json
         from dataclasses import asdict
 
         present = [{k: v for k, v in asdict(entry).items() if k != "place"} for entry in BASELINES]
-        typer.echo(json.dumps({"baselines": present, "absent": ABSENT}, indent=2))
+        typer.echo(json.dumps({"baselines": present}, indent=2))
         return
     from rich.table import Table
 
@@ -50,9 +50,7 @@ def show_list(as_json: JsonOption = False) -> None:
     for entry in BASELINES:
         table.add_row(entry.name, entry.source, entry.sees, "yes" if entry.has_masks else "no", entry.weights or "–")
     print_table(table)
-    typer.echo("Not here; `fxray evaluate --predictions` scores what they say, whoever runs them:")
-    for name, reason in ABSENT.items():
-        typer.echo(f"  {name}: {reason}")
+    typer.echo("`fxray evaluate --predictions` scores what others say, whoever runs them.")
 
 
 @app.command()

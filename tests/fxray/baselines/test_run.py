@@ -153,8 +153,6 @@ def test_bad_input_is_one_clear_error(toy_sets, tmp_path):
         hold_out([sample for sample in samples if sample.source == "photo-0-1"], "train", 0)
     with pytest.raises(ConfigError, match=r"'nrp' is no baseline\n  remedy: name some of leak-probe, frequency"):
         find(["npr", "nrp"])
-    with pytest.raises(ConfigError, match=r"'afpr' is not here: .* weights cannot ship"):
-        find(["afpr"])
     common = {"out": tmp_path, "versions": {}}
     floor = find(["leak-probe"])
     with pytest.raises(DataError, match="would answer what it was fitted on"):
