@@ -13,6 +13,7 @@ Those of the paper lie in configs/experiments; a file of one's own may hold any 
 """
 
 import hashlib
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -23,6 +24,7 @@ from fxray.config.load import find_yaml, shipped_folder
 from fxray.config.tree import Count, Fraction, Section
 from fxray.config.validate import validate
 from fxray.data.changes import HARDSHIPS
+from fxray.errors import ConfigError
 from fxray.evaluate.scores import METRICS
 
 OWN = "own"
@@ -180,11 +182,20 @@ def shipped_experiments() -> list[str]:
     return sorted(path.stem for path in (shipped_folder() / "experiments").glob("*.yaml"))
 
 
+_ELSEWHERE = {
+    "figure2": "votes of people: `fxray prefer create` makes the study, `fxray prefer analyse` the matrix",
+    "figure4": "two answers beside their images: a report.html shows such, `fxray detect --with drawn` draws them",
+}
+"""What of the paper is no table of trainings, and where it is made."""
+
+
 def load_experiment(path_or_name: str) -> Experiment:
     """An experiment that ships with fxray, or of a YAML file.
 
     Raises:
         ConfigError: There is no such experiment, or a field is unknown or out of bounds.
     """
+    if path_or_name in _ELSEWHERE and not Path(path_or_name).exists():
+        raise ConfigError(f"is no experiment, but {_ELSEWHERE[path_or_name]}", where=path_or_name)
     path = find_yaml(path_or_name, shipped_folder() / "experiments", kind="experiment")
     return validate(Experiment, read_document(path), where=str(path))

@@ -153,3 +153,9 @@ def test_other_settings_of_a_split_have_folds_of_their_own():
 
 def test_columns_name_their_test():
     assert [split_column(column) for column in ("iou", "ff++.accuracy")] == [("own", "iou"), ("ff++", "accuracy")]
+
+
+@pytest.mark.parametrize(("figure", "command"), [("figure2", "fxray prefer create"), ("figure4", "fxray detect")])
+def test_a_figure_that_is_no_experiment_says_where_it_is_made(figure, command):
+    with pytest.raises(ConfigError, match=f"^{figure}: is no experiment, but .*`{command} ?"):
+        load_experiment(figure)
