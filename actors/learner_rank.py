@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from actors.learner import (
     OPTIMIZER_FILE,
@@ -31,6 +30,7 @@ from fxray.data.images import decode_image
 from fxray.errors import CheckpointError
 from fxray.grpo.loss import grpo_loss, token_weights
 from fxray.grpo.types import PolicyBlob, UpdateSettings
+from fxray.model.family import VisionLanguageModel
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor, preprocess
 from fxray.model.load import DTYPES, load_model
@@ -131,7 +131,7 @@ class LearnerWorker:
             self._write(self._policy.parameters, initial_policy, where="initial policy")
         self.set_reference()
 
-    def _load_model(self, path: Path, dtype: str) -> Qwen2_5_VLForConditionalGeneration:
+    def _load_model(self, path: Path, dtype: str) -> VisionLanguageModel:
         with sharded_loading(self._spec.zero_stage):
             model = load_model(path, dtype=dtype)
         if self._spec.gradient_checkpointing:

@@ -53,7 +53,7 @@ def score(answer_text: str, annotation: Annotation, frame: Frame, stage: StageRe
     Raises:
         ConfigError: A user's reward cannot be loaded or returned no finite number. What it raises passes through.
     """
-    answer = parse(answer_text, view=stage.view).clipped(frame.model_width_px, frame.model_height_px)
+    answer = parse(answer_text, view=stage.view).clipped(frame.box_width, frame.box_height)
     predicted = [frame.to_original(region.box) for region in answer.regions]
     truth = [box for region in annotation.regions if (box := clip(region.box, frame.width_px, frame.height_px))]
     r_label = label_reward(answer.verdict, annotation.verdict, right=stage.label.right, wrong=stage.label.wrong)

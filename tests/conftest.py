@@ -62,6 +62,36 @@ def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def random_qwen3_dir(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an untrained tiny Qwen3-VL, with the tokenizer of `random_model_dir`."""
+    import torch
+    from transformers import Qwen3VLForConditionalGeneration
+
+    from fxray.model.prompts import load_tokenizer
+    from fxray.model.random import with_token_ids
+    from fxray.model.tiny.architecture import save_processor
+
+    tokenizer = load_tokenizer(random_model_dir)
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    text = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 4096, "rope_parameters": rope}
+    text |= {"vocab_size": (len(tokenizer) + 63) // 64 * 64, "tie_word_embeddings": True}
+    vision = {"depth": 3, "hidden_size": 128, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 128}
+    vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    content = {"text_config": text, "vision_config": vision, "tie_word_embeddings": True}
+    config = with_token_ids("qwen3_vl", content, tokenizer, dtype="float32")
+    torch.manual_seed(0)
+    model = Qwen3VLForConditionalGeneration(config)
+    for parameter in model.parameters():  # wide enough that every part of it tells
+        if parameter.ndim > 1:
+            parameter.data.normal_(0, 0.06)
+    folder = tmp_path_factory.mktemp("model") / "random-qwen3"
+    model.save_pretrained(folder)
+    save_processor(folder, tokenizer, "qwen3_vl", patch_px=16)
+    return folder
+
+
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of eight processors the process may use one."""

@@ -100,8 +100,11 @@ def count_activations(
     of_gate = 3 if remakes_gate else 4  # both factors, their product, and the first before its activation
     layer = _layer_bytes(shape, size, rank, bytes_per_number, norm_inputs, of_gate)
     gradients = size.tokens * ((5 - of_gate) * shape.intermediate_size + 2 * shape.hidden_size) * bytes_per_number
-    block = patches * _block_bytes(shape, rank, bytes_per_number, norm_inputs, of_gate)
-    ends = _ends_bytes(shape, size, patches, bytes_per_number, norm_inputs)
+    seen_norm_inputs = norm_inputs
+    if not shape.family.has_gated_vision:  # PyTorch's own norms, which autocast gives float32 copies on a GPU alone
+        seen_norm_inputs = FLOAT32_BYTES // bytes_per_number if has_fused_norms else 1
+    block = patches * _block_bytes(shape, rank, bytes_per_number, seen_norm_inputs, of_gate)
+    ends = _ends_bytes(shape, size, patches, bytes_per_number, norm_inputs, seen_norm_inputs)
     logits = min(size.learnt_tokens * shape.vocab_size, max_logits) * FLOAT32_BYTES
     is_chunked = size.learnt_tokens * shape.vocab_size > max_logits
     inputs = shape.num_hidden_layers * size.tokens * shape.hidden_size
@@ -119,18 +122,24 @@ def _layer_bytes(shape: ModelShape, size: Pass, rank: int, number: int, norm_inp
     """One layer of the language model: norms, queries, attention, and the gated product."""
     of_width = 2 * norm_inputs + 5  # 2 norms; their 2 outputs, queries, attention before and after ordering
     of_token = of_width * shape.hidden_size + of_gate * shape.intermediate_size + 7 * rank + 2 * shape.head_size
+    if shape.family.has_key_norms:
+        of_token += norm_inputs * (shape.num_attention_heads * shape.head_size + shape.key_size)
     return number * (size.tokens * of_token + 2 * size.gathered_keys * shape.key_size)
 
 
 def _block_bytes(shape: ModelShape, rank: int, number: int, norm_inputs: int, of_gate: int) -> int:
     """One block of the vision tower, per patch."""
     of_width = 2 * norm_inputs + 9  # outputs of norms, q, k, v, and attention by window, joined, reordered
-    return number * (of_width * shape.vision.hidden_size + of_gate * shape.vision.intermediate_size + 5 * rank)
+    inner = of_gate if shape.family.has_gated_vision else 2  # before the activation, and after it
+    return number * (of_width * shape.vision.hidden_size + inner * shape.vision.intermediate_size + 5 * rank)
 
 
-def _ends_bytes(shape: ModelShape, size: Pass, patches: int, number: int, norm_inputs: int) -> int:
-    """Embeddings, projector, rotations, and the last norm with the hidden states that predict answers."""
-    projector = patches * shape.vision.hidden_size * (norm_inputs + 3)
+def _ends_bytes(
+    shape: ModelShape, size: Pass, patches: int, number: int, norm_inputs: int, seen_norm_inputs: int
+) -> int:
+    """Embeddings, projectors, rotations, and the last norm with the hidden states that predict answers."""
+    num_projectors = 1 + len(shape.vision.deepstack_visual_indexes)
+    projectors = num_projectors * patches * shape.vision.hidden_size * (seen_norm_inputs + 3)
     language = shape.hidden_size * (size.tokens * (norm_inputs + 1) + size.learnt_tokens)
     rotations = 6 * size.tokens * shape.head_size  # cosine and sine on three axes
-    return number * (projector + language + rotations)
+    return number * (projectors + language + rotations)

@@ -174,7 +174,7 @@ def _training_parts(
         bytes_per_number=number,
         is_checkpointed=config.model.gradient_checkpointing,
         has_fused_norms=has_fused_norms,
-        remakes_gate=has_fused_norms and not is_dropping and zero_stage < 3,
+        remakes_gate=has_fused_norms and not is_dropping and zero_stage < 3 and shape.family.has_compiled_layers,
         max_logits=MAX_LOGITS,
     )
     parts = [

@@ -1,4 +1,4 @@
-"""How many numbers a Qwen2.5-VL model and its adapters hold, counted from the model's shape."""
+"""How many numbers a base model and its adapters hold, counted from the model's shape."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,13 +45,17 @@ def count_weights(shape: ModelShape) -> Weights:
     text, vision = shape, shape.vision
     patch_inputs = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     of_layer = sum(linear.num_weights for linear in language_linears(shape)) + 2 * text.hidden_size
-    of_block = sum(linear.num_weights for linear in vision_linears(shape)) + 2 * vision.hidden_size
-    of_merger = sum(linear.num_weights for linear in merger_linears(shape)) + vision.hidden_size
+    of_layer += 2 * text.head_size if text.family.has_key_norms else 0
+    of_norm = 1 if text.family.has_gated_vision else 2  # factors, and biases
+    of_block = sum(linear.num_weights for linear in vision_linears(shape)) + 2 * of_norm * vision.hidden_size
+    of_mergers = sum(linear.num_weights for linear in merger_linears(shape)) + of_norm * vision.hidden_size
+    of_mergers += len(vision.deepstack_visual_indexes) * of_norm * vision.hidden_size * vision.spatial_merge_size**2
+    of_patches = patch_inputs + vision.num_position_embeddings + (0 if text.family.has_gated_vision else 1)
     return Weights(
         embedding=text.vocab_size * text.hidden_size,
         language=text.num_hidden_layers * of_layer + text.hidden_size,
         head=0 if text.tie_word_embeddings else text.vocab_size * text.hidden_size,
-        vision=patch_inputs * vision.hidden_size + vision.depth * of_block + of_merger,
+        vision=of_patches * vision.hidden_size + vision.depth * of_block + of_mergers,
     )
 
 
@@ -68,11 +72,11 @@ def count_modules(shape: ModelShape) -> int:
 def language_linears(shape: ModelShape) -> list[Linear]:
     """The linear layers of one layer of the language model."""
     width, keys = shape.hidden_size, shape.key_size
-    queries = shape.num_attention_heads * shape.head_size
+    queries, has_bias = shape.num_attention_heads * shape.head_size, not shape.family.has_key_norms
     return [
-        Linear(width, queries, has_bias=True),
-        Linear(width, keys, has_bias=True),
-        Linear(width, keys, has_bias=True),
+        Linear(width, queries, has_bias),
+        Linear(width, keys, has_bias),
+        Linear(width, keys, has_bias),
         Linear(queries, width),
         Linear(width, shape.intermediate_size),
         Linear(width, shape.intermediate_size),
@@ -83,19 +87,20 @@ def language_linears(shape: ModelShape) -> list[Linear]:
 def vision_linears(shape: ModelShape) -> list[Linear]:
     """The linear layers of one block of the vision tower."""
     width, inner = shape.vision.hidden_size, shape.vision.intermediate_size
+    num_ins = 2 if shape.family.has_gated_vision else 1
     return [
         Linear(width, 3 * width, has_bias=True),
         Linear(width, width, has_bias=True),
-        Linear(width, inner, has_bias=True),
-        Linear(width, inner, has_bias=True),
+        *num_ins * [Linear(width, inner, has_bias=True)],
         Linear(inner, width, has_bias=True),
     ]
 
 
 def merger_linears(shape: ModelShape) -> list[Linear]:
-    """The linear layers of the projector, which joins a square of patches into one token."""
+    """The linear layers of the projectors, each of which joins a square of patches into one token."""
     joined = shape.vision.hidden_size * shape.vision.spatial_merge_size**2
-    return [Linear(joined, joined, has_bias=True), Linear(joined, shape.vision.out_hidden_size, has_bias=True)]
+    one = [Linear(joined, joined, has_bias=True), Linear(joined, shape.vision.out_hidden_size, has_bias=True)]
+    return one * (1 + len(shape.vision.deepstack_visual_indexes))
 
 
 def _adapted(shape: ModelShape) -> Iterator[Linear]:

@@ -16,7 +16,7 @@ def model() -> None:
 @app.command()
 def random(
     out: Annotated[Path, typer.Argument(help="Folder for the model; it replaces one that fxray wrote, nothing else.")],
-    like: Annotated[str, typer.Option(help="qwen2.5-vl-3b, qwen2.5-vl-7b or qwen2.5-vl-32b.")],
+    like: Annotated[str, typer.Option(help="qwen2.5-vl-3b, -7b or -32b; qwen3-vl-2b, -4b, -8b or -32b.")],
     layers: Annotated[
         int | None, typer.Option(min=1, help="At most so many layers of language model and vision tower.")
     ] = None,
@@ -30,6 +30,7 @@ def random(
     Examples:
       fxray model random /tmp/3b --like qwen2.5-vl-3b
       fxray model random /tmp/32b-4 --like qwen2.5-vl-32b --layers 4
+      fxray model random /tmp/8b --like qwen3-vl-8b
     """
     from fxray.cli.progress import show_progress
     from fxray.events import PhaseStarted, Step

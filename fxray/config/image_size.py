@@ -2,12 +2,13 @@
 
 import math
 
-PIXELS_PER_TOKEN = 28 * 28
+TOKEN_PX = 28
+"""Side of the square that becomes one token, in a model of which nothing is known here."""
 MAX_ASPECT_RATIO = 200
 """Images that are longer are refused."""
 
 
-def most_tokens(min_pixels: int, max_pixels: int) -> int:
+def most_tokens(min_pixels: int, max_pixels: int, token_px: int = TOKEN_PX) -> int:
     """The most tokens of any image in the frame that `fxray.data.frame.smart_frame` gives it.
 
     It can be more than `max_pixels` hold: reducing leaves a long image at least one token of breadth, and enlarging
@@ -16,8 +17,9 @@ def most_tokens(min_pixels: int, max_pixels: int) -> int:
     Args:
         min_pixels: Images with fewer pixels are enlarged to so many.
         max_pixels: Images with more are reduced to so many.
+        token_px: Side of the square that becomes one token.
     """
-    least, most = min_pixels / PIXELS_PER_TOKEN, max_pixels / PIXELS_PER_TOKEN
+    least, most = min_pixels / token_px**2, max_pixels / token_px**2
     reduced = math.floor(most if most >= MAX_ASPECT_RATIO else math.sqrt(most * MAX_ASPECT_RATIO))
     longest = math.ceil(math.sqrt(least * MAX_ASPECT_RATIO))
     # A breadth that rounds up to b tokens is above b - 1, which leaves less than least / (b - 1) for the length.

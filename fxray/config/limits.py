@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from fxray.config.image_size import PIXELS_PER_TOKEN, most_tokens
+from fxray.config.image_size import TOKEN_PX, most_tokens
 from fxray.config.model_shape import ModelShape, read_shape
 from fxray.config.problem import Problem
 from fxray.config.schedule import load_stages
@@ -45,7 +45,12 @@ def check(config: Config) -> list[Problem]:
 
 def image_tokens(config: Config) -> int:
     """Tokens of the largest image that the model is shown."""
-    return most_tokens(config.model.min_pixels, config.model.max_pixels)
+    return most_tokens(config.model.min_pixels, config.model.max_pixels, _token_px(config))
+
+
+def _token_px(config: Config) -> int:
+    shape = read_shape(config.model.path)
+    return shape.vision.token_px if isinstance(shape, ModelShape) else TOKEN_PX
 
 
 def longest_answer(config: Config) -> int:
@@ -63,12 +68,13 @@ def _pixels(config: Config) -> Iterator[Problem]:
             f"must be at most model.max_pixels = {model.max_pixels}",
             "lower model.min_pixels or raise model.max_pixels",
         )
-    if model.max_pixels < PIXELS_PER_TOKEN:
+    pixels_per_token = _token_px(config) ** 2
+    if model.max_pixels < pixels_per_token:
         yield Problem(
             "model.max_pixels",
             str(model.max_pixels),
-            f"must be at least {PIXELS_PER_TOKEN}, the pixels of one image token",
-            f"set model.max_pixels to a multiple of {PIXELS_PER_TOKEN}",
+            f"must be at least {pixels_per_token}, the pixels of one image token",
+            f"set model.max_pixels to a multiple of {pixels_per_token}",
         )
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, Field
 
+from fxray.config.families import FAMILIES, KNOWN, Family
 from fxray.config.problem import Problem
 
-MODEL_TYPE = "qwen2_5_vl"
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
 
@@ -24,11 +24,24 @@ class VisionShape(BaseModel, frozen=True):
     temporal_patch_size: int = 2
     spatial_merge_size: int = 2
     in_channels: int = Field(3, validation_alias=AliasChoices("in_channels", "in_chans"))
+    num_position_embeddings: int = 0
+    deepstack_visual_indexes: tuple[int, ...] = ()
+
+    @property
+    def token_px(self) -> int:
+        """Side of the square of the image that becomes one token of the language model."""
+        return self.patch_size * self.spatial_merge_size
 
 
 class ModelShape(BaseModel, frozen=True):
-    """A Qwen2.5-VL model: the language model's numbers, and its vision tower."""
+    """A base model: the language model's numbers, and its vision tower.
 
+    Attributes:
+        model_type: Key of its family in `FAMILIES`.
+        head_dim: Width of one attention head, where a config.json says it.
+    """
+
+    model_type: str = "qwen2_5_vl"
     max_position_embeddings: int
     hidden_size: int
     intermediate_size: int
@@ -36,13 +49,19 @@ class ModelShape(BaseModel, frozen=True):
     num_attention_heads: int
     num_key_value_heads: int
     vocab_size: int
+    head_dim: int | None = None
     tie_word_embeddings: bool = False
     vision: VisionShape
 
     @property
+    def family(self) -> Family:
+        """What else is known of such models."""
+        return FAMILIES[self.model_type]
+
+    @property
     def head_size(self) -> int:
         """Width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
     def key_size(self) -> int:
@@ -68,16 +87,17 @@ def read_shape(path: str) -> ModelShape | Problem | None:
     file = _config_file(path)
     if file is None:
         return None
-    remedy = "give the folder of a Qwen2.5-VL model, or `tiny`"
+    remedy = f"give the folder of a {KNOWN} model, or `tiny`"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        is_folder = file.name == "config.json"
-        if not isinstance(config, dict) or (is_folder and config.get("model_type") != MODEL_TYPE):
-            return Problem("model.path", path, f"must hold a model of type {MODEL_TYPE} in its config.json", remedy)
+        model_type = config.get("model_type") if isinstance(config, dict) else None
+        if model_type not in FAMILIES:
+            bound = f"must hold a model of type {' or '.join(FAMILIES)} in its config.json"
+            return Problem("model.path", path, bound, remedy)
         if config.get("quantization_config"):
             bound = "must hold bfloat16 or float32 weights, its config.json says that they are quantised"
             return Problem("model.path", path, bound, "give the model that it was quantised from")
-        return ModelShape.model_validate(_flat(config))
+        return ModelShape.model_validate(_flat(config, model_type))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         return Problem("model.path", path, f"must hold a readable config.json, got {error}", remedy)
 
@@ -88,8 +108,9 @@ def _config_file(path: str) -> Path | None:
     return next((file for file in (folder / "config.json", published) if file.is_file()), None)
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
+def _flat(config: dict[str, Any], model_type: str) -> dict[str, Any]:
     """Published files have the language model's numbers on top, newer ones in a part of their own."""
     text = config.get("text_config", config)
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
-    return text | {"vision": config.get("vision_config"), "tie_word_embeddings": tied}
+    vision = {"patch_size": FAMILIES[model_type].patch_px} | (config.get("vision_config") or {})
+    return text | {"vision": vision, "tie_word_embeddings": tied, "model_type": model_type}

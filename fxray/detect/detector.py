@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from fxray.data.frame import Frame, smart_frame
+from fxray.data.frame import AS_QWEN2_5_VL, Frame, Sight, smart_frame
 from fxray.detect.detection import Detection, ImageSource, Picture, Timings, Versions, open_picture
 from fxray.engine.engine import Answers, Question, Questions
 from fxray.errors import ConfigError, DataError
@@ -70,6 +70,7 @@ class Detector:
         versions: What answers.
         view: What the answers speak of, as in training.
         calibration: From the model's own probability to one that was held against the truth; None if there is none.
+        sight: How the base model sees images.
     """
 
     source: AnswerSource
@@ -80,6 +81,7 @@ class Detector:
     versions: Versions
     view: ViewName = "full"
     calibration: Calibration | None = None
+    sight: Sight = AS_QWEN2_5_VL
 
     @classmethod
     def load(
@@ -148,7 +150,9 @@ class Detector:
             DataError: The image is more than 200 times longer than broad.
         """
         image = picture.image
-        return smart_frame(image.width, image.height, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
+        return smart_frame(
+            image.width, image.height, min_pixels=self.min_pixels, max_pixels=self.max_pixels, sight=self.sight
+        )
 
     def examine(self, pictures: Sequence[Picture]) -> list[Detection]:
         """One greedy answer per image, all in one batch.

@@ -13,6 +13,7 @@ from fxray.config.limits import check
 from fxray.config.load import load_config
 from fxray.config.problem import refuse
 from fxray.config.tree import Config
+from fxray.data.frame import sight_of
 from fxray.detect.detection import Versions
 from fxray.detect.detector import Detector
 from fxray.engine.engine import Answers, Question, Questions
@@ -89,6 +90,7 @@ def describe_detector(config: Config, adapter: Path | None) -> Detector:
         ),
         view=config.data.view,
         calibration=read_calibration(adapter, fitted_for(config, sha256)) if adapter else None,
+        sight=sight_of(model_path),
     )
 
 

@@ -164,7 +164,7 @@ def from_answer(
         probability: Of "generated" where the answer chose its verdict.
         view: What the answer was to speak of.
     """
-    parsed = parse(text, view=view).clipped(frame.model_width_px, frame.model_height_px)
+    parsed = parse(text, view=view).clipped(frame.box_width, frame.box_height)
     faults = tuple(dict.fromkeys(fault.kind.value for fault in parsed.faults))
     return Prediction(
         sample_id=sample_id,

@@ -83,7 +83,7 @@ class ParsedAnswer:
         """True where the answer keeps to the grammar in every point; this is what the format reward sees."""
         return not self.faults
 
-    def clipped(self, model_width_px: int, model_height_px: int) -> "ParsedAnswer":
+    def clipped(self, width: int, height: int) -> "ParsedAnswer":
         """The same answer with its boxes cut to the model's frame.
 
         A region of which nothing is left is dropped without a fault of its own; then it is judged anew whether the
@@ -91,7 +91,7 @@ class ParsedAnswer:
         """
         kept = []
         for region in self.regions:
-            box = clip(region.box, model_width_px, model_height_px)
+            box = clip(region.box, width, height)
             if box is not None:
                 kept.append(Region(box, region.caption))
         return replace(self, regions=tuple(kept)).judged()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
-from fxray.data.frame import smart_frame
+from fxray.data.frame import sight_of, smart_frame
 from fxray.data.order import derived_seed, rows_of_step
 from fxray.grammar.prompts import EVALUATION_TEMPLATE, Template, draw_template, templates_of
 from fxray.grpo.types import ImageRef, PromptGroup
@@ -32,6 +32,7 @@ class PromptSource:
         self._dataset = dataset
         self._fetch = fetch
         self._config = config
+        self._sight = sight_of(model_path)
 
     def __len__(self) -> int:
         """Rows of the dataset."""
@@ -79,7 +80,11 @@ class PromptSource:
             prompt=self._prompts[template.index],
             annotation=sample.annotation,
             frame=smart_frame(
-                sample.width_px, sample.height_px, min_pixels=model.min_pixels, max_pixels=model.max_pixels
+                sample.width_px,
+                sample.height_px,
+                min_pixels=model.min_pixels,
+                max_pixels=model.max_pixels,
+                sight=self._sight,
             ),
             seed=derived_seed(self._config.seed, group_id),
         )

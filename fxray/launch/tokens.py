@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
-from fxray.data.frame import Frame, smart_frame
+from fxray.data.frame import Frame, sight_of, smart_frame
 from fxray.data.statistics import Summary
 from fxray.errors import DataError
 from fxray.events import OnEvent, PhaseStarted, Step
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PHASE = "tokens"
-PIXELS_PER_TOKEN = 28 * 28
 MAX_NAMED = 5
 _ANY_LENGTH = 10**9
 _EVERY = 500
@@ -95,16 +94,21 @@ def count_tokens(config: Config, data: Path, on_event: OnEvent) -> TokenCounts:
     from fxray.model.prompts import IMAGE_PLACEHOLDER, load_tokenizer, render_prompt
 
     samples, view = Dataset.open(data).samples, config.data.view
-    tokenizer = load_tokenizer(resolve_model_path(config.model.path))
+    model_path = resolve_model_path(config.model.path)
+    tokenizer, sight = load_tokenizer(model_path), sight_of(model_path)
     questions = [render_prompt(tokenizer, template).replace(IMAGE_PLACEHOLDER, "") for template in templates_of(view)]
     prompts = tuple(len(tokenizer(question, add_special_tokens=False).input_ids) for question in questions)
     images, answers, together, too_long, unsayable = [], [], [0], [], []
     on_event(PhaseStarted(PHASE, len(samples)))
     for done, sample in enumerate(samples, start=1):
         frame = smart_frame(
-            sample.width_px, sample.height_px, min_pixels=config.model.min_pixels, max_pixels=config.model.max_pixels
+            sample.width_px,
+            sample.height_px,
+            min_pixels=config.model.min_pixels,
+            max_pixels=config.model.max_pixels,
+            sight=sight,
         )
-        images.append(frame.model_width_px * frame.model_height_px // PIXELS_PER_TOKEN)
+        images.append(frame.num_tokens)
         try:
             answers.append(_answer_tokens(tokenizer, sample, frame, config))
         except DataError as error:

@@ -12,20 +12,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from fxray.errors import CheckpointError
 from fxray.files import write_atomically
+from fxray.model.family import VisionLanguageModel
 from fxray.model.tensors import check_match
 
 POLICY = "policy"
 REFERENCE = "reference"
 
 
-def attach_adapter(
-    model: Qwen2_5_VLForConditionalGeneration, *, rank: int, alpha: float, dropout: float, seed: int
-) -> PeftModel:
+def attach_adapter(model: VisionLanguageModel, *, rank: int, alpha: float, dropout: float, seed: int) -> PeftModel:
     """The model with a trainable adapter `policy` that changes nothing yet.
 
     It sits on every linear layer of vision tower, projector and language model (section 4: leaving out one of the

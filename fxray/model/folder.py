@@ -11,10 +11,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 import fxray
+from fxray.config.families import FAMILIES, KNOWN
 from fxray.errors import ConfigError, ModelError
 from fxray.files import refuse_working_folder
 
-_MODEL_TYPE = "qwen2_5_vl"
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _WRITTEN = re.compile(
     r"README\.md|(generation_)?config\.json|chat_template\.jinja|tokenizer(_config)?\.json"
@@ -23,7 +23,7 @@ _WRITTEN = re.compile(
 """What `fxray tiny build` and `fxray model random` write; a model with anything beside it is somebody's own."""
 _SAMPLE_BYTES = 2**16
 _NUM_PLACES, _PLACE_BYTES = 32, 4096
-_REMEDY = "give the folder of a complete Qwen2.5-VL model, `tiny`, or a model fetched before with `hf download NAME`"
+_REMEDY = f"give the folder of a complete {KNOWN} model, `tiny`, or a model fetched before with `hf download NAME`"
 
 
 def resolve_model_path(path: str) -> Path:
@@ -33,7 +33,7 @@ def resolve_model_path(path: str) -> Path:
         path: `tiny` for the model that ships with fxray, a folder, or a name in the local Hugging Face cache.
 
     Raises:
-        ModelError: There is no such folder, or it does not hold a complete Qwen2.5-VL model.
+        ModelError: There is no such folder, or it does not hold a complete model of a family that fxray drives.
     """
     folder = Path(fxray.__file__).parent / "assets" / "tiny" if path == "tiny" else Path(path).expanduser()
     if not folder.is_dir():
@@ -55,8 +55,9 @@ def _check_folder(folder: Path) -> None:
     except ValueError as error:
         raise ModelError(f"config.json is not JSON: {error}", where=str(folder), remedy=_REMEDY) from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
-    if model_type != _MODEL_TYPE:
-        raise ModelError(f"model_type is {model_type!r}, expected {_MODEL_TYPE!r}", where=str(folder), remedy=_REMEDY)
+    if model_type not in FAMILIES:
+        expected = " or ".join(map(repr, FAMILIES))
+        raise ModelError(f"model_type is {model_type!r}, expected {expected}", where=str(folder), remedy=_REMEDY)
     if config.get("quantization_config"):
         raise ModelError(
             "holds quantised weights (quantization_config in its config.json), expected bfloat16 or float32",

@@ -17,6 +17,10 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch.nn.functional import linear, rms_norm, silu
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLMLP, Qwen2_5_VLRMSNorm, Qwen2MLP
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP, Qwen3VLTextRMSNorm
+
+NORMS = Qwen2_5_VLRMSNorm | Qwen3VLTextRMSNorm
+GATED = Qwen2MLP | Qwen2_5_VLMLP | Qwen3VLTextMLP
 
 
 def use_fused(model: torch.nn.Module) -> None:
@@ -24,9 +28,9 @@ def use_fused(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.forward = partial(_adapted, module, module.forward)
-        elif isinstance(module, Qwen2_5_VLRMSNorm):
+        elif isinstance(module, NORMS):
             module.forward = partial(_norm, module, module.forward)
-        elif isinstance(module, Qwen2MLP | Qwen2_5_VLMLP) and isinstance(module.act_fn, torch.nn.SiLU):
+        elif isinstance(module, GATED) and isinstance(module.act_fn, torch.nn.SiLU):
             module.forward = partial(_gated, module, module.forward)
 
 

@@ -2,20 +2,22 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from fxray.errors import ModelError
+from fxray.model.family import CLASSES, VisionLanguageModel
 
 disable_progress_bar()
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(path: Path, *, dtype: str) -> Qwen2_5_VLForConditionalGeneration:
+def load_model(path: Path, *, dtype: str) -> VisionLanguageModel:
     """The base model, frozen and in evaluation mode, whatever type its weights are stored in.
 
     Args:
@@ -26,8 +28,9 @@ def load_model(path: Path, *, dtype: str) -> Qwen2_5_VLForConditionalGeneration:
         ModelError: The weights do not fit the configuration or cannot be read.
     """
     try:
-        model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            path, dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        model, report = CLASSES[config.model_type].from_pretrained(
+            path, config=config, dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot be loaded: {error}", where=str(path), remedy="fetch the model again") from error
@@ -51,6 +54,6 @@ def _embed_patches(embedding: torch.nn.Conv3d, patches: torch.Tensor) -> torch.T
     return torch.nn.functional.linear(patches.flatten(1), embedding.weight.flatten(1), embedding.bias)
 
 
-def placeholder_ids(config: Qwen2_5_VLConfig) -> frozenset[int]:
+def placeholder_ids(config: Any) -> frozenset[int]:
     """Tokens that stand for pixels. A policy must never sample one."""
     return frozenset((config.image_token_id, config.video_token_id))

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from fxray.errors import ModelError
 from fxray.model import attention
 from fxray.model.adapter import lora_layers
+from fxray.model.family import VisionLanguageModel
 from fxray.model.fused import use_fused
 from fxray.model.images import count_image_tokens
 from fxray.model.layers import use_layers
@@ -78,7 +78,7 @@ class PackedPolicy(torch.nn.Module):
     """The model as a function from packed groups to log-probabilities of their answers.
 
     Args:
-        model: A Qwen2.5-VL with adapters, or a `fxray.model.policy.TwoModels`.
+        model: A base model with adapters, or a `fxray.model.policy.TwoModels`.
         excluded_ids: Tokens that the sampler leaves out of its vocabulary, and so must the learner.
         dtype: Type in which it multiplies; None for that of the base's weights.
     """
@@ -89,9 +89,9 @@ class PackedPolicy(torch.nn.Module):
         super().__init__()
         self.model = model
         self.register_buffer("_excluded", torch.tensor(sorted(excluded_ids), dtype=torch.long), persistent=False)
-        cores = [module for module in model.modules() if isinstance(module, Qwen2_5_VLForConditionalGeneration)]
+        cores = [module for module in model.modules() if isinstance(module, VisionLanguageModel)]
         for core in cores:
-            if odd := set(core.config.text_config.layer_types) - {"full_attention"}:
+            if odd := set(getattr(core.config.text_config, "layer_types", ())) - {"full_attention"}:
                 raise ModelError(f"attention layers of type {sorted(odd)}, expected only full attention")
             core.set_attn_implementation({"text_config": attention.NAME, "vision_config": attention.WINDOWS_NAME})
         self._cores, self._heads = cores, torch.nn.ModuleList(AnswerHead(core.lm_head) for core in cores)
@@ -112,20 +112,32 @@ class PackedPolicy(torch.nn.Module):
             return self._logprobs(batch, temperature)
 
     def _logprobs(self, batch: PackedBatch, temperature: float) -> torch.Tensor:
-        core: Qwen2_5_VLForConditionalGeneration = self.model.get_base_model()
-        images = core.model.visual(batch.pixel_values, grid_thw=batch.grid_thw_N3).pooler_output
-        embeds = core.get_input_embeddings()(batch.input_ids_T)
-        embeds = embeds.index_copy(0, batch.image_position_I, images.to(embeds.dtype))
-        hidden = core.model.language_model(
-            inputs_embeds=embeds[None],
-            position_ids=batch.position_ids_3T,
-            attention_mask={"full_attention": batch.layout},
-            use_cache=False,
-        ).last_hidden_state[0]
-        answers = hidden.index_select(0, batch.predictor_R)
+        core: VisionLanguageModel = self.model.get_base_model()
+        hidden_TD = _hidden_states(core, batch)
+        answers = hidden_TD.index_select(0, batch.predictor_R)
         head: torch.nn.Module = self._heads[self._cores.index(core)]
         chosen: torch.Tensor = head(answers, batch.target_R, temperature, self._excluded)
         return chosen
+
+
+def _hidden_states(core: VisionLanguageModel, batch: PackedBatch) -> torch.Tensor:
+    """The language model's last hidden states [T, D].
+
+    Its layers are called here, one after the other: a model of the Qwen3 family adds features of an image to what the
+    first of them give (DeepStack), and transformers would make a mask over the whole sequence for it.
+    """
+    language = core.model.language_model
+    seen = core.model.visual(batch.pixel_values, grid_thw=batch.grid_thw_N3)
+    embeds_TD = core.get_input_embeddings()(batch.input_ids_T)
+    hidden = embeds_TD.index_copy(0, batch.image_position_I, seen.pooler_output.to(embeds_TD.dtype))[None]
+    rotations = language.rotary_emb(hidden, batch.position_ids_3T)
+    deeper = iter(getattr(seen, "deepstack_features", ()))
+    for layer in language.layers:
+        hidden = layer(hidden, attention_mask=batch.layout, position_embeddings=rotations)
+        if (features := next(deeper, None)) is not None:
+            hidden = hidden.index_add(1, batch.image_position_I, features.to(hidden.dtype)[None])
+    normed: torch.Tensor = language.norm(hidden)
+    return normed[0]
 
 
 class AnswerHead(torch.nn.Module):
@@ -219,7 +231,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
 
 
 def pack(
-    model: Qwen2_5_VLForConditionalGeneration,
+    model: VisionLanguageModel,
     rows: Sequence[PackedRow],
     forbidden_ids: Sequence[int] = (),
     *,
@@ -271,7 +283,7 @@ def pack(
 
 
 def _prompt_positions(
-    model: Qwen2_5_VLForConditionalGeneration, prompts: Sequence[torch.Tensor], grid_thw: torch.Tensor
+    model: VisionLanguageModel, prompts: Sequence[torch.Tensor], grid_thw: torch.Tensor
 ) -> list[torch.Tensor]:
     """Position ids [3, P] of each prompt, by the model's own rule."""
     positions = []
@@ -284,7 +296,7 @@ def _prompt_positions(
     return positions
 
 
-def _check_row(model: Qwen2_5_VLForConditionalGeneration, row: PackedRow, forbidden: Sequence[int]) -> None:
+def _check_row(model: VisionLanguageModel, row: PackedRow, forbidden: Sequence[int]) -> None:
     num_placeholders = int((row.prompt_token_ids == model.config.image_token_id).sum())
     (num_tokens,) = count_image_tokens(row.grid_thw[None], model.config.vision_config.spatial_merge_size)
     if num_placeholders != num_tokens:

@@ -18,7 +18,6 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from fxray.checkpoints import MODEL_CONFIG_FILE, MODEL_WEIGHTS_FILE
 from fxray.errors import CheckpointError
@@ -35,6 +34,7 @@ from fxray.model.adapter import (
     lora_layers,
     parse_adapter,
 )
+from fxray.model.family import VisionLanguageModel
 from fxray.model.load import DTYPES
 from fxray.tensor_file import join_pieces, pieces_sha256
 
@@ -45,14 +45,14 @@ TAKEN_OVER = re.compile(
 )
 """Files of a base model's folder that a trained one takes over; others may hold weights."""
 
-LoadModel = Callable[[str], Qwen2_5_VLForConditionalGeneration]
+LoadModel = Callable[[str], VisionLanguageModel]
 """Loads the base with its weights in a type, "float32" or "bfloat16"."""
 
 
 class TrainedModel(Protocol):
     """What `fxray.model.packed.PackedPolicy` drives: a PEFT model, or `TwoModels`."""
 
-    def get_base_model(self) -> Qwen2_5_VLForConditionalGeneration:
+    def get_base_model(self) -> VisionLanguageModel:
         """The model that speaks now."""
         ...
 
@@ -61,7 +61,7 @@ class Policy(Protocol):
     """What is trained, and what the KL term holds on to."""
 
     @property
-    def base(self) -> Qwen2_5_VLForConditionalGeneration:
+    def base(self) -> VisionLanguageModel:
         """The model itself: its configuration, its device."""
         ...
 
@@ -146,7 +146,7 @@ class AdapterPolicy:
         self._layers = lora_layers(model)
 
     @property
-    def base(self) -> Qwen2_5_VLForConditionalGeneration:
+    def base(self) -> VisionLanguageModel:
         return self.model.get_base_model()
 
     def add_reference(self) -> None:
@@ -175,13 +175,13 @@ class TwoModels(torch.nn.Module):
         policy: The one that is trained.
     """
 
-    def __init__(self, policy: Qwen2_5_VLForConditionalGeneration) -> None:
+    def __init__(self, policy: VisionLanguageModel) -> None:
         super().__init__()
         self.policy = policy
-        self.reference: Qwen2_5_VLForConditionalGeneration | None = None
+        self.reference: VisionLanguageModel | None = None
         self.is_reference = False
 
-    def get_base_model(self) -> Qwen2_5_VLForConditionalGeneration:
+    def get_base_model(self) -> VisionLanguageModel:
         return self.reference if self.is_reference and self.reference is not None else self.policy
 
 
@@ -204,7 +204,7 @@ class WholePolicy:
         self.reference: dict[str, torch.nn.Parameter] = {}
 
     @property
-    def base(self) -> Qwen2_5_VLForConditionalGeneration:
+    def base(self) -> VisionLanguageModel:
         return self.model.policy
 
     def add_reference(self) -> None:

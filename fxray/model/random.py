@@ -12,23 +12,36 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 from fxray.errors import ConfigError, ResourceError
 from fxray.files import atomic_dir
+from fxray.model.family import CLASSES
 from fxray.model.folder import refuse_unless_model, resolve_model_path
 from fxray.model.prompts import load_tokenizer
+from fxray.model.tiny.architecture import save_processor
 
-SHAPES = ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-32b")
+SHAPES = (
+    "qwen2.5-vl-3b",
+    "qwen2.5-vl-7b",
+    "qwen2.5-vl-32b",
+    "qwen3-vl-2b",
+    "qwen3-vl-4b",
+    "qwen3-vl-8b",
+    "qwen3-vl-32b",
+)
 STANDARD_DEVIATION = 0.02
 BYTES_PER_NUMBER = 2
 """Weights are bfloat16."""
 SHARD_BYTES = 4 * 2**30
 _PIECE_NUMBERS = 2**22
-_HUB_NAMES = (("model.language_model.", "model."), ("model.visual.", "visual."))
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+_HUB_NAMES = {
+    "qwen2_5_vl": (("model.language_model.", "model."), ("model.visual.", "visual.")),
+    "qwen3_vl": (),
+}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 Progress = Callable[[int, int], None]
@@ -47,7 +60,7 @@ class Tensor:
         return math.prod(self.shape) * BYTES_PER_NUMBER
 
 
-def shape_config(like: str, *, num_layers: int | None = None) -> Qwen2_5_VLConfig:
+def shape_config(like: str, *, num_layers: int | None = None) -> PreTrainedConfig:
     """The configuration of a published model, with the tiny tokenizer's special tokens.
 
     Args:
@@ -64,35 +77,52 @@ def shape_config(like: str, *, num_layers: int | None = None) -> Qwen2_5_VLConfi
     if num_layers is not None:
         text["num_hidden_layers"] = min(num_layers, text["num_hidden_layers"])
         vision["depth"] = min(num_layers, vision["depth"])
-        kept = [index for index in vision["fullatt_block_indexes"] if index < vision["depth"]]
-        vision["fullatt_block_indexes"] = kept or [vision["depth"] - 1]
-    tokenizer = load_tokenizer(resolve_model_path("tiny"))
+        special = "fullatt_block_indexes" if "fullatt_block_indexes" in vision else "deepstack_visual_indexes"
+        vision[special] = [index for index in vision[special] if index < vision["depth"]] or [vision["depth"] - 1]
+    return with_token_ids(content.pop("model_type"), content, load_tokenizer(resolve_model_path("tiny")))
+
+
+def with_token_ids(
+    model_type: str, content: dict[str, Any], tokenizer: PreTrainedTokenizerFast, *, dtype: str = "bfloat16"
+) -> PreTrainedConfig:
+    """A configuration whose special tokens are those of a tokenizer.
+
+    Args:
+        model_type: Family of the model.
+        content: `text_config`, `vision_config` and whatever else the family's configuration takes.
+        tokenizer: Of the model.
+        dtype: In which the weights are stored.
+    """
     ids = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in tokenizer.all_special_tokens}
-    text |= {"bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
-    return Qwen2_5_VLConfig(
+    ends = {"bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
+    content = content | {"text_config": content["text_config"] | ends}
+    return AutoConfig.for_model(
+        model_type,
         **content,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
-        dtype="bfloat16",
-        architectures=["Qwen2_5_VLForConditionalGeneration"],
+        dtype=dtype,
+        architectures=[CLASSES[model_type].__name__],
     )
 
 
-def weights(config: Qwen2_5_VLConfig) -> list[Tensor]:
+def weights(config: PreTrainedConfig) -> list[Tensor]:
     """Every weight of a checkpoint of this configuration; nothing is allocated."""
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = CLASSES[config.model_type](config)
     tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
     return [
-        Tensor(_hub_name(name), tuple(tensor.shape)) for name, tensor in model.state_dict().items() if name not in tied
+        Tensor(_hub_name(name, config.model_type), tuple(tensor.shape))
+        for name, tensor in model.state_dict().items()
+        if name not in tied
     ]
 
 
 def write_random_model(
     out_dir: Path, like: str, *, num_layers: int | None, seed: int, progress: Progress
-) -> Qwen2_5_VLConfig:
+) -> PreTrainedConfig:
     """Writes a model of random bfloat16 weights, loadable by transformers and vLLM.
 
     Args:
@@ -128,8 +158,9 @@ def write_random_model(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=2) + "\n")
         config.save_pretrained(folder)
         tiny = resolve_model_path("tiny")
-        for file in (*_TOKENIZER_FILES, *_PROCESSOR_FILES, "generation_config.json"):
+        for file in (*_TOKENIZER_FILES, "generation_config.json"):
             shutil.copyfile(tiny / file, folder / file)
+        save_processor(folder, load_tokenizer(tiny), config.model_type, patch_px=config.vision_config.patch_size)
     return config
 
 
@@ -190,8 +221,8 @@ def _values(tensor: Tensor, generator: torch.Generator) -> Iterator[torch.Tensor
         remaining -= count
 
 
-def _hub_name(name: str) -> str:
-    for ours, hubs in _HUB_NAMES:
+def _hub_name(name: str, model_type: str) -> str:
+    for ours, hubs in _HUB_NAMES[model_type]:
         if name.startswith(ours):
             return hubs + name.removeprefix(ours)
     return name

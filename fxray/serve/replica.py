@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from fxray.data.changes import Change
-from fxray.data.frame import Frame, smart_frame
+from fxray.data.frame import Frame, sight_of, smart_frame
 from fxray.data.images import decode_image, decoding, open_image, upright_rgb
 from fxray.detect.load import open_adapter
 from fxray.detect.provenance import read_provenance
@@ -90,7 +90,7 @@ class DetectorReplica:
     """Examines images; Ray Serve runs as many of these as are needed."""
 
     async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc]  # Ray Serve awaits it
-        self._spec = spec
+        self._spec, self._sight = spec, sight_of(spec.engine.model_path)
         self._engine = StreamingEngine(spec.engine)
         await self._engine.prepare()
         self._swap = asyncio.Lock()
@@ -267,7 +267,9 @@ class DetectorReplica:
 
     def _frame_of(self, image: Image.Image) -> Frame:
         engine = self._spec.engine
-        return smart_frame(image.width, image.height, min_pixels=engine.min_pixels, max_pixels=engine.max_pixels)
+        return smart_frame(
+            image.width, image.height, min_pixels=engine.min_pixels, max_pixels=engine.max_pixels, sight=self._sight
+        )
 
     def _detection(
         self, name: str, content: bytes, frame: Frame, answered: tuple[str, Answer], seconds: float

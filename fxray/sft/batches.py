@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessor
 
 from fxray.data.dataset import Dataset
-from fxray.data.frame import Frame, smart_frame
+from fxray.data.frame import Frame, Sight, smart_frame
 from fxray.data.images import decode_image
 from fxray.data.order import rows_of_step
 from fxray.errors import DataError, DeadlineError
@@ -58,6 +58,7 @@ class ExampleReader:
         dataset: The training split.
         tokenizer: The model's tokenizer.
         image_processor: The model's image processor, with the bounds of `settings`.
+        sight: Of the model.
         rank: Of this worker.
         num_ranks: Workers in all; each reads an equal share of every step.
     """
@@ -68,6 +69,7 @@ class ExampleReader:
         dataset: Dataset,
         tokenizer: PreTrainedTokenizerFast,
         image_processor: Qwen2VLImageProcessor,
+        sight: Sight,
         *,
         rank: int,
         num_ranks: int,
@@ -75,7 +77,7 @@ class ExampleReader:
         self._settings = settings
         self._dataset = dataset
         self._tokenizer = tokenizer
-        self._image_processor = image_processor
+        self._image_processor, self._sight = image_processor, sight
         self._rank, self._num_ranks = rank, num_ranks
         self._prompts = [render_prompt(tokenizer, template) for template in templates_of(settings.view)]
         self._encode_prompt = lru_cache(maxsize=4096)(self._encode_prompt_anew)
@@ -99,12 +101,11 @@ class ExampleReader:
 
     def _example(self, epoch: int, row: int) -> Example:
         s, sample = self._settings, self._dataset.samples[row]
-        factor = self._image_processor.patch_size * self._image_processor.merge_size
         frame = smart_frame(
-            sample.width_px, sample.height_px, min_pixels=s.min_pixels, max_pixels=s.max_pixels, factor=factor
+            sample.width_px, sample.height_px, min_pixels=s.min_pixels, max_pixels=s.max_pixels, sight=self._sight
         )
         template = draw_template(s.templates, sample.annotation.verdict, (s.seed, sample.sample_id, epoch))
-        prompt = self._encode_prompt(template.index, frame.model_width_px * frame.model_height_px // factor**2)
+        prompt = self._encode_prompt(template.index, frame.num_tokens)
         answer = encode_answer(
             self._tokenizer,
             sample,

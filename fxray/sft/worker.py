@@ -18,11 +18,12 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
 from safetensors.torch import save
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from fxray.data.dataset import Dataset
+from fxray.data.frame import sight_of
 from fxray.data.order import derived_seed
 from fxray.files import append_line, atomic_dir, read_folder, write_atomically
+from fxray.model.family import VisionLanguageModel
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor
 from fxray.model.load import DTYPES, load_model
@@ -76,9 +77,7 @@ def _report(state: SftState, folder: Path) -> None:
     ray.train.report({"step": state.step}, checkpoint=Checkpoint(str(folder)), checkpoint_upload_mode=mode)
 
 
-def _load_model(
-    path: Path, settings: SftSettings, device: torch.device, dtype: str
-) -> Qwen2_5_VLForConditionalGeneration:
+def _load_model(path: Path, settings: SftSettings, device: torch.device, dtype: str) -> VisionLanguageModel:
     with sharded_loading(settings.zero_stage):
         model = load_model(path, dtype=dtype).to(device)
     if settings.gradient_checkpointing:
@@ -111,7 +110,9 @@ class Trainer:
         path = resolve_model_path(settings.model_path)
         dataset = Dataset.open(Path(settings.dataset_path))
         processor = load_image_processor(path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
-        self._reader = ExampleReader(settings, dataset, load_tokenizer(path), processor, rank=rank, num_ranks=num_ranks)
+        self._reader = ExampleReader(
+            settings, dataset, load_tokenizer(path), processor, sight_of(path), rank=rank, num_ranks=num_ranks
+        )
         self._dtype = DTYPES[settings.dtype]
         self._policy = make_policy(
             partial(_load_model, path, settings, device),

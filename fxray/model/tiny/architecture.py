@@ -10,6 +10,8 @@ from transformers import (
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 PATCH_PX = 14
@@ -91,20 +93,32 @@ def _order_numbers(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrai
         embedding[rows] = 0.5 * embedding[rows] + embedding.std() * waves
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
-    """The processor that loads as `AutoProcessor`: images of at most `MAX_PIXELS`, values in [-1, 1]."""
+def build_processor(
+    tokenizer: PreTrainedTokenizerFast, model_type: str = "qwen2_5_vl", *, patch_px: int = PATCH_PX
+) -> Qwen2_5_VLProcessor | Qwen3VLProcessor:
+    """The processor that loads as `AutoProcessor`: images of at most `MAX_PIXELS`, values in [-1, 1].
+
+    Args:
+        tokenizer: With the chat template.
+        model_type: A family of `fxray.config.families`.
+        patch_px: Side of a patch.
+    """
+    is_qwen3 = model_type == "qwen3_vl"
+    processor, video = (
+        (Qwen3VLProcessor, Qwen3VLVideoProcessor) if is_qwen3 else (Qwen2_5_VLProcessor, Qwen2VLVideoProcessor)
+    )
     settings = {
-        "patch_size": PATCH_PX,
+        "patch_size": patch_px,
         "temporal_patch_size": 2,
         "merge_size": 2,
         "image_mean": [IMAGE_MEAN] * 3,
         "image_std": [IMAGE_STD] * 3,
         "size": {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},
     }
-    return Qwen2_5_VLProcessor(
+    return processor(
         image_processor=Qwen2VLImageProcessor(**settings),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**settings),
+        video_processor=video(**settings),
         chat_template=tokenizer.chat_template,
     )
 
@@ -113,8 +127,15 @@ def save_model(out_dir: Path, model: Qwen2_5_VLForConditionalGeneration, tokeniz
     """Write weights (float16), configuration, tokenizer and processor into `out_dir`, which exists."""
     weights = {name: tensor.detach().half() for name, tensor in model.state_dict().items()}
     model.save_pretrained(out_dir, state_dict=weights)
-    processor = build_processor(tokenizer)
+    save_processor(out_dir, tokenizer)
+    (out_dir / "model.safetensors").chmod(0o644)
+
+
+def save_processor(
+    out_dir: Path, tokenizer: PreTrainedTokenizerFast, model_type: str = "qwen2_5_vl", *, patch_px: int = PATCH_PX
+) -> None:
+    """Write what `build_processor` makes, whole and part by part, into `out_dir`, which exists."""
+    processor = build_processor(tokenizer, model_type, patch_px=patch_px)
     processor.save_pretrained(out_dir)
     processor.image_processor.save_pretrained(out_dir)
     processor.video_processor.save_pretrained(out_dir)
-    (out_dir / "model.safetensors").chmod(0o644)

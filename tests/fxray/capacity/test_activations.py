@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig
 
 from fxray.capacity.activations import Activations, Pass, count_activations
 from fxray.config.model_shape import ModelShape, read_shape
 from fxray.model import packed
 from fxray.model.adapter import attach_adapter
+from fxray.model.family import CLASSES
 from fxray.model.footprint import footprint
 from fxray.model.load import load_model
 from fxray.model.packed import LOGITS_BUDGET, PackedPolicy, PackedRow, chosen_logprobs, pack
@@ -28,26 +29,32 @@ SIZES = {
     "many-words": ((256, 1024, 2, 8, 2), (2, 128, 384, 4), 12000, Pass(298, 1024, 48, 2, 1)),
 }
 """Language model, vision tower (numbers in the order of TEXT and VISION), vocabulary, and the size of a pass."""
+CASES = [*(("qwen2.5-vl-3b", name) for name in SIZES), ("qwen3-vl-2b", "wide"), ("qwen3-vl-2b", "deep")]
 
 
-def build(folder: Path, text: tuple[int, ...], vision: tuple[int, ...], vocabulary: int) -> ModelShape:
+def build(
+    folder: Path, text: tuple[int, ...], vision: tuple[int, ...], vocabulary: int, like: str = "qwen2.5-vl-3b"
+) -> ModelShape:
     """Writes a random model; returns its shape as a configuration check would read it."""
-    parent = shape_config("qwen2.5-vl-3b", num_layers=1)
+    parent = shape_config(like, num_layers=1)
+    special = "deepstack_visual_indexes" if parent.model_type == "qwen3_vl" else "fullatt_block_indexes"
     half = text[0] // text[3] // 2
     rope = {
         "rope_type": "default",
         "rope_theta": 1e4,
         "mrope_section": [half - 2 * (half * 3 // 8), *[half * 3 // 8] * 2],
     }
-    config = Qwen2_5_VLConfig(
-        text_config=dict(zip(TEXT, text, strict=True)) | {"vocab_size": vocabulary, "rope_parameters": rope},
+    config = AutoConfig.for_model(
+        parent.model_type,
+        text_config=dict(zip(TEXT, text, strict=True))
+        | {"vocab_size": vocabulary, "rope_parameters": rope, "head_dim": 2 * half},
         vision_config=dict(zip(VISION, vision, strict=True))
-        | {"out_hidden_size": text[0], "fullatt_block_indexes": [vision[0] - 1]},
+        | {"out_hidden_size": text[0], special: [vision[0] - 1], "num_position_embeddings": 256},
         tie_word_embeddings=True,
         **{name: getattr(parent, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")},
     )
     torch.manual_seed(0)
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    CLASSES[parent.model_type](config).save_pretrained(folder)
     shape = read_shape(str(folder))
     assert isinstance(shape, ModelShape)
     return shape
@@ -63,7 +70,7 @@ def rows(model: Any, size: Pass) -> list[PackedRow]:
             f"sample-{index}",
             np.array(ids, np.int32),
             tuple(np.full(size.answer_tokens, 9, np.int32) for _ in range(size.num_answers)),
-            torch.randn(size.patches, 3 * 2 * 14 * 14),
+            torch.randn(size.patches, 3 * 2 * model.config.vision_config.patch_size**2),
             torch.tensor([1, side, side]),
         )
         for index in range(size.num_groups)
@@ -71,12 +78,12 @@ def rows(model: Any, size: Pass) -> list[PackedRow]:
 
 
 @pytest.mark.parametrize(("dtype", "is_checkpointed"), [("float32", False), ("bfloat16", False), ("bfloat16", True)])
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(("like", "name"), CASES)
 def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
-    tmp_path: Path, name: str, dtype: str, is_checkpointed: bool
+    tmp_path: Path, like: str, name: str, dtype: str, is_checkpointed: bool
 ) -> None:
     text, vision, vocabulary, size = SIZES[name]
-    shape = build(tmp_path, text, vision, vocabulary)
+    shape = build(tmp_path, text, vision, vocabulary, like)
     model = load_model(tmp_path, dtype=dtype)
     if is_checkpointed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -98,7 +105,7 @@ def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
         max_logits=LOGITS_BUDGET,
     )
     ratio = predicted.peak / whole.peak_bytes
-    print(f"{name}, {dtype}, recomputed {is_checkpointed}: {ratio:.3f} of {whole.peak_bytes / 1e6:.1f} MB")
+    print(f"{like}, {name}, {dtype}, recomputed {is_checkpointed}: {ratio:.3f} of {whole.peak_bytes / 1e6:.1f} MB")
     assert predicted.kept == pytest.approx(forward.left_bytes, rel=0.15)
     assert predicted.peak == pytest.approx(whole.peak_bytes, rel=0.15)
 

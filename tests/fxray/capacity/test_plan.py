@@ -36,7 +36,7 @@ def part(plan, role: str, name: str) -> int:
 
 def placements():
     """The shipped files as they are, and with every placement that their first lines propose."""
-    for name in ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-32b"):
+    for name in ("qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-32b", "qwen3-vl-8b"):
         lines = (shipped_folder() / f"{name}.yaml").read_text().splitlines()
         yield name, ()
         yield from ((name, tuple(re.findall(r"--set (\S+)", line))) for line in lines if line.startswith("#   --set "))

@@ -34,6 +34,10 @@ def bytes_of_tensors(folder: Path) -> int:
         ("Qwen/Qwen2.5-VL-3B-Instruct", 3_754_622_976),
         ("Qwen/Qwen2.5-VL-7B-Instruct", 8_292_166_656),
         ("Qwen/Qwen2.5-VL-32B-Instruct", 33_452_718_336),
+        ("Qwen/Qwen3-VL-2B-Instruct", 2_127_532_032),
+        ("Qwen/Qwen3-VL-4B-Instruct", 4_437_815_808),
+        ("Qwen/Qwen3-VL-8B-Instruct", 8_767_123_696),
+        ("Qwen/Qwen3-VL-32B-Instruct", 33_357_390_064),
     ],
 )
 def test_published_sizes_are_counted_without_their_folders(name: str, billions: int) -> None:
@@ -42,7 +46,9 @@ def test_published_sizes_are_counted_without_their_folders(name: str, billions: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("like", ["qwen2.5-vl-3b", pytest.param("qwen2.5-vl-7b", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "like", ["qwen2.5-vl-3b", "qwen3-vl-2b", pytest.param("qwen2.5-vl-7b", marks=pytest.mark.long)]
+)
 def test_the_bytes_of_a_random_folder_are_those_of_the_count(tmp_path: Path, like: str) -> None:
     from fxray.model.random import write_random_model
 

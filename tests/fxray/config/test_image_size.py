@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxray.config.image_size import PIXELS_PER_TOKEN, most_tokens
+from fxray.config.image_size import TOKEN_PX, most_tokens
 from fxray.data.frame import smart_frame
 
 
 def tokens(width_px, height_px, **bounds):
     frame = smart_frame(width_px, height_px, **bounds)
-    return frame.model_width_px * frame.model_height_px // PIXELS_PER_TOKEN
+    return frame.model_width_px * frame.model_height_px // TOKEN_PX**2
 
 
 @given(

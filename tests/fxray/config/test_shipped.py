@@ -31,9 +31,9 @@ def test_a_dumped_configuration_reads_back_equal(name, tmp_path):
     assert load_config(dumped) == config
 
 
-@pytest.mark.parametrize("size", ["3b", "7b", "32b"])
-def test_the_big_configurations_hold_the_papers_settings(size):
-    config = load_config(f"qwen2.5-vl-{size}")
+@pytest.mark.parametrize("name", ["qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen2.5-vl-32b", "qwen3-vl-8b"])
+def test_the_big_configurations_hold_the_papers_settings(name):
+    config = load_config(name)
     assert (config.sft.learning_rate, config.sft.epochs, config.sft.warmup_frac) == (1e-4, 3, 0.05)
     assert (config.model.lora.rank, config.model.lora.alpha, config.model.dtype) == (8, 32, "bfloat16")
     assert config.grpo.group_size * config.grpo.prompts_per_step == 128

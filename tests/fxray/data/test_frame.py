@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxray.data.frame import Frame, smart_frame
-from fxray.errors import DataError
+import fxray
+from fxray.data.frame import Frame, Sight, sight_of, smart_frame
+from fxray.errors import DataError, ModelError
 from fxray.schema import Box
 
 SKEWED = Frame(width_px=1000, height_px=300, model_width_px=252, model_height_px=84)  # 0.252 and 0.28
@@ -35,6 +36,25 @@ def test_sides_scale_independently():
 def test_whole_image_fills_the_frame_both_ways():
     assert SKEWED.to_model(Box(0, 0, 1000, 300)) == Box(0, 0, 252, 84)
     assert SKEWED.to_original(Box(0, 0, 252, 84)) == Box(0, 0, 1000, 300)
+
+
+def test_a_family_that_names_thousandths_is_asked_and_read_in_them():
+    frame = smart_frame(1000, 300, min_pixels=1024, max_pixels=128 * 128, sight=Sight(token_px=32, box_grid=1000))
+    assert (frame.model_width_px, frame.model_height_px, frame.num_tokens) == (224, 64, 14)
+    assert (frame.box_width, frame.box_height) == (1000, 1000)
+    assert frame.to_model(Box(100, 100, 500, 201)) == Box(100, 333, 500, 670)
+    assert frame.to_original(Box(100, 500, 1000, 1000)) == Box(100, 150, 1000, 300)
+    assert frame.to_model(Box(999.9, 299.9, 1000, 300)) == Box(999, 999, 1000, 1000)
+
+
+def test_how_a_model_sees_is_read_from_its_config_json(tmp_path):
+    assert sight_of(Path(fxray.__file__).parent / "assets" / "tiny") == Sight(28, 0) == Sight()
+    shapes = Path(fxray.__file__).parent / "assets" / "shapes"
+    (tmp_path / "config.json").write_text((shapes / "qwen3-vl-8b.json").read_text())
+    assert sight_of(tmp_path) == Sight(32, 1000)
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(ModelError, match="must hold a model of type qwen2_5_vl or qwen3_vl"):
+        sight_of(tmp_path)
 
 
 def test_enlarging_frame():
@@ -110,7 +130,7 @@ def test_size_is_that_of_transformers():
 
 def test_other_patch_factor():
     expected = transformers_smart_resize()(500, 333, 32, 65536, 262144)
-    frame = smart_frame(333, 500, min_pixels=65536, max_pixels=262144, factor=32)
+    frame = smart_frame(333, 500, min_pixels=65536, max_pixels=262144, sight=Sight(token_px=32))
     assert (frame.model_height_px, frame.model_width_px) == expected
 
 

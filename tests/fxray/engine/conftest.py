@@ -254,6 +254,34 @@ def whole_twin(whole_settings: EngineSettings) -> WholeTwin:
     return WholeTwin(whole_settings)
 
 
+@pytest.fixture(scope="module")
+def qwen3(settings: EngineSettings, random_qwen3_dir: Path) -> EngineSettings:
+    """A model of another family."""
+    return replace(settings, model_path=random_qwen3_dir)
+
+
+@pytest.fixture
+def qwen3_engine(cluster: None, qwen3: EngineSettings) -> Iterator[Callable[..., Any]]:
+    with running(qwen3) as call:
+        yield call
+
+
+@pytest.fixture
+def qwen3_twin(qwen3: EngineSettings) -> Twin:
+    return Twin(qwen3)
+
+
+@pytest.fixture
+def whole_qwen3_engine(cluster: None, qwen3: EngineSettings) -> Iterator[Callable[..., Any]]:
+    with running(replace(qwen3, lora_rank=0)) as call:
+        yield call
+
+
+@pytest.fixture
+def whole_qwen3_twin(qwen3: EngineSettings) -> WholeTwin:
+    return WholeTwin(qwen3)
+
+
 @pytest.fixture
 def damage(twin: Twin) -> SimpleNamespace:
     """Adapters that must never be sampled from; each with a checksum of its own."""

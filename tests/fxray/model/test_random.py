@@ -29,7 +29,15 @@ def write(out_dir: Path, **changes: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize(
     ("like", "num_parameters"),
-    [("qwen2.5-vl-3b", 3_754_622_976), ("qwen2.5-vl-7b", 8_292_166_656), ("qwen2.5-vl-32b", 33_452_718_336)],
+    [
+        ("qwen2.5-vl-3b", 3_754_622_976),
+        ("qwen2.5-vl-7b", 8_292_166_656),
+        ("qwen2.5-vl-32b", 33_452_718_336),
+        ("qwen3-vl-2b", 2_127_532_032),
+        ("qwen3-vl-4b", 4_437_815_808),
+        ("qwen3-vl-8b", 8_767_123_696),
+        ("qwen3-vl-32b", 33_357_390_064),
+    ],
 )
 def test_a_shape_has_as_many_parameters_as_the_published_model(like: str, num_parameters: int) -> None:
     assert sum(math.prod(tensor.shape) for tensor in weights(shape_config(like))) == num_parameters

@@ -7,8 +7,10 @@ import torch
 from peft import PeftModel
 
 from fxray.data.dataset import Dataset
+from fxray.data.frame import Sight, sight_of, smart_frame
 from fxray.data.order import rows_of_step
 from fxray.errors import DataError, DeadlineError
+from fxray.grammar.parse import parse
 from fxray.model.adapter import attach_adapter
 from fxray.model.images import load_image_processor
 from fxray.model.load import load_model
@@ -23,7 +25,9 @@ def make_reader(settings: SftSettings, *, rank: int = 0, num_ranks: int = 1) -> 
     path = Path(settings.model_path)
     processor = load_image_processor(path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     dataset = Dataset.open(Path(settings.dataset_path))
-    return ExampleReader(settings, dataset, load_tokenizer(path), processor, rank=rank, num_ranks=num_ranks)
+    return ExampleReader(
+        settings, dataset, load_tokenizer(path), processor, sight_of(path), rank=rank, num_ranks=num_ranks
+    )
 
 
 def plain_loss(model: PeftModel, reader: ExampleReader, step: int, pad_token_id: int) -> tuple[torch.Tensor, list[int]]:
@@ -132,6 +136,26 @@ def test_questions_and_answers_keep_to_the_view(settings: SftSettings) -> None:
     assert answers == {"<verdict>real</verdict><|im_end|>", "<verdict>generated</verdict><|im_end|>"}
     asked = [tokenizer.decode(row.prompt_token_ids) for row in rows]
     assert not any("box" in question or "tag" in question for question in asked)
+
+
+def test_another_family_is_taught_boxes_as_it_names_them(settings: SftSettings, random_qwen3_dir: Path) -> None:
+    tokenizer = load_tokenizer(random_qwen3_dir)
+    samples = {each.sample_id: each for each in Dataset.open(Path(settings.dataset_path)).samples}
+    num_boxes = 0
+    for example in make_reader(replace(settings, model_path=str(random_qwen3_dir))).read(0):
+        sample = samples[example.row.sample_id]
+        frame = smart_frame(
+            sample.width_px,
+            sample.height_px,
+            min_pixels=settings.min_pixels,
+            max_pixels=settings.max_pixels,
+            sight=Sight(token_px=32, box_grid=1000),
+        )
+        assert example.row.grid_thw.tolist() == [1, frame.model_height_px // 16, frame.model_width_px // 16]
+        taught = [region.box for region in parse(tokenizer.decode(example.row.answers[0])).regions]
+        assert taught == [frame.to_model(region.box) for region in sample.annotation.regions]
+        num_boxes += len(taught)
+    assert num_boxes
 
 
 def test_dropped_regions_are_counted(settings: SftSettings) -> None:
