@@ -9,9 +9,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from fxray.config.families import FAMILIES
 from fxray.config.image_size import MAX_ASPECT_RATIO
-from fxray.config.model_shape import ModelShape, read_shape
 from fxray.errors import DataError, ModelError
 from fxray.geometry import clip
 from fxray.schema import Box
@@ -42,10 +40,12 @@ def sight_of(model_path: Path) -> Sight:
     Raises:
         ModelError: Its config.json does not say.
     """
+    from fxray.config.model_shape import ModelShape, read_shape  # and pydantic, which reading boxes does not need
+
     shape = read_shape(str(model_path))
     if not isinstance(shape, ModelShape):
         raise ModelError(shape.bound if shape else "lacks config.json", where=str(model_path))
-    return Sight(shape.vision.token_px, FAMILIES[shape.model_type].box_grid)
+    return Sight(shape.vision.token_px, shape.family.box_grid)
 
 
 @dataclass(frozen=True, slots=True)
