@@ -28,6 +28,7 @@ from fxray.experiments.trainings import (
     training_of,
 )
 from fxray.files import atomic_dir, file_sha256, make_folder, write_atomically
+from fxray.launch.base_model import has_other_base
 from fxray.launch.phases import NO_FT, SFT
 from fxray.launch.robustness import measure_robustness
 from fxray.launch.run import RunDirectory, Split, open_run, with_own_schedule
@@ -174,6 +175,8 @@ def _donor(folder: Path, config: Config) -> RunDirectory | None:
     for other in sorted(folder.parent.iterdir()) if folder.parent.is_dir() else []:
         run = RunDirectory(other)
         its = config_of(other)
-        if other != folder and run.sft_adapter.is_dir() and its is not None and are_equal_before_grpo(its, config):
+        if other == folder or its is None or not run.sft_adapter.is_dir():
+            continue
+        if are_equal_before_grpo(its, config) and not has_other_base(other, config.model.path):
             return run
     return None

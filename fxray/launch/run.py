@@ -1,7 +1,7 @@
 """The run directory: what a run is, where each part of it lies, and who may write to it.
 
-    config.yaml versions.json data.json data/ sft/ grpo/<stage>/ evaluation/<name>/ metrics.jsonl tensorboard/
-    report.html metrics.json status.json timeline.json
+    config.yaml versions.json model.json data.json data/ sft/ grpo/<stage>/ evaluation/<name>/ metrics.jsonl
+    tensorboard/ report.html metrics.json status.json timeline.json
 
 One driver at a time holds its lease. A run is continued with the configuration that it was started with; only what
 cannot change its result may differ.
@@ -138,15 +138,18 @@ def open_finished(
         The configuration, and the adapters of the finished phases in the order of training.
 
     Raises:
-        CheckpointError: It is no run directory, or nothing is finished in it.
+        CheckpointError: It is no run directory, or nothing is finished in it, or its base model is another now.
         ConfigError: An override decides answers: those that are kept in the run would no longer be the policy's.
         FxrayError: Another process works on it.
     """
+    from fxray.launch.base_model import refuse_other_base
+
     file, finished = root / CONFIG_FILE, finished_phases(root)
     before, config = load_config(file, []), load_config(file, overrides)
     changed = [name for name in changed_fields(before, config) if not (may_ask_fewer and name == _NUM_ANSWERS)]
     _refuse_changes(changed, root, "leave them out; `fxray evaluate --config` answers with any settings")
     with hold(root):
+        refuse_other_base(root, config.model.path)
         yield config, finished
 
 

@@ -48,9 +48,11 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
         ConfigError: The configuration cannot run, or the directory belongs to another one.
         DataError: A dataset is missing or malformed.
         ModelError: The base model cannot be read.
+        CheckpointError: The run was begun with another base model.
         ResourceError: Ray cannot be started, or its GPUs are too few or too small.
     """
     from fxray.data.dataset import Dataset
+    from fxray.launch.base_model import keep_base
     from fxray.model.folder import resolve_model_path
 
     refuse(check(config), where="configuration")
@@ -62,6 +64,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
         open_run(run_dir, config) as run,
         watch_run(run.root, on_event, warning_s=warning_s, phases=names) as watch,
     ):
+        keep_base(run.root, model_path)
         splits = prepare_data(config, run, watch.on_event)
         refuse([*warmup_problems(config, len(Dataset.open(splits.train)))], where="configuration")
         with ray_cluster(config.ray, min_cpus=num_cpus(config)), watch.exporting():

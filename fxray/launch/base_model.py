@@ -1,0 +1,71 @@
+"""The base model of a run, `model.json`: written down when the run begins, compared whenever it goes on or answers.
+
+All phases rest on it, SFT's adapter before any checkpoint of a stage says so; and a name in a cache, or a folder, may
+hold another model the next time, one that was merged anew for one.
+"""
+
+import json
+from pathlib import Path
+
+from fxray.errors import CheckpointError, ModelError
+from fxray.files import write_atomically
+from fxray.model.folder import resolve_model_path, weights_fingerprint
+
+BASE_FILE = "model.json"
+
+
+def keep_base(root: Path, model_path: Path) -> None:
+    """Writes down what a run rests on; one of an earlier version, which does not say it, says it from now on.
+
+    Args:
+        root: Of the run.
+        model_path: Folder of the base model.
+
+    Raises:
+        CheckpointError: The run was begun with other weights.
+        ModelError: The weights cannot be read.
+    """
+    found = weights_fingerprint(model_path)
+    if _recorded(root) not in ("", found):
+        raise _other_base(root, str(model_path))
+    write_atomically(root / BASE_FILE, json.dumps({"weights_fingerprint": found}) + "\n")
+
+
+def has_other_base(root: Path, path: str) -> bool:
+    """Whether a run was begun with other weights; False where it does not say, or they are not on this machine.
+
+    Args:
+        root: Of the run.
+        path: `model.path`.
+    """
+    recorded = _recorded(root)
+    try:
+        return recorded not in ("", weights_fingerprint(resolve_model_path(path)))
+    except ModelError:
+        return False
+
+
+def refuse_other_base(root: Path, path: str) -> None:
+    """Keeps a run's policy from answering on another base model; as `has_other_base`.
+
+    Raises:
+        CheckpointError: The run was begun with other weights.
+    """
+    if has_other_base(root, path):
+        raise _other_base(root, path)
+
+
+def _other_base(root: Path, path: str) -> CheckpointError:
+    return CheckpointError(
+        "its weights or its config.json are not those that the run was begun with",
+        where=f"model.path {path}",
+        remedy=f"put the former model back, or choose another run directory than {root}",
+    )
+
+
+def _recorded(root: Path) -> str:
+    """What identifies the weights that a run was begun with; empty where it does not say."""
+    try:
+        return str(json.loads((root / BASE_FILE).read_bytes())["weights_fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
