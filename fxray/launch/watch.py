@@ -185,6 +185,8 @@ def watch_run(run_dir: Path, on_event: OnEvent, *, warning_s: float, phases: Seq
         next_beat_s, told = 0.0, set[str]()
         while True:
             _go_on(watch.tick, told)
+            if over.is_set():  # a tick may outlast the driver's patience, and its last words are to stay the last
+                return
             if time.monotonic() >= next_beat_s:
                 _go_on(watch.beat, told)
                 next_beat_s = time.monotonic() + HEARTBEAT_S

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -98,6 +99,30 @@ def test_the_reason_of_the_end_stays_until_the_run_goes_on(tmp_path: Path, error
         pass
     record = read_record(tmp_path)
     assert (record.outcome, record.error, len(record.warnings)) == ("finished", None, 1)
+
+
+def test_nothing_is_written_over_a_drivers_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asks, is_answered, left = threading.Event(), threading.Event(), threading.Event()
+
+    def ask_a_head_that_is_gone(_: RunWatch) -> None:
+        asks.set()
+        assert is_answered.wait(60)
+        left.set()
+
+    monkeypatch.setattr(watch_module, "TICK_S", 0.001)
+    monkeypatch.setattr(watch_module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(RunWatch, "tick", ask_a_head_that_is_gone)
+
+    def fail() -> None:
+        assert asks.wait(60)
+        raise SyncError("holds no module")
+
+    with pytest.raises(SyncError), watch_run(tmp_path, [].append, warning_s=60, phases=()):
+        fail()
+    is_answered.set()
+    assert left.wait(60)
+    time.sleep(0.1)
+    assert read_record(tmp_path).outcome == "failed"
 
 
 def test_steps_and_what_was_unfinished_are_on_the_timeline(tmp_path: Path) -> None:
