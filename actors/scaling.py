@@ -185,8 +185,10 @@ class Scaler:
         self._growth: Growth | None = None
 
     def observe(self, step: StepTimes, num_groups: int) -> None:
-        """Takes in what a step of so many groups measured."""
+        """Takes in what a step of so many groups measured; of a size that stays, nothing."""
         with self._lock:
+            if self.limits is None:
+                return
             if self._num_skipped < self._lag_steps:
                 self._num_skipped += 1
                 return

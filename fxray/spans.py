@@ -22,7 +22,7 @@ class Span:
     Attributes:
         track: Who does it: "rollout-2", "learner-0", "generate".
         name: What is done, one of few words: "draw", "load adapter", "update".
-        what: The same in words for a warning: "12 groups from rollout-2".
+        what: The same in words for a warning: "12 groups from rollout-2"; empty where it was over when it was told.
         start_s: On `time.monotonic`.
         end_s: On the same clock; None while it goes on.
         facts: Numbers and words by name, of the kind that a viewer shows beside the span.

@@ -22,6 +22,8 @@ from fxray.spans import Span, role_of
 TIMELINE_FILE, OLD_TIMELINE_FILE = "timeline.json", "timeline.old.json"
 MAX_BYTES = 8 * 2**20
 SHORTEST_S = 0.005
+MAX_WAITING = 20_000
+"""Events that are kept for a file that cannot be written, the newest; some ten megabytes."""
 ROLES = ("driver", "rollout", "reward", "learner", "images")
 """Groups of tracks, from top to bottom. What is none of the others' is the driver's own."""
 PARTS = ("steps", "generate", "score", "learn", "publish")
@@ -57,10 +59,13 @@ class TimelineFile:
         """Appends what was kept.
 
         Raises:
-            OSError: The disk is full or not writable; the file holds what it held, and what was kept waits on.
+            OSError: The disk is full or not writable; the file holds what it held, and what was kept waits on, as far
+                as `MAX_WAITING` lets it.
         """
         if not self._waiting:
             return
+        if len(self._waiting) > MAX_WAITING:
+            self._waiting = [*self._tracks.values(), *self._waiting[-MAX_WAITING // 2 :]]
         if self._path.is_file() and self._end > self._max_bytes:
             self._path.replace(self._path.with_name(OLD_TIMELINE_FILE))
         if not self._path.is_file():  # or moved or deleted meanwhile

@@ -65,8 +65,8 @@ class StallWatch:
         self._next_s: dict[Span, float] = {}
 
     def on_span(self, span: Span) -> None:
-        """Learns how long a kind takes."""
-        if span.end_s is not None and span.end_s > span.start_s:
+        """Learns how long a kind takes. What was only recorded nobody can wait for, and steps are a kind each."""
+        if span.what and span.end_s is not None and span.end_s > span.start_s:
             self._past_s[span.kind].append(span.end_s - span.start_s)
         self._next_s.pop(span, None)
 

@@ -107,6 +107,7 @@ def test_nothing_is_decided_before_all_workers_are_up_and_stood_as_long_as_one_t
     for _ in range(50):
         fixed.observe(on_policy(60, 40), 32)
         assert fixed.choose(2, 4).num_workers == 2
+    assert not fixed._steps  # of the hundred thousand steps of a long run either
 
 
 def test_steps_are_observed_while_another_thread_chooses() -> None:

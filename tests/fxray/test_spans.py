@@ -88,10 +88,18 @@ def test_a_stall_names_the_node():
 def test_what_usually_takes_long_is_no_stall_before_three_times_that():
     watch = StallWatch(60)
     for took_s in (100.0, 180.0, 5000.0):
-        watch.on_span(Span("rollout-1", "draw", "", 0.0, took_s))
+        watch.on_span(Span("rollout-1", "draw", "12 groups", 0.0, took_s))
     assert watch.due([span_of(0.0)], 539.0) == []
     assert len(watch.due([span_of(0.0)], 540.0)) == 1
     assert len(watch.due([span_of(0.0, "learner-0", "update")], 60.0)) == 1
+
+
+def test_nothing_is_kept_of_steps_which_are_recorded_and_never_waited_for():
+    watch, listening = StallWatch(60), []
+    with spans.listening(watch.on_span, listening.append):
+        for step in range(1000):
+            spans.record("steps", f"alpha step {step}", 0.0, 1000.0)
+    assert {watch.bound_s(span.kind) for span in listening} == {60}
 
 
 def test_a_driver_that_wakes_late_hears_one_line_not_all_that_it_missed():

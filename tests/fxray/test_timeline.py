@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fxray import timeline
 from fxray.spans import Span
 from fxray.timeline import OLD_TIMELINE_FILE, TimelineFile, busy_s, read_timeline
 
@@ -114,6 +115,27 @@ def test_what_had_no_room_on_the_disk_leaves_no_hole_and_is_written_later(
     events = json.loads(path.read_text())
     check_trace(events)
     assert busy_s(events) == pytest.approx({"rollout-1": 10, "rollout-2": 10})
+
+
+def test_of_what_waits_for_a_file_that_cannot_be_written_the_newest_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeline, "MAX_WAITING", 100)
+    path = tmp_path / "timeline.json"
+    file = TimelineFile(path)
+    path.unlink()
+    path.mkdir()
+    for number in range(1000):
+        file.add(draw(f"rollout-{number % 2 + 1}", 10.0 * number + 1, 5, number=number))
+        with pytest.raises(OSError, match="is a folder"):
+            file.write()
+    path.rmdir()
+    file.write()
+    events = json.loads(path.read_text())
+    check_trace(events)
+    numbers = [event["args"]["number"] for event in events if event["ph"] == "X"]
+    assert numbers == list(range(1000 - len(numbers), 1000))
+    assert 50 <= len(numbers) <= 100
 
 
 def test_a_hole_in_a_file_is_cut_with_what_follows_it(tmp_path: Path) -> None:
