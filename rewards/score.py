@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fxray.data.frame import Frame
+from fxray.errors import ConfigError
 from fxray.geometry import clip, union_iou
 from fxray.grammar import parse
 from fxray.schema import Annotation
@@ -10,6 +11,9 @@ from rewards.answer_format import format_reward
 from rewards.label import label_reward
 from rewards.localization import relaxed_iou
 from rewards.stage import StageRewards, parts_off
+
+LARGEST_SUM = 1e100
+"""Far below where the squares of rewards, and with them a whole group's advantages, are no numbers any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,8 @@ def score(answer_text: str, annotation: Annotation, frame: Frame, stage: StageRe
         stage: Weights in force (`weights_at` for a stage whose weights move).
 
     Raises:
-        ConfigError: A user's reward cannot be loaded or returned no finite number. What it raises passes through.
+        ConfigError: A user's reward cannot be loaded or returned no finite number, or the weighted sum is beyond
+            `LARGEST_SUM`. What a user's reward raises passes through.
     """
     answer = parse(answer_text, view=stage.view).clipped(frame.box_width, frame.box_height)
     predicted = [frame.to_original(region.box) for region in answer.regions]
@@ -62,8 +67,15 @@ def score(answer_text: str, annotation: Annotation, frame: Frame, stage: StageRe
     r_format = format_reward(answer, right=stage.format.right, wrong=stage.format.wrong)
     custom = {reward.path: reward.value(answer_text, annotation, frame) for reward in stage.custom}
     total = stage.r_base + stage.w_iou * r_iou + stage.w_label * r_label + stage.w_format * r_format
+    total += sum(reward.weight * custom[reward.path] for reward in stage.custom)
+    if not abs(total) <= LARGEST_SUM:
+        raise ConfigError(
+            f"the weighted rewards of an answer add up to {total:g}, expected at most {LARGEST_SUM:g}",
+            where=", ".join(f"{reward.weight:g} x {reward.path}" for reward in stage.custom) or f"stage {stage.name}",
+            remedy="lower the weights, or let the reward functions return numbers of the size of the others'",
+        )
     return Score(
-        total=total + sum(reward.weight * custom[reward.path] for reward in stage.custom),
+        total=total,
         label=r_label,
         iou=r_iou,
         format=r_format,

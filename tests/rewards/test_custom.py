@@ -27,6 +27,9 @@ def half(answer_text, annotation, frame):
 
     return numpy.float32(0.5)
 
+def enormous(answer_text, annotation, frame):
+    return 1e308
+
 def nothing(answer_text, annotation, frame):
     return None
 
@@ -86,6 +89,15 @@ def test_path_that_names_no_function_is_refused(path, message):
 def test_a_value_that_is_no_finite_number_is_an_error_not_a_score(name, got):
     with pytest.raises(ConfigError, match=f"users_rewards:{name}: returned {got}"):
         score("", TRUTH, FRAME, stage(CustomReward(f"users_rewards:{name}", 1.0)))
+
+
+@pytest.mark.parametrize("weight", [1e-100, 10.0, -1.0])
+def test_a_sum_whose_square_is_no_number_is_an_error_that_names_weight_and_function(weight):
+    own = stage(CustomReward("users_rewards:half", 1.0), CustomReward("users_rewards:enormous", weight))
+    with pytest.raises(ConfigError, match=rf"{weight:g} x users_rewards:enormous: .* add up to -?(inf|1e\+\d+),"):
+        score("", TRUTH, FRAME, own)
+    small = stage(CustomReward("users_rewards:enormous", 1e-300))
+    assert score("", TRUTH, FRAME, small).total == pytest.approx(1e8)
 
 
 def test_what_the_function_raises_passes_through():
