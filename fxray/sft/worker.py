@@ -22,6 +22,7 @@ from safetensors.torch import save
 from fxray.data.dataset import Dataset
 from fxray.data.frame import sight_of
 from fxray.data.order import derived_seed
+from fxray.errors import CheckpointError
 from fxray.files import append_line, atomic_dir, read_folder, write_atomically
 from fxray.model.family import VisionLanguageModel
 from fxray.model.folder import resolve_model_path
@@ -135,8 +136,18 @@ class Trainer:
         self._first_step = 0
 
     def restore(self, folder: Path) -> None:
-        """Goes back to a checkpoint."""
+        """Goes back to a checkpoint.
+
+        Raises:
+            CheckpointError: It is of other settings, of a training split of another length, or damaged.
+        """
         state = checkpoint.read_state(folder, self._settings)
+        if state.num_steps != self._num_steps:  # rates, and the end, hang on it
+            raise CheckpointError(
+                f"belongs to an SFT of {state.num_steps} steps, this training split makes {self._num_steps}",
+                where=str(folder),
+                remedy="put the training split back as it was, or choose another run directory",
+            )
         policy = folder / checkpoint.POLICY_DIR
         tensors = self._policy.from_files(read_folder(policy), where=str(policy))
         self._engine.write(self._policy.parameters, tensors, where=str(policy))

@@ -140,6 +140,16 @@ def test_micro_batches_and_zero_stages_do_not_change_what_is_learnt(
             torch.testing.assert_close(parts[key], whole[key], rtol=1e-3, atol=2e-4)
 
 
+def test_a_job_does_not_go_on_with_a_training_split_of_another_length(
+    single_rank: None, settings: SftSettings, corrupt_dataset_path: Path, tmp_path: Path
+) -> None:
+    train(replace(settings, max_steps=0), tmp_path / "whole" / "a")
+    (newest, *_) = checkpoints(tmp_path / "whole")
+    shorter = replace(settings, max_steps=0, dataset_path=str(corrupt_dataset_path))
+    with pytest.raises(CheckpointError, match="an SFT of 6 steps, this training split makes 2"):
+        train(shorter, tmp_path / "parts" / "a", start_from=newest)
+
+
 def test_the_loss_falls(single_rank: None, settings: SftSettings, tmp_path: Path) -> None:
     train(replace(settings, max_steps=24, epochs=9, lora_dropout=0.0), tmp_path / "a")
 
