@@ -37,7 +37,8 @@ class LoraConfig(Section):
     alpha: Positive = 32
     """Scale: the update is multiplied by alpha / rank."""
     dropout: Fraction = 0.0
-    """Dropout on the adapter's input, in SFT only; what drops out differs with sft.num_workers and micro_batch_size."""
+    """Dropout on the adapter's input, in SFT only; what drops out hangs on sft.num_workers and micro_batch_size, which
+    a run with dropout keeps."""
 
 
 class ModelConfig(Section):

@@ -35,6 +35,8 @@ _RESULT_FIELDS = {"reward.functions", _NUM_ANSWERS, "evaluate.max_new_tokens"}
 """Fields of other sections that decide what a run comes to."""
 _FREE = {"model.gradient_checkpointing"} | {f"sft.{name}" for name in MERELY_HOW & SftConfig.model_fields.keys()}
 """Fields of `RESULT_SECTIONS` that say in how many parts work is done; what comes out is the same but for rounding."""
+_DROP_OUT = {"sft.num_workers", "sft.micro_batch_size"}
+"""Fields of them that decide, with model.lora.dropout, what drops out."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ def open_finished(
 
 def changed_fields(before: Config, now: Config) -> list[str]:
     """Fields that differ, of those that decide what a run comes to."""
-    old, new = _flat(before), _flat(now)
+    drops_out = any(config.model.lora is not None and config.model.lora.dropout > 0 for config in (before, now))
+    free = _FREE - _DROP_OUT if drops_out else _FREE
+    old, new = _flat(before, free), _flat(now, free)
     return [name for name in new if old[name] != new[name]]
 
 
@@ -207,7 +211,7 @@ def _with_schedule(config: Config, schedule: str) -> Config:
     return config.model_copy(update={"grpo": config.grpo.model_copy(update={"schedule": schedule})})
 
 
-def _flat(config: Config) -> dict[str, Any]:
+def _flat(config: Config, free: set[str]) -> dict[str, Any]:
     """Values by name of the fields that decide what a run comes to."""
     sections = config.model_dump(mode="json")
     fields = {
@@ -215,7 +219,7 @@ def _flat(config: Config) -> dict[str, Any]:
         for section, values in sections.items()
         for key, value in (values if isinstance(values, dict) else {"": values}).items()
     }
-    wanted = {name for name in fields if name.partition(".")[0] in RESULT_SECTIONS} - _FREE | _RESULT_FIELDS
+    wanted = {name for name in fields if name.partition(".")[0] in RESULT_SECTIONS} - free | _RESULT_FIELDS
     return {name: value for name, value in fields.items() if name in wanted}
 
 

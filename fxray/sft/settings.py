@@ -16,7 +16,8 @@ MERELY_HOW = frozenset(
     | {"node_resources", "threads", "zero_stage", "checkpoint_every_steps", "max_failures"}
     | {"start_deadline_s", "step_deadline_s"}
 )
-"""Where and in how many parts the work is done; what comes out is the same but for rounding and what drops out."""
+"""Where and in how many parts the work is done; what comes out is the same but for rounding and what drops out, so
+a run with dropout keeps its workers and the samples of a pass (`fxray.launch.run`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,18 @@ def test_a_run_that_did_not_fit_goes_on_with_less_memory_or_other_machines(tmp_p
         pass
 
 
+@pytest.mark.parametrize("field", ["sft.num_workers=4", "sft.micro_batch_size=1"])
+def test_where_something_drops_out_what_decides_it_stays_as_it_was(tmp_path: Path, field: str) -> None:
+    dropout = [*DATA, "model.lora.dropout=0.1"]
+    with open_run(tmp_path, load_config("qwen2.5-vl-3b", [*dropout, "sft.zero_stage=1"])):
+        pass
+    with open_run(tmp_path, load_config("qwen2.5-vl-3b", [*dropout, "sft.zero_stage=2"])):
+        pass
+    other, name = load_config("qwen2.5-vl-3b", [*dropout, field]), field.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"other values of {name}\n"), open_run(tmp_path, other):
+        pass
+
+
 ONE_STAGE = (
     "stages:\n  - name: only\n    rewards: {r_base: %s, w_iou: 1.0, label: {right: 1, wrong: 0}, "
     "format: {right: 1, wrong: 0}}\n"
