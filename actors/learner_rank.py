@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from actors.encoded_images import fetch_images
 from actors.learner import (
     OPTIMIZER_FILE,
     POLICY_FOLDER,
@@ -27,7 +28,7 @@ from actors.learner import (
     learnable_answers,
 )
 from fxray.data.images import decode_image
-from fxray.errors import CheckpointError
+from fxray.errors import CheckpointError, FxrayError, LearnerLostError
 from fxray.grpo.loss import grpo_loss, token_weights
 from fxray.grpo.types import PolicyBlob, UpdateSettings
 from fxray.model.family import VisionLanguageModel
@@ -235,9 +236,17 @@ class LearnerWorker:
         return torch.from_numpy(np.concatenate(of_answers).astype(np.float32)).to(self._base.device)
 
     def _rows(self, each: RankPass) -> list[PackedRow]:
-        """Fetches and decodes the images, and cuts them into patches."""
+        """Fetches and decodes the images, and cuts them into patches.
+
+        Raises:
+            LearnerLostError: Images do not arrive, or are lost; a learner that starts again is given others.
+        """
         prompts = [group.rollouts.prompt for group in each.groups]
-        encoded = [_fetch(prompt.image.handle) for prompt in prompts]
+        names = f"learner rank {self._rank}, groups {prompts[0].group_id} to {prompts[-1].group_id}"
+        try:
+            encoded = fetch_images([prompt.image.handle for prompt in prompts], names)
+        except FxrayError as error:
+            raise LearnerLostError(error.message, where=error.where, remedy=error.remedy) from error
         images = [
             decode_image(image, f"sample {prompt.sample_id}") for prompt, image in zip(prompts, encoded, strict=True)
         ]
@@ -334,8 +343,3 @@ class LearnerWorker:
         start = time.perf_counter()
         yield
         self._seconds[phase] += time.perf_counter() - start
-
-
-def _fetch(handle: object) -> bytes:
-    """The encoded image behind a reference; one process without Ray hands over the bytes themselves."""
-    return handle if isinstance(handle, bytes) else ray.get(handle)

@@ -9,17 +9,16 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, ObjectLostError
 
+from actors.encoded_images import fetch_images
 from fxray.data.images import decode_image
 from fxray.engine.engine import Engine, Question
 from fxray.engine.settings import EngineSettings
-from fxray.errors import DeadlineError, FxrayError, SyncError
+from fxray.errors import DeadlineError, SyncError
 from fxray.grpo.types import PolicyBlob, PromptGroup, Rollout, RolloutGroup, SamplingSettings, SyncProof, WeightsBlob
 from fxray.tensor_file import Bytes
 
 HEALTH = "health"
 """Concurrency group in which health questions are answered."""
-IMAGE_DEADLINE_S = 120.0
-"""For encoded images to arrive from the object store."""
 WEIGHTS_DEADLINE_S = 900.0
 """For whole weights to arrive from another node's object store."""
 
@@ -140,9 +139,10 @@ class RolloutWorker:
             DeadlineError: Images do not arrive on this node.
             FxrayError: They are lost, or the engine fails.
         """
+        encoded = fetch_images([job.image for job in jobs], f"groups {jobs[0].group_id} to {jobs[-1].group_id}")
         questions = [
             Question(job.prompt, decode_image(content, job.sample_id), job.seed, job.sample_id)
-            for job, content in zip(jobs, _image_bytes(jobs), strict=True)
+            for job, content in zip(jobs, encoded, strict=True)
         ]
         version = self._engine.policy_version
         return [
@@ -180,24 +180,6 @@ def fetch_pieces(policy: WeightsBlob) -> tuple[Bytes, ...]:
             where=f"policy version {policy.version}",
             remedy="the node of the learner died; continue the run",
         ) from error
-
-
-def _image_bytes(jobs: Sequence[Job]) -> list[bytes]:
-    """Encoded images; those behind references come from the node's object store, each once."""
-    references = list({job.image for job in jobs if isinstance(job.image, ray.ObjectRef)})
-    try:
-        arrived = dict(zip(references, ray.get(references, timeout=IMAGE_DEADLINE_S), strict=True))
-    except GetTimeoutError as error:
-        raise DeadlineError(
-            f"{len(references)} images did not arrive within {IMAGE_DEADLINE_S:g} s", where=jobs[0].group_id
-        ) from error
-    except ObjectLostError as error:
-        raise FxrayError(
-            f"an image is lost: {error}",
-            where=f"groups {jobs[0].group_id} to {jobs[-1].group_id}",
-            remedy="the actor or node that held the images died; continue the run",
-        ) from error
-    return [arrived[job.image] if isinstance(job.image, ray.ObjectRef) else job.image for job in jobs]  # type: ignore[misc]
 
 
 def _flat(group_id: str, version: int, prompt_token_ids: NDArray[np.int32], rollouts: Sequence[Rollout]) -> Draw:

@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import ray
 import torch
 from plain_rank import SETTINGS, make_group, one_pass, start
+from ray.exceptions import GetTimeoutError, ObjectLostError
 from safetensors.torch import load
 
 from actors.learner import PARTS, POLICY_FOLDER, RankPass
-from fxray.errors import CheckpointError, DataError, ModelError, ResourceError
+from fxray.errors import CheckpointError, DataError, LearnerLostError, ModelError, ResourceError
 from fxray.files import write_atomically
-from fxray.grpo.types import TrainingGroup
+from fxray.grpo.types import ImageRef, TrainingGroup
 from fxray.model.folder import resolve_model_path
 from fxray.model.load import load_model
 from fxray.model.packed import pack
@@ -235,6 +237,18 @@ def test_an_image_of_another_size_is_refused(worker, random_model_dir):
 def test_a_corrupt_image_is_named(worker, random_model_dir):
     with pytest.raises(DataError, match="sample sample-3"):
         worker.update(one_pass(make_group(random_model_dir, 3, encoded=b"not an image")), SETTINGS, num_groups=1)
+
+
+@pytest.mark.parametrize("error", [GetTimeoutError("late"), ObjectLostError("0" * 56, None, "")])
+def test_a_rank_that_images_do_not_reach_is_lost_and_says_so(worker, groups, monkeypatch, error):
+    def fail(references, timeout):
+        raise error
+
+    group = groups[2]
+    prompt = replace(group.rollouts.prompt, image=ImageRef(ray.ObjectRef.from_random(), 9))
+    monkeypatch.setattr(ray, "get", fail)
+    with pytest.raises(LearnerLostError, match=rf"rank 0, groups {prompt.group_id} to .*: .*(not arrive|is lost)"):
+        worker.update(one_pass(replace(group, rollouts=replace(group.rollouts, prompt=prompt))), SETTINGS, num_groups=1)
 
 
 def test_a_sampled_vision_token_is_refused(worker, groups, random_model_dir):
