@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,9 +84,10 @@ class MetricsLog:
             writer.close()
 
     def close(self) -> None:
-        """Closes the TensorBoard files; the JSON lines are on disk already."""
+        """Closes the TensorBoard files; the JSON lines are on disk already, so a disk that refuses is no matter."""
         for writer in self._writers.values():
-            writer.close()
+            with suppress(OSError):
+                writer.close()
         self._writers.clear()
 
     def _write_event(self, phase: str, step: int, now: float, metrics: Mapping[str, float]) -> None:

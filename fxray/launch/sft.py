@@ -1,6 +1,7 @@
 """The SFT phase of a run."""
 
 import math
+from contextlib import closing
 from pathlib import Path
 
 from actors.placement import LEARNER, node_share
@@ -52,8 +53,7 @@ def train_sft(session: Session) -> None:
         return
     if warning := template_warning(session.config.data.templates):
         session.on_event(Note(warning, is_warning=True))
-    log = MetricsLog(run.root)
-    is_first = True
+    log, is_first = MetricsLog(run.root), True
 
     def record(event: Event) -> None:
         nonlocal is_first
@@ -65,5 +65,5 @@ def train_sft(session: Session) -> None:
         session.on_event(event)
 
     settings = sft_settings(session.config, session.model_path, session.splits.train)
-    with session.phase(PHASE, str(run.sft_adapter)):
+    with closing(log), session.phase(PHASE, str(run.sft_adapter)):
         run_sft(settings, run_dir=run.root, on_event=record)

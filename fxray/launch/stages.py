@@ -5,6 +5,7 @@ step) alone, so the steps that are taken again end where they ended the first ti
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -47,8 +48,8 @@ def train_stage(session: Session, fleet: Fleet, stage: Stage) -> None:
     newest = _newest(session, stage.name)
     if newest is not None and newest[0] == stage_dir / "final":
         return
-    log = MetricsLog(session.run.root)
-    with session.phase(stage.name, str(session.run.stage_adapter(stage.name))):
+    adapter = str(session.run.stage_adapter(stage.name))
+    with closing(MetricsLog(session.run.root)) as log, session.phase(stage.name, adapter):
         while not (stage_dir / "final").is_dir():
             try:
                 _go_on(session, fleet, stage, log)

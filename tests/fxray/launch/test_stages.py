@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import runpy
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -205,6 +206,16 @@ def test_a_lost_learner_goes_on_from_its_last_checkpoint_to_the_same_end(
     assert run.log == undisturbed[max_staleness].log
     assert len(run.warnings) == fleet._failures.num_failures == 1
     assert run.warnings[0].startswith("the learner is started again: waiting for the learner's update")
+
+
+def test_stages_that_are_done_or_fail_leave_no_one_writing_their_metrics(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    run = Run(tmp_path)
+    with pytest.raises(ResourceError):
+        run.train(at("save", 5, error=full))
+    assert set(threading.enumerate()) <= before
+    run.train()
+    assert set(threading.enumerate()) <= before
 
 
 def test_learners_that_keep_dying_stop_the_run_which_can_be_continued(
