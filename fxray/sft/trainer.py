@@ -176,13 +176,13 @@ def _run_rank(config: dict[str, Any]) -> None:
 
 
 def _quieten(start_deadline_s: float) -> None:
-    """Ray Train reads these when its controller starts."""
+    """Ray Train reads these when its controller starts. The deadline is the job's, whatever one before it had."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(CONTROLLER_POLL_S))
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(WORKER_HANG_S))
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(start_deadline_s))
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_deadline_s)
     if len(ray.nodes()) == 1:  # nobody reclaims the machine that the driver runs on, and a process costs seconds
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     logging.getLogger("ray.train").setLevel(logging.ERROR)

@@ -1,0 +1,22 @@
+"""What Ray Train is told by the environment."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+
+from fxray.sft.settings import SftSettings
+from fxray.sft.trainer import make_trainer
+
+
+def test_each_job_of_a_process_has_its_own_start_deadline(
+    settings: SftSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{}, {}])
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    for start_deadline_s in (600.0, 60.0):
+        job = replace(settings, start_deadline_s=start_deadline_s)
+        make_trainer(job, tmp_path / "attempt-0", start_from=None, mark="")
+        assert float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]) == start_deadline_s
