@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fxray.errors import DataError
-from fxray.metrics import MetricsLog, StepMetrics, read_metrics
+from fxray.metrics import MetricsLog, StepMetrics, read_last_metrics, read_metrics, wait_fracs
 
 
 def steps_of(run_dir: Path) -> list[tuple[str, int]]:
@@ -52,6 +52,33 @@ def test_rewind_takes_back_later_steps_of_its_phase_alone(tmp_path: Path) -> Non
     log.log("alpha", 3, {"loss": 9.0})
     assert read_metrics(tmp_path)[-1].metrics == {"loss": 9.0}
     assert steps_of(tmp_path)[-1] == ("alpha", 3)
+
+
+def test_rewind_leaves_the_numbers_that_it_keeps_as_they_were(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.log("sft", 1, {"loss": 0.1, "kl": math.nan})
+    log.log("sft", 2, {"loss": 3.0})
+    kept = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)[0]
+    log.rewind("sft", 1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == kept
+
+
+def test_the_end_of_a_log_is_read_without_the_rest_or_half_a_line(tmp_path: Path) -> None:
+    filled(tmp_path).close()
+    path = tmp_path / "metrics.jsonl"
+    steps, sizes = read_metrics(tmp_path), [len(line) for line in path.read_bytes().splitlines(keepends=True)]
+    assert read_last_metrics(tmp_path, 10**6) == (steps, 0)
+    assert read_last_metrics(tmp_path, sum(sizes[-3:]) + 5) == (steps[-3:], 0)
+    path.write_bytes(path.read_bytes() + b"nonsense\n" + b'{"phase": "beta", "st')
+    assert read_last_metrics(tmp_path, 10**6) == (steps, 1)
+    assert read_last_metrics(tmp_path / "nowhere", 10**6) == ([], 0)
+
+
+def test_shares_of_a_step_that_were_waits() -> None:
+    both = {"seconds": 4.0, "seconds/wait": 1.0, "seconds/idle": 3.0}
+    assert wait_fracs(both) == {"learning": 0.25, "sampling": 0.75}
+    assert wait_fracs({"seconds": 4.0, "seconds/wait": 1.0}) == {"learning": 0.25}
+    assert wait_fracs({"seconds": 0.0, "seconds/wait": 0.0}) == wait_fracs({"seconds/wait": 1.0}) == {}
 
 
 def test_rewind_to_the_start_of_a_phase(tmp_path: Path) -> None:

@@ -235,9 +235,17 @@ def test_a_group_without_spread_is_counted_and_has_no_advantage() -> None:
 def test_a_sampler_that_ignores_the_adapter_stops_the_stage(gap: tuple[float, float]) -> None:
     bandit = Bandit()
     bandit.gap = ProbeGap(*gap)
-    with pytest.raises(SyncError, match=r"stage alpha, policy version 0.*differ from the learner's"):
+    with pytest.raises(
+        SyncError, match=r"stage alpha, policy version 0.*differ from the learner's .* 1e-03 .* 1e-02\n"
+    ):
         run(bandit)
     assert "update" not in bandit.calls
+
+
+def test_a_gap_that_is_just_the_tolerance_stops_nothing() -> None:
+    bandit = Bandit()
+    bandit.gap = ProbeGap(1e-3, 1e-2)
+    assert run(bandit, num_steps=1)[0] == Cursor("alpha", 1, 1)
 
 
 def test_a_step_without_images_is_an_error_that_names_its_place() -> None:

@@ -1,0 +1,140 @@
+"""What is recorded of a step, against numbers worked out by hand."""
+
+import runpy
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fxray.grpo import loop, sampler
+from fxray.grpo.loop import Cursor, reward_metrics, run_stage
+from fxray.grpo.types import GroupScore, PromptGroup, Rollout, RolloutGroup
+from fxray.schema import Annotation, Box, Region, Verdict
+
+LOOP: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "test_loop.py"))
+Bandit: Any = LOOP["Bandit"]
+DRAW_S, PUBLISH_S, GENERATE_S, SCORE_S, UPDATE_S, EXPORT_S, PROBE_S = (2.0**i for i in range(7))
+
+
+class Timed(Bandit):  # type: ignore[misc]
+    """Every call takes a time of its own, on a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 1000.0
+
+    def __getattribute__(self, name: str) -> Any:
+        seconds = {
+            "publish": PUBLISH_S, "generate": GENERATE_S, "score": SCORE_S, "update": UPDATE_S,
+            "export_policy": EXPORT_S, "probe": PROBE_S,
+        }.get(name, 0.0)  # fmt: skip
+        if seconds:
+            self.now_s += seconds
+        return super().__getattribute__(name)
+
+
+def test_the_parts_of_a_step_are_what_each_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    bandit, steps = Timed(), []
+    for module in (loop, sampler):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: bandit.now_s))
+
+    def draw(step: int) -> list[PromptGroup]:
+        assert step < 2, "what lies beyond the stage may not even be readable"
+        bandit.now_s += DRAW_S
+        return list(LOOP["draw"](step))
+
+    run_stage(
+        LOOP["plan"](num_steps=2),
+        Cursor("alpha", 0, 0),
+        bandit.ports,
+        draw=draw,
+        observe=lambda _, metrics: steps.append(metrics),
+        save=lambda *_: None,
+    )
+    for metrics, probe_s, idle_s in zip(steps, (PROBE_S, 0), (EXPORT_S, PROBE_S + UPDATE_S + EXPORT_S), strict=True):
+        sampled_s = DRAW_S + PUBLISH_S + GENERATE_S + SCORE_S
+        whole_s = sampled_s + probe_s + UPDATE_S + EXPORT_S
+        assert {name: value for name, value in metrics.items() if name.startswith("seconds")} == {
+            "seconds": whole_s,
+            "seconds/idle": idle_s,
+            "seconds/draw": DRAW_S,
+            "seconds/publish": PUBLISH_S,
+            "seconds/generate": GENERATE_S,
+            "seconds/score": SCORE_S,
+            "seconds/wait": sampled_s + probe_s,
+            "seconds/update": UPDATE_S + EXPORT_S,
+        }
+        assert (metrics["num_tokens"], metrics["tokens_per_s"]) == (16, 16 / whole_s)
+
+
+def group(verdict: Verdict, lengths: Sequence[int], finished: Sequence[bool]) -> RolloutGroup:
+    regions = (Region(Box(1, 1, 9, 9), "Hand bent"),) if verdict is Verdict.GENERATED else ()
+    prompt = LOOP["draw"](0)[0]
+    prompt = PromptGroup("g", "s", prompt.image, "?", Annotation(verdict, regions), prompt.frame, 0)
+    rollouts = tuple(
+        Rollout(np.zeros(length, np.int32), np.zeros(length, np.float32), "", is_finished)
+        for length, is_finished in zip(lengths, finished, strict=True)
+    )
+    return RolloutGroup(prompt, np.zeros(3, np.int32), rollouts, 0)
+
+
+def score(valid: Sequence[bool], rewards: Sequence[float], iou: Sequence[float], right: Sequence[float]) -> GroupScore:
+    facts = {"union_iou": np.array(iou), "is_right": np.array(right)}
+    return GroupScore("g", np.array(rewards), {"label": 10 * np.array(rewards)}, np.array(valid), facts)
+
+
+def test_means_are_of_valid_answers_and_iou_of_generated_images_alone() -> None:
+    groups = [group(Verdict.GENERATED, [4, 8], [True, False]), group(Verdict.REAL, [2, 6], [True, True])]
+    scores = [score([True, False], [1, 50], [0.5, 0.9], [1, 1]), score([True, True], [2, 6], [1.0, 1.0], [0, 1])]
+    metrics = reward_metrics(groups, scores, np.array([False, True]))
+    assert metrics == {
+        "reward": 3.0,
+        "reward/label": 30.0,
+        "accuracy": pytest.approx(2 / 3),
+        "iou": 0.5,
+        "num_tokens": 20,
+        "answer_tokens": 5,
+        "unfinished_frac": 0.25,
+        "num_masked": 1,
+        "num_groups": 2,
+        "num_groups_without_spread": 1,
+    }
+    without = reward_metrics(groups[1:], scores[1:], np.array([True]))
+    assert np.isnan(without["iou"])
+
+
+def test_an_interrupt_from_the_keyboard_waits_for_nobody_who_samples() -> None:
+    is_asked, may_end = threading.Event(), threading.Event()
+
+    class Stuck(Bandit):  # type: ignore[misc]
+        def generate(self, prompts: Sequence[PromptGroup], sampling: Any) -> list[RolloutGroup]:
+            if prompts[0].group_id.startswith("alpha/1/"):
+                is_asked.set()
+                assert may_end.wait(60)
+            return list(super().generate(prompts, sampling))
+
+        def update(self, groups: Any, settings: Any) -> dict[str, float]:
+            assert is_asked.wait(60)
+            raise KeyboardInterrupt
+
+    bandit, left = Stuck(), threading.Event()
+
+    def stage() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(
+                LOOP["plan"](max_staleness=1), Cursor("alpha", 0, 0), bandit.ports, draw=LOOP["draw"],
+                observe=lambda *_: None, save=lambda *_: None,
+            )  # fmt: skip
+        left.set()
+
+    thread = threading.Thread(target=stage)
+    thread.start()
+    try:
+        assert left.wait(30)
+    finally:
+        may_end.set()
+        thread.join()
