@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -190,6 +191,28 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     return {
         file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()
     }
+
+
+def settled_files(folder: Path) -> dict[str, os.stat_result]:
+    """Files below a folder, by path within it, but those that are being written, and locks; others may work in it.
+
+    Raises:
+        OSError: A folder cannot be read that is there.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # let go, or given its name, meanwhile
+            raise error
+
+    found = {}
+    for above, below, names in os.walk(folder, onerror=refuse):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for file in (Path(above, name) for name in names if not name.startswith(".")):
+            with suppress(FileNotFoundError):
+                status = file.stat()
+                if stat.S_ISREG(status.st_mode):
+                    found[file.relative_to(folder).as_posix()] = status
+    return found
 
 
 def make_folder(folder: Path) -> None:

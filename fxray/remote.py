@@ -32,7 +32,7 @@ from pyarrow.fs import FileSystem, FileType
 
 from fxray.errors import FxrayError, ResourceError
 from fxray.events import Note, OnEvent, ignore
-from fxray.files import remove_empty_folders, write_atomically
+from fxray.files import remove_empty_folders, settled_files, write_atomically
 
 LIST, LEASE, CLOCK = ".mirror.json", ".lease.json", ".clock"
 MIRRORED, READING = ".mirrored", ".reading"
@@ -269,19 +269,7 @@ class Mirror:
         return True
 
     def _files_here(self) -> dict[str, Entry]:
-        """Files below the folder but those that are being written, and locks."""
-        found = {}
-        for file in self.folder.rglob("*"):
-            name = file.relative_to(self.folder)
-            if any(part.startswith(".") for part in name.parts):
-                continue
-            try:
-                status = file.stat()
-            except FileNotFoundError:  # a checkpoint that was let go
-                continue
-            if file.is_file():
-                found[name.as_posix()] = (status.st_size, status.st_mtime_ns)
-        return found
+        return {name: (each.st_size, each.st_mtime_ns) for name, each in settled_files(self.folder).items()}
 
     def _listed(self, content: bytes | None) -> dict[str, Entry]:
         files = {} if content is None else json.loads(content)["files"]

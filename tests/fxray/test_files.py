@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fxray.errors import ConfigError, ResourceError
-from fxray.files import atomic_dir, atomic_path, refuse_to_replace, relative_path, write_atomically
+from fxray.files import atomic_dir, atomic_path, refuse_to_replace, relative_path, settled_files, write_atomically
 
 
 def half_write(path: Path) -> None:
@@ -169,3 +169,24 @@ def test_a_line_that_has_no_room_leaves_the_lines_before_it(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", FULL, str(log)], capture_output=True, text=True, check=False)
     assert f"ResourceError: {log}: cannot be written: " in done.stderr
     assert log.read_text() == "".join(f"{number:08d}" * 10 + "\n" for number in range(12))
+
+
+def test_a_folder_is_listed_while_others_work_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("config.yaml", "step-1/adapter/x", "step-2/y", ".step-3.9.tmp/half", ".lock", "sft/.z.9.tmp"):
+        write_atomically(tmp_path / name, "12345")
+    assert {name: each.st_size for name, each in settled_files(tmp_path).items()} == {
+        "config.yaml": 5, "step-1/adapter/x": 5, "step-2/y": 5,
+    }  # fmt: skip
+    real, errors = os.scandir, {"step-2": FileNotFoundError(errno.ENOENT, "No such file or directory")}
+
+    def scandir(folder: str) -> object:
+        if error := errors.get(Path(folder).name):
+            raise error
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert sorted(settled_files(tmp_path)) == ["config.yaml", "step-1/adapter/x"]
+    errors["adapter"] = OSError(errno.EIO, "Input/output error")  # what lies there is not gone
+    with pytest.raises(OSError, match="Input/output error"):
+        settled_files(tmp_path)
+    assert settled_files(tmp_path / "nowhere") == {}
