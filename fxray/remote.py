@@ -34,6 +34,8 @@ from fxray.errors import FxrayError, ResourceError
 from fxray.events import Note, OnEvent, ignore
 from fxray.files import remove_empty_folders, settled_files, write_atomically
 
+CONFIG = "config.yaml"
+"""No run ever lets it go."""
 LIST, LEASE, CLOCK = ".mirror.json", ".lease.json", ".clock"
 MIRRORED, READING = ".mirrored", ".reading"
 """Beside the folder here: the digest of the list it was last equal to; the lock of those who copy it to read it."""
@@ -192,13 +194,19 @@ class Mirror:
         """Copies what is new or changed here, says what is whole there, and removes there what is no more here.
 
         Raises:
-            ResourceError: The storage cannot be written.
+            ResourceError: The storage cannot be written, or the folder here was emptied: what is there stays.
             HeldError: Another driver has taken the run over.
         """
         with self._storage_errors():
             self._refuse_if_held()
             there = self._listed(self._read(LIST))
             found = self._files_here()
+            if CONFIG in there and CONFIG not in found:
+                raise ResourceError(
+                    f"{CONFIG} is gone, so the folder was emptied by somebody else; what was copied before stays",
+                    where=str(self.folder),
+                    remedy=f"end the run; the same command then goes on from {self.address}",
+                )
             here = {name: found[name] for name in found if there.get(name) == found[name] or self._send(name)}
             if here != there:
                 self._refuse_if_held()

@@ -1,0 +1,42 @@
+"""What a mirror takes from the copy of a run, and what it never does."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fxray import remote
+from fxray.errors import ResourceError
+from fxray.events import ignore
+from fxray.remote import Mirror
+
+
+@pytest.mark.parametrize("is_written_on", [False, True])
+def test_a_folder_that_is_emptied_while_a_driver_works_in_it_takes_nothing_from_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written_on: bool
+) -> None:
+    monkeypatch.setattr(remote, "SETTLE_S", 0.0)
+    storage, folder = tmp_path / "storage", tmp_path / "cache" / "run"
+    for each in (storage, folder):
+        each.mkdir(parents=True)
+
+    def work() -> None:
+        mirror = Mirror(f"file://{storage}", folder)
+        with mirror.held(ignore):
+            (folder / "config.yaml").write_text("seed: 0")
+            (folder / "weights").write_text("of 40 hours")
+            (folder / "let-go").write_text("as a checkpoint is")
+            mirror.push()
+            (folder / "let-go").unlink()
+            mirror.push()
+            shutil.rmtree(folder)  # as a cleaner of caches does
+            if is_written_on:
+                folder.mkdir()
+                (folder / "status.json").write_text("{}")
+
+    with pytest.raises(ResourceError, match=r"config.yaml is gone, so .* emptied .*\n.*goes on from file://"):
+        work()
+    assert {file.name for file in storage.iterdir()} >= {"config.yaml", "weights"}
+    assert not (storage / "let-go").exists()
+    with Mirror(f"file://{storage}", folder).held(ignore):
+        assert (folder / "weights").read_text() == "of 40 hours"
