@@ -9,6 +9,7 @@ A preset is a file in configs/schedules; a user's own file may hold any number o
 """
 
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -70,14 +71,18 @@ class Stage(Section):
 
     def num_steps(self, steps_per_stage: int, num_samples: int, prompts_per_step: int) -> int:
         """Updates of this stage: what `grpo.steps_per_stage` says, else the stage itself, else its epochs."""
-        of_epochs = math.ceil(self.epochs * num_samples / prompts_per_step)
-        return steps_per_stage or self.steps or max(1, of_epochs)
+        return steps_per_stage or self.steps or _steps_of_epochs(self.epochs, num_samples, prompts_per_step)
 
 
 def num_sft_steps(num_samples: int, *, epochs: float, batch_size: int, max_steps: int) -> int:
     """Updates of SFT on a training split of so many samples: those of the epochs, at least one, at most `max_steps`."""
-    of_epochs = max(1, math.ceil(epochs * num_samples / batch_size))
+    of_epochs = _steps_of_epochs(epochs, num_samples, batch_size)
     return min(of_epochs, max_steps) if max_steps else of_epochs
+
+
+def _steps_of_epochs(epochs: float, num_samples: int, batch_size: int) -> int:
+    """Batches that hold so many samples so often, at least one; 1.1 is meant as it is written, and is no float."""
+    return max(1, math.ceil(Fraction(str(epochs)) * num_samples / batch_size))
 
 
 class Schedule(Section):

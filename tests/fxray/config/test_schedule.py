@@ -1,6 +1,6 @@
 import pytest
 
-from fxray.config.schedule import load_stages
+from fxray.config.schedule import load_stages, num_sft_steps
 from fxray.errors import ConfigError
 
 REWARDS = "rewards: {w_iou: 1, label: {right: 1, wrong: -1}, format: {right: 2, wrong: -1}}"
@@ -50,3 +50,13 @@ def test_a_wrong_schedule_is_refused_with_the_field(tmp_path, text, said):
 def test_an_unknown_preset_is_told_the_nearest():
     with pytest.raises(ConfigError, match="did you mean `paper`"):
         load_stages("papers")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "num_samples", "batch_size", "num_steps"),
+    [(1.1, 100, 10, 11), (1.1, 100, 11, 10), (2.2, 100, 10, 22), (0.7, 10, 7, 1), (3, 101, 10, 31), (1e-05, 10, 4, 1)],
+)
+def test_epochs_make_as_many_steps_as_their_digits_say(epochs, num_samples, batch_size, num_steps):
+    assert num_sft_steps(num_samples, epochs=epochs, batch_size=batch_size, max_steps=0) == num_steps
+    stage = load_stages("paper")[0].model_copy(update={"epochs": epochs})
+    assert stage.num_steps(0, num_samples, batch_size) == num_steps
