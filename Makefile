@@ -1,6 +1,6 @@
 # Each target sets up what it needs, from a fresh clone, and does nothing twice.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-vllm test-swift test-page lint format bench lock clean
+.PHONY: help setup demo test test-long test-rehearsal test-vllm test-swift test-page lint format bench lock clean
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 PYTEST_ARGS ?=
@@ -24,8 +24,10 @@ demo: setup  ## Train the tiny detector: SFT, alpha, beta, gamma, evaluation, re
 test: setup  ## Run the tests, quick ones first (PYTEST_ARGS="-k parser")
 	@scripts/test $(PYTEST_ARGS)
 
-test-long: setup  ## Run the tests that take minutes each: autoscaler, machines that fail, service, scraped metrics, object storage, ZeRO, experiments, sweeps, and tests/gpu rehearsed
+test-long: setup  ## Run the tests that take minutes each: autoscaler, machines that fail, service, scraped metrics, object storage, ZeRO, experiments, sweeps
 	@$(BIN)/python -m pytest -m long --long $(PYTEST_ARGS)
+
+test-rehearsal: setup  ## Run the GPU tests on the CPU with a tiny model, to see that they still fit the code
 	@$(BIN)/python -m pytest tests/gpu --rehearse $(PYTEST_ARGS)
 
 test-vllm: setup  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)
