@@ -16,6 +16,7 @@ from fxray.errors import FxrayError, ResourceError
 from fxray.serve.api import build_app
 from fxray.serve.chosen import ChosenPolicies
 from fxray.serve.folder_lock import lock_folder
+from fxray.serve.node_address import keep_to_this_node
 from fxray.serve.problems import Refusal, unavailable
 from fxray.serve.replica import Policy
 from fxray.serve.service import Service
@@ -165,6 +166,7 @@ class Gateway:
         service_id: str,
         takeover_deadline_s: float,
     ) -> None:
+        keep_to_this_node()
         self._lock = lock_folder(settings.data_dir, wait_s=takeover_deadline_s)
         chosen = ChosenPolicies(settings.data_dir / "models.json", service_id, adapters)
         self._backend = HandleBackend(replicas, chosen)

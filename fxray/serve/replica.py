@@ -25,6 +25,7 @@ from fxray.evaluate.calibration import Calibration, FittedFor, judge, read_calib
 from fxray.evaluate.predictions import Prediction, from_answer
 from fxray.grammar.probability import probability_generated, verdict_tokens
 from fxray.grammar.views import ViewName
+from fxray.serve.node_address import keep_to_this_node
 from fxray.serve.problems import Refusal, problem_of, unavailable
 from fxray.serve.wire import (
     CalibrationOut,
@@ -90,6 +91,7 @@ class DetectorReplica:
     """Examines images; Ray Serve runs as many of these as are needed."""
 
     async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        keep_to_this_node()
         self._spec, self._sight = spec, sight_of(spec.engine.model_path)
         self._engine = StreamingEngine(spec.engine)
         await self._engine.prepare()

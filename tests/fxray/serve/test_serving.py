@@ -108,6 +108,9 @@ def test_the_service_answers_streams_multiplexes_swaps_and_ends_what_has_begun(t
             assert [a["answer"] for a in first] != [b["answer"] for b in second]
 
             family = psutil.Process(process.pid).children(recursive=True)
+            sockets = [each for part in family for each in part.net_connections("tcp") if each.status == "LISTEN"]
+            assert {each.laddr.ip for each in sockets} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+            assert PORT in {each.laddr.port for each in sockets}
             (gateway,) = [each for each in family if "ServeReplica:fxray:gateway" in " ".join(each.cmdline()[:1])]
             gateway.kill()
             gateway.wait(30)

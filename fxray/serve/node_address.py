@@ -1,0 +1,15 @@
+"""Where Ray Serve itself listens for the calls of one replica to another."""
+
+
+def keep_to_this_node() -> None:
+    """Keeps Ray Serve's own server of this replica, which unpickles whatever it is sent, to the node's address.
+
+    Ray Serve has it listen on every address of the machine, also where Ray itself is kept to loopback. It starts after
+    the deployment's object is made, so that the object's constructor is the place to call this.
+    """
+    import ray
+    from ray.serve._private import replica
+
+    add_port, address = replica.add_port_to_grpc_server, ray.util.get_node_ip_address()
+    host = f"[{address}]" if ":" in address else address
+    replica.add_port_to_grpc_server = lambda server, _: add_port(server, f"{host}:0")
