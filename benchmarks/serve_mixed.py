@@ -6,7 +6,7 @@ Three parts, each over HTTP and real engines:
 
 mixed      Requests of sixteen kinds in random order. Each must get the status that its kind is owed (or a 503 or 429
            that says when to come back), answers must name the images that were sent, and the service must have counted
-           as many answers as there were requests. Memory of proxy, gateway, replica and engine is looked at every two
+           as many answers as there were requests. Memory of gateway, replica and engine is looked at every two
            seconds: its mean over the last third of the part is held against the middle third's.
 killed     SIGKILL for the replica while images are with it and others wait. Who was with it gets a 503 with
            Retry-After, who waited is answered late, and whoever asks again as told is answered.
@@ -39,7 +39,6 @@ STOP_DEADLINE_S = 240.0
 SAMPLE_S = 2.0
 TOLERANCE = 0.05
 TITLES = {
-    "proxy": "ray::ProxyActor",
     "gateway": "ray::ServeReplica:fxray:gateway",
     "replica": "ray::ServeReplica:fxray:detector",
     "engine": "VLLM::EngineCor",

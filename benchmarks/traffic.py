@@ -106,7 +106,7 @@ def _with(sent: tuple[bytes, dict[str, str]], headers: dict[str, str]) -> tuple[
 def send(ask: Ask, *, is_patient: bool) -> Got:
     """One request over a connection of its own; a patient sender comes back as it is told, or to a new service.
 
-    Where Ray Serve's proxy is alone, its 404 in plain text is one of a service that starts or stops.
+    Where Ray Serve's proxy is alone, its 404 in plain text is one of a service on a cluster that starts or stops.
     """
     end_s = time.monotonic() + START_DEADLINE_S
     got = Got(ask, 0, "")

@@ -276,7 +276,7 @@ def _name_of(file: Path | str) -> str:
 
 
 def _is_to_be_sent_again(response: httpx.Response) -> bool:
-    """Also where nobody but Ray Serve's proxy answers, in plain text: while the service starts or stops."""
+    """Also where nobody but Ray Serve's proxy answers, in plain text: while a service on a cluster starts or stops."""
     is_alone = response.status_code == httpx.codes.NOT_FOUND and "json" not in response.headers.get("content-type", "")
     return is_alone or response.status_code in _TRY_AGAIN
 

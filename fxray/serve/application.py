@@ -98,13 +98,16 @@ def resolve(arguments: Arguments, *, is_deployed: bool = False) -> tuple[Config,
     return config, adapter
 
 
-def build(config: Config, adapter: Path | None, *, is_deployed: bool = False) -> Any:
+def build(
+    config: Config, adapter: Path | None, *, is_deployed: bool = False, listens: tuple[str, int] | None = None
+) -> Any:
     """The application: a gateway before its replicas.
 
     Args:
         config: All of it.
         adapter: That of the model which answers where a request names none; None for the bare base model.
         is_deployed: A cluster's proxies are before it, wherever they listen.
+        listens: Address and port that the gateway itself listens on; None where Ray Serve's proxies do.
 
     Raises:
         ConfigError: Others than this machine could ask without API keys, or these cannot be read.
@@ -144,7 +147,7 @@ def build(config: Config, adapter: Path | None, *, is_deployed: bool = False) ->
         ray_actor_options={"num_cpus": 0},
     )
     takeover_deadline_s = config.serve.drain_deadline_s + _TAKEOVER_MARGIN_S
-    return gateway.bind(replicas.bind(spec), settings, adapters, uuid.uuid4().hex, takeover_deadline_s)
+    return gateway.bind(replicas.bind(spec), settings, adapters, uuid.uuid4().hex, takeover_deadline_s, listens)
 
 
 def adapters_of(config: Config, adapter: Path | None) -> dict[str, str]:
@@ -199,7 +202,7 @@ def replica_spec(config: Config) -> ReplicaSpec:
     model_path = resolve_model_path(config.model.path)
     engine = engine_settings(config, model_path)
     if engine.threads == 0:
-        # Threads that wait for each other lose more than they gain where proxy, gateway and decoding want processors.
+        # Threads that wait for each other lose more than they gain where gateway and decoding want processors.
         num_replicas = max(config.serve.replicas, config.serve.max_replicas)
         engine = replace(engine, threads=max(1, num_processors() // (2 * num_replicas)))
     return ReplicaSpec(

@@ -16,6 +16,7 @@ from fxray.errors import FxrayError, ResourceError
 from fxray.serve.api import build_app
 from fxray.serve.chosen import ChosenPolicies
 from fxray.serve.folder_lock import lock_folder
+from fxray.serve.listener import Listening
 from fxray.serve.node_address import keep_to_this_node
 from fxray.serve.problems import Refusal, unavailable
 from fxray.serve.replica import Policy
@@ -152,7 +153,8 @@ class Gateway:
         settings: Keys, limits and places.
         adapters: Folder of the adapter that each model starts with, by its name; "" for the bare base model.
         service_id: Of this start of the service.
-        takeover_deadline_s: For a gateway that this one replaces to end what it has begun.
+        takeover_deadline_s: For a gateway to end what it has begun, when another one replaces it.
+        listens: Address and port to listen on; None where Ray Serve's proxies do.
 
     Raises:
         ResourceError: Another service keeps its batches in the same folder.
@@ -165,8 +167,10 @@ class Gateway:
         adapters: dict[str, str],
         service_id: str,
         takeover_deadline_s: float,
+        listens: tuple[str, int] | None = None,
     ) -> None:
         keep_to_this_node()
+        self._listens, self._end_deadline_s = listens, takeover_deadline_s
         self._lock = lock_folder(settings.data_dir, wait_s=takeover_deadline_s)
         chosen = ChosenPolicies(settings.data_dir / "models.json", service_id, adapters)
         self._backend = HandleBackend(replicas, chosen)
@@ -174,7 +178,8 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Ray Serve once this object is made."""
-        return build_app(self._service)
+        app = build_app(self._service)
+        return Listening(app, *self._listens, self._end_deadline_s) if self._listens else app
 
     async def models(self) -> list[dict[str, Any]]:
         """What answers, a `ModelOut` each."""

@@ -23,6 +23,7 @@ from fxray.launch.cluster import ray_address, ray_cluster
 from fxray.listening import bound_socket, url_of
 from fxray.serve.application import NAME, adapters_of, build
 from fxray.serve.folder_lock import lock_folder
+from fxray.serve.listener import KEEP_ALIVE_S
 
 _T = TypeVar("_T")
 _CALL_MARGIN_S = 30.0
@@ -51,10 +52,10 @@ def serve_until_told(
     bound_socket(serve.host, serve.port, "--port").close()
     if serve.data_dir.is_dir():  # said before the engines start, as the gateway would say it
         lock_folder(serve.data_dir.resolve(), wait_s=0).close()
-    application = build(config, adapter)
+    is_joined = bool(ray_address(config.ray))  # then the gateway's node is not known, and Ray Serve's proxy listens
+    application = build(config, adapter, listens=None if is_joined else (serve.host, serve.port))
     on_event(Note("starting the engines"))
     replicas = max(serve.replicas, serve.max_replicas)
-    is_joined = bool(ray_address(config.ray))
     with (
         # Nothing can be swapped before and after `_wait`. SIGTERM raises SystemExit there: the command's, then Ray's.
         _handled((signal.SIGHUP,), lambda *_: None),
@@ -107,8 +108,12 @@ def _start(application: Any, config: Config, on_event: OnEvent, *, is_joined: bo
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
-        proxy_location="HeadOnly",
-        http_options={"host": config.serve.host, "port": config.serve.port, "keep_alive_timeout_s": 75},
+        proxy_location="HeadOnly" if is_joined else "Disabled",
+        http_options={
+            "host": config.serve.host,
+            "port": config.serve.port,
+            "keep_alive_timeout_s": KEEP_ALIVE_S,
+        },
         logging_config=_LOGGING,
     )
     target = serve.RunTarget(application, name=NAME, route_prefix="/", logging_config=_LOGGING)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import ActorDiedError
 
+from fxray.errors import FxrayError
 from fxray.serve import gateway
 from fxray.serve.chosen import ChosenPolicies
 from fxray.serve.gateway import HandleBackend
@@ -179,3 +180,31 @@ def test_a_model_that_no_engine_has_named_yet_is_asked_for(replicas, backend):
 
     assert adapters(asyncio.run(main())) == ["/first", "/b"]
     assert replicas.num_uses == 2
+
+
+def test_a_swap_counts_after_the_clock_went_back(tmp_path, monkeypatch):
+    used = []
+
+    async def use(policy):
+        used.append(policy)
+        return {"policy_version": policy.version}
+
+    chosen = ChosenPolicies(tmp_path / "models.json", "a", {"default": ""})
+    handle = SimpleNamespace(use=SimpleNamespace(remote=use), options=lambda **_: None)
+    backend = HandleBackend(handle, chosen)
+    for now in (1000.0, 940.0):
+        monkeypatch.setattr("fxray.serve.gateway.time.time", lambda now=now: now)
+        asyncio.run(backend.swap("default", f"/adapter-{now}"))
+    assert used[1].order > used[0].order
+    assert used[1].version == used[0].version + 1
+
+
+def test_a_swap_that_a_replica_passes_over_is_told_so(tmp_path):
+    async def use(policy):
+        return {"policy_version": 7}
+
+    chosen = ChosenPolicies(tmp_path / "models.json", "a", {"default": "/first"})
+    backend = HandleBackend(SimpleNamespace(use=SimpleNamespace(remote=use), options=lambda **_: None), chosen)
+    with pytest.raises(FxrayError, match="goes on with policy version 7"):
+        asyncio.run(backend.swap("default", "/adapter"))
+    assert chosen.by_model["default"].folder == "/first"

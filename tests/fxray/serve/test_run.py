@@ -38,11 +38,16 @@ def called(monkeypatch):
     """What is asked of Ray Serve, on which somebody else's applications run too, as `called.others` names them."""
     import ray.serve
 
-    called = SimpleNamespace(names=[], others={})
+    called = SimpleNamespace(names=[], others={}, proxies=[])
     monkeypatch.setattr(ray.serve, "shutdown", lambda: called.names.append("shutdown"))
     monkeypatch.setattr(ray.serve, "delete", lambda name: called.names.append(f"delete {name}"))
     monkeypatch.setattr(ray.serve, "status", lambda: SimpleNamespace(applications=called.others))
-    monkeypatch.setattr(ray.serve, "start", lambda **options: called.names.append("start"))
+
+    def start(**options):
+        called.names.append("start")
+        called.proxies.append(options["proxy_location"])
+
+    monkeypatch.setattr(ray.serve, "start", start)
     return called
 
 
@@ -67,7 +72,7 @@ def application(status, **replicas):
     return SimpleNamespace(status=status, message="no module", deployments=parts)
 
 
-def start_with(called, monkeypatch, *said):
+def start_with(called, monkeypatch, *said, is_joined=True):
     """Starts; Serve says one thing after the other of our application, the last one for ever, a minute apart."""
     import ray.serve
 
@@ -82,7 +87,7 @@ def start_with(called, monkeypatch, *said):
     monkeypatch.setattr("fxray.serve.run.time", clock)
     config = load_config("tiny", ["rollout.start_deadline_s=200"])
     try:
-        return run._start(None, config, told.append, is_joined=True), told
+        return run._start(None, config, told.append, is_joined=is_joined), told
     finally:
         called.told = [note.text for note in told]
 
@@ -103,6 +108,12 @@ def test_a_start_tells_how_far_it_is(called, monkeypatch):
         "starting for 180 s: detector 1 starting, 1 running; gateway 1 running",
     ]
     assert called.names == ["start"]
+
+
+@pytest.mark.parametrize(("is_joined", "proxies"), [(True, ["HeadOnly"]), (False, ["Disabled"])])
+def test_ray_serves_proxy_listens_only_where_the_gateway_may_be_anywhere(called, monkeypatch, is_joined, proxies):
+    start_with(called, monkeypatch, application("RUNNING"), is_joined=is_joined)
+    assert called.proxies == proxies
 
 
 def test_a_start_that_fails_takes_nothing_of_others_with_it(called, monkeypatch):
@@ -150,7 +161,7 @@ def test_a_cluster_whose_serve_runs_already_is_refused(monkeypatch):
 
 def test_a_folder_of_batches_that_is_taken_is_said_before_anything_starts(monkeypatch, tmp_path):
     built = []
-    monkeypatch.setattr(run, "build", lambda *_: built.append("application"))
+    monkeypatch.setattr(run, "build", lambda *_, **__: built.append("application"))
     with bound_socket("127.0.0.1", 0, "--port") as free:
         port = free.getsockname()[1]
     config = load_config("tiny", [f"serve.port={port}", f"serve.data_dir={tmp_path}"])
@@ -335,34 +346,6 @@ def test_a_shared_disk_that_fails_is_told_at_every_hangup(error):
     assert [note.text for note in told] == [f"the adapters stay as they are: {error}"] * 2
 
 
-def test_a_swap_counts_after_the_clock_went_back(tmp_path, monkeypatch):
-    used = []
-
-    async def use(policy):
-        used.append(policy)
-        return {"policy_version": policy.version}
-
-    chosen = ChosenPolicies(tmp_path / "models.json", "a", {"default": ""})
-    handle = SimpleNamespace(use=SimpleNamespace(remote=use), options=lambda **_: None)
-    backend = HandleBackend(handle, chosen)
-    for now in (1000.0, 940.0):
-        monkeypatch.setattr("fxray.serve.gateway.time.time", lambda now=now: now)
-        asyncio.run(backend.swap("default", f"/adapter-{now}"))
-    assert used[1].order > used[0].order
-    assert used[1].version == used[0].version + 1
-
-
-def test_a_swap_that_a_replica_passes_over_is_told_so(tmp_path):
-    async def use(policy):
-        return {"policy_version": 7}
-
-    chosen = ChosenPolicies(tmp_path / "models.json", "a", {"default": "/first"})
-    backend = HandleBackend(SimpleNamespace(use=SimpleNamespace(remote=use), options=lambda **_: None), chosen)
-    with pytest.raises(FxrayError, match="goes on with policy version 7"):
-        asyncio.run(backend.swap("default", "/adapter"))
-    assert chosen.by_model["default"].folder == "/first"
-
-
 def test_a_hangup_while_the_service_starts_or_ends_is_passed_over(called, monkeypatch, tmp_path):
     reached, told = [], []
     before = signal.signal(signal.SIGHUP, lambda *_: reached.append("the default, which ends the process"))
@@ -374,7 +357,7 @@ def test_a_hangup_while_the_service_starts_or_ends_is_passed_over(called, monkey
     async def wait(*_):
         pass
 
-    monkeypatch.setattr(run, "build", lambda *_: None)
+    monkeypatch.setattr(run, "build", lambda *_, **__: None)
     monkeypatch.setattr(run, "ray_cluster", lambda *_, **__: nullcontext())
     monkeypatch.setattr(run, "_start", hang_up)
     monkeypatch.setattr(run, "_wait", wait)

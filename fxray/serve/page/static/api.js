@@ -51,7 +51,7 @@ async function ask(path, options = {}) {
     }
     if (response.ok) return response;
     if (response.status === 401 && (await askForKey())) continue;
-    // A proxy that answers alone, in plain text, is that of a service that starts or stops.
+    // A proxy that answers alone, in plain text, is that of a service on a cluster that starts or stops.
     const isAlone = response.status === 404 && !response.headers.get("Content-Type")?.includes("json");
     const retryAfter = isAlone ? 2 : Number(response.headers.get("Retry-After"));
     if ((isAlone || response.status === 503 || response.status === 429) && retryAfter && tried < MAX_TRIES) {
