@@ -44,6 +44,7 @@ class HandleBackend:
         self._handle = handle
         self._streams = handle.options(stream=True)
         self._chosen, self._policies = chosen, chosen.by_model
+        self._asked: dict[str, Policy] = {}  # last for each model; a swap that nobody waits for any more may still come
         self._told: dict[Policy, dict[str, Any]] = {}
         self._answered_s = -math.inf  # when an engine answered last, as none has failed since
         self._num_running = 0  # images that engines have, or that wait for them
@@ -121,8 +122,9 @@ class HandleBackend:
         Raises:
             FxrayError: Why a replica refuses the adapter, or that it goes on with another one.
         """
-        before = self._policies[name]
+        before = self._asked.get(name, self._policies[name])
         policy = Policy(name, folder, before.version + 1, max(time.time(), before.order + 1e-3))  # clocks go back
+        self._asked[name] = policy
         try:
             model: dict[str, Any] = await self._handle.use.remote(policy)
         except RayTaskError as error:
@@ -137,6 +139,8 @@ class HandleBackend:
                 where=folder,
                 remedy="set the clocks of the nodes right and swap again, or start the service anew",
             )
+        if self._policies[name].order > policy.order:
+            raise FxrayError(f"policy version {self._policies[name].version} was swapped in meanwhile", where=folder)
         self._told[policy] = model
         try:
             self._chosen.choose(policy)

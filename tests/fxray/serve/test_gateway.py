@@ -199,6 +199,32 @@ def test_a_swap_counts_after_the_clock_went_back(tmp_path, monkeypatch):
     assert used[1].version == used[0].version + 1
 
 
+def test_a_swap_after_one_that_nobody_waits_for_any_more_has_a_version_of_its_own(tmp_path):
+    used, may_end = [], asyncio.Event()
+
+    async def use(policy):
+        used.append(policy)
+        if policy.folder == "/slow":
+            await may_end.wait()
+        return {"policy_version": policy.version}
+
+    chosen = ChosenPolicies(tmp_path / "models.json", "a", {"default": "/first"})
+    backend = HandleBackend(SimpleNamespace(use=SimpleNamespace(remote=use), options=lambda **_: None), chosen)
+
+    async def go():
+        slow = asyncio.create_task(backend.swap("default", "/slow"))
+        await asyncio.sleep(0)
+        await backend.swap("default", "/second")
+        may_end.set()
+        with pytest.raises(FxrayError, match="policy version 2 was swapped in meanwhile"):
+            await slow
+
+    asyncio.run(go())
+    assert [(policy.folder, policy.version) for policy in used] == [("/slow", 1), ("/second", 2)]
+    assert used[1].order > used[0].order
+    assert chosen.by_model["default"] == used[1]
+
+
 def test_a_swap_that_a_replica_passes_over_is_told_so(tmp_path):
     async def use(policy):
         return {"policy_version": 7}
