@@ -63,7 +63,7 @@ def probe(
     Args:
         files: Facts of N files.
         is_generated_N: The truth.
-        groups_N: Rows of one group are never both trained on and scored.
+        groups_N: Rows of one group are never both trained on and scored, and are resampled together.
         seed: Of the draw, the folds and the resamples.
 
     Returns:
@@ -82,11 +82,11 @@ def probe(
     if not folds:
         return None
     with threadpool_limits(1):  # more threads than free cores make such small fits tens of times slower
-        together = _signal("all together", features_NF, truth_N, folds, seed)
+        together = _signal("all together", features_NF, truth_N, groups_N, folds, seed)
         if together.low <= HINT_AUROC:
             return [together]
         alone = [
-            _signal(name, features_NF[:, columns], truth_N, folds, seed)
+            _signal(name, features_NF[:, columns], truth_N, groups_N, folds, seed)
             for name, columns in _COLUMNS.items()
             if len(np.unique(features_NF[:, columns], axis=0)) > 1
         ]
@@ -141,18 +141,21 @@ def _signal(
     name: str,
     features_NF: NDArray[np.float64],
     truth_N: NDArray[np.bool_],
+    groups_N: NDArray[np.int64],
     folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
     seed: int,
 ) -> Signal:
+    """How well some features tell the classes apart; whole groups are drawn anew, as their rows are alike."""
     scores_N = np.full(len(truth_N), np.nan)
     for train, held_out in folds:
         model = new_classifier(seed)
         model.fit(features_NF[train], truth_N[train])
         # Ranks within a fold: models of different folds have different scales.
         scores_N[held_out] = _ranks(model.predict_proba(features_NF[held_out])[:, 1])
+    names, group_N = np.unique(groups_N, return_inverse=True)
     rng = np.random.default_rng(seed)
     draws = [
-        auroc(scores_N, truth_N, np.bincount(rng.integers(len(truth_N), size=len(truth_N)), minlength=len(truth_N)))
+        auroc(scores_N, truth_N, np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))[group_N])
         for _ in range(NUM_RESAMPLES)
     ]
     low, high = np.nanpercentile(draws, [2.5, 97.5])

@@ -78,6 +78,18 @@ def test_rows_of_a_group_are_never_trained_on_and_scored() -> None:
     assert probe(files, truth, np.arange(400))[0].low > 0.9
 
 
+def test_sources_that_each_have_a_size_of_their_own_are_no_leak() -> None:
+    """20 cameras, half of them of each class: which size goes with which class is chance, however many their images."""
+    hints = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        cameras = np.repeat(np.arange(20), 20)
+        sides = rng.integers(300, 2000, 20)
+        files = [facts(rng, width_px=int(side), height_px=int(side), num_bytes=50_000) for side in sides[cameras]]
+        hints += probe(files, cameras % 2 == 1, cameras)[0].low > 0.6
+    assert hints == 0  # 2 where rows are drawn one by one
+
+
 @given(st.data())
 def test_auroc_is_that_of_scikit_learn(data: st.DataObject) -> None:
     num = data.draw(st.integers(2, 40))
