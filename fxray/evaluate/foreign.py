@@ -186,7 +186,8 @@ def read_masks(folder: Path, samples: Sequence[Sample]) -> list[Prediction]:
         samples: The truth; each needs its mask, a black one where nothing is found.
 
     Raises:
-        DataError: See `read_any`; also for masks of other sizes, missing ones, and ones of no sample.
+        DataError: See `read_any`; also for masks of other sizes, missing ones, ones of no sample, and where all are
+            dark but not all are black, as masks of 0 and 1 or of class colours are.
     """
     files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.png"))}
     if samples and not files:
@@ -194,16 +195,24 @@ def read_masks(folder: Path, samples: Sequence[Sample]) -> list[Prediction]:
         remedy = f"give the file itself: {' or '.join(others)}" if others else "write <sample_id>.png for each sample"
         raise DataError("a folder holds masks, and there is no PNG in this one", where=str(folder), remedy=remedy)
     faults = [f"{name}.png is of no sample" for name in files.keys() - {sample.sample_id for sample in samples}]
-    predictions = []
+    predictions, brightest = list[Prediction](), 0
     for sample in samples:
         try:
-            boxes = [Region(box, "") for box in boxes_of_mask(_mask(files, folder, sample))]
+            grey_HW = _mask(files, folder, sample)
         except DataError as error:
             faults.append(f"{sample.sample_id}.png: {error.message}")
             continue
+        brightest = max(brightest, int(grey_HW.max()))
+        boxes = [Region(box, "") for box in boxes_of_mask(grey_HW >= MASK_LEVEL)]
         verdict = Verdict.GENERATED if boxes else Verdict.REAL
         predictions.append(Prediction(sample.sample_id, verdict, tuple(boxes)))
     _refuse(sorted(faults), folder, "write one mask per sample, as large as its upright image")
+    if 0 < brightest < MASK_LEVEL:
+        raise DataError(
+            f"the brightest pixel of all masks is {brightest} of 255, and only pixels from {MASK_LEVEL} up are masked",
+            where=str(folder),
+            remedy="write 255 where something is found, 0 elsewhere",
+        )
     return predictions
 
 
@@ -215,7 +224,8 @@ def boxes_of_mask(is_masked_HW: NDArray[np.bool_]) -> list[Box]:
     return [Box(float(x.start), float(y.start), float(x.stop), float(y.stop)) for y, x in find_objects(numbered)]
 
 
-def _mask(files: Mapping[str, Path], folder: Path, sample: Sample) -> NDArray[np.bool_]:
+def _mask(files: Mapping[str, Path], folder: Path, sample: Sample) -> NDArray[np.uint8]:
+    """The grey levels of a sample's mask."""
     file = files.get(sample.sample_id)
     if file is None:
         raise DataError("there is no such mask")
@@ -223,7 +233,7 @@ def _mask(files: Mapping[str, Path], folder: Path, sample: Sample) -> NDArray[np
     if image.size != (sample.width_px, sample.height_px):
         size = f"{image.width}x{image.height}"
         raise DataError(f"{size} px, expected {sample.width_px}x{sample.height_px}")
-    return np.asarray(image) >= MASK_LEVEL
+    return np.asarray(image)
 
 
 def _from_row(row: Mapping[str, str | None], threshold: float) -> Prediction:

@@ -159,6 +159,13 @@ def save_mask(folder: Path, name: str, *boxes: tuple[int, int, int, int], size: 
     Image.fromarray(pixels).save(folder / name)
 
 
+def class_mask(folder: Path, name: str, color: tuple[int, int, int]) -> None:
+    """A mask of classes by number, as annotation tools write them, whose colours a viewer looks up."""
+    image = Image.fromarray(np.eye(10, 20, dtype=np.uint8), "P")
+    image.putpalette([0, 0, 0, *color])
+    image.save(folder / name)
+
+
 def test_masks_become_boxes(tmp_path: Path) -> None:
     save_mask(tmp_path, "a/1.png", (0, 0, 3, 4), (10, 5, 20, 10))
     save_mask(tmp_path, "b.png")
@@ -176,6 +183,18 @@ def test_masks_of_other_sizes_missing_ones_and_surplus_ones_are_listed(tmp_path:
     message = told(tmp_path)
     assert "4 faults: a/1.png: 10x20 px, expected 20x10; b.png: 8 bytes that are no image" in message
     assert "c.png: there is no such mask; d.png is of no sample" in message
+
+
+def test_masks_of_zeros_and_ones_and_of_class_colours_are_refused(tmp_path: Path) -> None:
+    """Read as grey they are all black, and every image would be scored as real."""
+    for name in ("a/1.png", "b.png", "c.png"):
+        save_mask(tmp_path, name)
+    Image.fromarray(np.eye(10, 20, dtype=np.uint8)).save(tmp_path / "b.png")
+    assert "the brightest pixel of all masks is 1 of 255, and only pixels from 128 up are masked" in told(tmp_path)
+    class_mask(tmp_path, "b.png", (128, 0, 0))
+    assert "the brightest pixel of all masks is 38 of 255" in told(tmp_path)
+    save_mask(tmp_path, "c.png", (0, 0, 3, 4))
+    assert [prediction.verdict for prediction in read(tmp_path)] == [REAL, REAL, GENERATED]
 
 
 def test_a_folder_without_masks_says_which_file_of_it_may_be_meant(tmp_path: Path) -> None:
