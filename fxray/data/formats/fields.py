@@ -30,9 +30,14 @@ def mapping(value: Any, field: str) -> Mapping[str, Any]:
     return value
 
 
+def is_nan(value: Any) -> bool:
+    """Whether it is a NaN, as which pandas writes what a row lacks."""
+    return isinstance(value, float) and math.isnan(value)
+
+
 def sequence(value: Any, field: str) -> Sequence[Any]:
-    """A list of JSON; null counts as an empty one."""
-    if value is None:
+    """A list of JSON; null, or NaN in its place, counts as an empty one."""
+    if value is None or is_nan(value):
         return ()
     if not isinstance(value, list | tuple):
         raise FieldProblem(field, value, "expected a list")
@@ -48,7 +53,7 @@ def text(value: Any, field: str) -> str:
 
 def optional_text(value: Any, field: str) -> str | None:
     """Text, a number or truth value as text, or None where there is none."""
-    if value is None or value == "":
+    if value is None or value == "" or is_nan(value):
         return None
     if isinstance(value, bool):
         return str(value).lower()

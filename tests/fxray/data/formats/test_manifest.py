@@ -33,6 +33,20 @@ def test_json_lines_are_read_and_a_photograph_is_turned(picture, written, import
     assert sample.annotation.regions == (Region(Box(0, 150, 100, 200), "foot cut"),)
 
 
+def test_nan_is_what_a_row_lacks(picture, written, imported):
+    """As pandas has it, and Python's json writes it; as a text it would be one source for all rows."""
+    names = ("sample_id", "generator", "category", "source", "annotator", "tags", "regions")
+    rows = [
+        {"image": picture(name).name, "label": "fake"} | dict.fromkeys(names, float("nan"))
+        for name in ("a.png", "b.png")
+    ]
+    found = imported("manifest", written("list.jsonl", "\n".join(map(json.dumps, rows))))
+    assert {sample.source for sample in found.samples.values()} == set(found.samples) == {"a.png", "b.png"}
+    one = found.samples["a.png"]
+    assert (one.generator, one.category, one.annotator) == ("unknown", "unknown", None)
+    assert (one.annotation.tags, one.annotation.regions) == ((), ())
+
+
 @pytest.mark.parametrize(
     ("row", "field"),
     [
