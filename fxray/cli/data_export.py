@@ -38,6 +38,13 @@ UNREAD = {
     "huggingface": "their label is null.",
 }
 """What becomes of predictions without a verdict."""
+CONTRADICTORY = {
+    "coco": "results.json has them all the same.",
+    "swift": "the boxes are left out.",
+    "labelstudio": "people have to decide before it is imported.",
+    "huggingface": "the boxes are left out.",
+}
+"""What becomes of predictions that say real and have boxes."""
 
 
 def export(
@@ -56,6 +63,7 @@ def export(
     found, guesses = catalogue.find(form, to_write=True), None
     if predictions is not None:
         from fxray.evaluate.predictions import read_predictions
+        from fxray.schema import Verdict
 
         typer.echo(f"note: {LOSSES[found.name]}", err=True)
         guesses = {
@@ -64,6 +72,8 @@ def export(
         }
         if num_unread := sum(guess.verdict is None for guess in guesses.values()):
             typer.echo(f"note: {num_unread} predictions without a verdict; {UNREAD[found.name]}", err=True)
+        if num_torn := sum(guess.verdict is Verdict.REAL and bool(guess.regions) for guess in guesses.values()):
+            typer.echo(f"note: {num_torn} predictions say real and have boxes; {CONTRADICTORY[found.name]}", err=True)
     with show_progress() as on_event:
         export_dataset(found, src, dst, on_event=on_event, guesses=guesses)
     typer.echo(dst)

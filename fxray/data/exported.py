@@ -7,7 +7,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -19,6 +19,7 @@ from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT
 from fxray.data.probe import suffix_of
 from fxray.errors import DataError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
+from fxray.geometry import clip
 from fxray.schema import Region, Sample, Tag, Verdict
 
 
@@ -86,9 +87,21 @@ def exported(
 
 
 def said_of(row: Exported) -> Guess:
-    """What is written of a row: what a detector said of it where there are predictions, else the truth."""
-    truth = row.sample.annotation
-    return row.guess or Guess(truth.verdict, truth.regions, truth.tags)
+    """What is written of a row: what a detector said of it where there are predictions, else the truth.
+
+    Predicted boxes are cut at the image's border, as where they are scored; one outside of it is left out.
+    """
+    sample, truth = row.sample, row.sample.annotation
+    if row.guess is None:
+        return Guess(truth.verdict, truth.regions, truth.tags)
+    cut = ((clip(region.box, sample.width_px, sample.height_px), region.caption) for region in row.guess.regions)
+    return replace(row.guess, regions=tuple(Region(box, caption) for box, caption in cut if box), box_scores=())
+
+
+def in_place_of_truth(row: Exported) -> Guess:
+    """The same for formats in which predictions stand where the truth does: what is said to be real has no boxes."""
+    said = said_of(row)
+    return replace(said, regions=()) if said.verdict is Verdict.REAL else said
 
 
 def _lay(dataset: Dataset, number: int, dst: Path, store: ImageStore) -> tuple[str, int]:

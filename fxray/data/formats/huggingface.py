@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fxray.data.exported import Exported, said_of
+from fxray.data.exported import Exported, in_place_of_truth
 from fxray.data.formats import fields, stream
 from fxray.data.formats.embedded import IMAGES_AT_A_TIME
 from fxray.data.formats.location import Images
@@ -115,7 +115,7 @@ def _read_row(place: Place, numbered: tuple[int | None, Mapping[str, Any]], imag
 def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path:
     """Writes `data/train-*.parquet` and a card; the images go into the Parquet files.
 
-    Predictions stand in the place of the truth; one without a verdict has no label.
+    Predictions stand in the place of the truth; one without a verdict has no label, one that says real has no boxes.
     """
     del has_predictions
     folder = dst / "data"
@@ -158,7 +158,7 @@ def _write_file(
 
 
 def _as_record(row: Exported, dst: Path) -> dict[str, Any]:
-    sample, said, file = row.sample, said_of(row), dst / row.image
+    sample, said, file = row.sample, in_place_of_truth(row), dst / row.image
     content = file.read_bytes()
     file.unlink()  # it is inside the Parquet file now
     return {

@@ -233,7 +233,8 @@ def _find(value: Any, field: str, images: Images) -> str:
 def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path:
     """Writes `tasks.json` with pre-annotations, of the truth or of predictions, and `label_config.xml`.
 
-    Of a prediction without a verdict that choice stays open; the configuration requires it of people.
+    Of a prediction without a verdict that choice stays open, and of a box without a caption the text area; the
+    configuration requires both of people.
     """
     (dst / "label_config.xml").write_text(LABEL_CONFIG)
     path = dst / "tasks.json"
@@ -257,10 +258,12 @@ def _as_task(row: Exported, version: str) -> dict[str, Any]:
     for index, region in enumerate(said.regions):
         box = _percent(region.box, sample.width_px, sample.height_px)
         common = place | {"id": f"region-{index}"}
-        result += [
-            common | {"type": "rectanglelabels", "from_name": "box", "value": box | {"rectanglelabels": ["flaw"]}},
-            common | {"type": "textarea", "from_name": "caption", "value": box | {"text": [region.caption]}},
-        ]
+        result.append(
+            common | {"type": "rectanglelabels", "from_name": "box", "value": box | {"rectanglelabels": ["flaw"]}}
+        )
+        if region.caption.strip():
+            written = box | {"text": [region.caption]}
+            result.append(common | {"type": "textarea", "from_name": "caption", "value": written})
     for name, chosen in (("verdict", [said.verdict] if said.verdict else []), ("tags", said.tags)):
         if chosen:
             value = {"choices": [str(choice) for choice in chosen]}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fxray.data.exported import Exported, Guess, said_of
+from fxray.data.exported import Exported, Guess, in_place_of_truth
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Place, RawRegion, Record, Rows, Unit, read_each
@@ -108,13 +108,14 @@ def _written_out(regions: Iterable[Region]) -> Iterator[RawRegion]:
 def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path:
     """Writes `data.jsonl`; image paths are relative to it. Predictions stand in the place of the truth.
 
-    A prediction without a verdict is left out: these rows are trained on.
+    A prediction without a verdict is left out, as are boxes on an image that is said to be real: these rows are trained
+    on.
     """
     del has_predictions
     path = dst / "data.jsonl"
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
-            if (said := said_of(row)).verdict is not None:
+            if (said := in_place_of_truth(row)).verdict is not None:
                 out.write(json.dumps(_as_row(row, said), ensure_ascii=False) + "\n")
     return path
 

@@ -62,22 +62,24 @@ def test_what_is_lost_of_predictions_is_said_before(photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("form", "said"),
+    ("form", "unread", "torn"),
     [
-        ("coco", "results.json cannot tell that"),
-        ("swift", "their rows are left out"),
-        ("labelstudio", "that choice is left to people"),
-        ("huggingface", "their label is null"),
+        ("coco", "results.json cannot tell that", "results.json has them all the same"),
+        ("swift", "their rows are left out", "the boxes are left out"),
+        ("labelstudio", "that choice is left to people", "people have to decide"),
+        ("huggingface", "their label is null", "the boxes are left out"),
     ],
 )
-def test_predictions_without_a_verdict_are_counted(form, said, photos, tmp_path):
+def test_predictions_without_a_verdict_and_real_ones_with_boxes_are_counted(form, unread, torn, photos, tmp_path):
     run("data", "import", "folders", photos, tmp_path / "set")
     names = ("fake/sdxl/2.png", "real/1.png", "fake/3.jpg")
     rows = [{"sample_id": name, "verdict": None if name == "real/1.png" else "generated"} for name in names]
+    rows[2] |= {"verdict": "real", "regions": [{"box": [1, 2, 30, 40], "caption": "hand fused"}]}
     (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data, said_file = tmp_path / "set" / "dataset.parquet", tmp_path / "said.jsonl"
     result = run("data", "export", form, data, tmp_path / form, "--predictions", said_file)
-    assert f"note: 1 predictions without a verdict; {said}" in result.stderr
+    assert f"note: 1 predictions without a verdict; {unread}" in result.stderr
+    assert f"note: 1 predictions say real and have boxes; {torn}" in result.stderr
 
 
 def test_a_mapping_gives_the_frame_and_options_override_it(photos, tmp_path):

@@ -211,6 +211,25 @@ def test_a_prediction_without_a_verdict_is_real_in_no_format(dataset, guesses, t
     assert "2 images: 1 generated, 1 without a label." in (tmp_path / "huggingface" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("form", ["swift", "labelstudio", "huggingface"])
+def test_predictions_come_back_whatever_a_detector_drew(form, dataset, guesses, tmp_path):
+    """Boxes over the border and outside of the image, and boxes on an image that it calls real."""
+    drawn = [Region(Box(180, -5, 220.5, 40), "hand odd"), Region(Box(500, 500, 600, 600), "foot odd")]
+    guesses["one"] = Guess(Verdict.GENERATED, tuple(drawn), (), box_scores=(0.5, 0.25))
+    guesses["two"] = Guess(Verdict.REAL, () if form == "labelstudio" else tuple(drawn), ())
+    export_dataset(find(form), dataset, tmp_path / "out", guesses=guesses, on_event=ignore)
+    one, two = bring_back(form, tmp_path / "out", tmp_path / "again").samples
+    assert one.annotation == Annotation(Verdict.GENERATED, (Region(Box(180, 0, 200, 40), "hand odd"),))
+    assert two.annotation == Annotation(Verdict.REAL)
+
+
+def test_a_predicted_box_without_caption_leaves_the_text_area_open(dataset, guesses, tmp_path):
+    guesses["one"] = Guess(Verdict.GENERATED, (Region(Box(12, 22, 62, 82), ""),), ())
+    export_dataset(find("labelstudio"), dataset, tmp_path / "out", guesses=guesses, on_event=ignore)
+    marks = json.loads((tmp_path / "out" / "tasks.json").read_text())[0]["predictions"][0]["result"]
+    assert [mark["type"] for mark in marks] == ["rectanglelabels", "choices"]
+
+
 def test_equal_images_take_room_once_and_are_linked(dataset, tmp_path):
     sample = Dataset.open(dataset).samples[0]
     image = picture((100, 200), 6, 51)
