@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fxray.evaluate.bootstrap import note_of_sources
 from fxray.evaluate.calibration import Calibration
 from fxray.evaluate.decisions import CalibratedScores, score_calibrated
 from fxray.evaluate.estimates import Estimate, estimate_means
@@ -44,6 +45,7 @@ class Evaluation:
         is_synthetic: True where the samples are photographs with planted defects: never comparable with the paper.
         num_real: Real samples.
         num_generated: Generated samples.
+        num_sources: Sources of the samples.
         overall: All samples.
         by_generator: Per generator, "real" included.
         by_group: Per group of the paper's Table 2, in its order.
@@ -64,6 +66,7 @@ class Evaluation:
     is_synthetic: bool
     num_real: int
     num_generated: int
+    num_sources: int
     overall: Slice
     by_generator: dict[str, Slice]
     by_group: dict[str, Slice]
@@ -79,6 +82,11 @@ class Evaluation:
     calibrated: CalibratedScores | None
     scores: SampleScores = field(repr=False)
 
+    @property
+    def note_of_sources(self) -> str:
+        """What is to be said beside its intervals; empty where each image is of a source of its own."""
+        return note_of_sources(self.num_real + self.num_generated, self.num_sources)
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the scores per sample, ready for `json.dumps`."""
         return {
@@ -86,6 +94,7 @@ class Evaluation:
             "is_synthetic": self.is_synthetic,
             "num_real": self.num_real,
             "num_generated": self.num_generated,
+            "num_sources": self.num_sources,
             "overall": self.overall.to_json(),
             "by_group": {name: part.to_json() for name, part in self.by_group.items()},
             "by_generator": {name: part.to_json() for name, part in self.by_generator.items()},
@@ -149,6 +158,7 @@ def evaluate(
         is_synthetic=is_synthetic,
         num_real=int((~scores.is_generated_N).sum()),
         num_generated=int(scores.is_generated_N.sum()),
+        num_sources=len({sample.source for sample in samples}),
         overall=part([True] * len(samples)),
         by_generator=slices([[g] for g in scores.generators], sorted(set(scores.generators))),
         by_group=slices([[g] for g in groups], GROUPS),

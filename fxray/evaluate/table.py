@@ -43,6 +43,7 @@ def stage_table(comparison: Comparison) -> Table:
     """One row per stage, the gain below."""
     rows = [(title_of(evaluation.name), evaluation.overall) for evaluation in comparison.evaluations]
     caption = [comparison.gain.sentence()] if comparison.gain else []
+    caption += dict.fromkeys(note for e in comparison.evaluations if (note := e.note_of_sources))
     return _table("Stages", "stage", rows, is_synthetic=comparison.is_synthetic, notes=caption)
 
 
@@ -84,6 +85,7 @@ def generator_table(evaluation: Evaluation) -> Table:
     title = " ".join(filter(None, ["Generators", title_of(evaluation.name)]))
     rows = [*evaluation.by_generator.items(), *evaluation.by_group.items(), ("Overall", evaluation.overall)]
     notes = [f"{evaluation.num_unread} answers had no readable verdict and count as wrong"]
+    notes += filter(None, [evaluation.note_of_sources])
     return _table(title, "generator", rows, is_synthetic=evaluation.is_synthetic, notes=notes)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fxray.evaluate import bootstrap
 from fxray.files import write_atomically
 
 SYNTHETIC = "SYNTHETIC: photographs with planted defects; not comparable with the paper's numbers."
@@ -75,11 +76,8 @@ def note_of_sources(test: str, sources: Sequence[str]) -> list[str]:
         test: What was asked about.
         sources: Of its images, one each.
     """
-    num_images, num_sources = len(sources), len(set(sources))
-    if num_sources == num_images:
-        return []
-    about = "intervals are about images of these sources, and too narrow for others"
-    return [f"{test}: {num_images} images of {num_sources} source{'s' * (num_sources > 1)}; {about}."]
+    note = bootstrap.note_of_sources(len(sources), len(set(sources)))
+    return [f"{test}: {note}."] if note else []
 
 
 def write_table(table: PaperTable, folder: Path, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,6 +237,18 @@ def rendered(table: object) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get()
+
+
+def test_tables_say_that_images_share_sources_where_they_do() -> None:
+    truth = samples()
+    crops = [replace(sample, source=f"photograph {i % 5}") for i, sample in enumerate(truth)]
+    predictions = [Prediction(sample.sample_id, Verdict.REAL) for sample in truth]
+    for made, num_sources in ((truth, 80), (crops, 5)):
+        evaluation = evaluate(predictions, made, num_bootstrap=10, seed=0, name="sft")
+        assert evaluation.to_json()["num_sources"] == num_sources
+        note = "80 images of 5 sources; intervals are about images of these sources, and too narrow for others"
+        for table in (generator_table(evaluation), stage_table(compare([evaluation]))):
+            assert (note in rendered(table)) == (num_sources == 5)
 
 
 def test_tables_say_synthetic_where_it_is_and_only_there() -> None:

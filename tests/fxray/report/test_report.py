@@ -307,11 +307,17 @@ def test_a_run_in_a_view_without_boxes_reports_no_iou(make_run: MakeRun) -> None
     assert "located" not in page.text
 
 
+def test_images_that_share_sources_are_said(make_run: MakeRun) -> None:
+    data = Dataset.open((run_dir := make_run(num_samples=8)) / "data" / "test.parquet")
+    write_dataset(data.path, [Row(replace(s, source="web"), data.image_bytes(r)) for r, s in enumerate(data.samples)])
+    assert "8 images of 1 source; intervals are about" in Page(write_report(run_dir).page.read_text("utf-8")).text
+
+
 def test_a_lost_test_set_is_said(make_run: MakeRun) -> None:
     run_dir = make_run(num_samples=8)
     shutil.rmtree(run_dir / "data")
-    text = Page(write_report(run_dir).page.read_text("utf-8")).text
-    assert "the held-out images cannot be read, so nothing is scored" in text
+    said = "the held-out images cannot be read, so nothing is scored"
+    assert said in Page(write_report(run_dir).page.read_text("utf-8")).text
 
 
 def test_answers_to_other_samples_are_no_gain(make_run: MakeRun) -> None:
