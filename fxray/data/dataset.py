@@ -15,7 +15,7 @@ from PIL import Image
 
 from fxray.data.check.rows import row_faults
 from fxray.data.check.rules import RULES, Severity
-from fxray.data.images import decode_image, read_image_file
+from fxray.data.images import decode_image, image_beside, read_image_file
 from fxray.errors import DataError
 from fxray.files import atomic_path
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
@@ -127,7 +127,7 @@ class Dataset:
     def image_file(self, row: int) -> Path | None:
         """The image file of a row, or None where its image is inside the dataset file."""
         relative = self._image_paths[row]
-        return None if relative is None else self.path.parent / relative
+        return None if relative is None else image_beside(self.path, relative)
 
     def image_bytes(self, row: int) -> bytes:
         """The encoded image of a row, read from its row group or from the file beside the dataset.

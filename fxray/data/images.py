@@ -1,5 +1,6 @@
 """Encoded images to upright RGB pixels."""
 
+import os
 import stat
 import struct
 import warnings
@@ -29,6 +30,19 @@ _DAMAGE = (
 """What Pillow has been seen to raise on damaged files."""
 _CONVERT = "convert it to JPEG, PNG or WebP"
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def image_beside(dataset: Path, relative: str) -> Path:
+    """The file of a row's `image_path`: from the dataset's file on or, if that is a link, from what it leads to.
+
+    Args:
+        dataset: The dataset's file.
+        relative: As it stands in the row.
+    """
+    named = dataset.parent / relative
+    if os.path.islink(dataset) and not os.path.exists(named):  # noqa: PTH110, PTH114 - paths of rows may be no paths
+        return Path(os.path.realpath(dataset)).parent / relative
+    return named
 
 
 def read_image_file(path: Path, where: str) -> bytes:

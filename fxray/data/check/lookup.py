@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fxray.data.images import read_image_file
+from fxray.data.images import image_beside, read_image_file
 from fxray.errors import DataError
 
 _COLUMNS = ("image", "image_path", "label", "regions", "width_px", "height_px", "generator", "source")
@@ -45,7 +45,7 @@ def _fields(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     relative, image = fields.get("image_path"), fields.get("image")
     if isinstance(relative, str):
         try:
-            image = read_image_file(path.parent / relative, "")
+            image = read_image_file(image_beside(path, relative), "")
         except DataError:
             image = None
     return fields | {"image": image if isinstance(image, bytes) else None}

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from fxray.data.check.facts import Seen, folder_of, keep, known, pack
 from fxray.data.check.findings import shown
 from fxray.data.check.images import Unseen, examine_image
-from fxray.data.images import read_image_file
+from fxray.data.images import image_beside, read_image_file
 from fxray.data.parts import PART_ROWS
 from fxray.errors import DataError
 
@@ -123,7 +123,7 @@ def _look(path: Path, encoded: Any, relative: Any, before: dict[bytes, Seen]) ->
     """The facts of a row's image, wherever it lies."""
     if isinstance(relative, str):
         try:
-            encoded = read_image_file(path.parent / relative, "")
+            encoded = read_image_file(image_beside(path, relative), "")
         except DataError as error:
             return Unseen("image-missing", "image_path", error.message, shown(relative))
     if encoded is None:

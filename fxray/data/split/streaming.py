@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fxray.data.dataset import ROWS_PER_GROUP, Dataset
-from fxray.data.images import read_image_file
+from fxray.data.images import image_beside, read_image_file
 from fxray.errors import DataError
 from fxray.schema import Sample
 
@@ -19,7 +20,7 @@ class FullRow:
 
     sample: Sample
     content: bytes
-    image_path: str | None
+    file: Path | None
 
 
 def stream_rows(dataset: Dataset, is_wanted_N: NDArray[np.bool_]) -> Iterator[FullRow]:
@@ -38,9 +39,9 @@ def stream_rows(dataset: Dataset, is_wanted_N: NDArray[np.bool_]) -> Iterator[Fu
             for image, path in zip(batch["image"], batch["image_path"], strict=True):
                 if is_wanted_N[number]:
                     where, relative = f"{dataset.path} row {number}", path.as_py()
-                    beside = None if relative is None else dataset.path.parent / relative
+                    beside = None if relative is None else image_beside(dataset.path, relative)
                     content = image.as_py() if beside is None else read_image_file(beside, where)
                     if not content:
                         raise DataError("no image", where=where, remedy="run: fxray data check")
-                    yield FullRow(dataset.samples[number], content, relative)
+                    yield FullRow(dataset.samples[number], content, beside)
                 number += 1

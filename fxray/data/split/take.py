@@ -99,10 +99,9 @@ def _rows_of_part(
     for dataset in datasets:
         is_in_N = fold.parts_N[number : number + len(dataset)] == part
         for row in stream_rows(dataset, is_in_N):
-            if row.image_path is None:
+            if row.file is None:
                 yield Row(row.sample, image=row.content)
             else:
-                relative = relative_path(dataset.path.parent / row.image_path, out_dir)
-                yield Row(row.sample, image_path=relative)
+                yield Row(row.sample, image_path=relative_path(row.file, out_dir))
         number += len(dataset)
         on_event(Step(f"write {PART_NAMES[part]}", number, total))

@@ -120,6 +120,19 @@ def test_images_may_lie_beside_the_file(tmp_path: Path) -> None:
         opened.image_bytes(1)
 
 
+def test_images_lie_beside_the_file_that_a_link_leads_to_unless_they_lie_beside_the_link(tmp_path: Path) -> None:
+    for folder, number in (("set", 7), ("mine", 8)):
+        (tmp_path / folder / "images").mkdir(parents=True)
+        (tmp_path / folder / "images" / f"{number}.png").write_bytes(_picture(number))
+    rows = [Row(_row(i).sample, image_path=f"images/{number}.png") for i, number in enumerate((7, 8, 9))]
+    write_dataset(tmp_path / "set" / "a.parquet", rows)
+    (tmp_path / "mine" / "link.parquet").symlink_to("../set/a.parquet")
+    opened = Dataset.open(tmp_path / "mine" / "link.parquet")
+    assert [opened.image_bytes(row) for row in range(2)] == [_picture(7), _picture(8)]
+    with pytest.raises(DataError, match=r"row 2.*image_path.*set/images/9\.png"):
+        opened.image_bytes(2)
+
+
 def test_a_row_without_image_is_named(tmp_path: Path) -> None:
     write_dataset(tmp_path / "c.parquet", [Row(_row(0).sample)])
     with pytest.raises(DataError, match=r"row 0.*both empty"):

@@ -8,6 +8,8 @@ import pytest
 from small_datasets import balanced, encoded, picture, row, write
 from split_settings import USUAL
 
+from fxray.data.check.check import check
+from fxray.data.check.lookup import rows_at
 from fxray.data.dataset import Dataset
 from fxray.data.split.plan import read_plan, write_plan
 from fxray.data.split.schemes import TEST, TRAIN
@@ -52,6 +54,23 @@ def test_images_beside_the_dataset_stay_there(tmp_path: Path) -> None:
     for i, sample in enumerate(opened.samples):
         assert opened.image_bytes(i) == encoded(picture(int(sample.sample_id[1:])))
     assert [p.name for p in (tmp_path / "link" / "f0").iterdir() if p.suffix != ".parquet"] == []
+
+
+def test_a_dataset_behind_a_link_is_checked_and_split_with_its_images(tmp_path: Path) -> None:
+    rows = []
+    (tmp_path / "set").mkdir()
+    for i in range(16):
+        (tmp_path / "set" / f"{i}.jpg").write_bytes(encoded(picture(i)))
+        rows.append(row(i, is_generated=i % 2 == 1, image_path=f"{i}.jpg") | {"image": None})
+    write(tmp_path / "set" / "a.parquet", rows)
+    (tmp_path / "a.parquet").symlink_to("set/a.parquet")
+    assert not {finding.rule for finding in check([tmp_path / "a.parquet"]).findings} & {"image-missing", "image-path"}
+    assert rows_at(tmp_path / "a.parquet", [3])[3]["image"] == encoded(picture(3))
+    write_plan(tmp_path / "split.json", split([tmp_path / "a.parquet"], USUAL).plan)
+    for path in take(tmp_path / "split.json", tmp_path / "f0", "0"):
+        opened = Dataset.open(path)
+        found = [opened.image_bytes(i) for i in range(len(opened))]
+        assert found == [encoded(picture(int(sample.sample_id[1:]))) for sample in opened.samples]
 
 
 def test_the_split_may_move_with_its_data(tmp_path: Path) -> None:
