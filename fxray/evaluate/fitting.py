@@ -113,8 +113,9 @@ def choose_threshold(probabilities_N: NDArray[np.float64], is_generated_N: NDArr
     Returns:
         Halfway between two probabilities that were seen; 0 where all images may count, `NEVER` where none may.
     """
-    real = probabilities_N[~is_generated_N]
-    return next(cut for cut in _cuts(probabilities_N) if np.mean(real >= cut) <= max_fpr)
+    cuts = _cuts(probabilities_N)
+    num_flagged, num_real = _num_from(cuts, probabilities_N[~is_generated_N]), (~is_generated_N).sum()
+    return float(cuts[num_flagged / num_real <= max_fpr][0])
 
 
 def choose_balanced_threshold(probabilities_N: NDArray[np.float64], is_generated_N: NDArray[np.bool_]) -> float:
@@ -127,10 +128,9 @@ def choose_balanced_threshold(probabilities_N: NDArray[np.float64], is_generated
     Returns:
         Halfway between two probabilities that were seen; of equally good ones that in the middle.
     """
-    cuts = np.array(_cuts(probabilities_N))
-    generated, real = (np.sort(probabilities_N[is_in_N]) for is_in_N in (is_generated_N, ~is_generated_N))
-    found = 1 - np.searchsorted(generated, cuts) / len(generated)
-    spared = np.searchsorted(real, cuts) / len(real)
+    cuts = _cuts(probabilities_N)
+    found = _num_from(cuts, probabilities_N[is_generated_N]) / is_generated_N.sum()
+    spared = 1 - _num_from(cuts, probabilities_N[~is_generated_N]) / (~is_generated_N).sum()
     best = np.flatnonzero(np.isclose(found + spared, (found + spared).max(), rtol=0, atol=1e-12))
     return float(cuts[best[len(best) // 2]])
 
@@ -150,19 +150,22 @@ def choose_band(
         From where an image is unsure, and from where it is no longer. A side that never gets good enough is given up:
         then the band reaches to 0, or beyond 1.
     """
-
-    def wrong(is_in: NDArray[np.bool_], is_wrong: NDArray[np.bool_]) -> float:
-        return float(is_wrong[is_in].mean()) if is_in.any() else 0.0
-
-    cuts = sorted({*_cuts(probabilities_N), threshold})
-    below = [cut for cut in reversed(cuts) if cut <= threshold]
-    above = [cut for cut in cuts if cut >= threshold]
-    low = next(cut for cut in below if wrong(probabilities_N < cut, is_generated_N) <= max_error)
-    high = next(cut for cut in above if wrong(probabilities_N >= cut, ~is_generated_N) <= max_error)
-    return low, high
+    cuts = np.union1d(_cuts(probabilities_N), threshold)
+    generated_from, real_from = (_num_from(cuts, probabilities_N[is_in]) for is_in in (is_generated_N, ~is_generated_N))
+    generated_below, real_below = is_generated_N.sum() - generated_from, (~is_generated_N).sum() - real_from
+    wrong_below = generated_below / np.maximum(generated_below + real_below, 1)
+    wrong_from = real_from / np.maximum(generated_from + real_from, 1)
+    low = cuts[(cuts <= threshold) & (wrong_below <= max_error)][-1]
+    high = cuts[(cuts >= threshold) & (wrong_from <= max_error)][0]
+    return float(low), float(high)
 
 
-def _cuts(probabilities_N: NDArray[np.float64]) -> list[float]:
+def _cuts(probabilities_N: NDArray[np.float64]) -> NDArray[np.float64]:
     """Where a threshold can lie so that it makes a difference, in rising order."""
     seen = np.unique(probabilities_N)
-    return [0.0, *((seen[1:] + seen[:-1]) / 2).tolist(), NEVER]
+    return np.concatenate([[0.0], (seen[1:] + seen[:-1]) / 2, [NEVER]])
+
+
+def _num_from(cuts: NDArray[np.float64], probabilities_N: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many probabilities are as high as each cut or higher, for all cuts in one pass."""
+    return np.asarray(len(probabilities_N) - np.searchsorted(np.sort(probabilities_N), cuts))

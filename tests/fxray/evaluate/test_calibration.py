@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -127,6 +128,29 @@ def test_the_band_is_the_narrowest_beyond_which_few_are_wrong():
     assert choose_band(probabilities, truth, 0.5, 0.1) == pytest.approx((0.35, 0.65))
     assert choose_band(probabilities, truth, 0.5, 0.3) == (0.5, 0.5)
     assert choose_band(probabilities, ~truth, 0.5, 0.0) == (0.0, NEVER)  # nothing can be said of either side
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_threshold_and_band_are_those_of_a_search_cut_by_cut(seed):
+    rng = np.random.default_rng(seed)
+    probabilities, truth = rng.integers(0, 12, 40) / 11, np.arange(40) % 3 == 0
+    values = np.unique(probabilities)
+    cuts = [0.0, *(values[1:] + values[:-1]) / 2, NEVER]
+    threshold = choose_threshold(probabilities, truth, 0.2)
+    assert threshold == next(cut for cut in cuts if (probabilities[~truth] >= cut).mean() <= 0.2)
+    below = [c for c in cuts if c <= threshold and (c == 0 or truth[probabilities < c].mean() <= 0.3)]
+    above = [c for c in cuts if c >= threshold and (c == NEVER or (~truth[probabilities >= c]).mean() <= 0.3)]
+    assert choose_band(probabilities, truth, threshold, 0.3) == (below[-1], above[0])
+
+
+def test_a_threshold_and_a_band_of_200_000_images_take_seconds():
+    truth = np.arange(200_000) % 2 == 0
+    probabilities = np.random.default_rng(0).normal(0.4 + 0.2 * truth, 0.2).clip(0, 1)
+    began = time.monotonic()
+    threshold = choose_threshold(probabilities, truth, 0.01)
+    low, high = choose_band(probabilities, truth, threshold, 0.02)
+    assert time.monotonic() - began < 30  # cut by cut they take minutes
+    assert low < threshold <= high
 
 
 def test_three_answers_follow_from_a_probability():
