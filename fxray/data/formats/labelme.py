@@ -47,7 +47,7 @@ def _read_file(place: Place, path: Path, images: Images) -> Record:
         place=place,
         image=image,
         image_field=field,
-        name=name,
+        name=images.name_below(image if field == "imagePath" else path.parent / name, name),
         regions=tuple(_region(where, shape) for where, shape in shapes),
         tags=tuple(flag for flag in names if flag.lower() in TAG_NAMES) or fields.tags_among(kinds),
         label=fields.one_verdict(verdicts, "flags"),

@@ -1,5 +1,6 @@
 """Where the image files of an export lie."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,16 @@ class Images:
             if _is_there(candidate):
                 return str(candidate)
         raise FieldProblem(field, name, f"no such file below {self.folder}; name the images' folder with --images")
+
+    def name_below(self, file: str | Path, name: str) -> str:
+        """What to call an image of a folder of folders: its path below the folder; the name itself if it lies outside.
+
+        Args:
+            file: The image.
+            name: As the tool wrote it, which may be that of another image in another folder.
+        """
+        below = os.path.relpath(file, self.folder)
+        return name if Path(below).parts[0] == ".." else below
 
 
 def _is_there(path: Path) -> bool:

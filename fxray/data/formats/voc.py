@@ -34,13 +34,13 @@ def _read_file(place: Place, path: Path, images: Images) -> Record:
         raise FieldProblem("file", str(path), f"no XML that is read here: {type(error).__name__} {error}") from error
     name = fields.text(root.findtext("filename"), "filename")
     objects = root.findall("object")
+    classic = images.folder / _IMAGE_FOLDER
+    image = images.find(name, "filename", path.parent, path.parent.parent / _IMAGE_FOLDER, classic)
     return Record(
         place=place,
-        image=images.find(
-            name, "filename", path.parent, path.parent.parent / _IMAGE_FOLDER, images.folder / _IMAGE_FOLDER
-        ),
+        image=image,
         image_field="filename",
-        name=name,
+        name=name if Path(image) == classic / name else images.name_below(image, name),
         regions=tuple(_region(item, f"object[{index}]") for index, item in enumerate(objects)),
         tags=fields.tags_among(item.findtext("name") or "" for item in objects),
         size_px=fields.size(root.findtext("size/width"), root.findtext("size/height")),

@@ -51,6 +51,17 @@ def test_boxes_are_of_the_displayed_image_and_names_of_another_system(picture, w
     assert sample.annotation.regions == (Region(Box(10, 20.25, 60.5, 80), "hand"),)
 
 
+def test_images_of_one_name_in_two_folders_are_told_apart_by_their_folders(picture, written, imported):
+    for folder in ("flux", "sd"):
+        picture(f"set/{folder}/001.png")
+        written(f"set/{folder}/001.json", document("001.png", RECTANGLE))
+    encoded = base64.b64encode(picture("elsewhere.png").read_bytes()).decode()
+    src = written("set/sd/002.json", document("gone.png", RECTANGLE, imageData=encoded)).parent.parent
+    found = imported("labelme", src)
+    assert sorted(found.samples) == ["flux/001.png", "sd/001.png", "sd/gone.png"]
+    assert {sample.source for sample in found.samples.values()} == set(found.samples)
+
+
 def test_the_image_inside_the_file_serves_where_the_other_is_gone(picture, written, imported):
     encoded = picture("elsewhere.png").read_bytes()
     src = written("a.json", document("gone.png", RECTANGLE, imageData=base64.b64encode(encoded).decode()))

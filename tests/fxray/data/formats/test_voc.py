@@ -27,6 +27,13 @@ def test_the_classic_layout_is_read(picture, written, imported):
     assert imported("voc", src.parent).samples.keys() == found.samples.keys()
 
 
+def test_images_of_one_name_in_two_folders_are_told_apart_by_their_folders(picture, written, imported):
+    for part in ("train", "val"):
+        picture(f"VOC/{part}/JPEGImages/1.jpg")
+        src = written(f"VOC/{part}/Annotations/1.xml", document("1.jpg")).parents[2]
+    assert sorted(imported("voc", src).samples) == ["train/JPEGImages/1.jpg", "val/JPEGImages/1.jpg"]
+
+
 def test_boxes_are_of_the_displayed_image(picture, written, imported):
     picture("a.jpg", orientation=6)
     found = imported("voc", written("a.xml", document("a.jpg", OBJECT.format(name="dog", more=""), size=(100, 200))))
