@@ -53,14 +53,14 @@ def _read_image(place: Place, element: Element, images: Images) -> Record:
     name = fields.text(element.get("name"), "name")
     shapes = [child for child in element if child.tag in _SHAPES]
     tags = [str(tag.get("label")) for tag in element.iter("tag")]
-    verdicts = [tag for tag in tags if tag.lower() in VERDICT_WORDS]
+    verdicts = [tag for tag in tags if tag.strip().lower() in VERDICT_WORDS]
     return Record(
         place=place,
         image=images.find(name, "name"),
         image_field="name",
         name=name,
         regions=tuple(_region(shape, f"{shape.tag}[{index}]") for index, shape in enumerate(shapes)),
-        tags=tuple(tag for tag in tags if tag.lower() in TAG_NAMES)
+        tags=tuple(tag for tag in tags if tag.strip().lower() in TAG_NAMES)
         or fields.tags_among(shape.get("label", "") for shape in shapes),
         label=fields.one_verdict(verdicts, "tag"),
         size_px=fields.size(element.get("width"), element.get("height")),

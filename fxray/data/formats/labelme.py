@@ -42,14 +42,14 @@ def _read_file(place: Place, path: Path, images: Images) -> Record:
         for index, shape in enumerate(fields.sequence(row.get("shapes"), "shapes"))
     ]
     kinds = [str(shape.get("label") or "") for _, shape in shapes]
-    verdicts = [flag for flag in names if flag.lower() in VERDICT_WORDS]
+    verdicts = [flag for flag in names if flag.strip().lower() in VERDICT_WORDS]
     return Record(
         place=place,
         image=image,
         image_field=field,
         name=images.name_below(image if field == "imagePath" else path.parent / name, name),
         regions=tuple(_region(where, shape) for where, shape in shapes),
-        tags=tuple(flag for flag in names if flag.lower() in TAG_NAMES) or fields.tags_among(kinds),
+        tags=tuple(flag for flag in names if flag.strip().lower() in TAG_NAMES) or fields.tags_among(kinds),
         label=fields.one_verdict(verdicts, "flags"),
         size_px=fields.size(row.get("imageWidth"), row.get("imageHeight")),
     )

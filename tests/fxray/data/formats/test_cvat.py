@@ -2,7 +2,7 @@
 
 import pytest
 
-from fxray.schema import Box, Region, Tag, Verdict
+from fxray.schema import Annotation, Box, Region, Tag, Verdict
 
 BOX = '<box label="face" source="manual" occluded="0" xtl="10.5" ytl="20" xbr="60" ybr="80.25" z_order="0">{}</box>'
 
@@ -35,6 +35,13 @@ def test_shapes_and_tags_are_read(picture, written, imported):
         Region(Box(20, 30, 27, 39), "nose"),
     )
     assert (annotation.verdict, annotation.tags) == (Verdict.GENERATED, (Tag.OTHER,))
+
+
+def test_blanks_around_a_tag_do_not_matter(picture, written, imported):
+    picture("a.png")
+    tags = '<tag label=" Fake " source="manual"/><tag label="Texture errors " source="manual"/>'
+    found = imported("cvat", written("annotations.xml", document(image(tags))), label=None)
+    assert found.samples["a.png"].annotation == Annotation(Verdict.GENERATED, (), (Tag.TEXTURE,))
 
 
 def test_boxes_are_of_the_displayed_image(picture, written, imported):

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from fxray.schema import Box, Region, Tag, Verdict
+from fxray.schema import Annotation, Box, Region, Tag, Verdict
 
 RECTANGLE = {
     "label": "hand",
@@ -99,3 +99,10 @@ def test_an_image_that_is_flagged_as_both_is_refused(picture, written, imported)
     found = imported("labelme", src)
     assert [finding["field"] for finding in found.findings] == ["flags"]
     assert [sample.annotation.verdict.value for sample in found.samples.values()] == ["real"]
+
+
+def test_blanks_around_a_flag_do_not_matter(picture, written, imported):
+    picture("a.png")
+    flags = {" Fake ": True, "Texture errors ": True}
+    found = imported("labelme", written("a.json", document("a.png", flags=flags)), label=None)
+    assert found.samples["a.png"].annotation == Annotation(Verdict.GENERATED, (), (Tag.TEXTURE,))
