@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -193,9 +194,16 @@ def write_dataset(path: Path, rows: Iterable[Row]) -> None:
                 _read_sample(record, f"{path} row {num_rows}")
                 records.append(record)
                 num_rows += 1
-            writer.write_table(pa.Table.from_pylist(records, schema=SCHEMA))
+            writer.write_table(_as_table(records, f"{path} rows {num_rows - len(records)} to {num_rows - 1}"))
         if num_rows == 0:
             raise DataError("dataset without rows, expected at least one", where=str(path), remedy="give some rows")
+
+
+def _as_table(records: list[dict[str, Any]], where: str) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(records, schema=SCHEMA)
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise DataError(f"text with broken characters: {error.object!a:.120}", where=where, remedy=_REWRITE) from error
 
 
 def dataset_writer(path: Path) -> pq.ParquetWriter:
@@ -289,13 +297,19 @@ def _write_record(row: Row) -> dict[str, Any]:
         "width_px": sample.width_px,
         "height_px": sample.height_px,
         "label": annotation.verdict.value,
-        "regions": [region.box._asdict() | {"caption": region.caption} for region in annotation.regions],
+        "regions": [_stored_box(region.box) | {"caption": region.caption} for region in annotation.regions],
         "tags": [tag.value for tag in annotation.tags],
         "generator": sample.generator,
         "category": sample.category,
         "source": sample.source,
         "annotator": sample.annotator,
     }
+
+
+def _stored_box(box: Box) -> dict[str, float]:
+    """A box as the file keeps it, in 32 bits, in which a narrow one may have no area."""
+    with np.errstate(over="ignore"):  # what is infinite in them lies outside, and is refused
+        return {name: float(np.float32(corner)) for name, corner in box._asdict().items()}
 
 
 def _read_sample(fields: dict[str, Any], where: str) -> Sample:

@@ -237,6 +237,31 @@ def test_a_malformed_row_is_named(tmp_path: Path, changes: dict[str, Any], messa
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"annotation": Annotation(Verdict.GENERATED, (Region(Box(5, 0, 5 + 1e-7, 4), "Eye"),))},
+            "row 1.*with an area",
+        ),
+        (
+            {"annotation": Annotation(Verdict.GENERATED, (Region(Box(5, 0, 1e39, 4), "Eye"),))},
+            "row 1.*with an area inside",
+        ),
+        (
+            {"annotation": Annotation(Verdict.GENERATED, (Region(Box(0, 0, 4, 4), "Eye \ud800"),))},
+            "rows 0 to 1.*broken",
+        ),
+        ({"source": "\udcff"}, "rows 0 to 1.*broken characters"),
+    ],
+)
+def test_what_a_file_cannot_hold_is_not_written(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """A box whose area is lost in 32 bits would be refused when the file is opened."""
+    with pytest.raises(DataError, match=message):
+        write_dataset(tmp_path / "a.parquet", [_row(0), _row(1, **changes)])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_repeated_id_is_named(tmp_path: Path) -> None:
     write_dataset(tmp_path / "a.parquet", [_row(0), _row(1), _row(0)])
     with pytest.raises(DataError, match=r"row 2.*'s0' also names row 0"):
