@@ -13,7 +13,7 @@ from fxray.data.check.findings import Finding, Place, by_rule, exit_code
 from fxray.data.check.leaks import Signal, probe
 from fxray.data.check.rules import Severity
 from fxray.data.check.scan import SeenRow, scan
-from fxray.data.check.whole import clusters, related_images, whole_findings
+from fxray.data.check.whole import clusters, labels_by_file, related_images, whole_findings
 from fxray.data.parts import AllCores
 from fxray.events import OnEvent, PhaseStarted, ignore
 from fxray.schema import Verdict
@@ -86,12 +86,12 @@ def check(
     signals = _signals(seen.rows, groups, ignores_source=ignores_source)
     whole = whole_findings(seen.rows, groups, ignores_source=ignores_source)
     findings = [*seen.findings, *whole, *_leak_findings(signals, seen.rows)]
-    counts = {str(path): Counter(row.label for row in seen.rows if row.place.file == str(path)) for path in paths}
+    counts = labels_by_file(seen.rows)
     generators = Counter(row.generator for row in seen.rows if row.label == Verdict.GENERATED)
     return Check(
         tuple(map(str, paths)),
         len(seen.rows),
-        {file: dict(sorted(labels.items())) for file, labels in counts.items()},
+        {str(path): dict(sorted(counts[str(path)].items())) for path in paths},
         dict(sorted(generators.items())),
         None if signals is None else tuple(signals),
         tuple(findings),

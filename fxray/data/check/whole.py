@@ -73,6 +73,14 @@ def clusters(
     return components(len(rows), np.array(links, np.int64).reshape(-1, 2)).astype(np.int64)
 
 
+def labels_by_file(rows: Sequence[SeenRow]) -> dict[str, Counter[str]]:
+    """How many rows of each file have each label, right or wrong; files in the order of their first rows."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        counts[row.place.file][row.label] += 1
+    return counts
+
+
 def _fingerprint(row: SeenRow) -> NDArray[np.float32] | None:
     return row.image.fingerprint if row.image is not None else None
 
@@ -116,13 +124,15 @@ def _shared_sources(rows: Sequence[SeenRow]) -> Iterator[Finding]:
 
 
 def _balance(rows: Sequence[SeenRow]) -> Iterator[Finding]:
-    files = dict.fromkeys(row.place.file for row in rows)
-    for file in files:
-        counts = Counter(row.label for row in rows if row.place.file == file)
+    for file, counts in labels_by_file(rows).items():
         few, many = sorted(counts[verdict] for verdict in Verdict)
         if many > MAX_CLASS_RATIO * few:
             message = f"{counts[Verdict.REAL]} real and {counts[Verdict.GENERATED]} generated images"
             yield Finding("class-balance", message, Place(file), "label")
+    first_of: dict[str, Place] = {}
+    for row in rows:
+        if row.label == Verdict.GENERATED:
+            first_of.setdefault(row.generator, row.place)
     generators = Counter(row.generator for row in rows if row.label == Verdict.GENERATED)
     if not generators:
         return
@@ -130,8 +140,8 @@ def _balance(rows: Sequence[SeenRow]) -> Iterator[Finding]:
     for generator, count in sorted(generators.items()):
         if count < min(MIN_GENERATOR_IMAGES, usual / 2) or count < usual / 10:
             message = f"{shown(generator)} has {count} images, the median generator {usual:g}"
-            place = next(row.place for row in rows if row.generator == generator and row.label == Verdict.GENERATED)
-            yield Finding("generator-balance", message, Place(place.file), "generator", shown(generator))
+            file = first_of[generator].file
+            yield Finding("generator-balance", message, Place(file), "generator", shown(generator))
 
 
 def _captions(rows: Sequence[SeenRow]) -> Iterator[Finding]:
