@@ -48,8 +48,11 @@ def split(
         all_cores: What looks at the images where this process alone would be slow.
 
     Raises:
-        DataError: A row or image is faulty, a generator has no group, or a part would lack a class.
+        DataError: A file is given twice, a row or image is faulty, a generator has no group, or a part would lack a
+            class.
     """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise DataError("a file is given twice", where=", ".join(map(str, paths)), remedy="give each once")
     samples = [sample for path in paths for sample in _open(path).samples]
     seen = scan_whole(paths, on_event, all_cores=all_cores)
     on_event(PhaseStarted("look-alikes"))

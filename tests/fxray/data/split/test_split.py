@@ -241,6 +241,14 @@ def test_one_id_in_two_files_is_refused(tmp_path: Path) -> None:
         split(paths, USUAL)
 
 
+def test_a_file_that_is_given_twice_is_refused_before_its_images_are_looked_at(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", balanced(8))
+    (tmp_path / "link.parquet").symlink_to(path)
+    with pytest.raises(DataError, match="a file is given twice"):
+        split([path, tmp_path / "link.parquet"], USUAL)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_the_parts_of_a_split_pass_the_check_and_a_careless_split_does_not(
     tmp_path: Path, pictures: list[tuple[bytes, list[bytes]]]
 ) -> None:
