@@ -86,6 +86,17 @@ def parts_of(path: Path) -> list[Part]:
     return parts
 
 
+def largest_group(path: Path) -> tuple[int, int]:
+    """Rows, and bytes of images before they are compressed, of the row group that holds most of them.
+
+    Raises:
+        ArrowException, OSError, UnicodeError: The file cannot be read.
+    """
+    metadata = _metadata(path)
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    return max(((group.num_rows, _image_bytes(group)) for group in groups), key=lambda size: size[1], default=(0, 0))
+
+
 def look_at(part: Part, num_threads: int) -> bytes:
     """Looks at the images of a part, of which Pillow lets several threads decode; those known already are not decoded.
 

@@ -40,6 +40,12 @@ _ALL = (
     # the file
     Rule("file-unreadable", _E, "no dataset file, or cut short", "write the file again"),
     Rule("schema", _E, "columns or version of another format", "import the file, or write it with write_dataset"),
+    Rule(
+        "row-group",
+        _W,
+        "row group from which much is read for one image",
+        "write the file again with write_dataset, or in row groups of 16 rows (pyarrow: row_group_size=16)",
+    ),
     # a row
     Rule("value", _E, "field null or of a wrong kind", _REWRITE),
     Rule("repeated-id", _E, "sample_id used twice", "import one of the files again with --id-prefix"),

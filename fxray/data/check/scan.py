@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 from fxray.data.check.facts import Seen, folder_of, forget_others, unpack
 from fxray.data.check.findings import Finding, Place, shown
 from fxray.data.check.images import ImageFacts, Unseen, image_faults
-from fxray.data.check.parts import UNREADABLE, Part, first_line, look_at, parts_of, why_unreadable
+from fxray.data.check.parts import UNREADABLE, Part, first_line, largest_group, look_at, parts_of, why_unreadable
 from fxray.data.check.rows import Fault, row_faults
-from fxray.data.dataset import SCHEMA, check_schema
+from fxray.data.dataset import ROWS_PER_GROUP, SCHEMA, check_schema
 from fxray.data.parts import ALONE_S, AllCores, each_part
 from fxray.errors import DataError
 from fxray.events import Note, OnEvent, PhaseDone, PhaseStarted, Step, ignore
 from fxray.processors import num_processors
 
+MAX_GROUP_ROWS, MAX_GROUP_MIB = 64, 16
+"""Row groups that are larger in both are told of; those of `write_dataset` hold 16 images."""
 _BATCH_ROWS = 1024
 _PIXELS = "image"
 
@@ -132,6 +134,7 @@ def _rows_of(
                 findings.append(Finding("schema", error.message, Place(str(path))))
             if file.metadata.num_rows == 0:
                 findings.append(Finding("file-unreadable", "no rows, expected at least one", Place(str(path))))
+            findings += _row_groups(path)
             columns = [name for name in SCHEMA.names if name in file.schema_arrow.names and name != _PIXELS]
             for batch in file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
                 for fields, (part, image) in zip(batch.to_pylist(), images, strict=False):
@@ -143,6 +146,15 @@ def _rows_of(
                     number += 1
     except UNREADABLE as error:
         findings.append(_breaks_off(path, number, first_line(error)))
+
+
+def _row_groups(path: Path) -> Iterator[Finding]:
+    """What another tool made one row group of: an image is read from the group's beginning on."""
+    num_rows, num_bytes = largest_group(path.absolute())
+    if num_rows > MAX_GROUP_ROWS and num_bytes > MAX_GROUP_MIB * 2**20:
+        size = f"{num_rows} rows with {num_bytes // 2**20} MiB of images"
+        message = f"{size}, of which half is read for one of them; expected {ROWS_PER_GROUP} rows"
+        yield Finding("row-group", message, Place(str(path)), "image")
 
 
 def _breaks_off(path: Path, num_rows: int, reason: str) -> Finding:

@@ -46,6 +46,19 @@ def test_every_bad_row_is_listed_where_it_is(tmp_path: Path) -> None:
     assert json.loads(json.dumps(found.to_json()))["severities"]["error"] == 13
 
 
+def test_a_file_that_another_tool_made_one_row_group_of_is_told(tmp_path: Path) -> None:
+    """To train on it means to read half of the group for each image."""
+    rows = balanced(80, lambda image, _: encoded(image) + bytes(310_000))
+    path = write(tmp_path / "a.parquet", rows)
+    assert of_rule(check([path]), "row-group") == []
+    pq.write_table(pq.read_table(path), path)
+    (finding,) = (finding for finding in check([path]).findings if finding.rule == "row-group")
+    assert finding.message == "80 rows with 23 MiB of images, of which half is read for one of them; expected 16 rows"
+    without = [row | {"image": None, "image_path": "gone.jpg"} for row in rows]
+    pq.write_table(pa.Table.from_pylist(without, SCHEMA), path)
+    assert of_rule(check([path]), "row-group") == []
+
+
 def test_what_is_no_dataset_is_a_finding(tmp_path: Path) -> None:
     good = write(tmp_path / "good.parquet", balanced(40))
     (tmp_path / "text.parquet").write_text("PAR1 no")
