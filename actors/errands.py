@@ -20,7 +20,7 @@ class Deadlines:
 
     Attributes:
         start_s: For an engine to come up, from when it has a node.
-        step_s: For one call of `generate` or `adopt`.
+        step_s: For an engine to draw a lease, or to load a policy, from when it was asked.
         hang_s: For a worker that is up to answer a health question.
     """
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class PhaseStarted:
-    """A part of the way begins: "data", "sft", "grpo:alpha", "evaluate:gamma", "report".
+    """A part of the way begins: "data", "sft", "alpha", "evaluate gamma", "evaluate gamma on validation".
 
     Attributes:
         phase: Its name, unique within the run.

@@ -208,7 +208,7 @@ class RolloutConfig(Section):
     start_deadline_s: Positive = 600
     """For an engine to come up once it has a node, and for a node that training cannot go on without."""
     step_deadline_s: Positive = 1800
-    """For the rollouts of one step."""
+    """For an engine to draw the groups that it was asked for, all of a step or its share, or to load a policy."""
     hang_deadline_s: Positive = 60
     """For an engine that is up to answer a health question; one that does not is killed and replaced."""
 

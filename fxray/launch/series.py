@@ -25,7 +25,7 @@ SYNC_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 SERIES = (
     Series("fxray_phase_steps", "gauge", "Steps of the phase in all.", ("phase",)),
     Series("fxray_phase_step", "gauge", "Steps of the phase that are done.", ("phase",)),
-    Series("fxray_policy_version", "gauge", "Version of the policy that was published last."),
+    Series("fxray_policy_version", "gauge", "Version of the policy that the last step made."),
     Series("fxray_staleness_versions", "gauge", "Versions by which the sampled policy was behind the learner's."),
     Series("fxray_step_seconds", "gauge", "Seconds of the last step: its parts, and `whole`.", ("part",)),
     Series("fxray_tokens_per_second", "gauge", "Tokens of the last step over its seconds."),
