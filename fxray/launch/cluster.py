@@ -14,6 +14,7 @@ from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
 from fxray.launch.head import watched_head
 from fxray.launch.leftovers import own_folder
+from fxray.launch.raylet import own_groups, watched_raylet
 from fxray.listening import bound_socket
 from fxray.processors import num_processors
 
@@ -21,16 +22,18 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 @contextmanager
-def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
+def ray_cluster(config: RayConfig, *, min_cpus: int, is_apart: bool = False) -> Iterator[None]:
     """Joins or starts Ray, and leaves or ends it.
 
     Args:
         config: Address and size.
         min_cpus: Logical processors that the actors of the run ask for.
+        is_apart: A signal to this process's whole group, as of `timeout`, is not to end a Ray of its own before the
+            block ends; and where one ends all the same, the block does.
 
     Raises:
         ResourceError: The cluster cannot be reached, or a Ray of its own cannot be started here.
-        HeadLostError: The cluster's head has not answered for `head_deadline_s`.
+        HeadLostError: The cluster's head has not answered for `head_deadline_s`, or the Ray of its own has ended.
     """
     check_machine(config)
     address = ray_address(config)
@@ -40,12 +43,13 @@ def ray_cluster(config: RayConfig, *, min_cpus: int) -> Iterator[None]:
     import ray
 
     with nullcontext() if address else own_folder() as folder:
-        with _kept_handler(signal.SIGTERM):
+        with _kept_handler(signal.SIGTERM), own_groups() if is_apart else nullcontext():
             _init(config, address, folder, min_cpus)
         head = ray.get_runtime_context().gcs_address
         with watched_head(head, config.head_deadline_s) if address else nullcontext():
             try:
-                yield
+                with watched_raylet() if is_apart and not address else nullcontext():
+                    yield
             finally:
                 ray.shutdown()
 

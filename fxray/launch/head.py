@@ -23,21 +23,37 @@ LEAVING_DEADLINE_S = 10.0
 
 @contextmanager
 def watched_head(address: str, deadline_s: float) -> Iterator[None]:
-    """Ends the block when the head has not answered for too long; watches from the main thread alone.
+    """Ends the block when the head has not answered for too long.
 
     Args:
         address: Of Ray's control store: "10.0.0.1:6379".
         deadline_s: Longest silence.
 
     Raises:
-        HeadLostError: The head is gone. A block that does not end within `LEAVING_DEADLINE_S` then is ended with its
-            process, exit code 1, after the same words on stderr.
+        HeadLostError: See `watched`.
     """
     error = HeadLostError(
         f"the head of the cluster has not answered for {deadline_s:g} s (ray.head_deadline_s)",
         where=address,
         remedy="start the cluster again; the same command then goes on from the last checkpoint",
     )
+    with watched(asker(address), deadline_s, error):
+        yield
+
+
+@contextmanager
+def watched(answers: Callable[[], bool], deadline_s: float, error: HeadLostError) -> Iterator[None]:
+    """Ends the block when what it depends on has not answered for too long; watches from the main thread alone.
+
+    Args:
+        answers: Asks it.
+        deadline_s: Longest silence.
+        error: What is raised then.
+
+    Raises:
+        HeadLostError: It is gone. A block that does not end within `LEAVING_DEADLINE_S` then is ended with its
+            process, exit code 1, after the same words on stderr.
+    """
     is_lost, is_left = threading.Event(), threading.Event()
     signalling = threading.Lock()
 
@@ -61,7 +77,7 @@ def watched_head(address: str, deadline_s: float) -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGUSR1, interrupt)
-    thread = threading.Thread(target=watch, args=(asker(address), deadline_s, is_left, end_block), daemon=True)
+    thread = threading.Thread(target=watch, args=(answers, deadline_s, is_left, end_block), daemon=True)
     thread.start()
     try:
         yield

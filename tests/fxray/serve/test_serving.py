@@ -67,7 +67,7 @@ def test_the_service_answers_streams_multiplexes_swaps_and_ends_what_has_begun(t
         "-s", "evaluate.max_new_tokens=24", "-s", "rollout.max_num_seqs=8",
     ]  # fmt: skip
     environment = os.environ | {"RAY_worker_niceness": "0"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     url = f"http://127.0.0.1:{PORT}"
     try:
         wait_until_ready(url, process)
@@ -122,7 +122,7 @@ def test_the_service_answers_streams_multiplexes_swaps_and_ends_what_has_begun(t
                 time.sleep(0.2)
             lines = client.get(f"/v1/batches/{batch}/results").text.splitlines()
             assert [json.loads(line)["answer"] for line in lines] == [found["answer"] for found in second]
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)  # as `timeout` does
         assert process.wait(60) == 0
         assert np.isfinite([found["seconds"] for found in first]).all()
     finally:
