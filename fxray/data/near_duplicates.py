@@ -12,6 +12,8 @@ bring two fingerprints closer: a k-d tree over the leading ones gives candidates
 Legend: N images, D = 63 coefficients, P pairs.
 """
 
+from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -66,7 +68,8 @@ def near_pairs(prints_ND: NDArray[np.float32]) -> NDArray[np.int64]:
     """Pairs of near duplicates; time grows about as N log N where there are few.
 
     Where more than a thousand images crowd around one, those within half the distance are not asked for neighbours of
-    their own, or a placeholder that stands in for half of the images would take time and memory as N squared.
+    their own, or a placeholder that stands in for half of the images would take time and memory as N squared. Crowds
+    that touch are joined by one pair, so what hangs together does so whichever pairs are left out.
 
     Args:
         prints_ND: Fingerprints, float32 [N, D].
@@ -81,7 +84,7 @@ def near_pairs(prints_ND: NDArray[np.float32]) -> NDArray[np.int64]:
     weighted_ND = _unit(prints_ND * _WEIGHTS.astype(np.float32))
     leading = np.ascontiguousarray(prints_ND[:, :_NUM_LEADING], np.float64)
     tree = cKDTree(leading)
-    is_settled = np.zeros(len(prints_ND), bool)
+    is_settled, crowds = np.zeros(len(prints_ND), bool), list[NDArray[np.int64]]()
     found = [np.empty((0, 2), np.int64)]
     for start in range(0, len(prints_ND), _BLOCK):
         asked = start + np.flatnonzero(~is_settled[start : start + _BLOCK])
@@ -91,14 +94,41 @@ def near_pairs(prints_ND: NDArray[np.float32]) -> NDArray[np.int64]:
                 continue
             others = np.asarray(tree.query_ball_point(leading[i], MAX_LAYOUT_DISTANCE))
             others = others[others != i]
-            layout = np.linalg.norm(prints_ND[others] - prints_ND[i], axis=1) / MAX_LAYOUT_DISTANCE
-            detail = np.linalg.norm(weighted_ND[others] - weighted_ND[i], axis=1) / MAX_DISTANCE
-            apart = np.maximum(layout, detail)
+            apart = _apart(prints_ND, weighted_ND, others, i)
             near = others[apart <= 1]
             if len(near) > _CROWD:
                 is_settled[others[apart <= 0.5]] = True
+                crowds.append(np.append(others[apart <= 0.5], i))
             found.append(np.column_stack([np.minimum(near, i), np.maximum(near, i)]))
+    if len(crowds) > 1:
+        linked = components(len(prints_ND), np.concatenate(found).astype(np.int64))
+        apart_crowds = ((a, b) for a, b in combinations(crowds, 2) if linked[a[-1]] != linked[b[-1]])
+        found += [pair for a, b in apart_crowds for pair in _bridge(prints_ND, weighted_ND, a, b)]
     return np.unique(np.concatenate(found).astype(np.int64), axis=0)
+
+
+def _apart(
+    prints_ND: NDArray[np.float32], weighted_ND: NDArray[np.float32], some: NDArray[np.int64], i: int
+) -> NDArray[np.float64]:
+    """How far some images are from one, in units of what makes them near duplicates."""
+    layout = np.linalg.norm(prints_ND[some] - prints_ND[i], axis=1) / MAX_LAYOUT_DISTANCE
+    detail = np.linalg.norm(weighted_ND[some] - weighted_ND[i], axis=1) / MAX_DISTANCE
+    return np.asarray(np.maximum(layout, detail), np.float64)
+
+
+def _bridge(
+    prints_ND: NDArray[np.float32], weighted_ND: NDArray[np.float32], a: NDArray[np.int64], b: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
+    """A pair of near duplicates of two crowds, if there is one; of each the centre is last, the others within 0.5."""
+    if _apart(prints_ND, weighted_ND, b[-1:], a[-1])[0] > 2:
+        return
+    to_b, to_a = _apart(prints_ND, weighted_ND, a, b[-1]), _apart(prints_ND, weighted_ND, b, a[-1])
+    a, b = a[np.argsort(to_b)][np.sort(to_b) <= 1.5], b[np.argsort(to_a)][np.sort(to_a) <= 1.5]
+    for i in a:  # those on the side of the other crowd first, so a pair is found soon
+        apart = _apart(prints_ND, weighted_ND, b, i)
+        if len(b) and apart.min() <= 1:
+            yield np.sort([[i, b[apart.argmin()]]], axis=1)
+            return
 
 
 def _unit(vectors: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

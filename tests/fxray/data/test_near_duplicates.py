@@ -97,6 +97,25 @@ def test_a_crowd_of_copies_costs_no_square(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(set(numbers.tolist())) == 501
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_crowds_that_touch_hang_together(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two crowds whose centres may be further apart than near duplicates are, while some of their members are not."""
+    rng = np.random.default_rng(seed)
+    middle, way = rng.standard_normal((2, 63)) / near_duplicates._WEIGHTS
+    way -= way @ middle / (middle @ middle) * middle
+
+    def prints_at(places: np.ndarray) -> np.ndarray:
+        return near_duplicates._unit(middle + places[:, None] * way).astype(np.float32)
+
+    ends = prints_at(np.array([-0.005, 0.005]))
+    weighted = near_duplicates._unit(ends * near_duplicates._WEIGHTS.astype(np.float32))
+    unit = 0.01 / near_duplicates._apart(ends, weighted, np.array([0]), 1)[0]  # so far two just are near duplicates
+    prints = prints_at(unit * np.concatenate([rng.uniform(-0.65, -0.45, 30), rng.uniform(0.45, 0.65, 30)]))
+    expected = components(60, near_pairs(prints))
+    monkeypatch.setattr(near_duplicates, "_CROWD", 10)
+    assert components(60, near_pairs(prints)).tolist() == expected.tolist()
+
+
 def test_components_join_chains() -> None:
     assert components(6, np.array([[0, 3], [3, 5], [1, 2]])).tolist() == [0, 1, 1, 0, 2, 0]
     assert components(2, np.empty((0, 2), np.int64)).tolist() == [0, 1]
