@@ -12,8 +12,10 @@ from pathlib import Path
 
 from fxray.config.load import dump_differences
 from fxray.config.tree import Config
+from fxray.data.dataset import Dataset
 from fxray.files import file_sha256, write_atomically
 from fxray.launch.calibration import recorded_splits
+from fxray.launch.evaluation import rows_to_answer
 from fxray.report.paper_table import SYNTHETIC, PaperTable
 from fxray.sweep.chart import draw_fields
 from fxray.sweep.file import SweepFile, as_override
@@ -92,6 +94,7 @@ def write_sweep(
         _facts(file, trials, out, config),
         is_synthetic=is_planted,
         best=name,
+        sources=_asked_sources(out, config),
         figure=FIGURE if has_figure else "",
     )
     if best is not None:
@@ -126,6 +129,12 @@ def _remove(out: Path, *names: str) -> None:
     """What an earlier call wrote, and what is not true of this one."""
     for name in names:
         (out / name).unlink(missing_ok=True)
+
+
+def _asked_sources(out: Path, config: Config) -> list[str]:
+    """Sources of the validation images that trials answer, one each."""
+    dataset = Dataset.open(recorded_splits(out).validation)
+    return [dataset.samples[row].source for row in rows_to_answer(len(dataset), config.evaluate.num_samples)]
 
 
 def _facts(file: SweepFile, trials: Sequence[Trial], out: Path, config: Config) -> dict[str, object]:

@@ -9,7 +9,15 @@ from pathlib import Path
 from fxray.experiments.measure import Numbers
 from fxray.experiments.tables import label_of
 from fxray.files import write_atomically
-from fxray.report.paper_table import NOTHING, SYNTHETIC, PaperRow, PaperTable, estimate_cell, write_table
+from fxray.report.paper_table import (
+    NOTHING,
+    SYNTHETIC,
+    PaperRow,
+    PaperTable,
+    estimate_cell,
+    note_of_sources,
+    write_table,
+)
 from fxray.sweep.file import Sweep
 from fxray.sweep.measure import Lead, SettingResult, TrialResult, gained, shown
 
@@ -31,6 +39,7 @@ def write_results(
     *,
     is_synthetic: bool,
     best: str,
+    sources: Sequence[str],
     figure: str = "",
 ) -> PaperTable:
     """Writes sweep.md, .tex, .csv, .html and .json.
@@ -43,12 +52,13 @@ def write_results(
         facts: What the numbers rest on.
         is_synthetic: Whether the data are photographs with planted defects.
         best: Name of the best setting; empty where none is done.
+        sources: Of the images that were asked about, one each.
         figure: Name of a figure that lies there already.
 
     Raises:
         ResourceError: The disk is full or not writable.
     """
-    table = as_table(sweep, results, lead, facts, is_synthetic=is_synthetic, best=best, figure=figure)
+    table = as_table(sweep, results, lead, facts, is_synthetic=is_synthetic, best=best, sources=sources, figure=figure)
     write_table(table, folder, NAME)
     content = {
         "title": sweep.title,
@@ -72,6 +82,7 @@ def as_table(
     *,
     is_synthetic: bool,
     best: str,
+    sources: Sequence[str],
     figure: str = "",
 ) -> PaperTable:
     """A row for each setting, and beneath it one for each of its trials."""
@@ -91,6 +102,7 @@ def as_table(
     phase = sweep.phase or "the last phase"
     notes = [SYNTHETIC] * is_synthetic + [
         f"{label_of(sweep.metric)} after {phase}, on the validation split; the test split was not asked.",
+        *note_of_sources("Validation split", sources),
         READING,
         SECONDS,
     ]

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from fxray.config.load import load_config
+from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import ConfigError
 from fxray.events import Note, Step
 from fxray.sweep.sweep import sweep
@@ -78,6 +79,21 @@ def test_settings_are_trained_with_every_seed_and_only_what_failed_is_tried_agai
     assert best == base.configure(["grpo.prompts_per_step=16"], {})
     assert "--set grpo.prompts_per_step=16" in (base.out / "best.yaml").read_text()
     assert not list(base.out.glob("trials/*/evaluation/*/predictions.parquet"))  # the test split was not asked
+
+
+@pytest.mark.parametrize(
+    ("num_sources", "said"), [(8, []), (2, ["Validation split: 8 images of 2 sources; intervals"])]
+)
+def test_a_table_says_that_validation_images_share_sources(
+    base, splits, sweep_file, fake_train, tmp_path, num_sources, said
+):
+    dataset, path = Dataset.open(splits["validation"]), tmp_path / "validation.parquet"
+    rows = [Row(replace(sample, source=f"p{i % num_sources}"), b"-") for i, sample in enumerate(dataset.samples)]
+    write_dataset(path, rows)
+    own = replace(base, configure=lambda more, above: base.configure([f"data.validation={path}", *more], above))
+    train, _ = fake_train({"": (6, 4, 4, 4)})
+    table = sweep(sweep_file(GRID), own, train=train, run=in_this_process).table
+    assert [note.partition(" are about")[0] for note in table.notes if " images of " in note] == said
 
 
 def test_a_setting_goes_from_phase_to_phase_with_all_its_seeds_and_stays_stopped(base, sweep_file, fake_train):
