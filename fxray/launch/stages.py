@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from fxray.checkpoints import (
     CheckpointState,
@@ -28,6 +29,7 @@ from fxray.grpo.ports import Learner
 from fxray.grpo.types import PolicyBlob
 from fxray.launch.fleet import Fleet, read_policy, write_policy
 from fxray.launch.plan import plan_stage
+from fxray.launch.run import Split
 from fxray.launch.session import Session
 from fxray.metrics import MetricsLog
 from fxray.model.folder import base_fingerprint
@@ -102,6 +104,8 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
     if (eta := session.config.grpo.liti_eta) < 1:
         fleet.learner.interpolate(eta)
         cursor = replace(cursor, policy_version=cursor.policy_version + 1)
+    for split in get_args(Split):  # of a former end of this stage, which was damaged
+        session.run.predictions(stage.name, split).unlink(missing_ok=True)
     checkpoint(stage_dir / "final", cursor)
     if session.config.model.lora is None:  # sixteen bytes a weight, each
         retain(stage_dir, 0)

@@ -247,6 +247,9 @@ def test_a_damaged_checkpoint_costs_steps_but_changes_nothing(
     with pytest.raises(WorkerDiedError):
         run.train(at("update", 11, 12, 13, error=lost))
     folder = run.run.root / "grpo" / damaged
+    answers = [run.run.predictions("alpha", "test"), run.run.predictions("alpha", "validation")]
+    for file in answers:
+        write_atomically(file, "of the policy that is damaged now")
     (folder / "learner").write_text("[1.0, 1.0, 1.0]")
     run.events.clear()
     run.train()
@@ -255,6 +258,7 @@ def test_a_damaged_checkpoint_costs_steps_but_changes_nothing(
     assert len(run.warnings) == 1
     assert "learner is not what was written" in run.warnings[0]
     assert (folder.parent / f"damaged-{folder.name}").is_dir()
+    assert [file.exists() for file in answers] == [damaged != "alpha/final"] * 2
 
 
 def test_where_every_checkpoint_is_damaged_the_run_says_so_once(undisturbed: dict[int, Run], tmp_path: Path) -> None:
