@@ -70,7 +70,7 @@ def test_another_thread_sees_what_is_waited_for_and_the_time_counts_for_the_olde
         time.sleep(0.02)
     assert seen == [old, new]
     assert waits() == []
-    assert waited_s()["learner update"] - before_s >= 0.02
+    assert 0.02 <= waited_s()["learner update"] - before_s <= time.monotonic() - old.start_s
 
 
 def test_a_stall_is_said_at_the_bound_and_at_doublings_only():

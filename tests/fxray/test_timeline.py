@@ -2,13 +2,14 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from fxray import timeline
 from fxray.spans import Span
-from fxray.timeline import OLD_TIMELINE_FILE, TimelineFile, busy_s, read_timeline
+from fxray.timeline import OLD_TIMELINE_FILE, TimelineFile, busy_s, length_s, read_timeline
 
 
 def check_trace(events: list[dict]) -> None:
@@ -161,6 +162,20 @@ def test_a_full_file_makes_room_and_the_new_one_names_its_tracks(tmp_path: Path)
     assert events[-1]["args"] == {"number": 59}
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 5000
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_times_are_those_of_the_clock_and_the_length_is_from_the_first_to_the_last(tmp_path: Path) -> None:
+    path, now_s = tmp_path / "timeline.json", time.monotonic()
+    file = TimelineFile(path)
+    file.add(draw("rollout-1", now_s - 10, 4))
+    file.add(draw("rollout-2", now_s - 5, 3))
+    file.write()
+    events = read_timeline(path)
+    first, second = (event for event in events if event["ph"] == "X")
+    assert first["ts"] == pytest.approx(1e6 * (time.time() - 10), abs=5e6)
+    assert second["ts"] - first["ts"] == pytest.approx(5e6, abs=2)
+    assert length_s(events) == pytest.approx(8)
+    assert length_s([]) == 0
 
 
 def test_no_file_has_no_events(tmp_path: Path) -> None:
