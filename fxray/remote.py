@@ -24,7 +24,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyarrow import ArrowException
@@ -120,6 +120,7 @@ class Mirror:
     def __init__(self, address: str, folder: Path) -> None:
         self.address, self.folder = address.rstrip("/"), folder
         self._mirrored, self._reading = (folder.with_name(folder.name + ending) for ending in (MIRRORED, READING))
+        self._gone = set[str]()
         self._owner = {"owner": uuid.uuid4().hex, "pid": os.getpid(), "node": platform.node()}
         with self._storage_errors():
             self._storage, self._base = FileSystem.from_uri(self.address)
@@ -213,8 +214,11 @@ class Mirror:
                 content = json.dumps({"format": 1, "files": here})
                 self._write(LIST, content)
                 write_atomically(self._mirrored, _digest(content.encode()))
-            for name in there.keys() - here.keys():
-                self._storage.delete_file(self._path(name))
+            self._gone = (self._gone | there.keys()) - here.keys()
+            for name in sorted(self._gone):  # what was not deleted is listed no more, and is tried again
+                with suppress(FileNotFoundError):
+                    self._storage.delete_file(self._path(name))
+                self._gone.discard(name)
 
     def is_led(self) -> bool:
         """Whether a driver keeps its lease young, by this machine's clock: a reader may not write over there."""

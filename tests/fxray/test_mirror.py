@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,3 +41,39 @@ def test_a_folder_that_is_emptied_while_a_driver_works_in_it_takes_nothing_from_
     assert not (storage / "let-go").exists()
     with Mirror(f"file://{storage}", folder).held(ignore):
         assert (folder / "weights").read_text() == "of 40 hours"
+
+
+def test_what_could_not_be_deleted_over_there_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "SETTLE_S", 0.0)
+    storage, folder = tmp_path / "storage", tmp_path / "cache" / "run"
+    for each in (storage, folder):
+        each.mkdir(parents=True)
+    mirror = Mirror(f"file://{storage}", folder)
+    with mirror.held(ignore):
+        for name in ("config.yaml", "step-20", "step-40"):
+            (folder / name).write_text(name)
+        mirror.push()
+        for name in ("step-20", "step-40"):
+            (folder / name).unlink()
+        real, mirror._storage = mirror._storage, Failing(mirror._storage)
+        with pytest.raises(ResourceError, match="no route to host"):
+            mirror.push()
+        mirror._storage = real
+        (storage / "step-20").unlink(missing_ok=True)  # the answer was lost, not the request
+        mirror.push()
+        assert {file.name for file in storage.iterdir() if not file.name.startswith(".")} == {"config.yaml"}
+
+
+class Failing:
+    """A storage that lets nothing be deleted but what a lease needs."""
+
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+
+    def delete_file(self, path: str) -> None:
+        if "step-" in path:
+            raise OSError("no route to host")
+        self._storage.delete_file(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
