@@ -33,7 +33,7 @@ from fxray.grpo.loss import grpo_loss, token_weights
 from fxray.grpo.types import PolicyBlob, UpdateSettings
 from fxray.model.family import VisionLanguageModel
 from fxray.model.folder import resolve_model_path
-from fxray.model.images import load_image_processor, preprocess
+from fxray.model.images import load_image_processor, preprocess, split_images
 from fxray.model.load import DTYPES, load_model
 from fxray.model.memory import memory_told
 from fxray.model.packed import PackedPolicy, PackedRow, pack
@@ -251,7 +251,7 @@ class LearnerWorker:
             decode_image(image, f"sample {prompt.sample_id}") for prompt, image in zip(prompts, encoded, strict=True)
         ]
         pixel_values, grid_thw = preprocess(self._image_processor, images)
-        patches = pixel_values.split(grid_thw.prod(-1).tolist())
+        patches = split_images(pixel_values, grid_thw)
         return [
             PackedRow(
                 group.rollouts.prompt.sample_id,

@@ -93,6 +93,68 @@ def random_qwen3_dir(random_model_dir: Path, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
+@pytest.fixture(scope="session")
+def random_internvl_dir(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an untrained tiny InternVL: tiles of 56 px, each of which makes four tokens."""
+    import torch
+    from transformers import (
+        GotOcr2ImageProcessor,
+        InternVLConfig,
+        InternVLForConditionalGeneration,
+        InternVLProcessor,
+        InternVLVideoProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    from fxray.model.prompts import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("model") / "random-internvl"
+    tokens = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    tokens |= {"video_token": "<video>"}
+    qwens = load_tokenizer(random_model_dir)
+    qwens.add_tokens(list(tokens.values()), special_tokens=True)
+    template = qwens.chat_template.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=qwens.backend_tokenizer,
+        eos_token=qwens.eos_token,
+        pad_token=qwens.pad_token,
+        extra_special_tokens=[*qwens.extra_special_tokens, *tokens.values()],
+        model_specific_special_tokens=tokens,
+        chat_template=template.replace("<|vision_start|><|video_pad|><|vision_end|>", "<video>\n"),
+    )
+    text = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 2, "max_position_embeddings": 4096, "architectures": ["Qwen2ForCausalLM"]}
+    text |= {"vocab_size": (len(tokenizer) + 63) // 64 * 64, "bos_token_id": None, "rope_theta": 1e4}
+    text |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    vision = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4}
+    vision |= {"image_size": [56, 56], "patch_size": [14, 14], "attention_bias": True}
+    config = InternVLConfig(
+        text_config=text | {"tie_word_embeddings": True},
+        vision_config=vision,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=True,
+        dtype="float32",
+        architectures=["InternVLForConditionalGeneration"],
+    )
+    torch.manual_seed(0)
+    model = InternVLForConditionalGeneration(config)
+    for parameter in model.parameters():  # wide enough that every part of it tells
+        if parameter.ndim > 1:
+            parameter.data.normal_(0, 0.06)
+    model.save_pretrained(folder)
+    side = {"height": 56, "width": 56}
+    InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(size=side),
+        tokenizer=tokenizer,
+        video_processor=InternVLVideoProcessor(size=side),
+        image_seq_length=4,
+        chat_template=tokenizer.chat_template,
+    ).save_pretrained(folder)
+    GotOcr2ImageProcessor(size=side).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of eight processors the process may use one."""

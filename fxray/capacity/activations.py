@@ -95,7 +95,8 @@ def count_activations(
         remakes_gate: The gate's own output is made again, as where whole layers are compiled (`fxray.model.layers`).
         max_logits: Most logits that are held at once; with more, they are recomputed in the backward pass.
     """
-    patches = size.num_groups * size.patches
+    is_seeing_trained = rank == 0 or shape.family.adapts_vision
+    patches = size.num_groups * size.patches if is_seeing_trained else 0
     norm_inputs = 1 if has_fused_norms else FLOAT32_BYTES // bytes_per_number
     of_gate = 3 if remakes_gate else 4  # both factors, their product, and the first before its activation
     layer = _layer_bytes(shape, size, rank, bytes_per_number, norm_inputs, of_gate)
@@ -141,5 +142,5 @@ def _ends_bytes(
     num_projectors = 1 + len(shape.vision.deepstack_visual_indexes)
     projectors = num_projectors * patches * shape.vision.hidden_size * (seen_norm_inputs + 3)
     language = shape.hidden_size * (size.tokens * (norm_inputs + 1) + size.learnt_tokens)
-    rotations = 6 * size.tokens * shape.head_size  # cosine and sine on three axes
+    rotations = 2 * shape.family.num_axes * size.tokens * shape.head_size  # cosine and sine on each axis
     return number * (projectors + language + rotations)

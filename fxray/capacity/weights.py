@@ -48,9 +48,14 @@ def count_weights(shape: ModelShape) -> Weights:
     of_layer += 2 * text.head_size if text.family.has_key_norms else 0
     of_norm = 1 if text.family.has_gated_vision else 2  # factors, and biases
     of_block = sum(linear.num_weights for linear in vision_linears(shape)) + 2 * of_norm * vision.hidden_size
-    of_mergers = sum(linear.num_weights for linear in merger_linears(shape)) + of_norm * vision.hidden_size
-    of_mergers += len(vision.deepstack_visual_indexes) * of_norm * vision.hidden_size * vision.spatial_merge_size**2
+    joined = vision.hidden_size * vision.spatial_merge_size**2
+    of_mergers = sum(linear.num_weights for linear in merger_linears(shape))
+    of_mergers += of_norm * (joined if text.family.sees_tiles else vision.hidden_size)
+    of_mergers += len(vision.deepstack_visual_indexes) * of_norm * joined
     of_patches = patch_inputs + vision.num_position_embeddings + (0 if text.family.has_gated_vision else 1)
+    if text.family.sees_tiles:  # a factor on what attention and product give; a vector for the tile as a whole
+        of_block += 2 * vision.hidden_size
+        of_patches += 1
     return Weights(
         embedding=text.vocab_size * text.hidden_size,
         language=text.num_hidden_layers * of_layer + text.hidden_size,
@@ -60,7 +65,7 @@ def count_weights(shape: ModelShape) -> Weights:
 
 
 def count_adapter(shape: ModelShape, rank: int) -> int:
-    """Numbers of one adapter of this rank on every linear layer but the head."""
+    """Numbers of one adapter of this rank, on every linear layer that its family lets it sit on."""
     return sum(rank * (linear.inputs + linear.outputs) for linear in _adapted(shape))
 
 
@@ -98,14 +103,17 @@ def vision_linears(shape: ModelShape) -> list[Linear]:
 
 def merger_linears(shape: ModelShape) -> list[Linear]:
     """The linear layers of the projectors, each of which joins a square of patches into one token."""
-    joined = shape.vision.hidden_size * shape.vision.spatial_merge_size**2
-    one = [Linear(joined, joined, has_bias=True), Linear(joined, shape.vision.out_hidden_size, has_bias=True)]
+    joined, width = shape.vision.hidden_size * shape.vision.spatial_merge_size**2, shape.vision.out_hidden_size
+    inner = width if shape.family.sees_tiles else joined
+    one = [Linear(joined, inner, has_bias=True), Linear(inner, width, has_bias=True)]
     return one * (1 + len(shape.vision.deepstack_visual_indexes))
 
 
 def _adapted(shape: ModelShape) -> Iterator[Linear]:
     for _ in range(shape.num_hidden_layers):
         yield from language_linears(shape)
+    if not shape.family.adapts_vision:
+        return
     for _ in range(shape.vision.depth):
         yield from vision_linears(shape)
     yield from merger_linears(shape)

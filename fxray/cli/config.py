@@ -32,6 +32,7 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
     """
     tree = checked_config(config, overrides)
     from fxray.capacity.trained import find_store_problem
+    from fxray.config.model_shape import adapter_warning
     from fxray.config.problem import refuse
     from fxray.config.schedule import load_stages
     from fxray.grammar.prompts import template_warning
@@ -42,7 +43,8 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
         refuse(find_store_problem(tree, tree.ray.object_store_mib * 2**20), where=config)
     for function in tree.reward.functions:
         load_reward(function.path)
-    if warning := template_warning(tree.data.templates):
+    of_adapter = adapter_warning(tree.model.path) if tree.model.lora else None
+    for warning in filter(None, (template_warning(tree.data.templates), of_adapter)):
         typer.echo(f"warning: {warning}", err=True)
     stages = ", ".join(stage.name for stage in load_stages(tree.grpo.schedule))
     off = ", ".join(parts_off(tree.data.view)) or "none"

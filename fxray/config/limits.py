@@ -45,12 +45,13 @@ def check(config: Config) -> list[Problem]:
 
 def image_tokens(config: Config) -> int:
     """Tokens of the largest image that the model is shown."""
-    return most_tokens(config.model.min_pixels, config.model.max_pixels, _token_px(config))
+    return most_tokens(config.model.min_pixels, config.model.max_pixels, *_sides_px(config))
 
 
-def _token_px(config: Config) -> int:
+def _sides_px(config: Config) -> tuple[int, int]:
+    """Of a token, and of a tile or 0."""
     shape = read_shape(config.model.path)
-    return shape.vision.token_px if isinstance(shape, ModelShape) else TOKEN_PX
+    return (shape.vision.token_px, shape.vision.tile_px) if isinstance(shape, ModelShape) else (TOKEN_PX, 0)
 
 
 def longest_answer(config: Config) -> int:
@@ -68,13 +69,14 @@ def _pixels(config: Config) -> Iterator[Problem]:
             f"must be at most model.max_pixels = {model.max_pixels}",
             "lower model.min_pixels or raise model.max_pixels",
         )
-    pixels_per_token = _token_px(config) ** 2
-    if model.max_pixels < pixels_per_token:
+    token_px, tile_px = _sides_px(config)
+    least = max(token_px, tile_px) ** 2
+    if model.max_pixels < least:
         yield Problem(
             "model.max_pixels",
             str(model.max_pixels),
-            f"must be at least {pixels_per_token}, the pixels of one image token",
-            f"set model.max_pixels to a multiple of {pixels_per_token}",
+            f"must be at least {least}, the pixels of one {'tile' if tile_px else 'image token'}",
+            f"set model.max_pixels to a multiple of {least}",
         )
 
 

@@ -23,9 +23,11 @@ class VisionShape(BaseModel, frozen=True):
     patch_size: int = 14
     temporal_patch_size: int = 2
     spatial_merge_size: int = 2
-    in_channels: int = Field(3, validation_alias=AliasChoices("in_channels", "in_chans"))
+    in_channels: int = Field(3, validation_alias=AliasChoices("in_channels", "in_chans", "num_channels"))
     num_position_embeddings: int = 0
     deepstack_visual_indexes: tuple[int, ...] = ()
+    tile_px: int = 0
+    """Side of the squares that an image is cut into; 0 where it is seen in one piece."""
 
     @property
     def token_px(self) -> int:
@@ -97,9 +99,27 @@ def read_shape(path: str) -> ModelShape | Problem | None:
         if config.get("quantization_config"):
             bound = "must hold bfloat16 or float32 weights, its config.json says that they are quantised"
             return Problem("model.path", path, bound, "give the model that it was quantised from")
+        if FAMILIES[model_type].sees_tiles and (odd := _odd_of_tiles(config)):
+            return Problem("model.path", path, f"must have {odd} in its config.json", remedy)
         return ModelShape.model_validate(_flat(config, model_type))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         return Problem("model.path", path, f"must hold a readable config.json, got {error}", remedy)
+
+
+def adapter_warning(path: str) -> str | None:
+    """What an adapter on a base model lacks of the paper's; None where it lacks nothing, or nothing is known.
+
+    Args:
+        path: As for `read_shape`.
+    """
+    shape = read_shape(path)
+    if not isinstance(shape, ModelShape) or shape.family.adapts_vision:
+        return None
+    return (
+        f"model.lora: an adapter of an {shape.family.title} sits on its language model alone, for vLLM takes none on "
+        "its vision tower and projector, and leaving these out spoils the result (the paper's section 4). "
+        "Set model.lora=null to train all weights"
+    )
 
 
 def _config_file(path: str) -> Path | None:
@@ -113,4 +133,54 @@ def _flat(config: dict[str, Any], model_type: str) -> dict[str, Any]:
     text = config.get("text_config", config)
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     vision = {"patch_size": FAMILIES[model_type].patch_px} | (config.get("vision_config") or {})
+    if FAMILIES[model_type].sees_tiles:
+        vision = _tower_of_tiles(config, vision)
     return text | {"vision": vision, "tie_word_embeddings": tied, "model_type": model_type}
+
+
+_OF_TILES: dict[str, dict[str, tuple[object, object]]] = {
+    "": {"vision_feature_layer": (-1, -1), "vision_feature_select_strategy": ("default", "default")},
+    "text_config": {"model_type": ("qwen2", "qwen2"), "use_sliding_window": (False, False)},
+    "vision_config": {
+        "attention_bias": (True, False),
+        "use_qk_norm": (False, False),
+        "norm_type": ("layer_norm", "layer_norm"),
+        "use_mean_pooling": (True, True),
+        "use_absolute_position_embeddings": (True, True),
+        "use_mask_token": (False, False),
+    },
+}
+"""By part of an InternVL's config.json: what a key must hold, and what it means that it is not there."""
+
+
+def _odd_of_tiles(config: dict[str, Any]) -> str:
+    """What an InternVL lacks to be driven, or ""."""
+    for part, needed in _OF_TILES.items():
+        content = (config.get(part) or {}) if part else config
+        for key, (expected, default) in needed.items():
+            if (got := content.get(key, default)) != expected:
+                return f"{part}{'.' if part else ''}{key} = {expected!r}, not {got!r},"
+    return ""
+
+
+def _tower_of_tiles(config: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
+    """The vision tower of an InternVL under the names of the others."""
+    tile_px, patch_px = _side(vision, "image_size"), _side(vision, "patch_size")
+    return vision | {
+        "depth": vision["num_hidden_layers"],
+        "num_heads": vision["num_attention_heads"],
+        "out_hidden_size": config["text_config"]["hidden_size"],
+        "patch_size": patch_px,
+        "temporal_patch_size": 1,
+        "spatial_merge_size": round(1 / config.get("downsample_ratio", 0.5)),
+        "num_position_embeddings": (tile_px // patch_px) ** 2 + 1,
+        "tile_px": tile_px,
+    }
+
+
+def _side(vision: dict[str, Any], key: str) -> int:
+    """The side of a square, which may be given as two equal ones."""
+    sides = vision[key] if isinstance(vision[key], list) else [vision[key]]
+    if len({*sides}) != 1:
+        raise ValueError(f"{key} {sides}, where both sides must be equal")
+    return int(sides[0])

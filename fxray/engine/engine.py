@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fxray.data.frame import processor_settings, shape_of, sight_of
 from fxray.engine.binding import REFUSALS, bind_policy, read_weights
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
@@ -34,7 +35,7 @@ class Question:
     """What answers are drawn for.
 
     Attributes:
-        prompt: Chat text with one `<|vision_start|><|image_pad|><|vision_end|>`.
+        prompt: Chat text with one placeholder of the model's family.
         image: Upright RGB image.
         seed: Of the group of answers.
         where: Named in errors: the sample's id.
@@ -112,8 +113,7 @@ class Engine:
         if is_cpu_build() and settings.lora_rank:
             self._llm.collective_rpc("use_single_adapter_maths")
         self._tokenizer = self._llm.get_tokenizer()
-        ids = self._tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS))
-        self._forbidden = dict.fromkeys((token_id for token_id in ids if token_id is not None), float("-inf"))
+        self._forbidden = forbidden_bias(self._tokenizer)
         self._verdicts = verdict_tokens(lambda text: list(self._tokenizer.encode(text, add_special_tokens=False)))
 
     @property
@@ -330,8 +330,15 @@ class Engine:
         return Answers(np.asarray(output.prompt_token_ids, dtype=np.int32), tuple(rollouts))
 
 
+def forbidden_bias(tokenizer: Any) -> dict[int, float]:
+    """What is added to logits, by token: minus infinity for each of `FORBIDDEN_TOKENS` that the vocabulary has."""
+    vocabulary = tokenizer.get_vocab()
+    return {vocabulary[token]: float("-inf") for token in FORBIDDEN_TOKENS if token in vocabulary}
+
+
 def llm_arguments(settings: EngineSettings) -> dict[str, Any]:
     """Keyword arguments of `vllm.LLM` and of vLLM's asynchronous engine."""
+    sight, family = sight_of(settings.model_path), shape_of(settings.model_path).family
     arguments: dict[str, Any] = {
         "model": str(settings.model_path),
         "dtype": settings.dtype,
@@ -343,9 +350,9 @@ def llm_arguments(settings: EngineSettings) -> dict[str, Any]:
         "worker_extension_cls": "fxray.engine.whole.WorkerExtension",
         "logprobs_mode": "processed_logprobs",
         "limit_mm_per_prompt": {"image": 1, "video": 0},
-        "mm_processor_kwargs": {
-            "size": {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels},
-        },
+        "mm_processor_kwargs": processor_settings(
+            sight, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels
+        ),
         # Each image is asked about once per policy.
         "mm_processor_cache_gb": 0,
         "skip_mm_profiling": is_cpu_build(),
@@ -358,7 +365,7 @@ def llm_arguments(settings: EngineSettings) -> dict[str, Any]:
             "max_lora_rank": settings.lora_rank,
             "max_loras": settings.max_adapters,
             "max_cpu_loras": settings.max_adapters + 1,  # a new one is proved beside the one that it replaces
-            "enable_tower_connector_lora": True,
+            "enable_tower_connector_lora": family.adapts_vision,
         }
     if is_cpu_build():
         return arguments | {"kv_cache_memory_bytes": settings.kv_cache_bytes}

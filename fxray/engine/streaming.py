@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fxray.engine.binding import MixedWeightsError, bind_policy
-from fxray.engine.engine import BASE_VERSION, llm_arguments
+from fxray.engine.engine import BASE_VERSION, forbidden_bias, llm_arguments
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
 from fxray.engine.settings import EngineSettings
 from fxray.errors import ConfigError, DeadlineError, ModelError, WorkerDiedError
 from fxray.grammar.markers import BOX_END
-from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, PolicyBlob, Rollout, SyncProof
+from fxray.grpo.types import AdapterBlob, PolicyBlob, Rollout, SyncProof
 from fxray.imports import without_collection
 
 
@@ -87,8 +87,7 @@ class StreamingEngine:
             ) from error
         self._tokenizer = self._llm.get_tokenizer()
         self._box_end = self._tokenizer.convert_tokens_to_ids(BOX_END)
-        ids = self._tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS))
-        self._forbidden = dict.fromkeys((token_id for token_id in ids if token_id is not None), float("-inf"))
+        self._forbidden = forbidden_bias(self._tokenizer)
 
     async def prepare(self) -> None:
         """Sets the engine's workers up; call it once before anything is asked."""

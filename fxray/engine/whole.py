@@ -20,6 +20,7 @@ from vllm.model_executor.layers.linear import (
     RowParallelLinear,
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.utils import get_packed_modules_mapping
 
 from fxray.config.model_shape import ModelShape, read_shape
 from fxray.engine.extension import AdapterExtension
@@ -155,8 +156,8 @@ def _tensor(view: memoryview, entry: Entry, start: int) -> torch.Tensor:
 def _place(model: Any, path: str) -> tuple[str, int, int]:
     """The layer that a module of the checkpoint became part of, its index in it, and how many parts that has."""
     parent, _, leaf = path.rpartition(".")
-    for packed, leaves in model.packed_modules_mapping.items():
-        if leaf in leaves and len(leaves) > 1:
+    for packed, leaves in get_packed_modules_mapping(model).items():
+        if leaf in leaves and len(leaves) > 1 and hasattr(model.get_submodule(parent), packed):
             return f"{parent}.{packed}", leaves.index(leaf), len(leaves)
     return path, 0, 1
 

@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 from fxray.data.frame import Frame
 from fxray.schema import Annotation
 
-FORBIDDEN_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_pad|>", "<|vision_start|>", "<|vision_end|>")
-"""Tokens that are never sampled: they stand for pixels. Sampled log-probabilities are over the rest of the vocabulary,
-so a learner that agrees with the sampler gives these tokens the logit minus infinity too."""
+FORBIDDEN_TOKENS = (
+    *("<|image_pad|>", "<|video_pad|>", "<|vision_pad|>", "<|vision_start|>", "<|vision_end|>"),
+    *("<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
+)
+"""Tokens that are never sampled, as far as a vocabulary has them: they stand for pixels. Sampled log-probabilities are
+over the rest of the vocabulary, so a learner that agrees with the sampler gives these tokens the logit minus infinity
+too."""
 
 
 @dataclass(frozen=True, slots=True)

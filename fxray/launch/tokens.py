@@ -91,13 +91,13 @@ def count_tokens(config: Config, data: Path, on_event: OnEvent) -> TokenCounts:
         ModelError: The model has no tokenizer on this machine.
     """
     from fxray.model.folder import resolve_model_path
-    from fxray.model.prompts import IMAGE_PLACEHOLDER, load_tokenizer, render_prompt
+    from fxray.model.prompts import encode_prompt, load_tokenizer, render_prompt
 
     samples, view = Dataset.open(data).samples, config.data.view
     model_path = resolve_model_path(config.model.path)
     tokenizer, sight = load_tokenizer(model_path), sight_of(model_path)
-    questions = [render_prompt(tokenizer, template).replace(IMAGE_PLACEHOLDER, "") for template in templates_of(view)]
-    prompts = tuple(len(tokenizer(question, add_special_tokens=False).input_ids) for question in questions)
+    questions = [render_prompt(tokenizer, template) for template in templates_of(view)]
+    prompts = tuple(len(encode_prompt(tokenizer, question, 0)) for question in questions)
     images, answers, together, too_long, unsayable = [], [], [0], [], []
     on_event(PhaseStarted(PHASE, len(samples)))
     for done, sample in enumerate(samples, start=1):

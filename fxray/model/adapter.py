@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from fxray.config.families import FAMILIES
 from fxray.errors import CheckpointError
 from fxray.files import write_atomically
 from fxray.model.family import VisionLanguageModel
@@ -21,13 +22,16 @@ from fxray.model.tensors import check_match
 
 POLICY = "policy"
 REFERENCE = "reference"
+LANGUAGE_LAYERS = r"model\.language_model\.layers\..*_proj"
+"""Names of the linear layers of a language model."""
 
 
 def attach_adapter(model: VisionLanguageModel, *, rank: int, alpha: float, dropout: float, seed: int) -> PeftModel:
     """The model with a trainable adapter `policy` that changes nothing yet.
 
     It sits on every linear layer of vision tower, projector and language model (section 4: leaving out one of the
-    first two spoils the result), but not on the output head. Its weights are float32 whatever the base is.
+    first two spoils the result), but not on the output head; on the language model alone where the family's engine
+    takes no more. Its weights are float32 whatever the base is.
 
     Args:
         model: The base.
@@ -36,7 +40,8 @@ def attach_adapter(model: VisionLanguageModel, *, rank: int, alpha: float, dropo
         dropout: Dropout on the adapter's input while training.
         seed: Of the random half of the weights.
     """
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", bias="none")
+    layers = "all-linear" if FAMILIES[model.config.model_type].adapts_vision else LANGUAGE_LAYERS
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=layers, bias="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, config, adapter_name=POLICY)

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch.nn.functional import linear, rms_norm, silu
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP as Qwen2TextMLP
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLMLP, Qwen2_5_VLRMSNorm, Qwen2MLP
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP, Qwen3VLTextRMSNorm
 
-NORMS = Qwen2_5_VLRMSNorm | Qwen3VLTextRMSNorm
-GATED = Qwen2MLP | Qwen2_5_VLMLP | Qwen3VLTextMLP
+NORMS = Qwen2RMSNorm | Qwen2_5_VLRMSNorm | Qwen3VLTextRMSNorm
+GATED = Qwen2TextMLP | Qwen2MLP | Qwen2_5_VLMLP | Qwen3VLTextMLP
 
 
 def use_fused(model: torch.nn.Module) -> None:

@@ -5,30 +5,47 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, Qwen2VLImageProcessor
+from transformers import AutoImageProcessor, BaseImageProcessor
+
+from fxray.data.frame import processor_settings, shape_of, sight_of
 
 
-def load_image_processor(path: Path, *, min_pixels: int, max_pixels: int) -> Qwen2VLImageProcessor:
+def load_image_processor(path: Path, *, min_pixels: int, max_pixels: int) -> BaseImageProcessor:
     """The model's image processor, with these bounds on the area of an image (square pixels) after resizing."""
-    size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-    return AutoImageProcessor.from_pretrained(path, local_files_only=True, size=size)
+    sight = sight_of(path)
+    settings = processor_settings(sight, min_pixels=min_pixels, max_pixels=max_pixels)
+    processor = AutoImageProcessor.from_pretrained(path, local_files_only=True, **settings)
+    if sight.tile_px:  # it knows of tiles alone
+        processor.patch_size = shape_of(path).vision.patch_size
+    return processor
 
 
-def preprocess(
-    image_processor: Qwen2VLImageProcessor, images: Sequence[Image.Image]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Patches of images, one image after the other.
+def preprocess(image_processor: BaseImageProcessor, images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches, or tiles, of images, one image after the other.
 
     Args:
         image_processor: The model's image processor.
         images: Upright RGB images.
 
     Returns:
-        pixel_values: float32 [patches, channels x 2 x patch x patch].
-        image_grid_thw: int64 [images, 3], frames, rows and columns of patches; their product is the image's patches.
+        pixel_values: float32 [patches, channels x 2 x patch x patch], or [tiles, channels, height, width].
+        image_grid_thw: int64 [images, 3], frames or tiles, rows and columns of patches; their product is the image's
+            patches.
     """
     patches = image_processor(images=list(images), return_tensors="pt")
-    return patches["pixel_values"], patches["image_grid_thw"]
+    if "image_grid_thw" in patches:
+        return patches["pixel_values"], patches["image_grid_thw"]
+    height_px, width_px = patches["pixel_values"].shape[-2:]
+    side = image_processor.patch_size
+    return patches["pixel_values"], torch.tensor(
+        [(tiles, height_px // side, width_px // side) for tiles in patches["num_patches"].tolist()]
+    )
+
+
+def split_images(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The pixel values that `preprocess` gave, image by image."""
+    are_tiles = pixel_values.dim() > 2
+    return pixel_values.split((image_grid_thw[:, 0] if are_tiles else image_grid_thw.prod(-1)).tolist())
 
 
 def count_image_tokens(image_grid_thw: torch.Tensor, merge_size: int) -> list[int]:

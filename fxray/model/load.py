@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from fxray.errors import ModelError
-from fxray.model.family import CLASSES, VisionLanguageModel
+from fxray.model.family import DRIVERS, VisionLanguageModel
 
 disable_progress_bar()
 
@@ -29,15 +29,16 @@ def load_model(path: Path, *, dtype: str) -> VisionLanguageModel:
     """
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
-        model, report = CLASSES[config.model_type].from_pretrained(
+        model, report = DRIVERS[config.model_type].model_class.from_pretrained(
             path, config=config, dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot be loaded: {error}", where=str(path), remedy="fetch the model again") from error
     if wrong := sorted(report["missing_keys"]) or sorted(report["mismatched_keys"]):
         raise ModelError(f"{len(wrong)} weights are missing or misshapen, {wrong[0]} for one", where=str(path))
-    embedding = model.model.visual.patch_embed.proj
-    embedding.forward = partial(_embed_patches, embedding)
+    embeddings: list[Any] = [module for module in model.modules() if isinstance(module, torch.nn.Conv3d)]
+    for embedding in embeddings:
+        embedding.forward = partial(_embed_patches, embedding)
     return model.requires_grad_(requires_grad=False).eval()
 
 
@@ -56,4 +57,4 @@ def _embed_patches(embedding: torch.nn.Conv3d, patches: torch.Tensor) -> torch.T
 
 def placeholder_ids(config: Any) -> frozenset[int]:
     """Tokens that stand for pixels. A policy must never sample one."""
-    return frozenset((config.image_token_id, config.video_token_id))
+    return frozenset((config.image_token_id, getattr(config, "video_token_id", config.image_token_id)))

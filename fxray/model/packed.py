@@ -1,10 +1,10 @@
 """The forward pass over packed groups: image and prompt once, then every answer, all in one flat sequence.
 
-A group costs P + G R tokens instead of G (P + R). Position ids of each answer continue after the prompt on all three
-axes of the rotary embedding, and each answer sees the prompt and itself alone, so log-probabilities and gradients are
+A group costs P + G R tokens instead of G (P + R). Position ids of each answer continue after the prompt on all axes of
+the rotary embedding, and each answer sees the prompt and itself alone, so log-probabilities and gradients are
 those of the plain form, in which each answer comes with its own copy of prompt and image.
 
-Legend: N groups, P prompt tokens, G answers, T tokens of the flat sequence, R answer tokens, V vocabulary.
+Legend: N groups, P prompt tokens, G answers, T tokens of the flat sequence, R answer tokens, V vocabulary, A axes.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from fxray.errors import ModelError
 from fxray.model import attention
 from fxray.model.adapter import lora_layers
-from fxray.model.family import VisionLanguageModel
+from fxray.model.family import DRIVERS, VisionLanguageModel
 from fxray.model.fused import use_fused
 from fxray.model.images import count_image_tokens
 from fxray.model.layers import use_layers
@@ -38,8 +38,8 @@ class PackedRow:
         sample_id: Named in errors.
         prompt_token_ids: int32 [P], the image's placeholders included.
         answers: int32 [R] each, none empty.
-        pixel_values: float32 [patches, values of a patch].
-        grid_thw: int64 [3], frames, rows and columns of patches.
+        pixel_values: float32 [patches, values of a patch], or [tiles, 3, height, width].
+        grid_thw: int64 [3], frames or tiles, rows and columns of patches.
     """
 
     sample_id: str
@@ -55,9 +55,9 @@ class PackedBatch:
 
     Attributes:
         input_ids_T: int64 [T], prompt, answers, next prompt, ...
-        position_ids_3T: int64 [3, 1, T], for frame, row and column.
+        position_ids: int64 [3, 1, T], for frame, row and column, or [1, T] where the rotary embedding has one axis.
         image_position_I: int64 [I], where the image tokens lie.
-        pixel_values: float32 [patches of all images, values of a patch].
+        pixel_values: float32, patches or tiles of all images.
         grid_thw_N3: int64 [N, 3].
         predictor_R: int64 [R], position whose hidden state predicts each answer token.
         target_R: int64 [R], the answer tokens, all answers one after the other.
@@ -65,7 +65,7 @@ class PackedBatch:
     """
 
     input_ids_T: torch.Tensor
-    position_ids_3T: torch.Tensor
+    position_ids: torch.Tensor
     image_position_I: torch.Tensor
     pixel_values: torch.Tensor
     grid_thw_N3: torch.Tensor
@@ -93,7 +93,7 @@ class PackedPolicy(torch.nn.Module):
         for core in cores:
             if odd := set(getattr(core.config.text_config, "layer_types", ())) - {"full_attention"}:
                 raise ModelError(f"attention layers of type {sorted(odd)}, expected only full attention")
-            core.set_attn_implementation({"text_config": attention.NAME, "vision_config": attention.WINDOWS_NAME})
+            core.set_attn_implementation(dict(DRIVERS[core.config.model_type].attention))
         self._cores, self._heads = cores, torch.nn.ModuleList(AnswerHead(core.lm_head) for core in cores)
         self._is_bfloat16 = (dtype or cores[0].dtype) == torch.bfloat16
         for layer in lora_layers(model):
@@ -127,11 +127,11 @@ def _hidden_states(core: VisionLanguageModel, batch: PackedBatch) -> torch.Tenso
     first of them give (DeepStack), and transformers would make a mask over the whole sequence for it.
     """
     language = core.model.language_model
-    seen = core.model.visual(batch.pixel_values, grid_thw=batch.grid_thw_N3)
+    seen = DRIVERS[core.config.model_type].see(core, batch.pixel_values, batch.grid_thw_N3)
     embeds_TD = core.get_input_embeddings()(batch.input_ids_T)
-    hidden = embeds_TD.index_copy(0, batch.image_position_I, seen.pooler_output.to(embeds_TD.dtype))[None]
-    rotations = language.rotary_emb(hidden, batch.position_ids_3T)
-    deeper = iter(getattr(seen, "deepstack_features", ()))
+    hidden = embeds_TD.index_copy(0, batch.image_position_I, seen.features_ID.to(embeds_TD.dtype))[None]
+    rotations = language.rotary_emb(hidden, batch.position_ids)
+    deeper = iter(seen.deeper)
     for layer in language.layers:
         hidden = layer(hidden, attention_mask=batch.layout, position_embeddings=rotations)
         if (features := next(deeper, None)) is not None:
@@ -254,7 +254,8 @@ def pack(
     grid_thw = torch.stack([row.grid_thw for row in rows])
     answer_lengths = [[len(answer) for answer in row.answers] for row in rows]
     prompts = [torch.from_numpy(row.prompt_token_ids.astype(np.int64)) for row in rows]
-    positions = _prompt_positions(model, prompts, grid_thw)
+    place = DRIVERS[model.config.model_type].place
+    positions = [place(model, prompt, grid) for prompt, grid in zip(prompts, grid_thw, strict=True)]
 
     ids, position_ids, predictors, start = [], [], [], 0
     for row, prompt, position in zip(rows, prompts, positions, strict=True):
@@ -265,14 +266,14 @@ def pack(
         start += len(prompt)
         for answer in row.answers:
             ids.append(torch.from_numpy(answer.astype(np.int64)))
-            position_ids.append(torch.arange(following, following + len(answer)).expand(3, -1))
+            position_ids.append(torch.arange(following, following + len(answer)).expand(len(position), -1))
             predictors += [last_of_prompt, *range(start, start + len(answer) - 1)]
             start += len(answer)
-    input_ids_T = torch.cat(ids)
+    input_ids_T, positions_AT = torch.cat(ids), torch.cat(position_ids, 1)
     device = model.device
     return PackedBatch(
         input_ids_T=input_ids_T.to(device),
-        position_ids_3T=torch.cat(position_ids, 1)[:, None].to(device),
+        position_ids=(positions_AT if len(positions_AT) == 1 else positions_AT[:, None]).to(device),
         image_position_I=(input_ids_T == model.config.image_token_id).nonzero()[:, 0].to(device),
         pixel_values=torch.cat([row.pixel_values for row in rows]).to(device),
         grid_thw_N3=grid_thw.to(device),
@@ -282,23 +283,9 @@ def pack(
     )
 
 
-def _prompt_positions(
-    model: VisionLanguageModel, prompts: Sequence[torch.Tensor], grid_thw: torch.Tensor
-) -> list[torch.Tensor]:
-    """Position ids [3, P] of each prompt, by the model's own rule."""
-    positions = []
-    for prompt, grid in zip(prompts, grid_thw, strict=True):
-        is_image = (prompt == model.config.image_token_id).int()
-        rope_index, _ = model.model.get_rope_index(
-            prompt[None], mm_token_type_ids=is_image[None], image_grid_thw=grid[None]
-        )
-        positions.append(rope_index[:, 0])
-    return positions
-
-
 def _check_row(model: VisionLanguageModel, row: PackedRow, forbidden: Sequence[int]) -> None:
     num_placeholders = int((row.prompt_token_ids == model.config.image_token_id).sum())
-    (num_tokens,) = count_image_tokens(row.grid_thw[None], model.config.vision_config.spatial_merge_size)
+    (num_tokens,) = count_image_tokens(row.grid_thw[None], DRIVERS[model.config.model_type].merge_size(model.config))
     if num_placeholders != num_tokens:
         raise ModelError(
             f"the prompt has {num_placeholders} image placeholders, but the image makes {num_tokens} tokens",

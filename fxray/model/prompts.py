@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fxray.config.families import FAMILIES
 from fxray.errors import ModelError
 from fxray.grammar.prompts import Template
 from fxray.grpo.types import FORBIDDEN_TOKENS
@@ -10,7 +11,8 @@ from fxray.grpo.types import FORBIDDEN_TOKENS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-IMAGE_PLACEHOLDER = "<|image_pad|>"
+PLACEHOLDERS = {family.placeholder: family for family in FAMILIES.values()}
+"""What stands for an image in a chat template."""
 
 
 def load_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
@@ -42,7 +44,7 @@ def render_prompt(tokenizer: "PreTrainedTokenizerFast", template: Template) -> s
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": template.query}]},
     ]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    _check_one_placeholder(prompt)
+    _placeholder(prompt)
     return prompt
 
 
@@ -52,22 +54,25 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerFast", prompt: str, num_image_t
     Args:
         tokenizer: The model's tokenizer.
         prompt: As `render_prompt` gives it.
-        num_image_tokens: How many tokens the image makes.
+        num_image_tokens: How many tokens the image makes; without those before and after it, which are the prompt's.
 
     Raises:
         ModelError: The prompt has not exactly one image placeholder.
     """
-    _check_one_placeholder(prompt)
-    expanded = prompt.replace(IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER * num_image_tokens)
+    placeholder = _placeholder(prompt)
+    family = PLACEHOLDERS[placeholder]
+    expanded = prompt.replace(placeholder, family.image_start + placeholder * num_image_tokens + family.image_end)
     return tokenizer(expanded, add_special_tokens=False).input_ids
 
 
-def _check_one_placeholder(prompt: str) -> None:
-    if (count := prompt.count(IMAGE_PLACEHOLDER)) != 1:
+def _placeholder(prompt: str) -> str:
+    found = [placeholder for placeholder in PLACEHOLDERS for _ in range(prompt.count(placeholder))]
+    if len(found) != 1:
         raise ModelError(
-            f"the prompt has {count} placeholders {IMAGE_PLACEHOLDER}, expected 1",
+            f"the prompt has {len(found)} placeholders {' or '.join(PLACEHOLDERS)}, expected 1",
             remedy="check the tokenizer's chat template, and the texts of the prompt for special tokens",
         )
+    return found[0]
 
 
 def forbidden_ids(tokenizer: "PreTrainedTokenizerFast") -> list[int]:

@@ -19,7 +19,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 from fxray.errors import ConfigError, ResourceError
 from fxray.files import atomic_dir
-from fxray.model.family import CLASSES
+from fxray.model.family import DRIVERS
 from fxray.model.folder import refuse_unless_model, resolve_model_path
 from fxray.model.prompts import load_tokenizer
 from fxray.model.tiny.architecture import save_processor
@@ -104,14 +104,14 @@ def with_token_ids(
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
         dtype=dtype,
-        architectures=[CLASSES[model_type].__name__],
+        architectures=[DRIVERS[model_type].model_class.__name__],
     )
 
 
 def weights(config: PreTrainedConfig) -> list[Tensor]:
     """Every weight of a checkpoint of this configuration; nothing is allocated."""
     with torch.device("meta"):
-        model = CLASSES[config.model_type](config)
+        model = DRIVERS[config.model_type].model_class(config)
     tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
     return [
         Tensor(_hub_name(name, config.model_type), tuple(tensor.shape))

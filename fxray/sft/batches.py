@@ -11,7 +11,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessor
+from PIL import Image
+from transformers import BaseImageProcessor, PreTrainedTokenizerFast
 
 from fxray.data.dataset import Dataset
 from fxray.data.frame import Frame, Sight, smart_frame
@@ -68,7 +69,7 @@ class ExampleReader:
         settings: SftSettings,
         dataset: Dataset,
         tokenizer: PreTrainedTokenizerFast,
-        image_processor: Qwen2VLImageProcessor,
+        image_processor: BaseImageProcessor,
         sight: Sight,
         *,
         rank: int,
@@ -153,10 +154,9 @@ class ExampleReader:
         return pixel_values, grid_thw[0]
 
     def _blank(self, frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
-        processor = self._image_processor
-        rows, columns = frame.model_height_px // processor.patch_size, frame.model_width_px // processor.patch_size
-        values_per_patch = 3 * processor.temporal_patch_size * processor.patch_size**2
-        return torch.zeros(rows * columns, values_per_patch), torch.tensor([1, rows, columns])
+        image = Image.new("RGB", (frame.width_px, frame.height_px))
+        pixel_values, grid_thw = preprocess(self._image_processor, [image])
+        return torch.zeros_like(pixel_values), grid_thw[0]
 
 
 def token_weights(examples: Sequence[Example]) -> torch.Tensor:

@@ -12,7 +12,7 @@ from fxray.capacity.activations import Activations, Pass, count_activations
 from fxray.config.model_shape import ModelShape, read_shape
 from fxray.model import packed
 from fxray.model.adapter import attach_adapter
-from fxray.model.family import CLASSES
+from fxray.model.family import DRIVERS
 from fxray.model.footprint import footprint
 from fxray.model.load import load_model
 from fxray.model.packed import LOGITS_BUDGET, PackedPolicy, PackedRow, chosen_logprobs, pack
@@ -29,7 +29,28 @@ SIZES = {
     "many-words": ((256, 1024, 2, 8, 2), (2, 128, 384, 4), 12000, Pass(298, 1024, 48, 2, 1)),
 }
 """Language model, vision tower (numbers in the order of TEXT and VISION), vocabulary, and the size of a pass."""
-CASES = [*(("qwen2.5-vl-3b", name) for name in SIZES), ("qwen3-vl-2b", "wide"), ("qwen3-vl-2b", "deep")]
+OTHERS = ("qwen3-vl-2b", "internvl")
+CASES = [*(("qwen2.5-vl-3b", name) for name in SIZES), *((like, name) for like in OTHERS for name in ("wide", "deep"))]
+
+
+def build_of_tiles(
+    folder: Path, text: tuple[int, ...], vision: tuple[int, ...], vocabulary: int, patches: int
+) -> ModelShape:
+    """Writes a random InternVL with tiles of so many patches."""
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+    side_px = 14 * int(patches**0.5)
+    config = AutoConfig.for_model(
+        "internvl",
+        text_config=dict(zip(TEXT, text, strict=True)) | {"vocab_size": vocabulary, "tie_word_embeddings": True},
+        vision_config=dict(zip(names, vision, strict=True)) | {"image_size": side_px, "attention_bias": True},
+        image_token_id=5,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    DRIVERS["internvl"].model_class(config).save_pretrained(folder)
+    shape = read_shape(str(folder))
+    assert isinstance(shape, ModelShape)
+    return shape
 
 
 def build(
@@ -54,7 +75,7 @@ def build(
         **{name: getattr(parent, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")},
     )
     torch.manual_seed(0)
-    CLASSES[parent.model_type](config).save_pretrained(folder)
+    DRIVERS[parent.model_type].model_class(config).save_pretrained(folder)
     shape = read_shape(str(folder))
     assert isinstance(shape, ModelShape)
     return shape
@@ -70,11 +91,17 @@ def rows(model: Any, size: Pass) -> list[PackedRow]:
             f"sample-{index}",
             np.array(ids, np.int32),
             tuple(np.full(size.answer_tokens, 9, np.int32) for _ in range(size.num_answers)),
-            torch.randn(size.patches, 3 * 2 * model.config.vision_config.patch_size**2),
+            pixels(model, size),
             torch.tensor([1, side, side]),
         )
         for index in range(size.num_groups)
     ]
+
+
+def pixels(model: Any, size: Pass) -> torch.Tensor:
+    if model.config.model_type == "internvl":
+        return torch.randn(1, 3, *model.config.vision_config.image_size)
+    return torch.randn(size.patches, 3 * 2 * model.config.vision_config.patch_size**2)
 
 
 @pytest.mark.parametrize(("dtype", "is_checkpointed"), [("float32", False), ("bfloat16", False), ("bfloat16", True)])
@@ -83,7 +110,10 @@ def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
     tmp_path: Path, like: str, name: str, dtype: str, is_checkpointed: bool
 ) -> None:
     text, vision, vocabulary, size = SIZES[name]
-    shape = build(tmp_path, text, vision, vocabulary, like)
+    if like == "internvl":
+        shape = build_of_tiles(tmp_path, text, vision, vocabulary, size.patches)
+    else:
+        shape = build(tmp_path, text, vision, vocabulary, like)
     model = load_model(tmp_path, dtype=dtype)
     if is_checkpointed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -114,6 +144,7 @@ def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
 def test_log_probabilities_in_chunks_are_the_plain_ones_in_a_fraction_of_the_memory(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
+    torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(32, 8000, bias=False).to(dtype).requires_grad_(requires_grad=False)
     hidden = torch.randn(512, 32, generator=generator).to(dtype)

@@ -45,6 +45,30 @@ def test_published_sizes_are_counted_without_their_folders(name: str, billions: 
     assert count_weights(shape_of(name)).total == billions
 
 
+def test_an_internvl_of_real_size_and_its_adapter(tmp_path: Path) -> None:
+    """The numbers of InternVL3-8B, two layers deep."""
+    import torch
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
+
+    from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter
+
+    text = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 2, "num_attention_heads": 28}
+    text |= {"num_key_value_heads": 4, "vocab_size": 151936, "tie_word_embeddings": False}
+    vision = {"num_hidden_layers": 2, "attention_bias": True}
+    config = InternVLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
+    config.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        model = InternVLForConditionalGeneration(config)
+        shape = shape_of(str(tmp_path))
+        counted = count_weights(shape)
+        assert counted.total == sum(parameter.numel() for parameter in model.parameters())
+        seeing = (model.model.vision_tower, model.model.multi_modal_projector)
+        assert counted.vision == sum(parameter.numel() for part in seeing for parameter in part.parameters())
+        adapter = adapter_parameters(attach_adapter(model, rank=8, alpha=32, dropout=0, seed=0), POLICY)
+    assert count_adapter(shape, 8) == sum(parameter.numel() for parameter in adapter.values())
+    assert count_modules(shape) == len(adapter) // 2 == 2 * 7
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "like", ["qwen2.5-vl-3b", "qwen3-vl-2b", pytest.param("qwen2.5-vl-7b", marks=pytest.mark.long)]

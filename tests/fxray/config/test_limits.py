@@ -4,6 +4,7 @@ import pytest
 
 from fxray.config.limits import check, warmup_problems
 from fxray.config.load import load_config
+from fxray.config.model_shape import adapter_warning
 
 SHAPE = {
     "max_position_embeddings": 1024,
@@ -154,6 +155,56 @@ def test_quantised_weights_are_a_problem(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text()) | {"quantization_config": {"quant_method": "gptq"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert "quantised" in problems(*overrides)["model.path"].bound
+
+
+INTERNVL_VISION = {
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "image_size": [448, 448],
+    "patch_size": [14, 14],
+    "attention_bias": True,
+}
+
+
+def internvl(folder, text=(), vision=(), **changes):
+    content = {"text_config": SHAPE | dict(text), "vision_config": INTERNVL_VISION | dict(vision)}
+    (folder / "config.json").write_text(json.dumps({"model_type": "internvl"} | content | changes))
+    return f"model.path={folder}"
+
+
+def test_an_internvl_needs_room_for_a_tile_and_is_counted_in_tiles(tmp_path):
+    found = problems(internvl(tmp_path))
+    assert set(found) == {"model.max_pixels"}
+    assert "at least 200704, the pixels of one tile" in found["model.max_pixels"].bound
+    assert found["model.max_pixels"].remedy == "set model.max_pixels to a multiple of 200704"
+    for num_tiles, num_tokens in ((1, 256), (2, 768), (5, 1536)):
+        pixels = f"model.max_pixels={num_tiles * 448 * 448}"
+        found = problems(internvl(tmp_path), pixels, "rollout.max_model_len=320")
+        assert f"{num_tokens} image tokens" in found["rollout.max_model_len"].bound
+
+
+def test_what_an_adapter_of_an_internvl_lacks_is_said(tmp_path):
+    internvl(tmp_path)
+    assert "sits on its language model alone" in adapter_warning(str(tmp_path))
+    assert "model.lora=null" in adapter_warning(str(tmp_path))
+    assert adapter_warning("tiny") is None
+    assert adapter_warning("somebody/elses-model") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"text": {"model_type": "qwen3"}}, "text_config.model_type = 'qwen2', not 'qwen3'"),
+        ({"vision": {"use_qk_norm": True}}, "vision_config.use_qk_norm = False, not True"),
+        ({"vision": {"attention_bias": False}}, "vision_config.attention_bias = True, not False"),
+        ({"vision_feature_layer": -2}, "must have vision_feature_layer = -1, not -2"),
+        ({"vision": {"image_size": [448, 224]}}, "image_size [448, 224], where both sides must be equal"),
+    ],
+)
+def test_an_internvl_of_another_make_is_refused_in_words(tmp_path, changes, words):
+    assert words in problems(internvl(tmp_path, **changes))["model.path"].bound
 
 
 def test_a_model_that_is_not_here_is_judged_by_its_published_shape_alone():

@@ -1,16 +1,18 @@
 """Frames of non-square images whose two sides scale differently; sizes against transformers' own function."""
 
 import ast
+import functools
 import importlib.util
 import math
 import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import fxray
+from fxray.config.image_size import most_tokens
 from fxray.data.frame import Frame, Sight, sight_of, smart_frame
 from fxray.errors import DataError, ModelError
 from fxray.schema import Box
@@ -18,14 +20,18 @@ from fxray.schema import Box
 SKEWED = Frame(width_px=1000, height_px=300, model_width_px=252, model_height_px=84)  # 0.252 and 0.28
 
 
-def transformers_smart_resize():
-    """transformers' function out of its source file: importing its module would take ten seconds for torch."""
+def transformers_functions(file, *names):
+    """transformers' functions out of their source file: importing its module would take ten seconds for torch."""
     package = importlib.util.find_spec("transformers")
-    source = Path(package.submodule_search_locations[0], "models/qwen2_vl/image_processing_qwen2_vl.py").read_text()
-    functions = [node for node in ast.parse(source).body if getattr(node, "name", "") == "smart_resize"]
-    namespace = {"math": math}
-    exec(compile(ast.Module(functions, []), "smart_resize", "exec"), namespace)
-    return namespace["smart_resize"]
+    source = Path(package.submodule_search_locations[0], "models", file).read_text()
+    functions = [node for node in ast.parse(source).body if getattr(node, "name", "") in names]
+    namespace = {"math": math, "lru_cache": functools.lru_cache}
+    exec(compile(ast.Module(functions, []), file, "exec"), namespace)
+    return [namespace[name] for name in names]
+
+
+def transformers_smart_resize():
+    return transformers_functions("qwen2_vl/image_processing_qwen2_vl.py", "smart_resize")[0]
 
 
 def test_sides_scale_independently():
@@ -126,6 +132,27 @@ def test_size_is_that_of_transformers():
             assert (frame.width_px, frame.height_px) == (width, height)
             num_compared += 1
     assert num_compared > 10_000
+
+
+@given(
+    width=st.integers(1, 4000),
+    height=st.integers(1, 4000),
+    max_pixels=st.integers(1, 14 * 448 * 448),
+    tile_px=st.sampled_from([56, 448]),
+)
+def test_tiles_are_those_of_transformers(width, height, max_pixels, tile_px):
+    assume(max(width, height) <= 200 * min(width, height))
+    names = ("get_optimal_tiled_canvas", "get_all_supported_aspect_ratios")
+    best, _ = transformers_functions("got_ocr2/image_processing_got_ocr2.py", *names)
+    most = min(12, max(1, max_pixels // tile_px**2))
+    bounds = {"min_pixels": 1, "max_pixels": most * tile_px**2}
+    frame = smart_frame(width, height, **bounds, sight=Sight(28, 1000, tile_px))
+    columns, rows = best((height, width), (tile_px, tile_px), 1, most)
+    assert (frame.model_width_px, frame.model_height_px) == (columns * tile_px, rows * tile_px)
+    num_tiles = columns * rows + (columns * rows > 1)
+    assert frame.num_tokens == num_tiles * (tile_px // 28) ** 2
+    assert (frame.box_width, frame.box_height) == (1000, 1000)
+    assert frame.num_tokens <= most_tokens(**bounds, token_px=28, tile_px=tile_px)
 
 
 def test_other_patch_factor():

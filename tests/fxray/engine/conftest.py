@@ -17,7 +17,7 @@ from fxray.engine.engine import Answers, Engine, Question
 from fxray.engine.settings import EngineSettings
 from fxray.grammar.probability import VerdictTokens
 from fxray.grammar.prompts import TEMPLATES
-from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, SamplingSettings, WeightsBlob
+from fxray.grpo.types import AdapterBlob, SamplingSettings, WeightsBlob
 
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 112 * 112
 RANK = 8
@@ -54,13 +54,11 @@ class EngineUnderTest(Engine):
 def settings(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineSettings:
     """Settings for a copy of the random model in which forbidden tokens have thirtyfold embeddings, hence logits."""
     from fxray.model.load import load_model
-    from fxray.model.prompts import load_tokenizer
+    from fxray.model.prompts import forbidden_ids, load_tokenizer
 
     folder = tmp_path_factory.mktemp("hostile")
-    tokenizer = load_tokenizer(random_model_dir)
     model = load_model(random_model_dir, dtype="float32")
-    rows = tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS))
-    model.get_input_embeddings().weight.data[rows] *= 30
+    model.get_input_embeddings().weight.data[forbidden_ids(load_tokenizer(random_model_dir))] *= 30
     model.save_pretrained(folder)
     for file in random_model_dir.iterdir():
         if not (folder / file.name).exists():
@@ -121,7 +119,7 @@ class Twin:
         from fxray.model.adapter import POLICY, attach_adapter
         from fxray.model.images import load_image_processor
         from fxray.model.load import load_model
-        from fxray.model.prompts import load_tokenizer
+        from fxray.model.prompts import forbidden_ids, load_tokenizer
 
         self.name = POLICY
         self.tokenizer = load_tokenizer(settings.model_path)
@@ -129,7 +127,7 @@ class Twin:
         model = load_model(settings.model_path, dtype="float32")
         self.image_token_id = model.config.image_token_id
         self.model = attach_adapter(model, rank=RANK, alpha=2 * RANK, dropout=0, seed=0).eval()
-        self.forbidden = self.tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS))
+        self.forbidden = forbidden_ids(self.tokenizer)
 
     def questions(self, *seeds: int) -> list[Question]:
         from fxray.model.prompts import render_prompt
@@ -280,6 +278,34 @@ def whole_qwen3_engine(cluster: None, qwen3: EngineSettings) -> Iterator[Callabl
 @pytest.fixture
 def whole_qwen3_twin(qwen3: EngineSettings) -> WholeTwin:
     return WholeTwin(qwen3)
+
+
+@pytest.fixture(scope="module")
+def internvl(settings: EngineSettings, random_internvl_dir: Path) -> EngineSettings:
+    """A model of a family whose images are cut into tiles, and whose vision tower takes no adapter."""
+    return replace(settings, model_path=random_internvl_dir)
+
+
+@pytest.fixture
+def internvl_engine(cluster: None, internvl: EngineSettings) -> Iterator[Callable[..., Any]]:
+    with running(internvl) as call:
+        yield call
+
+
+@pytest.fixture
+def internvl_twin(internvl: EngineSettings) -> Twin:
+    return Twin(internvl)
+
+
+@pytest.fixture
+def whole_internvl_engine(cluster: None, internvl: EngineSettings) -> Iterator[Callable[..., Any]]:
+    with running(replace(internvl, lora_rank=0)) as call:
+        yield call
+
+
+@pytest.fixture
+def whole_internvl_twin(internvl: EngineSettings) -> WholeTwin:
+    return WholeTwin(internvl)
 
 
 @pytest.fixture

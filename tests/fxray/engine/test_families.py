@@ -1,4 +1,4 @@
-"""vLLM with base models of another family than the tiny one's: a Qwen3-VL with random weights."""
+"""vLLM with base models of other families than the tiny one's: a Qwen3-VL and an InternVL with random weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,3 +38,31 @@ def test_whole_weights_of_a_qwen3_vl_are_proved(whole_qwen3_engine: Call, whole_
     assert whole_qwen3_engine("load_policy", blob).num_bound_modules == blob.num_modules
     drawn = whole_qwen3_engine("generate", questions, FOUR)
     assert whole_qwen3_twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS
+
+
+def test_base_and_every_adapter_of_an_internvl_agree_with_peft(internvl_engine: Call, internvl_twin: Any) -> None:
+    questions = internvl_twin.questions(1, 2, 3)
+    drawn = internvl_engine("generate", questions, FOUR)
+    image_id = internvl_twin.image_token_id
+    assert [answers.prompt_token_ids.tolist().count(image_id) for answers in drawn] == [20, 20, 16]
+    assert internvl_twin.gap_nats(questions, drawn, FOUR, with_adapter=False) < TOLERANCE_NATS
+    for version in (5, 6):
+        internvl_twin.randomise(version)
+        blob = internvl_twin.blob(version)
+        proof = internvl_engine("load_policy", blob)
+        assert proof.num_bound_modules == blob.num_modules == 3 * 7
+        drawn = internvl_engine("generate", questions, FOUR)
+        assert internvl_twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS
+        assert internvl_twin.gap_nats(questions, drawn, FOUR, with_adapter=False) > 0.1
+
+
+@pytest.mark.long
+def test_whole_weights_of_an_internvl_are_proved(whole_internvl_engine: Call, whole_internvl_twin: Any) -> None:
+    questions = whole_internvl_twin.questions(1, 2, 3)
+    whole_internvl_twin.randomise(1)
+    drawn = whole_internvl_engine("generate", questions, FOUR)
+    assert whole_internvl_twin.gap_nats(questions, drawn, FOUR, with_adapter=True) > 20 * TOLERANCE_NATS
+    blob = whole_internvl_twin.weights(1)
+    assert whole_internvl_engine("load_policy", blob).num_bound_modules == blob.num_modules
+    drawn = whole_internvl_engine("generate", questions, FOUR)
+    assert whole_internvl_twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS

@@ -1,4 +1,4 @@
-"""Base models of another family than the tiny one's, through the same code: a Qwen3-VL with random weights."""
+"""Base models of other families than the tiny one's, through the same code: random weights of each."""
 
 import runpy
 from pathlib import Path
@@ -14,6 +14,7 @@ from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter
 from fxray.model.images import count_image_tokens, load_image_processor, preprocess
 from fxray.model.load import load_model
 from fxray.model.packed import PackedPolicy, PackedRow, pack
+from fxray.model.policy import WholePolicy
 from fxray.model.prompts import encode_prompt, load_tokenizer, render_prompt
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "packed_step.py"))
@@ -22,20 +23,32 @@ ANSWER_LENGTHS = [(7, 1, 12), (4,), (3, 9)]
 MIN_PIXELS, MAX_PIXELS = 64 * 64, 128 * 160
 
 
+FAMILIES = ["random_qwen3_dir", "random_internvl_dir"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request):
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
-def policy(random_qwen3_dir):
+def policy(folder):
     torch.set_num_threads(1)
-    model = load_model(random_qwen3_dir, dtype="float32")
+    model = load_model(folder, dtype="float32")
     policy = PackedPolicy(attach_adapter(model, rank=8, alpha=32, dropout=0, seed=0))
     BENCHMARK["stir"](policy.model)
     return policy
 
 
 @pytest.fixture(scope="module")
-def rows(random_qwen3_dir):
+def rows(folder):
+    return make_rows(folder)
+
+
+def make_rows(folder):
     rng = np.random.default_rng(0)
-    tokenizer, sight = load_tokenizer(random_qwen3_dir), sight_of(random_qwen3_dir)
-    processor = load_image_processor(random_qwen3_dir, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+    tokenizer, sight = load_tokenizer(folder), sight_of(folder)
+    processor = load_image_processor(folder, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
     made = []
     for index, (size, lengths) in enumerate(zip(SIZES_PX, ANSWER_LENGTHS, strict=True)):
         image = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
@@ -66,7 +79,39 @@ def test_packed_groups_and_their_gradients_are_those_of_the_plain_form(policy, r
         assert gradient.norm() > 0, name
 
 
-def test_an_adapter_sits_on_the_projectors_of_deeper_features_too(policy):
-    names = {name.rpartition(".lora_")[0] for name in adapter_parameters(policy.model, POLICY)}
+def adapted(folder):
+    model = attach_adapter(load_model(folder, dtype="float32"), rank=8, alpha=32, dropout=0, seed=0)
+    return {
+        name.rpartition(".lora_")[0].removeprefix("base_model.model.") for name in adapter_parameters(model, POLICY)
+    }
+
+
+def test_an_adapter_of_a_qwen3_vl_sits_on_the_projectors_of_deeper_features_too(random_qwen3_dir):
+    names = adapted(random_qwen3_dir)
     assert len(names) == 3 * 7 + 3 * 4 + 3 * 2
     assert {name for name in names if "deepstack_merger_list.1" in name}
+
+
+def test_an_adapter_of_an_internvl_sits_on_the_language_model_alone(random_internvl_dir):
+    names = adapted(random_internvl_dir)
+    assert len(names) == 3 * 7
+    assert {name.split(".")[1] for name in names} == {"language_model"}
+
+
+def test_all_weights_of_an_internvl_have_the_gradients_of_the_plain_form(random_internvl_dir):
+    rows = make_rows(random_internvl_dir)
+    torch.set_num_threads(1)
+    policy = WholePolicy(lambda dtype: load_model(random_internvl_dir, dtype=dtype), random_internvl_dir, "float32")
+    plain = BENCHMARK["plain_logprobs"](policy.model, rows)
+    packed = PackedPolicy(policy.model)(pack(policy.base, rows), 1.0)
+    torch.testing.assert_close(packed, plain, rtol=0, atol=1e-5)
+    weights = torch.linspace(-1, 1, len(plain))
+    expected = torch.autograd.grad((plain * weights).sum(), list(policy.parameters.values()))
+    got = torch.autograd.grad((packed * weights).sum(), list(policy.parameters.values()))
+    for name, gradient, other in zip(policy.parameters, expected, got, strict=True):
+        if "vision_tower" in name and name.endswith("k_proj.bias"):  # adds the same to all scores of a query
+            assert gradient.norm() < 1e-8
+            assert other.norm() < 1e-8
+        else:
+            assert (other - gradient).norm() < 1e-4 * gradient.norm(), name
+            assert gradient.norm() > 0, name

@@ -10,7 +10,7 @@ from fxray.data.frame import smart_frame
 from fxray.errors import ModelError
 from fxray.grammar.prompts import TEMPLATES, Template
 from fxray.grpo.types import FORBIDDEN_TOKENS
-from fxray.model.images import count_image_tokens, load_image_processor, preprocess
+from fxray.model.images import count_image_tokens, load_image_processor, preprocess, split_images
 from fxray.model.prompts import encode_prompt, forbidden_ids, load_chat, load_tokenizer, render_prompt
 
 
@@ -57,7 +57,31 @@ def test_patches_of_several_images_lie_one_after_the_other(random_model_dir):
 
 
 def test_forbidden_tokens_are_looked_up(tokenizer):
-    assert forbidden_ids(tokenizer) == sorted(tokenizer.convert_tokens_to_ids(list(FORBIDDEN_TOKENS)))
+    qwens = [token for token in FORBIDDEN_TOKENS if token.startswith("<|")]
+    assert forbidden_ids(tokenizer) == sorted(tokenizer.convert_tokens_to_ids(qwens))
+    assert len(qwens) == 5
+
+
+def test_an_image_of_tiles_lies_between_its_ends_and_none_of_its_tokens_is_sampled(random_internvl_dir):
+    tokenizer = load_tokenizer(random_internvl_dir)
+    prompt = render_prompt(tokenizer, TEMPLATES[0])
+    ids = encode_prompt(tokenizer, prompt, 20)
+    assert "<img>" + "<IMG_CONTEXT>" * 20 + "</img>" in tokenizer.decode(ids)
+    vocabulary = tokenizer.get_vocab()
+    assert {vocabulary[each] for each in ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")} < {*forbidden_ids(tokenizer)}
+    with pytest.raises(ModelError, match="2 placeholders"):
+        render_prompt(tokenizer, Template(0, "Look.", "Is <IMG_CONTEXT> real?"))
+
+
+def test_tiles_of_several_images_lie_one_after_the_other(random_internvl_dir):
+    processor = load_image_processor(random_internvl_dir, min_pixels=56 * 56, max_pixels=112 * 112)
+    rng = np.random.default_rng(0)
+    sizes = ((300, 200), (50, 52), (90, 300))
+    images = [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for w, h in sizes]
+    together, grid_thw = preprocess(processor, images)
+    assert grid_thw.tolist() == [[5, 4, 4], [1, 4, 4], [4, 4, 4]]
+    for part, image in zip(split_images(together, grid_thw), images, strict=True):
+        torch.testing.assert_close(part, preprocess(processor, [image])[0], rtol=0, atol=0)
 
 
 def test_a_driver_renders_as_the_models_own_tokenizer_does(random_model_dir, tokenizer):

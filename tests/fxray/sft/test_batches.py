@@ -138,20 +138,30 @@ def test_questions_and_answers_keep_to_the_view(settings: SftSettings) -> None:
     assert not any("box" in question or "tag" in question for question in asked)
 
 
-def test_another_family_is_taught_boxes_as_it_names_them(settings: SftSettings, random_qwen3_dir: Path) -> None:
-    tokenizer = load_tokenizer(random_qwen3_dir)
+@pytest.mark.parametrize("model", ["random_qwen3_dir", "random_internvl_dir"])
+def test_other_families_are_taught_boxes_as_they_name_them(
+    settings: SftSettings, model: str, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(model)
+    tokenizer, sight = load_tokenizer(folder), sight_of(folder)
+    assert sight == (Sight(32, 1000) if model == "random_qwen3_dir" else Sight(28, 1000, tile_px=56))
     samples = {each.sample_id: each for each in Dataset.open(Path(settings.dataset_path)).samples}
     num_boxes = 0
-    for example in make_reader(replace(settings, model_path=str(random_qwen3_dir))).read(0):
+    for example in make_reader(replace(settings, model_path=str(folder))).read(0):
         sample = samples[example.row.sample_id]
         frame = smart_frame(
             sample.width_px,
             sample.height_px,
             min_pixels=settings.min_pixels,
             max_pixels=settings.max_pixels,
-            sight=Sight(token_px=32, box_grid=1000),
+            sight=sight,
         )
-        assert example.row.grid_thw.tolist() == [1, frame.model_height_px // 16, frame.model_width_px // 16]
+        if sight.tile_px:
+            num_tiles = frame.num_tokens // 4
+            assert example.row.grid_thw.tolist() == [num_tiles, 4, 4]
+            assert example.row.pixel_values.shape == (num_tiles, 3, 56, 56)
+        else:
+            assert example.row.grid_thw.tolist() == [1, frame.model_height_px // 16, frame.model_width_px // 16]
         taught = [region.box for region in parse(tokenizer.decode(example.row.answers[0])).regions]
         assert taught == [frame.to_model(region.box) for region in sample.annotation.regions]
         num_boxes += len(taught)
