@@ -1,5 +1,6 @@
 """Where a service listens: loopback or not, a port that is free, the address to open."""
 
+import errno
 import ipaddress
 import socket
 
@@ -31,6 +32,12 @@ def bound_socket(host: str, port: int, setting: str) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ResourceError(
+                f"{host} is no address of this machine: {error.strerror}",
+                where=f"{host}:{port}",
+                remedy="give an address of this machine as the host, or 127.0.0.1",
+            ) from error
         raise ResourceError(
             f"port {port} cannot be listened on: {error.strerror}",
             where=f"{host}:{port}",
