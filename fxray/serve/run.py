@@ -50,9 +50,9 @@ def serve_until_told(
     """
     serve = config.serve
     bound_socket(serve.host, serve.port, "--port").close()
+    is_joined = bool(ray_address(config.ray))  # then the gateway's node is not known, and Ray Serve's proxy listens
     if serve.data_dir.is_dir():  # said before the engines start, as the gateway would say it
         lock_folder(serve.data_dir.resolve(), wait_s=0).close()
-    is_joined = bool(ray_address(config.ray))  # then the gateway's node is not known, and Ray Serve's proxy listens
     application = build(config, adapter, listens=None if is_joined else (serve.host, serve.port))
     on_event(Note("starting the engines"))
     replicas = max(serve.replicas, serve.max_replicas)
@@ -145,7 +145,7 @@ def _wait_until_running(deadline_s: float, on_event: OnEvent) -> None:
     start_s = told_s = time.monotonic()
     while (found := serve.status().applications.get(NAME)) is None or found.status != ApplicationStatus.RUNNING:
         if found and found.status == ApplicationStatus.DEPLOY_FAILED:
-            raise RuntimeError(found.message)
+            raise RuntimeError(_why(found))
         parts = found.deployments.items() if found else ()
         states = [f"{name} {_states(part.replica_states)}" for name, part in parts]
         if (now := time.monotonic()) - start_s > 2 * deadline_s:
@@ -159,6 +159,19 @@ def _wait_until_running(deadline_s: float, on_event: OnEvent) -> None:
             told_s = now
             on_event(Note(f"starting for {now - start_s:.0f} s: {'; '.join(states) or 'nothing is there yet'}"))
         time.sleep(_POLL_S)
+
+
+def _why(found: Any) -> str:
+    """What Ray Serve says of an application that failed: the errors of its parts, each without its traceback.
+
+    An error is the last line of a traceback that is not indented, with those below it.
+    """
+    said = []
+    for name, part in found.deployments.items():
+        lines = part.message.rstrip().splitlines()
+        if starts := [number for number, line in enumerate(lines) if not line.startswith(" ")]:
+            said.append(f"{name}: {' '.join(' '.join(lines[starts[-1] :]).split())}")
+    return "; ".join(said) or str(found.message)
 
 
 def _states(counts: Mapping[str, int]) -> str:

@@ -68,7 +68,7 @@ def test_what_others_serve_on_a_cluster_goes_on(called, is_joined, others, names
 
 def application(status, **replicas):
     """What Ray Serve says of the application: "RUNNING" and so on, and how many replicas are how far, by part."""
-    parts = {name: SimpleNamespace(replica_states=states) for name, states in replicas.items()}
+    parts = {name: SimpleNamespace(replica_states=states, message="") for name, states in replicas.items()}
     return SimpleNamespace(status=status, message="no module", deployments=parts)
 
 
@@ -108,6 +108,17 @@ def test_a_start_tells_how_far_it_is(called, monkeypatch):
         "starting for 180 s: detector 1 starting, 1 running; gateway 1 running",
     ]
     assert called.names == ["start"]
+
+
+def test_a_start_that_fails_says_why_in_the_words_of_the_part_that_failed(called, monkeypatch):
+    failed = application("DEPLOY_FAILED", detector={"STARTING": 1}, gateway={})
+    failed.deployments["gateway"].message = (
+        'The deployment failed to start 3 times in a row. Error:\nray::gateway (pid=1)\n  File "a.py", line 1\n'
+        "fxray.errors.ResourceError: /data: cannot be made\n  remedy: choose another folder\n"
+    )
+    said = "did not come up: gateway: fxray.errors.ResourceError: /data: cannot be made remedy: choose another folder\n"
+    with pytest.raises(FxrayError, match=said):
+        start_with(called, monkeypatch, failed)
 
 
 @pytest.mark.parametrize(("is_joined", "proxies"), [(True, ["HeadOnly"]), (False, ["Disabled"])])
