@@ -51,7 +51,7 @@ def serve_until_told(
     serve = config.serve
     bound_socket(serve.host, serve.port, "--port").close()
     is_joined = bool(ray_address(config.ray))  # then the gateway's node is not known, and Ray Serve's proxy listens
-    if serve.data_dir.is_dir():  # said before the engines start, as the gateway would say it
+    if serve.data_dir.is_dir() or not is_joined:  # said before the engines start, as the gateway would say it
         lock_folder(serve.data_dir.resolve(), wait_s=0).close()
     application = build(config, adapter, listens=None if is_joined else (serve.host, serve.port))
     on_event(Note("starting the engines"))

@@ -184,6 +184,17 @@ def test_a_folder_of_batches_that_is_taken_is_said_before_anything_starts(monkey
     assert built == []
 
 
+def test_a_folder_of_batches_that_cannot_be_made_is_said_before_anything_starts(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "build", lambda *_, **__: pytest.fail("it starts"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "file").write_text("")
+    with bound_socket("127.0.0.1", 0, "--port") as free:
+        port = free.getsockname()[1]
+    config = load_config("tiny", [f"serve.port={port}", f"serve.data_dir={tmp_path / 'file' / 'data'}"])
+    with pytest.raises(ResourceError, match="choose another folder"):
+        run.serve_until_told(config, None, lambda: None, lambda _: None)
+
+
 class Answer:
     """Of a handle: an error, when it is awaited."""
 
