@@ -68,6 +68,7 @@ class Listening:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # whoever sends one could be any address, and guess keys without end
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(self._end_deadline_s),
             )

@@ -67,9 +67,9 @@ def listen(inside, app=app):
     return asyncio.run(asyncio.wait_for(go(), 60))
 
 
-def get(port, path, method="GET", body=None):
+def get(port, path, method="GET", body=None, headers=None):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request(method, path, body)
+    connection.request(method, path, body, headers or {})
     answer = connection.getresponse()
     return answer.status, answer.read()
 
@@ -128,6 +128,22 @@ def test_who_never_sends_the_rest_is_not_waited_for_for_ever(monkeypatch):
         await end()
 
     listen(inside)
+
+
+def test_an_address_is_that_of_the_connection_whatever_a_header_says():
+    addresses = []
+
+    async def noting(scope, receive, send):
+        if scope["type"] == "http":
+            addresses.append(scope["client"][0])
+        await app(scope, receive, send)
+
+    async def inside(port, in_thread, end):
+        await in_thread(get, port, "/", "GET", None, {"X-Forwarded-For": "203.0.113.9"})
+        await end()
+
+    listen(inside, noting)
+    assert addresses == ["127.0.0.1"]
 
 
 def test_an_application_hears_that_its_client_went_away():
