@@ -4,13 +4,16 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fxray.listening import bound_socket
 
 KEEP_ALIVE_S = 75
 LINGER_S = 30.0
 """For the rest of a body that was answered before it was read: closed at once, its sender would lose the answer."""
+MAX_HEAD_BYTES = 2**16
 _BACKLOG = 2048
 _POLL_S = 0.02
 
@@ -55,14 +58,13 @@ class Listening:
         Raises:
             ResourceError: The port is taken.
         """
-        import uvicorn
-
         bound = bound_socket(*self._address, "--port")
         bound.listen(_BACKLOG)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 Lingering(self._app),
                 lifespan="off",
+                http=BoundedProtocol,
                 ws="none",
                 log_level=None,
                 log_config=None,
@@ -81,6 +83,30 @@ class Listening:
         if self._serving:
             self._server.should_exit = True
             await self._serving
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """HTTP/1.1 whose requests have little beside their bodies: headers are in memory before anybody sees them."""
+
+    _num_head_bytes = 0
+    """That came since the request began, or since the last piece of its body."""
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._num_head_bytes = 0
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of its body has come."""
+        self._num_head_bytes = 0
+        super().on_body(body)
+
+    def data_received(self, data: bytes) -> None:
+        """Something has come; refuses the request where its headers, trailers or signs between chunks are too much."""
+        self._num_head_bytes += len(data)
+        super().data_received(data)
+        if self._num_head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The headers of the request are too large.")
 
 
 class Lingering:

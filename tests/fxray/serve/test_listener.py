@@ -114,6 +114,37 @@ def test_who_waits_to_be_asked_for_a_body_is_answered_without():
     listen(inside)
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: ",
+        b"GET /",
+        b"POST /gone HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: ",
+    ],
+    ids=["header", "path", "trailer"],
+)
+def test_a_request_of_nothing_but_headers_is_refused_before_it_is_all_in_memory(start):
+    def ask(port):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as sent:
+            sent.sendall(start)
+            num_sent = 0
+            try:
+                while num_sent < 64 * 2**20:
+                    sent.sendall(bytes(2**16).replace(b"\0", b"a"))
+                    num_sent += 2**16
+            except OSError:
+                pass
+            return num_sent
+
+    async def inside(port, in_thread, end):
+        assert await in_thread(get, port, "/" + 60_000 * "a") == (200, b"said")
+        assert await in_thread(ask, port) < 32 * 2**20
+        assert await in_thread(get, port, "/", "POST", iter(bytes([1]) for _ in range(50_000))) == (413, b"said")
+        await end()
+
+    listen(inside, lambda scope, receive, send: app({**scope, "app": []}, receive, send))
+
+
 def test_who_never_sends_the_rest_is_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr(listener, "LINGER_S", 0.2)
 
