@@ -29,7 +29,7 @@ from fxray.errors import CheckpointError, DeadlineError, LearnerLostError
 from fxray.files import read_folder, write_atomically
 from fxray.grpo.packing import packed_length, plan_micro_batches
 from fxray.grpo.types import PolicyBlob, ProbeGap, RolloutGroup, TrainingGroup, UpdateSettings, WeightsBlob
-from fxray.imports import without_collection
+from fxray.imports import large_imports
 
 POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE = "adapter", "reference", "optimizer.safetensors"
 PARTS = (POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE)
@@ -120,7 +120,7 @@ class RankActor:
     """A rank in its own process: the worker's methods by name, and a thread beside them that says that it lives."""
 
     def __init__(self, spec: LearnerSpec, rank: int, num_ranks: int) -> None:
-        with without_collection():
+        with large_imports():
             from actors.learner_rank import LearnerWorker
 
         self._worker = LearnerWorker(spec, rank, num_ranks)

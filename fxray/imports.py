@@ -1,6 +1,7 @@
 """Large imports in less time."""
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,3 +22,33 @@ def without_collection() -> Iterator[None]:
         gc.unfreeze()
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def without_packages(*names: str) -> Iterator[None]:
+    """Packages that are not imported yet pass for not installed for as long as the block takes.
+
+    For what a library imports wherever it finds it, and uses for nothing that is done here. To put None into
+    `sys.modules` is Python's own way to say so. A library that asks once may remember the answer.
+
+    Args:
+        names: As they are imported.
+    """
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is what the language asks for
+    try:
+        yield
+    finally:
+        for name in hidden:
+            if sys.modules.get(name) is None:
+                sys.modules.pop(name, None)
+
+
+@contextmanager
+def large_imports() -> Iterator[None]:
+    """Imports of transformers in a process that learns, in less time.
+
+    transformers imports scikit-learn for assisted decoding, and accelerate boto3 for SageMaker.
+    """
+    with without_collection(), without_packages("sklearn", "boto3"):
+        yield

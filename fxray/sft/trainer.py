@@ -24,7 +24,7 @@ from ray.train.v2.api.config import LoggingConfig
 
 from fxray.errors import DeadlineError, FxrayError, ResourceError, WorkerDiedError
 from fxray.files import append_line
-from fxray.imports import without_collection
+from fxray.imports import large_imports
 from fxray.sft.checkpoint import RESTARTS_FILE
 from fxray.sft.settings import SftSettings
 
@@ -169,7 +169,7 @@ def _join(backend: str, rank: int, world_size: int, address: str, port: int) -> 
 
 
 def _run_rank(config: dict[str, Any]) -> None:
-    with without_collection():
+    with large_imports():
         from fxray.sft.worker import run_rank  # heavy, and wanted in the workers alone
 
     run_rank(**config)

@@ -1,10 +1,13 @@
-"""Large imports without garbage collection."""
+"""Large imports without garbage collection, and without packages that are not needed."""
 
 import gc
+import importlib
+import sys
+from importlib.util import find_spec
 
 import pytest
 
-from fxray.imports import without_collection
+from fxray.imports import without_collection, without_packages
 
 
 def test_collection_rests_in_the_block_alone_and_also_where_an_import_fails():
@@ -42,3 +45,19 @@ def test_who_switched_collection_off_finds_it_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_a_package_passes_for_missing_in_the_block_alone(tmp_path, monkeypatch):
+    (tmp_path / "fxray_wanted.py").write_text("")
+    (tmp_path / "fxray_there.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    there = importlib.import_module("fxray_there")
+
+    with without_packages("fxray_wanted", "fxray_there"):
+        assert find_spec("fxray_wanted") is None
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module("fxray_wanted")
+        assert importlib.import_module("fxray_there") is there
+    assert importlib.import_module("fxray_wanted")
+    assert importlib.import_module("fxray_there") is there
+    del sys.modules["fxray_wanted"], sys.modules["fxray_there"]
