@@ -40,7 +40,6 @@ def ray_cluster(config: RayConfig, *, min_cpus: int, is_apart: bool = False) -> 
     _quieten()
     if not address:
         _stay_on_loopback()
-        _let_threads_sleep()
     import ray
 
     with nullcontext() if address else own_folder() as folder:
@@ -118,16 +117,6 @@ def _stay_on_loopback() -> None:
         from ray._private import ray_constants
 
         ray_constants.ENABLE_RAY_CLUSTER = False
-
-
-def _let_threads_sleep() -> None:
-    """Threads of Ray's workers that wait for one another do so asleep, unless the user wants otherwise.
-
-    OpenMP's spin for milliseconds before they sleep, at every product of matrices. Driver, engine and learner share
-    this machine's processors, so that the thread waited for may have none: a tiny model's update by two threads then
-    took 2.2 to 7.7 s of processor time, and 0.2 s with this.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def check_machine(config: RayConfig) -> None:

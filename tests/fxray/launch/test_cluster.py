@@ -1,7 +1,6 @@
 """A local Ray of a run, in a process of its own because Ray reads its settings once."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -11,9 +10,9 @@ import ray
 
 from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
-from fxray.launch.cluster import _init, _let_threads_sleep, check_machine, ray_cluster
+from fxray.launch.cluster import _init, check_machine, ray_cluster
 
-FROM_INSIDE = """
+LISTENERS = """
 import json, os, psutil
 from fxray.config.tree import RayConfig
 from fxray.launch.cluster import check_machine, ray_cluster
@@ -22,14 +21,13 @@ with ray_cluster(RayConfig(object_store_mib=128), min_cpus=2):
     import ray
 
     class Worker:
-        def wait_policy(self):
-            return os.environ.get("OMP_WAIT_POLICY")
+        def pid(self):
+            return os.getpid()
 
-    wait_policy = ray.get(ray.remote(Worker).remote().wait_policy.remote(), timeout=120)
+    ray.get(ray.remote(Worker).remote().pid.remote(), timeout=120)
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     sockets = [socket for process in processes for socket in process.net_connections("tcp")]
-    addresses = [socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN]
-    print(json.dumps({"addresses": addresses, "wait_policy": wait_policy}))
+    print(json.dumps([socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN]))
 """
 
 LEAVES = """
@@ -75,31 +73,11 @@ def test_a_port_in_use_is_said_before_anything_starts(monkeypatch):
     check_machine(config)
 
 
-def test_how_threads_wait_is_the_users_choice_where_there_is_one(monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    _let_threads_sleep()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
-
-
-@pytest.fixture(scope="module")
-def from_inside():
-    """Where the processes of a local Ray listen, and how the threads of a worker wait."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    command = [sys.executable, "-c", FROM_INSIDE]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_threads_of_a_local_rays_workers_wait_asleep(from_inside):
-    assert from_inside["wait_policy"] == "PASSIVE"
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(300)
-def test_a_local_ray_listens_on_loopback_only(from_inside):
-    addresses = set(from_inside["addresses"])
+def test_a_local_ray_listens_on_loopback_only():
+    done = subprocess.run([sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=240, check=True)
+    addresses = set(json.loads(done.stdout.splitlines()[-1]))
     assert addresses
     assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
