@@ -31,7 +31,8 @@ def test_a_process_that_says_nothing_for_too_long_is_ended(tmp_path, monkeypatch
     monkeypatch.setattr(process.subprocess, "Popen", lambda *a, **k: started.append(real(*a, **k)) or started[0])
     with pytest.raises(DeadlineError, match="no sign of life"):
         run_process(["config", "show", "--config", "tiny"], tmp_path, tmp_path / "a.log", Surroundings())
-    assert started[0].returncode == -signal.SIGTERM
+    # By the signal, or by fxray's own handler of it where that is there already.
+    assert started[0].returncode in {-signal.SIGTERM, 128 + signal.SIGTERM}
 
 
 def test_a_machine_that_slept_ends_no_trial(tmp_path, monkeypatch):
