@@ -4,6 +4,7 @@ import gc
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,14 +103,9 @@ class Engine:
             from vllm import LLM
 
             gc.freeze()  # vLLM collects several times as it comes up
-            try:
-                self._llm = LLM(**llm_arguments(settings))
-            except (ValueError, RuntimeError, OSError, AssertionError) as error:
-                raise ModelError(
-                    f"vLLM cannot start: {error}",
-                    where=str(settings.model_path),
-                    remedy="check the `rollout` section of the configuration against this machine's memory",
-                ) from error
+            arguments = llm_arguments(settings)
+            with start_of_vllm(settings.model_path):
+                self._llm = LLM(**arguments)
         if is_cpu_build() and settings.lora_rank:
             self._llm.collective_rpc("use_single_adapter_maths")
         self._tokenizer = self._llm.get_tokenizer()
@@ -328,6 +324,26 @@ class Engine:
                 )
             )
         return Answers(np.asarray(output.prompt_token_ids, dtype=np.int32), tuple(rollouts))
+
+
+@contextmanager
+def start_of_vllm(model_path: Path) -> Iterator[None]:
+    """Tells of a start that fails in words.
+
+    Args:
+        model_path: Named in the error.
+
+    Raises:
+        ModelError: Whatever vLLM raised; a release that does not know a model may fail anywhere.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError, AssertionError, LookupError) as error:
+        raise ModelError(
+            f"vLLM cannot start: {error}",
+            where=str(model_path),
+            remedy="check the `rollout` section of the configuration against this machine's memory, and docs/models.md",
+        ) from error
 
 
 def forbidden_bias(tokenizer: Any) -> dict[int, float]:

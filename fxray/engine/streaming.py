@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fxray.engine.binding import MixedWeightsError, bind_policy
-from fxray.engine.engine import BASE_VERSION, forbidden_bias, llm_arguments
+from fxray.engine.engine import BASE_VERSION, forbidden_bias, llm_arguments, start_of_vllm
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
 from fxray.engine.settings import EngineSettings
-from fxray.errors import ConfigError, DeadlineError, ModelError, WorkerDiedError
+from fxray.errors import ConfigError, DeadlineError, WorkerDiedError
 from fxray.grammar.markers import BOX_END
 from fxray.grpo.types import AdapterBlob, PolicyBlob, Rollout, SyncProof
 from fxray.imports import without_collection
@@ -77,14 +77,9 @@ class StreamingEngine:
         self._policies: dict[str, _Policy] = {}
         self._is_swapping = False
         self._changed = asyncio.Condition()
-        try:
-            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**llm_arguments(settings), enable_log_requests=False))
-        except (ValueError, RuntimeError, OSError, AssertionError) as error:
-            raise ModelError(
-                f"vLLM cannot start: {error}",
-                where=str(settings.model_path),
-                remedy="check the `rollout` section of the configuration against this machine's memory",
-            ) from error
+        arguments = llm_arguments(settings)
+        with start_of_vllm(settings.model_path):
+            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, enable_log_requests=False))
         self._tokenizer = self._llm.get_tokenizer()
         self._box_end = self._tokenizer.convert_tokens_to_ids(BOX_END)
         self._forbidden = forbidden_bias(self._tokenizer)

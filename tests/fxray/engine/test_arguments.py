@@ -4,8 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from fxray.engine.engine import forbidden_bias, llm_arguments
+import pytest
+
+from fxray.engine.engine import forbidden_bias, llm_arguments, start_of_vllm
 from fxray.engine.settings import EngineSettings
+from fxray.errors import ModelError
 from fxray.model.folder import resolve_model_path
 
 
@@ -46,3 +49,9 @@ def test_a_token_that_the_vocabulary_lacks_forbids_no_other() -> None:
         convert_tokens_to_ids=lambda tokens: [0 for _ in tokens],
     )
     assert forbidden_bias(tokenizer) == {1: float("-inf"), 2: float("-inf")}
+
+
+def test_whatever_vllm_raises_at_its_start_is_told_with_the_model() -> None:
+    with pytest.raises(ModelError, match="vLLM cannot start: out of range") as caught, start_of_vllm(Path("m")):
+        raise IndexError("out of range")
+    assert caught.value.where == "m"

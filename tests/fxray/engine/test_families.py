@@ -20,55 +20,47 @@ drives_qwen3 = pytest.mark.skipif(
 
 @drives_qwen3
 def test_base_and_every_adapter_of_a_qwen3_vl_agree_with_peft(qwen3_engine: Call, qwen3_twin: Any) -> None:
-    questions = qwen3_twin.questions(1, 2, 3)
-    drawn = qwen3_engine("generate", questions, FOUR)
-    assert qwen3_twin.gap_nats(questions, drawn, FOUR, with_adapter=False) < TOLERANCE_NATS
-    for version in (5, 6):
-        qwen3_twin.randomise(version)
-        blob = qwen3_twin.blob(version)
-        proof = qwen3_engine("load_policy", blob)
-        assert proof.num_bound_modules == blob.num_modules == 3 * 7 + 3 * 4 + 3 * 2
-        drawn = qwen3_engine("generate", questions, FOUR)
-        assert qwen3_twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS
-        assert qwen3_twin.gap_nats(questions, drawn, FOUR, with_adapter=False) > 0.1
+    check_base_and_adapters(qwen3_engine, qwen3_twin, num_modules=3 * 7 + 3 * 4 + 3 * 2)
+
+
+def test_base_and_every_adapter_of_an_internvl_agree_with_peft(internvl_engine: Call, internvl_twin: Any) -> None:
+    drawn = check_base_and_adapters(internvl_engine, internvl_twin, num_modules=3 * 7)
+    image_id = internvl_twin.image_token_id
+    assert [answers.prompt_token_ids.tolist().count(image_id) for answers in drawn] == [20, 20, 16]
 
 
 @drives_qwen3
 @pytest.mark.long
 def test_whole_weights_of_a_qwen3_vl_are_proved(whole_qwen3_engine: Call, whole_qwen3_twin: Any) -> None:
-    questions = whole_qwen3_twin.questions(1, 2, 3)
-    whole_qwen3_twin.randomise(1)
-    drawn = whole_qwen3_engine("generate", questions, FOUR)
-    assert whole_qwen3_twin.gap_nats(questions, drawn, FOUR, with_adapter=True) > 20 * TOLERANCE_NATS
-    blob = whole_qwen3_twin.weights(1)
-    assert whole_qwen3_engine("load_policy", blob).num_bound_modules == blob.num_modules
-    drawn = whole_qwen3_engine("generate", questions, FOUR)
-    assert whole_qwen3_twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS
-
-
-def test_base_and_every_adapter_of_an_internvl_agree_with_peft(internvl_engine: Call, internvl_twin: Any) -> None:
-    questions = internvl_twin.questions(1, 2, 3)
-    drawn = internvl_engine("generate", questions, FOUR)
-    image_id = internvl_twin.image_token_id
-    assert [answers.prompt_token_ids.tolist().count(image_id) for answers in drawn] == [20, 20, 16]
-    assert internvl_twin.gap_nats(questions, drawn, FOUR, with_adapter=False) < TOLERANCE_NATS
-    for version in (5, 6):
-        internvl_twin.randomise(version)
-        blob = internvl_twin.blob(version)
-        proof = internvl_engine("load_policy", blob)
-        assert proof.num_bound_modules == blob.num_modules == 3 * 7
-        drawn = internvl_engine("generate", questions, FOUR)
-        assert internvl_twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS
-        assert internvl_twin.gap_nats(questions, drawn, FOUR, with_adapter=False) > 0.1
+    check_whole_weights(whole_qwen3_engine, whole_qwen3_twin)
 
 
 @pytest.mark.long
 def test_whole_weights_of_an_internvl_are_proved(whole_internvl_engine: Call, whole_internvl_twin: Any) -> None:
-    questions = whole_internvl_twin.questions(1, 2, 3)
-    whole_internvl_twin.randomise(1)
-    drawn = whole_internvl_engine("generate", questions, FOUR)
-    assert whole_internvl_twin.gap_nats(questions, drawn, FOUR, with_adapter=True) > 20 * TOLERANCE_NATS
-    blob = whole_internvl_twin.weights(1)
-    assert whole_internvl_engine("load_policy", blob).num_bound_modules == blob.num_modules
-    drawn = whole_internvl_engine("generate", questions, FOUR)
-    assert whole_internvl_twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS
+    check_whole_weights(whole_internvl_engine, whole_internvl_twin)
+
+
+def check_base_and_adapters(engine: Call, twin: Any, *, num_modules: int) -> Any:
+    """Returns what the base model drew."""
+    questions = twin.questions(1, 2, 3)
+    of_base = engine("generate", questions, FOUR)
+    assert twin.gap_nats(questions, of_base, FOUR, with_adapter=False) < TOLERANCE_NATS
+    for version in (5, 6):
+        twin.randomise(version)
+        blob = twin.blob(version)
+        assert engine("load_policy", blob).num_bound_modules == blob.num_modules == num_modules
+        drawn = engine("generate", questions, FOUR)
+        assert twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS
+        assert twin.gap_nats(questions, drawn, FOUR, with_adapter=False) > 0.1
+    return of_base
+
+
+def check_whole_weights(engine: Call, twin: Any) -> None:
+    questions = twin.questions(1, 2, 3)
+    twin.randomise(1)
+    drawn = engine("generate", questions, FOUR)
+    assert twin.gap_nats(questions, drawn, FOUR, with_adapter=True) > 20 * TOLERANCE_NATS
+    blob = twin.weights(1)
+    assert engine("load_policy", blob).num_bound_modules == blob.num_modules
+    drawn = engine("generate", questions, FOUR)
+    assert twin.gap_nats(questions, drawn, FOUR, with_adapter=True) < TOLERANCE_NATS

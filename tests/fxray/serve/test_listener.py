@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -151,11 +152,15 @@ def test_who_never_sends_the_rest_is_not_waited_for_for_ever(monkeypatch):
     def ask(port):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as sent:
             sent.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
-            while sent.recv(4096):
-                pass
+            said = b""
+            while piece := sent.recv(4096):
+                said += piece
+            return said
 
     async def inside(port, in_thread, end):
-        await in_thread(ask, port)
+        start_s = time.monotonic()
+        assert (await in_thread(ask, port)).startswith(b"HTTP/1.1 413 ")
+        assert time.monotonic() - start_s < 10
         await end()
 
     listen(inside)
