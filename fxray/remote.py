@@ -152,16 +152,19 @@ class Mirror:
         still the one that this folder was last equal to: then it is newer than the copy, and stays.
 
         Raises:
-            ResourceError: The storage cannot be read.
+            ResourceError: The storage cannot be read, or holds nothing any more of what is here.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._storage_errors():
-            content, note = self._read(LIST), self._mirrored
-            there, here = self._listed(content), self._files_here()
+            content, note, here = self._read(LIST), self._mirrored, self._files_here()
             is_ahead = note.exists() and note.read_text() == _digest(content)
+            if here and content is None and note.exists() and not is_ahead:
+                what = f"the copy of the run is gone, of which {self.folder} may be the last one"
+                raise ResourceError(what, where=self.address, remedy="copy that folder, or delete it to start anew")
             if not is_ahead:
                 note.unlink(missing_ok=True)
-            wanted = {name: entry for name, entry in there.items() if not (is_ahead and name in here)}
+            there = self._listed(content)
+            wanted = {name: there[name] for name in there if not (is_ahead and name in here)}
             self._make_equal(wanted, keeps_others=is_ahead)
             write_atomically(note, _digest(content))
 
@@ -285,7 +288,8 @@ class Mirror:
 
     def _listed(self, content: bytes | None) -> dict[str, Entry]:
         files = {} if content is None else json.loads(content)["files"]
-        if odd := [name for name in files if not _is_below(name)]:
+        # Those that are listed by this module are plain paths: no part is empty, or begins with a dot.
+        if odd := [name for name in files if any(part[:1] in {"", "."} for part in name.split("/"))]:
             raise ResourceError(
                 f"the list of its files names {odd[0]!r}, which would not lie in the run's folder",
                 where=f"{self.address}/{LIST}",
@@ -393,8 +397,3 @@ def _every_period(name: str, act: Callable[[], bool]) -> Iterator[None]:
 def _digest(content: bytes | None) -> str:
     """Of a list, or of none."""
     return hashlib.sha256(content or b"").hexdigest()
-
-
-def _is_below(name: str) -> bool:
-    """Whether a listed name is a plain path below the folder, as those that are listed by this module are."""
-    return not any(part == "" or part.startswith(".") for part in name.split("/"))

@@ -64,6 +64,24 @@ def test_what_could_not_be_deleted_over_there_is_tried_again(tmp_path: Path, mon
         assert {file.name for file in storage.iterdir() if not file.name.startswith(".")} == {"config.yaml"}
 
 
+def test_a_copy_that_is_gone_takes_nothing_from_the_folder_here(tmp_path: Path) -> None:
+    storage, folder = tmp_path / "storage", tmp_path / "cache" / "run"
+    for each in (storage, folder):
+        each.mkdir(parents=True)
+    mirror = Mirror(f"file://{storage}", folder)
+    with mirror.held(ignore):
+        (folder / "weights").write_text("of 40 hours")
+        mirror.push()
+    shutil.rmtree(storage)
+    storage.mkdir()
+    with (
+        pytest.raises(ResourceError, match="the copy of the run is gone"),
+        Mirror(f"file://{storage}", folder).held(ignore),
+    ):
+        pass
+    assert (folder / "weights").read_text() == "of 40 hours"
+
+
 class Failing:
     """A storage that lets nothing be deleted but what a lease needs."""
 
