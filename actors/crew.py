@@ -101,6 +101,10 @@ class Crew:
         """Workers whose engines have started, on nodes that stay."""
         return sum(worker.is_up and worker.leaves_s is None for worker in self.members)
 
+    def num_up_besides(self, worker: Worker) -> int:
+        """How many of these are others."""
+        return self.num_up - (worker.is_up and worker.leaves_s is None)
+
     @property
     def num_staying(self) -> int:
         """Workers on nodes that stay, those that are still starting included."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from actors.crew import Worker
 from actors.rollout_worker import Draw
-from fxray.errors import DeadlineError
+from fxray.errors import DeadlineError, FxrayError
 from fxray.grpo.types import PolicyBlob, PromptGroup, SamplingSettings
 from fxray.spans import Span
 
@@ -64,6 +64,13 @@ class Batch:
     num_leases: int = 0
     image_bytes: int = 0
 
+    def collect(self, errand: "Errand", draws: Sequence[Draw]) -> None:
+        """Takes what a worker drew of its lease."""
+        for index, draw in zip(errand.lease, draws, strict=True):
+            if draw.group_id != self.prompts[index].group_id or index in self.draws:
+                raise FxrayError(f"drew {draw.group_id} out of turn", where=errand.worker.name)
+            self.draws[index] = draw
+
     def facts(self, seconds: float) -> RolloutFacts:
         """What it came to, in so many seconds."""
         num_tokens = sum(len(draw.token_ids) for draw in self.draws.values())
@@ -104,6 +111,11 @@ def end_s(errand: Errand, start_deadline_s: float, short_since_s: float | None) 
         is_needed = short_since_s is not None
         errand_end_s = max(short_since_s or 0.0, worker.hired_s) + start_deadline_s if is_needed else math.inf
     return errand_end_s if worker.leaves_s is None else min(errand_end_s, worker.leaves_s)
+
+
+def may_start(errands: Iterable[Errand]) -> bool:
+    """Whether an engine is on its way up; one that waits for a node may do so for ever."""
+    return any(errand.kind == START and not errand.worker.has_no_node for errand in errands)
 
 
 def kept_from_rest(errands: Iterable[Errand], *, is_short: bool) -> str:

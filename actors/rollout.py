@@ -31,11 +31,12 @@ from actors.errands import (
     end_s,
     kept_from_rest,
     late_error,
+    may_start,
     missing_groups,
 )
 from actors.failures import DEATHS, LOSSES, FailureBudget, forget_frames, is_of_one_machine
 from actors.nodes import Nodes
-from actors.rollout_worker import Draw, Job
+from actors.rollout_worker import Job
 from actors.scaling import Scaler
 from actors.weight_sync import check_proof
 from fxray import spans
@@ -90,6 +91,7 @@ class RolloutPool:
         self._errands: dict[ray.ObjectRef, Errand] = {}
         self._num_needed = min_workers
         self._short_since_s: float | None = time.monotonic()
+        self._refusal: Exception | None = None
         self._is_closed = False
         self.num_departures = 0
         self.facts = RolloutFacts(0.0, 0, 0, 0, 0)
@@ -203,6 +205,11 @@ class RolloutPool:
         self._fill()
 
     def _fill(self) -> None:
+        """Hires as many as there should be; while a step lacks workers and one refused to start, the others decide."""
+        if self._refusal is not None and self._crew.num_up < self._num_needed:
+            if not may_start(self._errands.values()):
+                raise self._refusal
+            return
         while self._crew.num_staying < self.scaler.num_workers:
             worker = self._crew.hire()
             self._send(worker, worker.actor.start.remote(), START)
@@ -334,11 +341,11 @@ class RolloutPool:
             raise (error.cause if isinstance(error.cause, FxrayError) else error) from None
         errand.span.end()
         if errand.kind == START:
-            worker.is_up = True
+            worker.is_up, self._refusal = True, None
             self.scaler.note_start(time.monotonic() - (worker.placed_s or worker.hired_s))
         worker.is_resting = worker.is_resting or errand.kind in (START, REST)
         if errand.batch is not None:
-            self._collect(errand, errand.batch, result)
+            errand.batch.collect(errand, result)
         if errand.policy is not None:
             check_proof(errand.policy, result)
             worker.proof = result
@@ -347,19 +354,12 @@ class RolloutPool:
     def _can_do_without(self, errand: Errand, cause: Exception) -> bool:
         """Whether a worker is to be replaced that raised something: a fault of its own, or what others are spared."""
         if errand.kind == START:
-            return self._crew.num_up >= self._num_needed
+            is_short = self._crew.num_up < self._num_needed
+            self._refusal = cause if is_short else None
+            return not is_short or may_start(self._errands.values())
         if is_of_one_machine(cause):
-            return self._num_others(errand.worker) >= self._num_needed
+            return self._crew.num_up_besides(errand.worker) >= self._num_needed
         return not isinstance(cause, FxrayError)
-
-    def _num_others(self, worker: Worker) -> int:
-        return self._crew.num_up - (worker.is_up and worker.leaves_s is None)
-
-    def _collect(self, errand: Errand, batch: Batch, draws: list[Draw]) -> None:
-        for index, draw in zip(errand.lease, draws, strict=True):
-            if draw.group_id != batch.prompts[index].group_id or index in batch.draws:
-                raise FxrayError(f"drew {draw.group_id} out of turn", where=errand.worker.name)
-            batch.draws[index] = draw
 
     def _give_up(self, errand: Errand) -> None:
         """Does without a worker that is late, if others can go on."""
@@ -367,7 +367,7 @@ class RolloutPool:
         if worker.leaves_s is not None and worker.leaves_s <= time.monotonic():
             self._continue(worker)
             return
-        if errand.kind == REST or self._num_others(worker) < self._num_needed:
+        if errand.kind == REST or self._crew.num_up_besides(worker) < self._num_needed:
             raise late_error(errand.what, is_placed=worker.placed_s is not None, kind=errand.kind)
         self._lose(worker, f"was given up: waited too long for {errand.what}")
 

@@ -60,14 +60,16 @@ class PlainWorker:
                 return ""
             mark.touch()
             fault = fault.removeprefix("once:")
+        if fault.startswith("sleep "):
+            _, seconds, *rest = fault.split(" ", 2)
+            time.sleep(float(seconds))
+            fault = "".join(rest)
         if fault == "die":
             os._exit(1)
         if fault == "fail":
             raise RuntimeError("CUDA error: an illegal memory access\nwas encountered")
         if fault == "hang":
             time.sleep(300)
-        if fault.startswith("sleep "):
-            time.sleep(float(fault.removeprefix("sleep ")))
         return fault
 
     @ray.method(concurrency_group=HEALTH)

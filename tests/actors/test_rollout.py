@@ -105,7 +105,24 @@ def test_too_many_deaths_end_the_run_with_the_reason(pool_with: Any) -> None:
 
 
 def test_a_worker_that_cannot_start_says_why(pool_with: Any) -> None:
-    faults = {"start rollout-1": "refuse", "start rollout-2": "refuse"}
+    faults = {f"start rollout-{number}": "refuse" for number in range(1, 9)}
+    with pool_with(faults, failures=failures(1)) as pool, pytest.raises(ModelError, match="no such model"):
+        pool.generate(prompts(1), TWO)
+
+
+@pytest.mark.parametrize("num_needed", [1, 2])
+def test_machines_where_no_engine_starts_end_nothing_while_others_are_on_their_way(
+    pool_with: Any, num_needed: int
+) -> None:
+    faults = {"start rollout-1": "sleep 6", "start rollout-2": "sleep 6", "start rollout-3": "refuse"}
+    with pool_with(faults, num_workers=3, min_workers=num_needed, failures=failures(1)) as pool:
+        check_groups(pool.generate(prompts(2), TWO), prompts(2))
+        assert pool.num_deaths == 1
+        assert [worker.name for worker in pool._crew.members][:2] == ["rollout-1", "rollout-2"]
+
+
+def test_the_refusal_of_one_is_told_when_the_others_die_on_their_way(pool_with: Any) -> None:
+    faults = {"start rollout-1": "refuse", "start rollout-2": "sleep 4 die"}
     with pool_with(faults) as pool, pytest.raises(ModelError, match="no such model"):
         pool.generate(prompts(1), TWO)
 
