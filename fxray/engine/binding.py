@@ -135,13 +135,14 @@ def bind_adapter(
             where=where,
             remedy="the adapter was damaged or cut on its way: check the object store's memory and disks",
         )
-    if problem := (yield "find_adapter_problem", (blob.peft_config, blob.safetensors)):
+    if problem := (yield "take_adapter", (blob.peft_config, blob.safetensors)):
         raise SyncError(f"the adapter {problem}", where=where, remedy="publish an adapter of this base model")
     try:
-        yield "load_adapter", (lora_id, blob.peft_config, blob.safetensors)
+        yield "load_adapter", (lora_id,)
     except (ValueError, RuntimeError, AssertionError) as error:
+        yield "keep_adapters", ((previous_id, *other_ids),)
         raise SyncError(f"vLLM refuses the adapter: {error}", where=where) from error
-    num_bound, missing = yield "count_bound_modules", (lora_id, blob.peft_config, blob.safetensors)
+    num_bound, missing = yield "count_bound_modules", (lora_id,)
     if num_bound != blob.num_modules:
         yield "keep_adapters", ((previous_id, *other_ids),)
         raise SyncError(

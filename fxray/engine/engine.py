@@ -268,7 +268,7 @@ class Engine:
 
     def _bind(self, request: Any, blob: AdapterBlob) -> Any:
         if self._settings.sync == "bytes":
-            return self._on_workers("load_adapter", request.lora_int_id, blob.peft_config, blob.safetensors)
+            return self._on_workers("load_adapter", request.lora_int_id)
         memory_dir = _MEMORY_DIR if _MEMORY_DIR.is_dir() else None
         with tempfile.TemporaryDirectory(prefix="fxray-adapter-", dir=memory_dir) as folder:
             write_atomically(Path(folder) / "adapter_config.json", json.dumps(blob.peft_config))

@@ -7,12 +7,14 @@ found in the engine and its weights have been read back from the buffers that th
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
+from torch.nn.utils import get_total_norm
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
@@ -26,10 +28,20 @@ READ_BACK_TOLERANCE = 0.01
 OWNER_CHECK_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """An adapter that reached this process: its tensors "A" and "B" by the engine's names of modules."""
+
+    helper: Any
+    blob: bytes
+    modules: dict[str, dict[str, torch.Tensor]]
+
+
 class AdapterExtension:
     """Methods that vLLM mixes into its worker class; each returns plain values, for they cross process boundaries."""
 
     model_runner: Any
+    _came: "_Arrival"
 
     def use_single_adapter_maths(self) -> int:
         """Makes LoRA on a CPU fast for batches with one adapter; returns how many wrappers changed."""
@@ -52,44 +64,38 @@ class AdapterExtension:
         threading.Thread(target=watch, name="end-with-owner", daemon=True).start()
         return pid
 
-    def find_adapter_problem(self, peft_config: dict[str, Any], blob: bytes) -> str:
-        """Why an adapter must not be loaded: unreadable, empty, not finite, of other names or shapes; "" if it may."""
+    def take_adapter(self, peft_config: dict[str, Any], blob: bytes) -> str:
+        """Keeps an adapter that shall be loaded, until `keep_adapters`.
+
+        Returns:
+            Why it must not be loaded: unreadable, empty, not finite, of other names or shapes; "" if it may.
+        """
         try:
             tensors = load(blob)
         except SafetensorError as error:
             return f"is not a safetensors file: {error}"
         if not tensors:
             return "holds no weights: the engine would go on with the base model"
-        if odd := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        if not torch.isfinite(get_total_norm(tensors.values(), torch.inf)):
+            odd = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
             return f"{len(odd)} tensors hold values that are not finite, {odd[0]} for one"
         try:
             modules = self._modules(tensors)
         except ValueError as error:
             return f"holds a weight that is no LoRA weight: {error}"
-        rank = peft_config["r"]
-        for name, parts in modules.items():
-            place = self._place(name)
-            if place is None:
-                return f"module {name} binds to nothing in the engine"
-            if parts.keys() != {"A", "B"}:
-                return f"module {name} lacks its lora_{'B' if 'A' in parts else 'A'} weight"
-            layer, index = place
-            inputs, outputs = layer.lora_a_stacked[index].shape[-1], layer.lora_b_stacked[index].shape[-2]
-            a, b = _share(layer, index, parts["A"], parts["B"])
-            got, expected = (tuple(a.shape), tuple(b.shape)), ((rank, inputs), (outputs, rank))
-            if got != expected:
-                return f"module {name} has shapes {got}, the engine needs {expected}"
+        if problem := self._problem(modules, peft_config["r"]):
+            return problem
+        self._came = _Arrival(PEFTHelper.from_dict(peft_config), blob, modules)
         return ""
 
-    def load_adapter(self, lora_id: int, peft_config: dict[str, Any], blob: bytes) -> None:
-        """Binds an adapter from memory; call `find_adapter_problem` before."""
-        worker_manager, manager = self.model_runner.lora_manager, self._manager
-        helper = PEFTHelper.from_dict(peft_config)
-        helper.validate_legal(worker_manager.lora_config)
+    def load_adapter(self, lora_id: int) -> None:
+        """Binds the adapter that was taken."""
+        worker_manager, manager, came = self.model_runner.lora_manager, self._manager, self._came
+        came.helper.validate_legal(worker_manager.lora_config)
         adapter = LoRAModel.from_lora_tensors(
             lora_id,
-            load(blob),
-            helper,
+            load(came.blob),  # a copy of its own, which vLLM scales in place
+            came.helper,
             device="cpu",
             dtype=worker_manager.lora_config.lora_dtype,
             model_vocab_size=worker_manager.vocab_size,
@@ -99,28 +105,28 @@ class AdapterExtension:
         manager.add_adapter(adapter)
         manager.activate_adapter(lora_id)
 
-    def keep_adapters(self, lora_ids: tuple[int, ...]) -> None:
-        """Forgets every adapter but these."""
-        for other in set(self._manager.list_adapters()).difference(lora_ids):
-            self._manager.remove_adapter(other)
-
-    def count_bound_modules(self, lora_id: int, peft_config: dict[str, Any], blob: bytes) -> tuple[int, str]:
-        """Reads an adapter back from the buffers of the forward pass.
+    def count_bound_modules(self, lora_id: int) -> tuple[int, str]:
+        """Reads the adapter that was taken back from the buffers of the forward pass.
 
         Returns:
             How many of its modules are there with their own weights, and the name of one that is not, or "".
         """
         if lora_id not in self._manager.lora_index_to_id:
             return 0, "all of them: the adapter is not active"
-        slot = self._manager.lora_index_to_id.index(lora_id)
-        helper = PEFTHelper.from_dict(peft_config)
+        slot, scaling = self._manager.lora_index_to_id.index(lora_id), self._came.helper.vllm_lora_scaling_factor
         num_bound, missing = 0, ""
-        for name, parts in self._modules(load(blob)).items():
-            if self._is_bound(name, parts, slot, helper.vllm_lora_scaling_factor):
+        for name, parts in self._came.modules.items():
+            if self._is_bound(name, parts, slot, scaling):
                 num_bound += 1
             else:
                 missing = name
         return num_bound, missing
+
+    def keep_adapters(self, lora_ids: tuple[int, ...]) -> None:
+        """Forgets every adapter but these, and what was taken."""
+        for other in set(self._manager.list_adapters()).difference(lora_ids):
+            self._manager.remove_adapter(other)
+        del self._came
 
     @property
     def _manager(self) -> Any:
@@ -134,6 +140,21 @@ class AdapterExtension:
             name, is_a = parse_fine_tuned_lora_name(tensor_name, mapper)
             modules.setdefault(name, {})["A" if is_a else "B"] = tensor
         return modules
+
+    def _problem(self, modules: dict[str, dict[str, torch.Tensor]], rank: int) -> str:
+        for name, parts in modules.items():
+            place = self._place(name)
+            if place is None:
+                return f"module {name} binds to nothing in the engine"
+            if parts.keys() != {"A", "B"}:
+                return f"module {name} lacks its lora_{'B' if 'A' in parts else 'A'} weight"
+            layer, index = place
+            inputs, outputs = layer.lora_a_stacked[index].shape[-1], layer.lora_b_stacked[index].shape[-2]
+            a, b = _share(layer, index, parts["A"], parts["B"])
+            got, expected = (tuple(a.shape), tuple(b.shape)), ((rank, inputs), (outputs, rank))
+            if got != expected:
+                return f"module {name} has shapes {got}, the engine needs {expected}"
+        return ""
 
     def _place(self, name: str) -> tuple[Any, int] | None:
         """The layer that a module became part of, and its slice of that layer's output."""
@@ -169,4 +190,4 @@ def _share(layer: Any, index: int, a: torch.Tensor, b: torch.Tensor) -> tuple[to
 
 def _is_near(got: torch.Tensor, expected: torch.Tensor) -> bool:
     got, expected = got.float(), expected.to(got.device).float()
-    return bool((got - expected).abs().sum() <= READ_BACK_TOLERANCE * expected.abs().sum())
+    return bool(torch.dist(got, expected, 1) <= READ_BACK_TOLERANCE * expected.norm(1))

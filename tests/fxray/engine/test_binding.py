@@ -39,16 +39,16 @@ def drive(answers: dict, blob: AdapterBlob = BLOB) -> tuple[SyncProof | None, li
 
 
 def test_an_adapter_is_checked_loaded_counted_and_takes_the_place_of_the_one_before():
-    proof, calls = drive({"find_adapter_problem": "", "count_bound_modules": (5, "")})
+    proof, calls = drive({"take_adapter": "", "count_bound_modules": (5, "")})
     assert proof == SyncProof("w", 3, BLOB.sha256, 5)
     assert calls == [
-        ("find_adapter_problem", {"r": 8}), ("load_adapter", 2), ("count_bound_modules", 2),
+        ("take_adapter", {"r": 8}), ("load_adapter", 2), ("count_bound_modules", 2),
         ("keep_adapters", (2, *OTHER_IDS)),
     ]  # fmt: skip
 
 
 def test_an_adapter_that_is_not_bound_whole_leaves_the_one_before():
-    proof, calls = drive({"find_adapter_problem": "", "count_bound_modules": (4, "q_proj")})
+    proof, calls = drive({"take_adapter": "", "count_bound_modules": (4, "q_proj")})
     assert proof is None
     assert calls[-2] == ("keep_adapters", (1, *OTHER_IDS))
     assert "4 LoRA modules are bound, 5 were published; missing q_proj" in calls[-1][1]
@@ -57,8 +57,8 @@ def test_an_adapter_that_is_not_bound_whole_leaves_the_one_before():
 @pytest.mark.parametrize(
     ("answers", "says"),
     [
-        ({"find_adapter_problem": "holds no weights"}, "the adapter holds no weights"),
-        ({"find_adapter_problem": "", "load_adapter": ValueError("rank 16")}, "vLLM refuses the adapter: rank 16"),
+        ({"take_adapter": "holds no weights"}, "the adapter holds no weights"),
+        ({"take_adapter": "", "load_adapter": ValueError("rank 16")}, "vLLM refuses the adapter: rank 16"),
     ],
 )
 def test_what_is_refused_is_never_counted(answers, says):
@@ -66,6 +66,7 @@ def test_what_is_refused_is_never_counted(answers, says):
     assert proof is None
     assert calls[-1] == ("error", says)
     assert "count_bound_modules" not in dict(calls)
+    assert ("keep_adapters" in dict(calls)) == ("load_adapter" in dict(calls))  # nothing stays of what was refused
 
 
 def test_damaged_bytes_reach_no_worker():
