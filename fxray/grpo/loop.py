@@ -244,6 +244,10 @@ def reward_metrics(
         if fact in scores[0].facts:
             is_counted_N = is_valid_N & is_generated_N if fact == "union_iou" else is_valid_N
             metrics[name] = mean([score.facts[fact] for score in scores], is_counted_N)
+    if "is_right" in scores[0].facts:
+        is_right = [score.facts["is_right"] for score in scores]
+        metrics["accuracy_real"] = mean(is_right, is_valid_N & ~is_generated_N)
+        metrics["accuracy_generated"] = mean(is_right, is_valid_N & is_generated_N)
     return metrics | {
         "num_tokens": float(sum(num_tokens)),
         "answer_tokens": float(np.mean(num_tokens)),

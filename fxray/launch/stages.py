@@ -24,6 +24,7 @@ from fxray.checkpoints import (
 from fxray.config.schedule import Stage
 from fxray.errors import CheckpointError, LearnerLostError
 from fxray.events import Note, PhaseStarted, Step
+from fxray.grpo.collapse import CollapseWatch
 from fxray.grpo.loop import Cursor, run_stage
 from fxray.grpo.ports import Learner
 from fxray.grpo.types import PolicyBlob
@@ -71,7 +72,7 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
     cursor = _resume(session, fleet.learner, stage)
     log.rewind(stage.name, cursor.step)
     session.on_event(PhaseStarted(stage.name, plan.num_steps, cursor.step))
-    fingerprint = base_fingerprint(session.model_path)
+    fingerprint, watch = base_fingerprint(session.model_path), CollapseWatch()
 
     def checkpoint(path: Path, cursor: Cursor, past: Sequence[PolicyBlob] = ()) -> None:
         def write(folder: Path) -> None:
@@ -86,6 +87,8 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
         metrics |= fleet.counters()
         log.log(stage.name, cursor.step, metrics)
         session.on_event(Step(stage.name, cursor.step, plan.num_steps, metrics))
+        for text in watch.look(metrics):
+            session.on_event(Note(f"{stage.name}, step {cursor.step}: {text}", is_warning=True))
 
     def save(cursor: Cursor, past: Sequence[PolicyBlob]) -> None:
         if cursor.step % session.config.checkpoint.every_steps == 0 and cursor.step < plan.num_steps:

@@ -95,6 +95,8 @@ def test_means_are_of_valid_answers_and_iou_of_generated_images_alone() -> None:
         "reward": 3.0,
         "reward/label": 30.0,
         "accuracy": pytest.approx(2 / 3),
+        "accuracy_real": 0.5,
+        "accuracy_generated": 1.0,
         "iou": 0.5,
         "num_tokens": 20,
         "answer_tokens": 5,

@@ -20,6 +20,7 @@ from fxray.data.frame import Frame
 from fxray.errors import CheckpointError, LearnerLostError, ResourceError, WorkerDiedError
 from fxray.events import Event, Note
 from fxray.files import write_atomically
+from fxray.grpo.collapse import CollapseWatch
 from fxray.grpo.loop import Ports
 from fxray.grpo.types import AdapterBlob, ImageRef, PromptGroup, TrainingGroup, UpdateSettings
 from fxray.launch.fleet import Fleet
@@ -206,6 +207,16 @@ def test_a_lost_learner_goes_on_from_its_last_checkpoint_to_the_same_end(
     assert run.log == undisturbed[max_staleness].log
     assert len(run.warnings) == fleet._failures.num_failures == 1
     assert run.warnings[0].startswith("the learner is started again: waiting for the learner's update")
+
+
+def test_a_policy_that_gives_up_is_told_with_stage_and_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(_: CollapseWatch, metrics: dict[str, float]) -> list[str]:
+        return ["gives up"] if metrics["policy_version"] == 9 else []
+
+    monkeypatch.setattr(CollapseWatch, "look", look)
+    run = Run(tmp_path)
+    run.train()
+    assert run.warnings == ["beta, step 3: gives up"]
 
 
 def test_stages_that_are_done_or_fail_leave_no_one_writing_their_metrics(tmp_path: Path) -> None:
