@@ -8,8 +8,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fxray.data.bounded_reader import open_bounded
@@ -109,14 +111,14 @@ def open_image(encoded: bytes, where: str) -> Image.Image:
 def decode_image(encoded: bytes, where: str) -> Image.Image:
     """The image as RGB, turned upright by its EXIF orientation, which is then gone.
 
-    Transparency is dropped, 16 bits per channel become the upper 8.
+    Transparency is dropped, 16 bits per channel become the upper 8, numbers of 32 bits must be 0 to 255.
 
     Args:
         encoded: A file in one of `FORMATS`; of an animation the first frame counts.
         where: The place to name in errors.
 
     Raises:
-        DataError: The bytes are no image, are cut short or damaged, or hold too many pixels.
+        DataError: The bytes are no image, are cut short or damaged, hold too many pixels, or pixels without a white.
     """
     image = open_image(encoded, where)
     with decoding(encoded, where):
@@ -142,13 +144,31 @@ def upright_px(image: Image.Image) -> tuple[int, int]:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits with 8 instead, which Pillow would cut off at white; any other as it is."""
-    if not image.mode.startswith("I;16"):
+    """A grey image of 16 bits with 8 instead, which Pillow would cut off at white; any other as it is.
+
+    Raises:
+        DataError: Its pixels are numbers of 32 bits, and nobody knows which of them is white.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
-    scaled = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    pixels = np.asarray(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # Pillow scales these to 16 bits
+        pixels = pixels >> 8
+    elif not _are_eight_bits(pixels):
+        raise DataError(
+            f"pixels are numbers from {pixels.min():g} to {pixels.max():g}, expected 0 to 255",
+            remedy="scale them to 8 or 16 bits: which of them is white, the file does not say",
+        )
+    scaled = Image.fromarray(pixels.astype(np.uint8))
     if orientation := image.getexif().get(ORIENTATION_TAG):
         scaled.getexif()[ORIENTATION_TAG] = orientation
     return scaled
+
+
+def _are_eight_bits(pixels: NDArray[Any]) -> bool:
+    """Whether numbers of 32 bits can be meant as 0 to 255: fractions of 1 cannot, nor what is not finite."""
+    low, high = float(pixels.min()), float(pixels.max())
+    return low >= 0 and high <= 255 and not (pixels.dtype.kind == "f" and 0 < high <= 1)
 
 
 @contextmanager
@@ -162,7 +182,7 @@ def decoding(encoded: bytes, where: str) -> Iterator[None]:
         yield
     except _DAMAGE as error:
         if isinstance(error, DataError):
-            raise
+            raise DataError(error.message, where=error.where or where, remedy=error.remedy) from None
         raise _damaged(encoded, where, error) from error
 
 

@@ -10,8 +10,9 @@ from PIL import Image, UnidentifiedImageError
 from fxray.config.image_size import MAX_ASPECT_RATIO
 from fxray.data.bounded_reader import open_bounded
 from fxray.data.formats.record import FieldProblem
-from fxray.data.images import FORMATS, MAX_IMAGE_PIXELS, upright_px
+from fxray.data.images import FORMATS, MAX_IMAGE_PIXELS, eight_bits, upright_px
 from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT, upright_size
+from fxray.errors import DataError
 
 MAX_IMAGE_BYTES = 256 * 2**20
 """Larger files are refused unread: a sparse one can claim any size."""
@@ -87,8 +88,11 @@ def probe_image(encoded: bytes, field: str, name: str) -> Probe:
             if image.format == "JPEG":  # reads every byte, and spares seven eighths of the arithmetic
                 image.draft(image.mode, (1, 1))
             image.load()
+            eight_bits(image)
     except FieldProblem:
         raise
+    except DataError as error:
+        raise FieldProblem(field, name, error.message) from error
     except UnidentifiedImageError as error:
         raise FieldProblem(field, name, _what_it_is(encoded)) from error
     except Image.DecompressionBombError as error:

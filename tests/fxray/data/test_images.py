@@ -5,9 +5,11 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from fxray.data.images import MAX_IMAGE_BYTES, decode_image, read_image_file
@@ -52,6 +54,34 @@ def test_sixteen_bits_become_the_upper_eight() -> None:
     for form in ("PNG", "TIFF"):
         decoded = np.asarray(decode_image(_encoded(Image.fromarray(ramp), form), "here"))
         assert decoded[..., 1].ravel().tolist() == list(range(256))
+
+
+@pytest.mark.parametrize("header", ["P5 16 16 65535\n", "P5 16 16 4095\n"])
+def test_sixteen_bits_of_a_portable_greymap_become_the_upper_eight(header: str) -> None:
+    ramp = np.arange(0, 65536, 256, dtype=">u2").reshape(16, 16) >> (4 if "4095" in header else 0)
+    decoded = np.asarray(decode_image(header.encode() + ramp.astype(">u2").tobytes(), "here"))
+    assert decoded[..., 1].ravel().tolist() == list(range(256))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_numbers_of_32_bits_are_taken_where_they_can_be_8(dtype: type) -> None:
+    ramp = np.arange(256, dtype=dtype).reshape(16, 16)
+    decoded = np.asarray(decode_image(_encoded(Image.fromarray(ramp), "TIFF"), "here"))
+    assert decoded[..., 1].ravel().tolist() == list(range(256))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "says"),
+    [
+        (np.array([[0, 65535]], np.int32), "from 0 to 65535"),
+        (np.array([[-1, 255]], np.int32), "from -1 to 255"),
+        (np.array([[0, 1]], np.float32), "from 0 to 1"),
+        (np.array([[np.nan, 200]], np.float32), "from nan to nan"),
+    ],
+)
+def test_numbers_without_a_known_white_are_refused_with_their_place(pixels: NDArray[Any], says: str) -> None:
+    with pytest.raises(DataError, match=f"here: pixels are numbers {says}, expected 0 to 255"):
+        decode_image(_encoded(Image.fromarray(pixels), "TIFF"), "here")
 
 
 def test_what_pillow_hands_to_other_programs_is_not_read() -> None:

@@ -57,13 +57,14 @@ REFUSED = {
     "phone.heic": (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00" + bytes(200), "HEIC"),
     "drawing.png": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
     "script.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "no image"),  # not handed to Ghostscript
+    "fractions.tif": (encoded(Image.new("F", (32, 32), 0.5), "TIFF"), "from 0.5 to 0.5, expected 0 to 255"),
     "page.jpg": (b"<!doctype html><html>404</html>", "no image"),
 }
 ODD = {
     "dot.png": (encoded(Image.new("RGB", (1, 1)), "PNG"), "1x1 px"),
     "print.jpg": (encoded(NOISE.convert("CMYK"), "JPEG"), "CMYK"),
     "deep.png": (encoded(Image.fromarray(np.full((32, 32), 40_000, np.uint16)), "PNG"), "more than 8 bits"),
-    "float.tif": (encoded(Image.new("F", (32, 32), 0.5), "TIFF"), "more than 8 bits"),
+    "float.tif": (encoded(Image.new("F", (32, 32), 127.5), "TIFF"), "more than 8 bits"),
     "sticker.png": (palette_with_transparency(), "transparency"),
     "layers.png": (encoded(NOISE.convert("RGBA"), "PNG"), "transparency"),
     "clip.gif": (encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "animation"),
