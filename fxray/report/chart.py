@@ -98,8 +98,8 @@ def _line(style: str, points: Points) -> Markup:
 
 
 def _mark(mark: Mark, k: int, num_curves: int, x: float, to_y: Callable[[float], float]) -> Markup:
-    """A dot with its interval; those of several curves stand beside each other."""
-    x = min(max(x + 7 * (k - (num_curves - 1) / 2), _LEFT + 5), _WIDTH - _RIGHT - 2)
+    """A dot with its interval; those of several curves stand beside each other, all within what ended at `x`."""
+    x = max(x - 4 - 7 * (num_curves - 1 - k), _LEFT + 5)
     return Markup(
         '<g class="held c{k}"><title>{label}</title><line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
         '<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/></g>'
