@@ -32,7 +32,7 @@ OWNER_CHECK_S = 1.0
 class _Arrival:
     """An adapter that reached this process: its tensors "A" and "B" by the engine's names of modules."""
 
-    helper: Any
+    peft_config: dict[str, Any]
     blob: bytes
     modules: dict[str, dict[str, torch.Tensor]]
 
@@ -85,17 +85,18 @@ class AdapterExtension:
             return f"holds a weight that is no LoRA weight: {error}"
         if problem := self._problem(modules, peft_config["r"]):
             return problem
-        self._came = _Arrival(PEFTHelper.from_dict(peft_config), blob, modules)
+        self._came = _Arrival(peft_config, blob, modules)
         return ""
 
     def load_adapter(self, lora_id: int) -> None:
         """Binds the adapter that was taken."""
         worker_manager, manager, came = self.model_runner.lora_manager, self._manager, self._came
-        came.helper.validate_legal(worker_manager.lora_config)
+        helper = PEFTHelper.from_dict(came.peft_config)
+        helper.validate_legal(worker_manager.lora_config)
         adapter = LoRAModel.from_lora_tensors(
             lora_id,
             load(came.blob),  # a copy of its own, which vLLM scales in place
-            came.helper,
+            helper,
             device="cpu",
             dtype=worker_manager.lora_config.lora_dtype,
             model_vocab_size=worker_manager.vocab_size,
@@ -113,7 +114,8 @@ class AdapterExtension:
         """
         if lora_id not in self._manager.lora_index_to_id:
             return 0, "all of them: the adapter is not active"
-        slot, scaling = self._manager.lora_index_to_id.index(lora_id), self._came.helper.vllm_lora_scaling_factor
+        slot = self._manager.lora_index_to_id.index(lora_id)
+        scaling = PEFTHelper.from_dict(self._came.peft_config).vllm_lora_scaling_factor
         num_bound, missing = 0, ""
         for name, parts in self._came.modules.items():
             if self._is_bound(name, parts, slot, scaling):
