@@ -16,6 +16,8 @@ _LARGEST_PX = 9.0
 def draw_reliability(title: str, curves: Mapping[str, Sequence[Bin]]) -> Markup:
     """An `<svg>`: the diagonal is what is wanted, each dot a bin, its area the share of the images in it.
 
+    Thin lines lead from dot to dot; between them nothing was measured.
+
     Args:
         title: Read to those who do not see it.
         curves: Bins by what they are of; the first is drawn in the first colour of the page.
@@ -31,7 +33,7 @@ def draw_reliability(title: str, curves: Mapping[str, Sequence[Bin]]) -> Markup:
     ]
     for k, bins in enumerate(curves.values()):
         total = sum(found.num_images for found in bins)
-        parts.append(_line(f"mean c{k}", [(found.probability, found.generated) for found in bins]))
+        parts.append(_line(f"raw c{k}", [(found.probability, found.generated) for found in bins]))
         parts += [_dot(k, found, total) for found in bins]
     return Markup("").join([*parts, Markup("</svg>")])
 
