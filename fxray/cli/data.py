@@ -46,8 +46,11 @@ def synth(
     """
     from fxray.cli.progress import show_progress
     from fxray.data.synth.write import synthesise
+    from fxray.errors import DataError
     from fxray.events import Step
 
+    if there := [name for name in ("train", "validation", "test") if (out / f"{name}.parquet").exists()]:
+        raise DataError(f"holds {there[0]}.parquet already", where=str(out), remedy="name another folder, or delete it")
     with show_progress() as on_event:
         synthesise(
             out,

@@ -30,6 +30,8 @@ _DAMAGE = (
     zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 """What Pillow has been seen to raise on damaged files."""
+_SUBFILE_TAG, _IS_PREVIEW = 254, 1
+_DNG_VERSION_TAG = 50706
 _CONVERT = "convert it to JPEG, PNG or WebP"
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -87,7 +89,7 @@ def open_image(encoded: bytes, where: str) -> Image.Image:
         where: The place to name in errors.
 
     Raises:
-        DataError: The bytes are no image, claim too many pixels, or are made of too many parts.
+        DataError: The bytes are no image, or camera raw data, claim too many pixels, or are made of too many parts.
     """
     try:
         with warnings.catch_warnings():
@@ -99,6 +101,8 @@ def open_image(encoded: bytes, where: str) -> Image.Image:
         raise _unknown(encoded, where) from error
     except _DAMAGE as error:
         raise _damaged(encoded, where, error) from error
+    if is_camera_raw(image, encoded):
+        raise DataError("camera raw data, of which only a preview could be seen", where=where, remedy=_CONVERT)
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise DataError(
             f"image of {image.width}x{image.height} px, expected at most {MAX_IMAGE_PIXELS} pixels",
@@ -106,6 +110,14 @@ def open_image(encoded: bytes, where: str) -> Image.Image:
             remedy="scale the image down",
         )
     return image
+
+
+def is_camera_raw(image: Image.Image, encoded: bytes) -> bool:
+    """Whether an opened TIFF is camera raw data (DNG, NEF, ARW, CR2), whose first image is a preview."""
+    if image.format != "TIFF":
+        return False
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    return encoded[8:10] == b"CR" or _DNG_VERSION_TAG in tags or bool(tags.get(_SUBFILE_TAG, 0) & _IS_PREVIEW)
 
 
 def decode_image(encoded: bytes, where: str) -> Image.Image:

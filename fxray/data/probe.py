@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from fxray.config.image_size import MAX_ASPECT_RATIO
 from fxray.data.bounded_reader import open_bounded
 from fxray.data.formats.record import FieldProblem
-from fxray.data.images import FORMATS, MAX_IMAGE_PIXELS, eight_bits, upright_px
+from fxray.data.images import FORMATS, MAX_IMAGE_PIXELS, eight_bits, is_camera_raw, upright_px
 from fxray.data.orientation import ORIENTATION_TAG, UPRIGHT, upright_size
 from fxray.errors import DataError
 
@@ -83,6 +83,8 @@ def probe_image(encoded: bytes, field: str, name: str) -> Probe:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = open_bounded(encoded, FORMATS)
+            if is_camera_raw(image, encoded):
+                raise FieldProblem(field, name, "camera raw data, of which only a preview could be seen")
             _check_size(image, field, name)
             found = _examine(image)
             if image.format == "JPEG":  # reads every byte, and spares seven eighths of the arithmetic

@@ -1,6 +1,7 @@
 """Which files are examined: what the paths on a command line stand for."""
 
 import glob
+import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ from PIL import Image
 from fxray.detect.manifest import MANIFEST_SUFFIXES, paths_in
 
 STDIN = "-"
-_NOT_READ = {".heic", ".heif", ".svg"}
+_NOT_READ = {".heic", ".heif", ".svg", ".dng", ".nef", ".arw", ".cr2", ".cr3", ".orf", ".raf", ".rw2"}
 """Are listed all the same: that an image was not examined is better said than left out."""
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 
 
 def files_of(paths: Sequence[str], stdin: BinaryIO | None = None, leave_out: Path | None = None) -> list[str]:
@@ -83,6 +85,16 @@ def _files_at(path: str, skipped: str) -> Iterator[str]:
         yield path
 
 
+def _begins_as_image(path: Path) -> bool:
+    """Whether a file without a suffix, as browsers keep them, is an image by its first bytes."""
+    try:
+        with path.open("rb") if path.is_file() else io.BytesIO() as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(_STARTS) or (start[:4], start[8:]) == (b"RIFF", b"WEBP") or start[4:12] == b"ftypavif"
+
+
 def _images_below(folder: str, skipped: str) -> Iterator[str]:
     """Image files below a folder, by name; links are followed, but no folder is searched twice.
 
@@ -100,7 +112,8 @@ def _images_below(folder: str, skipped: str) -> Iterator[str]:
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
         for name in sorted(names):
-            if Path(name).suffix.lower() in extensions:
+            suffix = Path(name).suffix.lower()
+            if suffix in extensions or (not suffix and _begins_as_image(Path(place) / name)):
                 num_found += 1
                 yield str(Path(place) / name)
     yield from refused

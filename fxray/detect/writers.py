@@ -77,8 +77,11 @@ def _exported(records: Sequence[Record]) -> Iterator[Exported]:
     answered = [record for record in records if record.get("verdict")]
     for number, record in enumerate(answered):
         verdict, regions, tags = Verdict(record["verdict"]), regions_of(record), tags_of(record)
+        file = (
+            record["file"].encode("utf-8", "backslashreplace").decode()
+        )  # a name that is no Unicode, no JSON can hold
         sample = Sample(
-            sample_id=record["file"],
+            sample_id=file,
             width_px=record["width_px"],
             height_px=record["height_px"],
             annotation=Annotation(verdict, regions, tags),
@@ -89,7 +92,7 @@ def _exported(records: Sequence[Record]) -> Iterator[Exported]:
         )
         probability = record["probability"]
         guess = Guess(verdict, regions, tags, 1.0 if probability is None else probability)
-        yield Exported(number, sample, f"../{record['file']}", 1, guess)
+        yield Exported(number, sample, f"../{file}", 1, guess)
 
 
 def draw_all(records: Sequence[Record], base: Path, folder: Path) -> list[str]:

@@ -48,6 +48,13 @@ def test_synthetic_data_comes_in_three_splits(datasets):
     assert {path.name for path in datasets.glob("*.parquet")} == {"train.parquet", "validation.parquet", "test.parquet"}
 
 
+def test_data_that_are_there_are_not_made_over(datasets):
+    before = (datasets / "train.parquet").read_bytes()
+    with pytest.raises(DataError, match=r"synthetic: holds train\.parquet already"):
+        run("data", "synth", datasets)
+    assert (datasets / "train.parquet").read_bytes() == before
+
+
 def test_foreign_predictions_are_scored_by_the_same_code(datasets, tmp_path):
     predictions = tmp_path / "theirs.jsonl"
     perfect_answers(datasets / "test.parquet", predictions)

@@ -84,6 +84,14 @@ def test_numbers_without_a_known_white_are_refused_with_their_place(pixels: NDAr
         decode_image(_encoded(Image.fromarray(pixels), "TIFF"), "here")
 
 
+@pytest.mark.parametrize("tags", [{254: 1}, {50706: b"\x01\x04\0\0"}])
+def test_camera_raw_data_are_refused_rather_than_their_preview_seen(tags: dict[int, Any]) -> None:
+    preview = _encoded(Image.new("RGB", (16, 12)), "TIFF", tiffinfo=tags)
+    with pytest.raises(DataError, match="here: camera raw data, of which only a preview could be seen"):
+        decode_image(preview, "here")
+    assert decode_image(_encoded(Image.new("RGB", (16, 12)), "TIFF", tiffinfo={254: 0}), "here").size == (16, 12)
+
+
 def test_what_pillow_hands_to_other_programs_is_not_read() -> None:
     script = _encoded(Image.new("RGB", (8, 6)), "EPS")
     with pytest.raises(DataError, match="no image Pillow knows"):

@@ -32,6 +32,15 @@ def test_folders_are_searched_whole_but_for_the_results(tree: Path) -> None:
     assert files_of([str(tree / "empty"), "absent"]) == [str(tree / "empty"), "absent"]
 
 
+def test_what_is_an_image_without_saying_so_and_what_is_none_that_is_read_are_listed(tmp_path: Path) -> None:
+    starts = {"f_00a1": b"\xff\xd8\xff\xe0", "cached": b"RIFF\x10\0\0\0WEBPVP8 ", "still": b"\0\0\0\x20ftypavif"}
+    others = {"README": b"read me", "empty": b"", "sound": b"RIFF\x10\0\0\0WAVEfmt ", "notes.txt": b"\xff\xd8\xff\xe0"}
+    for name, content in (starts | others | {"IMG_1.NEF": b"MM\0*"}).items():
+        (tmp_path / name).write_bytes(content)
+    os.mkfifo(tmp_path / "pipe")
+    assert names(files_of([str(tmp_path)]), tmp_path) == sorted([*starts, "IMG_1.NEF"])
+
+
 @pytest.mark.parametrize("path", ["", "**/*.jpg", "**/*", "*"])
 def test_results_are_not_examined_however_their_folder_is_reached(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

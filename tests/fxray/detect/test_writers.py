@@ -166,6 +166,15 @@ def test_names_that_are_no_unicode_are_written(tmp_path: Path) -> None:
     assert b"\\ud800.png," in (tmp_path / "b.csv").read_bytes()
 
 
+def test_a_name_that_is_no_unicode_costs_no_other_image_its_place_in_coco(tmp_path: Path, records: list[dict]) -> None:
+    answers = {"verdict": "real", "regions": [], "tags": [], "width_px": 8, "height_px": 8, "probability": 0.1}
+    write_coco([record("caf\udce9.png", b"a") | answers, *records], tmp_path / "out" / "coco")
+    source = tmp_path / "out" / "coco" / "annotations.json"
+    odd, read = reader(find("coco"))(source, location.Images(source.parent))
+    assert odd.value == "../caf\\udce9.png"
+    assert read.label == "generated"
+
+
 def test_a_drawing_that_cannot_be_written_is_told_and_the_report_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
