@@ -99,6 +99,8 @@ def read_shape(path: str) -> ModelShape | Problem | None:
         if config.get("quantization_config"):
             bound = "must hold bfloat16 or float32 weights, its config.json says that they are quantised"
             return Problem("model.path", path, bound, "give the model that it was quantised from")
+        if config.get("text_config", config).get("use_sliding_window"):
+            return Problem("model.path", path, "must attend to all tokens, its use_sliding_window is true", remedy)
         if FAMILIES[model_type].sees_tiles and (odd := _odd_of_tiles(config)):
             return Problem("model.path", path, f"must have {odd} in its config.json", remedy)
         return ModelShape.model_validate(_flat(config, model_type))
@@ -140,7 +142,7 @@ def _flat(config: dict[str, Any], model_type: str) -> dict[str, Any]:
 
 _OF_TILES: dict[str, dict[str, tuple[object, object]]] = {
     "": {"vision_feature_layer": (-1, -1), "vision_feature_select_strategy": ("default", "default")},
-    "text_config": {"model_type": ("qwen2", "qwen2"), "use_sliding_window": (False, False)},
+    "text_config": {"model_type": ("qwen2", "qwen2")},
     "vision_config": {
         "attention_bias": (True, False),
         "use_qk_norm": (False, False),

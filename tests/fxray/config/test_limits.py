@@ -157,6 +157,16 @@ def test_quantised_weights_are_a_problem(tmp_path):
     assert "quantised" in problems(*overrides)["model.path"].bound
 
 
+@pytest.mark.parametrize("part", ["text_config", ""])
+def test_a_model_that_attends_to_near_tokens_alone_is_a_problem_before_it_is_loaded(tmp_path, part):
+    overrides = [model(tmp_path)]
+    config = json.loads((tmp_path / "config.json").read_text())
+    config = config if part else config | config.pop("text_config")  # as published, before transformers 5 wrote it
+    (config[part] if part else config)["use_sliding_window"] = True
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "sliding" in problems(*overrides)["model.path"].bound
+
+
 INTERNVL_VISION = {
     "num_hidden_layers": 2,
     "hidden_size": 32,
