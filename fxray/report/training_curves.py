@@ -63,7 +63,9 @@ def _draw(panels: Mapping[str, Mapping[str, Panel]], path: Path, ending: str) ->
             axes.set(title=label, xlabel="phase (SFT, then the stages)" if label != "reward" else "stage")
             axes.xaxis.get_major_locator().set_params(integer=True)
         titles = list(panels)
-        for text in figure.axes[2].legend(fontsize="small").get_texts():
+        lines = figure.axes[2].get_legend_handles_labels()
+        legend = figure.legend(*lines, loc="outside lower center", ncols=4, fontsize="small")
+        for text in legend.get_texts():
             text.set(text=titles[int(text.get_text())], parse_math=False)  # a title is text, whatever it holds
         metadata = {"Date": None} if ending == "svg" else {"Software": None}
         figure.savefig(path, format=ending, dpi=150, metadata=metadata)
