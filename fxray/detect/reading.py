@@ -16,8 +16,10 @@ from fxray.data.images import decoding, open_image, read_image_file, upright_rgb
 from fxray.detect.detection import Picture
 from fxray.detect.provenance import Provenance, read_provenance
 from fxray.errors import DataError, DeadlineError, ResourceError
+from fxray.processors import num_processors
 
-NUM_THREADS = 2
+NUM_THREADS = min(max(num_processors() // 2, 1), 4)
+"""More than one on two processors wait for Python's lock, and the engine with them: docs/benchmarks.md."""
 DEADLINE_S = 300.0
 """For the next of some files to be read; a disk that does not answer ends the command, not the machine."""
 _MAX_WAITING, _MAX_WAITING_PX = 64, 64_000_000
