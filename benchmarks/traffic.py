@@ -90,7 +90,7 @@ def make_ask(number: int, rng: random.Random, images: Sequence[bytes]) -> Ask:
         ("1,000 parts", detect, form(*[("a", b"x")] * 1000), 413),
         ("no base64", detect, as_json({"images": [{"data": "?" * 9}]}), 422),
         ("no JSON", detect, (b"{", {"Content-Type": "application/json"}), 422),
-        ("too large", detect, LARGE, 413),
+        ("too large", detect, LARGE, 422),
         ("wrong host", ("GET", "/v1/models"), (b"", {"Host": "evil.example"}), 421),
         ("no batch", ("GET", "/v1/batches/" + "0" * 32), nothing, 404),
         ("no route", ("GET", "/v1/../etc/passwd"), nothing, 404),
