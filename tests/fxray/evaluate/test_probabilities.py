@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
-from fxray.evaluate.probabilities import Bin, probability_metrics, reliability_bins, score_probabilities
+from fxray.evaluate.probabilities import NUM_BINS, Bin, probability_metrics, reliability_bins, score_probabilities
 
 
 def metrics_of(probabilities, truth, counts=None):
@@ -42,6 +43,20 @@ def test_the_calibration_error_is_the_weighted_gap_of_bins():
     )
     # Across the two sides of one bin gaps cancel, and 1.0 belongs to the last bin.
     assert metrics_of([0.95, 1.0], [True, True])["ece"][0] == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("size", [3, 40, 700])
+def test_the_calibration_error_and_its_bins_agree_with_scikit_learn(size):
+    rng = np.random.default_rng(size)
+    probabilities = rng.beta(0.5, 0.5, size)
+    truth = rng.random(size) < probabilities**2
+    shares, means = calibration_curve(truth, probabilities, n_bins=NUM_BINS, strategy="uniform")
+    bins = reliability_bins(probabilities, truth)
+    assert [found.probability for found in bins] == pytest.approx(means.tolist())
+    assert [found.generated for found in bins] == pytest.approx(shares.tolist())
+    weights = np.histogram(probabilities, NUM_BINS, (0, 1))[0]
+    error = np.average(np.abs(shares - means), weights=weights[weights > 0])
+    assert metrics_of(probabilities, truth)["ece"][0] == pytest.approx(error)
 
 
 def test_a_perfect_and_a_useless_ranking():
