@@ -95,13 +95,14 @@ def open_image(encoded: bytes, where: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = open_bounded(encoded, FORMATS)
+            is_raw = is_camera_raw(image, encoded)
     except Image.DecompressionBombError as error:
         raise DataError(f"image has too many pixels: {error}", where=where, remedy="scale the image down") from error
     except UnidentifiedImageError as error:
         raise _unknown(encoded, where) from error
     except _DAMAGE as error:
         raise _damaged(encoded, where, error) from error
-    if is_camera_raw(image, encoded):
+    if is_raw:
         raise DataError("camera raw data, of which only a preview could be seen", where=where, remedy=_CONVERT)
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise DataError(

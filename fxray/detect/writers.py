@@ -77,9 +77,7 @@ def _exported(records: Sequence[Record]) -> Iterator[Exported]:
     answered = [record for record in records if record.get("verdict")]
     for number, record in enumerate(answered):
         verdict, regions, tags = Verdict(record["verdict"]), regions_of(record), tags_of(record)
-        file = (
-            record["file"].encode("utf-8", "backslashreplace").decode()
-        )  # a name that is no Unicode, no JSON can hold
+        file = record["file"].encode("utf-8", "backslashreplace").decode()  # JSON holds no name that is no Unicode
         sample = Sample(
             sample_id=file,
             width_px=record["width_px"],

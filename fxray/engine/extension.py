@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch.nn.utils import get_total_norm
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
@@ -76,8 +75,7 @@ class AdapterExtension:
             return f"is not a safetensors file: {error}"
         if not tensors:
             return "holds no weights: the engine would go on with the base model"
-        if not torch.isfinite(get_total_norm(tensors.values(), torch.inf)):
-            odd = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        if odd := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
             return f"{len(odd)} tensors hold values that are not finite, {odd[0]} for one"
         try:
             modules = self._modules(tensors)

@@ -92,6 +92,14 @@ def test_camera_raw_data_are_refused_rather_than_their_preview_seen(tags: dict[i
     assert decode_image(_encoded(Image.new("RGB", (16, 12)), "TIFF", tiffinfo={254: 0}), "here").size == (16, 12)
 
 
+def test_a_tag_of_another_type_than_its_standard_says_is_damage() -> None:
+    encoded = bytearray(_encoded(Image.new("RGB", (16, 12)), "TIFF", tiffinfo={254: 0}))
+    entry = encoded.index(struct.pack("<HHI", 254, 4, 1))
+    encoded[entry : entry + 12] = struct.pack("<HHI", 254, 2, 4) + b"abc\0"  # text in place of a number
+    with pytest.raises(DataError, match="damaged"):
+        decode_image(bytes(encoded), "here")
+
+
 def test_what_pillow_hands_to_other_programs_is_not_read() -> None:
     script = _encoded(Image.new("RGB", (8, 6)), "EPS")
     with pytest.raises(DataError, match="no image Pillow knows"):
