@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -82,18 +83,26 @@ def disturb(run_dir: Path, schedule: Path, *events: Event) -> None:
         act(driver)
 
 
+def folder_of(driver: subprocess.Popen[bytes]) -> Path:
+    """The folder of Ray's files that a driver has locked."""
+    for file in Path("/tmp").glob("fxray-*/owner"):
+        with suppress(FileNotFoundError):  # another test's run has just ended
+            if f"pid {driver.pid} " in file.read_text():
+                return file.parent
+    raise AssertionError(f"no folder of driver {driver.pid}")
+
+
 def kill_driver(driver: subprocess.Popen[bytes]) -> None:
     """Sends kill -9 to the driver; nothing that it started may outlive it for long, but for two agents of Ray's."""
     family = psutil.Process(driver.pid).children(recursive=True)
     agents = [process for process in family if process.name() in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")]
     assert len(family) > len(agents) == 2
+    LEFT_FOLDERS.append(folder_of(driver))  # while it lives: any run beside this one clears away what a dead one left
     driver.kill()
     driver.wait(30)
     _, alive = psutil.wait_procs([process for process in family if process not in agents], timeout=30)
     assert not alive
     RAY_AGENTS.extend(agents)
-    (left,) = [file for file in Path("/tmp").glob("fxray-*/owner") if f"pid {driver.pid} " in file.read_text()]
-    LEFT_FOLDERS.append(left.parent)
 
 
 def killer_of(title: str) -> Callable[[subprocess.Popen[bytes]], None]:
