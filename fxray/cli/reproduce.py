@@ -34,6 +34,9 @@ def reproduce(
         str, typer.Option(help="Networks of rows of other detectors: small (two cores fit them), or published.")
     ] = "small",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what is there and what is missing.")] = False,
+    max_concurrent: Annotated[
+        int, typer.Option("--max-concurrent", metavar="N", min=1, help="Trainings at once, each a Ray job of its own.")
+    ] = 1,
 ) -> None:
     """Train and measure the rows of the paper's tables.
 
@@ -47,6 +50,7 @@ def reproduce(
       fxray reproduce table4 --config tiny --out runs/paper --dry-run
       fxray reproduce table2 table4 table5 --config tiny --out runs/paper
       fxray reproduce table3 -c qwen2.5-vl-7b --out runs/paper --ood 4o=4o.parquet --ood ff++=ff.parquet
+      fxray reproduce table2 -c qwen2.5-vl-7b --out runs/7b -s ray.address=auto --max-concurrent 4
     """
     from fxray.config.load import load_config
     from fxray.experiments.experiment import load_experiment, shipped_experiments
@@ -70,7 +74,7 @@ def reproduce(
     from fxray.experiments.reproduce import reproduce as work
 
     with show_progress() as on_event:
-        results = work(experiments, setting, on_event)
+        results = work(experiments, setting, on_event, max_concurrent=max_concurrent)
     _show(results.values())
     if any(result.failures for result in results.values()):
         raise typer.Exit(1)
@@ -125,7 +129,7 @@ def _print_plan(name: str, experiment: "Experiment", setting: "Setting") -> None
     from rich.table import Table
 
     from fxray.cli.tables import print_table
-    from fxray.experiments.reproduce import plan
+    from fxray.experiments.plan import plan
 
     table = Table("row", "training", "state", "GRPO steps", title=f"{name}: {experiment.title}", title_justify="left")
     for row in plan(experiment, setting):

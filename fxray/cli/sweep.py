@@ -59,10 +59,10 @@ def sweep(
         raise typer.Exit(1)
 
 
-def trial(config: Path, run_dir: Path, phase: str) -> None:
-    """Bring one trial of a sweep to a phase; `fxray sweep` starts it, and holds its standard input open."""
+def trial(config: Path, run_dir: Path, phase: Annotated[str, typer.Argument()] = "") -> None:
+    """Bring a training to a phase, or to its end; `fxray sweep` and `fxray reproduce` hold its standard input open."""
     from fxray.config.load import load_config
-    from fxray.sweep.process import end_with_parent
+    from fxray.launch.apart import end_with_parent
 
     end_with_parent()
     tree = load_config(config)
@@ -70,7 +70,10 @@ def trial(config: Path, run_dir: Path, phase: str) -> None:
     from fxray.cli.progress import show_progress
 
     with show_progress() as on_event:
-        launch.train_until(tree, run_dir, phase, on_event)
+        if phase:
+            launch.train_until(tree, run_dir, phase, on_event)
+        else:
+            launch.train(tree, run_dir, on_event)
 
 
 def _print_plan(asked: "SweepFile", base: "Base") -> None:

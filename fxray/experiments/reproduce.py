@@ -1,4 +1,4 @@
-"""Experiments from start to table: data, trainings one after the other, measurements, tables after each of them.
+"""Experiments from start to table: data, trainings, measurements, tables after each of them.
 
     OUT/config.yaml data/ folds/<scheme>/<fold>/        what all trainings share
     OUT/runs/<training>/                                a run directory each, shared by the rows that need it
@@ -11,17 +11,18 @@ The same call goes on where it was. A training that fails is told in the table, 
 
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fxray.baselines.run import note_shared_sources
-from fxray.config.limits import check
+from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
-from fxray.errors import ConfigError, FxrayError
-from fxray.events import Note, OnEvent, ignore
+from fxray.errors import FxrayError
+from fxray.events import Note, OnEvent, PhaseStarted, Step, ignore
 from fxray.experiments import measure
-from fxray.experiments.baselines import Question, answer_all, key_of, questions_of, state_of_baseline
+from fxray.experiments.at_once import refuse_no_room, train_at_once
+from fxray.experiments.baselines import Question, answer_all, key_of, questions_of
 from fxray.experiments.data import (
     fold_names,
     fold_overrides,
@@ -32,20 +33,15 @@ from fxray.experiments.data import (
     refuse_unreadable,
     split_overrides,
 )
-from fxray.experiments.experiment import OWN, Experiment, Row, split_column
+from fxray.experiments.experiment import OWN, Experiment, split_column
 from fxray.experiments.tables import write_lines
 from fxray.experiments.trainings import (
     Setting,
     Training,
+    is_done,
     is_finished,
-    num_grpo_steps,
-    num_training_samples,
-    phases_of,
     refuse_unequal_steps,
     refuse_unknown_phases,
-    state_of,
-    state_without,
-    training_of,
     trainings_of,
 )
 from fxray.experiments.work import REAL, Launch, answer_outside, change_images, train
@@ -78,38 +74,27 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedRow:
-    """A row before it is worked on: its training, how far that is, and its GRPO steps as far as they are known."""
+class _Asked:
+    """An experiment, the trainings behind its rows, and what its baselines are asked."""
 
-    title: str
-    training: str
-    state: str
-    num_steps: int | None
+    experiment: Experiment
+    trainings: Sequence[Training]
+    questions: Sequence[Question]
 
-
-def plan(experiment: Experiment, setting: Setting) -> list[PlannedRow]:
-    """What an experiment would do; nothing is written.
-
-    Raises:
-        ConfigError: Trainings that should take equally many steps do not.
-        DataError: A data file is missing or malformed.
-    """
-    config = setting.configure(())
-    refuse_unequal_steps(experiment, setting, ())
-    folds = fold_names(experiment.split, config) if experiment.split else []
-    nowhere = Splits(Path(), Path(), Path(), is_synthetic=False)  # what is asked is not looked at here
-    questions = questions_of(experiment, folds, nowhere, setting)
-    if experiment.split is not None:
-        others = [_planned_other(row, questions) for row in experiment.rows if row.absent or row.baseline]
-        return [_planned(f"fold {t.fold}", t, setting) for t in trainings_of(experiment, folds)] + others
-    return [
-        _planned(row.title, training_of(row), setting, row.phase) if row.is_trained else _planned_other(row, questions)
-        for row in experiment.rows
-    ]
+    @classmethod
+    def of(cls, experiment: Experiment, splits: Splits, setting: Setting) -> "_Asked":
+        folds = fold_names(experiment.split, setting.configure(())) if experiment.split else []
+        questions = questions_of(experiment, folds, splits, setting)
+        return cls(experiment, trainings_of(experiment, folds), questions)
 
 
 def reproduce(
-    experiments: Mapping[str, Experiment], setting: Setting, on_event: OnEvent = ignore, launch: Launch = REAL
+    experiments: Mapping[str, Experiment],
+    setting: Setting,
+    on_event: OnEvent = ignore,
+    launch: Launch = REAL,
+    *,
+    max_concurrent: int = 1,
 ) -> dict[str, Result]:
     """Does what is missing of some experiments, and writes their tables.
 
@@ -118,10 +103,11 @@ def reproduce(
         setting: Configuration and folders.
         on_event: Told of the progress.
         launch: What trains and answers.
+        max_concurrent: Trainings at the same time, each in a process of its own if they are several.
 
     Raises:
         ConfigError: The folder is of another configuration, or trainings that should be equally long are not, or a row
-            is about a phase that there is not.
+            is about a phase that there is not, or so many at the same time have no room.
         DataError: The data cannot be read or made, an image that folds need cannot, or an outside data set has samples
             that train.
         FxrayError: Another process works on the folder.
@@ -139,28 +125,92 @@ def reproduce(
             refuse_unknown_phases(experiment, setting)
             _refuse_changed(experiment, setting, shared)
         refuse_unreadable([e.split for e in experiments.values() if e.split], splits, setting.out, on_event)
+        asked = {name: _Asked.of(experiment, splits, setting) for name, experiment in experiments.items()}
         results, failures = {}, dict[str, str]()
-        for name, experiment in experiments.items():
-            settings = experiment.split
-            folds = fold_names(settings, config) if settings else []
-            trainings, questions = trainings_of(experiment, folds), questions_of(experiment, folds, splits, setting)
-            for number, training in enumerate(trainings, start=1):
-                on_event(Note(f"{name}: training {number} of {len(trainings)}: {training.name}"))
+
+        def write(name: str) -> None:
+            part = asked[name]
+            write_experiment(name, part.experiment, part.trainings, part.questions, setting, failures, has_curves=False)
+
+        def fail(name: str, error: BaseException) -> None:
+            failures[name] = _tell_failure(error, name, setting.out, on_event)
+
+        if max_concurrent > 1:
+            _train_ahead(asked, splits, setting, max_concurrent, launch, fail, write, on_event)
+        for name, part in asked.items():
+            for number, training in enumerate(part.trainings, start=1):
+                on_event(Note(f"{name}: training {number} of {len(part.trainings)}: {training.name}"))
                 if training.name in failures and not is_finished(training.folder(setting.out)):
                     continue
                 try:
-                    data = shared
-                    if settings is not None:
-                        prepare_fold(settings, training.fold, splits, setting.out, config.seed, on_event)
-                        data = fold_overrides(setting.out, settings, training.fold)
-                    _work(experiment, training, data, setting, launch, on_event)
+                    data = _prepared_data(part.experiment, training, splits, setting, on_event)
+                    _work(part.experiment, training, data, setting, launch, on_event)
                     failures.pop(training.name, None)
                 except Exception as error:  # noqa: BLE001 - one training shall not stop the others; its row tells
-                    failures[training.name] = _tell_failure(error, training.name, setting.out, on_event)
-                write_experiment(name, experiment, trainings, questions, setting, failures, has_curves=False)
-            told = failures | _ask_baselines(experiment, questions, setting, launch, on_event)
-            results[name] = write_experiment(name, experiment, trainings, questions, setting, told)
+                    fail(training.name, error)
+                write(name)
+            told = failures | _ask_baselines(part.experiment, part.questions, setting, launch, on_event)
+            results[name] = write_experiment(name, part.experiment, part.trainings, part.questions, setting, told)
         return results
+
+
+def _train_ahead(
+    asked: Mapping[str, _Asked],
+    splits: Splits,
+    setting: Setting,
+    max_concurrent: int,
+    launch: Launch,
+    fail: Callable[[str, BaseException], None],
+    write: Callable[[str], None],
+    on_event: OnEvent,
+) -> None:
+    """Brings all trainings of all experiments to their ends at the same time; their tables are written after each.
+
+    Raises:
+        ConfigError: There is no room for so many.
+        ResourceError: The cluster cannot be reached.
+    """
+    configs, experiments_of = dict[str, Config](), dict[str, list[str]]()
+    for name, part in asked.items():
+        for training in part.trainings:
+            experiments_of.setdefault(training.name, []).append(name)
+            try:
+                data = _prepared_data(part.experiment, training, splits, setting, on_event)
+                config = setting.configure([*data, *training.overrides])
+                if not is_done(training.folder(setting.out), config):
+                    configs[training.name] = config
+            except FxrayError as error:
+                fail(training.name, error)
+    if not configs:
+        return
+    refuse_no_room(configs, setting.configure(()).ray, max_concurrent)
+    logs = setting.out / "logs"
+    on_event(Note(f"what trainings say is in {logs}; `fxray status {setting.out}/runs/NAME` tells how far one is"))
+    on_event(PhaseStarted("trainings", len(configs)))
+    ended: list[str] = []
+
+    def done(name: str, error: BaseException | None) -> None:
+        ended.append(name)
+        if error is None:
+            on_event(Note(f"{name}: finished"))
+        else:
+            fail(name, error)
+        for experiment in experiments_of[name]:
+            write(experiment)
+        on_event(Step("trainings", len(ended), len(configs)))
+
+    train_at_once(configs, setting.out, max_concurrent, done, launch.apart)
+
+
+def _prepared_data(
+    experiment: Experiment, training: Training, splits: Splits, setting: Setting, on_event: OnEvent
+) -> list[str]:
+    """Overrides that let a training read its data, which are made if they are of a fold and not there yet."""
+    config, settings = setting.configure(()), experiment.split
+    if settings is None:
+        return split_overrides(config, setting.out)
+    prepare_fold(settings, training.fold, splits, setting.out, config.seed, on_event)
+    return fold_overrides(setting.out, settings, training.fold)
 
 
 def write_experiment(
@@ -250,28 +300,7 @@ def _ask_baselines(
     return {key_of(name): _tell_failure(error, key_of(name), setting.out, on_event) for name, error in found.items()}
 
 
-def _planned_other(row: Row, questions: Sequence[Question]) -> PlannedRow:
-    """A row without a training."""
-    if row.absent:
-        return PlannedRow(row.title, "", row.absent, None)
-    state = state_of_baseline(row.baseline, questions, {}) or ("answered" if questions else "no data: --ood NAME=FILE")
-    return PlannedRow(row.title, key_of(row.baseline), state, None)
-
-
-def _planned(title: str, training: Training, setting: Setting, phase: str = "") -> PlannedRow:
-    try:
-        config = setting.configure(training.overrides)
-        problems = check(config)
-    except ConfigError as error:
-        return PlannedRow(title, training.name, f"cannot run: {error.message}", None)
-    if phase and phase not in phases_of(config):
-        return PlannedRow(title, training.name, state_without(phase), None)
-    state = f"cannot run: {problems[0]}" if problems else state_of(training, setting.out)
-    num_train = None if training.fold else num_training_samples(config)
-    return PlannedRow(title, training.name, state, num_grpo_steps(config, num_train, phase))
-
-
-def _tell_failure(error: Exception, name: str, out: Path, on_event: OnEvent) -> str:
+def _tell_failure(error: BaseException, name: str, out: Path, on_event: OnEvent) -> str:
     """The reason in one line; the traceback lies beside the runs."""
     file = out / "failures" / f"{name}.txt"
     write_atomically(file, "".join(traceback.format_exception(error)))

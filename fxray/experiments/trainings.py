@@ -14,7 +14,7 @@ from fxray.errors import ConfigError
 from fxray.experiments.experiment import Experiment, Row
 from fxray.files import distinct_slug, slug
 from fxray.launch.phases import NO_FT, SFT, is_answered
-from fxray.launch.run import RunDirectory
+from fxray.launch.run import RunDirectory, with_own_schedule
 
 MAX_NAME_CHARACTERS = 120
 PAPER_SCHEDULE = "paper"
@@ -171,6 +171,11 @@ def is_finished(folder: Path) -> bool:
     if config is None or not (folder / "report.html").is_file():
         return False
     return is_answered(RunDirectory(folder), stages_of(config.grpo.schedule))
+
+
+def is_done(folder: Path, config: Config) -> bool:
+    """Whether a run directory holds a whole training by a configuration."""
+    return is_finished(folder) and config_of(folder) == with_own_schedule(folder, config)
 
 
 def state_without(phase: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol, get_args
 
 from fxray import launch as launched
@@ -23,15 +24,16 @@ from fxray.experiments.trainings import (
     Training,
     are_equal_before_grpo,
     config_of,
-    is_finished,
+    is_done,
     phases_of,
     training_of,
 )
 from fxray.files import atomic_dir, file_sha256, make_folder, write_atomically
+from fxray.launch.apart import Surroundings, run_process
 from fxray.launch.base_model import has_other_base
 from fxray.launch.phases import NO_FT, SFT
 from fxray.launch.robustness import measure_robustness
-from fxray.launch.run import RunDirectory, Split, open_run, with_own_schedule
+from fxray.launch.run import RunDirectory, Split, open_run
 from fxray.metrics import METRICS_FILE
 from fxray.report.robustness import ORIGINAL, RobustnessReport
 
@@ -50,6 +52,12 @@ class Robustness(Protocol):
     ) -> RobustnessReport: ...
 
 
+class Apart(Protocol):
+    """Runs an `fxray` command in a process of its own, as `run_process` does, and ends it once it is told to stop."""
+
+    def __call__(self, arguments: list[str], run_dir: Path, log: Path, around: Surroundings, stop: Event) -> object: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """The port to what trains and answers; tests put fakes in."""
@@ -58,6 +66,7 @@ class Launch:
     answer: Answer
     robustness: Robustness
     baselines: Fit
+    apart: Apart = run_process
 
 
 REAL = Launch(launched.train, launched.evaluate_adapter, measure_robustness, fit)
@@ -73,7 +82,7 @@ def train(
     """
     folder = training.folder(setting.out)
     config = setting.configure([*data_overrides, *training.overrides])
-    if is_finished(folder) and config_of(folder) == with_own_schedule(folder, config):
+    if is_done(folder, config):
         on_event(Note(f"{training.name}: finished already"))
         return
     take_over_sft(folder, config, on_event)

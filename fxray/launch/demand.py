@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from actors.placement import LEARNER, REWARD, ROLLOUT, node_share
 from fxray.config.tree import Config
+from fxray.errors import ConfigError
+from fxray.launch.cluster import ray_address
 
 TOLERANCE = 1e-9
 ORDER = ("GPU", "CPU")
@@ -76,6 +78,48 @@ def missing(config: Config, nodes: Sequence[Mapping[str, float]], copies: int = 
                     f"({demand.field}): there is room for {num_placed}"
                 )
     return lines
+
+
+def refuse_so_many(configs: Mapping[str, Config], at_once: int) -> None:
+    """Sees to it that the cluster that this process has joined has room for so many runs of each at the same time.
+
+    Args:
+        configs: Of the runs, by name.
+        at_once: How many.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, config in configs.items():
+        if lines := missing(config, nodes, copies=at_once):
+            raise ConfigError(
+                f"the cluster has no room for {at_once} of {name} at once: {'; '.join(lines)}",
+                where="--max-concurrent",
+                remedy="lower it, or add nodes",
+            )
+
+
+def refuse_shared_machine(config: Config, at_once: int) -> None:
+    """Runs with a Ray of their own each would take the same GPUs, and the same port.
+
+    Raises:
+        ConfigError: They would.
+    """
+    if at_once == 1 or ray_address(config.ray):
+        return
+    shared = [
+        *(["on the same GPUs"] if config.rollout.gpus_per_worker > 0 or config.learner.gpus_per_rank > 0 else []),
+        *([f"with ray.metrics_port {config.ray.metrics_port}"] if config.ray.metrics_port else []),
+    ]
+    if shared:
+        raise ConfigError(
+            f"{at_once} trainings at once would each start a Ray of their own {' and '.join(shared)}",
+            where="--max-concurrent",
+            remedy="start one Ray for all (`ray start --head`) and set ray.address=auto, or train one at a time",
+        )
 
 
 def shown(resources: Mapping[str, float]) -> str:

@@ -8,15 +8,14 @@ later call needs: what is done is read from the run directories and told again.
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from fxray.config.tree import RayConfig
-from fxray.errors import ConfigError
 from fxray.launch.cluster import ray_address, ray_cluster
-from fxray.launch.demand import missing
+from fxray.launch.demand import refuse_so_many
 from fxray.sweep.trials import Trial
 from fxray.sweep.units import Halving, Listener, Round, Unit
 
@@ -70,27 +69,9 @@ def run_rounds(
                 closing.enter_context(ray_cluster(ray_config.model_copy(update=own), min_cpus=1))
                 is_up = True
             if ray_address(ray_config) and not ray_config.autoscales:
-                refuse_too_many(each.units, max_concurrent)
+                configs = {unit.name: unit.trials[0].config for unit in each.units}
+                refuse_so_many(configs, min(max_concurrent, len(configs)))
             _run(each, advance, measure, max_concurrent, folder)
-
-
-def refuse_too_many(units: Sequence[Unit], max_concurrent: int) -> None:
-    """Sees to it that the largest trials have room on the cluster, so many at once.
-
-    Raises:
-        ConfigError: They have not.
-    """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    at_once = min(max_concurrent, len(units))
-    for unit in units:
-        if lines := missing(unit.trials[0].config, nodes, copies=at_once):
-            raise ConfigError(
-                f"the cluster has no room for {at_once} of {unit.name} at once: {'; '.join(lines)}",
-                where="--max-concurrent",
-                remedy="lower it, or add nodes",
-            )
 
 
 def _run(

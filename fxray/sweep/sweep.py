@@ -15,22 +15,21 @@ from pathlib import Path
 from typing import Protocol
 
 from fxray.config.load import dump_config
-from fxray.config.tree import Config
-from fxray.errors import ConfigError, FxrayError
+from fxray.errors import FxrayError
 from fxray.events import Note, OnEvent, PhaseStarted, Step, ignore
 from fxray.experiments.data import prepare_splits, split_overrides
 from fxray.experiments.trainings import num_grpo_steps, num_training_samples
 from fxray.experiments.work import take_over_sft
 from fxray.files import make_folder, write_atomically
+from fxray.launch.apart import Surroundings, run_process
 from fxray.launch.calibration import refuse_test_images
-from fxray.launch.cluster import ray_address
+from fxray.launch.demand import refuse_shared_machine
 from fxray.launch.lease import hold
 from fxray.launch.phases import SFT
 from fxray.launch.run import GO_ON, adopt_config, refuse_changed
 from fxray.sweep.engine import run_rounds
 from fxray.sweep.file import Sweep, SweepFile
 from fxray.sweep.measure import metric_after
-from fxray.sweep.process import Surroundings, run_process
 from fxray.sweep.results import Base, Result, write_sweep
 from fxray.sweep.trials import (
     Trial,
@@ -109,7 +108,7 @@ def sweep(
     """
     config, out = base.configure([], {}), base.out
     trials_of(file, base.configure)  # what is wrong with any is told before anything is made
-    _refuse_shared_gpus(config, max_concurrent)
+    refuse_shared_machine(config, max_concurrent)
     train = train or partial(train_apart, surroundings=Surroundings())
     make_folder(out)
     with hold(out):
@@ -255,18 +254,3 @@ def _phase_of(unit: Unit, out: Path) -> str:
 def _stopped(sweep: Sweep, trials: Sequence[Trial], out: Path) -> dict[str, str]:
     """What was stopped for good; without a scheduler, everything is trained."""
     return read_stopped(out, trials) if sweep.scheduler == "asha" else {}
-
-
-def _refuse_shared_gpus(config: Config, max_concurrent: int) -> None:
-    """Trials with a Ray of their own each would take the same GPUs.
-
-    Raises:
-        ConfigError: They would.
-    """
-    has_gpus = config.rollout.gpus_per_worker > 0 or config.learner.gpus_per_rank > 0
-    if has_gpus and max_concurrent > 1 and not ray_address(config.ray):
-        raise ConfigError(
-            f"{max_concurrent} trials at once would each start a Ray of their own on the same GPUs",
-            where="--max-concurrent",
-            remedy="start one Ray for all (`ray start --head`) and set ray.address=auto, or train one at a time",
-        )

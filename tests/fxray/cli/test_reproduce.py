@@ -27,14 +27,14 @@ def test_the_exit_code_tells_whether_a_training_failed(tmp_path, monkeypatch, fa
     table = PaperTable("Mine", ("training", "state", "accuracy"), ("paper: accuracy",), rows, (SYNTHETIC,))
     asked = []
 
-    def work(experiments, setting, on_event):
-        asked.extend(experiments)
+    def work(experiments, setting, on_event, *, max_concurrent):
+        asked.extend([*experiments, max_concurrent])
         return {"table4": Result(tmp_path, (table,), failures, True)}
 
     monkeypatch.setattr(reproduce, "reproduce", work)
-    shown = run("table4", "table4", "--config", "smoke", "--out", tmp_path)
+    shown = run("table4", "table4", "--config", "smoke", "--out", tmp_path, "--max-concurrent", "3")
     assert shown.exit_code == (1 if failures else 0)
-    assert asked == ["table4"]
+    assert asked == ["table4", 3]
     assert "0.5 [0.4, 0.6]" in shown.stdout
     assert "SYNTHETIC" in shown.stdout
     assert "0.981" not in shown.stdout  # the paper's numbers are in the files, in grey

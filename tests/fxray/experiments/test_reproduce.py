@@ -11,7 +11,8 @@ from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import ConfigError, FxrayError
 from fxray.experiments import data, measure
 from fxray.experiments.experiment import load_experiment
-from fxray.experiments.reproduce import plan, reproduce
+from fxray.experiments.plan import plan
+from fxray.experiments.reproduce import reproduce
 from fxray.experiments.tables import as_table
 from fxray.experiments.trainings import trainings_of
 from fxray.launch.lease import hold

@@ -11,7 +11,8 @@ from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import ConfigError, DataError
 from fxray.events import Note
 from fxray.experiments.experiment import Experiment, load_experiment
-from fxray.experiments.reproduce import plan, reproduce
+from fxray.experiments.plan import plan
+from fxray.experiments.reproduce import reproduce
 from fxray.files import file_sha256
 
 

@@ -1,4 +1,4 @@
-"""A trial in a process of its own: what ends it ends no other, and it ends when nobody waits for it any more."""
+"""A training in a process of its own: what ends it ends no other, and it ends when nobody waits for it any more."""
 
 import os
 import signal
@@ -14,10 +14,10 @@ from fxray.errors import DeadlineError, WorkerDiedError
 from fxray.files import make_folder
 
 SILENCE_S = 600.0
-"""A trial whose status record is not renewed for so long hangs; a driver renews it every five seconds."""
+"""A training whose status record is not renewed for so long hangs; a driver renews it every five seconds."""
 LOOK_EVERY_S = 1.0
 LEAVING_S = 60.0
-"""For a trial that is told to end to leave its run in order."""
+"""For a training that is told to end to leave its run in order."""
 LOG_TAIL_BYTES = 20_000
 STDIN = 0
 
@@ -46,17 +46,20 @@ class Surroundings:
         return {name: value for name, value in os.environ.items() if name in self.names} | dict(self.values)
 
 
-def run_process(arguments: list[str], run_dir: Path, log: Path, surroundings: Surroundings) -> None:
+def run_process(
+    arguments: list[str], run_dir: Path, log: Path, around: Surroundings, stop: threading.Event | None = None
+) -> None:
     """Runs an `fxray` command to its end; what it says is added to a log.
 
     Args:
         arguments: Of the command line. It must end when its standard input does: see `end_with_parent`.
         run_dir: The run directory that it works on.
         log: File for its output.
-        surroundings: Folder and environment.
+        around: Folder and environment.
+        stop: Another thread sets it to end the process.
 
     Raises:
-        WorkerDiedError: It ended with another exit code than 0.
+        WorkerDiedError: It ended with another exit code than 0, or was told to stop.
         DeadlineError: It gave no sign of life for `SILENCE_S`.
     """
     make_folder(log.parent)
@@ -64,15 +67,15 @@ def run_process(arguments: list[str], run_dir: Path, log: Path, surroundings: Su
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "fxray", *arguments],
-            cwd=surroundings.folder,
-            env=surroundings.environment,
+            cwd=around.folder,
+            env=around.environment,
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            _wait(process, run_dir / "status.json", log)
+            _wait(process, run_dir / "status.json", log, stop or threading.Event())
         finally:
             _end(process)
     if process.returncode:
@@ -96,10 +99,10 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _wait(process: "subprocess.Popen[bytes]", status: Path, log: Path) -> None:
+def _wait(process: "subprocess.Popen[bytes]", status: Path, log: Path, stop: threading.Event) -> None:
     """Counts silence by a clock that stands still while the machine sleeps: a file's time says only that it changed."""
     seen, alive_s = [_stamp(status), _stamp(log)], time.monotonic()
-    while True:
+    while not stop.is_set():
         try:
             process.wait(LOOK_EVERY_S)
         except subprocess.TimeoutExpired:
