@@ -1,11 +1,14 @@
 """Images and masks of a dataset as baselines see them: read when they are asked for, so that memory stays small."""
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from fxray.data.changes import Change
 from fxray.data.dataset import Dataset
 from fxray.data.images import decode_image
 from fxray.schema import Sample
@@ -13,21 +16,32 @@ from fxray.schema import Sample
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Images of some rows of a dataset."""
+    """Images of some rows of a dataset.
+
+    Attributes:
+        dataset: Where they are.
+        rows: Which.
+        change: What happens to each before it is seen; None leaves them as they are.
+    """
 
     dataset: Dataset
     rows: Sequence[int]
+    change: Change | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def encoded(self, place: int) -> bytes:
-        """The file of an image.
+        """The file of an image; of a changed one, a PNG.
 
         Raises:
             DataError: It cannot be read.
         """
-        return self.dataset.image_bytes(self.rows[place])
+        if self.change is None:
+            return self.dataset.image_bytes(self.rows[place])
+        encoded = io.BytesIO()
+        Image.fromarray(self.pixels(place)).save(encoded, "PNG", compress_level=1)
+        return encoded.getvalue()
 
     def pixels(self, place: int) -> NDArray[np.uint8]:
         """An image, upright and in RGB.
@@ -35,7 +49,8 @@ class Pictures:
         Raises:
             DataError: It cannot be read.
         """
-        return np.asarray(decode_image(self.encoded(place), self.where(place)))
+        image = decode_image(self.dataset.image_bytes(self.rows[place]), self.where(place))
+        return np.asarray(image if self.change is None else self.change.apply(image).image)
 
     def where(self, place: int) -> str:
         """What to call an image in an error."""

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from fxray.baselines.measure import PREDICTIONS, RECORD, Job, measure
+from fxray.baselines.measure import PREDICTIONS, RECORD, UNDER, Job, Under, measure
 from fxray.baselines.ports import Settings
 from fxray.baselines.registry import BASELINES, Entry
 from fxray.data.dataset import Dataset
@@ -49,6 +49,7 @@ def run_baselines(
     versions: Mapping[str, Any],
     on_event: OnEvent = ignore,
     silence_s: float = SILENCE_S,
+    under: Under | None = None,
 ) -> Outcome:
     """Measures baselines, one after the other; what is done already, with the same data and settings, stays.
 
@@ -62,6 +63,7 @@ def run_baselines(
         versions: Of packages, for the records.
         on_event: Is told of the progress.
         silence_s: Seconds without a step after which a baseline is given up.
+        under: Changed test images to ask about, too.
 
     Raises:
         DataError: A dataset cannot be read, or both are one.
@@ -70,13 +72,15 @@ def run_baselines(
     """
     _refuse_what_does_nothing(entries, settings, weights)
     key = _common_key(train, test, settings)
+    if under is not None:
+        key |= {"changes": list(under.changes), "num_changed": len(under.rows), "num_bootstrap": under.num_bootstrap}
     note_shared_sources(train, test, on_event)
     jobs = []
     for entry in entries:
         own = _with_weights(settings, entry, weights.get(entry.name))
-        job = Job(entry, own, train, test, out / entry.name, entry.heeded(key | _own_key(own)), versions)
+        job = Job(entry, own, train, test, out / entry.name, entry.heeded(key | _own_key(own)), versions, under)
         if not _is_done(job):
-            refuse_to_replace(job.out, unless_all_are={PREDICTIONS, RECORD})
+            refuse_to_replace(job.out, unless_all_are={PREDICTIONS, RECORD, UNDER})
         jobs.append(job)
     failures = dict[str, FxrayError]()
     for job in jobs:

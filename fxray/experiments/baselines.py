@@ -2,19 +2,23 @@
 
 OUT/baselines/<test or fold>/<baseline>/               as `fxray baseline run` leaves it, of small networks
 OUT/baselines/<test or fold>-published/<baseline>/     of those of the papers' sizes
+OUT/baselines/own-changed/<baseline>/                  on the test set as it is and under changes
 
 What is there is not fitted again.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from fxray.baselines.measure import PREDICTIONS, RECORD
+from fxray.baselines.measure import PREDICTIONS, RECORD, UNDER, Under
 from fxray.baselines.ports import Settings, Size
 from fxray.baselines.registry import BASELINES, find
 from fxray.baselines.run import Outcome, read_record, run_baselines
 from fxray.config.tree import Config
+from fxray.data.dataset import Dataset
 from fxray.errors import DataError, FxrayError
 from fxray.events import OnEvent
 from fxray.experiments.data import fold_file
@@ -22,6 +26,8 @@ from fxray.experiments.experiment import OWN, Experiment, split_column
 from fxray.experiments.trainings import Setting
 from fxray.files import distinct_slug, file_sha256, make_folder
 from fxray.launch.data import Splits
+from fxray.launch.evaluation import rows_to_answer
+from fxray.report.robustness import ORIGINAL
 from fxray.versions import versions
 
 
@@ -35,6 +41,7 @@ class Question:
         test: Parquet file.
         folder: Of their answers.
         size: Of the networks that are asked.
+        changes: Of the test images, which are asked about, too; None for a question that is not of changes.
     """
 
     name: str
@@ -42,10 +49,19 @@ class Question:
     test: Path
     folder: Path
     size: Size
+    changes: tuple[str, ...] | None = None
 
     def answers(self, baseline: str) -> Path:
         """Where a baseline's predictions lie, once it has answered."""
         return self.folder / baseline / PREDICTIONS
+
+    def numbers_under(self, baseline: str, change: str) -> dict[str, Any] | None:
+        """Numbers of the images under a change, of none for the images as they are; None before they are measured."""
+        file = self.folder / baseline / UNDER / f"{change or ORIGINAL}.json"
+        if not (self.is_answered(baseline) and file.is_file()):
+            return None
+        numbers: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        return numbers
 
     def is_answered(self, baseline: str) -> bool:
         """Whether a baseline of this size has answered; what lies there may be of another."""
@@ -81,6 +97,9 @@ def questions_of(experiment: Experiment, folds: Sequence[str], splits: Splits, s
             Question(fold, train, test, out / f"{scheme.name}-{distinct_slug(fold)}{ending}", size)
             for fold, (train, test) in zip(folds, files, strict=True)
         ]
+    if experiment.kind == "robustness":
+        folder = out / f"{OWN}-changed{ending}"
+        return [Question(OWN, splits.train, splits.test, folder, size, experiment.changes_of_baselines)]
     questions = []
     for test in dict.fromkeys(split_column(column)[0] for column in experiment.columns):
         if test == OWN:
@@ -100,10 +119,13 @@ def fit(names: Sequence[str], question: Question, setting: Setting, config: Conf
     import torch
 
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    settings = Settings(config.seed, device, size=setting.baseline_size)
+    settings, under = Settings(config.seed, device, size=setting.baseline_size), None
+    if question.changes is not None:
+        rows = rows_to_answer(len(Dataset.open(question.test)), config.evaluate.num_samples)
+        under = Under(question.changes, tuple(rows), config.evaluate.num_bootstrap)
     return run_baselines(
         find(names), settings, {}, train=question.train, test=question.test, out=question.folder,
-        versions=versions(), on_event=on_event,
+        versions=versions(), on_event=on_event, under=under,
     )  # fmt: skip
 
 

@@ -71,7 +71,9 @@ class Row(Section):
     change: str = ""
     """Of robustness: the change of the images, as `fxray robustness --only`; empty for the images as they are."""
     baseline: str = ""
-    """Another detector, of `fxray baseline list`, fitted and asked on the same images in place of a training."""
+    """Another detector, of `fxray baseline list`, fitted and asked on the same images in place of a training.
+
+    Of robustness, its differences are from what it says itself of the images as they are."""
     absent: str = ""
     """Why the row cannot be measured; it stands in the table all the same."""
     paper: dict[str, float] = Field(default_factory=dict)
@@ -86,8 +88,8 @@ class Row(Section):
     def _is_one_thing(self) -> "Row":
         if self.baseline:
             find([self.baseline])
-            if self.set or self.phase or self.change or self.absent:
-                raise ValueError("a `baseline` has no set, phase, change or absent")
+            if self.set or self.phase or self.absent:
+                raise ValueError("a `baseline` has no set, phase or absent")
         return self
 
 
@@ -123,8 +125,6 @@ class Experiment(Section):
             raise ValueError("`split` goes with kind folds, and with no other")
         if self.kind == "trainings" and not any(row.is_trained for row in self.rows):
             raise ValueError("no row can be trained")
-        if self.kind == "robustness" and any(row.baseline for row in self.rows):
-            raise ValueError("no `baseline` is asked about changed images")
         if self.kind == "folds" and any(row.baseline and row.part != "overall" for row in self.rows):
             raise ValueError("a `baseline` in folds has part: overall")
         metrics = [split_column(column)[1] if self.kind == "trainings" else column for column in self.columns]
@@ -153,7 +153,7 @@ class Experiment(Section):
         if self.kind == "robustness" and self.reference:
             unchanged = next(row for row in self.rows if row.title == self.reference)
             trained = {row.set for row in self.rows if row.is_trained}
-            if unchanged.absent or unchanged.change or len(trained) > 1:
+            if not unchanged.is_trained or unchanged.change or len(trained) > 1:
                 raise ValueError(
                     "`reference` of robustness names a row without `change`, of the training that all rows are about: "
                     "every row is compared with what its training answers to the images as they are"
@@ -164,6 +164,11 @@ class Experiment(Section):
     def baselines(self) -> tuple[str, ...]:
         """Names of the baselines that rows are about."""
         return tuple(dict.fromkeys(row.baseline for row in self.rows if row.baseline))
+
+    @property
+    def changes_of_baselines(self) -> tuple[str, ...]:
+        """Changes of the images that baselines are asked about."""
+        return tuple(dict.fromkeys(row.change for row in self.rows if row.baseline and row.change))
 
     @property
     def outside(self) -> tuple[str, ...]:

@@ -105,20 +105,26 @@ def measure_trainings(
     return lines
 
 
-def measure_changes(experiment: Experiment, setting: Setting, failures: Mapping[str, str]) -> list[Line]:
+def measure_changes(
+    experiment: Experiment, setting: Setting, failures: Mapping[str, str], questions: Sequence[Question]
+) -> list[Line]:
     """A line per change of the images, of kind robustness."""
     lines = []
     for row in experiment.rows:
-        training = training_of(row)
-        numbers = None if row.absent else read_change(row, training, setting.out)
+        name = training_of(row).name if row.is_trained else _name_of(row)
+        if row.baseline:
+            asked = [] if name in failures else questions  # what lies there then may be of other settings
+            numbers = next((n for q in asked if (n := q.numbers_under(row.baseline, row.change))), None)
+        else:
+            numbers = None if row.absent else read_change(row, training_of(row), setting.out)
         if numbers is None:
-            state = row.absent or failures.get(training.name) or "not measured yet"
-            lines.append(Line(row.title, state, "" if row.absent else training.name, paper=row.paper))
+            state = row.absent or failures.get(name) or "not measured yet"
+            lines.append(Line(row.title, state, name, paper=row.paper))
             continue
         metrics = {column: numbers["overall"][column] for column in experiment.columns}
         gains = {column: numbers["gain"]["metrics"][column] for column in experiment.columns} if numbers["gain"] else {}
         images = numbers["num_real"] + numbers["num_generated"]
-        lines.append(Line(row.title, "", training.name, metrics, gains, row.paper, num_images=images))
+        lines.append(Line(row.title, "", name, metrics, gains, row.paper, num_images=images))
     return lines
 
 

@@ -238,7 +238,7 @@ def write_experiment(
     if experiment.kind == "trainings":
         parts = {name: measure.measure_trainings(experiment, setting, failures, questions)}
     elif experiment.kind == "robustness":
-        parts = {name: measure.measure_changes(experiment, setting, failures)}
+        parts = {name: measure.measure_changes(experiment, setting, failures, questions)}
     else:
         parts = {}
         if experiment.rows:

@@ -135,7 +135,7 @@ def change_images(
     Raises:
         FxrayError: As `fxray.launch.robustness` says.
     """
-    wanted = {row.change for row in experiment.rows if row.change}
+    wanted = {row.change for row in experiment.rows if row.is_trained}
     changes = [change for change in HARDSHIPS if change.name in wanted]
     launch.robustness(training.folder(setting.out), None, changes, (), on_event)
 

@@ -61,6 +61,14 @@ def answers(samples, num_wrong):
         yield Prediction(sample.sample_id, verdict, truth.regions if i >= num_wrong else ())
 
 
+def numbers_of(change, value):
+    """As `fxray robustness` keeps them."""
+    estimate = {"value": value, "low": value - 0.1, "high": value + 0.1}
+    metrics = {"accuracy": estimate, "iou": estimate}
+    gain = None if change == "original" else {"metrics": metrics}
+    return {"overall": metrics, "num_real": 8, "num_generated": 8, "gain": gain}
+
+
 class FakeLaunch:
     """Keeps what it was asked for. A training of name `fails` does; phases answer with fewer and fewer errors."""
 
@@ -107,13 +115,10 @@ class FakeLaunch:
 
     def robustness(self, run_dir, stage, changes, overrides, on_event):
         self.changed += [change.name for change in changes]
-        estimate = {"value": 0.5, "low": 0.4, "high": 0.6}
-        numbers = {"overall": {"accuracy": estimate, "iou": estimate}, "num_real": 8, "num_generated": 8}
         for name in ("original", *(change.name for change in changes)):
-            gain = None if name == "original" else {"metrics": {"accuracy": estimate, "iou": estimate}}
             folder = run_dir / "robustness" / "gamma" / name
             folder.mkdir(parents=True)
-            (folder / "numbers.json").write_text(json.dumps(numbers | {"gain": gain}))
+            (folder / "numbers.json").write_text(json.dumps(numbers_of(name, 0.5)))
         return RobustnessReport(run_dir, (), False)
 
     def baselines(self, names, question, setting, config, on_event):
@@ -126,6 +131,10 @@ class FakeLaunch:
                 write_predictions(answers(Dataset.open(question.test).samples, num_wrong), question.answers(name))
                 record = json.dumps({"key": {"size": setting.baseline_size}})
                 (question.folder / name / "record.json").write_text(record)
+                for change in ["original", *question.changes] if question.changes is not None else []:
+                    under = question.folder / name / "under"
+                    under.mkdir(exist_ok=True)
+                    (under / f"{change}.json").write_text(json.dumps(numbers_of(change, num_wrong / 10)))
         self.fitted += [f"{name} for {question.name}" for name in names]
         return Outcome({}, failures)
 

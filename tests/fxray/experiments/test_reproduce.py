@@ -268,18 +268,6 @@ def test_a_measurement_that_fails_does_not_keep_a_training_from_other_tables(tmp
     assert launch.trained.count("base") == 1
 
 
-def test_changes_of_the_images_are_measured_by_the_robustness_command(setting, fake_launch):
-    launch = fake_launch()
-    result = reproduce({"table5": load_experiment("table5")}, setting, launch=launch.port)["table5"]
-    assert launch.trained == ["base"]
-    assert launch.changed == ["jpeg-80", "jpeg-30", "crop-random", "resize-0.5"]
-    lines = lines_of(result, "table5")
-    assert lines["Original"]["metrics"]["accuracy"]["value"] == 0.5
-    assert lines["Original"]["gains"] == {}
-    assert lines["random crop"]["gains"]["iou"]["high"] == 0.6
-    assert '<td class="paper">0.289</td>' in (result.folder / "table5.html").read_text()
-
-
 def test_a_folder_is_of_one_configuration_and_of_one_process(tmp_path, setting, fake_launch):
     mine, launch = experiment_of(tmp_path, TRAININGS), fake_launch()
     (tmp_path / "held").mkdir()
