@@ -49,7 +49,7 @@ class ModelConfig(Section):
     min_pixels: Count = 56 * 56
     """Smaller images are enlarged to this many pixels before the vision tower."""
     max_pixels: Count = 1280 * 28 * 28
-    """Larger images are reduced to this many pixels; 28 x 28 of them make one token."""
+    """Larger images are reduced to this many pixels; one token is 28 x 28 of them, 32 x 32 in the Qwen3-VL family."""
     lora: LoraConfig | None = LoraConfig()
     """What is trained: an adapter, or with null all weights, vision tower included (paper: No-LoRA), in float32."""
     gradient_checkpointing: bool = False

@@ -206,7 +206,13 @@ class StreamingEngine:
             if request is None:
                 await self._llm.reset_mm_cache()
                 await self._llm.reset_encoder_cache()
-                await self._llm.reset_prefix_cache()
+                if not await self._llm.reset_prefix_cache():
+                    self.close()
+                    raise MixedWeightsError(
+                        "the cache of prefixes, computed with other weights, cannot be emptied",
+                        where=f"{worker}, policy version {blob.version}",
+                        remedy="an answer has not ended in the engine; the engine is started anew",
+                    )
             self._policies[name] = _Policy(request, blob.version)
             return proof
 

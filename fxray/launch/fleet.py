@@ -225,6 +225,11 @@ def _read_adapter(folder: Path, version: int) -> AdapterBlob:
     config = json.loads((folder / ADAPTER_CONFIG_FILE).read_text())
     if not isinstance(config, dict) or type(config.get("r")) is not int:
         raise ValueError(f"{ADAPTER_CONFIG_FILE} is no adapter's: expected an object with the rank r as a whole number")
+    for name in ("rank_pattern", "alpha_pattern"):
+        if config.get(name):
+            raise ValueError(
+                f"{ADAPTER_CONFIG_FILE} has {name}: all modules of an adapter must have one rank and alpha"
+            )
     return AdapterBlob(version, content, config, hashlib.sha256(content).hexdigest(), len(modules))
 
 

@@ -60,6 +60,18 @@ def test_an_adapter_without_a_rank_is_a_damaged_policy(tmp_path: Path, config: s
     assert read_policy(tmp_path, 1).num_modules == 1
 
 
+@pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])
+def test_an_adapter_whose_modules_differ_in_rank_or_alpha_is_refused_by_the_fields_name(
+    tmp_path: Path, pattern: str
+) -> None:
+    save_file({"base_model.model.q.lora_A.weight": np.ones((2, 2), np.float32)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(f'{{"r": 2, "{pattern}": {{"q": 4}}}}')
+    with pytest.raises(CheckpointError, match=f"has {pattern}: all modules of an adapter must have one rank and alpha"):
+        read_policy(tmp_path, 1)
+    (tmp_path / "adapter_config.json").write_text(f'{{"r": 2, "{pattern}": {{}}}}')  # as PEFT writes it
+    assert read_policy(tmp_path, 1).num_modules == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 16])
 def test_a_whole_model_that_is_cut_is_a_damaged_policy(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
