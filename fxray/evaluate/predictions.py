@@ -272,7 +272,10 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataErr
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"not readable as Parquet: {error}", where=str(path), remedy="write Parquet, or JSON lines named *.jsonl"
+            f"not readable as Parquet: {error}",
+            where=str(path),
+            remedy="write Parquet, or JSON lines named *.jsonl; `fxray evaluate` also reads CSV named *.csv, COCO "
+            "results named *.json and folders of masks",
         ) from error
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"1").decode("ascii", "replace")
     if version != str(SCHEMA_VERSION):

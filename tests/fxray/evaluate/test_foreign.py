@@ -77,6 +77,22 @@ def test_every_fault_of_a_csv_file_is_listed(tmp_path: Path) -> None:
     assert "and 20 more" in told(file)
 
 
+@pytest.mark.parametrize(("separator", "word"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_a_csv_file_that_is_separated_by_something_else_is_told_so(tmp_path: Path, separator: str, word: str) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text(f"sample_id{separator}score\na{separator}0.5\n")
+    assert f"separate columns by commas: these seem to be separated by {word}" in told(file)
+    file.write_text("name\na\n")
+    assert "name the columns so in the first line" in told(file)
+
+
+def test_a_file_of_no_known_ending_names_all_forms_that_are_read(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a real\n")
+    message = told(tmp_path / "p.txt")
+    for form in ("Parquet", "*.jsonl", "*.csv", "*.json and", "folders of masks"):
+        assert form in message
+
+
 IMAGES = [{"id": 7, "sample_id": "a/1", "file_name": "images/00.png"}, {"id": 1, "file_name": "c"}, {"id": 2}]
 
 
