@@ -44,6 +44,8 @@ def show(
 
     if out is not None and out.exists() and out.is_dir() != bool(ids):
         raise typer.BadParameter(f"--out {out}: a file for the sheet, a folder with --id")
+    if out is not None and not ids and out.suffix.lower() != ".png":
+        raise typer.BadParameter(f"--out {out}: the sheet is a PNG; name it so: {out.with_suffix('.png')}")
     dataset = Dataset.open(data)
     faults: list[str] = []
     if ids:

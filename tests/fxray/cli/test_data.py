@@ -196,6 +196,13 @@ def test_show_draws_a_sheet_or_single_images(data, tmp_path):
     assert Image.open(sheet).width == 16 + 448 + 16
 
 
+def test_a_sheet_of_another_kind_of_picture_is_refused_at_the_start(data, tmp_path):
+    shown = run("show", data, "--out", tmp_path / "sheet.jpg")
+    assert shown.exit_code == 2
+    assert "the sheet is a PNG" in " ".join(shown.stderr.split())
+    assert not list(tmp_path.glob("sheet*"))
+
+
 def test_show_names_what_there_is_in_place_of_what_is_not(data):
     with pytest.raises(DataError, match=r"no image of (.|\n)*annotators here are ana"):
         run("show", data, "--annotator", "bob")

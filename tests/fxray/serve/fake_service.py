@@ -102,6 +102,7 @@ class FakeBackend:
 
 
 def _detection(upload: Upload, image: Image.Image, region: dict[str, Any]) -> dict[str, Any]:
+    is_calibrated = not upload.name.startswith("uncalibrated")
     return {
         "name": upload.name,
         "sha256": hashlib.sha256(upload.content).hexdigest(),
@@ -109,10 +110,10 @@ def _detection(upload: Upload, image: Image.Image, region: dict[str, Any]) -> di
         "height_px": image.height,
         "verdict": "generated",
         "probability": 0.87,
-        "probability_kind": "calibrated",
+        "probability_kind": "calibrated" if is_calibrated else "uncalibrated",
         "raw_probability": 0.97,
         "assessment": next((said for said in ("unsure", "real") if upload.name.startswith(said)), "generated"),
-        "calibration": CALIBRATION,
+        "calibration": CALIBRATION if is_calibrated else None,
         "regions": [region],
         "tags": ["structure errors"],
         "answer": f"<think>\n{HOSTILE_CAPTION}\n</think>",

@@ -293,3 +293,38 @@ def test_commands_of_the_interfaces_page_ask_the_service_that_shows_it(page):
     page.wait_for_selector("#routes section")
     commands = page.locator("#commands").inner_text().splitlines()
     assert [command.split()[-1] for command in commands] == [f"{origin}/v1/detect"] * 2
+
+
+def test_the_table_says_probability_where_all_answers_are_calibrated_and_a_failed_image_has_its_name(page):
+    head = page.locator("#weight-head")
+    choose(page, ("unsure.png", png(300, 200)))
+    assert head.inner_text().lower() == "probability of “generated”"
+    page.set_input_files(
+        "#files",
+        [
+            {"name": "uncalibrated.png", "mimeType": "image/png", "buffer": png(200, 300)},
+            {"name": "broken.png", "mimeType": "image/png", "buffer": b"no image"},
+        ],
+    )
+    page.get_by_text("3 examined").wait_for()
+    assert head.inner_text().lower() == "weight on “generated”"
+    page.get_by_role("button", name="broken.png").click()
+    assert "broken.png" in page.locator(".side").inner_text()
+    assert "Not examined" in page.locator(".side").inner_text()
+
+
+def test_a_touch_that_the_system_takes_away_leaves_no_half_drawn_box(page):
+    choose(page, ("a.png", png(300, 200)))
+    page.get_by_role("button", name="Redraw region 1").click()
+    image = page.locator(".canvas img").bounding_box()
+    page.mouse.move(image["x"] + 10, image["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(image["x"] + 60, image["y"] + 60)
+    assert float(page.locator("rect.drawing").get_attribute("width")) > 0
+    page.locator("rect.drawing").dispatch_event("pointercancel", {"bubbles": True})
+    page.mouse.move(image["x"] + 90, image["y"] + 90)
+    assert float(page.locator("rect.drawing").get_attribute("width")) == 0
+    page.mouse.up()
+    drag(page, (30, 40), (130, 140))
+    box = [float(value) for value in page.locator(".mark-group").get_attribute("data-box").split()]
+    assert box == pytest.approx([30, 40, 130, 140], abs=1)

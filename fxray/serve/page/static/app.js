@@ -81,6 +81,9 @@ function refreshProgress() {
   const settled = items.filter((item) => item.state === "done" || item.state === "failed").length;
   byId("progress").textContent = settled === items.length ? `${settled} examined` : `${settled} of ${items.length} examined`;
   byId("save-all").disabled = !items.some((item) => item.detection);
+  const found = items.filter((item) => item.detection).map((item) => item.detection);
+  const isCalibrated = found.length > 0 && found.every((detection) => detection.calibration);
+  byId("weight-head").textContent = `${isCalibrated ? "Probability of" : "Weight on"} “generated”`;
 }
 
 function rowOf(item) {

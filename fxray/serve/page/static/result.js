@@ -39,7 +39,7 @@ function refresh() {
 
 function waitingParts(item) {
   if (item.state === "failed") {
-    return [h("h2", { class: "headline" }, "Not examined"), h("p", {}, item.problem.message), h("p", { class: "fine" }, item.problem.remedy)];
+    return [h("p", { class: "file" }, item.name), h("h2", { class: "headline" }, "Not examined"), h("p", {}, item.problem.message), h("p", { class: "fine" }, item.problem.remedy)];
   }
   const words = item.state === "waiting" ? "Waiting for its turn" : item.regions.length ? "Looking on …" : "Looking …";
   return [h("p", { class: "file" }, item.name), h("h2", { class: "headline pending" }, words), regionList(item)];

@@ -132,6 +132,11 @@ export function makeStage(item, told) {
     stopDrawing();
     if (box[2] > box[0] && box[3] > box[1]) told.drawn(box);
   });
+  view.addEventListener("pointercancel", () => {  // the system took the pointer: the reader may begin again
+    if (!drawing) return;
+    drawing.start = null;
+    for (const name of ["width", "height"]) drawing.box.setAttribute(name, 0);
+  });
   view.addEventListener("keydown", (event) => {
     if (event.key === "Escape") stopDrawing();
     else if (event.key === "+" || event.key === "=") zoom(1);
