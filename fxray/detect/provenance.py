@@ -19,6 +19,7 @@ from fxray.errors import DataError
 
 MAX_SHOWN_CHARACTERS = 300
 NOTHING = "The file says nothing of a generator, which proves nothing: such marks are easily lost."
+FRAMES = "It holds several frames or pages; only the first was examined."
 _NONE = Credentials()
 _ROOTS = "home|Users|root|mnt|media|data|tmp|var|opt|srv|workspace|scratch|content|kaggle|Volumes|private|storage|work"
 _PATHS = re.compile(
@@ -70,6 +71,7 @@ class Provenance:
         withheld: Kinds of what is about people and was left out.
         personal: The same with their values, where they were asked for.
         problem: Why the metadata could not be read.
+        has_more_frames: Whether there are frames or pages beyond the first, which alone is examined.
     """
 
     credentials: Credentials = _NONE
@@ -78,6 +80,7 @@ class Provenance:
     withheld: tuple[str, ...] = ()
     personal: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
+    has_more_frames: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in results."""
@@ -93,10 +96,11 @@ def read_provenance(encoded: bytes, image: Image.Image, *, keeps_personal: bool 
         keeps_personal: Position, names and serial numbers are told; otherwise only that they are there.
     """
     credentials = read_credentials(encoded, str(image.format))
-    metadata, problem = Metadata(), ""
+    metadata, problem, has_more_frames = Metadata(), "", False
     try:
         with decoding(encoded, ""):
             metadata = read_metadata(image)
+            has_more_frames = image.format != "MPO" and getattr(image, "is_animated", False)
     except DataError as error:
         problem = error.message
     marks = [*_marks_of_credentials(credentials), *_marks_of_texts(metadata.texts, keeps_personal=keeps_personal)]
@@ -109,6 +113,7 @@ def read_provenance(encoded: bytes, image: Image.Image, *, keeps_personal: bool 
         if keeps_personal
         else {},
         problem=problem,
+        has_more_frames=has_more_frames,
     )
 
 
@@ -128,6 +133,8 @@ def words_of(provenance: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"It names {'; '.join(f'{k} {v}' for k, v in provenance['camera'].items())}. Anybody can write that."
         )
+    if provenance.get("has_more_frames"):  # results of earlier versions do not say
+        lines.append(FRAMES)
     if provenance["withheld"]:
         lines.append(f"Left out, as it is about people: {', '.join(provenance['withheld'])}.")
     return lines + [f"{kind}: {value}" for kind, value in provenance["personal"].items()]

@@ -1,5 +1,6 @@
 """Image files are read, decoded and asked where they come from by threads, ahead of whoever examines them."""
 
+import glob
 import hashlib
 import io
 import os
@@ -81,6 +82,8 @@ def open_file(file: str, wanted: Wanted, check: Callable[[Picture], object]) -> 
         if os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a path is too long or may not be looked at
             found = "no image was found in this folder" if os.access(path, os.R_OK | os.X_OK) else "cannot be searched"
             raise DataError(found, where=file, remedy="name one that holds images")
+        if glob.has_magic(file) and not os.path.lexists(file):
+            raise DataError("no file matches this pattern", where=file, remedy="check the path and the ending")
         encoded = read_image_file(path, file)
         digest = hashlib.sha256(encoded).hexdigest()
         image = open_image(encoded, file)

@@ -96,6 +96,8 @@ class ProvenanceOut(_Wire):
     """Traces of generators and cameras. That there is none proves nothing."""
     withheld: list[str]
     """Kinds of what is in the file about people; it is not told."""
+    has_more_frames: bool = False
+    """Whether there are frames or pages beyond the first, which alone is examined."""
 
 
 class DetectionOut(_Wire):
@@ -215,6 +217,7 @@ def wire_provenance(found: Provenance) -> ProvenanceOut:
         c2pa_signer=found.credentials.signer,
         marks=[MarkOut.model_validate(asdict(mark)) for mark in found.marks],
         withheld=list(found.withheld),
+        has_more_frames=found.has_more_frames,
     )
 
 

@@ -241,6 +241,8 @@ def test_one_bad_file_never_stops_the_rest(tmp_path: Path, detector: Detector) -
     assert "not examined: refused" in texts[6]
     assert "0 bytes that are no image" in texts[7]
     assert "cut short" in texts[8]
+    (none,) = detect_files(detector, [str(tmp_path / "*.webp")])
+    assert none.as_text().endswith("*.webp: not examined: no file matches this pattern")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from fxray.data.images import open_image
 from fxray.detect.credentials import Credentials, CredentialState, read_credentials
 from fxray.detect.metadata import MAX_FIELD_CHARACTERS
-from fxray.detect.provenance import NOTHING, Provenance, _generators, impersonal, read_provenance, words_of
+from fxray.detect.provenance import FRAMES, NOTHING, Provenance, _generators, impersonal, read_provenance, words_of
 from fxray.errors import DataError
 
 SOURCE_TYPE, IPTC_NAME = "xmp:DigitalSourceType", "IPTC digital source type"
@@ -133,6 +133,20 @@ def test_what_is_about_people_is_left_out_unless_it_is_asked_for() -> None:
     assert full.withheld == ()
     assert full.personal["position (GPS)"] == "52.51000, -13.37000"
     assert full.personal["author"] == "Anna Petrova"
+
+
+@pytest.mark.parametrize(("form", "num"), [("GIF", 3), ("PNG", 2), ("WEBP", 2), ("TIFF", 2), ("GIF", 1), ("PNG", 1)])
+def test_an_animation_says_that_its_first_frame_alone_was_examined(form: str, num: int) -> None:
+    frames, encoded = [Image.new("RGB", (16, 16), (60 * i, 0, 0)) for i in range(num)], io.BytesIO()
+    frames[0].save(encoded, form, **({"save_all": True, "append_images": frames[1:]} if num > 1 else {}))
+    image = open_image(encoded.getvalue(), "a")
+    image.load()
+    found = read_provenance(encoded.getvalue(), image)
+    assert found.has_more_frames is (num > 1)
+    assert (FRAMES in words_of(found.as_json())) is (num > 1)
+    assert words_of(found.as_json())[0] == NOTHING
+    earlier = {name: value for name, value in found.as_json().items() if name != "has_more_frames"}
+    assert FRAMES not in words_of(earlier)
 
 
 def test_prompts_lose_paths_and_addresses() -> None:
