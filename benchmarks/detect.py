@@ -1,12 +1,13 @@
 """How fast `fxray detect` is: `python benchmarks/detect.py --run-dir runs/demo` (500 images).
 
-Three ways to ask the same adapter about the same images, with the same prompt, greedy, at most as many tokens:
+Four ways to ask the same adapter about the same images, with the same prompt, greedy, at most as many tokens:
     plain    vLLM's LLM.generate on images that are decoded already, all of them in one call
+    read     the same, and before it the files are read and decoded one after the other, as a script of one's own would
     detect   what the command does: files are read, hashed, decoded and searched for their origin by threads, streamed
              through the engine, and turned into findings; `--thumbnails` makes those too, as `--out` does
     hf       transformers' generate with PEFT on some of the images, one at a time, in a process of its own
 
-Plain and detect take turns in one process; ratios within a run count, not its seconds.
+Plain, read and detect take turns in one process; ratios within a run count, not its seconds.
 """
 
 import argparse
@@ -35,28 +36,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(arguments, Path(folder))
         detector = Detector.load(arguments.run_dir)
-        questions = [Question(detector.prompt, decode_image(Path(f).read_bytes(), f), 0, f) for f in files]
+        questions = read_questions(detector, files)
         wanted = Wanted(thumbnail=arguments.thumbnails)
         list(detect_files(detector, files[:64], wanted))
         time_plain(detector, questions[:64])
-        seconds: dict[str, list[float]] = {"plain": [], "detect": []}
+        seconds: dict[str, list[float]] = {"plain": [], "read": [], "detect": []}
         for _ in range(arguments.rounds):
             plain_s, plain = time_plain(detector, questions)
+            start_s = time.monotonic()
+            time_plain(detector, read_questions(detector, files))
+            read_s = time.monotonic() - start_s
             start_s = time.monotonic()
             found = {finding.file: finding for finding in detect_files(detector, files, wanted)}
             detect_s = time.monotonic() - start_s
             same = sum(answer_of(found[file]) == text for file, text in zip(files, plain, strict=True))
-            seconds["plain"].append(plain_s)
-            seconds["detect"].append(detect_s)
-            print(
-                f"plain {plain_s:.2f} s, detect {detect_s:.2f} s, ratio {plain_s / detect_s:.3f}, {same} answers equal"
-            )
-    ratios = [plain / ours for plain, ours in zip(seconds["plain"], seconds["detect"], strict=True)]
+            for name, value in (("plain", plain_s), ("read", read_s), ("detect", detect_s)):
+                seconds[name].append(value)
+            print(f"plain {plain_s:.2f} s, read {read_s:.2f} s, detect {detect_s:.2f} s, {same} answers equal")
     for name, values in seconds.items():
         print(f"{name:7} median {len(files) / statistics.median(values):6.2f} images/s")
-    print(f"detect / plain: median {statistics.median(ratios):.3f} of {len(ratios)} rounds")
+    for name in ("plain", "read"):
+        ratios = [other / ours for other, ours in zip(seconds[name], seconds["detect"], strict=True)]
+        print(f"detect / {name}: median {statistics.median(ratios):.3f} of {len(ratios)} rounds")
     given = [*sys.argv[1:], "--only-hf"]
     subprocess.run([sys.executable, __file__, *given], check=True)
+
+
+def read_questions(detector: Detector, files: list[str]) -> list[Question]:
+    return [Question(detector.prompt, decode_image(Path(f).read_bytes(), f), 0, f) for f in files]
 
 
 def answer_of(finding: Finding) -> str | None:
