@@ -134,7 +134,7 @@ class Client:
         for line in filter(None, response.content.split(b"\n")):  # `splitlines` also cuts at ends of lines within texts
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise _stranger(response) from error
 
     def wait(self, batch_id: str, *, deadline_s: float, every_s: float = 1.0) -> None:
@@ -312,7 +312,7 @@ def _object_of(response: httpx.Response) -> dict[str, Any]:
     """What a body says; nothing where it is no JSON object."""
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

@@ -21,6 +21,7 @@ def fit_calibration(
     raw_N: NDArray[np.float64],
     is_generated_N: NDArray[np.bool_],
     *,
+    num_without: int = 0,
     max_fpr: float,
     max_error: float,
     num_sources: int,
@@ -34,6 +35,7 @@ def fit_calibration(
     Args:
         raw_N: The model's own probabilities of "generated".
         is_generated_N: The truth.
+        num_without: Further images of the split whose answers say no probability.
         max_fpr: Largest share of real images that may count as generated.
         max_error: Largest share of wrong ones among the images on either side of the unsure band.
         num_sources: Sources of the images.
@@ -48,11 +50,13 @@ def fit_calibration(
     num_generated, num_real = int(is_generated_N.sum()), int((~is_generated_N).sum())
     needed = max(MIN_IMAGES, int(np.ceil(1 / max_fpr - 1e-9)) if max_fpr > 0 else MIN_IMAGES)
     if num_generated < MIN_IMAGES or num_real < needed:
+        without = f"; {num_without} answers have none, as those without a verdict" if num_without else ""
         raise DataError(
             f"{num_real} real and {num_generated} generated images have a probability, expected at least {needed} and "
-            f"{MIN_IMAGES} for a false-positive rate of {max_fpr:g}",
+            f"{MIN_IMAGES} for a false-positive rate of {max_fpr:g}{without}",
             where=data,
-            remedy="calibrate on more validation images, or with a larger --max-fpr",
+            remedy=("train longer, until answers hold a verdict; or " if num_without else "")
+            + "calibrate on more validation images, or with a larger --max-fpr",
         )
     slope, intercept = fit_platt(raw_N, is_generated_N)
     probabilities_N = np.array([sigmoid(slope * logit(raw) + intercept) for raw in raw_N])

@@ -53,6 +53,7 @@ def calibrate_phase(
     calibration = fit_calibration(
         np.array([probability for probability, _ in told], np.float64),
         np.array([sample.annotation.verdict is Verdict.GENERATED for _, sample in told], np.bool_),
+        num_without=len(answers) - len(told),
         max_fpr=max_fpr,
         max_error=max_error,
         num_sources=len({sample.source for _, sample in told}),

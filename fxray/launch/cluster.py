@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 
 from actors.placement import NODE_TYPES
 from fxray.config.tree import RayConfig
@@ -46,7 +47,7 @@ def ray_cluster(config: RayConfig, *, min_cpus: int, is_apart: bool = False) -> 
         with _kept_handler(signal.SIGTERM), own_groups() if is_apart else nullcontext():
             _init(config, address, folder, min_cpus)
         head = ray.get_runtime_context().gcs_address
-        with watched_head(head, config.head_deadline_s) if address else nullcontext():
+        with _own_exit(signal.SIGTERM), watched_head(head, config.head_deadline_s) if address else nullcontext():
             try:
                 with watched_raylet() if is_apart and not address else nullcontext():
                     yield
@@ -67,6 +68,35 @@ def _kept_handler(number: int) -> Iterator[None]:
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(number, before)
+
+
+@contextmanager
+def _own_exit(number: int) -> Iterator[None]:
+    """Lets the exit out of the block that this process's handler of a signal asks for, if this thread has handlers.
+
+    Ray, in whose waits the handler is mostly called, makes another of it, with exit code 1.
+    """
+    handler, asked = signal.getsignal(number), list[SystemExit]()
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        try:
+            handler(signum, frame)
+        except SystemExit as error:
+            asked.append(error)
+            raise
+
+    signal.signal(number, handle)
+    try:
+        yield
+    except SystemExit:
+        if asked:
+            raise asked[0] from None
+        raise
+    finally:
+        signal.signal(number, handler)
 
 
 def ray_address(config: RayConfig) -> str | None:

@@ -7,7 +7,6 @@ never mix with people unless that is asked for.
 import asyncio
 import base64
 import io
-import json
 import secrets
 import time
 from collections.abc import Callable
@@ -206,7 +205,7 @@ def _text_of(response: httpx.Response, url: str) -> str:
         )
     try:
         content = response.json()["choices"][0]["message"]["content"]
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError) as error:
+    except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise ServiceError(
             f"no chat completion: {response.text[:200]!r}", where=url, remedy="give the address of a chat interface"
         ) from error

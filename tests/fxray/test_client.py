@@ -231,10 +231,17 @@ def test_an_address_that_is_none_is_refused_before_anything_is_asked(url):
         Client(url)
 
 
-def test_results_that_are_a_page_are_an_error():
-    client = client_of([httpx.Response(200, text="<html>log in")], [])
+@pytest.mark.parametrize("text", ["<html>log in", "[" * 100_000], ids=["page", "nested"])
+def test_results_that_are_a_page_are_an_error(text):
+    client = client_of([httpx.Response(200, text=text)], [])
     with pytest.raises(ServiceError, match="not the service's"):
         list(client.results("0" * 32))
+
+
+def test_an_answer_that_is_nested_without_end_is_an_error():
+    client = client_of([httpx.Response(200, text="[" * 100_000)], [])
+    with pytest.raises(ServiceError, match="not the service's"):
+        client.models()
 
 
 def test_a_batch_at_fault_is_an_error(image):

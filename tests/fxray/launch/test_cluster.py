@@ -31,14 +31,20 @@ with ray_cluster(RayConfig(object_store_mib=128), min_cpus=2):
 """
 
 LEAVES = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 from fxray.config.tree import RayConfig
 from fxray.launch.cluster import ray_cluster
 
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
 with ray_cluster(RayConfig(object_store_mib=128), min_cpus=1):
+    import ray
+
     try:
-        os.kill(os.getpid(), signal.SIGTERM)
+        if {in_ray}:
+            threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            ray.wait([ray.remote(lambda: time.sleep(60)).remote()], timeout=60)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
     finally:
         time.sleep(4)
@@ -84,7 +90,9 @@ def test_a_local_ray_listens_on_loopback_only():
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_a_terminated_driver_has_the_time_that_it_takes_and_leaves_in_its_own_way():
-    done = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, text=True, timeout=240, check=False)
+@pytest.mark.parametrize("in_ray", [False, True], ids=["at-work", "waiting-in-ray"])
+def test_a_terminated_driver_has_the_time_that_it_takes_and_leaves_in_its_own_way(in_ray):
+    code = LEAVES.format(in_ray=in_ray)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stdout) == (7, "all is written\n")
     assert "SIGTERM" not in done.stderr

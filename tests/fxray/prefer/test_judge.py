@@ -216,6 +216,8 @@ def test_an_answer_that_does_not_come_is_asked_for_again_and_then_is_one_error(s
         (500, "status 500: .*as told"),
         (b"<html>", "no chat completion: '<html>'"),
         (b'{"choices": []}', "no chat completion"),
+        (b"[" * 100_000, r"no chat completion: '\[\["),
+        (b"9" * 5_000, "no chat completion: '99"),
     ],
 )
 def test_an_address_that_refuses_or_speaks_otherwise_is_one_error(study, server, fault, said):
