@@ -4,6 +4,8 @@
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 PYTEST_ARGS ?=
+# The tests start hundreds of processes: without files of bytecode each of them compiles fxray anew.
+unexport PYTHONDONTWRITEBYTECODE
 # The oldest vLLM whose CPU build runs on the torch that is pinned here.
 VLLM ?= 0.28.0
 # ms-swift, and what its row preprocessor imports beyond fxray's own packages.
