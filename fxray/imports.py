@@ -48,7 +48,8 @@ def without_packages(*names: str) -> Iterator[None]:
 def large_imports() -> Iterator[None]:
     """Imports of transformers in a process that learns, in less time.
 
-    transformers imports scikit-learn for assisted decoding, and accelerate boto3 for SageMaker.
+    transformers imports scikit-learn for assisted decoding and SciPy for object detection, and accelerate boto3 for
+    SageMaker.
     """
-    with without_collection(), without_packages("sklearn", "boto3"):
+    with without_collection(), without_packages("sklearn", "scipy", "boto3"):
         yield

@@ -274,7 +274,7 @@ def test_a_life_of_a_learner(random_model_dir, groups, tmp_path):
     masked = [make_group(random_model_dir, 1, valid=(False, False, False))]
     assert learner.update(masked, SETTINGS)["tokens"] == 0
     assert learner.export_policy(10).sha256 == blob.sha256
-    names = {"torch", "sklearn", "boto3"}  # only the first is of use to a learner
+    names = {"torch", "sklearn", "scipy", "boto3"}  # only the first is of use to a learner
     assert ray.get(learner._ranks[0].__ray_call__.remote(lambda _: names & sys.modules.keys())) == {"torch"}
 
     (tmp_path / "optimizer.safetensors").unlink()
