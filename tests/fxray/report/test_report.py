@@ -108,7 +108,7 @@ def test_the_five_stages_and_the_gain_are_told(page: Page, run_dir: Path) -> Non
     assert "From SFT to GRPO γ: IoU +" in page.text
     dataset = Dataset.open(run_dir / "data" / "test.parquet")
     predictions = read_predictions(run_dir / "evaluation" / "gamma" / "predictions.parquet")
-    evaluation = evaluate(predictions, dataset.samples, num_bootstrap=200, seed=7)
+    evaluation = evaluate(predictions, dataset.samples, num_bootstrap=50, seed=7)
     accuracy, iou = (evaluation.overall.metrics[name] for name in ("accuracy", "iou"))
     for number in (accuracy.value, accuracy.low, accuracy.high, iou.value, iou.low, iou.high):
         assert f"{number:.3f}" in page.text
