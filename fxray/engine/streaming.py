@@ -204,17 +204,21 @@ class StreamingEngine:
                 self.close()
                 raise
             if request is None:
-                await self._llm.reset_mm_cache()
-                await self._llm.reset_encoder_cache()
-                if not await self._llm.reset_prefix_cache():
-                    self.close()
-                    raise MixedWeightsError(
-                        "the cache of prefixes, computed with other weights, cannot be emptied",
-                        where=f"{worker}, policy version {blob.version}",
-                        remedy="an answer has not ended in the engine; the engine is started anew",
-                    )
+                await self._empty_caches(f"{worker}, policy version {blob.version}")
             self._policies[name] = _Policy(request, blob.version)
             return proof
+
+    async def _empty_caches(self, where: str) -> None:
+        """Forgets whatever was computed with other weights; ends the engine and raises where it cannot."""
+        await self._llm.reset_mm_cache()
+        await self._llm.reset_encoder_cache()
+        if not await self._llm.reset_prefix_cache():
+            self.close()
+            raise MixedWeightsError(
+                "the cache of prefixes, computed with other weights, cannot be emptied",
+                where=where,
+                remedy="an answer has not ended in the engine; the engine is started anew",
+            )
 
     async def check_alive(self) -> None:
         """Returns while the engine's core lives.

@@ -48,16 +48,7 @@ def fit_calibration(
         DataError: There are too few images of a class, or too few real ones for so small a `max_fpr`.
     """
     num_generated, num_real = int(is_generated_N.sum()), int((~is_generated_N).sum())
-    needed = max(MIN_IMAGES, int(np.ceil(1 / max_fpr - 1e-9)) if max_fpr > 0 else MIN_IMAGES)
-    if num_generated < MIN_IMAGES or num_real < needed:
-        without = f"; {num_without} answers have none, as those without a verdict" if num_without else ""
-        raise DataError(
-            f"{num_real} real and {num_generated} generated images have a probability, expected at least {needed} and "
-            f"{MIN_IMAGES} for a false-positive rate of {max_fpr:g}{without}",
-            where=data,
-            remedy=("train longer, until answers hold a verdict; or " if num_without else "")
-            + "calibrate on more validation images, or with a larger --max-fpr",
-        )
+    _refuse_too_few(num_real, num_generated, num_without, max_fpr, data)
     slope, intercept = fit_platt(raw_N, is_generated_N)
     probabilities_N = np.array([sigmoid(slope * logit(raw) + intercept) for raw in raw_N])
     threshold = choose_threshold(probabilities_N, is_generated_N, max_fpr)
@@ -79,6 +70,20 @@ def fit_calibration(
         fitted_for=fitted_for,
         fxray=__version__,
     )
+
+
+def _refuse_too_few(num_real: int, num_generated: int, num_without: int, max_fpr: float, data: str) -> None:
+    """Raises what `fit_calibration` says of too few images."""
+    needed = max(MIN_IMAGES, int(np.ceil(1 / max_fpr - 1e-9)) if max_fpr > 0 else MIN_IMAGES)
+    if num_generated < MIN_IMAGES or num_real < needed:
+        without = f"; {num_without} answers have none, as those without a verdict" if num_without else ""
+        raise DataError(
+            f"{num_real} real and {num_generated} generated images have a probability, expected at least {needed} and "
+            f"{MIN_IMAGES} for a false-positive rate of {max_fpr:g}{without}",
+            where=data,
+            remedy=("train longer, until answers hold a verdict; or " if num_without else "")
+            + "calibrate on more validation images, or with a larger --max-fpr",
+        )
 
 
 def fit_platt(raw_N: NDArray[np.float64], is_generated_N: NDArray[np.bool_]) -> tuple[float, float]:

@@ -118,13 +118,7 @@ def reproduce(
     with hold(setting.out):
         adopt_config(setting.out, config, GO_ON)
         splits = prepare_splits(config, setting.out, on_event)
-        _refuse_trained_on(experiments, splits.train, setting, on_event)
-        shared = split_overrides(config, setting.out)
-        for experiment in experiments.values():
-            refuse_unequal_steps(experiment, setting, shared)
-            refuse_unknown_phases(experiment, setting)
-            _refuse_changed(experiment, setting, shared)
-        refuse_unreadable([e.split for e in experiments.values() if e.split], splits, setting.out, on_event)
+        _refuse_what_cannot_stand(experiments, splits, setting, on_event)
         asked = {name: _Asked.of(experiment, splits, setting) for name, experiment in experiments.items()}
         results, failures = {}, dict[str, str]()
 
@@ -251,6 +245,19 @@ def write_experiment(
     names = [*(training.name for training in trainings), *map(key_of, experiment.baselines)]
     failed = {name: failures[name] for name in names if name in failures}
     return Result(folder, tuple(tables), failed, is_synthetic)
+
+
+def _refuse_what_cannot_stand(
+    experiments: Mapping[str, Experiment], splits: Splits, setting: Setting, on_event: OnEvent
+) -> None:
+    """Before anything is trained; raises what `reproduce` says of it."""
+    _refuse_trained_on(experiments, splits.train, setting, on_event)
+    shared = split_overrides(setting.configure(()), setting.out)
+    for experiment in experiments.values():
+        refuse_unequal_steps(experiment, setting, shared)
+        refuse_unknown_phases(experiment, setting)
+        _refuse_changed(experiment, setting, shared)
+    refuse_unreadable([e.split for e in experiments.values() if e.split], splits, setting.out, on_event)
 
 
 def _refuse_trained_on(experiments: Mapping[str, Experiment], train: Path, setting: Setting, on_event: OnEvent) -> None:
