@@ -1,13 +1,13 @@
 """Many image files at once: read ahead by threads, answered as the engine has room, so that neither waits for long."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from fxray.detect.detection import Detection, Picture, open_picture
 from fxray.detect.detector import Detector
 from fxray.detect.finding import Finding
-from fxray.detect.reading import Opened, ReadAhead, Wanted, open_file
+from fxray.detect.reading import OPENS_EARLY, Opened, Read, ReadAhead, Wanted, open_file, read_file
 from fxray.detect.sampling import draw_answers
 from fxray.detect.stability import try_changes
 from fxray.errors import DataError, FxrayError
@@ -36,8 +36,12 @@ def detect_files(detector: Detector, files: Sequence[str], wanted: Wanted = Want
 
 
 def _streamed(detector: Detector, files: Sequence[str], wanted: Wanted) -> Iterator[Finding]:
-    ahead = ReadAhead(files, lambda file: open_file(file, wanted, detector.frame_of))
-    feed = _Feed(ahead)
+    def opened(item: Read | Opened) -> Opened:
+        return item if isinstance(item, Opened) else open_file(item, wanted, detector.frame_of)
+
+    ahead: ReadAhead[Read] | ReadAhead[Opened]
+    ahead = ReadAhead(files, lambda file: opened(read_file(file))) if OPENS_EARLY else ReadAhead(files, read_file)
+    feed = _Feed(ahead, opened)
     try:
         for name, found in detector.stream(feed):
             yield from feed.failures()
@@ -78,13 +82,14 @@ def in_order(findings: Iterator[Finding], files: Sequence[str]) -> Iterator[Find
 class _Feed:
     """Hands pictures to a detector, and keeps the rest of each file, and the files that have none."""
 
-    def __init__(self, ahead: ReadAhead) -> None:
-        self._ahead = ahead
+    def __init__(self, ahead: ReadAhead[Read] | ReadAhead[Opened], opened: Callable[[Read | Opened], Opened]) -> None:
+        self._ahead, self._open = ahead, opened
         self.opened: dict[str, Opened] = {}
         self._failed: list[Opened] = []
 
     def take(self, *, wait: bool) -> Picture | None:
-        while (opened := self._ahead.take(wait=wait)) is not None:
+        while (item := self._ahead.take(wait=wait)) is not None:
+            opened = self._open(item)
             if opened.picture is None:
                 self._failed.append(opened)
                 continue

@@ -1,4 +1,4 @@
-"""Image files are read, decoded and asked where they come from by threads, ahead of whoever examines them."""
+"""Image files are read by threads, ahead of whoever examines them, decoded, and asked where they come from."""
 
 import glob
 import hashlib
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from PIL import Image
 
@@ -20,12 +21,40 @@ from fxray.errors import DataError, DeadlineError, ResourceError
 from fxray.processors import num_processors
 
 NUM_THREADS = min(max(num_processors() // 2, 1), 4)
-"""More than one on two processors wait for Python's lock, and the engine with them: docs/benchmarks.md."""
+OPENS_EARLY = num_processors() > 2
+"""Whether threads decode too. On two processors they would hold up the engine, which needs both, for longer than
+whoever waits for its answers takes to decode: docs/benchmarks.md."""
 DEADLINE_S = 300.0
 """For the next of some files to be read; a disk that does not answer ends the command, not the machine."""
-_MAX_WAITING, _MAX_WAITING_PX = 64, 64_000_000
+_MAX_WAITING, _MAX_WAITING_BYTES = 64, 192_000_000
 THUMBNAIL_PX = 480
 THUMBNAIL_BYTES = 48 * 2**10
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A file's bytes, or the reason why there are none.
+
+    Attributes:
+        file: As it was named.
+        size_bytes: Of the file; -1 where even that is not known.
+        modified_ns: When it was changed last, since 1970.
+        encoded: What is in it.
+        problem: Why that is not known.
+        seconds: That it took.
+    """
+
+    file: str
+    size_bytes: int
+    modified_ns: int
+    encoded: bytes = b""
+    problem: DataError | ResourceError | None = None
+    seconds: float = 0.0
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that it takes."""
+        return len(self.encoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +81,11 @@ class Opened:
     thumbnail: bytes = b""
     problem: DataError | ResourceError | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory that its pixels take."""
+        return 3 * self.picture.image.width * self.picture.image.height if self.picture else 0
+
     def without_picture(self) -> "Opened":
         """All but the pixels, to be kept while they are examined."""
         return replace(self, picture=None)
@@ -67,38 +101,58 @@ class Wanted:
     num_samples: int = 0
 
 
-def open_file(file: str, wanted: Wanted, check: Callable[[Picture], object]) -> Opened:
+def read_file(file: str) -> Read:
     """Reads a file; whatever is wrong with it is told, not raised.
 
     Args:
         file: Its path.
-        wanted: What to make of it.
-        check: Raises a `DataError` where a picture cannot be examined.
     """
-    start_s, status, digest, provenance = time.monotonic(), (-1, -1), "", None
+    start_s, path = time.monotonic(), Path(file)
+    status = _status(path)
     try:
-        path = Path(file)
-        status = _status(path)
         if os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a path is too long or may not be looked at
             found = "no image was found in this folder" if os.access(path, os.R_OK | os.X_OK) else "cannot be searched"
             raise DataError(found, where=file, remedy="name one that holds images")
         if glob.has_magic(file) and not os.path.lexists(file):
             raise DataError("no file matches this pattern", where=file, remedy="check the path and the ending")
         encoded = read_image_file(path, file)
-        digest = hashlib.sha256(encoded).hexdigest()
-        image = open_image(encoded, file)
-        with decoding(encoded, file):
+    except DataError as error:
+        return Read(file, *status, problem=error)
+    except MemoryError:
+        return Read(file, *status, problem=_too_large(file))
+    return Read(file, *status, encoded, seconds=time.monotonic() - start_s)
+
+
+def open_file(read: Read, wanted: Wanted, check: Callable[[Picture], object]) -> Opened:
+    """Decodes a file that was read; whatever is wrong with it is told, not raised.
+
+    Args:
+        read: The file.
+        wanted: What to make of it.
+        check: Raises a `DataError` where a picture cannot be examined.
+    """
+    file, status = read.file, (read.size_bytes, read.modified_ns)
+    if read.problem:
+        return Opened(file, *status, problem=read.problem)
+    start_s, provenance = time.monotonic(), None
+    digest = hashlib.sha256(read.encoded).hexdigest()
+    try:
+        image = open_image(read.encoded, file)
+        with decoding(read.encoded, file):
             pixels = upright_rgb(image)
-        provenance = read_provenance(encoded, image, keeps_personal=wanted.personal)
-        picture = Picture(file, pixels, digest, time.monotonic() - start_s)
+        provenance = read_provenance(read.encoded, image, keeps_personal=wanted.personal)
+        picture = Picture(file, pixels, digest, read.seconds + time.monotonic() - start_s)
         check(picture)
         thumbnail = make_thumbnail(pixels) if wanted.thumbnail else b""
     except DataError as error:
         return Opened(file, *status, sha256=digest, provenance=provenance, problem=error)
     except MemoryError:
-        problem = ResourceError("needs more memory than there is", where=file, remedy="scale the image down")
-        return Opened(file, *status, sha256=digest, problem=problem)
+        return Opened(file, *status, sha256=digest, problem=_too_large(file))
     return Opened(file, *status, picture, digest, provenance, thumbnail)
+
+
+def _too_large(file: str) -> ResourceError:
+    return ResourceError("needs more memory than there is", where=file, remedy="scale the image down")
 
 
 def make_thumbnail(image: Image.Image) -> bytes:
@@ -125,26 +179,30 @@ def _status(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-class ReadAhead:
-    """Files that are opened by threads, each given out as soon as it is ready.
+Item = TypeVar("Item", Read, Opened)
 
-    At most 64 files and about 64 million pixels wait to be taken, so that memory does not grow with their number.
+
+class ReadAhead(Generic[Item]):
+    """Files that are read by threads, each given out as soon as it is ready.
+
+    At most 64 files and about 192 MB wait to be taken, so that memory does not grow with their number.
 
     Args:
-        files: What to open.
-        opened: Opens one; runs in the threads.
+        files: What to read.
+        read: Makes an item of one; runs in the threads.
     """
 
-    def __init__(self, files: Sequence[str], opened: Callable[[str], Opened]) -> None:
-        self._todo, self._open = deque(files), opened
-        self._ready: deque[Opened] = deque()
+    def __init__(self, files: Sequence[str], read: Callable[[str], Item]) -> None:
+        self._todo = deque(files)
+        self._read: Callable[[str], Item] = read
+        self._ready: deque[Item] = deque()
         self._reading: set[str] = set()
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
         for number in range(min(NUM_THREADS, len(files))):
             threading.Thread(target=self._work, name=f"reader-{number}", daemon=True).start()
 
-    def take(self, *, wait: bool) -> Opened | None:
+    def take(self, *, wait: bool) -> Item | None:
         """The next file that is ready.
 
         Args:
@@ -181,7 +239,7 @@ class ReadAhead:
                 file = self._todo.popleft()
                 self._reading.add(file)
             try:
-                opened = self._open(file)
+                item = self._read(file)
             except BaseException as error:  # noqa: BLE001 - a thread's end; `take` raises it
                 with self._changed:
                     self._failure = error
@@ -189,12 +247,12 @@ class ReadAhead:
                 return
             with self._changed:
                 self._reading.discard(file)
-                self._ready.append(opened)
+                self._ready.append(item)
                 self._changed.notify_all()
 
     def _has_news(self) -> bool:
         return bool(self._ready or self._failure or not (self._todo or self._reading))
 
     def _has_room(self) -> bool:
-        held_px = sum(o.picture.image.width * o.picture.image.height for o in self._ready if o.picture)
-        return not self._todo or (len(self._ready) < _MAX_WAITING and held_px < _MAX_WAITING_PX)
+        held_bytes = sum(item.held_bytes for item in self._ready)
+        return not self._todo or (len(self._ready) < _MAX_WAITING and held_bytes < _MAX_WAITING_BYTES)

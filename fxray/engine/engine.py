@@ -17,6 +17,7 @@ from fxray.data.frame import processor_settings, shape_of, sight_of
 from fxray.engine.binding import REFUSALS, bind_policy, read_weights
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
+from fxray.engine.prompts import Prompts
 from fxray.engine.settings import EngineSettings
 from fxray.errors import ConfigError, FxrayError, ModelError, SyncError
 from fxray.files import write_atomically
@@ -109,6 +110,7 @@ class Engine:
         if is_cpu_build() and settings.lora_rank:
             self._llm.collective_rpc("use_single_adapter_maths")
         self._tokenizer = self._llm.get_tokenizer()
+        self._prompts = Prompts(self._tokenizer)
         self._forbidden = forbidden_bias(self._tokenizer)
         self._verdicts = verdict_tokens(lambda text: list(self._tokenizer.encode(text, add_special_tokens=False)))
 
@@ -136,7 +138,7 @@ class Engine:
         from vllm.exceptions import VLLMValidationError
 
         self._wake()
-        prompts = [{"prompt": question.prompt, "multi_modal_data": {"image": question.image}} for question in questions]
+        prompts = [self._prompts.write(question.prompt, question.image) for question in questions]
         params = [self._sampling_params(question, sampling) for question in questions]
         try:
             outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora_request)
@@ -171,7 +173,7 @@ class Engine:
                     request_id = f"stream-{self._num_streamed}"
                     params = self._sampling_params(question, sampling)
                     params.output_kind = RequestOutputKind.FINAL_ONLY
-                    prompt = {"prompt": question.prompt, "multi_modal_data": {"image": question.image}}
+                    prompt = self._prompts.write(question.prompt, question.image)
                     try:
                         core.add_request(request_id, prompt, params, lora_request=self._lora_request)
                     except (ValueError, VLLMValidationError) as error:

@@ -15,6 +15,7 @@ from fxray.engine.binding import MixedWeightsError, bind_policy
 from fxray.engine.engine import BASE_VERSION, forbidden_bias, llm_arguments, start_of_vllm
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
+from fxray.engine.prompts import Prompts
 from fxray.engine.settings import EngineSettings
 from fxray.errors import ConfigError, DeadlineError, WorkerDiedError
 from fxray.grammar.markers import BOX_END
@@ -82,6 +83,7 @@ class StreamingEngine:
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, enable_log_requests=False))
         self._tokenizer = self._llm.get_tokenizer()
         self._box_end = self._tokenizer.convert_tokens_to_ids(BOX_END)
+        self._prompts = Prompts(self._tokenizer)
         self._forbidden = forbidden_bias(self._tokenizer)
 
     async def prepare(self) -> None:
@@ -124,7 +126,7 @@ class StreamingEngine:
             self._num_asked += 1
             policy = self._policies.get(name, _Policy(None, BASE_VERSION))
             outputs = self._llm.generate(
-                {"prompt": prompt, "multi_modal_data": {"image": image}},
+                self._prompts.write(prompt, image),
                 self._sampling_params(max_new_tokens, watched_ids, with_drafts=with_drafts),
                 f"question-{self._num_asked}",
                 lora_request=policy.request,

@@ -21,7 +21,16 @@ from fxray.detect.detection import Picture, Versions
 from fxray.detect.detector import Detector
 from fxray.detect.finding import as_line
 from fxray.detect.offline import detect_files, in_order
-from fxray.detect.reading import NUM_THREADS, THUMBNAIL_BYTES, Opened, ReadAhead, Wanted, make_thumbnail, open_file
+from fxray.detect.reading import (
+    NUM_THREADS,
+    THUMBNAIL_BYTES,
+    Read,
+    ReadAhead,
+    Wanted,
+    make_thumbnail,
+    open_file,
+    read_file,
+)
 from fxray.engine.engine import Answers, Question
 from fxray.errors import ConfigError, DataError, DeadlineError
 from fxray.evaluate.calibration import Calibration, FittedFor
@@ -224,7 +233,11 @@ def test_findings_come_as_they_are_answered_and_can_be_put_in_order(tmp_path: Pa
     assert verdicts == [Verdict.REAL, Verdict.GENERATED, Verdict.GENERATED]
 
 
-def test_one_bad_file_never_stops_the_rest(tmp_path: Path, detector: Detector) -> None:
+@pytest.mark.parametrize("opens_early", [False, True])
+def test_one_bad_file_never_stops_the_rest(
+    opens_early: bool, tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxray.detect.offline.OPENS_EARLY", opens_early)
     images = {
         "a.png": png(0), "b.png": b"no image", "c.png": png(255), "d.png": png(99), "e.png": png(0, (3, 900)),
         "f.png": png(7), "g.png": b"", "h.png": png(0)[:80],
@@ -272,17 +285,15 @@ def test_reading_ahead_fails_loudly_where_it_is_no_files_fault(
     with pytest.raises(ZeroDivisionError):
         list(detect_files(detector, ["a.png", "b.png"]))
     monkeypatch.setattr("fxray.detect.reading.DEADLINE_S", 0.05)
-    monkeypatch.setattr(
-        "fxray.detect.offline.open_file", lambda *_: Opened("a.png", size_bytes=threading.Event().wait(2))
-    )
+    monkeypatch.setattr("fxray.detect.offline.read_file", lambda file: Read(file, threading.Event().wait(2), 0))
     with pytest.raises(DeadlineError, match=r"a\.png: no file was read within 0\.05 s"):
         list(detect_files(detector, ["a.png"]))
 
 
 def test_few_decoded_images_wait(tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxray.detect.reading._MAX_WAITING_PX", 3 * 112 * 112)
+    monkeypatch.setattr("fxray.detect.reading._MAX_WAITING_BYTES", 3 * 3 * 112 * 112)
     files = write_all(tmp_path, {f"{k:03d}.png": png(0) for k in range(30)})
-    ahead = ReadAhead(files, lambda file: open_file(file, Wanted(), detector.frame_of))
+    ahead = ReadAhead(files, lambda file: open_file(read_file(file), Wanted(), detector.frame_of))
     most, names = 0, set()
     while opened := ahead.take(wait=True):
         names.add(opened.file)
