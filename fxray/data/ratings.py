@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fxray.data.order import derived_seed
+from fxray.data.separators import remedy_for_columns
 from fxray.errors import DataError
 from fxray.schema import Sample, Verdict
 
@@ -145,7 +146,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 raise DataError(
                     f"no column {', '.join(missing)} in the header {header}",
                     where=f"{path} line 1",
-                    remedy=f"write a header with {', '.join(COLUMNS)}, separated by commas",
+                    remedy=remedy_for_columns(header, f"write a header with {', '.join(COLUMNS)}, separated by commas"),
                 )
             if twice := [name for name in COLUMNS if header.count(name) > 1]:
                 raise DataError(

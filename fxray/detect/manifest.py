@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fxray.data.separators import remedy_for_columns
 from fxray.errors import DataError
 
 COLUMNS = ("path", "file", "image", "file_name")
@@ -30,7 +31,10 @@ def paths_in(manifest: Path) -> Iterator[str]:
                 f"{column or 'row'} {str(path if column else list(row))[:80]!r}, expected a path in a column named "
                 f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}",
                 where=f"{manifest}, {place}",
-                remedy="name the column, and give one path in each row, or name the folder: its lists are passed over",
+                remedy=remedy_for_columns(
+                    list(map(str, row)),
+                    "name the column, and give one path in each row, or name the folder: its lists are passed over",
+                ),
             )
         yield str(manifest.parent / path)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fxray.data.formats import stream
 from fxray.data.formats.record import Finding
 from fxray.data.images import decode_image, read_image_file
+from fxray.data.separators import remedy_for_columns
 from fxray.errors import DataError
 from fxray.evaluate.predictions import Prediction, read_predictions
 from fxray.grammar.lenient import VERDICT_WORDS
@@ -84,7 +85,7 @@ def read_csv(path: Path, *, threshold: float) -> list[Prediction]:
         raise DataError(
             f"columns {', '.join(sorted(map(str, columns))) or 'none'}; expected sample_id, and label or score or both",
             where=str(path),
-            remedy=_remedy_for_columns(list(map(str, columns))),
+            remedy=remedy_for_columns(list(map(str, columns)), "name the columns so in the first line"),
         )
     if twice := [name for name in ("sample_id", "label", "score") if columns[name] > 1]:
         raise DataError(f"several columns {', '.join(twice)}", where=str(path), remedy="keep one of each")
@@ -105,14 +106,6 @@ def read_csv(path: Path, *, threshold: float) -> list[Prediction]:
             faults.append(f"line {number}: {error}")
     _refuse(faults, path, "correct these rows; a score is a probability of generated, in [0, 1]")
     return list(read.values())
-
-
-def _remedy_for_columns(columns: Sequence[str]) -> str:
-    """Names what else a first line is separated by than commas, as spreadsheets of many countries save it."""
-    for separator, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if len(columns) == 1 and separator in columns[0]:
-            return f"separate columns by commas: these seem to be separated by {word}"
-    return "name the columns so in the first line"
 
 
 def read_coco_results(path: Path, samples: Sequence[Sample], *, threshold: float) -> list[Prediction]:

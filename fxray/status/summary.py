@@ -31,6 +31,8 @@ SMALL_FILES = re.compile(
     r"(status\.json|metrics\.jsonl|config\.yaml|report\.html|.*/state\.json|sft/adapter/[^/]*\.json)"
 )
 """What `read_status` needs of a run directory."""
+_MANY_RUNS = ("trials", "runs")
+"""Where `fxray sweep` and `fxray reproduce` keep theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,11 @@ def _refuse_what_is_no_run(run_dir: Path) -> None:
         entries = sum(entry.name != ".lock" for entry in run_dir.iterdir())
         message = f"holds neither {STATUS_FILE} nor config.yaml" if entries else "is empty: no run was started in it"
         raise FxrayError(message, where=str(run_dir), remedy=remedy)
+    if not any((run_dir / name).exists() for name in (STATUS_FILE, METRICS_FILE)):
+        runs = sorted(run for name in _MANY_RUNS for run in run_dir.glob(f"{name}/*") if run.is_dir())
+        if runs:
+            message = f"is the folder of several runs ({len(runs)} so far), not of one"
+            raise FxrayError(message, where=str(run_dir), remedy=f"name one of them, as in: fxray status {runs[-1]}")
 
 
 def _why_no_record(run_dir: Path) -> str:

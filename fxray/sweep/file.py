@@ -144,6 +144,8 @@ class Sweep(Section):
             for field, reason in UNSUITABLE.items():
                 if name == field or name.startswith(f"{field}."):
                     raise ValueError(f"`fields` cannot hold {name}: {reason}")
+            if self.phase == "sft" and name.partition(".")[0] == "grpo":
+                raise ValueError(f"`phase` is sft, which {name} changes nothing of: name a stage, or leave `phase` out")
         return self
 
 

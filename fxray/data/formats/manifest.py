@@ -15,6 +15,7 @@ from typing import Any
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Finding, Place, Raw, RawRegion, Record, Rows, read_each
+from fxray.data.separators import remedy_for_columns
 from fxray.errors import DataError
 
 _COLUMNS = ("image", "label", "sample_id", "generator", "category", "source", "annotator", "tags", "regions")
@@ -67,13 +68,15 @@ def _csv_rows(path: Path) -> Iterator[Raw | Finding]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            if "image" not in (reader.fieldnames or ()):
+            columns = list(reader.fieldnames or ())
+            if "image" not in columns:
+                remedy = f"the first line names the columns, some of {', '.join(_COLUMNS)}"
                 raise DataError(
-                    f"columns {', '.join(map(str, reader.fieldnames or ())) or 'none'}, expected one named image",
+                    f"columns {', '.join(columns) or 'none'}, expected one named image",
                     where=str(path),
-                    remedy=f"the first line names the columns, some of {', '.join(_COLUMNS)}",
+                    remedy=remedy_for_columns(columns, remedy),
                 )
-            if twice := [name for name in _COLUMNS if list(reader.fieldnames or ()).count(name) > 1]:
+            if twice := [name for name in _COLUMNS if columns.count(name) > 1]:
                 raise DataError(f"several columns {', '.join(twice)}", where=str(path), remedy="keep one of each")
             for row in reader:
                 place = Place(str(path), f"line {reader.line_num}")

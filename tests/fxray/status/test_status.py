@@ -257,6 +257,16 @@ def test_a_phase_without_a_log_is_timed_by_its_driver(run: Path) -> None:
     assert "left" not in as_lines(read_status(run, NOW))[1]
 
 
+@pytest.mark.parametrize("name", ["trials", "runs"])
+def test_a_folder_of_runs_is_none_and_names_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    for run in ("a", "b"):
+        (tmp_path / name / run).mkdir(parents=True)
+    with pytest.raises(FxrayError, match=r"is the folder of several runs \(2 so far\)") as caught:
+        read_status(tmp_path, NOW)
+    assert caught.value.remedy.endswith(str(tmp_path / name / "b"))
+
+
 def test_what_is_no_run_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FxrayError, match="is empty: no run was started in it"):
         read_status(tmp_path)

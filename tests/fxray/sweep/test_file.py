@@ -79,6 +79,7 @@ def test_fields_that_take_whole_numbers_are_known(field, is_whole):
         ("split: test", "flattered by the images"),
         ("scheduler: pbt", "no run would have one configuration"),
         ("seed: [0]", "did you mean `seeds`"),
+        ("phase: sft\nfields: {grpo.lr: {grid: [1.0e-4]}}", "which grpo.lr changes nothing of"),
     ],
 )
 def test_what_is_no_sweep_is_refused_with_its_place(sweep_file, tmp_path, text, said):
