@@ -17,7 +17,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -28,6 +27,7 @@ from fxray.draw import PALETTE, plain_text
 from fxray.errors import DataError
 from fxray.files import write_atomically
 from fxray.geometry import clip
+from fxray.report.templates import load_style, load_template
 from fxray.schema import Box
 
 MAX_THUMBNAILS_BYTES = 24 * 2**20
@@ -123,12 +123,11 @@ def write_page(
     cards = [
         _card(record, name, pictures.get(record["sha256"], b"")) for record, name in zip(records, names, strict=True)
     ]
-    assets, shared = resources.files("fxray.detect"), resources.files("fxray.report")
+    assets = resources.files("fxray.detect")
     script = (assets / "page.js").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     num_bytes = sum(len(pictures[sha256]) for sha256 in shown)
-    page = environment.from_string((assets / "page.html.j2").read_text("utf-8")).render(
-        style=Markup((shared / "style.css").read_text("utf-8") + (assets / "page.css").read_text("utf-8")),  # noqa: S704
+    page = load_template("fxray.detect", "page.html.j2").render(
+        style=load_style() + Markup((assets / "page.css").read_text("utf-8")),  # noqa: S704 - files of this package
         script=Markup(script),  # noqa: S704 - files of this package
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         cards=cards,

@@ -5,12 +5,9 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from PIL import ImageOps
 
 from fxray.data.check.check import Check
@@ -21,6 +18,7 @@ from fxray.data.images import decoding, eight_bits, open_image, pending_orientat
 from fxray.data.orientation import ORIENTATION_TAG
 from fxray.errors import DataError
 from fxray.files import write_atomically
+from fxray.report.templates import load_style, load_template
 
 CARDS_PER_RULE = 12
 PICTURES_PER_CARD = 4
@@ -88,10 +86,8 @@ def write_check_page(path: Path, check: Check) -> None:
         )
         for rule, found in shown.items()
     ]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    assets = resources.files("fxray.report")
-    page = environment.from_string((assets / "check.html.j2").read_text("utf-8")).render(
-        style=Markup((assets / "style.css").read_text("utf-8")),  # noqa: S704 - a file of this package
+    page = load_template("fxray.report", "check.html.j2").render(
+        style=load_style(),
         check=check,
         shelves=shelves,
         severities=check.severities(),

@@ -4,15 +4,12 @@ import base64
 import datetime as dt
 import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from fxray.data.statistics import Statistics, Summary
 from fxray.files import atomic_dir, refuse_to_replace
 from fxray.report.dataset_charts import PICTURES, draw_charts
+from fxray.report.templates import load_style, load_template
 
 PAGE_FILE, NUMBERS_FILE = "statistics.html", "statistics.json"
 
@@ -70,10 +67,8 @@ def _spread(summary: Summary, decimals: int) -> str:
 
 
 def _render(statistics: Statistics, charts: dict[str, tuple[str, Path]], name: str, is_synthetic: bool) -> str:
-    assets = resources.files("fxray.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string((assets / "dataset.html.j2").read_text("utf-8")).render(
-        style=Markup((assets / "style.css").read_text("utf-8")),  # noqa: S704 - a file of this package
+    return load_template("fxray.report", "dataset.html.j2").render(
+        style=load_style(),
         name=name,
         is_synthetic=is_synthetic,
         written=dt.datetime.now(dt.UTC),

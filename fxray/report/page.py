@@ -5,11 +5,9 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -26,6 +24,7 @@ from fxray.report.curves import panels_of
 from fxray.report.gallery import Shelf, fill_shelves
 from fxray.report.record import RunRecord, read_run, seconds_per_phase
 from fxray.report.reliability import draw_reliability
+from fxray.report.templates import load_style, load_template
 from fxray.spans import role_of
 from fxray.timeline import OLD_TIMELINE_FILE, TIMELINE_FILE, busy_s, length_s, read_timeline
 
@@ -100,14 +99,14 @@ def numbers_of(record: RunRecord) -> dict[str, Any]:
 
 def render_page(record: RunRecord) -> str:
     """The whole page; images of it that cannot be read are added to the record's notes."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "duration": _duration, "share": _share, "percent": percent}
-    assets = resources.files("fxray.report")
+    template = load_template(
+        "fxray.report", "page.html.j2", number=_number, duration=_duration, share=_share, percent=percent
+    )
     comparison = record.comparison
     last = comparison.evaluations[-1] if comparison.evaluations else None
     events = _timeline(record.run_dir)
-    return environment.from_string((assets / "page.html.j2").read_text("utf-8")).render(
-        style=Markup((assets / "style.css").read_text("utf-8")),  # noqa: S704 - a file of this package
+    return template.render(
+        style=load_style(),
         record=record,
         name=record.run_dir.resolve().name,
         written=dt.datetime.now(dt.UTC),

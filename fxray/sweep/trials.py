@@ -16,7 +16,7 @@ from fxray.config.document import Document
 from fxray.config.limits import check
 from fxray.config.problem import refuse
 from fxray.config.tree import Config
-from fxray.errors import ConfigError
+from fxray.errors import CheckpointError, ConfigError
 from fxray.evaluate.captions import can_score_captions
 from fxray.evaluate.scores import METRICS
 from fxray.experiments.trainings import are_equal_before_grpo, phases_of
@@ -150,9 +150,19 @@ def failure_of(trial: Trial, out: Path) -> str:
 
 
 def read_stopped(out: Path, trials: Sequence[Trial]) -> dict[str, str]:
-    """Phases after which settings were stopped for good, by their names; those of other sweeps are left out."""
+    """Phases after which settings were stopped for good, by their names; those of other sweeps are left out.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
     file = out / STOPPED
-    found: dict[str, str] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    try:
+        found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        if not isinstance(found, dict):
+            raise ValueError(f"expected an object, got {type(found).__name__}")
+    except ValueError as error:
+        remedy = "delete it: what it says is decided anew, from the trials as they are"
+        raise CheckpointError(f"is damaged: {error}", where=str(file), remedy=remedy) from error
     phases = {trial.setting.name: trial.phases for trial in trials}
     return {name: phase for name, phase in found.items() if phase in phases.get(name, [])}
 

@@ -5,11 +5,11 @@ import math
 import pytest
 
 from fxray.config.load import load_config
-from fxray.errors import ConfigError
+from fxray.errors import CheckpointError, ConfigError
 from fxray.sweep.file import Values, load_sweep, settings_of, takes_whole_numbers
 from fxray.sweep.measure import SettingResult, TrialResult, ranked
 from fxray.sweep.sweep import plan, sweep
-from fxray.sweep.trials import shared_sfts, trials_of
+from fxray.sweep.trials import STOPPED, read_stopped, shared_sfts, trials_of
 
 
 def test_grids_cross_and_a_sample_is_the_same_at_every_point(sweep_file):
@@ -171,3 +171,11 @@ def test_the_example_names_what_is_to_be_answered():
 def test_one_kind_of_values_is_needed():
     with pytest.raises(ValueError, match="got none"):
         Values()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\x80"])
+def test_decisions_that_are_damaged_are_told_with_what_to_do(tmp_path, text):
+    (tmp_path / STOPPED).write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"stopped\.json: is damaged") as caught:
+        read_stopped(tmp_path, [])
+    assert "delete it" in caught.value.remedy
