@@ -119,6 +119,12 @@ def recorded_splits(root: Path) -> Splits:
     try:
         record = json.loads((root / "data.json").read_text("utf-8"))
         train, validation, test = (root / str(record[name]) for name in ("train", "validation", "test"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            "is missing, so the splits of this run are not known",
+            where=str(root / "data.json"),
+            remedy="give the folder that `fxray train` wrote; an adapter alone is enough for detect and serve only",
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"says nothing of the run's splits: {error}",

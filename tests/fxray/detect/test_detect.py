@@ -278,9 +278,11 @@ def test_a_path_that_cannot_be_looked_at_is_a_finding(
     assert found.is_answered
 
 
+@pytest.mark.parametrize("opens_early", [False, True])
 def test_reading_ahead_fails_loudly_where_it_is_no_files_fault(
-    tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+    opens_early: bool, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fxray.detect.offline.OPENS_EARLY", opens_early)
     monkeypatch.setattr("fxray.detect.offline.open_file", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(detect_files(detector, ["a.png", "b.png"]))

@@ -6,7 +6,7 @@ import pytest
 
 from fxray.config.load import load_config
 from fxray.data.dataset import Row, write_dataset
-from fxray.errors import DataError
+from fxray.errors import CheckpointError, DataError
 from fxray.events import ignore
 from fxray.launch.calibration import recorded_splits
 from fxray.launch.data import Splits, prepare_data, refuse_shared_samples
@@ -73,3 +73,18 @@ def test_all_three_must_be_there(tmp_path: Path) -> None:
     splits.test.unlink()
     with pytest.raises(DataError, match="no such dataset file"):
         refuse_shared(splits)
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "remedy"),
+    [
+        (None, "is missing, so the splits of this run are not known", "an adapter alone is enough"),
+        ("{}", "says nothing of the run's splits", "go on"),
+    ],
+)
+def test_splits_that_are_not_recorded_are_told(tmp_path: Path, text: str | None, said: str, remedy: str) -> None:
+    if text is not None:
+        (tmp_path / "data.json").write_text(text)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        recorded_splits(tmp_path)
+    assert remedy in caught.value.remedy
