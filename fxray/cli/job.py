@@ -121,8 +121,11 @@ def show_list(address: AddressOption = LOCAL_DASHBOARD) -> None:
     """
     from fxray.launch import jobs
 
-    for line in jobs.described(jobs.list_jobs(_connect(address))):
+    lines = list(jobs.described(jobs.list_jobs(_connect(address))))
+    for line in lines:
         typer.echo("  ".join(line.values()))
+    if not lines:
+        typer.echo("none of fxray's jobs is known to this cluster; `fxray submit` hands one in", err=True)
 
 
 def _connect(address: str) -> Any:

@@ -105,8 +105,9 @@ def refuse_what_has_no_place(config: Config, nodes: list[dict[str, float]]) -> N
     if lines:
         num_cpus, num_gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
         message = "\n  ".join(["the cluster is too small for this configuration:", *lines])
+        found = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
         raise ResourceError(
-            f"{message}\n  it has {len(nodes)} nodes with {num_cpus:g} CPU and {num_gpus:g} GPU",
+            f"{message}\n  it has {found} with {num_cpus:g} CPU and {num_gpus:g} GPU",
             remedy="lower these fields or add nodes; where an autoscaler brings them, --set ray.autoscales=true waits",
         )
 

@@ -62,3 +62,11 @@ def test_in_a_jobs_own_folder_a_run_directory_must_be_absolute(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert chosen_run(None, "tiny") == "runs/tiny"
     assert chosen_run(None, "qwen2.5-vl-7b") == chosen_run(None, "configs/qwen2.5-vl-7b.yaml") == "runs/qwen2.5-vl-7b"
+
+
+def test_a_cluster_without_jobs_is_told_so(monkeypatch):
+    monkeypatch.setattr(jobs, "connect", lambda address: None)
+    monkeypatch.setattr(jobs, "list_jobs", lambda client: [])
+    shown = CliRunner().invoke(app.app, ["job", "list"])
+    assert (shown.exit_code, shown.stdout) == (0, "")
+    assert "none of fxray's jobs" in shown.stderr

@@ -238,6 +238,8 @@ def test_all_that_is_missing_is_one_error():
         jobs.refuse_what_has_no_place(load_config("smoke", ["learner.gpus_per_rank=1"]), [{"CPU": 4}, {"CPU": 2}])
     assert caught.value.message.count("there is room for 0") == 2
     assert "it has 2 nodes with 6 CPU and 0 GPU" in caught.value.message
+    with pytest.raises(ResourceError, match="it has 1 node with 4 CPU and 0 GPU"):
+        jobs.refuse_what_has_no_place(load_config("smoke", ["learner.gpus_per_rank=1"]), [{"CPU": 4}])
 
 
 @pytest.fixture
