@@ -7,7 +7,7 @@ from dataclasses import replace
 from fxray.detect.detection import Detection, Picture, open_picture
 from fxray.detect.detector import Detector
 from fxray.detect.finding import Finding
-from fxray.detect.reading import OPENS_EARLY, Opened, Read, ReadAhead, Wanted, open_file, read_file
+from fxray.detect.reading import EARLY_BYTES, Opened, Read, ReadAhead, Wanted, open_file, read_file
 from fxray.detect.sampling import draw_answers
 from fxray.detect.stability import try_changes
 from fxray.errors import DataError, FxrayError
@@ -39,8 +39,11 @@ def _streamed(detector: Detector, files: Sequence[str], wanted: Wanted) -> Itera
     def opened(item: Read | Opened) -> Opened:
         return item if isinstance(item, Opened) else open_file(item, wanted, detector.frame_of)
 
-    ahead: ReadAhead[Read] | ReadAhead[Opened]
-    ahead = ReadAhead(files, lambda file: opened(read_file(file))) if OPENS_EARLY else ReadAhead(files, read_file)
+    def read(file: str) -> Read | Opened:
+        item = read_file(file)
+        return opened(item) if len(item.encoded) >= EARLY_BYTES else item
+
+    ahead = ReadAhead(files, read)
     feed = _Feed(ahead, opened)
     try:
         for name, found in detector.stream(feed):
@@ -82,7 +85,7 @@ def in_order(findings: Iterator[Finding], files: Sequence[str]) -> Iterator[Find
 class _Feed:
     """Hands pictures to a detector, and keeps the rest of each file, and the files that have none."""
 
-    def __init__(self, ahead: ReadAhead[Read] | ReadAhead[Opened], opened: Callable[[Read | Opened], Opened]) -> None:
+    def __init__(self, ahead: ReadAhead, opened: Callable[[Read | Opened], Opened]) -> None:
         self._ahead, self._open = ahead, opened
         self.opened: dict[str, Opened] = {}
         self._failed: list[Opened] = []

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from PIL import Image
 
@@ -21,9 +20,9 @@ from fxray.errors import DataError, DeadlineError, ResourceError
 from fxray.processors import num_processors
 
 NUM_THREADS = min(max(num_processors() // 2, 1), 4)
-OPENS_EARLY = num_processors() > 2
-"""Whether threads decode too. On two processors they would hold up the engine, which needs both, for longer than
-whoever waits for its answers takes to decode: docs/benchmarks.md."""
+EARLY_BYTES = 0 if num_processors() > 2 else 2**18
+"""The threads decode files from this size on. On two processors they would hold up the engine, which needs both, for
+longer than whoever waits for its answers takes to decode a small image: docs/benchmarks.md."""
 DEADLINE_S = 300.0
 """For the next of some files to be read; a disk that does not answer ends the command, not the machine."""
 _MAX_WAITING, _MAX_WAITING_BYTES = 64, 192_000_000
@@ -179,10 +178,7 @@ def _status(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-Item = TypeVar("Item", Read, Opened)
-
-
-class ReadAhead(Generic[Item]):
+class ReadAhead:
     """Files that are read by threads, each given out as soon as it is ready.
 
     At most 64 files and about 192 MB wait to be taken, so that memory does not grow with their number.
@@ -192,17 +188,16 @@ class ReadAhead(Generic[Item]):
         read: Makes an item of one; runs in the threads.
     """
 
-    def __init__(self, files: Sequence[str], read: Callable[[str], Item]) -> None:
-        self._todo = deque(files)
-        self._read: Callable[[str], Item] = read
-        self._ready: deque[Item] = deque()
+    def __init__(self, files: Sequence[str], read: Callable[[str], Read | Opened]) -> None:
+        self._todo, self._read = deque(files), read
+        self._ready: deque[Read | Opened] = deque()
         self._reading: set[str] = set()
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
         for number in range(min(NUM_THREADS, len(files))):
             threading.Thread(target=self._work, name=f"reader-{number}", daemon=True).start()
 
-    def take(self, *, wait: bool) -> Item | None:
+    def take(self, *, wait: bool) -> Read | Opened | None:
         """The next file that is ready.
 
         Args:

@@ -22,14 +22,10 @@ from fxray.detect.detector import Detector
 from fxray.detect.finding import as_line
 from fxray.detect.offline import detect_files, in_order
 from fxray.detect.reading import (
-    NUM_THREADS,
-    THUMBNAIL_BYTES,
+    Opened,
     Read,
-    ReadAhead,
     Wanted,
-    make_thumbnail,
     open_file,
-    read_file,
 )
 from fxray.engine.engine import Answers, Question
 from fxray.errors import ConfigError, DataError, DeadlineError
@@ -233,11 +229,11 @@ def test_findings_come_as_they_are_answered_and_can_be_put_in_order(tmp_path: Pa
     assert verdicts == [Verdict.REAL, Verdict.GENERATED, Verdict.GENERATED]
 
 
-@pytest.mark.parametrize("opens_early", [False, True])
+@pytest.mark.parametrize("early_bytes", [0, 2**18])
 def test_one_bad_file_never_stops_the_rest(
-    opens_early: bool, tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+    early_bytes: int, tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fxray.detect.offline.OPENS_EARLY", opens_early)
+    monkeypatch.setattr("fxray.detect.offline.EARLY_BYTES", early_bytes)
     images = {
         "a.png": png(0), "b.png": b"no image", "c.png": png(255), "d.png": png(99), "e.png": png(0, (3, 900)),
         "f.png": png(7), "g.png": b"", "h.png": png(0)[:80],
@@ -278,11 +274,11 @@ def test_a_path_that_cannot_be_looked_at_is_a_finding(
     assert found.is_answered
 
 
-@pytest.mark.parametrize("opens_early", [False, True])
+@pytest.mark.parametrize("early_bytes", [0, 2**18])
 def test_reading_ahead_fails_loudly_where_it_is_no_files_fault(
-    opens_early: bool, detector: Detector, monkeypatch: pytest.MonkeyPatch
+    early_bytes: int, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fxray.detect.offline.OPENS_EARLY", opens_early)
+    monkeypatch.setattr("fxray.detect.offline.EARLY_BYTES", early_bytes)
     monkeypatch.setattr("fxray.detect.offline.open_file", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(detect_files(detector, ["a.png", "b.png"]))
@@ -292,16 +288,21 @@ def test_reading_ahead_fails_loudly_where_it_is_no_files_fault(
         list(detect_files(detector, ["a.png"]))
 
 
-def test_few_decoded_images_wait(tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxray.detect.reading._MAX_WAITING_BYTES", 3 * 3 * 112 * 112)
-    files = write_all(tmp_path, {f"{k:03d}.png": png(0) for k in range(30)})
-    ahead = ReadAhead(files, lambda file: open_file(read_file(file), Wanted(), detector.frame_of))
-    most, names = 0, set()
-    while opened := ahead.take(wait=True):
-        names.add(opened.file)
-        most = max(most, len(ahead._ready))
-    assert names == set(files)
-    assert most <= 3 + NUM_THREADS
+def test_large_files_are_decoded_by_the_threads_that_read_them(
+    tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = write_all(tmp_path, {"small.png": png(0), "large.png": png(0) + bytes(9000)})
+    decoded_by = {}
+
+    def noted(read: Read, *arguments: Any) -> Opened:
+        decoded_by[read.file] = threading.current_thread().name
+        return open_file(read, *arguments)
+
+    monkeypatch.setattr("fxray.detect.offline.open_file", noted)
+    monkeypatch.setattr("fxray.detect.offline.EARLY_BYTES", 9000)
+    assert len(list(detect_files(detector, [small, large]))) == 2
+    assert decoded_by[small] == threading.current_thread().name
+    assert decoded_by[large].startswith("reader-")
 
 
 def test_an_image_that_is_replaced_while_it_is_examined_is_told_no_stability_of_the_other(tmp_path: Path) -> None:
@@ -385,16 +386,3 @@ def test_changes_that_an_image_is_too_long_for_are_named_and_the_rest_is_asked(
     assert [trial.name for trial in thin.stability.trials] == ["resize-0.75", "resize-1.5", "crop"]
     assert thin.as_record()["stability"]["not_tried"][-2] == "resized to 50%"
     assert (thin.sampled is None, other.as_record()["stability"]["num_changes"]) == (False, 9)
-
-
-def test_a_thumbnail_is_small_and_bare() -> None:
-    noise = Image.effect_noise((3000, 900), 100).convert("RGB")
-    noise.info["exif"] = b"secret"
-    encoded = make_thumbnail(noise)
-    with Image.open(io.BytesIO(encoded)) as small:
-        assert small.size == (480, 144)
-        assert dict(small.getexif()) == {}
-    assert len(encoded) <= THUMBNAIL_BYTES
-    assert b"secret" not in encoded
-    with Image.open(io.BytesIO(make_thumbnail(Image.new("RGB", (30000, 200))))) as long:
-        assert long.size == (480, 3)
