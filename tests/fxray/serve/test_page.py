@@ -281,7 +281,7 @@ def test_each_image_is_examined_by_the_model_that_was_chosen(page):
     choose(page, ("a.png", png(300, 200)))
     model.select_option("strict")
     page.set_input_files("#files", [{"name": "b.png", "mimeType": "image/png", "buffer": png(200, 300)}])
-    page.get_by_text("2 examined").wait_for()
+    page.get_by_text("2 examined", exact=True).wait_for()
     for name, answered in (("a.png", "fake+0"), ("b.png", "fake+1")):
         page.get_by_role("button", name=name).click()
         assert answered in page.locator("details").last.text_content()
@@ -306,7 +306,7 @@ def test_the_table_says_probability_where_all_answers_are_calibrated_and_a_faile
             {"name": "broken.png", "mimeType": "image/png", "buffer": b"no image"},
         ],
     )
-    page.get_by_text("3 examined").wait_for()
+    page.get_by_text("3 examined", exact=True).wait_for()
     assert head.inner_text().lower() == "weight on “generated”"
     page.get_by_role("button", name="broken.png").click()
     assert "broken.png" in page.locator(".side").inner_text()
