@@ -31,12 +31,13 @@ from fxray.data.images import decode_image
 from fxray.errors import CheckpointError, FxrayError, LearnerLostError
 from fxray.grpo.loss import grpo_loss, token_weights
 from fxray.grpo.types import PolicyBlob, UpdateSettings
+from fxray.model.batch import PackedRow, pack
 from fxray.model.family import VisionLanguageModel
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor, preprocess, split_images
 from fxray.model.load import DTYPES, load_model
 from fxray.model.memory import memory_told
-from fxray.model.packed import PackedPolicy, PackedRow, pack
+from fxray.model.packed import PackedPolicy
 from fxray.model.policy import make_policy
 from fxray.model.prompts import forbidden_ids, load_tokenizer
 from fxray.model.ranks import open_meeting

@@ -21,11 +21,13 @@ from fxray.capacity.duration import forward_flops
 from fxray.config.model_shape import ModelShape, read_shape
 from fxray.grammar.prompts import TEMPLATES
 from fxray.model.adapter import attach_adapter
+from fxray.model.batch import PackedRow, pack
 from fxray.model.folder import resolve_model_path
 from fxray.model.footprint import footprint
+from fxray.model.head import LOGITS_BUDGET
 from fxray.model.images import count_image_tokens, load_image_processor, preprocess
 from fxray.model.load import load_model
-from fxray.model.packed import LOGITS_BUDGET, PackedPolicy, PackedRow, pack
+from fxray.model.packed import PackedPolicy
 from fxray.model.prompts import encode_prompt, load_tokenizer, render_prompt
 
 
@@ -138,8 +140,8 @@ def plan(model: str, size: Pass, policy: PackedPolicy, is_checkpointed: bool) ->
         rank=8,
         bytes_per_number=policy.model.get_base_model().dtype.itemsize,
         is_checkpointed=is_checkpointed,
-        has_fused_norms=torch.cuda.is_available(),
-        remakes_gate=torch.cuda.is_available(),
+        is_on_gpu=torch.cuda.is_available(),
+        has_compiled_layers=torch.cuda.is_available(),
         max_logits=LOGITS_BUDGET,
     ).peak
 

@@ -18,10 +18,11 @@ from PIL import Image
 
 from fxray.grammar.prompts import TEMPLATES
 from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter
+from fxray.model.batch import PackedRow, pack
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import count_image_tokens, load_image_processor, preprocess
 from fxray.model.load import load_model
-from fxray.model.packed import PackedPolicy, PackedRow, pack
+from fxray.model.packed import PackedPolicy
 from fxray.model.prompts import encode_prompt, load_tokenizer, render_prompt
 
 SHORTEST, LONGEST = 25, 45

@@ -14,6 +14,8 @@ LOGITS_COPIES = 3
 """Log-probabilities of the whole vocabulary, their gradient and that of the logits live side by side, in float32."""
 CHUNK_COPIES = 2
 """Where the head is frozen and logits come in chunks: logits, and log-probabilities that become their gradient."""
+COMPILED_COPIES = 2
+"""Logits and their gradient, in the model's type, where what lies between them is compiled (`fxray.model.head`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,8 @@ def count_activations(
     rank: int,
     bytes_per_number: int,
     is_checkpointed: bool,
-    has_fused_norms: bool,
-    remakes_gate: bool,
+    is_on_gpu: bool,
+    has_compiled_layers: bool,
     max_logits: int,
 ) -> Activations:
     """Bytes of one pass with gradients.
@@ -91,14 +93,15 @@ def count_activations(
         rank: Of the adapters; 0 where all weights are trained.
         bytes_per_number: 2 for bfloat16, 4 for float32.
         is_checkpointed: Activations are recomputed layer by layer.
-        has_fused_norms: Norms keep no float32 copy, as on a GPU (`fxray.model.fused`).
-        remakes_gate: The gate's own output is made again, as where whole layers are compiled (`fxray.model.layers`).
+        is_on_gpu: Norms of a frozen base keep no float32 copy there (`fxray.model.fused`), nor do logits.
+        has_compiled_layers: The gate's own output is made again (`fxray.model.layers`).
         max_logits: Most logits that are held at once; with more, they are recomputed in the backward pass.
     """
     is_seeing_trained = rank == 0 or shape.family.adapts_vision
     patches = size.num_groups * size.patches if is_seeing_trained else 0
+    has_fused_norms = is_on_gpu and rank > 0
     norm_inputs = 1 if has_fused_norms else FLOAT32_BYTES // bytes_per_number
-    of_gate = 3 if remakes_gate else 4  # both factors, their product, and the first before its activation
+    of_gate = 3 if has_compiled_layers else 4  # both factors, their product, and the first before its activation
     layer = _layer_bytes(shape, size, rank, bytes_per_number, norm_inputs, of_gate)
     gradients = size.tokens * ((5 - of_gate) * shape.intermediate_size + 2 * shape.hidden_size) * bytes_per_number
     seen_norm_inputs = norm_inputs
@@ -106,12 +109,12 @@ def count_activations(
         seen_norm_inputs = FLOAT32_BYTES // bytes_per_number if has_fused_norms else 1
     block = patches * _block_bytes(shape, rank, bytes_per_number, seen_norm_inputs, of_gate)
     ends = _ends_bytes(shape, size, patches, bytes_per_number, norm_inputs, seen_norm_inputs)
-    logits = min(size.learnt_tokens * shape.vocab_size, max_logits) * FLOAT32_BYTES
+    logits = min(size.learnt_tokens * shape.vocab_size, max_logits) * (bytes_per_number if is_on_gpu else FLOAT32_BYTES)
     is_chunked = size.learnt_tokens * shape.vocab_size > max_logits
     inputs = shape.num_hidden_layers * size.tokens * shape.hidden_size
     inputs += shape.vision.depth * patches * shape.vision.hidden_size
     saved_logits = 0 if is_chunked else logits
-    copies = CHUNK_COPIES if is_chunked and rank else LOGITS_COPIES
+    copies = COMPILED_COPIES if is_on_gpu else CHUNK_COPIES if is_chunked and rank else LOGITS_COPIES
     if is_checkpointed:
         kept, recomputed = inputs * bytes_per_number, max(0, max(layer + gradients, block) - saved_logits)
     else:

@@ -14,7 +14,7 @@ from fxray.config.tree import Config
 
 PATCHES_PER_TOKEN = 4
 MAX_LOGITS = 2**27
-"""As `fxray.model.packed.LOGITS_BUDGET`; a test keeps them equal."""
+"""As `fxray.model.head.LOGITS_BUDGET`; a test keeps them equal."""
 CONTEXT_BYTES = int(1.5 * GIB)
 """CUDA context, libraries and fragmentation of one process. An assumption, not measured yet."""
 PROFILE_BYTES = 2 * GIB
@@ -165,16 +165,16 @@ def _training_parts(
     of_weights, of_gradients, of_optimizer = (num_ranks if zero_stage >= stage else 1 for stage in (3, 2, 1))
     num_copies = 3 if zero_stage else 2  # both moments, and ZeRO's own copy of what it updates
     lora = config.model.lora
-    has_fused_norms = config.learner.gpus_per_rank > 0 and lora is not None
-    is_dropping = lora is not None and lora.dropout > 0 and not has_reference  # in SFT alone
+    is_on_gpu = config.learner.gpus_per_rank > 0
+    is_plain = lora is not None and (lora.dropout == 0 or has_reference) and zero_stage < 3  # SFT alone drops inputs
     activations = count_activations(
         shape,
         size,
         rank=config.model.lora_rank,
         bytes_per_number=number,
         is_checkpointed=config.model.gradient_checkpointing,
-        has_fused_norms=has_fused_norms,
-        remakes_gate=has_fused_norms and not is_dropping and zero_stage < 3 and shape.family.has_compiled_layers,
+        is_on_gpu=is_on_gpu,
+        has_compiled_layers=is_on_gpu and is_plain and shape.family.has_compiled_layers,
         max_logits=MAX_LOGITS,
     )
     parts = [

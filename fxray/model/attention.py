@@ -98,7 +98,7 @@ def attention_kind(device: torch.device, dtype: torch.dtype) -> Literal["dense",
 def make_layout(
     prompt_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]], device: torch.device, dtype: torch.dtype
 ) -> Layout:
-    """Where each prompt and answer of a flat sequence lies, as the attention wants to know it.
+    """Where each prompt and answer of a flat sequence lies, as the attention wants to know it; made on the CPU.
 
     Args:
         prompt_lengths: Tokens of each prompt, at least one.
@@ -107,12 +107,10 @@ def make_layout(
         dtype: In which it multiplies.
     """
     make = varlen_layout if attention_kind(device, dtype) == "varlen" else dense_layout
-    return make(prompt_lengths, answer_lengths, device)
+    return make(prompt_lengths, answer_lengths)
 
 
-def dense_layout(
-    prompt_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]], device: torch.device
-) -> DenseLayout:
+def dense_layout(prompt_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]]) -> DenseLayout:
     """The layout of the "dense" way; see `make_layout`."""
     segments = [length for row in zip(prompt_lengths, answer_lengths, strict=True) for length in (row[0], *row[1])]
     is_prompt = torch.tensor([i == 0 for row in answer_lengths for i in range(1 + len(row))])
@@ -134,8 +132,8 @@ def dense_layout(
         may_see = torch.cat([sees_prompt, before.expand(len(answer_AR), 1, -1, -1)], -1)
         back_T[answer_AR[is_answer_AR]] = is_answer_AR.flatten().nonzero()[:, 0] + num_results
         num_results += answer_AR.numel()
-        blocks.append(AnswerBlock(answer_AR.to(device), prompt_of_A.to(device), may_see.to(device)))
-    return DenseLayout(prompt_NP.to(device), tuple(blocks), back_T.to(device))
+        blocks.append(AnswerBlock(answer_AR, prompt_of_A, may_see))
+    return DenseLayout(prompt_NP, tuple(blocks), back_T)
 
 
 def _about_one_length(length_A: torch.Tensor) -> list[range]:
@@ -156,9 +154,7 @@ def _spans(start_S: torch.Tensor, length_S: torch.Tensor) -> tuple[torch.Tensor,
     return torch.where(is_real, start_S[:, None] + offset, 0), is_real
 
 
-def varlen_layout(
-    prompt_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]], device: torch.device
-) -> VarlenLayout:
+def varlen_layout(prompt_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]]) -> VarlenLayout:
     """The layout of the "varlen" way; see `make_layout`."""
     query_lengths, keys, start = [], [], 0
     for prompt_length, lengths in zip(prompt_lengths, answer_lengths, strict=True):
@@ -172,9 +168,9 @@ def varlen_layout(
             start += length
     key_lengths = [len(each) for each in keys]
     query_ends, key_ends = (
-        torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32) for lengths in (query_lengths, key_lengths)
+        torch.tensor([0, *lengths]).cumsum(0).to(torch.int32) for lengths in (query_lengths, key_lengths)
     )
-    return VarlenLayout(query_ends, key_ends, torch.cat(keys).to(device), max(query_lengths), max(key_lengths))
+    return VarlenLayout(query_ends, key_ends, torch.cat(keys), max(query_lengths), max(key_lengths))
 
 
 def packed_attention(

@@ -11,8 +11,8 @@ are dropped.
 Legend: T tokens, D width, I inputs, O outputs, R rank, H heads, E width of a head.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,9 +21,7 @@ from torch.nn.functional import linear, rms_norm, silu
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLVisionBlock
 
 from fxray.model.attention import VarlenLayout, packed_attention, window_attention
-
-MAX_FORMS = 64
-"""Kinds of call that are compiled apart: with gradients and without, with an adapter and without, text and vision."""
+from fxray.model.compiled import run_compiled
 
 
 class Projection(NamedTuple):
@@ -130,10 +128,10 @@ def decoder_layer(
     query, key, value, out, *mlp = ready
     x_TD, (cos_TE, sin_TE) = hidden_1TD[0], (each[0] for each in rotations)
     norm = layer.input_layernorm
-    q, k, v = _run(before_attention, x_TD, _norm(norm), (query, key, value), cos_TE, sin_TE)
+    q, k, v = run_compiled(before_attention, x_TD, _norm(norm), (query, key, value), cos_TE, sin_TE)
     q, k, v = (each.transpose(0, 1)[None] for each in (q, k, v))
     attended_1THE, _ = packed_attention(layer.self_attn, q, k, v, layout, layer.self_attn.scaling)
-    return _run(after_attention, x_TD, attended_1THE[0], out, _norm(layer.post_attention_layernorm), mlp)[None]
+    return run_compiled(after_attention, x_TD, attended_1THE[0], out, _norm(layer.post_attention_layernorm), mlp)[None]
 
 
 def vision_block(
@@ -147,10 +145,10 @@ def vision_block(
     """A block of the vision tower over patches [T, D]; `rotations` are cosine and sine [T, E]."""
     qkv, out, *mlp = ready
     cos_TE, sin_TE = rotations
-    q, k, v = _run(before_attention, hidden_TD, _norm(block.norm1), (qkv,), cos_TE, sin_TE)
+    q, k, v = run_compiled(before_attention, hidden_TD, _norm(block.norm1), (qkv,), cos_TE, sin_TE)
     q, k, v = (each.transpose(0, 1)[None] for each in (q, k, v))
     attended_1THE, _ = window_attention(block.attn, q, k, v, None, block.attn.scaling, window_ends, longest)
-    return _run(after_attention, hidden_TD, attended_1THE[0], out, _norm(block.norm2), mlp)
+    return run_compiled(after_attention, hidden_TD, attended_1THE[0], out, _norm(block.norm2), mlp)
 
 
 def before_attention(
@@ -199,21 +197,3 @@ def _multiplied_in(x: torch.Tensor) -> torch.dtype:
 
 def _norm(norm: Any) -> Norm:
     return Norm(norm.weight, norm.variance_epsilon)
-
-
-def _run(function: Callable[..., Any], x_TD: torch.Tensor, *args: Any) -> Any:
-    """Calls it, on a GPU its compiled form; types are its own affair."""
-    with torch.autocast(x_TD.device.type, enabled=False):
-        if not x_TD.is_cuda:
-            return function(x_TD, *args)
-        for each in (x_TD, *args):
-            if isinstance(each, torch.Tensor):
-                torch._dynamo.maybe_mark_dynamic(each, 0)
-        return _compiled(function)(x_TD, *args)
-
-
-@cache
-def _compiled(function: Callable[..., Any]) -> Any:
-    torch._dynamo.config.recompile_limit = MAX_FORMS
-    torch._dynamo.config.specialize_float = True  # eps and scaling are constants
-    return torch.compile(function)

@@ -20,8 +20,8 @@ from fxray.data.images import decode_image
 from fxray.data.order import rows_of_step
 from fxray.errors import DataError, DeadlineError
 from fxray.grammar.prompts import draw_template, templates_of
+from fxray.model.batch import PackedRow
 from fxray.model.images import preprocess
-from fxray.model.packed import PackedRow
 from fxray.model.prompts import encode_prompt, render_prompt
 from fxray.schema import Sample
 from fxray.sft.encode import encode_answer

@@ -24,12 +24,13 @@ from fxray.data.frame import sight_of
 from fxray.data.order import derived_seed
 from fxray.errors import CheckpointError
 from fxray.files import append_line, atomic_dir, read_folder, write_atomically
+from fxray.model.batch import pack
 from fxray.model.family import VisionLanguageModel
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor
 from fxray.model.load import DTYPES, load_model
 from fxray.model.memory import memory_told
-from fxray.model.packed import PackedPolicy, pack
+from fxray.model.packed import PackedPolicy
 from fxray.model.policy import make_policy
 from fxray.model.prompts import load_tokenizer
 from fxray.model.tensors import opened_tensors

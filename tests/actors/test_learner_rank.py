@@ -15,9 +15,9 @@ from actors.learner import PARTS, POLICY_FOLDER, RankPass
 from fxray.errors import CheckpointError, DataError, LearnerLostError, ModelError, ResourceError
 from fxray.files import write_atomically
 from fxray.grpo.types import ImageRef, TrainingGroup
+from fxray.model.batch import pack
 from fxray.model.folder import resolve_model_path
 from fxray.model.load import load_model
-from fxray.model.packed import pack
 from fxray.model.prompts import load_tokenizer
 
 

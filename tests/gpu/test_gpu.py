@@ -56,8 +56,8 @@ class Policy:
         ]
 
     def rows(self, questions: list[Question], answers: list[list[np.ndarray]]) -> list[Any]:
+        from fxray.model.batch import PackedRow
         from fxray.model.images import count_image_tokens, preprocess
-        from fxray.model.packed import PackedRow
         from fxray.model.prompts import encode_prompt
 
         rows = []
@@ -68,9 +68,9 @@ class Policy:
         return rows
 
     def logprobs(self, rows: list[Any], temperature: float = 1.0) -> torch.Tensor:
-        from fxray.model.packed import pack
+        from fxray.model.batch import pack
 
-        return self.packed(pack(self.base, rows), temperature)
+        return self.packed(pack(self.base, rows).to(self.base.device), temperature)
 
     def randomise(self, seed: int, scale: float = 0.02) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -177,7 +177,7 @@ def test_packed_and_plain_have_the_same_loss_and_gradients(place: Any) -> None:
 def test_fused_operations_are_as_near_to_float32_as_what_they_replace(
     place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fxray.model.packed.LOGITS_BUDGET", 2**22)  # log-probabilities come in chunks
+    monkeypatch.setattr("fxray.model.head.LOGITS_BUDGET", 2**22)  # log-probabilities come in chunks
     results = []
     for dtype, is_fused in ((place.dtype, True), (place.dtype, False), ("float32", False)):
         policy = Policy(place, dtype=dtype)
@@ -207,7 +207,7 @@ def test_the_plans_activations_are_what_the_allocator_counts(place: Any, is_chec
     from fxray.capacity.activations import Pass, count_activations
     from fxray.config.model_shape import read_shape
     from fxray.model.footprint import footprint
-    from fxray.model.packed import LOGITS_BUDGET
+    from fxray.model.head import LOGITS_BUDGET
 
     policy = Policy(place, is_checkpointed=is_checkpointed)
     questions = policy.questions(1, 2)
@@ -223,8 +223,8 @@ def test_the_plans_activations_are_what_the_allocator_counts(place: Any, is_chec
         rank=8,
         bytes_per_number=policy.base.dtype.itemsize,
         is_checkpointed=is_checkpointed,
-        has_fused_norms=place.is_gpu,
-        remakes_gate=place.is_gpu and shape.family.has_compiled_layers,
+        is_on_gpu=place.is_gpu,
+        has_compiled_layers=place.is_gpu and shape.family.has_compiled_layers,
         max_logits=LOGITS_BUDGET,
     )
     print(

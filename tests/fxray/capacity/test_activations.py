@@ -10,12 +10,14 @@ from transformers import AutoConfig
 
 from fxray.capacity.activations import Activations, Pass, count_activations
 from fxray.config.model_shape import ModelShape, read_shape
-from fxray.model import packed
+from fxray.model import head as heads
 from fxray.model.adapter import attach_adapter
+from fxray.model.batch import PackedRow, pack
 from fxray.model.family import DRIVERS
 from fxray.model.footprint import footprint
+from fxray.model.head import LOGITS_BUDGET, chosen_logprobs
 from fxray.model.load import load_model
-from fxray.model.packed import LOGITS_BUDGET, PackedPolicy, PackedRow, chosen_logprobs, pack
+from fxray.model.packed import PackedPolicy
 from fxray.model.random import shape_config
 
 CPU = torch.device("cpu")
@@ -130,8 +132,8 @@ def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
         rank=RANK,
         bytes_per_number=model.dtype.itemsize,
         is_checkpointed=is_checkpointed,
-        has_fused_norms=False,
-        remakes_gate=False,
+        is_on_gpu=False,
+        has_compiled_layers=False,
         max_logits=LOGITS_BUDGET,
     )
     ratio = predicted.peak / whole.peak_bytes
@@ -151,10 +153,10 @@ def test_log_probabilities_in_chunks_are_the_plain_ones_in_a_fraction_of_the_mem
     target = torch.randint(5, 8000, (512,), generator=generator)
     results = []
     for budget in (2**30, 64 * 8000):
-        monkeypatch.setattr(packed, "LOGITS_BUDGET", budget)
+        monkeypatch.setattr(heads, "LOGITS_BUDGET", budget)
         leaf = hidden.clone().requires_grad_()
         with footprint(CPU) as memory:
-            logprobs = chosen_logprobs(head.weight, leaf, target, 0.8, torch.tensor([3]))
+            logprobs = chosen_logprobs(head.weight, leaf, target, 0.8, torch.arange(8000) == 3)
             logprobs.sum().backward()
         results.append((logprobs.detach(), leaf.grad, memory.peak_bytes))
     (plain, plain_gradient, plain_bytes), (chunked, chunked_gradient, chunked_bytes) = results
@@ -190,7 +192,7 @@ def test_a_hand_counted_pass() -> None:
         rank=1,
         bytes_per_number=4,
         is_checkpointed=False,
-        has_fused_norms=False,
-        remakes_gate=False,
+        is_on_gpu=False,
+        has_compiled_layers=False,
         max_logits=10**9,
     ) == Activations(kept=layer + block + ends + logits, recomputed=0, logits=2 * logits)

@@ -20,7 +20,7 @@ from fxray.config.limits import check
 from fxray.config.load import load_config, shipped_folder
 from fxray.errors import DataError, ResourceError
 from fxray.launch.sft import sft_settings
-from fxray.model.packed import LOGITS_BUDGET
+from fxray.model.head import LOGITS_BUDGET
 
 H100 = GPUS["h100"]
 

@@ -16,7 +16,7 @@ def random_heads(num_tokens, num_heads=2, width=4):
 
 
 def test_each_answer_is_in_one_block_and_at_most_a_third_of_a_longer_one_is_padding():
-    layout = dense_layout(PROMPTS, ANSWERS, CPU)
+    layout = dense_layout(PROMPTS, ANSWERS)
     assert sum(len(block.answer_AR) for block in layout.blocks) == 7
     assert [block.answer_AR.shape[1] for block in layout.blocks] == [30, 12, 5]
     for block in layout.blocks[:-1]:
@@ -28,7 +28,7 @@ def test_each_answer_is_in_one_block_and_at_most_a_third_of_a_longer_one_is_padd
 
 def test_answers_of_many_lengths_see_their_prompt_and_themselves():
     query, key, value = random_heads(NUM_TOKENS)
-    got, _ = packed_attention(torch.nn.Module(), query, key, value, dense_layout(PROMPTS, ANSWERS, CPU))
+    got, _ = packed_attention(torch.nn.Module(), query, key, value, dense_layout(PROMPTS, ANSWERS))
     start = 0
     for prompt, answers in zip(PROMPTS, ANSWERS, strict=True):
         of_prompt = list(range(start, start + prompt))
@@ -44,7 +44,7 @@ def test_answers_of_many_lengths_see_their_prompt_and_themselves():
 
 def test_prompts_without_answers_are_attended_to():
     query, key, value = random_heads(sum(PROMPTS))
-    layout = dense_layout(PROMPTS, [[], []], CPU)
+    layout = dense_layout(PROMPTS, [[], []])
     got, _ = packed_attention(torch.nn.Module(), query, key, value, layout)
     assert layout.blocks == ()
     assert got.shape == (1, 11, 2, 4)

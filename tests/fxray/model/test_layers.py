@@ -59,7 +59,7 @@ def rotations(num_tokens, width):
 def test_a_layer_of_the_language_model_is_what_transformers_computes(model):
     layer = model.get_base_model().model.language_model.layers[1]
     torch.manual_seed(0)
-    layout = dense_layout([7, 4], [[3, 2], [5]], torch.device("cpu"))
+    layout = dense_layout([7, 4], [[3, 2], [5]])
     hidden = torch.randn(1, 21, layer.hidden_size)
     turns = tuple(each[None] for each in rotations(21, layer.self_attn.head_dim))
     ready = projections(layer, TEXT)
@@ -129,7 +129,7 @@ def test_a_float32_reference_beside_a_bfloat16_policy_gives_flash_attention_what
         return torch.zeros_like(query)
 
     monkeypatch.setattr(attention, "flash_attention", flash)
-    layout = attention.varlen_layout([7], [[3, 2]], torch.device("cpu"))
+    layout = attention.varlen_layout([7], [[3, 2]])
     for speaks in (nullcontext(), policy.as_reference()):
         with speaks, torch.autocast("cpu", torch.bfloat16), torch.no_grad():
             core = policy.model.get_base_model()

@@ -9,11 +9,14 @@ from PIL import Image
 
 from fxray.errors import ModelError
 from fxray.grammar.prompts import TEMPLATES
-from fxray.model import attention, packed
+from fxray.model import attention
+from fxray.model import head as heads
 from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter
+from fxray.model.batch import PackedRow, pack
+from fxray.model.head import chosen_logprobs
 from fxray.model.images import count_image_tokens, load_image_processor, preprocess
 from fxray.model.load import load_model
-from fxray.model.packed import PackedPolicy, PackedRow, chosen_logprobs, pack
+from fxray.model.packed import PackedPolicy
 from fxray.model.prompts import encode_prompt, load_tokenizer, render_prompt
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "packed_step.py"))
@@ -113,7 +116,7 @@ def sequence_by_sequence(query, key, value, query_ends, key_ends, max_q, max_k, 
 
 def test_the_sequences_of_a_gpu_say_the_same(policy, rows, monkeypatch):
     dense = pack(base(policy), rows)
-    monkeypatch.setattr(attention, "make_layout", lambda *args: attention.varlen_layout(*args[:3]))
+    monkeypatch.setattr(attention, "make_layout", lambda *args: attention.varlen_layout(*args[:2]))
     monkeypatch.setattr(attention, "flash_attention", sequence_by_sequence)
     varlen = pack(base(policy), rows)
     assert isinstance(varlen.layout, attention.VarlenLayout)
@@ -124,12 +127,12 @@ def test_the_sequences_of_a_gpu_say_the_same(policy, rows, monkeypatch):
 def test_logprobs_in_chunks_are_those_of_whole_logits(monkeypatch):
     torch.manual_seed(0)
     head = torch.nn.Linear(6, 11, bias=False)
-    hidden, target, excluded = torch.randn(10, 6), torch.randint(2, 11, (10,)), torch.tensor([0, 1])
+    hidden, target, excluded = torch.randn(10, 6), torch.randint(2, 11, (10,)), torch.arange(11) < 2
     logits = hidden @ head.weight.T / 0.7
     logits[:, :2] = -torch.inf
     expected = logits.log_softmax(-1).gather(1, target[:, None])[:, 0]
     for budget in (3 * 11, 2**27):
-        monkeypatch.setattr(packed, "LOGITS_BUDGET", budget)
+        monkeypatch.setattr(heads, "LOGITS_BUDGET", budget)
         leaf = hidden.clone().requires_grad_()
         got = chosen_logprobs(head.weight, leaf, target, 0.7, excluded)
         got.square().sum().backward()

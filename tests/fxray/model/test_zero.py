@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from fxray.grammar.prompts import TEMPLATES
-from fxray.model import packed
+from fxray.model import head
+from fxray.model.batch import PackedRow, pack
 from fxray.model.images import load_image_processor, preprocess
 from fxray.model.load import load_model
-from fxray.model.packed import PackedPolicy, PackedRow, pack
+from fxray.model.packed import PackedPolicy
 from fxray.model.policy import Policy, make_policy
 from fxray.model.prompts import encode_prompt, load_tokenizer, render_prompt
 
@@ -54,7 +55,7 @@ def learn(model_dir: Path, lora_rank: int, lengths: list[int]) -> tuple[list[flo
 
     policy = policy_of(model_dir, lora_rank, 3)
     policy.add_reference()
-    assert packed.LOGITS_BUDGET // policy.base.config.text_config.vocab_size < 12  # some chunks in every pass
+    assert head.LOGITS_BUDGET // policy.base.config.text_config.vocab_size < 12  # some chunks in every pass
     module = PackedPolicy(policy.model)
     engine = ZeroEngine(module, policy.parameters, stage=3, weight_decay=0, max_grad_norm=1e9)
     said = []
@@ -72,7 +73,7 @@ def learn(model_dir: Path, lora_rank: int, lengths: list[int]) -> tuple[list[flo
 
 
 def work(rank: int, num_ranks: int, meeting: str, told: Any, *args: Any) -> None:
-    packed.LOGITS_BUDGET = 4000
+    head.LOGITS_BUDGET = 4000
     os.environ["LOCAL_RANK"] = "0"
     try:
         deadline = timedelta(seconds=DEADLINE_S)

@@ -12,9 +12,10 @@ from fxray.data.order import rows_of_step
 from fxray.errors import DataError, DeadlineError
 from fxray.grammar.parse import parse
 from fxray.model.adapter import attach_adapter
+from fxray.model.batch import pack
 from fxray.model.images import load_image_processor
 from fxray.model.load import load_model
-from fxray.model.packed import PackedPolicy, pack
+from fxray.model.packed import PackedPolicy
 from fxray.model.prompts import load_tokenizer
 from fxray.sft import batches
 from fxray.sft.batches import ExampleReader, read_ahead, token_weights
