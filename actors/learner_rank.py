@@ -1,10 +1,10 @@
 """One DeepSpeed rank of the learner: policy and reference, two adapters on one base or two models, and the optimizer.
 
-groups of the rank ─► images to patches ─► per pass: reference (no gradient), policy, loss, backward ─► step
+groups of the rank ─► images to patches, packed (a thread, ahead) ─► per pass: reference (no gradient), policy, loss,
+backward ─► step
 """
 
 import socket
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,20 +27,23 @@ from actors.learner import (
     RankPass,
     learnable_answers,
 )
+from fxray.ahead import read_ahead
 from fxray.data.images import decode_image
 from fxray.errors import CheckpointError, FxrayError, LearnerLostError
 from fxray.grpo.loss import grpo_loss, token_weights
 from fxray.grpo.types import PolicyBlob, UpdateSettings
-from fxray.model.batch import PackedRow, pack
+from fxray.model.batch import PackedBatch, PackedRow, pack
 from fxray.model.family import VisionLanguageModel
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor, preprocess, split_images
 from fxray.model.load import DTYPES, load_model
 from fxray.model.memory import memory_told
 from fxray.model.packed import PackedPolicy
+from fxray.model.phases import PhaseClock
 from fxray.model.policy import make_policy
 from fxray.model.prompts import forbidden_ids, load_tokenizer
 from fxray.model.ranks import open_meeting
+from fxray.model.tensors import moved
 from fxray.model.zero import ZeroEngine, join_ranks, sharded_loading
 from fxray.processors import num_processors
 
@@ -50,11 +53,15 @@ LOAD_REMEDY = (
 )
 
 
+PREPARE_DEADLINE_S = 600.0
+"""For the images of a pass to arrive, and to be decoded, cut into patches and packed."""
+
+
 @dataclass(slots=True)
 class _Prepared:
-    """A pass whose images are patches, with per-token values of its answers, one answer after the other."""
+    """A packed pass, with per-token values of its answers, one answer after the other."""
 
-    rows: list[PackedRow]
+    batch: PackedBatch
     sampler_T: torch.Tensor
     advantages_T: torch.Tensor
     weights_T: torch.Tensor
@@ -75,7 +82,6 @@ class LearnerWorker:
     def __init__(self, spec: LearnerSpec, rank: int, num_ranks: int) -> None:
         self._initial_policy = spec.initial_policy
         self._spec, self._rank, self._num_ranks = replace(spec, initial_policy=None), rank, num_ranks
-        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._listener: socket.socket | None = None
 
     def open_meeting(self) -> tuple[str, int]:
@@ -156,47 +162,56 @@ class LearnerWorker:
             return self._update(passes, settings, num_groups)
 
     def _update(self, passes: Sequence[RankPass], settings: UpdateSettings, num_groups: int) -> dict[str, float]:
-        self._seconds.clear()
-        with self._timed("preprocess"):
-            prepared = [self._prepare(each, settings, num_groups) for each in passes]
-        totals: defaultdict[str, float] = defaultdict(float)
-        for _ in range(settings.num_updates):
-            for index, each in enumerate(prepared):
-                sums = self._learn(each, settings, is_last=index == len(prepared) - 1)
-                for name, value in sums.items():
-                    totals[name] = max(totals[name], value) if name == "ratio_max" else totals[name] + value
-            with self._timed("step"):
-                totals["grad_norm"] += self._engine.step(settings.learning_rate)
-        return {**totals, **{f"seconds/{phase}": seconds for phase, seconds in self._seconds.items()}}
+        clock = PhaseClock(self._base.device)
+        prepared: list[_Prepared] = []
+        told: list[dict[str, torch.Tensor]] = []
+        grad_norms = []
+        for update in range(settings.num_updates):
+            arriving = iter(prepared) if update else self._prepare_ahead(passes, settings, num_groups)
+            for index in range(len(passes)):
+                with clock.timed("preprocess"):
+                    each = next(arriving)
+                if settings.num_updates > 1 and not update:
+                    prepared.append(each)
+                sums = self._learn(each, settings, clock, is_last=index == len(passes) - 1)
+                if not each.is_filler:
+                    told.append(sums)
+            with clock.timed("step"):
+                grad_norms.append(self._engine.step(settings.learning_rate))
+        totals: defaultdict[str, float] = defaultdict(float, grad_norm=sum(grad_norms))
+        for sums in told:
+            for name, value in zip(sums, torch.stack(list(sums.values())).tolist(), strict=True):
+                totals[name] = max(totals[name], value) if name == "ratio_max" else totals[name] + value
+        return {**totals, **{f"seconds/{phase}": seconds for phase, seconds in clock.seconds().items()}}
 
-    def _learn(self, each: _Prepared, settings: UpdateSettings, *, is_last: bool) -> dict[str, float]:
-        """One pass: gradients are added up; returns sums over its tokens."""
-        batch = pack(self._base, each.rows, self._forbidden_ids, dtype=self._dtype)
+    def _learn(
+        self, each: _Prepared, settings: UpdateSettings, clock: PhaseClock, *, is_last: bool
+    ) -> dict[str, torch.Tensor]:
+        """One pass: gradients are added up; returns sums over its tokens, which nobody has waited for yet."""
+        values = (each.batch, each.sampler_T, each.advantages_T, each.weights_T)
+        batch, sampler_T, advantages_T, weights_T = moved(values, self._base.device)
         if settings.kl_beta > 0 and each.reference_T is None:
-            with self._timed("reference"), torch.no_grad(), self._policy.as_reference():
+            with clock.timed("reference"), torch.no_grad(), self._policy.as_reference():
                 each.reference_T = self._engine(batch, settings.temperature)
-        with self._timed("forward"):
+        with clock.timed("forward"):
             logprobs_T = self._engine(batch, settings.temperature)
             if each.old_T is None:
                 each.old_T = logprobs_T.detach()
             terms = grpo_loss(
                 logprobs_T,
                 old_logprobs_T=each.old_T,
-                sampler_logprobs_T=each.sampler_T,
+                sampler_logprobs_T=sampler_T,
                 reference_logprobs_T=each.reference_T,
-                advantages_T=each.advantages_T,
-                weights_T=each.weights_T,
+                advantages_T=advantages_T,
+                weights_T=weights_T,
                 clip_low=settings.clip_low,
                 clip_high=settings.clip_high,
                 kl_beta=settings.kl_beta,
                 importance_cap=settings.importance_cap,
             )
-        with self._timed("backward"):
+        with clock.timed("backward"):
             self._engine.backward(terms.loss, is_last=is_last)
-        if each.is_filler:
-            return {}
-        values = {"loss": terms.loss.detach(), "ratio_max": terms.ratio_max, **terms.sums}
-        return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+        return {"loss": terms.loss.detach(), "ratio_max": terms.ratio_max, **terms.sums}
 
     def probe(self, passes: Sequence[RankPass], temperature: float) -> NDArray[np.float32]:
         """|Difference| in nats between the sampler's and the policy's log-probability of each token, [T]."""
@@ -205,10 +220,24 @@ class LearnerWorker:
         return torch.cat(found).numpy(force=True)
 
     def _probe(self, each: RankPass, temperature: float) -> torch.Tensor:
-        batch = pack(self._base, self._rows(each), self._forbidden_ids, dtype=self._dtype)
+        batch, sampler_T = moved((self._pack(each), self._sampler_logprobs(each)), self._base.device)
         with torch.no_grad():
             logprobs_T = self._engine(batch, temperature)
-        return (logprobs_T - self._sampler_logprobs(each)).abs()
+        return (logprobs_T - sampler_T).abs()
+
+    def _prepare_ahead(
+        self, passes: Sequence[RankPass], settings: UpdateSettings, num_groups: int
+    ) -> Iterator[_Prepared]:
+        return read_ahead(
+            partial(self._prepare, settings=settings, num_groups=num_groups),
+            passes,
+            deadline_s=PREPARE_DEADLINE_S,
+            late=lambda each: LearnerLostError(
+                f"a pass was not prepared within {PREPARE_DEADLINE_S:g} s",
+                where=self._name_of(each),
+                remedy="see whether something else takes this node's processors or memory",
+            ),
+        )
 
     def _prepare(self, each: RankPass, settings: UpdateSettings, num_groups: int) -> _Prepared:
         weights: list[float] = []
@@ -227,14 +256,21 @@ class LearnerWorker:
             lengths += of_group
         scale = 0.0 if each.is_filler else 1.0
         values = torch.tensor([advantages, weights], dtype=torch.float32).repeat_interleave(torch.tensor(lengths), 1)
-        advantages_T, weights_T = values.to(self._base.device)
+        advantages_T, weights_T = values
         return _Prepared(
-            self._rows(each), self._sampler_logprobs(each), advantages_T, weights_T * scale, each.is_filler
+            self._pack(each), self._sampler_logprobs(each), advantages_T, weights_T * scale, each.is_filler
         )
+
+    def _pack(self, each: RankPass) -> PackedBatch:
+        return pack(self._base, self._rows(each), self._forbidden_ids, dtype=self._dtype)
 
     def _sampler_logprobs(self, each: RankPass) -> torch.Tensor:
         of_answers = [group.rollouts.rollouts[i].logprobs for group in each.groups for i in learnable_answers(group)]
-        return torch.from_numpy(np.concatenate(of_answers).astype(np.float32)).to(self._base.device)
+        return torch.from_numpy(np.concatenate(of_answers).astype(np.float32))
+
+    def _name_of(self, each: RankPass) -> str:
+        first, last = (group.rollouts.prompt.group_id for group in (each.groups[0], each.groups[-1]))
+        return f"learner rank {self._rank}, groups {first} to {last}"
 
     def _rows(self, each: RankPass) -> list[PackedRow]:
         """Fetches and decodes the images, and cuts them into patches.
@@ -243,9 +279,8 @@ class LearnerWorker:
             LearnerLostError: Images do not arrive, or are lost; a learner that starts again is given others.
         """
         prompts = [group.rollouts.prompt for group in each.groups]
-        names = f"learner rank {self._rank}, groups {prompts[0].group_id} to {prompts[-1].group_id}"
         try:
-            encoded = fetch_images([prompt.image.handle for prompt in prompts], names)
+            encoded = fetch_images([prompt.image.handle for prompt in prompts], self._name_of(each))
         except FxrayError as error:
             raise LearnerLostError(error.message, where=error.where, remedy=error.remedy) from error
         images = [
@@ -338,9 +373,3 @@ class LearnerWorker:
         finally:
             if self._spec.yields_memory:
                 torch.cuda.empty_cache()
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._seconds[phase] += time.perf_counter() - start

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -160,6 +161,31 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of eight processors the process may use one."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+
+
+@pytest.fixture
+def asking_nothing(monkeypatch: pytest.MonkeyPatch) -> AbstractContextManager[Any]:
+    """A block that runs as on a GPU, with made-up attention, and fails where an operation wants a number on the host.
+
+    A GPU would have to finish all work first, and wait for the host after that.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from fxray.model import attention
+
+    class AskingNothing(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = function.name().removeprefix("aten::").partition(".")[0]
+            is_by_mask = name == "index" and any(each is not None and each.dtype == torch.bool for each in args[1])
+            assert not is_by_mask
+            assert name not in {"_local_scalar_dense", "nonzero", "masked_select", "repeat_interleave"}, name
+            assert "unique" not in name
+            return function(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(attention, "attention_kind", lambda *_: "varlen")
+    monkeypatch.setattr(attention, "flash_attention", lambda query, *_, **__: query * 2)
+    return AskingNothing()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ Legend: N groups, P prompt tokens, G answers, T tokens of the flat sequence, R a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from fxray.model import attention
 from fxray.model.family import DRIVERS, VisionLanguageModel
 from fxray.model.images import count_image_tokens
 from fxray.model.load import placeholder_ids
+from fxray.model.tensors import moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +68,8 @@ class PackedBatch:
     layout: attention.Layout
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device. A GPU copies while the host goes on, once it is done with what it was given before."""
-        return self if self.input_ids_T.device == device else _moved(self, device)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {name: _moved(each, device) for name, each in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_moved(each, device) for each in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _moved(getattr(value, field.name), device) for field in fields(value)})
-    return value
+        """The same on a device (`fxray.model.tensors.moved`)."""
+        return moved(self, device)
 
 
 def pack(

@@ -1,14 +1,17 @@
-"""Tensors by name, held against the parameters that they are to fill."""
+"""Tensors by name, held against the parameters that they are to fill; tensors on their way to a device."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
 
 from fxray.errors import CheckpointError
+
+T = TypeVar("T")
 
 _REMEDY = "give what was trained from this base model, with the same model.lora"
 
@@ -57,3 +60,21 @@ class _Opened(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def moved(value: T, device: torch.device) -> T:
+    """Tensors, and tuples, mappings and dataclasses of them, on a device; those that lie there stay as they are.
+
+    A GPU copies them when it is done with what it was given before, and the host goes on meanwhile.
+    """
+    found: Any = value
+    if isinstance(value, torch.Tensor):
+        is_sent = device.type == "cuda" and value.device.type == "cpu"
+        found = (value.pin_memory() if is_sent else value).to(device, non_blocking=True)
+    elif isinstance(value, Mapping):
+        found = {name: moved(each, device) for name, each in value.items()}
+    elif isinstance(value, tuple):
+        found = tuple(moved(each, device) for each in value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        found = replace(value, **{field.name: moved(getattr(value, field.name), device) for field in fields(value)})
+    return found

@@ -1,12 +1,8 @@
 """What each worker reads: its own rows of each step, straight from the dataset file, ahead of the training."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,8 +25,6 @@ from fxray.sft.settings import SftSettings
 
 READ_DEADLINE_S = 600
 CACHE_BYTES = 2**30
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,26 +159,10 @@ def token_weights(examples: Sequence[Example]) -> torch.Tensor:
     return torch.tensor([float(example.is_learnt) for example in examples]).repeat_interleave(lengths)
 
 
-def read_ahead(read: Callable[[int], T], steps: range) -> Iterator[T]:
-    """What `read` gives for each step, in order; the next ones are read while the caller works on the last.
-
-    Raises:
-        DeadlineError: A read takes longer than `READ_DEADLINE_S`.
-    """
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
-    try:
-        pending = deque(pool.submit(read, step) for step in steps[:2])
-        for step in steps:
-            try:
-                batch = pending.popleft().result(timeout=READ_DEADLINE_S)
-            except FutureTimeoutError as error:
-                raise DeadlineError(
-                    f"reading the samples of step {step} took more than {READ_DEADLINE_S} s",
-                    where="SFT data",
-                    remedy="check the storage of the dataset",
-                ) from error
-            if step + 2 in steps:
-                pending.append(pool.submit(read, step + 2))
-            yield batch
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+def late(step: int) -> DeadlineError:
+    """What reading too long is told by."""
+    return DeadlineError(
+        f"reading the samples of step {step} took more than {READ_DEADLINE_S} s",
+        where="SFT data",
+        remedy="check the storage of the dataset",
+    )

@@ -19,6 +19,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
 from safetensors.torch import save
 
+from fxray.ahead import read_ahead
 from fxray.data.dataset import Dataset
 from fxray.data.frame import sight_of
 from fxray.data.order import derived_seed
@@ -33,11 +34,11 @@ from fxray.model.memory import memory_told
 from fxray.model.packed import PackedPolicy
 from fxray.model.policy import make_policy
 from fxray.model.prompts import load_tokenizer
-from fxray.model.tensors import opened_tensors
+from fxray.model.tensors import moved, opened_tensors
 from fxray.model.zero import ZeroEngine, sharded_loading
 from fxray.processors import num_processors
 from fxray.sft import checkpoint
-from fxray.sft.batches import Example, ExampleReader, read_ahead, token_weights
+from fxray.sft.batches import READ_DEADLINE_S, Example, ExampleReader, late, token_weights
 from fxray.sft.checkpoint import PROGRESS_FILE, SftState
 from fxray.sft.settings import SftSettings
 
@@ -163,7 +164,8 @@ class Trainer:
         self._tell(first_step=self._first_step, num_steps=self._num_steps)
         steps = range(self._first_step, self._num_steps)
         every = self._settings.checkpoint_every_steps
-        for step, examples in zip(steps, read_ahead(self._reader.read, steps), strict=True):
+        arriving = read_ahead(self._reader.read, steps, deadline_s=READ_DEADLINE_S, late=late)
+        for step, examples in zip(steps, arriving, strict=True):
             start_s = time.monotonic()
             what = f"a pass of {self._settings.micro_batch_size} samples"
             with memory_told(what, where=f"SFT rank {self._rank}", remedy=MEMORY_REMEDY):
@@ -188,14 +190,15 @@ class Trainer:
             sum(not e.is_learnt for e in examples),
             sum(e.num_dropped_regions for e in examples),
         )
-        loss = 0.0
+        shares = []
         for chunk, weight_R in zip(chunks, weights, strict=True):
-            logprobs_R = self._engine(pack(self._base, [example.row for example in chunk], dtype=self._dtype), 1.0)
-            share = -(logprobs_R * weight_R.to(logprobs_R.device)).sum() / max(1.0, num_learnt)
+            batch = pack(self._base, [example.row for example in chunk], dtype=self._dtype)
+            batch, factor_R = moved((batch, weight_R), self._base.device)
+            share = -(self._engine(batch, 1.0) * factor_R).sum() / max(1.0, num_learnt)
             self._engine.backward(share, is_last=chunk is chunks[-1])
-            loss += share.item()
+            shares.append(share.detach())
         norm = self._engine.step(rate)
-        (loss,) = self._sum_over_ranks(loss)
+        (loss,) = self._sum_over_ranks(sum(torch.stack(shares).tolist()))
         return {
             "loss": loss,
             "learning_rate": rate,

@@ -18,6 +18,7 @@ from fxray.grpo.types import ImageRef, TrainingGroup
 from fxray.model.batch import pack
 from fxray.model.folder import resolve_model_path
 from fxray.model.load import load_model
+from fxray.model.phases import PhaseClock
 from fxray.model.prompts import load_tokenizer
 
 
@@ -177,6 +178,16 @@ def test_part_of_the_way_from_the_reference_is_kept_and_trained_on(groups, rando
     for each in (worker, fresh):
         each.update(one_pass(*groups), SETTINGS, num_groups=4)
     assert weights(worker) == weights(fresh) != kept["adapter/adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_the_passes_of_an_update_ask_a_gpu_for_no_number(groups, random_model_dir, asking_nothing, zero_stage):
+    worker = start(random_model_dir, zero_stage=zero_stage)
+    prepared = [worker._prepare(each, SETTINGS, num_groups=2) for group in groups[:2] for each in one_pass(group)]
+    with asking_nothing:
+        for each in prepared:
+            told = worker._learn(each, SETTINGS, PhaseClock(torch.device("cpu")), is_last=each is prepared[-1])
+    assert told["tokens"] == 17
 
 
 def test_a_reset_optimizer_is_a_fresh_one(worker, groups, random_model_dir):

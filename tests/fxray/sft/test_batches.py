@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from peft import PeftModel
 from fxray.data.dataset import Dataset
 from fxray.data.frame import Sight, sight_of, smart_frame
 from fxray.data.order import rows_of_step
-from fxray.errors import DataError, DeadlineError
+from fxray.errors import DataError
 from fxray.grammar.parse import parse
 from fxray.model.adapter import attach_adapter
 from fxray.model.batch import pack
@@ -17,8 +16,7 @@ from fxray.model.images import load_image_processor
 from fxray.model.load import load_model
 from fxray.model.packed import PackedPolicy
 from fxray.model.prompts import load_tokenizer
-from fxray.sft import batches
-from fxray.sft.batches import ExampleReader, read_ahead, token_weights
+from fxray.sft.batches import ExampleReader, late, token_weights
 from fxray.sft.settings import SftSettings
 
 
@@ -217,36 +215,5 @@ def test_a_cached_image_is_the_image(settings: SftSettings, monkeypatch: pytest.
         assert torch.equal(before.row.grid_thw, after.row.grid_thw)
 
 
-def test_reading_ahead_keeps_the_order_and_stays_ahead() -> None:
-    seen: list[int] = []
-
-    def read(step: int) -> int:
-        seen.append(step)
-        return step * step
-
-    results = read_ahead(read, range(3, 9))
-    assert next(results) == 9
-    deadline_s = time.monotonic() + 5
-    while len(seen) < 3 and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-
-    assert seen == [3, 4, 5]
-    assert list(results) == [16, 25, 36, 49, 64]
-    assert list(read_ahead(read, range(4, 4))) == []
-
-
-def test_what_a_read_raises_reaches_the_training() -> None:
-    def read(step: int) -> int:
-        if step == 2:
-            raise DataError("no such row")
-        return step
-
-    with pytest.raises(DataError, match="no such row"):
-        list(read_ahead(read, range(4)))
-
-
-def test_a_read_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "READ_DEADLINE_S", 0.05)
-
-    with pytest.raises(DeadlineError, match="samples of step 0"):
-        next(read_ahead(lambda _: time.sleep(1), range(1)))
+def test_a_step_that_takes_too_long_to_read_is_named() -> None:
+    assert "samples of step 7 took more than 600 s" in str(late(7))
