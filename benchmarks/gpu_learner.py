@@ -141,7 +141,6 @@ def plan(model: str, size: Pass, policy: PackedPolicy, is_checkpointed: bool) ->
         bytes_per_number=policy.model.get_base_model().dtype.itemsize,
         is_checkpointed=is_checkpointed,
         is_on_gpu=torch.cuda.is_available(),
-        has_compiled_layers=torch.cuda.is_available(),
         max_logits=LOGITS_BUDGET,
     ).peak
 

@@ -82,7 +82,6 @@ def count_activations(
     bytes_per_number: int,
     is_checkpointed: bool,
     is_on_gpu: bool,
-    has_compiled_layers: bool,
     max_logits: int,
 ) -> Activations:
     """Bytes of one pass with gradients.
@@ -93,19 +92,19 @@ def count_activations(
         rank: Of the adapters; 0 where all weights are trained.
         bytes_per_number: 2 for bfloat16, 4 for float32.
         is_checkpointed: Activations are recomputed layer by layer.
-        is_on_gpu: Norms of a frozen base keep no float32 copy there (`fxray.model.fused`), nor do logits.
-        has_compiled_layers: The gate's own output is made again (`fxray.model.layers`).
+        is_on_gpu: Norms of a frozen base keep no float32 copy there, nor do logits, and the gate's own output is made
+            again (`fxray.model.fused`, `fxray.model.layers`, `fxray.model.head`).
         max_logits: Most logits that are held at once; with more, they are recomputed in the backward pass.
     """
     is_seeing_trained = rank == 0 or shape.family.adapts_vision
     patches = size.num_groups * size.patches if is_seeing_trained else 0
     has_fused_norms = is_on_gpu and rank > 0
     norm_inputs = 1 if has_fused_norms else FLOAT32_BYTES // bytes_per_number
-    of_gate = 3 if has_compiled_layers else 4  # both factors, their product, and the first before its activation
+    of_gate = 3 if is_on_gpu else 4  # both factors, their product, and the first before its activation
     layer = _layer_bytes(shape, size, rank, bytes_per_number, norm_inputs, of_gate)
     gradients = size.tokens * ((5 - of_gate) * shape.intermediate_size + 2 * shape.hidden_size) * bytes_per_number
     seen_norm_inputs = norm_inputs
-    if not shape.family.has_gated_vision:  # PyTorch's own norms, which autocast gives float32 copies on a GPU alone
+    if not shape.family.has_gated_vision:  # PyTorch's own norms: autocast gives them float32 copies, unless compiled
         seen_norm_inputs = FLOAT32_BYTES // bytes_per_number if has_fused_norms else 1
     block = patches * _block_bytes(shape, rank, bytes_per_number, seen_norm_inputs, of_gate)
     ends = _ends_bytes(shape, size, patches, bytes_per_number, norm_inputs, seen_norm_inputs)

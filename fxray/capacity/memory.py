@@ -164,17 +164,13 @@ def _training_parts(
     of_trained, is_cast = trained.num_trained * FLOAT32_BYTES, trained.is_whole and number < FLOAT32_BYTES
     of_weights, of_gradients, of_optimizer = (num_ranks if zero_stage >= stage else 1 for stage in (3, 2, 1))
     num_copies = 3 if zero_stage else 2  # both moments, and ZeRO's own copy of what it updates
-    lora = config.model.lora
-    is_on_gpu = config.learner.gpus_per_rank > 0
-    is_plain = lora is not None and (lora.dropout == 0 or has_reference) and zero_stage < 3  # SFT alone drops inputs
     activations = count_activations(
         shape,
         size,
         rank=config.model.lora_rank,
         bytes_per_number=number,
         is_checkpointed=config.model.gradient_checkpointing,
-        is_on_gpu=is_on_gpu,
-        has_compiled_layers=is_on_gpu and is_plain and shape.family.has_compiled_layers,
+        is_on_gpu=config.learner.gpus_per_rank > 0,
         max_logits=MAX_LOGITS,
     )
     parts = [

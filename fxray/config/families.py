@@ -13,7 +13,6 @@ class Family:
         has_key_norms: Queries and keys are normed head by head, and have no biases.
         has_gated_vision: Blocks of the vision tower have a gated product and norms without biases; else two layers and
             norms with biases.
-        has_compiled_layers: `fxray.model.layers` runs its layers on a GPU.
         sees_tiles: Images are cut into square tiles of one size, and seen whole once more where there is more than one;
             else they are resized to whole tokens.
         num_axes: Of the language model's rotary embedding: frame, row and column, or one for all.
@@ -29,7 +28,6 @@ class Family:
     patch_px: int
     has_key_norms: bool = False
     has_gated_vision: bool = True
-    has_compiled_layers: bool = False
     sees_tiles: bool = False
     num_axes: int = 3
     adapts_vision: bool = True
@@ -40,7 +38,7 @@ class Family:
 
 
 FAMILIES = {
-    "qwen2_5_vl": Family("Qwen2.5-VL", patch_px=14, has_compiled_layers=True),
+    "qwen2_5_vl": Family("Qwen2.5-VL", patch_px=14),
     "qwen3_vl": Family("Qwen3-VL", patch_px=16, has_key_norms=True, has_gated_vision=False, box_grid=1000),
     "internvl": Family(
         "InternVL",

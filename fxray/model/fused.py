@@ -10,16 +10,19 @@ Each falls back to what it replaces where it would compute something else.
 Legend: T tokens, I inputs, O outputs, R rank.
 """
 
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch.nn.functional import linear, rms_norm, silu
+from transformers.activations import SiLUActivation
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP as Qwen2TextMLP
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLMLP, Qwen2_5_VLRMSNorm, Qwen2MLP
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP, Qwen3VLTextRMSNorm
+
+from fxray.model.compiled import run_compiled
 
 NORMS = Qwen2RMSNorm | Qwen2_5_VLRMSNorm | Qwen3VLTextRMSNorm
 GATED = Qwen2TextMLP | Qwen2MLP | Qwen2_5_VLMLP | Qwen3VLTextMLP
@@ -32,7 +35,7 @@ def use_fused(model: torch.nn.Module) -> None:
             module.forward = partial(_adapted, module, module.forward)
         elif isinstance(module, NORMS):
             module.forward = partial(_norm, module, module.forward)
-        elif isinstance(module, GATED) and isinstance(module.act_fn, torch.nn.SiLU):
+        elif isinstance(module, GATED) and isinstance(module.act_fn, SiLUActivation):
             module.forward = partial(_gated, module, module.forward)
 
 
@@ -104,18 +107,18 @@ def _norm(norm: Any, by_transformers: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _gated(mlp: Any, by_transformers: Any, x: torch.Tensor) -> torch.Tensor:
-    if not x.is_cuda:
-        result: torch.Tensor = by_transformers(x)
-        return result
-    product: torch.Tensor = mlp.down_proj(_compiled()(mlp.gate_proj(x), mlp.up_proj(x)))
-    return product
+    result: torch.Tensor = gated_mlp(mlp, x) if x.is_cuda else by_transformers(x)
+    return result
+
+
+def gated_mlp(mlp: Any, x: torch.Tensor) -> torch.Tensor:
+    """The gated product of x [..., I], and what takes it back to the width."""
+    gate, up = mlp.gate_proj(x), mlp.up_proj(x)
+    product = run_compiled(gated_product, gate.flatten(0, -2), up.flatten(0, -2)).view_as(gate)
+    down: torch.Tensor = mlp.down_proj(product)
+    return down
 
 
 def gated_product(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """SiLU of one factor times the other."""
     return silu(gate) * up
-
-
-@cache
-def _compiled() -> Any:
-    return torch.compile(gated_product, dynamic=True)

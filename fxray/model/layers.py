@@ -6,7 +6,7 @@ products, and every layer of a tower runs the same code: it is compiled once for
 minute, and kept on disk by PyTorch. Attention lies between the two, as `fxray.model.attention` computes it.
 
 A layer takes the longer way on a CPU, where weights are trained or spread over ranks, and where inputs of an adapter
-are dropped.
+are dropped; so does the vision tower of an InternVL, whose blocks are others.
 
 Legend: T tokens, D width, I inputs, O outputs, R rank, H heads, E width of a head.
 """
@@ -17,8 +17,11 @@ from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import gelu, layer_norm, linear, rms_norm, silu
+from transformers.activations import GELUTanh, SiLUActivation
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLVisionBlock
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLVisionBlock
 
 from fxray.model.attention import VarlenLayout, packed_attention, window_attention
 from fxray.model.compiled import run_compiled
@@ -43,19 +46,31 @@ class Projection(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """A norm over the width: its factors [D] and what keeps it from dividing by zero."""
+    """A norm over the width or over each head's: by the root of the mean square, or with a bias PyTorch's layer norm.
+
+    Attributes:
+        weight_D: Its factors.
+        bias_D: Added in the end, or None.
+        eps: Keeps it from dividing by zero.
+    """
 
     weight_D: torch.Tensor
+    bias_D: torch.Tensor | None
     eps: float
 
 
+DECODER_LAYERS = Qwen2_5_VLDecoderLayer | Qwen3VLTextDecoderLayer | Qwen2DecoderLayer
+
+
 def use_layers(model: torch.nn.Module) -> None:
-    """Lets the layers of a Qwen2.5-VL take the shorter way wherever they can; what they compute stays."""
+    """Lets the model's layers take the shorter way wherever they can; what they compute stays."""
     for module in model.modules():
-        if isinstance(module, Qwen2_5_VLDecoderLayer):
+        if isinstance(module, DECODER_LAYERS) and isinstance(module.mlp.act_fn, SiLUActivation):
             module.forward = partial(_decoder_layer, module, module.forward)
-        elif isinstance(module, Qwen2_5_VLVisionBlock):
-            module.forward = partial(_vision_block, module, module.forward)
+        elif isinstance(module, Qwen2_5_VLVisionBlock) and isinstance(module.mlp.act_fn, SiLUActivation):
+            module.forward = partial(_vision_block, module, GATED_VISION, module.forward)
+        elif isinstance(module, Qwen3VLVisionBlock) and isinstance(module.mlp.act_fn, GELUTanh):
+            module.forward = partial(_vision_block, module, VISION, module.forward)
 
 
 def _decoder_layer(
@@ -69,9 +84,14 @@ def _decoder_layer(
 
 
 def _vision_block(
-    block: Any, by_transformers: Any, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, **kwargs: Any
+    block: Any,
+    names: Sequence[str],
+    by_transformers: Any,
+    hidden_states: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    **kwargs: Any,
 ) -> torch.Tensor:
-    ready = projections(block, VISION) if hidden_states.is_cuda else None
+    ready = projections(block, names) if hidden_states.is_cuda else None
     if ready is None or hidden_states.dtype != ready[0].weight_OI.dtype or kwargs.get("max_seqlen") is None:
         result: torch.Tensor = by_transformers(hidden_states, cu_seqlens, **kwargs)
         return result
@@ -87,7 +107,8 @@ TEXT = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
-VISION = ("attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+GATED_VISION = ("attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+VISION = ("attn.qkv", "attn.proj", "mlp.linear_fc1", "mlp.linear_fc2")
 
 
 def projections(layer: torch.nn.Module, names: Sequence[str]) -> list[Projection] | None:
@@ -127,10 +148,11 @@ def decoder_layer(
     """A layer of the language model over a flat sequence [1, T, D]; `rotations` are cosine and sine [1, T, E]."""
     query, key, value, out, *mlp = ready
     x_TD, (cos_TE, sin_TE) = hidden_1TD[0], (each[0] for each in rotations)
-    norm = layer.input_layernorm
-    q, k, v = run_compiled(before_attention, x_TD, _norm(norm), (query, key, value), cos_TE, sin_TE)
+    norm, attention = layer.input_layernorm, layer.self_attn
+    of_heads = (_norm(attention.q_norm), _norm(attention.k_norm)) if hasattr(attention, "q_norm") else ()
+    q, k, v = run_compiled(before_attention, x_TD, _norm(norm), (query, key, value), of_heads, cos_TE, sin_TE)
     q, k, v = (each.transpose(0, 1)[None] for each in (q, k, v))
-    attended_1THE, _ = packed_attention(layer.self_attn, q, k, v, layout, layer.self_attn.scaling)
+    attended_1THE, _ = packed_attention(attention, q, k, v, layout, attention.scaling)
     return run_compiled(after_attention, x_TD, attended_1THE[0], out, _norm(layer.post_attention_layernorm), mlp)[None]
 
 
@@ -145,32 +167,58 @@ def vision_block(
     """A block of the vision tower over patches [T, D]; `rotations` are cosine and sine [T, E]."""
     qkv, out, *mlp = ready
     cos_TE, sin_TE = rotations
-    q, k, v = run_compiled(before_attention, hidden_TD, _norm(block.norm1), (qkv,), cos_TE, sin_TE)
+    q, k, v = run_compiled(before_attention, hidden_TD, _norm(block.norm1), (qkv,), (), cos_TE, sin_TE)
     q, k, v = (each.transpose(0, 1)[None] for each in (q, k, v))
     attended_1THE, _ = window_attention(block.attn, q, k, v, None, block.attn.scaling, window_ends, longest)
     return run_compiled(after_attention, hidden_TD, attended_1THE[0], out, _norm(block.norm2), mlp)
 
 
 def before_attention(
-    x_TD: torch.Tensor, norm: Norm, ins: Sequence[Projection], cos_TE: torch.Tensor, sin_TE: torch.Tensor
+    x_TD: torch.Tensor,
+    norm: Norm,
+    ins: Sequence[Projection],
+    of_heads: Sequence[Norm],
+    cos_TE: torch.Tensor,
+    sin_TE: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values [T, heads, E] of one projection for all or of three, the first two rotated."""
-    normed_TD = rms_norm(x_TD, norm.weight_D.shape, norm.weight_D, norm.eps)
+    """Queries, keys and values [T, heads, E] of one projection for all or of three, the first two normed and rotated.
+
+    Args:
+        x_TD: What the layer is given.
+        norm: Its first.
+        ins: The projections.
+        of_heads: Norms of queries and of keys over each head, or none.
+        cos_TE: Of each token's rotation.
+        sin_TE: The same.
+    """
+    normed_TD = normed(x_TD, norm)
     outs = [project(normed_TD, each) for each in ins]
     if len(outs) == 1:
         outs = list(outs[0].chunk(3, -1))
     q, k, v = (each.unflatten(-1, (-1, cos_TE.shape[-1])) for each in outs)
+    if of_heads:
+        q, k = (normed(each, of_head) for each, of_head in zip((q, k), of_heads, strict=True))
     return rotate(q, cos_TE, sin_TE), rotate(k, cos_TE, sin_TE), v
 
 
 def after_attention(
     x_TD: torch.Tensor, attended_THE: torch.Tensor, out: Projection, norm: Norm, mlp: Sequence[Projection]
 ) -> torch.Tensor:
-    """The rest of a layer: the projection of what attention found, then the gated product, each added to `x_TD`."""
-    gate, up, down = mlp
+    """The rest of a layer: the projection of what attention found, then what follows it, each added to `x_TD`.
+
+    What follows are two factors and what takes their product, or two layers with an activation between them.
+    """
+    *inner, last = mlp
     x_TD = x_TD + project(attended_THE.flatten(1), out)
-    normed_TD = rms_norm(x_TD, norm.weight_D.shape, norm.weight_D, norm.eps)
-    return x_TD + project(silu(project(normed_TD, gate)) * project(normed_TD, up), down)
+    first, *gated = (project(normed(x_TD, norm), each) for each in inner)
+    return x_TD + project(silu(first) * gated[0] if gated else gelu(first, approximate="tanh"), last)
+
+
+def normed(x: torch.Tensor, by: Norm) -> torch.Tensor:
+    """A norm over the last dimension, computed in float32."""
+    if by.bias_D is None:
+        return rms_norm(x, by.weight_D.shape, by.weight_D, by.eps)
+    return layer_norm(x, by.weight_D.shape, by.weight_D, by.bias_D, by.eps)
 
 
 def project(x_TI: torch.Tensor, by: Projection) -> torch.Tensor:
@@ -196,4 +244,6 @@ def _multiplied_in(x: torch.Tensor) -> torch.dtype:
 
 
 def _norm(norm: Any) -> Norm:
-    return Norm(norm.weight, norm.variance_epsilon)
+    if isinstance(norm, torch.nn.LayerNorm):
+        return Norm(norm.weight, norm.bias, norm.eps)
+    return Norm(norm.weight, None, norm.variance_epsilon)

@@ -224,7 +224,6 @@ def test_the_plans_activations_are_what_the_allocator_counts(place: Any, is_chec
         bytes_per_number=policy.base.dtype.itemsize,
         is_checkpointed=is_checkpointed,
         is_on_gpu=place.is_gpu,
-        has_compiled_layers=place.is_gpu and shape.family.has_compiled_layers,
         max_logits=LOGITS_BUDGET,
     )
     print(

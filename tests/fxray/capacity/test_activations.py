@@ -133,7 +133,6 @@ def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
         bytes_per_number=model.dtype.itemsize,
         is_checkpointed=is_checkpointed,
         is_on_gpu=False,
-        has_compiled_layers=False,
         max_logits=LOGITS_BUDGET,
     )
     ratio = predicted.peak / whole.peak_bytes
@@ -193,6 +192,5 @@ def test_a_hand_counted_pass() -> None:
         bytes_per_number=4,
         is_checkpointed=False,
         is_on_gpu=False,
-        has_compiled_layers=False,
         max_logits=10**9,
     ) == Activations(kept=layer + block + ends + logits, recomputed=0, logits=2 * logits)

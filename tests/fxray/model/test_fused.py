@@ -1,8 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from fxray.model.fused import LoraLinear, is_plain, use_fused
+from fxray.model.fused import LoraLinear, gated_mlp, is_plain, use_fused
+from fxray.model.load import load_model
 
 
 class Net(torch.nn.Module):
@@ -63,6 +66,21 @@ def test_a_plain_layer_takes_the_short_way_on_a_cpu_too(monkeypatch):
     monkeypatch.setattr(layer, "forward", lambda x: pytest.fail("PEFT computed it"))
     use_fused(layer)
     torch.testing.assert_close(layer(torch.ones(2, 6)), expected)
+
+
+@pytest.mark.parametrize("folder", ["random_model_dir", "random_qwen3_dir", "random_internvl_dir"])
+def test_every_gated_product_of_every_family_is_found(folder, request):
+    model = load_model(request.getfixturevalue(folder), dtype="float32")
+    use_fused(model)
+    gated = [module for module in model.modules() if hasattr(module, "gate_proj")]
+    assert gated
+    assert all(isinstance(module.forward, partial) for module in gated)
+
+
+def test_a_gated_product_is_that_of_transformers(random_model_dir):
+    mlp = load_model(random_model_dir, dtype="float32").model.language_model.layers[0].mlp
+    x = torch.randn(1, 5, mlp.gate_proj.in_features)
+    torch.testing.assert_close(gated_mlp(mlp, x), mlp(x))
 
 
 def test_what_it_does_not_compute_is_left_to_peft():

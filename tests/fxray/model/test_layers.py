@@ -7,18 +7,18 @@ import torch
 
 from fxray.model.adapter import attach_adapter
 from fxray.model.attention import dense_layout
-from fxray.model.layers import TEXT, VISION, decoder_layer, projections, vision_block
+from fxray.model.layers import DECODER_LAYERS, GATED_VISION, TEXT, VISION, decoder_layer, projections, vision_block
+
+FAMILIES = ["random_model_dir", "random_qwen3_dir", "random_internvl_dir"]
 
 
 @pytest.fixture(scope="module")
-def model():
-    from fxray.model.folder import resolve_model_path
+def model(request):
     from fxray.model.load import load_model
     from fxray.model.packed import PackedPolicy
 
-    adapted = attach_adapter(
-        load_model(resolve_model_path("tiny"), dtype="float32"), rank=4, alpha=8, dropout=0.0, seed=0
-    )
+    folder = request.getfixturevalue(getattr(request, "param", FAMILIES[0]))
+    adapted = attach_adapter(load_model(folder, dtype="float32"), rank=4, alpha=8, dropout=0.0, seed=0)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -30,7 +30,15 @@ def by_transformers(layer):
     """What the layer computes without the shorter way."""
     forward = layer.forward
     assert isinstance(forward, partial)
-    return forward.args[1]
+    return forward.args[-1]
+
+
+def stir_norms(layer):
+    """Norms that tell their factors and biases apart."""
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in layer.named_parameters():
+        if "norm" in name:
+            parameter.data.normal_(1.0 if name.endswith("weight") else 0.0, 0.3, generator=generator)
 
 
 def outcome(function, leaf, layer):
@@ -56,8 +64,11 @@ def rotations(num_tokens, width):
     return torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()
 
 
+@pytest.mark.parametrize("model", FAMILIES, indirect=True)
 def test_a_layer_of_the_language_model_is_what_transformers_computes(model):
     layer = model.get_base_model().model.language_model.layers[1]
+    assert isinstance(layer, DECODER_LAYERS)
+    stir_norms(layer)
     torch.manual_seed(0)
     layout = dense_layout([7, 4], [[3, 2], [5]])
     hidden = torch.randn(1, 21, layer.hidden_size)
@@ -71,13 +82,15 @@ def test_a_layer_of_the_language_model_is_what_transformers_computes(model):
     assert_same(got, expected)
 
 
-def test_a_block_of_the_vision_tower_is_what_transformers_computes(model):
+@pytest.mark.parametrize(("model", "names"), [(FAMILIES[0], GATED_VISION), (FAMILIES[1], VISION)], indirect=["model"])
+def test_a_block_of_the_vision_tower_is_what_transformers_computes(model, names):
     block = model.get_base_model().model.visual.blocks[1]
+    stir_norms(block)
     torch.manual_seed(0)
     ends = torch.tensor([0, 16, 24, 40], dtype=torch.int32)
     hidden = torch.randn(40, block.attn.dim)
     turns = rotations(40, block.attn.head_dim)
-    ready = projections(block, VISION)
+    ready = projections(block, names)
     got = outcome(lambda x: vision_block(block, ready, x, ends, 16, turns), hidden, block)
     expected = outcome(
         lambda x: by_transformers(block)(x, ends, max_seqlen=16, position_embeddings=turns), hidden, block
