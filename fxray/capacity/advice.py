@@ -53,15 +53,16 @@ def _replace(section: Section, keys: list[str], value: object) -> Config:
 
 
 def _candidates(config: Config) -> Iterator[Change]:
-    """Single changes, the cheapest first: time, then batching, then the split of a GPU, then pixels, then GPUs."""
+    """Single changes, the cheapest first: batching, then time, then the split of a GPU, then pixels, then GPUs."""
     model, rollout, learner, sft = config.model, config.rollout, config.learner, config.sft
     is_shared = 0 < rollout.gpus_per_worker < 1 and 0 < learner.gpus_per_rank < 1
     tokens, used = learner.max_tokens_per_micro_batch, rollout.gpu_memory_utilization
     parts = sorted((percent / 100 for percent in range(15, 95, 5)), key=lambda part: abs(part - used))
     possible: list[tuple[bool, str, Iterable[object]]] = [
-        (not model.gradient_checkpointing, "model.gradient_checkpointing", [True]),
-        (tokens > 1, "learner.max_tokens_per_micro_batch", [max(1, tokens // 2), 1]),
+        (tokens > 1, "learner.max_tokens_per_micro_batch", [max(1, tokens // 2)]),
         (sft.micro_batch_size > 1, "sft.micro_batch_size", [1]),
+        (not model.gradient_checkpointing, "model.gradient_checkpointing", [True]),
+        (tokens > 2, "learner.max_tokens_per_micro_batch", [1]),
         (is_shared and not rollout.sleep, "rollout.sleep", [True]),
         (rollout.gpus_per_worker > 0, "rollout.gpu_memory_utilization", [part for part in parts if part != used]),
         (learner.num_ranks > 1 and learner.zero_stage < 3, "learner.zero_stage", [3]),
