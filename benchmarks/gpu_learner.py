@@ -1,9 +1,10 @@
-"""The learner's pass alone: packed groups beside the plain form, speed, share of the GPU's arithmetic, memory.
+"""The learner's passes alone: packed groups beside the plain form, speed, share of the GPU's arithmetic, memory.
 
     python benchmarks/gpu_learner.py --model DIR [--px 504] [--answers 8] [--answer-tokens 256] [--groups 4]
 
 "Useful" counts each prompt once per group, however often a form computes it, and no recomputation; MFU is useful
-arithmetic of forward and backward pass over what the data sheet promises. Without a GPU it runs on the CPU.
+arithmetic of forward and backward pass over what the data sheet promises. As in an update, passes follow each other, and
+a thread packs the next ones. Without a GPU it runs on the CPU.
 """
 
 import argparse
@@ -15,10 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fxray.ahead import read_ahead
 from fxray.capacity.activations import Pass, count_activations
 from fxray.capacity.devices import GPUS
 from fxray.capacity.duration import forward_flops
 from fxray.config.model_shape import ModelShape, read_shape
+from fxray.errors import FxrayError
 from fxray.grammar.prompts import TEMPLATES
 from fxray.model.adapter import attach_adapter
 from fxray.model.batch import PackedRow, pack
@@ -38,14 +41,16 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--answers", type=int, default=8)
     parser.add_argument("--answer-tokens", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--passes", type=int, default=4, help="of an update")
+    parser.add_argument("--repeats", type=int, default=5, help="updates that are timed")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     flops = next((gpu.flops for key, gpu in GPUS.items() if key.upper() in name), float("nan"))
     print(
         f"{name}, torch {torch.__version__}; {args.model}: {args.groups} groups of {args.answers} answers of "
-        f"{args.answer_tokens} tokens, images of {args.px} px; medians of {args.repeats} after 2 to warm up\n"
+        f"{args.answer_tokens} tokens, images of {args.px} px; of a pass, medians of {args.repeats} updates of "
+        f"{args.passes} passes after one to warm up\n"
     )
     print(f"{'':28}{'s':>8}{'useful tokens/s':>17}{'MFU':>7}{'peak GiB':>10}{'the plan':>10}")
     seconds = {}
@@ -63,7 +68,7 @@ def main() -> None:
         for form, batch in (("packed", rows), ("plain", alone)):
             label = f"{form}{', recomputing' if is_checkpointed else ''}"
             try:
-                took_s, peak = measure(policy, batch, device, args.repeats)
+                took_s, peak = measure(policy, batch, args.passes, args.repeats)
             except torch.OutOfMemoryError:
                 print(f"{label:28}  out of memory")
                 continue
@@ -104,19 +109,24 @@ def make_rows(args: argparse.Namespace) -> list[PackedRow]:
     return rows
 
 
-def measure(policy: PackedPolicy, rows: list[PackedRow], device: torch.device, repeats: int) -> tuple[float, int]:
+def measure(policy: PackedPolicy, rows: list[PackedRow], passes: int, repeats: int) -> tuple[float, int]:
     """Median seconds of forward and backward pass, and the peak of memory beyond weights."""
+    base = policy.model.get_base_model()
 
-    def step() -> None:
+    def update(number: int) -> None:
         policy.zero_grad()
-        policy(pack(policy.model.get_base_model(), rows), 1.0).sum().backward()
+        for batch in read_ahead(lambda _: pack(base, rows), range(number), deadline_s=60, late=late):
+            policy(batch.to(base.device), 1.0).sum().backward()
 
-    for _ in range(2):
-        step()
-    seconds = [timed(step, device) for _ in range(repeats)]
-    with footprint(device) as memory:
-        step()
+    update(passes)
+    seconds = [timed(lambda: update(passes), base.device) / passes for _ in range(repeats)]
+    with footprint(base.device) as memory:
+        update(1)
     return statistics.median(seconds), memory.peak_bytes
+
+
+def late(index: int) -> FxrayError:
+    return FxrayError(f"pass {index} was not packed within a minute")
 
 
 def timed(step: Callable[[], None], device: torch.device) -> float:
