@@ -3,8 +3,8 @@
     python benchmarks/gpu_learner.py --model DIR [--px 504] [--answers 8] [--answer-tokens 256] [--groups 4]
 
 "Useful" counts each prompt once per group, however often a form computes it, and no recomputation; MFU is useful
-arithmetic of forward and backward pass over what the data sheet promises. As in an update, passes follow each other, and
-a thread packs the next ones. Without a GPU it runs on the CPU.
+arithmetic of forward and backward pass over what the data sheet promises. As in an update, passes follow each other
+while a thread packs the next ones. Without a GPU it runs on the CPU.
 """
 
 import argparse

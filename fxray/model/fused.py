@@ -39,6 +39,30 @@ def use_fused(model: torch.nn.Module) -> None:
             module.forward = partial(_gated, module, module.forward)
 
 
+def two_products(
+    x_TI: torch.Tensor,
+    weight_OI: torch.Tensor,
+    bias_O: torch.Tensor | None,
+    narrow_TR: torch.Tensor,
+    b_OR: torch.Tensor,
+) -> torch.Tensor:
+    """A frozen layer's product and an adapter's, x W^T + bias + narrow B^T, [T, O], the second added in place."""
+    return linear(x_TI, weight_OI, bias_O).addmm_(narrow_TR, b_OR.T)
+
+
+_library = torch.library.Library("fxray", "DEF")
+_library.define("two_products(Tensor x, Tensor weight, Tensor? bias, Tensor narrow, Tensor b) -> Tensor")
+_library.impl("two_products", two_products, "CompositeExplicitAutograd")
+torch.library.register_fake("fxray::two_products", lambda x, weight, *_: x.new_empty(len(x), len(weight)), lib=_library)
+
+
+def _two_products(*args: Any) -> torch.Tensor:
+    """The same; compiled code keeps it as it is, and would else copy the first product before it adds the second."""
+    function = torch.ops.fxray.two_products if torch.compiler.is_compiling() else two_products
+    result: torch.Tensor = function(*args)
+    return result
+
+
 class LoraLinear(torch.autograd.Function):
     """x W^T + bias + scaling x A^T B^T, with gradients for x, A and B; W and bias are frozen."""
 
@@ -55,7 +79,7 @@ class LoraLinear(torch.autograd.Function):
         """Takes x [..., I] in the type of `weight_OI`; A and B in float32, multiplied in that type."""
         x_TI = x.reshape(-1, x.shape[-1])
         narrow_TR = linear(x_TI, (a_RI * scaling).to(x.dtype))
-        out_TO = linear(x_TI, weight_OI, bias_O).addmm_(narrow_TR, b_OR.to(x.dtype).T)
+        out_TO = _two_products(x_TI, weight_OI, bias_O, narrow_TR, b_OR.to(x.dtype))
         ctx.save_for_backward(x_TI, narrow_TR, weight_OI, a_RI, b_OR)
         ctx.scaling, ctx.shape = scaling, x.shape
         return out_TO.view(*x.shape[:-1], -1)
@@ -70,8 +94,8 @@ class LoraLinear(torch.autograd.Function):
         of_b_OR = (gradient_TO.T @ narrow_TR).to(b_OR.dtype)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = (gradient_TO @ weight_OI).addmm_(of_narrow_TR, (a_RI * ctx.scaling).to(gradient_TO.dtype))
-            of_x = of_x.view(ctx.shape)
+            a_IR = (a_RI * ctx.scaling).to(gradient_TO.dtype).T
+            of_x = _two_products(gradient_TO, weight_OI.T, None, of_narrow_TR, a_IR).view(ctx.shape)
         return of_x, None, None, of_a_RI, of_b_OR, None
 
 

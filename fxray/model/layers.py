@@ -25,6 +25,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLay
 
 from fxray.model.attention import VarlenLayout, packed_attention, window_attention
 from fxray.model.compiled import run_compiled
+from fxray.model.fused import LoraLinear
 
 
 class Projection(NamedTuple):
@@ -223,11 +224,10 @@ def normed(x: torch.Tensor, by: Norm) -> torch.Tensor:
 
 def project(x_TI: torch.Tensor, by: Projection) -> torch.Tensor:
     """A linear layer and its adapter, [T, O]; the adapter is multiplied in the type of the layer."""
-    out_TO = linear(x_TI, by.weight_OI, by.bias_O)
     if by.a_RI is None or by.b_OR is None:
-        return out_TO
-    narrow_TR = linear(x_TI, (by.a_RI * by.scaling).to(x_TI.dtype))
-    return out_TO + linear(narrow_TR, by.b_OR.to(x_TI.dtype))
+        return linear(x_TI, by.weight_OI, by.bias_O)
+    out_TO: torch.Tensor = LoraLinear.apply(x_TI, *by)
+    return out_TO
 
 
 def rotate(x_THE: torch.Tensor, cos_TE: torch.Tensor, sin_TE: torch.Tensor) -> torch.Tensor:

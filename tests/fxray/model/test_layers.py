@@ -98,6 +98,31 @@ def test_a_block_of_the_vision_tower_is_what_transformers_computes(model, names)
     assert_same(got, expected)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("model", FAMILIES[:2], indirect=True)
+def test_compiled_a_layer_and_a_block_give_what_they_give_as_written(model, monkeypatch):
+    core = model.get_base_model().model
+    layer, block = core.language_model.layers[1], core.visual.blocks[1]
+    torch.manual_seed(0)
+    layout, ends = dense_layout([7, 4], [[3, 2], [5]]), torch.tensor([0, 16, 24, 40], dtype=torch.int32)
+    of_tokens, of_patches = rotations(21, layer.self_attn.head_dim), rotations(40, block.attn.head_dim)
+    of_layer = projections(layer, TEXT)
+    of_block = projections(block, GATED_VISION if hasattr(block.mlp, "gate_proj") else VISION)
+
+    def run_both():
+        turns = tuple(each[None] for each in of_tokens)
+        hidden = torch.linspace(-1, 1, 21 * layer.hidden_size).view(1, 21, -1)
+        patches = torch.linspace(-1, 1, 40 * block.attn.dim).view(40, -1)
+        yield outcome(lambda x: decoder_layer(layer, of_layer, x, layout, turns), hidden, layer)
+        yield outcome(lambda x: vision_block(block, of_block, x, ends, 16, of_patches), patches, block)
+
+    expected = list(run_both())
+    monkeypatch.setattr("fxray.model.layers.run_compiled", lambda function, *args: torch.compile(function)(*args))
+    for got, as_written in zip(run_both(), expected, strict=True):
+        assert_same(got, as_written)
+
+
 def test_without_its_adapter_a_layer_is_the_base(model):
     layer = model.get_base_model().model.language_model.layers[0]
     with model.disable_adapter():

@@ -142,6 +142,13 @@ def test_logprobs_in_chunks_are_those_of_whole_logits(monkeypatch):
     torch.testing.assert_close(in_chunks, leaf.grad)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_compiled_logprobs_are_those_of_whole_logits(monkeypatch):
+    monkeypatch.setattr(heads, "run_compiled", lambda function, *args: torch.compile(function)(*args))
+    test_logprobs_in_chunks_are_those_of_whole_logits(monkeypatch)
+
+
 def test_excluded_tokens_share_their_probability_among_the_rest(policy, rows):
     excluding = PackedPolicy(policy.model, excluded_ids=range(20))
     with torch.no_grad():
