@@ -2,6 +2,9 @@
 
 import csv
 import json
+import threading
+import time
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +14,7 @@ from fxray.config.load import load_config
 from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import ConfigError
 from fxray.events import Note, Step
+from fxray.launch.lease import hold
 from fxray.sweep.sweep import sweep
 
 GRID = """
@@ -181,3 +185,27 @@ def test_many_trials_do_not_share_gpus_without_knowing(base, sweep_file):
     setting = replace(base, configure=lambda more, above: base.configure(["rollout.gpus_per_worker=1", *more], above))
     with pytest.raises(ConfigError, match="same GPUs"):
         sweep(sweep_file(GRID), setting, max_concurrent=2)
+
+
+def test_a_sweep_that_is_ended_waits_until_its_trials_have_left(base, sweep_file, fake_train):
+    train, _ = fake_train({"": (6, 4, 4, 4)})
+    root = base.out / "trials" / "grpo.prompts-per-step-8+seed-0"
+    is_left = threading.Event()
+
+    def leave(lease):
+        time.sleep(0.5)
+        is_left.set()
+        lease.close()
+
+    def run(*_, **__):
+        root.mkdir(parents=True)
+        held = ExitStack()
+        held.enter_context(hold(root))
+        threading.Thread(target=leave, args=(held,)).start()
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        sweep(sweep_file(GRID), base, train=train, run=run)
+    assert is_left.is_set()
+    with hold(root):
+        pass
