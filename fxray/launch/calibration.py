@@ -16,7 +16,7 @@ from fxray.evaluate.predictions import read_predictions
 from fxray.files import file_sha256
 from fxray.launch.data import Splits
 from fxray.launch.fleet import read_policy
-from fxray.launch.run import RunDirectory
+from fxray.launch.run import RunDirectory, finished_phases
 from fxray.model.folder import resolve_model_path, weights_fingerprint
 from fxray.schema import Verdict
 
@@ -132,6 +132,16 @@ def recorded_splits(root: Path) -> Splits:
             remedy="let `fxray train` go on",
         ) from error
     return Splits(train, validation, test, is_synthetic=bool(record.get("is_synthetic")))
+
+
+def splits_of_finished(root: Path) -> Splits:
+    """The splits of a run that has finished a phase, before its lock is taken: what is no run keeps no lock file.
+
+    Raises:
+        CheckpointError: It is no run directory, or nothing is finished in it, or its splits are not known.
+    """
+    finished_phases(root)
+    return recorded_splits(root)
 
 
 def chosen_phase(finished: Sequence[str], stage: str | None, root: Path) -> str:

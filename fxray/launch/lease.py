@@ -13,8 +13,9 @@ import json
 import os
 import platform
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from fxray.files import disk_errors, write_atomically
 
 LEASE_S = 60.0
 HEARTBEAT_S = 10.0
+LOOK_EVERY_S = 0.2
 LOCK_FILE, LEASE_FILE = ".lock", ".lease"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -119,6 +121,34 @@ def hold(root: Path) -> Iterator[Lease]:
             yield lease
         finally:
             lease.end()
+
+
+def await_leaving(roots: Iterable[Path], deadline_s: float) -> list[Path]:
+    """Waits until no driver of this machine holds any of these run directories.
+
+    Args:
+        roots: Run directories; they may be missing.
+        deadline_s: For all of them together.
+
+    Returns:
+        Those that are held all the same.
+    """
+    held, end_s = [root for root in roots if _is_locked(root)], time.monotonic() + deadline_s
+    while held and time.monotonic() < end_s:
+        time.sleep(LOOK_EVERY_S)
+        held = [root for root in held if _is_locked(root)]
+    return held
+
+
+def _is_locked(root: Path) -> bool:
+    try:
+        with (root / LOCK_FILE).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it is not there, or the filesystem knows no locks
+        return False
+    return False
 
 
 def _lock(root: Path, file: IO[str], owner: Owner) -> bool:

@@ -19,7 +19,7 @@ from fxray.errors import CheckpointError, ConfigError, DataError
 from fxray.evaluate.calibration import Calibration, open_calibration
 from fxray.evaluate.predictions import write_predictions
 from fxray.events import Note, OnEvent, ignore
-from fxray.launch.calibration import calibrate_phase, chosen_phase, recorded_splits, refuse_test_images
+from fxray.launch.calibration import calibrate_phase, chosen_phase, refuse_test_images, splits_of_finished
 from fxray.launch.cluster import ray_cluster
 from fxray.launch.evaluation import answer_split, rows_to_answer
 from fxray.launch.fleet import Fleet, open_fleet, open_policies, read_policy
@@ -201,9 +201,9 @@ def calibrate(
         FxrayError: Another process works on the run.
         DataError: The validation split shares images with the test split, or has too few.
     """
+    splits = splits_of_finished(run_dir)
     with open_finished(run_dir, overrides) as (config, finished):
-        name = chosen_phase(list(finished), stage, run_dir)
-        run, splits = RunDirectory(run_dir), recorded_splits(run_dir)
+        name, run = chosen_phase(list(finished), stage, run_dir), RunDirectory(run_dir)
         refuse_test_images(splits.validation, splits.test)
         files: dict[Split, Path] = {"validation": splits.validation, "test": splits.test}
         for split, data in files.items():

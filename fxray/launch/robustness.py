@@ -23,7 +23,7 @@ from fxray.evaluate.predictions import Prediction, read_predictions, write_predi
 from fxray.events import Note, OnEvent, ignore
 from fxray.files import atomic_dir, file_sha256, write_atomically
 from fxray.grammar.views import VIEWS
-from fxray.launch.calibration import chosen_phase, recorded_splits
+from fxray.launch.calibration import chosen_phase, splits_of_finished
 from fxray.launch.cluster import ray_cluster
 from fxray.launch.evaluation import answer_split, rows_to_answer
 from fxray.launch.fleet import Policies, open_policies, read_policy
@@ -59,8 +59,9 @@ def measure_robustness(
         DataError: An image of the test split is too narrow once changed, or too long for a change, or cannot be read
             where the configuration does not leave such images out, or none can.
     """
+    splits = splits_of_finished(run_dir)
     with open_finished(run_dir, overrides, may_ask_fewer=True) as (config, finished):
-        name, splits = chosen_phase(list(finished), stage, run_dir), recorded_splits(run_dir)
+        name = chosen_phase(list(finished), stage, run_dir)
         dataset, root = Dataset.open(splits.test), run_dir / FOLDER / name
         rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
         key = {

@@ -69,6 +69,8 @@ def build_routes(service: Service) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(refuse_unknown_parameters)],
+        responses=problem_responses(422),
     )
     app.state.service = service
     _add_detection(app)
@@ -84,6 +86,26 @@ def service_of(request: Request) -> Service:
     """The service that the application was started with."""
     service: Service = request.app.state.service
     return service
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Lets a request pass whose query holds what the description of its route names; the page's files take any.
+
+    Raises:
+        Refusal: It holds anything else, such as `modle` (422).
+    """
+    described = request.app.openapi()["paths"].get(request.scope["route"].path)
+    if not request.query_params or described is None:
+        return
+    parameters = described[request.method.lower()].get("parameters", [])
+    known = sorted(each["name"] for each in parameters if each["in"] == "query")
+    if others := sorted(set(request.query_params) - set(known)):
+        raise Refusal(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"unknown query parameter {plain_text(others[0], 40)!r}",
+            where="query",
+            remedy=f"leave it out; there is {', '.join(f'`{name}`' for name in known) or 'none'} here",
+        )
 
 
 async def owner_of(
@@ -104,15 +126,8 @@ async def model_of(
     """Name of the model that is to answer; that there is none such is said before the body is read.
 
     Raises:
-        Refusal: There is no such model (404), or the query holds anything else, such as `modle` (422).
+        Refusal: There is no such model (404).
     """
-    if others := sorted(set(request.query_params) - {"model"}):
-        raise Refusal(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            f"unknown query parameter {plain_text(others[0], 40)!r}",
-            where="query",
-            remedy="the only one is `model`",
-        )
     service_of(request).check_model(model)
     return model
 
@@ -276,7 +291,7 @@ def _add_batches(app: FastAPI) -> None:
     @app.get(
         BATCHES + "/{batch_id}",
         response_model=BatchOut,
-        responses=problem_responses(401, 404, 422, 429),
+        responses=problem_responses(401, 404, 429),
         summary="How far a batch is",
         tags=["batches"],
     )
@@ -286,7 +301,7 @@ def _add_batches(app: FastAPI) -> None:
     @app.get(
         BATCHES + "/{batch_id}/results",
         response_class=StreamingResponse,
-        responses=problem_responses(401, 404, 422, 429) | {200: {"content": {NDJSON: {}}}},
+        responses=problem_responses(401, 404, 429) | {200: {"content": {NDJSON: {}}}},
         summary="Results so far, as JSON lines",
         tags=["batches"],
     )
@@ -299,7 +314,7 @@ def _add_batches(app: FastAPI) -> None:
         BATCHES + "/{batch_id}",
         status_code=HTTPStatus.NO_CONTENT,
         response_class=Response,
-        responses=problem_responses(401, 404, 422, 429),
+        responses=problem_responses(401, 404, 429),
         summary="Stop and forget a batch",
         tags=["batches"],
     )

@@ -28,9 +28,10 @@ WAITS = ("wait", "idle")
 _PRESENT = ("policy_version", "num_rollout_workers")
 """Metrics that say what is so now."""
 SMALL_FILES = re.compile(
-    r"(status\.json|metrics\.jsonl|config\.yaml|report\.html|.*/state\.json|sft/adapter/[^/]*\.json)"
+    r"(status\.json|metrics\.jsonl|config\.yaml|report\.html|.*/state\.json|sft/adapter/[^/]*\.json"
+    r"|(trials|runs)/[^/]+/config\.yaml)"
 )
-"""What `read_status` needs of a run directory."""
+"""What `read_status` needs of a run directory, and to know the folder of several."""
 _MANY_RUNS = ("trials", "runs")
 """Where `fxray sweep` and `fxray reproduce` keep theirs."""
 
@@ -113,6 +114,7 @@ def read_remote_status(address: str) -> RunStatus:
     from fxray.remote import Mirror, cache_folder, local_copy
 
     folder, is_led = local_copy(address, SMALL_FILES), Mirror(address, cache_folder(address)).is_led()
+    _refuse_what_is_no_run(folder, address)
     status = read_status(folder, is_led=is_led)
     return replace(status, run_dir=address, used_bytes=0, free_bytes=0)
 
@@ -128,7 +130,7 @@ def read_status(run_dir: Path, now: float | None = None, *, is_led: bool = False
     Raises:
         FxrayError: It is no run directory.
     """
-    _refuse_what_is_no_run(run_dir)
+    _refuse_what_is_no_run(run_dir, str(run_dir))
     now = time.time() if now is None else now
     record = read_record(run_dir)
     notes = [] if record else [_why_no_record(run_dir)]
@@ -162,20 +164,22 @@ def read_status(run_dir: Path, now: float | None = None, *, is_led: bool = False
     )
 
 
-def _refuse_what_is_no_run(run_dir: Path) -> None:
+def _refuse_what_is_no_run(run_dir: Path, told: str) -> None:
+    """Returns where a folder, which people know by the name `told`, holds a run."""
     remedy = "give the --run-dir of a `fxray train`"
     if not run_dir.is_dir():
         what = "is no folder" if run_dir.exists() else "is not there"
-        raise FxrayError(what, where=str(run_dir), remedy=remedy)
+        raise FxrayError(what, where=told, remedy=remedy)
     if not any((run_dir / name).exists() for name in (STATUS_FILE, "config.yaml", METRICS_FILE)):
         entries = sum(entry.name != ".lock" for entry in run_dir.iterdir())
         message = f"holds neither {STATUS_FILE} nor config.yaml" if entries else "is empty: no run was started in it"
-        raise FxrayError(message, where=str(run_dir), remedy=remedy)
+        raise FxrayError(message, where=told, remedy=remedy)
     if not any((run_dir / name).exists() for name in (STATUS_FILE, METRICS_FILE)):
         runs = sorted(run for name in _MANY_RUNS for run in run_dir.glob(f"{name}/*") if run.is_dir())
         if runs:
+            one = f"{told.rstrip('/')}/{runs[-1].relative_to(run_dir)}"
             message = f"is the folder of several runs ({len(runs)} so far), not of one"
-            raise FxrayError(message, where=str(run_dir), remedy=f"name one of them, as in: fxray status {runs[-1]}")
+            raise FxrayError(message, where=told, remedy=f"name one of them, as in: fxray status {one}")
 
 
 def _why_no_record(run_dir: Path) -> str:

@@ -30,9 +30,10 @@ SWITCHES = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_worker_niceness": "0",
+    "RAY_kill_child_processes_on_worker_exit": "0",
 }
 """Tune's own logs, handler of Ctrl-C, haste when a process of its is used again, folder and output; and that trials,
-which such a process starts, yield to others no more than `fxray train` does."""
+which such a process starts, yield to others no more than `fxray train` does, and leave by themselves when it ends."""
 
 
 def run_rounds(

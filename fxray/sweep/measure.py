@@ -155,12 +155,18 @@ def ranked(results: Sequence[SettingResult], metric: str, mode: Literal["max", "
     return [result for _, result in sorted(found, key=lambda pair: pair[0], reverse=mode == "max")]
 
 
+def best_of(results: Sequence[SettingResult], metric: str, mode: Literal["max", "min"]) -> list[SettingResult]:
+    """The best setting; several, in the order of the sweep, where their means are the same number."""
+    order = ranked(results, metric, mode)
+    return [result for result in order if result.metrics[metric]["value"] == order[0].metrics[metric]["value"]]
+
+
 def lead_of(results: Sequence[SettingResult], metric: str, mode: Literal["max", "min"]) -> Lead | None:
-    """How sure it is that the best setting is better than the next; None where there are not two."""
+    """How sure it is that the best setting is better than the next; None where there are not two, or none is alone."""
     from scipy.stats import t
 
     order = ranked(results, metric, mode)
-    if len(order) < 2:
+    if len(order) < 2 or len(best_of(results, metric, mode)) > 1:
         return None
     sign = 1 if mode == "max" else -1
     best, following = order[:2]

@@ -19,7 +19,7 @@ from fxray.launch.evaluation import rows_to_answer
 from fxray.report.paper_table import SYNTHETIC, PaperTable
 from fxray.sweep.chart import draw_fields
 from fxray.sweep.file import SweepFile, as_override
-from fxray.sweep.measure import SettingResult, is_synthetic, lead_of, measure_settings, ranked
+from fxray.sweep.measure import SettingResult, best_of, is_synthetic, lead_of, measure_settings
 from fxray.sweep.tables import write_results
 from fxray.sweep.trials import Configure, Trial
 from fxray.versions import versions
@@ -50,7 +50,7 @@ class Result:
 
     Attributes:
         table: Settings and trials.
-        best: Name of the best setting; empty where none is done.
+        best: Name of the best setting, the first of those that tie; empty where none is done.
         undone: Why trials have no numbers, by name; those that were stopped on purpose are left out.
     """
 
@@ -79,13 +79,11 @@ def write_sweep(
     resamples = config.evaluate.num_bootstrap
     results = measure_settings(trials, out, sweep.metric, stopped, num_bootstrap=resamples, bootstrap_seed=config.seed)
     is_planted = is_synthetic(trials[0])
-    order = ranked(results, sweep.metric, sweep.mode)
-    best = order[0] if order else None
+    best = best_of(results, sweep.metric, sweep.mode)
     has_figure = has_figure and draw_fields(sweep, results, out, FIGURE, is_synthetic=is_planted)
     if not has_figure:
         _remove(out, f"{FIGURE}.png", f"{FIGURE}.svg")
     lead = lead_of(results, sweep.metric, sweep.mode)
-    name = best.setting if best else ""
     table = write_results(
         sweep,
         results,
@@ -93,31 +91,41 @@ def write_sweep(
         out,
         _facts(file, trials, out, config),
         is_synthetic=is_planted,
-        best=name,
+        best=[each.setting for each in best],
         sources=_asked_sources(out, config),
         figure=FIGURE if has_figure else "",
     )
-    if best is not None:
+    if best:
         write_atomically(out / BEST, best_config(file, base, trials, best, is_synthetic=is_planted))
     else:
         _remove(out, BEST)
     lines = [trial for result in results for trial in result.trials]
     undone = {line.trial: line.state for line in lines if line.state and not line.state.startswith("stopped")}
-    return Result(table, name, undone)
+    return Result(table, best[0].setting if best else "", undone)
 
 
 def best_config(
-    file: SweepFile, base: Base, trials: Sequence[Trial], best: SettingResult, *, is_synthetic: bool
+    file: SweepFile, base: Base, trials: Sequence[Trial], tied: Sequence[SettingResult], *, is_synthetic: bool
 ) -> str:
-    """The configuration of a setting as YAML that `load_config` takes, with a head that says what it is."""
+    """The configuration of the best setting as YAML that `load_config` takes, with a head that says what it is.
+
+    Args:
+        file: The sweep.
+        base: Configuration and folder.
+        trials: All of them.
+        tied: The best setting, and those that tie with it.
+        is_synthetic: Whether the data are photographs with planted defects.
+    """
+    best = tied[0]
     setting = next(trial.setting for trial in trials if trial.setting.name == best.setting)
     number, seeds = best.metrics[file.sweep.metric], ", ".join(str(trial.seed) for trial in best.trials)
     spread = "" if number["sd"] is None else f" ± {number['sd']:.3f}"
     phase = next(trial.phase for trial in trials if trial.setting.name == best.setting)
     sets = [*base.overrides, *(as_override(field, value) for field, value in setting.values.items())]
     found = f"{file.sweep.metric} {number['value']:.3f}{spread} after {phase} on the validation split, seeds {seeds}"
+    what = "Best" if len(tied) == 1 else f"First of {len(tied)} settings that tie as the best"
     lines = [
-        f"Best of {file.path.name}: {found}.",
+        f"{what} of {file.path.name}: {found}.",
         *([SYNTHETIC] if is_synthetic else []),
         " ".join(["fxray train --config", base.path_or_name, *(f"--set {shlex.quote(each)}" for each in sets)]),
     ]

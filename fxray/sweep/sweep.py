@@ -9,6 +9,7 @@ The same call goes on where it was. A trial that fails is told in the table, and
 import statistics
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,10 @@ from fxray.experiments.data import prepare_splits, split_overrides
 from fxray.experiments.trainings import num_grpo_steps, num_training_samples
 from fxray.experiments.work import take_over_sft
 from fxray.files import make_folder, write_atomically
-from fxray.launch.apart import Surroundings, run_process
+from fxray.launch.apart import LEAVING_S, Surroundings, run_process
 from fxray.launch.calibration import refuse_test_images
 from fxray.launch.demand import refuse_shared_machine
-from fxray.launch.lease import hold
+from fxray.launch.lease import await_leaving, hold
 from fxray.launch.phases import SFT
 from fxray.launch.run import GO_ON, adopt_config, refuse_changed
 from fxray.sweep.engine import run_rounds
@@ -130,15 +131,27 @@ def sweep(
             write_sweep(file, base, trials, stopped, has_figure=False)
 
         write_sweep(file, base, trials, stopped, has_figure=False)  # what lies there may be of another sweep
-        run(
-            _rounds(file.sweep, trials, stopped, out, partial(_listener, file.sweep, out, finish, on_event)),
-            partial(_advance, train=train, out=out),
-            partial(_mean_after, metric=file.sweep.metric, out=out),
-            max_concurrent=max_concurrent,
-            ray_config=config.ray,
-            folder=out / ".tune",
-        )
+        with _leaving_in_order(trials, out, on_event):
+            run(
+                _rounds(file.sweep, trials, stopped, out, partial(_listener, file.sweep, out, finish, on_event)),
+                partial(_advance, train=train, out=out),
+                partial(_mean_after, metric=file.sweep.metric, out=out),
+                max_concurrent=max_concurrent,
+                ray_config=config.ray,
+                folder=out / ".tune",
+            )
         return write_sweep(file, base, trials, stopped, has_figure=True)
+
+
+@contextmanager
+def _leaving_in_order(trials: Sequence[Trial], out: Path, on_event: OnEvent) -> Iterator[None]:
+    """Where the block ends before its trials do, as by a signal, these are given the time to say so in their runs."""
+    try:
+        yield
+    except BaseException:
+        for root in await_leaving([trial.run(out).root for trial in trials], LEAVING_S):
+            on_event(Note(f"{root.name} has not ended within {LEAVING_S:.0f} s", is_warning=True))
+        raise
 
 
 def train_apart(trial: Trial, phase: str, out: Path, surroundings: Surroundings) -> None:

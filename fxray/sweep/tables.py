@@ -38,7 +38,7 @@ def write_results(
     facts: Mapping[str, object],
     *,
     is_synthetic: bool,
-    best: str,
+    best: Sequence[str],
     sources: Sequence[str],
     figure: str = "",
 ) -> PaperTable:
@@ -51,7 +51,7 @@ def write_results(
         folder: Where to.
         facts: What the numbers rest on.
         is_synthetic: Whether the data are photographs with planted defects.
-        best: Name of the best setting; empty where none is done.
+        best: Name of the best setting, and of those that tie with it; empty where none is done.
         sources: Of the images that were asked about, one each.
         figure: Name of a figure that lies there already.
 
@@ -65,7 +65,8 @@ def write_results(
         "sweep": sweep.model_dump(mode="json"),
         "is_synthetic": is_synthetic,
         "facts": dict(facts),
-        "best": best or None,
+        "best": best[0] if best else None,
+        "tied": list(best[1:]),
         "lead": _finite(asdict(lead)) if lead else None,
         "settings": [asdict(result) for result in results],
         "notes": list(table.notes),
@@ -81,7 +82,7 @@ def as_table(
     facts: Mapping[str, object],
     *,
     is_synthetic: bool,
-    best: str,
+    best: Sequence[str],
     sources: Sequence[str],
     figure: str = "",
 ) -> PaperTable:
@@ -90,9 +91,9 @@ def as_table(
     has_gains = any(result.gains for result in results)
     header = ["setting", "state", *map(label_of, metrics)]
     header += [f"{label_of(metric)} from SFT" for metric in gains] * has_gains + ["seconds"]
-    rows = []
+    word, rows = ", best" if len(best) == 1 else ", tied as best", list[PaperRow]()
     for result in results:
-        state = f"{result.num_done} of {len(result.trials)} seeds{', best' if result.setting == best else ''}"
+        state = f"{result.num_done} of {len(result.trials)} seeds{word if result.setting in best else ''}"
         mute = [t for t in result.trials if not t.state and t.metrics[sweep.metric]["value"] is None]
         state += f", {len(mute)} without {label_of(sweep.metric)}" if mute else ""
         cells = [state, *(_spread_cell(result.metrics.get(metric)) for metric in metrics)]
@@ -108,6 +109,10 @@ def as_table(
     ]
     if lead is not None:
         notes.append(sentence_of(lead, sweep.metric, results))
+    if len(best) > 1:
+        titles = "; ".join(result.title for result in results if result.setting in best)
+        tie = f"{len(best)} settings tie in {label_of(sweep.metric)}, and none is better"
+        notes.append(f"{tie}: {titles}. best.yaml is of the first.")
     notes.append(f"Measured with: {'; '.join(f'{name} {value}' for name, value in facts.items())}")
     return PaperTable(sweep.title, tuple(header), (), tuple(rows), tuple(notes), figure, FIGURE_TEXT)
 

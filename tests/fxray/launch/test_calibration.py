@@ -18,6 +18,7 @@ from fxray.events import Note
 from fxray.launch import calibrate
 from fxray.launch.calibration import fitted_for
 from fxray.launch.phases import _calibrate
+from fxray.launch.robustness import measure_robustness
 from fxray.launch.run import RunDirectory
 from fxray.model.folder import resolve_model_path, weights_fingerprint
 from fxray.schema import Annotation, Box, Region, Sample, Verdict
@@ -148,3 +149,13 @@ def test_another_adapter_does_not_take_it_over(run: RunDirectory) -> None:
     config = load_config(run.root / "config.yaml")
     with pytest.raises(CheckpointError, match="was fitted for adapter_sha256"):
         read_calibration(run.adapter("alpha"), fitted_for(config, "00" * 32))
+
+
+def test_a_detector_without_its_run_is_refused_and_keeps_no_lock_file(run: RunDirectory) -> None:
+    (run.root / "data.json").unlink()
+    before = sorted(run.root.iterdir())
+    with pytest.raises(CheckpointError, match="an adapter alone is enough for detect and serve only"):
+        of_run(run)
+    with pytest.raises(CheckpointError, match="an adapter alone is enough for detect and serve only"):
+        measure_robustness(run.root, None, (), ())
+    assert sorted(run.root.iterdir()) == before

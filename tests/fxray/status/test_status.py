@@ -4,10 +4,12 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from fxray.errors import FxrayError
 from fxray.metrics import MetricsLog
 from fxray.status import summary
 from fxray.status.record import Activity, RunError, Saying, StatusRecord, pid_namespace, write_record
-from fxray.status.summary import read_status
+from fxray.status.summary import read_remote_status, read_status
 from fxray.status.words import as_json, as_lines, duration, size
 
 NOW = 1_800_000_000.0
@@ -265,6 +267,28 @@ def test_a_folder_of_runs_is_none_and_names_one(tmp_path: Path, name: str) -> No
     with pytest.raises(FxrayError, match=r"is the folder of several runs \(2 so far\)") as caught:
         read_status(tmp_path, NOW)
     assert caught.value.remedy.endswith(str(tmp_path / name / "b"))
+
+
+@pytest.mark.parametrize("name", ["trials", "runs"])
+def test_the_folder_of_several_runs_over_there_is_none_and_names_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    address, copied = "s3://bucket/sweep", tmp_path / "copied"
+
+    def copy(_: str, names: re.Pattern[str]) -> Path:
+        listed = ("config.yaml", *(f"{name}/{run}/{file}" for run in "ab" for file in ("config.yaml", "model.bin")))
+        for file in filter(names.fullmatch, listed):
+            (copied / file).parent.mkdir(parents=True, exist_ok=True)
+            (copied / file).touch()
+        return copied
+
+    monkeypatch.setattr("fxray.remote.local_copy", copy)
+    monkeypatch.setattr("fxray.remote.Mirror", lambda *_: types.SimpleNamespace(is_led=lambda: False))
+    with pytest.raises(FxrayError, match=r"is the folder of several runs \(2 so far\)") as caught:
+        read_remote_status(address)
+    assert caught.value.where == address
+    assert caught.value.remedy.endswith(f"fxray status {address}/{name}/b")
+    assert not list(copied.rglob("model.bin"))
 
 
 def test_what_is_no_run_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,11 +1,51 @@
 """Ray Tune itself, over work that only counts."""
 
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from fxray.config.tree import RayConfig
 from fxray.sweep.engine import run_rounds
 from fxray.sweep.units import Halving, Listener, Round, Unit
 
+SWEEP = """
+import signal, subprocess, sys
+from pathlib import Path
+
+from fxray.cli.app import _leave
+from fxray.config.tree import RayConfig
+from fxray.sweep.engine import run_rounds
+from fxray.sweep.units import Listener, Round, Unit
+
+folder, code = sys.argv[1:]
+
+def advance(trial, phase):
+    with subprocess.Popen([sys.executable, "-c", code, folder], stdin=-1, start_new_session=True) as process:
+        process.wait()
+
+signal.signal(signal.SIGTERM, _leave)
+rounds = iter([Round((Unit("a", ("a",), ("sft",)),), Listener(*3 * [lambda *said: None]))])
+tune = Path(folder, ".tune")
+run_rounds(rounds, advance, lambda unit, phase: 1.0, max_concurrent=1, ray_config=RayConfig(), folder=tune)
+"""
+TRIAL = """
+import signal, sys, time
+from pathlib import Path
+
+from fxray.cli.app import _leave
+from fxray.launch.apart import end_with_parent
+
+signal.signal(signal.SIGTERM, _leave)
+end_with_parent()
+Path(sys.argv[1], "up").touch()
+try:
+    time.sleep(60)
+except SystemExit as error:
+    Path(sys.argv[1], "left").write_text(str(error.code))
+"""
 VALUES = {"good": 0.9, "bad": 0.1, "best": 1.0}
 
 
@@ -52,3 +92,22 @@ def test_what_falls_behind_is_stopped_what_fails_stops_nothing_and_all_is_told(t
     ]
     assert ("told", "best", "beta", 1.0) in said
     assert not (tmp_path / "out" / ".tune").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_trial_leaves_by_itself_when_its_sweep_is_ended(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with subprocess.Popen([sys.executable, "-c", SWEEP, str(tmp_path), TRIAL]) as process:
+        _wait_for(tmp_path / "up")
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    _wait_for(tmp_path / "left")
+    assert (tmp_path / "left").read_text() == str(128 + signal.SIGTERM)
+
+
+def _wait_for(file, deadline_s=60.0):
+    end_s = time.monotonic() + deadline_s
+    while not file.exists():
+        assert time.monotonic() < end_s, f"{file.name} is not there after {deadline_s} s"
+        time.sleep(0.1)

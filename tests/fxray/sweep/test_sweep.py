@@ -2,6 +2,9 @@
 
 import csv
 import json
+import threading
+import time
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +14,7 @@ from fxray.config.load import load_config
 from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import ConfigError
 from fxray.events import Note, Step
+from fxray.launch.lease import hold
 from fxray.sweep.sweep import sweep
 
 GRID = """
@@ -148,6 +152,29 @@ def test_a_seed_that_the_metric_says_nothing_of_keeps_its_setting_from_being_bes
     assert json.loads((base.out / "sweep.json").read_text())["lead"] is None
 
 
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_settings_that_tie_are_told_as_such_and_none_is_the_best(base, sweep_file, fake_train, mode):
+    train, _ = fake_train({"0.8": (6, 4, 4, 8 if mode == "max" else 0), "seed-0": (6, 4, 4, 1), "seed-1": (6, 4, 4, 3)})
+    text = "fields: {grpo.temperature: {grid: [0.8, 0.9, 0.5]}}\nseeds: [0, 1]\nmetric: accuracy\nmode: MODE\n"
+    result = sweep(sweep_file(text.replace("MODE", mode)), base, train=train, run=in_this_process)
+    said = "2 settings tie in accuracy, and none is better: grpo.temperature=0.9; grpo.temperature=0.5. best.yaml is of"
+    for ending in ("md", "csv", "html"):
+        content = (base.out / f"sweep.{ending}").read_text()
+        assert said in content, ending
+        assert "Best in accuracy" not in content
+    assert {row.name: row.cells[0] for row in result.table.rows if "+" not in row.name} == {
+        "grpo.temperature-0.8": "2 of 2 seeds",
+        "grpo.temperature-0.9": "2 of 2 seeds, tied as best",
+        "grpo.temperature-0.5": "2 of 2 seeds, tied as best",
+    }
+    content = json.loads((base.out / "sweep.json").read_text())
+    assert (content["best"], content["tied"], content["lead"]) == (result.best, ["grpo.temperature-0.5"], None)
+    assert result.best == "grpo.temperature-0.9"
+    best = (base.out / "best.yaml").read_text()
+    assert best.startswith("# First of 2 settings that tie as the best of ")
+    assert load_config(base.out / "best.yaml").grpo.temperature == 0.9
+
+
 def test_what_an_earlier_sweep_found_best_does_not_outlive_it(base, sweep_file, fake_train):
     train, _ = fake_train({"": (6, 4, 4, 1)})
     found = [base.out / name for name in ("best.yaml", "fields.png", "fields.svg")]
@@ -181,3 +208,27 @@ def test_many_trials_do_not_share_gpus_without_knowing(base, sweep_file):
     setting = replace(base, configure=lambda more, above: base.configure(["rollout.gpus_per_worker=1", *more], above))
     with pytest.raises(ConfigError, match="same GPUs"):
         sweep(sweep_file(GRID), setting, max_concurrent=2)
+
+
+def test_a_sweep_that_is_ended_waits_until_its_trials_have_left(base, sweep_file, fake_train):
+    train, _ = fake_train({"": (6, 4, 4, 4)})
+    root = base.out / "trials" / "grpo.prompts-per-step-8+seed-0"
+    is_left = threading.Event()
+
+    def leave(lease):
+        time.sleep(0.5)
+        is_left.set()
+        lease.close()
+
+    def run(*_, **__):
+        root.mkdir(parents=True)
+        held = ExitStack()
+        held.enter_context(hold(root))
+        threading.Thread(target=leave, args=(held,)).start()
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        sweep(sweep_file(GRID), base, train=train, run=run)
+    assert is_left.is_set()
+    with hold(root):
+        pass
