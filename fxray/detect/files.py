@@ -67,7 +67,8 @@ def _matching(path: str, skipped: str) -> list[str]:
 
 
 def _is_list(path: str) -> bool:
-    return Path(path).suffix.lower() in MANIFEST_SUFFIXES
+    """Whether a path is a list by its name; folders have such names too, as those that Spark writes."""
+    return Path(path).suffix.lower() in MANIFEST_SUFFIXES and not os.path.isdir(path)  # noqa: PTH112 - as below
 
 
 def _is_in(path: str, folder: str) -> bool:

@@ -152,3 +152,12 @@ def test_parquet_without_paths_names_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"pixels": [b"x"]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"row 0: row \"\['pixels'\]\""):
         files_of([str(tmp_path / "a.parquet")])
+
+
+def test_a_folder_that_is_called_like_a_list_is_searched(tmp_path: Path) -> None:
+    image = tmp_path / "scans.csv" / "a.jpg"
+    image.parent.mkdir()
+    image.write_bytes(b"any")
+    (tmp_path / "list.jsonl").write_text('{"path": "scans.csv"}\n')
+    for path in ("scans.csv", "*.csv", "list.jsonl"):
+        assert files_of([str(tmp_path / path)]) == [str(image)], path
