@@ -136,6 +136,7 @@ def test_a_second_driver_is_told_who_holds_the_run(tmp_path: Path) -> None:
             [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
         )
     assert "another process (pid " in second.stderr
+    assert "choose another folder" in second.stderr  # of a sweep it is --out, not --run-dir
     with open_run(tmp_path, config):
         pass
 
