@@ -147,8 +147,9 @@ class Client:
         end_s = time.monotonic() + deadline_s
         while (state := self.batch(batch_id))["state"] != "done":
             if time.monotonic() > end_s:
+                done = f"{state['num_done']} of {state['num_images']} images were examined within {deadline_s:g} s"
                 raise DeadlineError(
-                    f"{state['num_done']} of {state['num_images']} images were examined within {deadline_s:g} s",
+                    f"{done}, held up: {state['held_up']}" if state.get("held_up") else done,
                     where=f"batch {batch_id}",
                     remedy="wait longer; the batch goes on",
                 )

@@ -10,6 +10,9 @@ import yaml
 from fxray.errors import ConfigError
 
 Keys = tuple[str, ...]
+_MERGE = "tag:yaml.org,2002:merge"
+_MAX_NODES = 100_000
+"""Of a document, a part counted as often as it is named: thirty short lines can stand for a billion values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +34,32 @@ Document = dict[Keys, Entry]
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 as SafeLoader reads it, but duplicate keys are refused wherever they stand, and numbers are decimal.
 
-    In YAML 1.1 `010` is eight and `1:30` is ninety; here they are text, as in YAML 1.2.
+    In YAML 1.1 `010` is eight and `1:30` is ninety; here they are text, as in YAML 1.2. Text that can name no file and
+    whole numbers that Python would not write out again are refused.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         refuse_duplicates(node)
         return super().construct_mapping(node, deep=deep)
 
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        text = self.construct_scalar(node)
+        if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text):
+            reason = "text holds a character that no file name can have (\\0, or half of a pair)"
+            raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
+        return text
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        try:
+            number = super().construct_yaml_int(node)
+            str(number)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_yaml_str)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _Loader.yaml_implicit_resolvers = {
@@ -99,6 +121,12 @@ def parse_document(text: str, name: str) -> Document:
             raise ConfigError(
                 "holds no mapping of keys to values", where=name, remedy="write lines `section:`, `key: value`"
             )
+        if _num_nodes(root, {}) > _MAX_NODES:
+            raise ConfigError(
+                f"stands for more than {_MAX_NODES:,} values",
+                where=name,
+                remedy="name no part (`&`) that names others which name others",
+            )
         return dict(_leaves(loader, root, (), name))
     except ConfigError:
         raise
@@ -111,9 +139,23 @@ def parse_document(text: str, name: str) -> Document:
         raise ConfigError(f"is not valid YAML: {error}", where=name, remedy="mend the file") from error
 
 
+def _num_nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many nodes a node stands for, each as often as it is named; those that were counted are known by identity."""
+    if id(node) not in known:
+        inner = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + (0 if isinstance(inner, str) else sum(_num_nodes(each, known) for each in inner))
+    return known[id(node)]
+
+
 def _leaves(loader: _Loader, node: yaml.MappingNode, above: Keys, name: str) -> Iterator[tuple[Keys, Entry]]:
     refuse_duplicates(node)
     for key, value in node.value:
+        if key.tag == _MERGE:
+            raise ConfigError(
+                "`<<` stands for the keys of another section, which is not read",
+                where=f"{name}:{key.start_mark.line + 1}",
+                remedy="write the keys themselves; a whole file is taken over with `extends:`",
+            )
         keys = (*above, str(key.value))
         if isinstance(value, yaml.MappingNode) and value.value:
             yield from _leaves(loader, value, keys, name)

@@ -142,6 +142,8 @@ def _parse_override(override: str) -> Document:
         remedy = "write section.key=value, for example --set grpo.group_size=8"
         raise ConfigError("is not of the form section.key=value", where=origin, remedy=remedy)
     value = parse_document(f"value: {text}", origin)
+    if any(inner[0] != "value" for inner in value):
+        raise ConfigError("holds several values", where=origin, remedy="give each a --set of its own")
     document = {(*keys, *inner[1:]): Entry(entry.value, origin) for inner, entry in value.items()}
     return anchor(document, Path.cwd())
 
@@ -164,9 +166,16 @@ def anchor(document: Document, folder: Path) -> Document:
     return anchored
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
+
+
 def _is_path(keys: Keys, value: str, folder: Path) -> bool:
     if keys == ("model", "path"):  # or the name of a model
-        return value.startswith((".", "~")) or ("/" in value and (folder / value).is_dir())
+        return value.startswith((".", "~")) or ("/" in value and _is_folder(folder / value))
     if keys == ("grpo", "schedule"):
         return value.endswith((".yaml", ".yml"))
     return keys in DATA_FILES or keys == ("serve", "keys") or keys[:2] == ("serve", "adapters")

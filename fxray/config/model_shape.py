@@ -86,11 +86,11 @@ def read_shape(path: str) -> ModelShape | Problem | None:
     Returns:
         The shape; a problem where it is another kind of model, or quantised; None where nothing is known of it here.
     """
-    file = _config_file(path)
-    if file is None:
-        return None
     remedy = f"give the folder of a {KNOWN} model, or `tiny`"
     try:
+        file = _config_file(path)
+        if file is None:
+            return None
         config = json.loads(file.read_text(encoding="utf-8"))
         model_type = config.get("model_type") if isinstance(config, dict) else None
         if model_type not in FAMILIES:

@@ -67,7 +67,8 @@ def _matching(path: str, skipped: str) -> list[str]:
 
 
 def _is_list(path: str) -> bool:
-    return Path(path).suffix.lower() in MANIFEST_SUFFIXES
+    """Whether a path is a list by its name; folders have such names too, as those that Spark writes."""
+    return Path(path).suffix.lower() in MANIFEST_SUFFIXES and not os.path.isdir(path)  # noqa: PTH112 - as below
 
 
 def _is_in(path: str, folder: str) -> bool:
@@ -105,7 +106,12 @@ def _images_below(folder: str, skipped: str) -> Iterator[str]:
     refused: list[str] = []
     num_found = 0
     for place, folders, names in os.walk(folder, followlinks=True, onerror=lambda e: refused.append(str(e.filename))):
-        status = Path(place).stat()
+        try:
+            status = Path(place).stat()
+        except OSError:  # it was deleted, or its disk went away, since it was listed
+            refused.append(place)
+            folders.clear()
+            continue
         if (status.st_dev, status.st_ino) in seen or (skipped and os.path.realpath(place) == skipped):
             folders.clear()
             continue

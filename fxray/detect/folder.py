@@ -191,9 +191,13 @@ def write_thumbnail(folder: Path, sha256: str, encoded: bytes) -> None:
     if not path.exists():
         make_folder(path.parent)
         aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with disk_errors(path):
-            aside.write_bytes(encoded)  # no fsync: it can be made again
-            aside.replace(path)
+        try:
+            with disk_errors(path):
+                aside.write_bytes(encoded)  # no fsync: it can be made again
+                aside.replace(path)
+        finally:
+            with suppress(OSError):
+                aside.unlink()
 
 
 def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -71,6 +71,6 @@ def resamples(num_samples: int, num_bootstrap: int, seed: int) -> Iterator[NDArr
     for start in range(0, num_bootstrap, block):
         rows = min(block, num_bootstrap - start)
         drawn = rng.integers(num_samples, size=(rows, num_samples))
-        flat = drawn + num_samples * np.arange(rows)[:, None]
-        counts = np.bincount(flat.ravel(), minlength=rows * num_samples)
+        drawn += num_samples * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * num_samples)
         yield counts.reshape(rows, num_samples).astype(np.float64)

@@ -1,6 +1,6 @@
 """Average precision of boxes, as COCO counts it, at the loose overlaps that flaws call for.
 
-Legend: N images, D predicted boxes, T thresholds, U distinct scores, B resamples.
+Legend: N images, D predicted boxes, T thresholds, U distinct scores, H of them with a hit, B resamples.
 
 Each box, best score first, takes the free true box of its image that it overlaps most, if by the threshold at least; a
 true box found by none is missed. Precision, raised to the best at any higher recall, is averaged at 101 recalls (Lin et
@@ -19,8 +19,8 @@ from fxray.schema import Box
 
 AP_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 _RECALLS = np.linspace(0, 1, 101)
-_MAX_CELLS = 2**22
-"""Counts of boxes held at once: 32 MiB an array."""
+_MAX_CELLS = 2**18
+"""Counts of boxes held at once: 2 MiB an array, which stay in a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,28 +92,34 @@ def average_precisions(hits: BoxHits, counts_BN: NDArray[np.float64]) -> NDArray
     """
     block = max(1, _MAX_CELLS // max(1, len(hits.scores_D)))
     starts = range(0, len(counts_BN), block)
-    return np.concatenate([_of_block(hits, counts_BN[start : start + block]) for start in starts], axis=1)
-
-
-def _of_block(hits: BoxHits, counts_BN: NDArray[np.float64]) -> NDArray[np.float64]:
-    """As `average_precisions`, with some five arrays of [B, D] at once."""
-    num_true_B = counts_BN @ hits.num_true_N
-    result_TB = np.where(num_true_B > 0, 0.0, np.nan) * np.ones((len(AP_THRESHOLDS), 1))
-    if not len(hits.scores_D) or not num_true_B.any():
-        return result_TB
     order_D = np.argsort(-hits.scores_D, kind="stable")
-    ranked_D = hits.scores_D[order_D]
-    starts_U = np.flatnonzero(np.append(True, ranked_D[1:] != ranked_D[:-1]))  # -inf, of boxes that nothing ranks, ties
-    counts_BD = counts_BN[:, hits.image_D[order_D]]
-    found_BU = np.add.reduceat(counts_BD, starts_U, axis=1).cumsum(axis=1)
-    for t, is_hit_D in enumerate(hits.is_hit_TD[:, order_D]):
-        true_BU = np.add.reduceat(counts_BD * is_hit_D, starts_U, axis=1).cumsum(axis=1)
-        precision_BU = np.divide(true_BU, found_BU, out=np.zeros_like(true_BU), where=found_BU > 0)
-        best_BU = np.maximum.accumulate(precision_BU[:, ::-1], axis=1)[:, ::-1]
-        best_BU = np.concatenate([best_BU, np.zeros((len(best_BU), 1))], axis=1)  # a recall that is never reached
+    ranked = BoxHits(hits.image_D[order_D], hits.scores_D[order_D], hits.is_hit_TD[:, order_D], hits.num_true_N)
+    return np.concatenate([_of_block(ranked, counts_BN[start : start + block]) for start in starts], axis=1)
+
+
+def _of_block(ranked: BoxHits, counts_BN: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As `average_precisions`, for boxes that are ordered by score, with some five arrays of [B, D] at once."""
+    num_true_B = counts_BN @ ranked.num_true_N
+    result_TB = np.where(num_true_B > 0, 0.0, np.nan) * np.ones((len(AP_THRESHOLDS), 1))
+    if not len(ranked.scores_D) or not num_true_B.any():
+        return result_TB
+    scores_D = ranked.scores_D
+    ends_U = np.flatnonzero(np.append(scores_D[1:] != scores_D[:-1], True))  # -inf, of boxes that nothing ranks, ties
+    counts_BD = counts_BN.take(ranked.image_D, axis=1)
+    found_BD = counts_BD.cumsum(axis=1)
+    for t, is_hit_D in enumerate(ranked.is_hit_TD):
+        # Where no box of a score is a hit recall stays and precision falls, so the others decide alone.
+        num_hits_U = is_hit_D.cumsum()[ends_U]
+        is_kept_U = np.diff(num_hits_U, prepend=0) > 0
+        hits_BD = counts_BD.take(np.flatnonzero(is_hit_D), axis=1)
+        true_BH = hits_BD.cumsum(axis=1).take(num_hits_U[is_kept_U] - 1, axis=1)
+        found_BH = found_BD.take(ends_U[is_kept_U], axis=1)
+        precision_BH = true_BH / np.maximum(found_BH, 1)  # 0 where none is drawn
+        best_BH = np.maximum.accumulate(precision_BH[:, ::-1], axis=1)[:, ::-1]
+        best_BH = np.concatenate([best_BH, np.zeros((len(best_BH), 1))], axis=1)  # a recall that is never reached
         with np.errstate(divide="ignore", invalid="ignore"):
-            recall_BU = true_BU / num_true_B[:, None]
-        places_BR = np.array([recall_U.searchsorted(_RECALLS) for recall_U in recall_BU])
-        means_B = np.take_along_axis(best_BU, places_BR, axis=1).mean(axis=1)
+            recall_BH = true_BH / num_true_B[:, None]
+        places_BR = np.array([recall_H.searchsorted(_RECALLS) for recall_H in recall_BH])
+        means_B = np.take_along_axis(best_BH, places_BR, axis=1).mean(axis=1)
         result_TB[t] = np.where(num_true_B > 0, means_B, np.nan)
     return result_TB

@@ -52,5 +52,7 @@ def has_planted_defects(generators: Iterable[str]) -> bool:
 def size_of(sample: Sample) -> str:
     """Which of `SIZES` an image is of; empty where no region is marked on it."""
     regions = sample.annotation.regions
+    if not regions:
+        return ""
     share = union_area([region.box for region in regions]) / (sample.width_px * sample.height_px)
-    return next((name for name, limit in _SIZE_LIMITS.items() if share <= limit), SIZES[-1]) if regions else ""
+    return next((name for name, limit in _SIZE_LIMITS.items() if share <= limit), SIZES[-1])

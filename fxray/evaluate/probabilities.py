@@ -175,14 +175,14 @@ def _ranking(
 ) -> dict[str, NDArray[np.float64]]:
     """The metrics that only the order decides. Equal probabilities are flagged together."""
     order_N = np.argsort(-probabilities_N, kind="stable")
-    starts_U = np.flatnonzero(np.diff(probabilities_N[order_N], prepend=np.inf))
-    counts_BN, truth_N = counts_BN[:, order_N], is_generated_N[order_N]
-    hits_BU = np.add.reduceat(counts_BN * truth_N, starts_U, axis=1)
-    alarms_BU = np.add.reduceat(counts_BN * ~truth_N, starts_U, axis=1)
-    all_hits_BU, all_alarms_BU = hits_BU.cumsum(axis=1), alarms_BU.cumsum(axis=1)
+    ends_U = np.flatnonzero(np.diff(probabilities_N[order_N], append=-np.inf))
+    counts_BN, truth_N = counts_BN.take(order_N, axis=1), is_generated_N[order_N]
+    flagged_BU = counts_BN.cumsum(axis=1).take(ends_U, axis=1)
+    all_hits_BU = (counts_BN * truth_N).cumsum(axis=1).take(ends_U, axis=1)
+    all_alarms_BU = flagged_BU - all_hits_BU
+    hits_BU, alarms_BU = (np.diff(sums_BU, axis=1, prepend=0) for sums_BU in (all_hits_BU, all_alarms_BU))
     num_generated_B, num_real_B = all_hits_BU[:, -1], all_alarms_BU[:, -1]
-    flagged_BU = all_hits_BU + all_alarms_BU
-    precision_BU = np.divide(all_hits_BU, flagged_BU, out=np.zeros_like(flagged_BU), where=flagged_BU > 0)
+    precision_BU = all_hits_BU / np.maximum(flagged_BU, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         recall_BU, fpr_BU = all_hits_BU / num_generated_B[:, None], all_alarms_BU / num_real_B[:, None]
         metrics = {

@@ -157,7 +157,7 @@ def _lock(root: Path, file: IO[str], owner: Owner) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        _refuse(root, file.read().strip() or "unknown", "wait for it, end it, or choose another --run-dir")
+        _refuse(root, file.read().strip() or "unknown", "wait for it, end it, or choose another folder")
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
@@ -187,7 +187,7 @@ def _take(root: Path, owner: Owner, *, is_locked: bool) -> None:
 
 
 def _refuse(root: Path, who: str, remedy: str) -> NoReturn:
-    raise FxrayError(f"another process ({who}) works on this run", where=str(root), remedy=remedy)
+    raise FxrayError(f"another process ({who}) works in this folder", where=str(root), remedy=remedy)
 
 
 def _read(root: Path) -> Owner | None:

@@ -86,13 +86,13 @@ def open_run(root: Path, config: Config) -> Iterator[RunDirectory]:
         FxrayError: Another process works on it.
         ResourceError: The folder cannot be made or written.
     """
-    root = root.resolve()
+    root = _place(root)
     make_folder(root)
+    if not (root / CONFIG_FILE).exists() and not all(_is_of_a_start(entry, config) for entry in root.iterdir()):
+        raise ConfigError(
+            "the folder is not empty and is not a run directory", where=str(root), remedy="choose another --run-dir"
+        )
     with hold(root) as lease:
-        if not (root / CONFIG_FILE).exists() and not all(_is_of_a_start(entry, config) for entry in root.iterdir()):
-            raise ConfigError(
-                "the folder is not empty and is not a run directory", where=str(root), remedy="choose another --run-dir"
-            )
         adopt_config(root, config, _CONTINUE)
         for leftover in list(root.rglob(".*.tmp")):
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
@@ -100,12 +100,28 @@ def open_run(root: Path, config: Config) -> Iterator[RunDirectory]:
         yield RunDirectory(root, lease)
 
 
+def _place(root: Path) -> Path:
+    """The absolute path of a run; one that the libraries of a training cannot take is refused before anything is made.
+
+    Raises:
+        ConfigError: Its name is no UTF-8, or leads through links in a circle.
+    """
+    try:
+        place = root.resolve()
+        str(place).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError("has a name that is no UTF-8", where=str(root), remedy="choose another --run-dir") from error
+    except (RuntimeError, OSError) as error:  # which of them a loop is depends on Python's version
+        raise ConfigError(f"leads nowhere: {error}", where=str(root), remedy="choose another --run-dir") from error
+    return place
+
+
 def _is_of_a_start(entry: Path, config: Config) -> bool:
     """Whether a driver that was killed before it had written the configuration may have left this."""
     if entry.name == _SCHEDULE_FILE:
         schedule = Path(config.grpo.schedule)
         return entry.is_file() and schedule.is_file() and entry.read_bytes() == schedule.read_bytes()
-    asides = (f".{_SCHEDULE_FILE}.", f".{CONFIG_FILE}.")
+    asides = (f".{_SCHEDULE_FILE}.", f".{CONFIG_FILE}.", f".{LEASE_FILE}.", f"{LEASE_FILE}.")
     return entry.name in (LOCK_FILE, LEASE_FILE) or (entry.name.startswith(asides) and entry.suffix == ".tmp")
 
 

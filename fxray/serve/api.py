@@ -296,7 +296,8 @@ def _add_batches(app: FastAPI) -> None:
         tags=["batches"],
     )
     def state(request: Request, owner: Owner, batch_id: BatchId) -> BatchOut:
-        return service_of(request).batches.find(batch_id, owner).state()
+        service = service_of(request)
+        return service.batches.find(batch_id, owner).state(service.runner.held_up(batch_id))
 
     @app.get(
         BATCHES + "/{batch_id}/results",

@@ -43,7 +43,7 @@ class BatchRunner:
         models: Collection[str],
     ) -> None:
         self._store, self._examine, self._until_ready, self._models = store, examine, until_ready, models
-        self._waiting: set[str] = set()
+        self._held_up: dict[str, str] = {}
         self._done: set[str] = set()
         self._slots = asyncio.Semaphore(num_at_once)
         self._wakes = asyncio.Event()
@@ -53,6 +53,10 @@ class BatchRunner:
     def is_dead(self) -> bool:
         """Whether it has ended, told to or not: no batch goes on before the next start."""
         return self._task is not None and self._task.done()
+
+    def held_up(self, batch_id: str) -> str | None:
+        """Why a batch does not go on now; None where it does."""
+        return self._held_up.get(batch_id)
 
     def start(self) -> None:
         """Begins with whatever was left over."""
@@ -96,7 +100,9 @@ class BatchRunner:
         """One round; False where an image was left for the next one."""
         answers: list[asyncio.Task[bool]] = []
         batches = await asyncio.to_thread(lambda: list(self._store.all()))
-        self._done &= {batch.batch_id for batch in batches}
+        ids = {batch.batch_id for batch in batches}
+        self._done &= ids
+        self._held_up = {batch_id: reason for batch_id, reason in self._held_up.items() if batch_id in ids}
         for batch in batches:
             if batch.batch_id in self._done:  # its results stay: they need not be looked for again
                 continue
@@ -116,8 +122,8 @@ class BatchRunner:
         return all(answer.result() for answer in answers)
 
     def _tell_waiting(self, batch: Batch) -> None:
-        if batch.batch_id not in self._waiting:
-            self._waiting.add(batch.batch_id)
+        if batch.batch_id not in self._held_up:
+            self._held_up[batch.batch_id] = f"there is no model {batch.model!r} now"
             _LOG.warning("batch %s waits: there is no model %r now", batch.batch_id, batch.model)
 
     async def _answer(self, batch: Batch, index: int) -> bool:
@@ -126,11 +132,14 @@ class BatchRunner:
             upload = await asyncio.to_thread(batch.read, index)
             result = await self._examine_patiently(upload)
             await asyncio.to_thread(batch.write, index, result)
-        except (FxrayError, OSError):
+        except (FxrayError, OSError) as error:
             if not batch.image(index).is_file():
                 return True
+            told = error.message if isinstance(error, FxrayError) else error.strerror or type(error).__name__
+            self._held_up[batch.batch_id] = told
             _LOG.exception("batch %s: image %d is left for the next round", batch.batch_id, index)
             return False
+        self._held_up.pop(batch.batch_id, None)
         return True
 
     async def _examine_patiently(self, upload: Upload) -> dict[str, Any]:

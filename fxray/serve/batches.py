@@ -83,8 +83,8 @@ class Batch:
             with suppress(FileNotFoundError):  # not examined yet, or deleted meanwhile
                 yield self.result(index).read_text("utf-8") + "\n"
 
-    def state(self) -> BatchOut:
-        """What is known of it now."""
+    def state(self, held_up: str | None = None) -> BatchOut:
+        """What is known of it now, and why it does not go on, where it does not."""
         results = [json.loads(line) for line in self.lines()]
         num_done = len(results)
         state = BatchState.DONE if num_done == len(self.names) else BatchState.RUNNING
@@ -98,6 +98,7 @@ class Batch:
             results=f"/v1/batches/{self.batch_id}/results",
             asked_of=self.asked_of,
             answered_by=sorted({result["model"]["id"] for result in results if "model" in result}),
+            held_up=None if num_done == len(self.names) else held_up,
         )
 
 

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from fxray.errors import ConfigError
-from fxray.files import write_atomically
+from fxray.files import append_line, make_folder
 from fxray.serve.problems import Refusal
 from fxray.serve.rate import RateLimiter
 
@@ -113,7 +113,7 @@ def read_keys(file: Path | None) -> KeyRing:
 
 
 def add_key(file: Path, name: str) -> str:
-    """Makes a key, and notes its sum in the file, which only its owner can read.
+    """Makes a key, and adds its sum to the file, which only its owner can read; others may add theirs at the same time.
 
     Returns:
         The key; it is nowhere else.
@@ -121,6 +121,7 @@ def add_key(file: Path, name: str) -> str:
     Raises:
         ConfigError: The name has other characters than letters, digits, `.`, `_`, `-`, or is there already; or
             the file cannot be read.
+        ResourceError: The disk is full or not writable.
     """
     if not re.fullmatch(r"[\w.-]{1,64}", name):
         raise ConfigError(f"name {name!r}, expected 1 to 64 letters, digits, `.`, `_` or `-`", remedy="choose another")
@@ -130,7 +131,9 @@ def add_key(file: Path, name: str) -> str:
             f"holds a key of {name!r} already", where=str(file), remedy="remove its line first, which ends that key"
         )
     key = _PREFIX + secrets.token_urlsafe(32)
-    write_atomically(file, "\n".join([*lines, f"{name}:{_digest(key)}"]) + "\n")
+    make_folder(file.parent)
+    is_new_line = not file.exists() or file.read_bytes()[-1:] in (b"", b"\n")
+    append_line(file, f"{'' if is_new_line else chr(10)}{name}:{_digest(key)}")
     file.chmod(0o600)
     return key
 

@@ -207,6 +207,8 @@ class BatchOut(_Wire):
     """Id of the model that it was handed in for; null where no engine could say it then."""
     answered_by: list[str]
     """Ids of the models that answered: another one after a swap of the adapter, or a start with another one."""
+    held_up: str | None = None
+    """Why it does not go on now: a full disk, a model that this start does not offer; null where it does."""
 
 
 def wire_provenance(found: Provenance) -> ProvenanceOut:

@@ -132,13 +132,13 @@ def test_a_batch_is_waited_for_no_longer_than_told(image):
     answers = [
         httpx.Response(202, json={"id": "f" * 32}), httpx.Response(200, json=running),
         httpx.Response(200, json=running | {"state": "done"}), httpx.Response(200, text=lines),
-        httpx.Response(200, json=running),
+        httpx.Response(200, json=running | {"held_up": "cannot be written: No space left"}),
     ]  # fmt: skip
     client = client_of(answers, [])
     batch = client.hand_in([image])
     client.wait(batch, deadline_s=5, every_s=0)
     assert [result["name"] for result in client.results(batch)] == ["a", "b"]
-    with pytest.raises(DeadlineError, match="1 of 2 images"):
+    with pytest.raises(DeadlineError, match=r"1 of 2 images .*, held up: cannot be written: No space left"):
         client.wait(batch, deadline_s=-1)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from fxray.config.document import Entry
+from fxray.config.limits import check
 from fxray.config.load import dump_differences, load_config
 from fxray.config.tree import Config
 from fxray.errors import ConfigError
@@ -119,6 +120,12 @@ def test_an_override_that_is_not_yaml_is_refused(tmp_path):
     assert "--set seed=[1" in refused(write(tmp_path, MINIMAL), ["seed=[1"])
 
 
+def test_an_override_sets_what_it_names_and_nothing_else(tmp_path):
+    said = refused(write(tmp_path, MINIMAL), ["grpo.group_size=4\nseed: 5"])
+    assert "holds several values" in said
+    assert "give each a --set of its own" in said
+
+
 def test_a_section_cannot_be_a_number(tmp_path):
     assert "grpo is 3; must be a section" in refused(write(tmp_path, MINIMAL), ["grpo=3"])
 
@@ -216,6 +223,11 @@ def test_a_name_that_is_nearly_right_is_put_right(name):
         ("", "model is missing"),
         ("\x00", "is not valid YAML"),
         ("seed: 2025-99-99\n", "is not valid YAML"),
+        ("sft: &a {epochs: 2}\ngrpo: {<<: *a}\n", "mine.yaml:2: `<<` stands for the keys of another section"),
+        ("seed: 1\nmodel: {path: 'a\\0/b'}\n".replace("'", '"'), "mine.yaml:2: is not valid YAML: text holds"),
+        ('data: {train: "\\ud800.parquet"}\n', "no file name can have"),
+        ("seed: 1\nsft: {epochs: 0x" + "f" * 4000 + "}\n", "mine.yaml:2: is not valid YAML: Exceeds the limit"),
+        ("a0: &a0 [1, 2]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(60)), "100,000 values"),
     ],
 )
 def test_a_broken_file_is_refused_with_its_place(tmp_path, text, said):
@@ -234,6 +246,12 @@ def test_a_file_in_another_encoding_is_refused(tmp_path):
 def test_what_can_be_no_file_is_no_configuration(name):
     with pytest.raises(ConfigError, match="there is no such configuration"):
         load_config(name)
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "x/" * 3000, "./" + "x" * 300])
+def test_a_name_that_is_too_long_is_no_model(tmp_path, path):
+    config = load_config(write(tmp_path, MINIMAL), [f"model.path={path}"])
+    assert any("File name too long" in str(problem) for problem in check(config))
 
 
 def test_the_home_of_nobody_is_no_folder(tmp_path):

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -152,3 +154,30 @@ def test_parquet_without_paths_names_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"pixels": [b"x"]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"row 0: row \"\['pixels'\]\""):
         files_of([str(tmp_path / "a.parquet")])
+
+
+def test_a_folder_that_is_called_like_a_list_is_searched(tmp_path: Path) -> None:
+    image = tmp_path / "scans.csv" / "a.jpg"
+    image.parent.mkdir()
+    image.write_bytes(b"any")
+    (tmp_path / "list.jsonl").write_text('{"path": "scans.csv"}\n')
+    for path in ("scans.csv", "*.csv", "list.jsonl"):
+        assert files_of([str(tmp_path / path)]) == [str(image)], path
+
+
+def test_a_folder_that_vanishes_while_it_is_searched_is_told_and_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = os.walk
+
+    def losing(folder: str, **options: object) -> Iterator[tuple[str, list[str], list[str]]]:
+        for place, folders, names in walk(folder, **options):  # type: ignore[call-overload]
+            if place.endswith("b"):
+                shutil.rmtree(place)
+            yield place, folders, names
+
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(b"any")
+    monkeypatch.setattr(os, "walk", losing)
+    assert files_of([str(tmp_path)]) == [str(tmp_path / path) for path in ("a/1.jpg", "c/1.jpg", "b")]

@@ -1,5 +1,6 @@
 """A folder of results: nothing is examined twice, nothing is lost, and nothing else is touched."""
 
+import errno
 import json
 import os
 from contextlib import suppress
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fxray.detect.finding import Finding
-from fxray.detect.folder import PARTS, RESULTS, SETTINGS, opened_folder, thumbnail_file
+from fxray.detect.folder import PARTS, RESULTS, SETTINGS, opened_folder, thumbnail_file, write_thumbnail
 from fxray.errors import ConfigError, DataError, ResourceError
 
 SETTINGS_A = {"adapter_sha256": "aa", "fxray": "1"}
@@ -168,3 +169,14 @@ def test_damage_names_the_line(tmp_path: Path, line: str) -> None:
     (tmp_path / SETTINGS).write_text("{")
     with pytest.raises(DataError, match="cannot be read"), opened_folder(tmp_path, SETTINGS_A):
         pass
+
+
+def test_a_thumbnail_that_has_no_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, content: bytes) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        write_thumbnail(tmp_path, "ab" * 32, b"jpeg")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

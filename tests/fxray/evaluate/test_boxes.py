@@ -73,3 +73,26 @@ def test_memory_is_bounded_however_many_boxes_there_are(monkeypatch: pytest.Monk
     finally:
         tracemalloc.stop()
     assert peak_bytes < 6 * 8 * 2**16 < 400 * 2000 * 8  # one array of all resamples alone is larger
+
+
+def plain_precision(hits: BoxHits, is_hit_D: np.ndarray, counts_N: np.ndarray) -> float:
+    """As the text says it: the best precision at any score whose recall is so high, averaged over 101 recalls."""
+    num_true = (counts_N * hits.num_true_N).sum()
+    curve = []
+    for score in sorted(set(hits.scores_D), reverse=True):
+        counts_D = counts_N[hits.image_D] * (hits.scores_D >= score)
+        found, true = counts_D.sum(), (counts_D * is_hit_D).sum()
+        curve.append((true / num_true, true / found if found else 0.0))
+    best = [max((precision for recall, precision in curve if recall >= r), default=0.0) for r in np.linspace(0, 1, 101)]
+    return float(np.mean(best))
+
+
+@pytest.mark.parametrize("shares", [(0.9, 0.7, 0.5, 0.2, 0.05), (0.6, 0.3, 0.1, 0.02, 0.0), (1.0, 1.0, 0.0, 0.0, 0.0)])
+def test_precision_is_that_of_its_definition_where_scores_tie_or_find_nothing(shares: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(1)
+    images, is_hit = np.repeat(np.arange(12), 5), rng.random((5, 60)) < np.array(shares)[:, None]
+    scores = np.where(rng.random(60) < 0.1, -np.inf, rng.integers(0, 9, 60) / 8)  # few: ties, and scores without a hit
+    hits = BoxHits(images, scores, is_hit, rng.integers(4, 6, 12))
+    (counts,) = resamples(12, 40, seed=2)
+    plain = [[plain_precision(hits, is_hit_D, counts_N) for counts_N in counts] for is_hit_D in is_hit]
+    assert average_precisions(hits, counts) == pytest.approx(np.array(plain), abs=1e-12)

@@ -42,7 +42,7 @@ def test_a_lease_ends_with_its_holder(tmp_path: Path) -> None:
 
 def test_a_driver_of_another_machine_that_lives_is_respected(tmp_path: Path) -> None:
     leave(tmp_path, ELSEWHERE, age_s=20)
-    message = r"another process \(pid 7 on node-b\) works on this run\n.*its lease runs out in (39|40) s"
+    message = r"another process \(pid 7 on node-b\) works in this folder\n.*its lease runs out in (39|40) s"
     with pytest.raises(FxrayError, match=message), hold(tmp_path):
         pass
 
@@ -58,7 +58,7 @@ def test_a_dead_owner_is_followed(tmp_path: Path, owner: Owner, age_s: float) ->
 
 def test_without_file_locks_the_lease_alone_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
-    with hold(tmp_path), pytest.raises(FxrayError, match="works on this run"), hold(tmp_path):
+    with hold(tmp_path), pytest.raises(FxrayError, match="works in this folder"), hold(tmp_path):
         pass
     leave(tmp_path, Owner(), LEASE_S + 1)
     with hold(tmp_path):

@@ -136,6 +136,7 @@ def test_a_second_driver_is_told_who_holds_the_run(tmp_path: Path) -> None:
             [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
         )
     assert "another process (pid " in second.stderr
+    assert "choose another folder" in second.stderr  # of a sweep it is --out, not --run-dir
     with open_run(tmp_path, config):
         pass
 
@@ -158,6 +159,7 @@ def test_a_driver_that_is_killed_before_the_configuration_is_written_leaves_a_fo
     root.mkdir()
     (root / "schedule.yaml").write_text(ONE_STAGE % 0.5)
     (root / ".config.yaml.17.tmp").write_text("gr")
+    (root / "..lease.17.tmp").write_text("{")
     with open_run(root, config):
         assert not (root / ".config.yaml.17.tmp").exists()
 
@@ -175,4 +177,13 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(FxrayError, match="not a run directory"), open_run(tmp_path, load_config("tiny", [])):
         pass
-    assert {p.name for p in tmp_path.iterdir()} <= {"thesis.tex", ".lock"}
+    assert {p.name for p in tmp_path.iterdir()} == {"thesis.tex"}
+
+
+@pytest.mark.parametrize("name", ["b\udcffad", "circle"])
+def test_a_folder_that_no_training_can_use_is_refused_before_it_is_made(tmp_path: Path, name: str) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    config = load_config("tiny", [])
+    with pytest.raises(ConfigError, match=r"no UTF-8|leads nowhere"), open_run(tmp_path / name, config):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["circle"]

@@ -195,6 +195,7 @@ def test_a_batch_is_answered_by_its_model_and_waits_where_that_is_not_offered(ma
     handed_in, waiting, results = run(go())
     assert [status for _, status in handed_in] == [202, 202, 404]
     assert (waiting["state"], waiting["num_done"]) == ("waiting", 0)
+    assert waiting["held_up"] == "there is no model 'strict' now"
     assert [result["model"]["name"] for result in results] == ["default", "strict"]
 
 
@@ -217,11 +218,11 @@ def test_a_write_that_fails_leaves_its_image_for_the_next_round(make_service, mo
             return await until_done(client, url), (await client.get("/readyz")).status_code
 
     state, ready = run(go())
-    assert (state["num_failed"], ready) == (0, 200)
+    assert (state["num_failed"], state["held_up"], ready) == (0, None, 200)
     assert num_refused == 5 + 4
 
 
-def test_a_failed_round_is_followed_by_a_pause(make_service, backend, monkeypatch):
+def test_a_failed_round_is_told_and_followed_by_a_pause(make_service, backend, monkeypatch):
     def full(batch, index, result):
         raise ResourceError("cannot be written: No space left on device")
 
@@ -230,11 +231,14 @@ def test_a_failed_round_is_followed_by_a_pause(make_service, backend, monkeypatc
 
     async def go():
         async with running(make_service(OWNERS)) as client:
-            await client.post("/v1/batches", files=images(png(), png()), headers=HEADERS)
+            added = await client.post("/v1/batches", files=images(png(), png()), headers=HEADERS)
             await asyncio.sleep(0.3)
+            return (await client.get(added.headers["location"], headers=HEADERS)).json()
 
-    run(go())
+    state = run(go())
     assert len(backend.names) == 2
+    assert (state["state"], state["num_done"]) == ("waiting", 0)
+    assert state["held_up"] == "cannot be written: No space left on device"
 
 
 def test_a_batch_that_is_deleted_while_it_is_worked_on_stays_deleted_and_holds_up_no_other(make_service, monkeypatch):

@@ -1,4 +1,5 @@
 import hashlib
+import secrets
 
 import pytest
 
@@ -22,6 +23,29 @@ def test_a_name_has_one_key(tmp_path):
         add_key(tmp_path / "keys.txt", "ana")
     with pytest.raises(ConfigError, match="name 'a:b'"):
         add_key(tmp_path / "keys.txt", "a:b")
+
+
+def test_keys_that_are_made_at_once_are_all_kept(tmp_path, monkeypatch):
+    file, names = tmp_path / "new" / "keys.txt", iter(["ben", "cid"])
+
+    def meanwhile(num_bytes):
+        for name in names:
+            add_key(file, name)
+        return "x" * num_bytes
+
+    monkeypatch.setattr(secrets, "token_urlsafe", meanwhile)
+    key = add_key(file, "ana")
+    assert read_keys(file).owner(key) is not None
+    assert sorted(line.partition(":")[0] for line in file.read_text().splitlines()) == ["ana", "ben", "cid"]
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_last_line_without_an_end_stays_a_line_of_its_own(tmp_path):
+    file = tmp_path / "keys.txt"
+    file.write_text("# of the newsroom")
+    key = add_key(file, "ana")
+    assert read_keys(file).owner(key) == "ana"
+    assert file.read_text().splitlines()[0] == "# of the newsroom"
 
 
 def test_keys_may_come_in_the_environment(monkeypatch):
