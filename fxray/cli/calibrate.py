@@ -4,14 +4,12 @@ from typing import Annotated
 
 import typer
 
-from fxray.cli.arguments import SetOption, within
+from fxray.cli.arguments import FinishedRunOption, JsonOption, SetOption, StageOption, within
 
 
 def calibrate(
-    run_dir: Annotated[str, typer.Option("--run-dir", "-d", metavar="DIR", help="A run with a finished phase.")],
-    stage: Annotated[
-        str | None, typer.Option(metavar="NAME", help="sft, alpha, beta, ...; by default the last that is finished.")
-    ] = None,
+    run_dir: FinishedRunOption,
+    stage: StageOption = None,
     max_fpr: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Largest share of real images that may count as generated."),
@@ -21,7 +19,7 @@ def calibrate(
         typer.Option(min=0, max=1, help="Largest share of wrong verdicts on either side of the unsure band."),
     ] = None,
     overrides: SetOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Fit probabilities, threshold and unsure band on the validation split.
 
