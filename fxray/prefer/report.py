@@ -13,6 +13,7 @@ from fxray.draw import font_file, readable
 from fxray.files import write_atomically
 from fxray.prefer.analysis import Analysis, Cell
 from fxray.report.figure import write_figure
+from fxray.report.paper_table import SYNTHETIC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "preference"
-SYNTHETIC = "SYNTHETIC: photographs with planted defects; not comparable with the paper's numbers."
 _WHO = {
     "human": "people",
     "judge": "models, no people",
