@@ -32,12 +32,12 @@ def calibrate(
       fxray calibrate --run-dir runs/demo
       fxray calibrate --run-dir runs/demo --max-fpr 0.01
     """
-    from fxray import launch
     from fxray.cli.progress import show_progress
+    from fxray.launch import phases
     from fxray.remote import local_folder
 
     with show_progress() as on_event, local_folder(run_dir, on_event) as folder:
-        name, calibration, report = launch.calibrate(
+        name, calibration, report = phases.calibrate(
             folder, stage, overrides or (), max_fpr=max_fpr, max_error=max_error, on_event=on_event
         )
     found = next((evaluation for evaluation in report.comparison.evaluations if evaluation.name == name), None)

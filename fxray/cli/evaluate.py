@@ -205,11 +205,11 @@ def _has_boxes(view: str) -> bool:
 
 def _answer(tree: "Config", adapter: Path | None, data: Path, out: Path) -> None:
     """Lets the model answer the samples of `data` into `out`."""
-    from fxray import launch
     from fxray.cli.progress import show_progress
+    from fxray.launch import phases
 
     with show_progress() as on_event:
-        launch.evaluate_adapter(tree, adapter, data, out, on_event)
+        phases.evaluate_adapter(tree, adapter, data, out, on_event)
 
 
 def report(run_dir: Annotated[str, typer.Argument(help="A run directory, finished or not.")]) -> None:
