@@ -221,7 +221,7 @@ def report(run_dir: Annotated[str, typer.Argument(help="A run directory, finishe
       fxray report s3://bucket/runs/7b
     """
     from fxray.remote import local_folder
-    from fxray.report import write_report
+    from fxray.report.page import write_report
 
     with local_folder(run_dir) as folder:
         written = write_report(folder)

@@ -8,7 +8,7 @@ from fxray.errors import CheckpointError, ConfigError, DataError, FxrayError
 from fxray.evaluate.comparison import Comparison
 from fxray.events import Note
 from fxray.launch import phases
-from fxray.report import Report
+from fxray.report.page import Report
 
 
 def run(*arguments):
