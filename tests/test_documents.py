@@ -28,6 +28,13 @@ def test_every_file_that_a_document_names_is_there(document):
     assert missing == []
 
 
+def test_every_test_that_a_document_names_is_there():
+    tests = {name for file in (TOP / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", file.read_text())}
+    named = {name for path in TODAYS for name in re.findall(r"(?:`|::)(test_\w+)`", path.read_text())}
+    assert len(named) > 10
+    assert named <= tests
+
+
 def test_the_two_commands_stand_on_the_first_screen():
     first_screen = (TOP / "README.md").read_text().splitlines()[:15]
     assert [line.split("#")[0].strip() for line in first_screen if line.startswith("make ")] == [
