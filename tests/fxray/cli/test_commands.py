@@ -1,22 +1,13 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
+from command_line import run
 
-from fxray.cli.app import app
 from fxray.errors import CheckpointError, ConfigError, DataError, FxrayError
 from fxray.evaluate.comparison import Comparison
 from fxray.events import Note
 from fxray.launch import phases
 from fxray.report.page import Report
-
-
-def run(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, FxrayError):
-        raise result.exception
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 @pytest.fixture(scope="module")
