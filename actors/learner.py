@@ -29,7 +29,7 @@ from fxray.errors import CheckpointError, DeadlineError, LearnerLostError
 from fxray.files import read_folder, write_atomically
 from fxray.grpo.packing import packed_length, plan_micro_batches
 from fxray.grpo.types import PolicyBlob, ProbeGap, RolloutGroup, TrainingGroup, UpdateSettings, WeightsBlob
-from fxray.imports import large_imports
+from fxray.large_imports import large_imports
 
 POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE = "adapter", "reference", "optimizer.safetensors"
 PARTS = (POLICY_FOLDER, REFERENCE_FOLDER, OPTIMIZER_FILE)

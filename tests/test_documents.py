@@ -1,13 +1,21 @@
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import typer
 import yaml
 
+from fxray.cli.app import app
 from fxray.config.load import load_config
+from fxray.config.tree import Config
 
 TOP = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*TOP.glob("*.md"), *(TOP / "docs").glob("*.md")]
+TODAYS = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]  # which tells of what there was, too
+FILE_ENDINGS = (".py", ".json", ".jsonl", ".yaml", ".parquet")
+NO_FIELDS = {"ray.kill", "ray.wait", "model.language_model"}
+"""Names of Ray and of transformers that look like fields."""
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -20,6 +28,13 @@ def test_every_file_that_a_document_names_is_there(document):
     assert missing == []
 
 
+def test_every_test_that_a_document_names_is_there():
+    tests = {name for file in (TOP / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", file.read_text())}
+    named = {name for path in TODAYS for name in re.findall(r"(?:`|::)(test_\w+)`", path.read_text())}
+    assert len(named) > 10
+    assert named <= tests
+
+
 def test_the_two_commands_stand_on_the_first_screen():
     first_screen = (TOP / "README.md").read_text().splitlines()[:15]
     assert [line.split("#")[0].strip() for line in first_screen if line.startswith("make ")] == [
@@ -28,9 +43,47 @@ def test_the_two_commands_stand_on_the_first_screen():
     ]
 
 
-def test_overrides_in_the_readme_are_fields():
-    for name, value in re.findall(r"-s ([\w.]+)=(\S+)", (TOP / "README.md").read_text()):
-        assert load_config("qwen2.5-vl-7b", [f"{name}={value}"])
+def test_every_command_that_a_document_shows_has_its_options():
+    root, shown = typer.main.get_command(app), []
+    for document in TODAYS:
+        for line in re.findall(r"(?:^|`)fxray ([a-z][^`#\n]*)", document.read_text(), re.MULTILINE):
+            command, words = root, line.split()
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]
+            if command is not root:
+                known = {"--help", *(name for option in command.params for name in option.opts)}
+                shown += [f"{document.name}: fxray {line}: {word}" for word in words if _is_option(word) - known]
+    assert shown == []
+
+
+def _is_option(word):
+    return {word.partition("=")[0]} if re.fullmatch(r"--?[a-z][\w-]*(=.*)?", word) else set()
+
+
+def test_every_field_that_a_document_names_or_sets_is_one():
+    names = {
+        name
+        for path in TODAYS
+        for name in re.findall(r"(?:`|-s |--set )([a-z_]+(?:\.[a-z_]+)+)(?:[=:] ?[^`\n]*)?(?=[`\s])", path.read_text())
+        if name.partition(".")[0] in Config.model_fields and not name.endswith(FILE_ENDINGS)
+    }
+    assert len(names) > 50
+    assert {name for name in names if not _is_field(Config, name.split("."))} == NO_FIELDS
+
+
+def _is_field(section, names):
+    if names[0] not in section.model_fields:
+        return False
+    kinds = [section.model_fields[names[0]].annotation, *get_args(section.model_fields[names[0]].annotation)]
+    inner = [kind for kind in kinds if hasattr(kind, "model_fields")]
+    return len(names) == 1 or any(_is_field(kind, names[1:]) for kind in inner)
+
+
+def test_overrides_in_documents_are_taken():
+    given = {found for path in TODAYS for found in re.findall(r"(?:-s|--set) ([a-z_0-9.]+=[^\s`]+)", path.read_text())}
+    assert len(given) > 10
+    for override in given:
+        assert load_config("qwen2.5-vl-7b", [override])
 
 
 def test_the_accuracy_of_todays_demo_is_the_same_in_every_document():

@@ -25,6 +25,20 @@ RunDirOption = Annotated[
         help="Folder of the run, also in object storage (s3://bucket/run); by default runs/<name of the config>.",
     ),
 ]
+FinishedRunOption = Annotated[str, typer.Option("--run-dir", "-d", metavar="DIR", help="A run with a finished phase.")]
+StageOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="sft, alpha, beta, ...; by default the last that is finished.")
+]
+ModelConfigOption = Annotated[
+    str | None, typer.Option("--config", "-c", metavar="FILE", help="In place of a run: model and engine.")
+]
+AdapterOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Adapter in PEFT layout, in place of the run's last.")
+]
+ThresholdOption = Annotated[
+    float, typer.Option(help="Score from which an image counts as generated, where a file has no verdicts.")
+]
+BootstrapOption = Annotated[int, typer.Option(min=1, help="Resamples behind each 95 % interval.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxray.cli.arguments import JsonOption
+from fxray.cli.arguments import BootstrapOption, JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="What a baseline starts from, on this machine. May be repeated."),
     ] = None,
-    num_bootstrap: Annotated[int, typer.Option(min=1, help="Resamples behind each 95 % interval.")] = 1000,
+    num_bootstrap: BootstrapOption = 1000,
 ) -> None:
     """Fit baselines, let them answer the test set, and write a table of all with intervals.
 

@@ -4,14 +4,12 @@ from typing import Annotated
 
 import typer
 
-from fxray.cli.arguments import SetOption, within
+from fxray.cli.arguments import FinishedRunOption, JsonOption, SetOption, StageOption, within
 
 
 def calibrate(
-    run_dir: Annotated[str, typer.Option("--run-dir", "-d", metavar="DIR", help="A run with a finished phase.")],
-    stage: Annotated[
-        str | None, typer.Option(metavar="NAME", help="sft, alpha, beta, ...; by default the last that is finished.")
-    ] = None,
+    run_dir: FinishedRunOption,
+    stage: StageOption = None,
     max_fpr: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Largest share of real images that may count as generated."),
@@ -21,7 +19,7 @@ def calibrate(
         typer.Option(min=0, max=1, help="Largest share of wrong verdicts on either side of the unsure band."),
     ] = None,
     overrides: SetOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Fit probabilities, threshold and unsure band on the validation split.
 
@@ -34,12 +32,12 @@ def calibrate(
       fxray calibrate --run-dir runs/demo
       fxray calibrate --run-dir runs/demo --max-fpr 0.01
     """
-    from fxray import launch
     from fxray.cli.progress import show_progress
+    from fxray.launch import phases
     from fxray.remote import local_folder
 
     with show_progress() as on_event, local_folder(run_dir, on_event) as folder:
-        name, calibration, report = launch.calibrate(
+        name, calibration, report = phases.calibrate(
             folder, stage, overrides or (), max_fpr=max_fpr, max_error=max_error, on_event=on_event
         )
     found = next((evaluation for evaluation in report.comparison.evaluations if evaluation.name == name), None)

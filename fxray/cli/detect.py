@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxray.cli.arguments import SetOption, checked_config
+from fxray.cli.arguments import AdapterOption, ModelConfigOption, SetOption, checked_config
 
 if TYPE_CHECKING:
     from fxray.config.tree import Config
@@ -34,12 +34,8 @@ def detect(
     run_dir: Annotated[
         str | None, typer.Option("--run-dir", "-d", metavar="DIR", help="A run; its last finished phase answers.")
     ] = None,
-    config: Annotated[
-        str | None, typer.Option("--config", "-c", metavar="FILE", help="In place of a run: model and engine.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Adapter in PEFT layout, in place of the run's last.")
-    ] = None,
+    config: ModelConfigOption = None,
+    adapter: AdapterOption = None,
     overrides: SetOption = None,
     out: Annotated[
         Path | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxray.cli.arguments import SetOption, checked_config, within
+from fxray.cli.arguments import JsonOption, SetOption, ThresholdOption, checked_config, within
 from fxray.cli.tables import print_table, show_report
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Other predictions of the same samples: also say what --predictions gains."),
     ] = None,
-    threshold: Annotated[
-        float, typer.Option(help="Score from which an image counts as generated, where a file has no verdicts.")
-    ] = 0.5,
+    threshold: ThresholdOption = 0.5,
     config: Annotated[
         str | None,
         typer.Option("--config", "-c", metavar="FILE", help="Let this configuration's model answer first."),
@@ -63,7 +61,7 @@ def evaluate(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the resamples. [default: the configuration's, else 0]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score a detector from its predictions.
 
@@ -207,11 +205,11 @@ def _has_boxes(view: str) -> bool:
 
 def _answer(tree: "Config", adapter: Path | None, data: Path, out: Path) -> None:
     """Lets the model answer the samples of `data` into `out`."""
-    from fxray import launch
     from fxray.cli.progress import show_progress
+    from fxray.launch import phases
 
     with show_progress() as on_event:
-        launch.evaluate_adapter(tree, adapter, data, out, on_event)
+        phases.evaluate_adapter(tree, adapter, data, out, on_event)
 
 
 def report(run_dir: Annotated[str, typer.Argument(help="A run directory, finished or not.")]) -> None:
@@ -223,7 +221,7 @@ def report(run_dir: Annotated[str, typer.Argument(help="A run directory, finishe
       fxray report s3://bucket/runs/7b
     """
     from fxray.remote import local_folder
-    from fxray.report import write_report
+    from fxray.report.page import write_report
 
     with local_folder(run_dir) as folder:
         written = write_report(folder)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxray.cli.arguments import ConfigOption, SetOption, checked_config
+from fxray.cli.arguments import ConfigOption, JsonOption, SetOption, checked_config
 from fxray.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def plan(
         float | None,
         typer.Option(min=0.1, metavar="GBIT", help="Of the network between nodes, a second; with --cluster or --json."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what a configuration needs: memory of each role, whether it fits, seconds of a step, hours of a run.
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fxray.cli.arguments import JsonOption
+from fxray.cli.arguments import BootstrapOption, JsonOption, ThresholdOption
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _PORT = 8100
@@ -48,9 +48,7 @@ def create(
     pairs: Annotated[int | None, typer.Option(min=1, help="Pairs for each rater; by default all.")] = None,
     checks: Annotated[int, typer.Option(min=0, help="Attention checks for each rater, among the pairs.")] = 4,
     max_side_px: Annotated[int, typer.Option(min=56, help="Larger images are reduced.")] = 2048,
-    threshold: Annotated[
-        float, typer.Option(help="Score from which an image counts as generated, where a file has no verdicts.")
-    ] = 0.5,
+    threshold: ThresholdOption = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of the images, and of each rater's order and sides.")] = 0,
 ) -> None:
     """Make a study file: images, every two annotations of each as a pair, attention checks.
@@ -194,7 +192,7 @@ def analyse(
     max_failed_checks: Annotated[
         int, typer.Option(min=0, help="Raters who failed more attention checks than this are left out.")
     ] = 1,
-    num_bootstrap: Annotated[int, typer.Option(min=1, help="Resamples behind each 95 % interval.")] = 1000,
+    num_bootstrap: BootstrapOption = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
     as_json: JsonOption = False,
 ) -> None:

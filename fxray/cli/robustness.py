@@ -4,14 +4,12 @@ from typing import Annotated
 
 import typer
 
-from fxray.cli.arguments import SetOption, within
+from fxray.cli.arguments import FinishedRunOption, SetOption, StageOption, within
 
 
 def robustness(
-    run_dir: Annotated[str, typer.Option("--run-dir", "-d", metavar="DIR", help="A run with a finished phase.")],
-    stage: Annotated[
-        str | None, typer.Option(metavar="NAME", help="sft, alpha, beta, ...; by default the last that is finished.")
-    ] = None,
+    run_dir: FinishedRunOption,
+    stage: StageOption = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="CHANGE", help="Only this change, such as jpeg-80. May be repeated.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fxray.cli.arguments import SetOption
+from fxray.cli.arguments import AdapterOption, ModelConfigOption, SetOption
 
 
 def serve(
@@ -14,12 +14,8 @@ def serve(
         str | None,
         typer.Option("--run-dir", "--run", "-d", metavar="DIR", help="A run; its last finished phase answers."),
     ] = None,
-    config: Annotated[
-        str | None, typer.Option("--config", "-c", metavar="FILE", help="In place of a run: model and engine.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Adapter in PEFT layout, in place of the run's last.")
-    ] = None,
+    config: ModelConfigOption = None,
+    adapter: AdapterOption = None,
     also: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=DIR", help="One more adapter of the same base, asked for by name. May be repeated."),

@@ -66,14 +66,14 @@ def trial(config: Path, run_dir: Path, phase: Annotated[str, typer.Argument()] =
 
     end_with_parent()
     tree = load_config(config)
-    from fxray import launch
     from fxray.cli.progress import show_progress
+    from fxray.launch import phases
 
     with show_progress() as on_event:
         if phase:
-            launch.train_until(tree, run_dir, phase, on_event)
+            phases.train_until(tree, run_dir, phase, on_event)
         else:
-            launch.train(tree, run_dir, on_event)
+            phases.train(tree, run_dir, on_event)
 
 
 def _print_plan(asked: "SweepFile", base: "Base") -> None:

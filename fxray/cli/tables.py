@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fxray.report import Report
+    from fxray.report.page import Report
     from fxray.report.paper_table import PaperTable
 
 PLAIN_WIDTH = 160

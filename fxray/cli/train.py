@@ -21,13 +21,13 @@ def train(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOpti
       fxray train -c configs/qwen2.5-vl-7b.yaml -d s3://bucket/runs/7b
     """
     tree = checked_config(config, overrides)
-    from fxray import launch
     from fxray.cli.progress import show_progress
+    from fxray.launch import phases
     from fxray.remote import local_folder
 
     run = chosen_run(run_dir, config)
     with show_progress() as on_event, local_folder(run, on_event) as folder:
-        report = launch.train(tree, folder, on_event)
+        report = phases.train(tree, folder, on_event)
     show_report(report, within(run, report.page, folder))
 
 
@@ -39,13 +39,13 @@ def sft(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOption
       fxray sft --config tiny --run-dir runs/demo
     """
     tree = checked_config(config, overrides)
-    from fxray import launch
     from fxray.cli.progress import show_progress
+    from fxray.launch import phases
     from fxray.remote import local_folder
 
     run = chosen_run(run_dir, config)
     with show_progress() as on_event, local_folder(run, on_event) as folder:
-        adapter = launch.run_sft_phase(tree, folder, on_event)
+        adapter = phases.run_sft_phase(tree, folder, on_event)
     typer.echo(within(run, adapter, folder))
 
 
@@ -64,11 +64,11 @@ def grpo(
       fxray grpo --config tiny --run-dir runs/demo --stage alpha
     """
     tree = checked_config(config, overrides)
-    from fxray import launch
     from fxray.cli.progress import show_progress
+    from fxray.launch import phases
     from fxray.remote import local_folder
 
     run = chosen_run(run_dir, config)
     with show_progress() as on_event, local_folder(run, on_event) as folder:
-        adapter = launch.run_grpo_stage(tree, folder, stage, on_event)
+        adapter = phases.run_grpo_stage(tree, folder, stage, on_event)
     typer.echo(within(run, adapter, folder))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -112,11 +113,17 @@ def parse_document(text: str, name: str) -> Document:
     Raises:
         ConfigError: It is not YAML, holds a key twice, or is not a mapping.
     """
+    return dict(_entries(text, name))
+
+
+@lru_cache(maxsize=1024)
+def _entries(text: str, name: str) -> tuple[tuple[Keys, Entry], ...]:
+    """Read once: tables and sweeps make a hundred configurations of the same few texts."""
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
-            return {}
+            return ()
         if not isinstance(root, yaml.MappingNode):
             raise ConfigError(
                 "holds no mapping of keys to values", where=name, remedy="write lines `section:`, `key: value`"
@@ -127,7 +134,7 @@ def parse_document(text: str, name: str) -> Document:
                 where=name,
                 remedy="name no part (`&`) that names others which name others",
             )
-        return dict(_leaves(loader, root, (), name))
+        return tuple(_leaves(loader, root, (), name))
     except ConfigError:
         raise
     except yaml.MarkedYAMLError as error:

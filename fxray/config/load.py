@@ -26,11 +26,6 @@ def shipped_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def shipped_names() -> list[str]:
-    """Names that `load_config` accepts in place of a path."""
-    return sorted(path.stem for path in shipped_folder().glob("*.yaml"))
-
-
 def name_of(path_or_name: str | Path) -> str:
     """A configuration's name; a dot in it, as in "qwen2.5-vl-7b", begins no ending."""
     return Path(path_or_name).name.removesuffix(".yaml").removesuffix(".yml")

@@ -82,19 +82,16 @@ class Stability:
         }
 
 
-def try_changes(
-    detector: Detector, picture: Picture, original: Detection, changes: Sequence[Change] = CHANGES
-) -> Stability:
-    """Asks about an image under every change, all in one batch.
+def try_changes(detector: Detector, picture: Picture, original: Detection) -> Stability:
+    """Asks about an image under every change of `CHANGES`, all in one batch.
 
     Args:
         detector: The model.
         picture: The image.
         original: The answer to it as it is.
-        changes: What to try.
     """
     tried, not_tried = list[tuple[Change, Changed, Picture]](), list[str]()
-    for change in changes:
+    for change in CHANGES:
         try:
             view = change.apply(picture.image)
             changed = Picture(f"{picture.name} ({change.title})", view.image)

@@ -23,7 +23,7 @@ from fxray.errors import ConfigError, FxrayError, ModelError, SyncError
 from fxray.files import write_atomically
 from fxray.grammar.probability import probability_generated, verdict_tokens
 from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, PolicyBlob, Rollout, SamplingSettings, SyncProof
-from fxray.imports import without_collection
+from fxray.large_imports import without_collection
 
 BASE_VERSION = -1
 """Policy version of answers that the base model gave."""

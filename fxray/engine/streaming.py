@@ -20,7 +20,7 @@ from fxray.engine.settings import EngineSettings
 from fxray.errors import ConfigError, DeadlineError, WorkerDiedError
 from fxray.grammar.markers import BOX_END
 from fxray.grpo.types import AdapterBlob, PolicyBlob, Rollout, SyncProof
-from fxray.imports import without_collection
+from fxray.large_imports import without_collection
 
 
 @dataclass(frozen=True, slots=True)

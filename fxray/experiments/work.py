@@ -12,7 +12,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Protocol, get_args
 
-from fxray import launch as launched
 from fxray.checkpoints import CALIBRATION_FILE
 from fxray.config.tree import Config
 from fxray.data.changes import HARDSHIPS, Change
@@ -29,6 +28,7 @@ from fxray.experiments.trainings import (
     training_of,
 )
 from fxray.files import atomic_dir, file_sha256, make_folder, write_atomically
+from fxray.launch import phases
 from fxray.launch.apart import Surroundings, run_process
 from fxray.launch.base_model import has_other_base
 from fxray.launch.phases import NO_FT, SFT
@@ -69,7 +69,7 @@ class Launch:
     apart: Apart = run_process
 
 
-REAL = Launch(launched.train, launched.evaluate_adapter, measure_robustness, fit)
+REAL = Launch(phases.train, phases.evaluate_adapter, measure_robustness, fit)
 
 
 def train(
@@ -78,7 +78,7 @@ def train(
     """Trains to the end, or goes on, or finds it done.
 
     Raises:
-        FxrayError: As `fxray.launch.train` says.
+        FxrayError: As `fxray.launch.phases.train` says.
     """
     folder = training.folder(setting.out)
     config = setting.configure([*data_overrides, *training.overrides])
@@ -95,7 +95,7 @@ def answer_outside(
     """Lets the phases that rows are about answer the outside data sets that are given.
 
     Raises:
-        FxrayError: As `fxray.launch.evaluate_adapter` says.
+        FxrayError: As `fxray.launch.phases.evaluate_adapter` says.
     """
     run = RunDirectory(training.folder(setting.out))
     config = config_of(run.root)

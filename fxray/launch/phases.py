@@ -31,7 +31,7 @@ from fxray.launch.sft import train_sft
 from fxray.launch.stages import check_stage_before, stage_version, train_stage
 from fxray.launch.start import image_fetcher, leave_out
 from fxray.model.folder import resolve_model_path
-from fxray.report import Report, write_report
+from fxray.report.page import Report, write_report
 
 NO_FT, SFT = "no-ft", "sft"
 

@@ -5,19 +5,22 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxray.draw import font_file, readable
-from fxray.files import atomic_path, write_atomically
+from fxray.files import write_atomically
 from fxray.prefer.analysis import Analysis, Cell
+from fxray.report.figure import write_figure
+from fxray.report.paper_table import SYNTHETIC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 NAME = "preference"
-SYNTHETIC = "SYNTHETIC: photographs with planted defects; not comparable with the paper's numbers."
 _WHO = {
     "human": "people",
     "judge": "models, no people",
@@ -37,9 +40,9 @@ def write_analysis(folder: Path, analysis: Analysis, facts: Mapping[str, Any]) -
     Raises:
         ResourceError: The disk is full or not writable.
     """
-    for ending in ("png", "svg"):
-        with atomic_path(folder / f"{NAME}.{ending}") as aside:
-            _draw(analysis, aside, ending, is_synthetic=facts["is_synthetic"])
+    size = len(analysis.sources)
+    size_in = (4.6 + 1.5 * size, 1.6 + 0.8 * size)
+    write_figure(folder, NAME, size_in, partial(_draw, analysis, facts["is_synthetic"]))
     numbers = analysis.to_json() | {"study": dict(facts)}
     write_atomically(folder / f"{NAME}.json", json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
     write_atomically(folder / f"{NAME}.csv", _csv(analysis, facts))
@@ -129,22 +132,14 @@ def _csv(analysis: Analysis, facts: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def _draw(analysis: Analysis, path: Path, ending: str, *, is_synthetic: bool) -> None:
+def _draw(analysis: Analysis, is_synthetic: bool, figure: "Figure") -> None:
     """The matrix as in Figure 2, and beside it the scores with intervals, best on top."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    size = len(analysis.sources)
-    with rc_context({"svg.hashsalt": NAME, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(4.6 + 1.5 * size, 1.6 + 0.8 * size), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1.5 * size, 4))
-        _draw_matrix(left, analysis)
-        _draw_scores(right, analysis)
-        num_votes = analysis.num_votes - analysis.num_neutral
-        data = ", SYNTHETIC data" if is_synthetic else ""
-        figure.suptitle(f"Preference of {_WHO[analysis.group]}: {num_votes} votes{data}", fontsize=11)
-        metadata = {"Date": None} if ending == "svg" else {"Software": None}
-        figure.savefig(path, format=ending, dpi=150, metadata=metadata)
+    left, right = figure.subplots(1, 2, width_ratios=(1.5 * len(analysis.sources), 4))
+    _draw_matrix(left, analysis)
+    _draw_scores(right, analysis)
+    num_votes = analysis.num_votes - analysis.num_neutral
+    data = ", SYNTHETIC data" if is_synthetic else ""
+    figure.suptitle(f"Preference of {_WHO[analysis.group]}: {num_votes} votes{data}", fontsize=11)
 
 
 def _draw_matrix(axes: "Axes", analysis: Analysis) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fxray.files import atomic_path
+from fxray.report.figure import write_figure
 from fxray.report.paper_table import (
     INTERVALS,
     SYNTHETIC,
@@ -15,6 +16,9 @@ from fxray.report.paper_table import (
     note_of_sources,
     write_table,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ORIGINAL = "original"
 PAPER = {
@@ -60,9 +64,7 @@ def write_robustness(
     """
     rows = tuple(_row(name, titles.get(name, "as it is"), numbers) for name, numbers in measured.items())
     report = RobustnessReport(folder, rows, any(numbers["is_synthetic"] for numbers in measured.values()))
-    for ending in ("png", "svg"):
-        with atomic_path(folder / f"{_NAME}.{ending}") as aside:
-            _draw(measured, aside, ending)
+    write_figure(folder, _NAME, (9, 4), partial(_draw, measured))
     notes = [
         INTERVALS,
         *note_of_sources("Test set", sources),
@@ -91,30 +93,23 @@ def _row(name: str, title: str, numbers: dict[str, Any]) -> PaperRow:
     return PaperRow(name, title, tuple(cells), (f"{paper[0]:.3f}", f"{paper[1]:.3f}") if paper else ("", ""))
 
 
-def _draw(measured: Mapping[str, dict[str, Any]], path: Path, ending: str) -> None:
+def _draw(measured: Mapping[str, dict[str, Any]], figure: "Figure") -> None:
     """Accuracy and IoU over the strengths of each kind of change, mildest first, with intervals."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     kinds: dict[str, list[str]] = {}
     for name in measured:
         if name != ORIGINAL:
             kinds.setdefault(name.split("-")[0], []).append(name)
-    with rc_context({"svg.hashsalt": _NAME, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(9, 4), layout="constrained")
-        for axes, metric, label in zip(figure.subplots(1, 2), ("accuracy", "iou"), ("accuracy", "IoU"), strict=True):
-            for kind, names in kinds.items():
-                parts = [measured[name]["overall"][metric] for name in (ORIGINAL, *names)]
-                known = [(i, p) for i, p in enumerate(parts) if p["value"] is not None]
-                errors = [  # few resamples may all lie on one side, or give no bound
-                    [0 if p[bound] is None else max(0, sign * (p[bound] - p["value"])) for _, p in known]
-                    for bound, sign in (("low", -1), ("high", 1))
-                ]
-                axes.errorbar(
-                    [i for i, _ in known], [p["value"] for _, p in known], errors, label=kind, marker="o", capsize=2
-                )
-            axes.set(ylim=(0, 1), ylabel=label, xlabel="strength (0: as it is)")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        figure.axes[0].legend(fontsize="small")
-        metadata = {"Date": None} if ending == "svg" else {"Software": None}
-        figure.savefig(path, format=ending, dpi=150, metadata=metadata)
+    for axes, metric, label in zip(figure.subplots(1, 2), ("accuracy", "iou"), ("accuracy", "IoU"), strict=True):
+        for kind, names in kinds.items():
+            parts = [measured[name]["overall"][metric] for name in (ORIGINAL, *names)]
+            known = [(i, p) for i, p in enumerate(parts) if p["value"] is not None]
+            errors = [  # few resamples may all lie on one side, or give no bound
+                [0 if p[bound] is None else max(0, sign * (p[bound] - p["value"])) for _, p in known]
+                for bound, sign in (("low", -1), ("high", 1))
+            ]
+            axes.errorbar(
+                [i for i, _ in known], [p["value"] for _, p in known], errors, label=kind, marker="o", capsize=2
+            )
+        axes.set(ylim=(0, 1), ylabel=label, xlabel="strength (0: as it is)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.axes[0].legend(fontsize="small")

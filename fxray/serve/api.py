@@ -82,6 +82,9 @@ def build_routes(service: Service) -> FastAPI:
     return app
 
 
+PROBED = ("/healthz", "/readyz", "/metrics")
+
+
 def service_of(request: Request) -> Service:
     """The service that the application was started with."""
     service: Service = request.app.state.service
@@ -91,11 +94,14 @@ def service_of(request: Request) -> Service:
 async def refuse_unknown_parameters(request: Request) -> None:
     """Lets a request pass whose query holds what the description of its route names; the page's files take any.
 
+    So do the routes that probes and monitors ask, who add what they like.
+
     Raises:
         Refusal: It holds anything else, such as `modle` (422).
     """
-    described = request.app.openapi()["paths"].get(request.scope["route"].path)
-    if not request.query_params or described is None:
+    path = request.scope["route"].path
+    described = request.app.openapi()["paths"].get(path)
+    if not request.query_params or described is None or path in PROBED:
         return
     parameters = described[request.method.lower()].get("parameters", [])
     known = sorted(each["name"] for each in parameters if each["in"] == "query")

@@ -24,7 +24,7 @@ from ray.train.v2.api.config import LoggingConfig
 
 from fxray.errors import DeadlineError, FxrayError, ResourceError, WorkerDiedError
 from fxray.files import append_line
-from fxray.imports import large_imports
+from fxray.large_imports import large_imports
 from fxray.sft.checkpoint import RESTARTS_FILE
 from fxray.sft.settings import SftSettings
 

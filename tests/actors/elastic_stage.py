@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import ray
 from PIL import Image
+from small_engine import small_engine
 
 from actors.errands import Deadlines
 from actors.failures import FailureBudget
@@ -27,7 +28,6 @@ from actors.rollout_worker import rollout_spawner
 from actors.scaling import Limits, Scaler, StepTimes
 from actors.weight_sync import PolicyPublisher
 from fxray.data.frame import Frame
-from fxray.engine.settings import EngineSettings
 from fxray.grammar.prompts import TEMPLATES
 from fxray.grpo.loop import Cursor, Ports, StagePlan, run_stage
 from fxray.grpo.types import GroupScore, ImageRef, PromptGroup, RolloutGroup, SamplingSettings, UpdateSettings
@@ -84,24 +84,7 @@ def prompts(model: Path, step: int) -> list[PromptGroup]:
 
 
 def make_pool(model: Path, notes: list[str]) -> RolloutPool:
-    settings = EngineSettings(
-        model_path=model,
-        dtype="float32",
-        min_pixels=56 * 56,
-        max_pixels=112 * 112,
-        lora_rank=8,
-        max_num_seqs=4,
-        max_model_len=256,
-        block_size=32,
-        kv_cache_bytes=32 * 2**20,
-        gpu_memory_utilization=0.5,
-        tensor_parallel_size=1,
-        can_sleep=False,
-        enforce_eager=True,
-        threads=1,
-        sync="bytes",
-        seed=0,
-    )
+    settings = small_engine(model, max_num_seqs=4)
     options = actor_options(num_cpus=1, num_gpus=0, node_type=ROLLOUT)
     return RolloutPool(
         rollout_spawner(settings, options),

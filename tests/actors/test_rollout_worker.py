@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import ray
 from PIL import Image
+from small_engine import small_engine
 
 from actors.errands import Deadlines
 from actors.failures import FailureBudget
@@ -46,24 +47,7 @@ class WarmWorker(RolloutWorker):
 
 @pytest.fixture(scope="module")
 def settings(random_model_dir: Path) -> EngineSettings:
-    return EngineSettings(
-        model_path=random_model_dir,
-        dtype="float32",
-        min_pixels=56 * 56,
-        max_pixels=112 * 112,
-        lora_rank=8,
-        max_num_seqs=16,
-        max_model_len=256,
-        block_size=32,
-        kv_cache_bytes=32 * 2**20,
-        gpu_memory_utilization=0.5,
-        tensor_parallel_size=1,
-        can_sleep=False,
-        enforce_eager=True,
-        threads=1,
-        sync="bytes",
-        seed=0,
-    )
+    return small_engine(random_model_dir)
 
 
 @pytest.fixture(scope="module")

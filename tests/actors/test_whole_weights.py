@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 from PIL import Image
+from small_engine import small_engine
 
 from actors.errands import Deadlines
 from actors.failures import FailureBudget
@@ -20,7 +21,6 @@ from actors.rollout_worker import fetch_pieces, rollout_spawner
 from actors.scaling import Scaler
 from actors.weight_sync import PolicyPublisher
 from fxray.data.frame import Frame
-from fxray.engine.settings import EngineSettings
 from fxray.errors import SyncError
 from fxray.grammar.prompts import TEMPLATES
 from fxray.grpo.loop import LARGEST_GAP, Cursor, Ports, StagePlan, prove_policy, run_stage
@@ -81,20 +81,7 @@ class Scorer:
 def running(cluster: None, random_model_dir: Path) -> Iterator[SimpleNamespace]:
     """A learner and an engine of one thread each."""
     shared = {"dtype": "float32", "min_pixels": 56 * 56, "max_pixels": 112 * 112, "lora_rank": 0, "threads": 1}
-    settings = EngineSettings(
-        model_path=random_model_dir,
-        max_num_seqs=16,
-        max_model_len=256,
-        block_size=32,
-        kv_cache_bytes=32 * 2**20,
-        gpu_memory_utilization=0.5,
-        tensor_parallel_size=1,
-        can_sleep=False,
-        enforce_eager=True,
-        sync="bytes",
-        seed=0,
-        **shared,
-    )
+    settings = small_engine(random_model_dir, **shared)
     pool = RolloutPool(
         rollout_spawner(settings, {"num_cpus": 0}),
         scaler=Scaler(1, None),

@@ -12,7 +12,6 @@ from fxray.draw import (
     draw_notice,
     fitted,
     plain_text,
-    side_by_side,
 )
 from fxray.schema import Box, Region, Tag, Verdict
 
@@ -82,15 +81,6 @@ def test_tags_and_an_unread_verdict_are_said() -> None:
     read = draw_annotation(image, heading="a", verdict=Verdict.REAL)
     assert tagged.height > bare.height == read.height
     assert bare.tobytes() != read.tobytes()
-
-
-def test_panels_stand_side_by_side() -> None:
-    left, right = Image.new("RGB", (400, 300), "red"), Image.new("RGB", (400, 500), "blue")
-    sheet = side_by_side(left, right)
-    assert sheet.size == (810, 500)
-    assert sheet.getpixel((399, 299)) == (255, 0, 0)
-    assert sheet.getpixel((405, 100)) == (255, 255, 255)
-    assert sheet.getpixel((410, 499)) == (0, 0, 255)
 
 
 def test_text_of_a_model_becomes_one_short_line() -> None:

@@ -6,7 +6,7 @@ Legend: H, W sides of the rectangle in pixels. Sizes are for pictures of 168 px,
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from fxray.data.synth.crops import Pixels
 
@@ -120,11 +120,6 @@ def _stress(pixels: Pixels, contrast: float) -> Pixels:
     mean = pixels.mean((0, 1))
     away = pixels - mean
     return away * max(1.0, contrast / max(float(away.std()), 4.0)) + mean
-
-
-def _smooth(pixels: Pixels, radius_px: float) -> Pixels:
-    picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    return np.asarray(picture.filter(ImageFilter.GaussianBlur(radius_px)), np.float32)
 
 
 def _resize(pixels: Pixels, width: int, height: int) -> Pixels:

@@ -1,22 +1,13 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
+from command_line import run
 
-from fxray import launch
-from fxray.cli.app import app
 from fxray.errors import CheckpointError, ConfigError, DataError, FxrayError
 from fxray.evaluate.comparison import Comparison
 from fxray.events import Note
-from fxray.report import Report
-
-
-def run(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, FxrayError):
-        raise result.exception
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+from fxray.launch import phases
+from fxray.report.page import Report
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +124,7 @@ def model(monkeypatch):
         asked.append(len(rows))
         return out
 
-    monkeypatch.setattr(launch, "evaluate_adapter", answer)
+    monkeypatch.setattr(phases, "evaluate_adapter", answer)
     return asked
 
 
@@ -259,7 +250,7 @@ def test_training_commands_hand_configuration_folder_and_listener_on(command, fu
         page = run_dir / "result"
         return Report(page, Comparison((), None)) if command == "train" else page
 
-    monkeypatch.setattr(launch, function, stand_in)
+    monkeypatch.setattr(phases, function, stand_in)
     result = run(command, "-c", "tiny", "-s", "seed=5", "-d", tmp_path, *extra)
     assert got == [5, tmp_path, *extra[1:]]
     assert result.stdout == f"{tmp_path / 'result'}\n"
@@ -269,7 +260,7 @@ def test_training_commands_hand_configuration_folder_and_listener_on(command, fu
 def test_the_run_folder_is_named_after_the_configuration(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        launch, "train", lambda config, run_dir, on_event: Report(run_dir / "page", Comparison((), None))
+        phases, "train", lambda config, run_dir, on_event: Report(run_dir / "page", Comparison((), None))
     )
     (tmp_path / "mine.yaml").write_text("extends: tiny\n")
     assert run("train", "-c", "mine.yaml").stdout.strip() == "runs/mine/page"

@@ -3,24 +3,18 @@
 import io
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import command_line
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from fxray.cli.app import app
 from fxray.data.dataset import Dataset, Row, write_dataset
-from fxray.errors import ConfigError, DataError, FxrayError
+from fxray.errors import ConfigError, DataError
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(app, ["data", *map(str, arguments)])
-    if isinstance(result.exception, FxrayError):
-        raise result.exception
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+run = partial(command_line.run, "data")
 
 
 def picture(shade: int) -> bytes:

@@ -4,19 +4,10 @@ import json
 import re
 
 import pytest
-from typer.testing import CliRunner
+from command_line import run
 
-from fxray.cli.app import app
 from fxray.data.dataset import Dataset
-from fxray.errors import ConfigError, DataError, FxrayError
-
-
-def run(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, FxrayError):
-        raise result.exception
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+from fxray.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")

@@ -6,21 +6,12 @@ import sys
 import time
 
 import pytest
+from command_line import run
 from PIL import Image
-from typer.testing import CliRunner
 
-from fxray.cli.app import app
 from fxray.data.dataset import Dataset
 from fxray.data.formats.catalogue import FORMATS
-from fxray.errors import ConfigError, DataError, FxrayError
-
-
-def run(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, FxrayError):
-        raise result.exception
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+from fxray.errors import ConfigError, DataError
 
 
 @pytest.fixture

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -70,3 +73,19 @@ def test_a_cluster_without_jobs_is_told_so(monkeypatch):
     shown = CliRunner().invoke(app.app, ["job", "list"])
     assert (shown.exit_code, shown.stdout) == (0, "")
     assert "none of fxray's jobs" in shown.stderr
+
+
+@pytest.mark.parametrize("command", [["job", "list"], ["submit", "-c", "smoke", "-d", "/r"]], ids=" ".join)
+def test_nothing_of_a_training_is_loaded_to_ask_a_cluster(command):
+    """It would take four seconds of each command."""
+    code = (
+        "import sys\n"
+        "from fxray.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print([m for m in ('torch', 'transformers', 'scipy', 'fxray.model') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "no Ray dashboard answers" in done.stderr
+    assert done.stdout == "[]\n"

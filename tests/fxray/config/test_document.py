@@ -50,6 +50,12 @@ def test_entries_remember_their_lines():
     }
 
 
+def test_what_is_done_to_a_document_stays_out_of_the_next_one_of_the_same_text():
+    parse_document("a: 1\nb: 2\n", "f.yaml").pop(("a",))
+    assert nest(parse_document("a: 1\nb: 2\n", "f.yaml")) == {"a": 1, "b": 2}
+    assert parse_document("a: 1\nb: 2\n", "g.yaml")[("a",)].origin == "g.yaml:1"
+
+
 def test_merging_keeps_the_origin_of_each_value():
     merged = merge(flat({"a": {"b": 1, "c": 2}}, "parent"), flat({"a": {"b": 3}}, "child"))
     assert merged == {("a", "b"): Entry(3, "child"), ("a", "c"): Entry(2, "parent")}

@@ -1,6 +1,7 @@
 """An engine in a process of its own, on a model that would love to sample what is forbidden, and its twin in PEFT."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,13 +14,16 @@ import pytest
 import ray
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "actors"))
+
+from small_engine import small_engine
+
 from fxray.engine.engine import Answers, Engine, Question
 from fxray.engine.settings import EngineSettings
 from fxray.grammar.probability import VerdictTokens
 from fxray.grammar.prompts import TEMPLATES
 from fxray.grpo.types import AdapterBlob, SamplingSettings, WeightsBlob
 
-MIN_PIXELS, MAX_PIXELS = 56 * 56, 112 * 112
 RANK = 8
 
 
@@ -63,24 +67,7 @@ def settings(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     for file in random_model_dir.iterdir():
         if not (folder / file.name).exists():
             (folder / file.name).write_bytes(file.read_bytes())
-    return EngineSettings(
-        model_path=folder,
-        dtype="float32",
-        min_pixels=MIN_PIXELS,
-        max_pixels=MAX_PIXELS,
-        lora_rank=RANK,
-        max_num_seqs=16,
-        max_model_len=256,
-        block_size=32,
-        kv_cache_bytes=32 * 2**20,
-        gpu_memory_utilization=0.5,
-        tensor_parallel_size=1,
-        can_sleep=False,
-        enforce_eager=True,
-        threads=1,
-        sync="bytes",
-        seed=0,
-    )
+    return small_engine(folder, lora_rank=RANK)
 
 
 @contextmanager
@@ -123,7 +110,8 @@ class Twin:
 
         self.name = POLICY
         self.tokenizer = load_tokenizer(settings.model_path)
-        self.image_processor = load_image_processor(settings.model_path, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+        pixels = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
+        self.image_processor = load_image_processor(settings.model_path, **pixels)
         model = load_model(settings.model_path, dtype="float32")
         self.image_token_id = model.config.image_token_id
         self.model = attach_adapter(model, rank=RANK, alpha=2 * RANK, dropout=0, seed=0).eval()

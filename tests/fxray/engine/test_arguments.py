@@ -5,42 +5,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from small_engine import small_engine
 
 from fxray.engine.engine import forbidden_bias, llm_arguments, start_of_vllm
-from fxray.engine.settings import EngineSettings
 from fxray.errors import ModelError
 from fxray.model.folder import resolve_model_path
 
 
-def settings(folder: Path) -> EngineSettings:
-    return EngineSettings(
-        model_path=folder,
-        dtype="float32",
-        min_pixels=3136,
-        max_pixels=112 * 112,
-        lora_rank=8,
-        max_num_seqs=16,
-        max_model_len=256,
-        block_size=32,
-        kv_cache_bytes=2**20,
-        gpu_memory_utilization=0.5,
-        tensor_parallel_size=1,
-        can_sleep=False,
-        enforce_eager=True,
-        threads=1,
-        sync="bytes",
-        seed=0,
-    )
-
-
 def test_images_are_bounded_and_adapters_bound_as_the_family_allows(random_internvl_dir: Path) -> None:
-    qwens = llm_arguments(settings(resolve_model_path("tiny")))
+    qwens = llm_arguments(small_engine(resolve_model_path("tiny")))
     assert qwens["mm_processor_kwargs"] == {"size": {"shortest_edge": 3136, "longest_edge": 12544}}
     assert qwens["enable_tower_connector_lora"] is True
-    tiled = llm_arguments(settings(random_internvl_dir))
+    tiled = llm_arguments(small_engine(random_internvl_dir))
     assert tiled["mm_processor_kwargs"] == {"crop_to_patches": True, "min_patches": 1, "max_patches": 4}
     assert tiled["enable_tower_connector_lora"] is False
-    assert "enable_lora" not in llm_arguments(replace(settings(random_internvl_dir), lora_rank=0))
+    assert "enable_lora" not in llm_arguments(replace(small_engine(random_internvl_dir), lora_rank=0))
 
 
 def test_a_token_that_the_vocabulary_lacks_forbids_no_other() -> None:

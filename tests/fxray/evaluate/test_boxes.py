@@ -35,7 +35,7 @@ def test_of_tied_boxes_the_pair_that_overlaps_most_comes_first() -> None:
 
 
 @given(st.lists(st.tuples(SCORED, st.lists(BOXES, max_size=4)), min_size=1, max_size=4), st.randoms())
-def test_the_order_of_tied_boxes_does_not_matter(images, random) -> None:  # type: ignore[no-untyped-def]
+def test_the_order_of_tied_boxes_does_not_matter(images, random) -> None:
     shuffled = [(random.sample(scored, len(scored)), truth) for scored, truth in images]
     assert np.array_equal(precisions(images), precisions(shuffled), equal_nan=True)
 

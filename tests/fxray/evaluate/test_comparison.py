@@ -42,7 +42,7 @@ def stage(name: str, overlap_px: float, num_wrong: int = 0, **settings: object) 
         predictions.append(
             Prediction(sample.sample_id, verdict, regions, faults=("unfinished",) if i < num_wrong else ())
         )
-    return evaluate(predictions, samples(), num_bootstrap=200, seed=0, name=name, **settings)  # type: ignore[arg-type]
+    return evaluate(predictions, samples(), num_bootstrap=200, seed=0, name=name, **settings)
 
 
 def test_an_evaluation_by_hand() -> None:

@@ -20,7 +20,7 @@ Bandit: Any = LOOP["Bandit"]
 DRAW_S, PUBLISH_S, GENERATE_S, SCORE_S, UPDATE_S, EXPORT_S, PROBE_S = (2.0**i for i in range(7))
 
 
-class Timed(Bandit):  # type: ignore[misc]
+class Timed(Bandit):
     """Every call takes a time of its own, on a clock of its own."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ def test_means_are_of_valid_answers_and_iou_of_generated_images_alone() -> None:
 def test_an_interrupt_from_the_keyboard_waits_for_nobody_who_samples() -> None:
     is_asked, may_end = threading.Event(), threading.Event()
 
-    class Stuck(Bandit):  # type: ignore[misc]
+    class Stuck(Bandit):
         def generate(self, prompts: Sequence[PromptGroup], sampling: Any) -> list[RolloutGroup]:
             if prompts[0].group_id.startswith("alpha/1/"):
                 is_asked.set()

@@ -15,9 +15,8 @@ from fxray.errors import CheckpointError, ConfigError, DataError
 from fxray.evaluate.calibration import open_calibration, read_calibration
 from fxray.evaluate.predictions import Prediction, write_predictions
 from fxray.events import Note
-from fxray.launch import calibrate
 from fxray.launch.calibration import fitted_for
-from fxray.launch.phases import _calibrate
+from fxray.launch.phases import _calibrate, calibrate
 from fxray.launch.robustness import measure_robustness
 from fxray.launch.run import RunDirectory
 from fxray.model.folder import resolve_model_path, weights_fingerprint

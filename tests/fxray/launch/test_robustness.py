@@ -23,6 +23,7 @@ CHANGES = [change for change in HARDSHIPS if change.name in ("crop-random", "res
 
 @pytest.fixture
 def run_dir(tmp_path, monkeypatch):
+    """A run that SFT alone is finished of; figures, which have a test of their own, are not drawn."""
     synthesise(
         tmp_path / "data", num_train=2, num_validation=2, num_test=12, size_px=112, seed=3, progress=lambda *done: None
     )
@@ -34,6 +35,10 @@ def run_dir(tmp_path, monkeypatch):
     monkeypatch.setattr(robustness, "read_policy", lambda folder, version: types.SimpleNamespace(sha256="abc"))
     monkeypatch.setattr(robustness, "ray_cluster", lambda *given, **named: contextlib.nullcontext())
     monkeypatch.setattr(robustness, "open_policies", lambda *given: contextlib.nullcontext(policies))
+    monkeypatch.setattr(
+        "fxray.report.robustness.write_figure",
+        lambda folder, name, *given: (folder / f"{name}.svg").write_text("<svg/>"),
+    )
     return tmp_path
 
 

@@ -35,7 +35,7 @@ FIRST = 2.0
 """What SFT leaves."""
 
 
-class Learner(Bandit):  # type: ignore[misc]
+class Learner(Bandit):
     """A policy of one number with momentum: an optimizer's state that must not get lost; and a reference."""
 
     def __init__(self, mishap: Callable[[str], None]) -> None:
@@ -72,7 +72,7 @@ class Learner(Bandit):  # type: ignore[misc]
         self.reference = self.policy if folder is None else json.loads((folder / "learner").read_text())[0]
 
 
-class Engine(Bandit):  # type: ignore[misc]
+class Engine(Bandit):
     def publish(self, adapter: AdapterBlob) -> list[Any]:
         self.published = (adapter.version, float(load(adapter.safetensors)[WEIGHT][0]))
         return []

@@ -92,7 +92,7 @@ def test_a_driver_renders_as_the_models_own_tokenizer_does(random_model_dir, tok
 def test_a_driver_imports_no_learner():
     """PEFT, and what the class of a model's own tokenizer brings with it, would take seconds of every start."""
     code = (
-        "import sys, fxray.launch\n"
+        "import sys, fxray.launch.phases\n"
         "from fxray.model.folder import resolve_model_path\n"
         "from fxray.model.prompts import load_chat\n"
         "load_chat(resolve_model_path('tiny'))\n"

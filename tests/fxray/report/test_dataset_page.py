@@ -95,11 +95,12 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
 
 
 def test_what_else_lies_beside_the_numbers_is_never_deleted(tmp_path):
+    statistics = summarise([Sample("a", 5, 5, Annotation(Verdict.REAL), "", "", "web")])  # of which one picture tells
     for _ in range(2):  # its own page is replaced
-        write_statistics(summarise([sample(0)]), tmp_path / "out", name="a", is_synthetic=False)
+        write_statistics(statistics, tmp_path / "out", name="a", is_synthetic=False)
     (tmp_path / "out" / "data.parquet").write_bytes(b"mine")
     with pytest.raises(ConfigError, match=r"holds data\.parquet"):
-        write_statistics(summarise([sample(0)]), tmp_path / "out", name="a", is_synthetic=False)
+        write_statistics(statistics, tmp_path / "out", name="a", is_synthetic=False)
     assert (tmp_path / "out" / "data.parquet").read_bytes() == b"mine"
 
 

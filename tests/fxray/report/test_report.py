@@ -21,7 +21,7 @@ from fxray.evaluate.evaluation import evaluate
 from fxray.evaluate.fitting import fit_calibration
 from fxray.evaluate.predictions import Prediction, read_predictions, write_predictions
 from fxray.metrics import MetricsLog
-from fxray.report import write_report
+from fxray.report.page import write_report
 from fxray.schema import Box, Region, Verdict
 from fxray.spans import Span
 from fxray.timeline import TimelineFile

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from fxray.report import write_report
+from fxray.report.page import write_report
 
 
 def test_tables_that_scroll_can_be_reached_by_keys_and_have_names(make_run: Callable[..., Path]) -> None:

@@ -4,6 +4,8 @@ import asyncio
 
 from fake_service import running
 
+from fxray.serve.api import PROBED
+
 
 def test_no_route_takes_a_query_parameter_that_its_description_does_not_name(make_service):
     async def go():
@@ -12,12 +14,14 @@ def test_no_route_takes_a_query_parameter_that_its_description_does_not_name(mak
             routes = [
                 (path.replace("{batch_id}", "0" * 32), method)
                 for path in spec["paths"]
+                if path not in PROBED
                 for method in spec["paths"][path]
             ]
             asked = [(path, await client.request(method, f"{path}?after=1")) for path, method in routes]
             described = [route["responses"]["422"] for path in spec["paths"].values() for route in path.values()]
             pages = [
-                (await client.get(f"{path}?after=1")).status_code for path in ("/", "/static/app.js", "/openapi.json")
+                (await client.get(f"{path}?after=1")).status_code
+                for path in ("/", "/static/app.js", "/openapi.json", *PROBED)
             ]
             return asked, described, pages
 
@@ -28,4 +32,4 @@ def test_no_route_takes_a_query_parameter_that_its_description_does_not_name(mak
         known = "`model`" if path in ("/v1/detect", "/v1/stability") or answer.request.method == "POST" else "none"
         assert answer.json()["remedy"] == f"leave it out; there is {known} here"
     assert all(response["content"] for response in described)
-    assert pages == [200, 200, 200]
+    assert pages == [200] * 6

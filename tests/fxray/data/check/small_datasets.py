@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,18 @@ def encoded(image: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+@cache
+def photo(number: int) -> bytes:
+    """The JPEG file of a picture, encoded once for all tests."""
+    return encoded(picture(number))
+
+
 def row(number: int, *, is_generated: bool, image: bytes | None = None, **changes: Any) -> dict[str, Any]:
     """A row without fault, 64 x 64 px, with a picture and a source of its own."""
     region = {"x_min": 5.0, "y_min": 6.0, "x_max": 40.0, "y_max": 35.5, "caption": f"hand {number} fused"}
     return {
         "sample_id": f"s{number}",
-        "image": encoded(picture(number)) if image is None else image,
+        "image": photo(number) if image is None else image,
         "image_path": None,
         "width_px": 64,
         "height_px": 64,

@@ -11,6 +11,7 @@ import pytest
 from small_datasets import balanced, encoded, picture, row, write
 
 from fxray.data.check.check import Check, check
+from fxray.data.check.scan import Scan, scan
 from fxray.data.dataset import SCHEMA, dataset_writer
 
 
@@ -18,7 +19,7 @@ def found_rules(found: Check) -> set[str]:
     return {finding.rule for finding in found.findings}
 
 
-def of_rule(found: Check, rule: str) -> list[list[int]]:
+def of_rule(found: Check | Scan, rule: str) -> list[list[int]]:
     """Rows of each finding of a rule."""
     return [[f.place.row, *(o.row for o in f.others)] for f in found.findings if f.rule == rule]
 
@@ -50,13 +51,13 @@ def test_a_file_that_another_tool_made_one_row_group_of_is_told(tmp_path: Path) 
     """To train on it means to read half of the group for each image."""
     rows = balanced(80, lambda image, _: encoded(image) + bytes(310_000))
     path = write(tmp_path / "a.parquet", rows)
-    assert of_rule(check([path]), "row-group") == []
+    assert of_rule(scan([path]), "row-group") == []
     pq.write_table(pq.read_table(path), path)
-    (finding,) = (finding for finding in check([path]).findings if finding.rule == "row-group")
+    (finding,) = (finding for finding in scan([path]).findings if finding.rule == "row-group")
     assert finding.message == "80 rows with 23 MiB of images, of which half is read for one of them; expected 16 rows"
     without = [row | {"image": None, "image_path": "gone.jpg"} for row in rows]
     pq.write_table(pa.Table.from_pylist(without, SCHEMA), path)
-    assert of_rule(check([path]), "row-group") == []
+    assert of_rule(scan([path]), "row-group") == []
 
 
 def test_what_is_no_dataset_is_a_finding(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from fxray.imports import without_collection, without_packages
+from fxray.large_imports import without_collection, without_packages
 
 
 def test_collection_rests_in_the_block_alone_and_also_where_an_import_fails():
