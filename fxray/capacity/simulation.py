@@ -35,7 +35,7 @@ class DriverSpeed:
         wait_each_s: More for each request that is outstanding.
         take_s: Of taking an answer.
         take_group_s: More for each group in it.
-        prompt_group_s: Of making the prompt of a group, before anything is drawn.
+        prompt_group_s: Of reading the prompt of a group: another process does it, a step ahead.
     """
 
     submit_s: float
@@ -113,7 +113,7 @@ class Step:
 
     Attributes:
         begins_s: When its sampling began.
-        draw_s: Prompts.
+        draw_s: Waiting for prompts.
         publish_s: From the new policy to all proofs.
         generate_s: From the first lease to the last answer.
         score_s: Rewards.
@@ -186,13 +186,15 @@ def simulate(setup: Setup, costs: Costs, lengths: NDArray[np.int64]) -> Run:
     pool, driver = _Pool(setup, costs), costs.driver
     size = (setup.num_groups, setup.group_size)
     sampled_s, learnt_s = 0.0, [0.0]  # learnt_s[v]: when policy version v is there
+    asked_s = 0.0  # when the prompts of the step were asked for
     steps = []
     for index in range(setup.num_steps):
         answers = np.random.default_rng((setup.seed, index)).choice(lengths, size)
         policy_s = learnt_s[max(0, index - setup.max_staleness)]
         step = Step(begins_s=max(sampled_s, policy_s), idle_s=max(0.0, policy_s - sampled_s))
         pool.begin(step.begins_s)
-        step.draw_s = pool.drive(driver.prompt_group_s * setup.num_groups)
+        step.draw_s = pool.wait_until(asked_s + driver.prompt_group_s * setup.num_groups)
+        asked_s = pool.now_s
         if index == 0 or index > setup.max_staleness:
             step.publish_s = pool.publish()
         step.generate_s = pool.generate(step, answers)
@@ -239,6 +241,11 @@ class _Pool:
     def begin(self, now_s: float) -> None:
         """The next step begins."""
         self.now_s, self.driver_s = now_s, 0.0
+
+    def wait_until(self, time_s: float) -> float:
+        """Nobody works until then; returns how long that is."""
+        before_s, self.now_s = self.now_s, max(self.now_s, time_s)
+        return self.now_s - before_s
 
     def drive(self, seconds: float) -> float:
         """The driver works for so long; returns it."""

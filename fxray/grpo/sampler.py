@@ -8,12 +8,13 @@
 
 The lag is fixed: which policy a step is drawn from depends on the step alone, never on who was faster. So no group can
 be older than the bound, none is thrown away, and a run with overlap is as reproducible and as resumable as one without.
+Prompts depend on the step alone, so a thread reads those of the next step while the generator is busy with this one.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -35,8 +36,8 @@ class Sampled:
         rollouts: One group per prompt.
         scores: One score per group.
         version: Policy version that all of them were drawn from.
-        seconds: Of "draw" (prompts and images), "publish", "generate", "score", and "idle": how long sampling had
-            nothing to do before this step, because it waited for a policy.
+        seconds: Of "draw" (waiting for prompts and images), "publish", "generate", "score", and "idle": how long
+            sampling had nothing to do before this step, because it waited for a policy.
     """
 
     rollouts: Sequence[RolloutGroup]
@@ -55,7 +56,7 @@ class Sampler:
         generator: Draws answers; used by one thread at a time.
         scorer: Scores them, likewise.
         publisher: Brings a policy to the generator, likewise.
-        draw: Prompts of a step, a function of the step alone.
+        draw: Prompts of a step, a function of the step alone; used by one thread at a time.
         stage: Name and reward weights.
         sampling: How answers are drawn.
         num_steps: T, steps of the stage.
@@ -84,6 +85,8 @@ class Sampler:
         self._next_step: int | None = None
         self._tasks: deque[Callable[[], Sampled]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampling") if max_staleness else None
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._coming: dict[int, Future[Sequence[PromptGroup]]] = {}
         self._idle_since_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -92,9 +95,10 @@ class Sampler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        is_interrupted = error is not None and not isinstance(error, Exception)
         if self._thread is not None:
-            is_interrupted = error is not None and not isinstance(error, Exception)
             self._thread.shutdown(wait=not is_interrupted, cancel_futures=True)
+        self._reader.shutdown(wait=not is_interrupted, cancel_futures=True)
 
     def offer(self, policy: PolicyBlob) -> None:
         """Makes a policy known; it is published when a step wants it."""
@@ -154,6 +158,8 @@ class Sampler:
     def _sample(self, step: int, policy: PolicyBlob) -> Sampled:
         marks_s = [self._idle_since_s, time.monotonic()]
         prompts = self._read(step)
+        if step + 1 < self._num_steps:
+            self._coming[step + 1] = self._reader.submit(self._draw, step + 1)
         marks_s.append(time.monotonic())
         self._publish(policy)
         marks_s.append(time.monotonic())
@@ -177,7 +183,8 @@ class Sampler:
         return self._generator.generate(self._read(step)[:1], self._sampling)
 
     def _read(self, step: int) -> Sequence[PromptGroup]:
-        prompts = self._draw(step)
+        coming = self._coming.pop(step, None) or self._reader.submit(self._draw, step)
+        prompts = coming.result()
         if not prompts:
             raise DataError("no image of this step can be read", where=f"stage {self._stage.name}, step {step}")
         return prompts

@@ -336,6 +336,32 @@ def test_what_fails_while_sampling_ahead_stops_the_stage_at_its_step(max_stalene
     assert seen == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_the_next_prompts_are_read_while_answers_are_drawn(max_staleness: int) -> None:
+    read, steps = {step: threading.Event() for step in range(5)}, []
+
+    class Waiting(Bandit):
+        def generate(self, prompts: Sequence[PromptGroup], sampling: SamplingSettings) -> list[RolloutGroup]:
+            step = int(prompts[0].group_id.split("/")[1])
+            assert read.get(step + 1, read[step]).wait(10), f"the prompts of step {step + 1} are not read"
+            return super().generate(prompts, sampling)
+
+    def reading(step: int) -> list[PromptGroup]:
+        steps.append(step)
+        read[step].set()
+        return draw(step)
+
+    run_stage(
+        plan(5, max_staleness=max_staleness),
+        Cursor("alpha", 0, 0),
+        Waiting().ports,
+        draw=reading,
+        observe=lambda *_: None,
+        save=lambda *_: None,
+    )
+    assert sorted(set(steps)) == [0, 1, 2, 3, 4]  # none beyond the stage
+
+
 def test_a_stage_that_fails_leaves_no_one_sampling() -> None:
     bandit = Slow(0.1, 0.0)
 
