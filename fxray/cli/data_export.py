@@ -45,6 +45,12 @@ CONTRADICTORY = {
     "huggingface": "the boxes are left out.",
 }
 """What becomes of predictions that say real and have boxes."""
+BLANK = {
+    "swift": "their rows are left out, since `fxray data import` needs a caption for each box.",
+    "labelstudio": "the text area of each is left to people.",
+    "huggingface": "each caption is blank, and `fxray data import` refuses the row until somebody has filled it in.",
+}
+"""What becomes of predicted boxes without captions; COCO's results have no place for any."""
 
 
 def export(
@@ -62,6 +68,7 @@ def export(
 
     found, guesses = catalogue.find(form, to_write=True), None
     if predictions is not None:
+        from fxray.draw import plain_text
         from fxray.evaluate.predictions import read_predictions
         from fxray.schema import Verdict
 
@@ -72,6 +79,9 @@ def export(
         }
         if num_unread := sum(guess.verdict is None for guess in guesses.values()):
             typer.echo(f"note: {num_unread} predictions without a verdict; {UNREAD[found.name]}", err=True)
+        if (blank := [name for name, guess in guesses.items() if guess.lacks_captions]) and found.name in BLANK:
+            told = f"{len(blank)} predictions have boxes without captions, such as that of {plain_text(blank[0], 80)!r}"
+            typer.echo(f"note: {told}; {BLANK[found.name]}", err=True)
         if num_torn := sum(guess.verdict is Verdict.REAL and bool(guess.regions) for guess in guesses.values()):
             typer.echo(f"note: {num_torn} predictions say real and have boxes; {CONTRADICTORY[found.name]}", err=True)
     with show_progress() as on_event:

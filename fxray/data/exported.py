@@ -41,6 +41,11 @@ class Guess:
     score: float = 1.0
     box_scores: tuple[float, ...] = ()
 
+    @property
+    def lacks_captions(self) -> bool:
+        """Whether it has boxes, and may have them, of which one has no caption; a dataset takes none without."""
+        return self.verdict is not Verdict.REAL and not all(region.caption.strip() for region in self.regions)
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:

@@ -129,6 +129,8 @@ def open_adapter(folder: Path, version: int = 0) -> PolicyBlob:
         return read_policy(folder, version)
     except CheckpointError as error:
         remedy = "give a folder with adapter_config.json and adapter_model.safetensors, or that of a whole model"
+        if error.where != str(folder):  # a file of it, which is there
+            raise
         raise CheckpointError(
             f"holds no readable adapter: {error.message}", where=str(folder), remedy=remedy
         ) from error

@@ -116,7 +116,7 @@ def measure_changes(
             asked = [] if name in failures else questions  # what lies there then may be of other settings
             numbers = next((n for q in asked if (n := q.numbers_under(row.baseline, row.change))), None)
         else:
-            numbers = None if row.absent else read_change(row, training_of(row), setting.out)
+            numbers = None if row.absent else read_change(row, training_of(row), setting.out, experiment.columns)
         if numbers is None:
             state = row.absent or failures.get(name) or "not measured yet"
             lines.append(Line(row.title, state, name, paper=row.paper))

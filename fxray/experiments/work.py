@@ -32,7 +32,8 @@ from fxray.launch import phases
 from fxray.launch.apart import Surroundings, run_process
 from fxray.launch.base_model import has_other_base
 from fxray.launch.phases import NO_FT, SFT
-from fxray.launch.robustness import measure_robustness
+from fxray.launch.robustness import FOLDER as ROBUSTNESS
+from fxray.launch.robustness import NUMBERS, measure_robustness, read_numbers
 from fxray.launch.run import RunDirectory, Split, open_run
 from fxray.metrics import METRICS_FILE
 from fxray.report.robustness import ORIGINAL, RobustnessReport
@@ -140,16 +141,19 @@ def change_images(
     launch.robustness(training.folder(setting.out), None, changes, (), on_event)
 
 
-def read_change(row: Row, training: Training, out: Path) -> dict[str, Any] | None:
-    """Numbers of the images under a row's change; None before they are measured."""
+def read_change(row: Row, training: Training, out: Path, columns: Sequence[str]) -> dict[str, Any] | None:
+    """Numbers of the images under a row's change; None before they are measured.
+
+    Raises:
+        DataError: Their file is damaged, or lacks a column's.
+    """
     folder = training.folder(out)
     config = config_of(folder)
     if config is None:
         return None
     phase = phases_of(config)[-1]
-    path = folder / "robustness" / phase / (row.change or ORIGINAL) / "numbers.json"
-    numbers: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
-    return numbers
+    change = folder / ROBUSTNESS / phase / (row.change or ORIGINAL)
+    return read_numbers(change, columns) if (change / NUMBERS).is_file() else None
 
 
 def take_over_sft(folder: Path, config: Config, on_event: OnEvent) -> None:

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from actors.learner import LearnerGroup
     from actors.reward_pool import RewardPool
 
+PLAIN_LORA = {
+    "peft_type": "LORA",
+    "bias": "none",
+    **dict.fromkeys(("rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "target_parameters")),
+    **dict.fromkeys(("trainable_token_indices", "alora_invocation_tokens", "arrow_config", "use_bdlora")),
+    **dict.fromkeys(("use_dora", "use_qalora", "lora_bias"), False),
+}
+"""Fields of PEFT's adapter_config.json that change what the weights mean, and the value at which they do not."""
+
 
 class Policies:
     """The rollout pool and what its workers sample from: the base model, or a policy in a folder."""
@@ -200,13 +209,15 @@ def read_policy(folder: Path, version: int) -> PolicyBlob:
     """What a folder holds, ready to publish: an adapter in PEFT layout, or the weights of a whole model.
 
     Raises:
-        CheckpointError: A file of it is missing or damaged.
+        CheckpointError: A file of it is missing or damaged, or the adapter is more than plain LoRA.
     """
     from safetensors import SafetensorError
 
     try:
         is_whole = any(folder.glob("model*.safetensors"))
         return read_weights(folder, version) if is_whole else _read_adapter(folder, version)
+    except CheckpointError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"the policy cannot be read: {error}",
@@ -225,10 +236,14 @@ def _read_adapter(folder: Path, version: int) -> AdapterBlob:
     config = json.loads((folder / ADAPTER_CONFIG_FILE).read_text())
     if not isinstance(config, dict) or type(config.get("r")) is not int:
         raise ValueError(f"{ADAPTER_CONFIG_FILE} is no adapter's: expected an object with the rank r as a whole number")
-    for name in ("rank_pattern", "alpha_pattern"):
-        if config.get(name):
-            raise ValueError(
-                f"{ADAPTER_CONFIG_FILE} has {name}: all modules of an adapter must have one rank and alpha"
+    for name, plain in PLAIN_LORA.items():
+        if config.get(name, plain) not in (plain, None, False, {}, []):
+            raise CheckpointError(
+                f"an adapter with {name} = {json.dumps(config[name])[:60]} is not supported: LoRA with one rank and "
+                "alpha for all modules, on weights alone, is",
+                where=str(folder / ADAPTER_CONFIG_FILE),
+                remedy=f"train it without {name}; or merge it into its base (PEFT: merge_and_unload), save that, and "
+                "give the folder of the whole model",
             )
     return AdapterBlob(version, content, config, hashlib.sha256(content).hexdigest(), len(modules))
 

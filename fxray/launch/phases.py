@@ -210,6 +210,7 @@ def calibrate(
             answers = run.predictions(name, split)
             if not answers.exists():
                 evaluate_adapter(config, finished[name], data, answers, on_event)
+        _tell_of_fewer(config, splits.validation, on_event)
         calibration = calibrate_phase(
             config,
             run,
@@ -235,6 +236,7 @@ def _calibrate(session: Session, name: str) -> None:
             _warn_of_other_bounds(session, name)
         return
     evaluation = session.config.evaluate
+    _tell_of_fewer(session.config, session.splits.validation, session.on_event)
     try:
         calibrate_phase(
             session.config,
@@ -246,6 +248,14 @@ def _calibrate(session: Session, name: str) -> None:
         )
     except DataError as error:
         session.on_event(Note(f"not calibrated: {error.message} ({error.where})", is_warning=True))
+
+
+def _tell_of_fewer(config: Config, validation: Path, on_event: OnEvent) -> None:
+    """Says so where the configuration has a calibration made on a part of the validation split."""
+    num_rows = len(Dataset.open(validation))
+    if (num_asked := len(rows_to_answer(num_rows, config.evaluate.num_samples))) < num_rows:
+        text = f"calibration sees {num_asked} of the {num_rows} images of the validation split: evaluate.num_samples is"
+        on_event(Note(f"{text} {config.evaluate.num_samples}; a run with 0 calibrates on all", is_warning=True))
 
 
 def _warn_of_other_bounds(session: Session, name: str) -> None:

@@ -10,6 +10,7 @@ answered. Boxes of a changed image are in its own pixels, and so is the truth th
 import io
 import json
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from fxray.schema import Sample
 from fxray.versions import versions
 
 FOLDER, NUMBERS, ANSWERS = "robustness", "numbers.json", "predictions.parquet"
+_NEEDED = ("key", "overall", "gain", "is_synthetic", "num_real", "num_generated")
 
 
 def measure_robustness(
@@ -83,7 +85,7 @@ def measure_robustness(
         if missing or not _is_done(root / ORIGINAL, key):
             _measure(config, finished[name], dataset, rows, missing, answers, root, key, on_event)
         done = [change for change in HARDSHIPS if _is_done(root / change.name, key)]
-        measured = {name: _read(root / name) for name in (ORIGINAL, *(change.name for change in done))}
+        measured = {name: read_numbers(root / name) for name in (ORIGINAL, *(change.name for change in done))}
         commits = dict.fromkeys(str(numbers["key"]["commit"]) for numbers in measured.values())
         titles = {change.name: change.title for change in done}
         told = key | {"commit": ", ".join(commits)}
@@ -223,21 +225,31 @@ def _is_done(folder: Path, key: dict[str, Any]) -> bool:
     """Whether a change is measured, for what decides its answers; the commit is only told."""
     if not (folder / NUMBERS).is_file():
         return False
-    measured = _read(folder)["key"]
+    measured = read_numbers(folder)["key"]
     decides = ("seed", "num_images", "num_bootstrap", "data_sha256", "adapter_sha256")
     return all(measured.get(name) == key[name] for name in decides)
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """What is known of a change.
+def read_numbers(folder: Path, metrics: Sequence[str] = ("accuracy", "iou")) -> dict[str, Any]:
+    """What is known of a change: an evaluation, its `gain` over the original (None of that itself), and its `key`.
+
+    Args:
+        folder: Of the change.
+        metrics: Those that are needed.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: The file is damaged, or lacks something of that.
     """
     try:
         numbers: dict[str, Any] = json.loads((folder / NUMBERS).read_bytes())
-    except ValueError as error:
-        raise DataError(
-            f"is not JSON: {error}", where=str(folder / NUMBERS), remedy="delete the folder; it is measured anew"
-        ) from error
+        for name in _NEEDED:
+            numbers[name]
+        numbers["key"]["commit"]
+        for part in [numbers["overall"], *([numbers["gain"]["metrics"]] if numbers["gain"] else [])]:
+            for metric, bound in product(metrics, ("value", "low", "high")):
+                part[metric][bound]
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
+        remedy = f"delete the folder {folder}; the same command measures it anew"
+        raise DataError(what, where=str(folder / NUMBERS), remedy=remedy) from error
     return numbers

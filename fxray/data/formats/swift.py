@@ -108,14 +108,15 @@ def _written_out(regions: Iterable[Region]) -> Iterator[RawRegion]:
 def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path:
     """Writes `data.jsonl`; image paths are relative to it. Predictions stand in the place of the truth.
 
-    A prediction without a verdict is left out, as are boxes on an image that is said to be real: these rows are trained
-    on.
+    A prediction without a verdict, or with a box without a caption, is left out, as are boxes on an image that is said
+    to be real: these rows are trained on.
     """
     del has_predictions
     path = dst / "data.jsonl"
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
-            if (said := in_place_of_truth(row)).verdict is not None:
+            said = in_place_of_truth(row)
+            if said.verdict is not None and not said.lacks_captions:
                 out.write(json.dumps(_as_row(row, said), ensure_ascii=False) + "\n")
     return path
 

@@ -73,6 +73,38 @@ def test_predictions_without_a_verdict_and_real_ones_with_boxes_are_counted(form
     assert f"note: 1 predictions say real and have boxes; {torn}" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("form", "said", "back"),
+    [
+        ("coco", "", {}),
+        ("swift", "their rows are left out", {"real/1.png": "real", "fake/sdxl/2.png": "generated"}),
+        ("labelstudio", "the text area of each is left to people", {}),
+        ("huggingface", "each caption is blank", {"real/1.png": "real", "fake/sdxl/2.png": "generated"}),
+    ],
+)
+def test_boxes_without_captions_are_told_by_the_export_and_what_it_says_holds_for_the_import(
+    form, said, back, photos, tmp_path
+):
+    run("data", "import", "folders", photos, tmp_path / "set")
+    box = {"box": [1, 2, 30, 40]}
+    rows = [
+        {"sample_id": "real/1.png", "verdict": "real", "regions": [box]},
+        {"sample_id": "fake/sdxl/2.png", "verdict": "generated", "regions": [box | {"caption": "hand fused"}]},
+        {"sample_id": "fake/3.jpg", "verdict": "generated", "regions": [box]},
+    ]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data, said_file = tmp_path / "set" / "dataset.parquet", tmp_path / "said.jsonl"
+    result = run("data", "export", form, data, tmp_path / form, "--predictions", said_file)
+    told = "predictions have boxes without captions, such as that of 'fake/3.jpg'; "
+    assert (f"note: 1 {told}{said}" in result.stderr) == bool(said)
+    if back:
+        source = tmp_path / form / "data.jsonl" if form == "swift" else tmp_path / form
+        result = run("data", "import", form, source, tmp_path / "back")
+        found = Dataset.open(tmp_path / "back" / "dataset.parquet").samples
+        assert {sample.sample_id: str(sample.annotation.verdict) for sample in found} == back
+        assert ("is blank" in result.stderr) == (form == "huggingface")
+
+
 def test_a_mapping_gives_the_frame_and_options_override_it(photos, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3

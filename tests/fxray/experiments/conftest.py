@@ -66,7 +66,10 @@ def numbers_of(change, value):
     estimate = {"value": value, "low": value - 0.1, "high": value + 0.1}
     metrics = {"accuracy": estimate, "iou": estimate}
     gain = None if change == "original" else {"metrics": metrics}
-    return {"overall": metrics, "num_real": 8, "num_generated": 8, "gain": gain}
+    key = {"commit": "of a test"}
+    return {
+        "overall": metrics, "num_real": 8, "num_generated": 8, "gain": gain, "is_synthetic": False, "key": key,
+    }  # fmt: skip
 
 
 class FakeLaunch:

@@ -15,7 +15,7 @@ from fxray.errors import CheckpointError, ConfigError, DataError
 from fxray.evaluate.calibration import open_calibration, read_calibration
 from fxray.evaluate.predictions import Prediction, write_predictions
 from fxray.events import Note
-from fxray.launch.calibration import fitted_for
+from fxray.launch.calibration import fitted_for, recorded_splits
 from fxray.launch.phases import _calibrate, calibrate
 from fxray.launch.robustness import measure_robustness
 from fxray.launch.run import RunDirectory
@@ -115,6 +115,22 @@ def test_a_calibration_for_other_bounds_than_the_configurations_stays_and_is_tol
     assert [note.is_warning for note in told] == [True]
     assert "alpha stays calibrated for max_fpr 0.05" in told[0].text
     assert "the configuration says 0.01 and 0.1" in told[0].text
+
+
+@pytest.mark.parametrize(("num_samples", "said"), [(0, 0), (300, 0), (200, 1)])
+def test_a_calibration_on_a_part_of_the_split_is_told_by_training_and_by_the_command(
+    run: RunDirectory, num_samples: int, said: int
+) -> None:
+    config = load_config("tiny", ["evaluate.num_bootstrap=50", f"evaluate.num_samples={num_samples}"])
+    (run.root / "config.yaml").write_text(dump_config(config))
+    told: list[Note] = []
+    _calibrate(SimpleNamespace(run=run, config=config, on_event=told.append, splits=recorded_splits(run.root)), "alpha")
+    calibrate(run.root, "alpha", (), max_fpr=0.2, max_error=None, on_event=told.append)
+    text = (
+        "calibration sees 200 of the 300 images of the validation split: evaluate.num_samples is 200; a run with 0 "
+        "calibrates on all"
+    )
+    assert [(note.text, note.is_warning) for note in told] == [(text, True)] * 2 * said
 
 
 def test_settings_that_change_answers_are_refused(run: RunDirectory) -> None:

@@ -1,5 +1,6 @@
 """A learner that is lost again and again at one place, and policies that are read from folders."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from safetensors.numpy import save_file
 
 from actors.failures import FailureBudget
 from fxray.config.load import load_config
+from fxray.detect.load import open_adapter
 from fxray.errors import CheckpointError, LearnerLostError, WorkerDiedError
 from fxray.launch.fleet import Fleet, read_policy
 
@@ -60,15 +62,32 @@ def test_an_adapter_without_a_rank_is_a_damaged_policy(tmp_path: Path, config: s
     assert read_policy(tmp_path, 1).num_modules == 1
 
 
-@pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])
-def test_an_adapter_whose_modules_differ_in_rank_or_alpha_is_refused_by_the_fields_name(
-    tmp_path: Path, pattern: str
+@pytest.mark.parametrize(
+    ("field", "value", "plain"),
+    [
+        ("rank_pattern", {"q": 4}, {}),
+        ("alpha_pattern", {"q": 4}, {}),
+        ("use_dora", True, False),
+        ("modules_to_save", ["lm_head"], None),
+        ("bias", "all", "none"),
+        ("layer_replication", [[0, 2]], None),
+        ("peft_type", "LOHA", "LORA"),
+    ],
+)
+def test_an_adapter_of_another_kind_is_refused_by_the_fields_name_and_what_to_do(
+    tmp_path: Path, field: str, value: object, plain: object
 ) -> None:
     save_file({"base_model.model.q.lora_A.weight": np.ones((2, 2), np.float32)}, tmp_path / "adapter_model.safetensors")
-    (tmp_path / "adapter_config.json").write_text(f'{{"r": 2, "{pattern}": {{"q": 4}}}}')
-    with pytest.raises(CheckpointError, match=f"has {pattern}: all modules of an adapter must have one rank and alpha"):
-        read_policy(tmp_path, 1)
-    (tmp_path / "adapter_config.json").write_text(f'{{"r": 2, "{pattern}": {{}}}}')  # as PEFT writes it
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({"r": 2, field: value}))
+    for read in (lambda: read_policy(tmp_path, 1), lambda: open_adapter(tmp_path)):
+        with pytest.raises(
+            CheckpointError, match=f"an adapter with {field} = .* is not supported: LoRA with"
+        ) as caught:
+            read()
+        assert caught.value.where == str(config)
+        assert caught.value.remedy.startswith(f"train it without {field}; or merge it into its base")
+    config.write_text(json.dumps({"r": 2, field: plain}))  # as PEFT writes it
     assert read_policy(tmp_path, 1).num_modules == 1
 
 

@@ -16,7 +16,7 @@ from fxray.errors import ConfigError, DataError, FxrayError
 from fxray.evaluate.predictions import Prediction, read_predictions, write_predictions
 from fxray.launch import robustness
 from fxray.launch.lease import hold
-from fxray.launch.robustness import measure_robustness
+from fxray.launch.robustness import measure_robustness, read_numbers
 
 CHANGES = [change for change in HARDSHIPS if change.name in ("crop-random", "resize-0.5", "noise-8")]
 
@@ -96,6 +96,31 @@ def test_what_would_change_the_answers_is_refused_and_other_intervals_are_measur
             measure_robustness(run_dir, None, CHANGES[:1], [override])
     measure_robustness(run_dir, None, CHANGES[:1], ["evaluate.num_bootstrap=30"])
     assert asked == 2 * ["original", "crop-random"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda numbers: numbers.pop("key"), "lacks 'key'"),
+        (lambda numbers: numbers["key"].pop("commit"), "lacks 'commit'"),
+        (lambda numbers: numbers.pop("num_real"), "lacks 'num_real'"),
+        (lambda numbers: numbers["overall"].pop("iou"), "lacks 'iou'"),
+        (lambda numbers: numbers["gain"]["metrics"]["iou"].pop("low"), "lacks 'low'"),
+        (lambda numbers: numbers.update(overall=3), "is damaged: "),
+    ],
+)
+def test_numbers_that_lack_something_are_told_with_their_place_and_what_to_do(run_dir, monkeypatch, change, said):
+    answering(monkeypatch)
+    file = measure_robustness(run_dir, None, CHANGES[:1], []).folder / CHANGES[0].name / "numbers.json"
+    numbers = json.loads(file.read_text())
+    change(numbers)
+    file.write_text(json.dumps(numbers))
+    with pytest.raises(DataError, match=said) as caught:
+        measure_robustness(run_dir, None, CHANGES[:1], [])
+    assert caught.value.where == str(file)
+    assert f"delete the folder {file.parent}" in caught.value.remedy
+    with pytest.raises(DataError, match=said):
+        read_numbers(file.parent)
 
 
 def test_a_run_that_somebody_works_on_is_left_alone(run_dir, monkeypatch):
