@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from typing import Any
 
-from fxray.errors import FxrayError
+from fxray.errors import DataError, FxrayError
 from fxray.serve.batches import Batch, BatchStore
 from fxray.serve.problems import Refusal, problem_of
 from fxray.serve.uploads import Upload
@@ -129,8 +129,7 @@ class BatchRunner:
     async def _answer(self, batch: Batch, index: int) -> bool:
         """Examines one image; False where that is to be tried again. Nothing is left to do of a deleted batch."""
         try:
-            upload = await asyncio.to_thread(batch.read, index)
-            result = await self._examine_patiently(upload)
+            result = await self._result_of(batch, index)
             await asyncio.to_thread(batch.write, index, result)
         except (FxrayError, OSError) as error:
             if not batch.image(index).is_file():
@@ -141,6 +140,14 @@ class BatchRunner:
             return False
         self._held_up.pop(batch.batch_id, None)
         return True
+
+    async def _result_of(self, batch: Batch, index: int) -> dict[str, Any]:
+        try:
+            upload = await asyncio.to_thread(batch.read, index)
+        except FileNotFoundError:  # somebody cleared it away, or the whole batch, which then takes no result
+            error = DataError("its file is gone", where="the service's own folder", remedy="hand it in again")
+            return {"name": batch.names[index], "problem": problem_of(error, HTTPStatus.GONE)}
+        return await self._examine_patiently(upload)
 
     async def _examine_patiently(self, upload: Upload) -> dict[str, Any]:
         for tried in range(MAX_TRIES):

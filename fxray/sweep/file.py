@@ -37,7 +37,7 @@ UNSUITABLE = {
     "data.validation": "settings are compared on one validation split",
     "data.test": "settings are compared on the validation split, and the test split stays unasked",
     "data.synth": "the synthetic data are made once, for all trials; sweep over `data.train` with files",
-    "evaluate.num_samples": "settings are compared on the same images",
+    "evaluate": "settings are measured alike: on the same images, with answers of the same length",
     "ray": "all trials run on one cluster",
     "serve": "training does not depend on it",
 }
@@ -142,7 +142,7 @@ class Sweep(Section):
             raise ValueError("`seeds` has one twice: its trials would be the same")
         for name in self.fields:
             for field, reason in UNSUITABLE.items():
-                if name == field or name.startswith(f"{field}."):
+                if f"{name}.".startswith(f"{field}.") or field.startswith(f"{name}."):  # a section with it inside, too
                     raise ValueError(f"`fields` cannot hold {name}: {reason}")
             if self.phase == "sft" and name.partition(".")[0] == "grpo":
                 raise ValueError(f"`phase` is sft, which {name} changes nothing of: name a stage, or leave `phase` out")

@@ -84,9 +84,9 @@ def trials_of(file: SweepFile, configure: Configure, shared: Sequence[str] = ())
         shared: Overrides that let all of them read the same data.
 
     Raises:
-        ConfigError: One cannot run, or has not what is looked at; it names the trial.
+        ConfigError: One cannot run, has not what is looked at, or is another one once more; it names the trial.
     """
-    trials = []
+    trials, names = [], dict[str, str]()
     for setting in settings_of(file):
         for seed in file.sweep.seeds:
             name = f"{setting.name}+seed-{seed}"
@@ -99,6 +99,8 @@ def trials_of(file: SweepFile, configure: Configure, shared: Sequence[str] = ())
                 phases = [phase for phase in phases_of(config) if phase != NO_FT]
             except ConfigError as error:
                 raise ConfigError(error.message, where=where, remedy=error.remedy) from error
+            if (same := names.setdefault(config.model_dump_json(), name)) != name:
+                raise ConfigError(f"comes to the same as {same}", where=where, remedy="leave one of the values out")
             phase = file.sweep.phase or phases[-1]
             _refuse_what_is_not_measured(file, config, phase, phases, where)
             trials.append(Trial(name, setting, seed, config, phase))

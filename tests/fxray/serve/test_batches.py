@@ -3,33 +3,12 @@ import json
 import os
 import threading
 
+from batch_requests import HEADERS, OWNERS, images, results_of, run, until_done
 from fake_service import MODELS, FakeBackend, png, running
 
-from fxray.errors import CheckpointError, ResourceError
 from fxray.serve import batch_runner
 from fxray.serve.batches import Batch, read_lines
 from fxray.serve.problems import unavailable
-
-HEADERS = {"authorization": "Bearer fxray_a"}
-OWNERS = {"fxray_a": "ana", "fxray_b": "ben"}
-
-
-def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 30))
-
-
-def images(*contents: bytes):
-    return [("images", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
-
-
-async def until_done(client, url):
-    while (state := (await client.get(url, headers=HEADERS)).json())["state"] != "done":
-        await asyncio.sleep(0.02)
-    return state
-
-
-async def results_of(client, url):
-    return [json.loads(line) for line in (await client.get(url + "/results", headers=HEADERS)).text.splitlines()]
 
 
 def test_a_batch_is_worked_off_in_the_order_of_its_images(make_service, backend):
@@ -199,48 +178,6 @@ def test_a_batch_is_answered_by_its_model_and_waits_where_that_is_not_offered(ma
     assert [result["model"]["name"] for result in results] == ["default", "strict"]
 
 
-def test_a_write_that_fails_leaves_its_image_for_the_next_round(make_service, monkeypatch):
-    num_refused, write = 0, Batch.write
-
-    def refusing(batch, index, result):
-        nonlocal num_refused
-        num_refused += 1
-        if num_refused <= 5:
-            raise ResourceError("cannot be written: No space left on device")
-        write(batch, index, result)
-
-    monkeypatch.setattr(Batch, "write", refusing)
-    monkeypatch.setattr(batch_runner, "_PAUSE_S", 0.02)
-
-    async def go():
-        async with running(make_service(OWNERS)) as client:
-            url = (await client.post("/v1/batches", files=images(*[png()] * 4), headers=HEADERS)).headers["location"]
-            return await until_done(client, url), (await client.get("/readyz")).status_code
-
-    state, ready = run(go())
-    assert (state["num_failed"], state["held_up"], ready) == (0, None, 200)
-    assert num_refused == 5 + 4
-
-
-def test_a_failed_round_is_told_and_followed_by_a_pause(make_service, backend, monkeypatch):
-    def full(batch, index, result):
-        raise ResourceError("cannot be written: No space left on device")
-
-    monkeypatch.setattr(Batch, "write", full)
-    monkeypatch.setattr(batch_runner, "_PAUSE_S", 30.0)
-
-    async def go():
-        async with running(make_service(OWNERS)) as client:
-            added = await client.post("/v1/batches", files=images(png(), png()), headers=HEADERS)
-            await asyncio.sleep(0.3)
-            return (await client.get(added.headers["location"], headers=HEADERS)).json()
-
-    state = run(go())
-    assert len(backend.names) == 2
-    assert (state["state"], state["num_done"]) == ("waiting", 0)
-    assert state["held_up"] == "cannot be written: No space left on device"
-
-
 def test_a_batch_that_is_deleted_while_it_is_worked_on_stays_deleted_and_holds_up_no_other(make_service, monkeypatch):
     write, deleted = Batch.write, []
     service = make_service(OWNERS)
@@ -265,40 +202,6 @@ def test_a_batch_that_is_deleted_while_it_is_worked_on_stays_deleted_and_holds_u
     status, second = run(go())
     assert status == 404
     assert [path.name for path in (service.settings.data_dir / "batches").iterdir()] == [second]
-
-
-def test_an_error_that_stays_is_the_result_of_its_image(make_service, backend, monkeypatch):
-    monkeypatch.setattr(batch_runner, "_RETRY_S", 0.01)
-    backend.error = CheckpointError("no adapter", where="/a", remedy="train one")
-
-    async def go():
-        async with running(make_service(OWNERS)) as client:
-            url = (await client.post("/v1/batches", files=images(png()), headers=HEADERS)).headers["location"]
-            await until_done(client, url)
-            return await results_of(client, url)
-
-    (result,) = run(go())
-    assert result["problem"]["status"] == 500
-    assert (result["problem"]["detail"], result["problem"]["where"]) == ("no adapter", "/a")
-    assert len(backend.names) == batch_runner.MAX_TRIES
-
-
-def test_a_service_whose_batches_go_on_no_more_is_not_ready(make_service, backend):
-    async def go():
-        service = make_service(OWNERS)
-        async with running(service) as client:
-            before = await client.get("/readyz")
-            backend.seconds = 0.2
-            await client.post("/v1/batches", files=images(png()), headers=HEADERS)
-            backend.error = ZeroDivisionError("a defect")
-            while not service.runner.is_dead:
-                await asyncio.sleep(0.02)
-            backend.error = None
-            return before.status_code, await client.get("/readyz")
-
-    before, after = run(go())
-    assert (before, after.status_code) == (200, 503)
-    assert "batches" in after.json()["detail"]
 
 
 def test_a_batch_that_is_deleted_while_it_is_read_is_read_as_far_as_it_is_there(make_service, backend, monkeypatch):

@@ -70,6 +70,9 @@ def test_fields_that_take_whole_numbers_are_known(field, is_whole):
         ("fields: {seed: {grid: [0, 1]}}", "write the seeds under `seeds`"),
         ("fields: {data.test: {grid: [a.parquet]}}", "the test split stays unasked"),
         ("fields: {data.synth.num_train: {grid: [64]}}", "made once"),
+        ("fields: {data: {grid: [{validation: a.parquet}]}}", "compared on one validation split"),
+        ("fields: {evaluate.max_new_tokens: {grid: [32, 64]}}", "settings are measured alike"),
+        ("fields: {evaluate: {grid: [{num_samples: 8}]}}", "settings are measured alike"),
         ("fields: {grpo.kl_beta: {grid: [0.1]}}\nnum_samples: 3", "no field is drawn"),
         ("seeds: [1, 1]", "one twice"),
         ("seeds: []", "at least 1 item"),
@@ -110,6 +113,7 @@ def test_the_best_of_a_metric_of_faults_has_the_fewest(sweep_file):
         ("fields: {grpo.group_size: {grid: [4, 1]}}", "mine.yaml:1"),
         ("fields: {grpo.warmup_steps: {grid: [0, 5]}}", "below the 2 steps of stage alpha"),
         ("fields: {data.view: {grid: [full, label-only]}}", "answers have no boxes"),
+        ("fields: {grpo.group_size: {grid: [4, 4.0]}}", "comes to the same as grpo.group-size-4+seed-0"),
         ("fields: {grpo.schedule: {grid: [paper, fixed-gamma]}}\nphase: gamma", "has none of that name"),
     ],
 )

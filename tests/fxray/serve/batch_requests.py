@@ -1,0 +1,25 @@
+"""What tests ask of the batches of a service."""
+
+import asyncio
+import json
+
+HEADERS = {"authorization": "Bearer fxray_a"}
+OWNERS = {"fxray_a": "ana", "fxray_b": "ben"}
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 30))
+
+
+def images(*contents: bytes):
+    return [("images", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
+
+
+async def until_done(client, url):
+    while (state := (await client.get(url, headers=HEADERS)).json())["state"] != "done":
+        await asyncio.sleep(0.02)
+    return state
+
+
+async def results_of(client, url):
+    return [json.loads(line) for line in (await client.get(url + "/results", headers=HEADERS)).text.splitlines()]
