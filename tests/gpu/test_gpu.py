@@ -202,6 +202,20 @@ def test_fused_operations_are_as_near_to_float32_as_what_they_replace(
     assert fused_gap <= 1.25 * gap + 1e-6
 
 
+def test_a_pass_never_waits_for_the_gpu(place: Any, policy: Policy) -> None:
+    if not place.is_gpu:
+        pytest.skip("tests/fxray/model/test_families.py sees to it on a CPU")
+    questions = policy.questions(1, 2)
+    rows = policy.rows(questions, [[np.full(64, 40, np.int32)] * 4 for _ in questions])
+    policy.logprobs(rows).sum().backward()  # compiles
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        policy.logprobs(rows).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_the_plans_activations_are_what_the_allocator_counts(place: Any, is_checkpointed: bool) -> None:
     from fxray.capacity.activations import Pass, count_activations
