@@ -23,7 +23,7 @@ from starlette.datastructures import UploadFile
 from fxray.config.tree import DEFAULT_MODEL
 from fxray.errors import DataError
 from fxray.files import atomic_dir, disk_errors, write_atomically
-from fxray.serve.problems import Refusal, problem_of
+from fxray.serve.problems import Refusal, problem, problem_of
 from fxray.serve.uploads import Upload, UploadLimits, check_size, harmless_name
 from fxray.serve.wire import BATCH_ID, BatchOut, BatchState
 
@@ -81,7 +81,17 @@ class Batch:
         """The results that are there, as JSON lines in the order of the images."""
         for index in range(len(self.names)):
             with suppress(FileNotFoundError):  # not examined yet, or deleted meanwhile
-                yield self.result(index).read_text("utf-8") + "\n"
+                yield self.line(index, self.result(index).read_bytes())
+
+    def line(self, index: int, written: bytes) -> str:
+        """A result as it was written, as a JSON line; one that the disk has damaged is that its image failed."""
+        try:
+            if isinstance(json.loads(written), dict):
+                return written.decode() + "\n"
+        except (ValueError, RecursionError):
+            pass
+        failure = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "its result is damaged", remedy="hand it in again")
+        return json.dumps({"name": self.names[index], "problem": failure}, ensure_ascii=False) + "\n"
 
     def state(self, held_up: str | None = None) -> BatchOut:
         """What is known of it now, and why it does not go on, where it does not."""
@@ -205,6 +215,8 @@ class BatchStore:
         try:
             document = json.loads((folder / "batch.json").read_text("utf-8"))
             owner, model, created = document["owner"], document.get("model", DEFAULT_MODEL), document["created"]
+            if datetime.fromisoformat(created).tzinfo is None:
+                return None
             return Batch(batch_id, owner, model, document.get("asked_of"), created, tuple(document["names"]), folder)
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -214,4 +226,4 @@ async def read_lines(batch: Batch) -> AsyncIterator[str]:
     """The results that are there, without holding the event loop up."""
     for index in range(len(batch.names)):
         with suppress(FileNotFoundError):
-            yield await anyio.Path(batch.result(index)).read_text("utf-8") + "\n"
+            yield batch.line(index, await anyio.Path(batch.result(index)).read_bytes())

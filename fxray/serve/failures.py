@@ -49,6 +49,11 @@ def add_failures(app: FastAPI) -> None:
         where = f"{request.method} {request.url.path}"
         return as_response(problem(error.status_code, str(error.detail), where=where, remedy=remedy), headers)
 
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:  # noqa: ARG001 - who raised it logs it
+        remedy = "send it again; where that fails too, the service's log says more"
+        return as_response(problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed", remedy=remedy))
+
 
 def told_failure(error: FxrayError, request: Request) -> dict[str, Any]:
     """The problem of an error that is no refusal, which the log is told too."""

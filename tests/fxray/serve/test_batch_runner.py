@@ -102,3 +102,42 @@ def test_a_service_whose_batches_go_on_no_more_is_not_ready(make_service, backen
     before, after = run(go())
     assert (before, after.status_code) == (200, 503)
     assert "batches" in after.json()["detail"]
+
+
+def test_what_the_disk_has_damaged_disturbs_no_other_batch(make_service, backend):
+    async def go():
+        service = make_service(OWNERS)
+        async with running(service) as client:
+            added = await client.post("/v1/batches", files=images(png(8, 8), png(9, 8)), headers=HEADERS)
+            url = added.headers["location"]
+            await until_done(client, url)
+            batches = service.settings.data_dir / "batches"
+            for number, created in enumerate(('"not a date"', '"2026-11-29T06:48:03"', "5")):
+                (batches / (str(number) * 32)).mkdir()
+                written = f'{{"owner": "ana", "created": {created}, "names": ["a"]}}'
+                (batches / (str(number) * 32) / "batch.json").write_text(written)
+            next(batches.glob("*/results/000000.json")).write_bytes(b'{"na')
+            after = await client.post("/v1/batches", files=images(png()), headers=HEADERS)
+            unknown = await client.get("/v1/batches/" + "0" * 32, headers=HEADERS)
+            return await until_done(client, url), await results_of(client, url), after.status_code, unknown.status_code
+
+    state, (damaged, kept), after, unknown = run(go())
+    assert (state["num_done"], state["num_failed"], after, unknown) == (2, 1, 202, 404)
+    assert (damaged["name"], damaged["problem"]["detail"]) == ("0.png", "its result is damaged")
+    assert kept["width_px"] == 9
+
+
+def test_a_fault_of_the_service_is_a_problem_as_any(make_service, monkeypatch):
+    def fail(batch, *given):
+        raise RuntimeError("a secret of the service")
+
+    monkeypatch.setattr(Batch, "state", fail)
+
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            return await client.post("/v1/batches", files=images(png()), headers=HEADERS)
+
+    answer = run(go())
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert answer.json()["remedy"]
+    assert "secret" not in answer.text
