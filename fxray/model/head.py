@@ -96,7 +96,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         for start in range(0, len(hidden_RD), chunk):
             part = slice(start, start + chunk)
             chosen_R[part], slope_RD[part] = run_compiled(
-                _slopes, hidden_RD[part], weight_VD, target_R[part], temperature, is_excluded_V
+                _slopes, hidden_RD[part], weight_VD.detach(), target_R[part], temperature, is_excluded_V
             )
         ctx.save_for_backward(slope_RD)
         return chosen_R
