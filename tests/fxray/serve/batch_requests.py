@@ -7,10 +7,6 @@ HEADERS = {"authorization": "Bearer fxray_a"}
 OWNERS = {"fxray_a": "ana", "fxray_b": "ben"}
 
 
-def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 30))
-
-
 def images(*contents: bytes):
     return [("images", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
 

@@ -4,15 +4,11 @@ import io
 import json
 
 import pytest
-from fake_service import HOSTILE_CAPTION, png, post, running
+from fake_service import HOSTILE_CAPTION, png, post, run, running
 from PIL import Image, PngImagePlugin
 
 from fxray.errors import CheckpointError
 from fxray.serve.problems import unavailable
-
-
-def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 30))
 
 
 def files(*contents: bytes, name: str = "photo.png"):

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from batch_requests import HEADERS, OWNERS, images, results_of, run, until_done
-from fake_service import png, running
+from batch_requests import HEADERS, OWNERS, images, results_of, until_done
+from fake_service import png, run, running
 
 from fxray.errors import CheckpointError, ResourceError
 from fxray.serve import batch_runner

@@ -3,8 +3,8 @@ import json
 import os
 import threading
 
-from batch_requests import HEADERS, OWNERS, images, results_of, run, until_done
-from fake_service import MODELS, FakeBackend, png, running
+from batch_requests import HEADERS, OWNERS, images, results_of, until_done
+from fake_service import MODELS, FakeBackend, png, run, running
 
 from fxray.serve import batch_runner
 from fxray.serve.batches import Batch, read_lines

@@ -5,13 +5,9 @@ import gc
 
 import httpx
 import pytest
-from fake_service import png, running
+from fake_service import png, run, running
 
 from fxray.serve.api import build_app
-
-
-def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 30))
 
 
 def sent(content: bytes) -> dict:

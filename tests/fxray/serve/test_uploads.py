@@ -7,13 +7,9 @@ import os
 import tempfile
 
 import pytest
-from fake_service import png, running
+from fake_service import png, run, running
 
 LARGE = b"x" * (2**20 + 1000)
-
-
-def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 30))
 
 
 def form(*contents: bytes) -> dict:
