@@ -89,7 +89,7 @@ def test_ranks_exchange_gradients_over_the_network_once_they_leave_a_node() -> N
 def test_zero_3_gathers_the_weights_in_every_pass() -> None:
     shape = known_shape(config())
     found = traffic("learner.num_ranks=4", "learner.zero_stage=3")["gradients, weights, rank <-> rank"]
-    gathers = 4 * 3  # eight groups a rank, two in a pass; forward, backward and the reference's forward pass
+    gathers = 8 * 3  # eight groups a rank, one in a pass; forward, backward and the reference's forward pass
     num_bytes = 2 * 4 * count_adapter(shape, 8) + gathers * 2 * count_weights(shape).total
     assert found.seconds == pytest.approx(num_bytes * 3 // 4 / 1e9)
 
