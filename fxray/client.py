@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Self
 
 import httpx
 
+from fxray.counts import counted
 from fxray.errors import ConfigError, DataError, DeadlineError, FxrayError
 
 MAX_TRIES = 5
@@ -148,7 +149,7 @@ class Client:
         while (state := self.batch(batch_id))["state"] != "done":
             if time.monotonic() > end_s:
                 raise DeadlineError(
-                    f"{state['num_done']} of {state['num_images']} images were examined within {deadline_s:g} s",
+                    f"{state['num_done']} of {counted(state['num_images'], 'image')} examined within {deadline_s:g} s",
                     where=f"batch {batch_id}",
                     remedy="wait longer; the batch goes on",
                 )
