@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError
 
+from fxray.counts import counted
 from fxray.errors import DeadlineError, FxrayError
 
 IMAGE_DEADLINE_S = 120.0
@@ -29,7 +30,7 @@ def fetch_images(handles: Sequence[object], where: str) -> list[bytes]:
         arrived = dict(zip(references, ray.get(references, timeout=IMAGE_DEADLINE_S), strict=True))
     except GetTimeoutError as error:
         raise DeadlineError(
-            f"{len(references)} images did not arrive within {IMAGE_DEADLINE_S:g} s",
+            f"{counted(len(references), 'image')} did not arrive within {IMAGE_DEADLINE_S:g} s",
             where=where,
             remedy="see whether this node reaches that of the driver, where the images lie",
         ) from error

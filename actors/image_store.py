@@ -20,6 +20,7 @@ from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.failures import DEATHS, FailureBudget, forget_frames
+from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.errors import DataError, FxrayError
 from fxray.grpo.types import ImageRef
@@ -150,7 +151,7 @@ class ImageSource:
                 raise (error.cause if isinstance(error.cause, FxrayError) else error) from None
             except (*DEATHS, GetTimeoutError) as error:
                 forget_frames(error)
-                reason = f"did not read {len(asked)} images within {self._deadline_s:g} s"
+                reason = f"did not read {counted(len(asked), 'image')} within {self._deadline_s:g} s"
                 reason = reason if isinstance(error, GetTimeoutError) else f"died: {error}"
                 ray.kill(self._store)
                 self._failures.record(time.monotonic(), f"image store of {self._path} {reason}")

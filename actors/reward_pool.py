@@ -25,6 +25,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.failures import DEATHS, FailureBudget, dead_node, forget_frames
 from actors.placement import node_share
 from fxray import spans
+from fxray.counts import counted
 from fxray.data.frame import Frame
 from fxray.errors import DeadlineError, FxrayError
 from fxray.events import Note, OnEvent, ignore
@@ -285,7 +286,8 @@ class RewardPool:
         if self._num_masked_steps >= MAX_MASKED_STEPS:
             reason, _ = self._reasons_of_late.most_common(1)[0]
             raise FxrayError(
-                f"no answer of {self._num_masked_steps} steps in a row could be scored, most often since {reason}",
+                f"no answer of {counted(self._num_masked_steps, 'step')} in a row could be scored, most often since "
+                f"{reason}",
                 where="reward pool",
                 remedy="mend the function of reward.functions, or raise reward.group_deadline_s; the run goes on from "
                 "its last checkpoint",

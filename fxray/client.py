@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Self
 
 import httpx
 
+from fxray.counts import counted
 from fxray.errors import ConfigError, DataError, DeadlineError, FxrayError
 
 MAX_TRIES = 5
@@ -147,7 +148,9 @@ class Client:
         end_s = time.monotonic() + deadline_s
         while (state := self.batch(batch_id))["state"] != "done":
             if time.monotonic() > end_s:
-                done = f"{state['num_done']} of {state['num_images']} images were examined within {deadline_s:g} s"
+                done = (
+                    f"{state['num_done']} of {counted(state['num_images'], 'image')} examined within {deadline_s:g} s"
+                )
                 raise DeadlineError(
                     f"{done}, held up: {state['held_up']}" if state.get("held_up") else done,
                     where=f"batch {batch_id}",

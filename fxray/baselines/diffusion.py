@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fxray.baselines.weights import REFUSALS
+from fxray.counts import counted
 from fxray.errors import ModelError, ResourceError
 
 
@@ -28,7 +29,7 @@ def load_part(kind: str, folder: Path | None, *, subfolder: str) -> Any:
     model, report = open_part(kind, folder, subfolder=subfolder, output_loading_info=True, **options)
     if lacking := [*report["missing_keys"], *report["mismatched_keys"]]:
         raise ModelError(
-            f"{len(lacking)} weights of {kind} are missing or misshapen, {lacking[0]} for one",
+            f"{counted(len(lacking), 'weight')} of {kind} missing or misshapen, {lacking[0]} for one",
             where=str(folder),
             remedy="give the folder as diffusers writes it",
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fxray.counts import counted
 from fxray.data.split.assignment import deal
 from fxray.errors import DataError
 from fxray.schema import Sample, Verdict
@@ -37,7 +38,9 @@ def hold_out(samples: Sequence[Sample], where: str, seed: int) -> NDArray[np.boo
     truth_N = is_generated(samples)
     for is_class_N, name in ((truth_N, "generated"), (~truth_N, "real")):
         if not is_class_N.any():
-            raise DataError(f"none of {len(samples)} images is {name}", where=where, remedy=f"add {name} images")
+            raise DataError(
+                f"none of {counted(len(samples), 'image')} is {name}", where=where, remedy=f"add {name} images"
+            )
     _, sources_N = np.unique([sample.source for sample in samples], return_inverse=True)
     kinds = [f"{sample.annotation.verdict} {sample.generator}" for sample in samples]
     _, kinds_N = np.unique(kinds, return_inverse=True)
@@ -49,7 +52,8 @@ def hold_out(samples: Sequence[Sample], where: str, seed: int) -> NDArray[np.boo
             if not (is_part_N & is_class_N).any():
                 num_sources = len(np.unique(sources_N[is_class_N]))
                 raise DataError(
-                    f"no {name} image is left to be {part}: they are of {num_sources} sources, which are not cut",
+                    f"no {name} image is left to be {part}: all are of {counted(num_sources, 'source')}, and none is "
+                    "cut",
                     where=f"{where}, field source",
                     remedy="give each photograph its own source, or add images of other sources",
                 )

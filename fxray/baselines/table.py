@@ -7,6 +7,7 @@ from typing import Any
 
 from fxray.baselines.measure import PREDICTIONS
 from fxray.baselines.registry import FLOOR, find
+from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.evaluate.comparison import measure_gain
 from fxray.evaluate.estimates import Estimate
@@ -108,7 +109,7 @@ def _row(record: Mapping[str, Any], scored: Evaluation, gain: Estimate | None) -
 
 def _settings(key: Mapping[str, Any]) -> str:
     """What one baseline may have other than the next."""
-    epochs = "" if key["epochs"] is None else f"{key['epochs']} epochs"
+    epochs = "" if key["epochs"] is None else counted(key["epochs"], "epoch")
     weights = "" if key["weights_sha256"] is None else f"weights {key['weights_sha256'][:8]}"
     return ", ".join(filter(None, [key["size"], epochs, weights, key["device"]]))
 

@@ -8,6 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fxray.counts import counted
 from fxray.errors import ModelError
 
 REFUSALS = (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, StrictDataclassError)
@@ -45,7 +46,8 @@ def load_weights(network: torch.nn.Module, path: Path, *, new: str) -> None:
     if wrong:
         shape = tuple(found[wrong[0]].shape) if wrong[0] in found else "missing"
         raise ModelError(
-            f"{len(wrong)} weights do not fit, such as {wrong[0]}: {shape}, expected {tuple(wanted[wrong[0]].shape)}",
+            f"{counted(len(wrong), 'weight does', 'weights do')} not fit, such as {wrong[0]}: {shape}, expected "
+            f"{tuple(wanted[wrong[0]].shape)}",
             where=str(path),
             remedy="give weights of this architecture and --size",
         )
@@ -86,6 +88,6 @@ def load_pretrained(
         raise ModelError(f"cannot be loaded: {str(error).splitlines()[0]}", where=str(path), remedy=_FOLDER) from error
     lacking = [key if isinstance(key, str) else key[0] for key in (*report["missing_keys"], *report["mismatched_keys"])]
     if wrong := sorted(name for name in lacking if not name.startswith(new)):
-        message = f"{len(wrong)} weights of {type(model).__name__} are missing or misshapen, {wrong[0]} for one"
+        message = f"{counted(len(wrong), 'weight')} of {type(model).__name__} missing or misshapen, {wrong[0]} for one"
         raise ModelError(message, where=str(path), remedy=_FOLDER)
     return model, lacking

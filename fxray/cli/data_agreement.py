@@ -9,6 +9,7 @@ import typer
 
 from fxray.cli.arguments import JsonOption
 from fxray.cli.tables import number, print_table
+from fxray.counts import counted
 
 if TYPE_CHECKING:
     from fxray.data.agreement import Agreement, Mark
@@ -79,7 +80,7 @@ def _show_agreement(result: "Agreement") -> None:
         names = " and ".join(pair.annotators)
         table.add_row(names, str(pair.num_images), number(pair.box_iou), f"{pair.same_tags_frac:.1%}")
     print_table(table)
-    typer.echo(f"{result.num_images} images with several annotators, {result.num_single} with one")
+    typer.echo(f"{counted(result.num_images, 'image')} with several annotators, {result.num_single} with one")
     typer.echo(f"box IoU {number(result.box_iou)}")
     typer.echo(f"Krippendorff's alpha: tags {number(result.tag_alpha)}, label {number(result.label_alpha)}")
     for tag, alpha in result.alpha_by_tag.items():

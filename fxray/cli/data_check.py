@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxray.cli.all_cores import on_all_cores
+from fxray.counts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +72,7 @@ def _print(result: Check) -> None:
     from fxray.cli.tables import print_table
     from fxray.data.check.findings import by_rule
 
-    images = Table("file", "real", "generated", title=f"{result.num_rows} rows", title_justify="left")
+    images = Table("file", "real", "generated", title=counted(result.num_rows, "row"), title_justify="left")
     for file, labels in result.counts.items():
         images.add_row(file, str(labels.get("real", 0)), str(labels.get("generated", 0)))
     print_table(images)
@@ -86,7 +87,7 @@ def _print(result: Check) -> None:
         table.add_row(kind.severity.value, rule, str(len(found)), _examples(found), kind.remedy)
     print_table(table)
     counts = result.severities()
-    typer.echo(", ".join(f"{count} {severity}{'' if count == 1 else 's'}" for severity, count in counts.items()))
+    typer.echo(", ".join(counted(count, severity) for severity, count in counts.items()))
 
 
 def _examples(found: Sequence[Finding]) -> str:

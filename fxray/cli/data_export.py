@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fxray.counts import counted
 from fxray.data.formats.catalogue import help_table
 
 HELP = f"""Write a dataset in another tool's format.
@@ -78,12 +79,17 @@ def export(
             for each in read_predictions(predictions)
         }
         if num_unread := sum(guess.verdict is None for guess in guesses.values()):
-            typer.echo(f"note: {num_unread} predictions without a verdict; {UNREAD[found.name]}", err=True)
+            typer.echo(f"note: {counted(num_unread, 'prediction')} without a verdict; {UNREAD[found.name]}", err=True)
         if (blank := [name for name, guess in guesses.items() if guess.lacks_captions]) and found.name in BLANK:
-            told = f"{len(blank)} predictions have boxes without captions, such as that of {plain_text(blank[0], 80)!r}"
+            told = f"{counted(len(blank), 'prediction has', 'predictions have')} boxes without captions"
+            told += f", such as that of {plain_text(blank[0], 80)!r}"
             typer.echo(f"note: {told}; {BLANK[found.name]}", err=True)
         if num_torn := sum(guess.verdict is Verdict.REAL and bool(guess.regions) for guess in guesses.values()):
-            typer.echo(f"note: {num_torn} predictions say real and have boxes; {CONTRADICTORY[found.name]}", err=True)
+            typer.echo(
+                f"note: {counted(num_torn, 'prediction says real and has', 'predictions say real and have')} boxes; "
+                f"{CONTRADICTORY[found.name]}",
+                err=True,
+            )
     with show_progress() as on_event:
         export_dataset(found, src, dst, on_event=on_event, guesses=guesses)
     typer.echo(dst)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxray.cli.all_cores import on_all_cores
+from fxray.counts import counted
 from fxray.data.formats.catalogue import help_table
 
 if TYPE_CHECKING:
@@ -134,9 +135,9 @@ def _images_folder(form: str, src: Path, images: Path | None, mapping: Path | No
 def _show(dst: Path, summary: Summary) -> None:
     """Says on stderr what came of it, and on stdout where the dataset is."""
     mib = summary.num_image_bytes / 2**20
-    words = [f"{summary.num_rows} rows, {summary.num_images} images ({mib:.1f} MiB)"]
+    words = [f"{counted(summary.num_rows, 'row')}, {counted(summary.num_images, 'image')} ({mib:.1f} MiB)"]
     if summary.num_refused:
-        words.append(f"{summary.num_refused} rows cannot be read")
+        words.append(f"{counted(summary.num_refused, 'row')} cannot be read")
     if summary.num_warnings:
         words.append(f"{summary.num_warnings} warnings")
     typer.echo("; ".join(words), err=True)

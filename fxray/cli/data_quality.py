@@ -10,6 +10,7 @@ import typer
 
 from fxray.cli.arguments import JsonOption
 from fxray.cli.tables import number, print_table
+from fxray.counts import counted
 
 if TYPE_CHECKING:
     from fxray.data.quality import ImageQuality, Quality, Thresholds
@@ -137,7 +138,7 @@ def _show_quality(
     from rich.table import Table
 
     table = Table(
-        title=f"Quality of {overall.num_images} drawn images",
+        title=f"Quality of {counted(overall.num_images, 'drawn image')}",
         caption=f"a box agrees from IoU {thresholds.min_iou:g} on; to reach: {thresholds.min_box_share:.0%} of the "
         f"boxes, tag accuracy {thresholds.min_tag_accuracy:.3f}",
         title_justify="left",

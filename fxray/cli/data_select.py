@@ -9,6 +9,7 @@ import typer
 
 from fxray.cli.arguments import JsonOption
 from fxray.cli.tables import print_table
+from fxray.counts import counted
 
 if TYPE_CHECKING:
     from fxray.data.ratings import Cell
@@ -60,7 +61,7 @@ def select(
         typer.echo(json.dumps({"num_rated": len(given), "num_kept": num_kept, "num_real": num_real, "kept": kept}))
         return
     _show_cells(cells)
-    typer.echo(f"{num_kept} of {len(given)} rated images kept, {num_real} real ones with them: {out}")
+    typer.echo(f"{num_kept} of {counted(len(given), 'rated image')} kept, {num_real} real ones with them: {out}")
 
 
 def _show_cells(cells: "Sequence[Cell]") -> None:
@@ -75,4 +76,4 @@ def _show_cells(cells: "Sequence[Cell]") -> None:
         table.add_row(cell.category, cell.generator, str(cell.num_rated), str(cell.num_kept), f"{cell.lowest_kept:.2f}")
     print_table(table)
     if len(cells) > MAX_CELLS:
-        typer.echo(f"and {len(cells) - MAX_CELLS} more categories and generators")
+        typer.echo(f"and {counted(len(cells) - MAX_CELLS, 'more pair', 'more pairs')} of category and generator")

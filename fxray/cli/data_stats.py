@@ -8,6 +8,7 @@ import typer
 
 from fxray.cli.arguments import ConfigOption, JsonOption, SetOption
 from fxray.cli.tables import number, print_table
+from fxray.counts import counted
 
 if TYPE_CHECKING:
     from fxray.launch.tokens import TokenCounts
@@ -114,7 +115,8 @@ def _show_tokens(counts: "TokenCounts") -> None:
         fate = "lose their last regions" if counts.may_drop_regions else "are refused"
         such_as = ", ".join(counts.too_long)
         typer.echo(
-            f"{counts.num_too_long} answers have more than {counts.max_answer_tokens} tokens and {fate} "
+            f"{counted(counts.num_too_long, 'answer has', 'answers have')} more than {counts.max_answer_tokens} "
+            f"tokens and {fate} "
             f"(sft.max_answer_tokens, sft.on_long_answer), such as {such_as}"
         )
     else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxray.cli.arguments import AdapterOption, ModelConfigOption, SetOption, checked_config
+from fxray.counts import counted
 
 if TYPE_CHECKING:
     from fxray.config.tree import Config
@@ -217,7 +218,10 @@ def _summarise(out: Path, records: "Sequence[Record]", num_skipped: int, *, as_j
         return
     words = ", ".join(f"{counts[kind]} {text}" for kind, text in WORDS.items() if counts[kind])
     skipped = f" ({num_skipped} skipped: examined before)" if num_skipped else ""
-    typer.echo(f"{len(records)} images{skipped}: {words or 'nothing to examine'}. Evidence, not proof.\n{out / REPORT}")
+    typer.echo(
+        f"{counted(len(records), 'image')}{skipped}: {words or 'nothing to examine'}. Evidence, not "
+        f"proof.\n{out / REPORT}"
+    )
 
 
 def _leave(num_unanswered: int) -> None:

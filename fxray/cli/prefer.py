@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from fxray.cli.arguments import BootstrapOption, JsonOption, ThresholdOption
+from fxray.counts import counted
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _PORT = 8100
@@ -77,8 +78,9 @@ def create(
     with show_progress() as on_event:
         made = create_study(study, data, given, plan, lambda done, total: on_event(Step("images", done, total)))
     typer.echo(
-        f"{study}: {made.num_pairs} pairs on {made.num_images} images, {made.num_checks} attention checks; "
-        f"{made.num_identical} pairs of equal annotations are left out"
+        f"{study}: {counted(made.num_pairs, 'pair')} on {counted(made.num_images, 'image')}, "
+        f"{counted(made.num_checks, 'attention check')}; "
+        f"{counted(made.num_identical, 'pair')} of equal annotations left out"
     )
 
 
@@ -177,7 +179,10 @@ def judge(
             num_parallel=num_parallel,
             told=lambda done, total: on_event(Step("pairs", done, total)),
         )
-    typer.echo(f"{rater.name}: {judged.num_votes} votes, {judged.num_bad_answers} answers that are none")
+    typer.echo(
+        f"{rater.name}: {counted(judged.num_votes, 'vote')}, "
+        f"{counted(judged.num_bad_answers, 'answer that is', 'answers that are')} none"
+    )
 
 
 @app.command()
@@ -264,4 +269,4 @@ def export(
     with open_study(study, only_read=True) as store:
         ballots = read_ballots(store)
     write_atomically(out, ballots_as_csv(ballots) if out.suffix == ".csv" else ballots_as_jsonl(ballots))
-    typer.echo(f"{out}: {len(ballots)} votes")
+    typer.echo(f"{out}: {counted(len(ballots), 'vote')}")

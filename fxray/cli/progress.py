@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fxray.counts import counted
 from fxray.events import Event, Note, OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.metrics import wait_fracs
 
@@ -176,7 +177,7 @@ def show_progress() -> Iterator[OnEvent]:
 
 
 def _started(event: PhaseStarted) -> str:
-    steps = f": {event.num_steps} steps" if event.num_steps else ""
+    steps = f": {counted(event.num_steps, 'step')}" if event.num_steps else ""
     resumed = f", going on after {event.first_step}" if event.first_step else ""
     return f"{event.phase}{steps}{resumed}"
 

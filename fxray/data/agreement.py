@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from fxray.counts import counted
 from fxray.data.alpha import nominal_alpha
 from fxray.data.quality import box_ious
 from fxray.errors import DataError
@@ -105,7 +106,7 @@ def agree(marks: Iterable[Mark]) -> Agreement:
     shared = [list(found.values()) for found in by_image.values() if len(found) > 1]
     if not shared:
         raise DataError(
-            f"none of {len(by_image)} images was marked by two annotators",
+            f"none of {counted(len(by_image), 'image')} was marked by two annotators",
             remedy="give files that share sample ids, or compare the images themselves with --by-image; rows without "
             "annotator count as their file's",
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.data.image_store import ImageStore
 from fxray.data.images import FORMATS
@@ -88,7 +89,7 @@ def exported(
         yield Exported(number, sample, image, orientation, guess)
         if number % 64 == 63:
             on_event(Step("export", number + 1, len(dataset)))
-    on_event(PhaseDone("export", 0, f"{len(dataset)} rows"))
+    on_event(PhaseDone("export", 0, counted(len(dataset), "row")))
 
 
 def said_of(row: Exported) -> Guess:

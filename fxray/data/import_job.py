@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from fxray.counts import counted
 from fxray.data.dataset import join_datasets, write_dataset
 from fxray.data.formats.record import Finding, Record, Rows
 from fxray.data.image_store import FOLDER, ImageStore
@@ -91,7 +92,7 @@ class ImportJob:
                 self.root.rmdir()
             raise
         write_atomically(done, json.dumps({"num_parts": num_parts}))
-        on_event(PhaseDone("read", 0, f"{num_records} rows"))
+        on_event(PhaseDone("read", 0, counted(num_records, "row")))
         return num_parts
 
     def _lay_down(self, rows: Rows, on_event: OnEvent) -> tuple[int, int]:
@@ -151,7 +152,7 @@ class ImportJob:
         summary = Summary(num_rows, num_refused, num_warnings, num_images, num_bytes)
         write_atomically(self.root / RECORD, json.dumps(self._plan | asdict(summary), indent=2) + "\n")
         shutil.rmtree(self._work)
-        on_event(PhaseDone("join", 0, f"{num_rows} rows, {num_images} images"))
+        on_event(PhaseDone("join", 0, f"{counted(num_rows, 'row')}, {counted(num_images, 'image')}"))
         return summary
 
     def _findings(self, num_parts: int) -> Iterator[Finding]:
@@ -240,7 +241,7 @@ def _refused(findings: Path, num_rows: int, num_refused: int, first: list[Findin
     shown = "".join(f"\n  {finding}" for finding in first)
     more = f"\n  and {num_refused - len(first)} more" if num_refused > len(first) else ""
     return DataError(
-        f"{num_refused} rows cannot be read, {num_rows} can:{shown}{more}",
+        f"{counted(num_refused, 'row')} cannot be read, {num_rows} can:{shown}{more}",
         where=str(findings),
         remedy="mend the rows, or leave --strict out; then run it again"
         if num_rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Set as AbstractSet
 
+from fxray.counts import counted
 from fxray.errors import DataError
 
 _MAX_NAMED = 5
@@ -18,8 +19,11 @@ def check_same_samples(predicted: AbstractSet[str], samples: AbstractSet[str], *
     Raises:
         DataError: They differ; counts, and names the first of each kind.
     """
-    problems = {"have no prediction": samples - predicted, "are not in the dataset": predicted - samples}
-    told = [f"{len(ids)} samples {problem}, such as {_some(ids)}" for problem, ids in problems.items() if ids]
+    problems = {
+        ("sample has no prediction", "samples have no prediction"): samples - predicted,
+        ("sample is not in the dataset", "samples are not in the dataset"): predicted - samples,
+    }
+    told = [f"{counted(len(ids), *problem)}, such as {_some(ids)}" for problem, ids in problems.items() if ids]
     if told:
         raise DataError(
             "; ".join(told),

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fxray.counts import counted
 from fxray.data.strata import by_luck, draw_rows
 from fxray.errors import DataError
 from fxray.geometry import match_optimal
@@ -132,7 +133,8 @@ def compare(samples: Sequence[Sample], references: Mapping[str, Sample]) -> list
     """
     if lacking := [sample.sample_id for sample in samples if sample.sample_id not in references]:
         raise DataError(
-            f"{len(lacking)} of {len(samples)} drawn images have no reference, such as {lacking[0]!r}",
+            f"{len(lacking)} of {counted(len(samples), 'drawn image has', 'drawn images have')} no reference, such as "
+            f"{lacking[0]!r}",
             where="field sample_id",
             remedy="mark them (the command without --reference lists the drawn ids), or draw only among those that "
             "have a reference with --covered",

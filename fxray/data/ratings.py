@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fxray.counts import counted
 from fxray.data.order import derived_seed
 from fxray.data.separators import remedy_for_columns
 from fxray.errors import DataError
@@ -76,7 +77,7 @@ def read_ratings(
         listed = "\n  ".join(problems[:MAX_NAMED])
         more = f"\n  and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
         raise DataError(
-            f"{len(problems)} problems with ratings:\n  {listed}{more}",
+            f"{counted(len(problems), 'problem')} with ratings:\n  {listed}{more}",
             where=str(path),
             remedy=f"mend these rows; each image needs {per_image} ratings by different raters (--ratings)",
         )
@@ -114,7 +115,8 @@ def choose(
             unrated.append(sample.sample_id)
     if unrated:
         raise DataError(
-            f"{len(unrated)} generated images have no rating, such as {unrated[0]!r}",
+            f"{counted(len(unrated), 'generated image has', 'generated images have')} no rating, such as "
+            f"{unrated[0]!r}",
             where="field sample_id",
             remedy="let them be rated, or leave them out of the dataset",
         )

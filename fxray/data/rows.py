@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fxray.counts import counted
 from fxray.data.dataset import Row
 from fxray.data.formats.embedded import image_bytes
 from fxray.data.formats.record import UNIT_WHOLE, FieldProblem, Finding, Frame, Place, RawRegion, Record, Unit
@@ -106,7 +107,7 @@ def _annotation(record: Record, reading: Reading, probe: Probe, notes: _Notes) -
     verdict = _verdict(record, reading)
     if verdict is Verdict.REAL and record.regions:
         first = record.regions[0]
-        raise FieldProblem(first.field, f"{len(record.regions)} regions", "expected none, as the label is real")
+        raise FieldProblem(first.field, counted(len(record.regions), "region"), "expected none, as the label is real")
     unit = reading.unit or record.unit
     regions = tuple(_region(region, unit, reading.frame, probe, notes) for region in record.regions)
     return Annotation(verdict, regions, _tags(record))

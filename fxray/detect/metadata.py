@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+from fxray.counts import counted
 from fxray.detect.xmp import properties_of
 
 MAX_FIELD_CHARACTERS = 2**16
@@ -124,5 +125,5 @@ def _position(gps: Mapping[int, Any]) -> str:
         degrees = [sum(float(part) / 60**power for power, part in enumerate(gps[place])) for place in (2, 4)]
         signs = [-1 if str(gps.get(place)).strip("\0") in ("S", "W") else 1 for place in (1, 3)]
     except (KeyError, TypeError, ValueError, ArithmeticError):
-        return f"{len(gps)} fields"
+        return counted(len(gps), "field")
     return ", ".join(f"{sign * value:.5f}" for sign, value in zip(signs, degrees, strict=True))

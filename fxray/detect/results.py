@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fxray.counts import counted
 from fxray.detect.folder import Record, thumbnail_file
 from fxray.detect.page import write_page
 from fxray.detect.writers import draw_all, write_coco, write_csv
@@ -68,7 +69,7 @@ def told(found: Iterable[tuple[Record, bytes]], num_files: int, on_event: OnEven
             if now - first_s >= _TELL_S:  # what the engine gives at once has no speed
                 facts["images_per_s"] = (done - first) / (now - first_s)
             on_event(Step("detect", done, num_files, facts))
-    on_event(PhaseDone("detect", time.monotonic() - start_s, f"{done} images"))
+    on_event(PhaseDone("detect", time.monotonic() - start_s, counted(done, "image")))
 
 
 def _thumbnail(folder: Path, sha256: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fxray.counts import counted
 from fxray.detect.detection import Picture
 from fxray.detect.detector import Detector
 from fxray.detect.finding import percent
@@ -56,9 +57,8 @@ class Sampled:
     def sentence(self) -> str:
         """What came out."""
         generated, real, none = (self.count(verdict) for verdict in (Verdict.GENERATED, Verdict.REAL, None))
-        counts = (
-            f"{len(self.verdicts)} answer(s) drawn at random: {generated} generated, {real} real, {none} no verdict."
-        )
+        drawn = counted(len(self.verdicts), "answer")
+        counts = f"{drawn} drawn at random: {generated} generated, {real} real, {none} no verdict."
         if self.probability is None:
             return counts
         spread = self.standard_error or 0.0

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fxray.counts import counted
 from fxray.data.changes import CHANGES, Change, Changed
 from fxray.detect.detection import Detection, Picture
 from fxray.detect.detector import Detector
@@ -128,14 +129,14 @@ def in_words(
         not_tried: Titles of the other changes.
     """
     left_out = f" Not tried, as the image is too long: {'; '.join(not_tried)}." if not_tried else ""
+    tried = counted(len(trials), "change")
     flips = [(title, answer) for title, answer in trials if answer != original]
     if not flips:
         stays = original or _NO_ANSWER
-        return (
-            f'The answer stays "{stays}" under all {len(trials)} changes. A stable answer can still be wrong.{left_out}'
-        )
+        told = f'The answer stays "{stays}" under all of {tried}.'
+        return f"{told} A stable answer can still be wrong.{left_out}"
     becomes = "; ".join(f'"{answer or _NO_ANSWER}" when {title}' for title, answer in flips)
-    holds = f'The answer "{original or _NO_ANSWER}" does not hold under {len(flips)} of {len(trials)} changes'
+    holds = f'The answer "{original or _NO_ANSWER}" does not hold under {len(flips)} of {tried}'
     return f"{holds}: {becomes}.{left_out}"
 
 

@@ -20,6 +20,7 @@ from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.lora.utils import parse_fine_tuned_lora_name
 
+from fxray.counts import counted
 from fxray.engine.lora_maths import SingleAdapterWrapper
 from fxray.engine.versions import name_mapper
 
@@ -77,7 +78,7 @@ class AdapterExtension:
         if not tensors:
             return "holds no weights: the engine would go on with the base model"
         if odd := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-            return f"{len(odd)} tensors hold values that are not finite, {odd[0]} for one"
+            return f"{counted(len(odd), 'tensor holds', 'tensors hold')} values that are not finite, {odd[0]} for one"
         try:
             modules = self._modules(tensors)
         except ValueError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fxray.counts import counted
 from fxray.engine.binding import MixedWeightsError, bind_policy
 from fxray.engine.engine import BASE_VERSION, forbidden_bias, llm_arguments, start_of_vllm
 from fxray.engine.environment import is_cpu_build, prepare_environment
@@ -286,7 +287,7 @@ class StreamingEngine:
                     await self._changed.wait_for(lambda: self._num_running == 0)
             except TimeoutError as error:
                 raise DeadlineError(
-                    f"{self._num_running} answers that had begun did not end within {deadline_s:g} s",
+                    f"{counted(self._num_running, 'answer')} that had begun did not end within {deadline_s:g} s",
                     where=worker,
                     remedy="the policy before stays in use; load the new one again",
                 ) from error

@@ -23,6 +23,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 from vllm.model_executor.utils import get_packed_modules_mapping
 
 from fxray.config.model_shape import ModelShape, read_shape
+from fxray.counts import counted
 from fxray.engine.extension import AdapterExtension
 from fxray.engine.versions import name_mapper
 from fxray.tensor_file import Entry, cut, read_entries, read_header
@@ -55,9 +56,10 @@ class WeightsExtension:
         got = self._shapes(entries)
         expected = self._shapes(read_entries(Path(self.model_config.model)))
         if missing := sorted(expected.keys() - got.keys()):
-            return f"lack {len(missing)} tensors of the model, {missing[0]} for one"
+            return f"lack {counted(len(missing), 'tensor')} of the model, {missing[0]} for one"
         if strange := sorted(got.keys() - expected.keys()):
-            return f"hold {len(strange)} tensors that bind to nothing in the engine, {strange[0]} for one"
+            found = counted(len(strange), "tensor that binds", "tensors that bind")
+            return f"hold {found} to nothing in the engine, {strange[0]} for one"
         if odd_shapes := [name for name, shape in got.items() if shape != expected[name]]:
             name = odd_shapes[0]
             return f"hold {name} with shape {got[name]}, the engine needs {expected[name]}"

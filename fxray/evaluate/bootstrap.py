@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from fxray.counts import counted
+
 LEVEL_FRAC = 0.95
 _MAX_CELLS = 2**22
 """Counts held at once: 32 MiB."""
@@ -19,8 +21,8 @@ def note_of_sources(num_images: int, num_sources: int) -> str:
     """What is to be said beside intervals where images share sources, which are drawn image by image; else nothing."""
     if num_sources == num_images:
         return ""
-    sources = f"{num_sources} source" + "s" * (num_sources > 1)
-    return f"{num_images} images of {sources}; intervals are about images of these sources, and too narrow for others"
+    found = f"{counted(num_images, 'image')} of {counted(num_sources, 'source')}"
+    return f"{found}; intervals are about images of these sources, and too narrow for others"
 
 
 def bootstrap_means(values_NM: NDArray[np.float64], *, num_bootstrap: int, seed: int) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fxray.checkpoints import CALIBRATION_FILE
+from fxray.counts import counted
 from fxray.errors import CheckpointError
 from fxray.evaluate.predictions import Prediction
 from fxray.files import write_atomically
@@ -101,7 +102,7 @@ class Calibration(_Frozen):
 
     def sentence(self) -> str:
         """What the probability rests on, in words."""
-        sources = f"{self.num_sources} source" + ("s" if self.num_sources > 1 else "")
+        sources = counted(self.num_sources, "source")
         kind = ", photographs with planted defects" if self.is_synthetic else ""
         return f"calibrated on {self.num_images} images of {self.data} ({sources}{kind})"
 

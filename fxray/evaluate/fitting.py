@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from fxray import __version__
+from fxray.counts import counted
 from fxray.errors import DataError
 from fxray.evaluate.calibration import Calibration, FittedFor, logit, sigmoid
 
@@ -76,7 +77,11 @@ def _refuse_too_few(num_real: int, num_generated: int, num_without: int, max_fpr
     """Raises what `fit_calibration` says of too few images."""
     needed = max(MIN_IMAGES, int(np.ceil(1 / max_fpr - 1e-9)) if max_fpr > 0 else MIN_IMAGES)
     if num_generated < MIN_IMAGES or num_real < needed:
-        without = f"; {num_without} answers have none, as those without a verdict" if num_without else ""
+        without = (
+            f"; {counted(num_without, 'answer has', 'answers have')} none, as those without a verdict"
+            if num_without
+            else ""
+        )
         raise DataError(
             f"{num_real} real and {num_generated} generated images have a probability, expected at least {needed} and "
             f"{MIN_IMAGES} for a false-positive rate of {max_fpr:g}{without}",

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fxray.counts import counted
 from fxray.data.formats import stream
 from fxray.data.formats.record import Finding
 from fxray.data.images import decode_image, read_image_file
@@ -293,4 +294,4 @@ def _refuse(faults: Sequence[str], path: Path, remedy: str) -> None:
         return
     listed = "; ".join(faults[:_MAX_LISTED])
     rest = f"; and {len(faults) - _MAX_LISTED} more" if len(faults) > _MAX_LISTED else ""
-    raise DataError(f"{len(faults)} faults: {listed}{rest}", where=str(path), remedy=remedy)
+    raise DataError(f"{counted(len(faults), 'fault')}: {listed}{rest}", where=str(path), remedy=remedy)

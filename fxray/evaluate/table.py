@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from fxray.counts import counted
 from fxray.evaluate.comparison import Comparison, Gain, title_of
 from fxray.evaluate.decisions import DECISIONS, CalibratedScores
 from fxray.evaluate.estimates import Estimate
@@ -84,7 +85,7 @@ def generator_table(evaluation: Evaluation) -> Table:
     """One row per generator, then per group, then overall."""
     title = " ".join(filter(None, ["Generators", title_of(evaluation.name)]))
     rows = [*evaluation.by_generator.items(), *evaluation.by_group.items(), ("Overall", evaluation.overall)]
-    notes = [f"{evaluation.num_unread} answers had no readable verdict and count as wrong"]
+    notes = [f"{counted(evaluation.num_unread, 'answer')} without a readable verdict, counted as wrong"]
     notes += filter(None, [evaluation.note_of_sources])
     return _table(title, "generator", rows, is_synthetic=evaluation.is_synthetic, notes=notes)
 

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from fxray.config.tree import Config
+from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.data.generators import one_spelling, plain_name
 from fxray.evaluate.comparison import measure_gain
@@ -149,7 +150,10 @@ def measure_folds(
         column: (statistics.mean(each), statistics.stdev(each)) for column, each in values.items() if len(each) > 1
     }
     num_done = sum(not line.state for line in lines)
-    return [*lines, Line(f"mean ± sd of {num_done} folds", "" if num_done else "no fold is done", spread=spread)]
+    return [
+        *lines,
+        Line(f"mean ± sd of {counted(num_done, 'fold')}", "" if num_done else "no fold is done", spread=spread),
+    ]
 
 
 def measure_parts(
@@ -181,7 +185,7 @@ def measure_parts(
             lines.append(Line(row.title, row.absent or nothing, paper=row.paper))
             continue
         folds = [found for evaluation in each if (found := _part(evaluation, row)) is not None]
-        state = f"{len(done)} of {len(trainings)} folds" if lacking else ""
+        state = f"{len(done)} of {counted(len(trainings), 'fold')}" if lacking else ""
         lines.append(_line_of_part(experiment, row, state, part, folds))
     return lines
 

@@ -1,5 +1,6 @@
 """Writes an annotation as the answer that the model shall give. `parse` reads back exactly what was written."""
 
+from fxray.counts import counted
 from fxray.errors import DataError
 from fxray.grammar.markers import (
     BOX_END,
@@ -62,7 +63,7 @@ def _render_regions(annotation: Annotation, *, has_captions: bool) -> str:
     is_generated = annotation.verdict is Verdict.GENERATED
     if is_generated != bool(annotation.regions):
         raise DataError(
-            f"an annotation of verdict {annotation.verdict.value!r} with {len(annotation.regions)} regions",
+            f"an annotation of verdict {annotation.verdict.value!r} with {counted(len(annotation.regions), 'region')}",
             remedy="a generated image needs at least one region, a real one has none",
         )
     lines = [_render_region(region, has_captions=has_captions) for region in annotation.regions]

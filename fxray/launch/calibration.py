@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fxray.config.tree import Config
+from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.errors import CheckpointError, DataError, ModelError
 from fxray.evaluate.calibration import Calibration, FittedFor, write_calibration
@@ -44,7 +45,8 @@ def calibrate_phase(
     answers = read_predictions(file)
     if strangers := [answer.sample_id for answer in answers if answer.sample_id not in samples]:
         raise DataError(
-            f"{len(strangers)} samples are not in {splits.validation}, such as {strangers[0]!r}",
+            f"{counted(len(strangers), 'sample is', 'samples are')} not in {splits.validation}, such as "
+            f"{strangers[0]!r}",
             where=str(file),
             remedy="delete the file, so that the split is answered anew",
         )

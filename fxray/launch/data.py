@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fxray.config.tree import Config
+from fxray.counts import counted
 from fxray.errors import DataError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.files import write_atomically
@@ -81,7 +82,8 @@ def refuse_shared_samples(train: Path, others: Sequence[Path]) -> None:
         if shared:
             row, sample_id = shared[0]
             raise DataError(
-                f"field sample_id: {len(shared)} samples are in {train} too, such as {sample_id!r} in its row "
+                f"field sample_id: {counted(len(shared), 'sample is', 'samples are')} in {train} too, such as "
+                f"{sample_id!r} in its row "
                 f"{trained[sample_id]}",
                 where=f"{path} row {row}",
                 remedy="split again: fxray data split; where ids only happen to be equal, make them unique",

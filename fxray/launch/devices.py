@@ -95,7 +95,7 @@ def check_gpus(config: Config, available: float, look: Callable[[float], FoundGp
         return
     if wanted > available:
         raise ResourceError(
-            f"the configuration asks for {wanted:g} GPUs, the cluster has {available:g}",
+            f"the configuration asks for {wanted:g} GPU, the cluster has {available:g}",
             where="rollout, learner and sft",
             remedy="lower rollout.num_workers, learner.num_ranks and sft.num_workers, or join a larger cluster with "
             "ray.address; a shipped file's first lines show other placements",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, MODEL_WEIGHTS_FILE
 from fxray.config.tree import Config
+from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.engine.binding import read_weights
 from fxray.errors import CheckpointError, LearnerLostError, WorkerDiedError
@@ -132,8 +133,9 @@ class Fleet(Policies):
         self._num_lost_here += 1
         if self._num_lost_here > (most := self._session.config.failures.max_restarts):
             raise WorkerDiedError(
-                f"the learner was lost {self._num_lost_here} times without a step beyond policy version "
-                f"{self._newest_version}, {most} restarts are allowed; the last time: {error}",
+                f"the learner was lost {counted(self._num_lost_here, 'time')} without a step beyond policy version "
+                f"{self._newest_version}, {counted(most, 'restart is', 'restarts are')} allowed; the last time: "
+                f"{error}",
                 where="failures.max_restarts",
                 remedy="it fails at the same place each time: see what it says there",
             )

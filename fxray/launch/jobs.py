@@ -15,6 +15,7 @@ from typing import Any
 from actors.placement import NODE_TYPES, node_share
 from fxray import __version__
 from fxray.config.tree import Config
+from fxray.counts import counted
 from fxray.errors import ConfigError, FxrayError, ResourceError
 from fxray.launch.demand import missing
 from fxray.launch.package import CONFIG_FILE, write_package
@@ -105,7 +106,7 @@ def refuse_what_has_no_place(config: Config, nodes: list[dict[str, float]]) -> N
     if lines:
         num_cpus, num_gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
         message = "\n  ".join(["the cluster is too small for this configuration:", *lines])
-        found = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+        found = counted(len(nodes), "node")
         raise ResourceError(
             f"{message}\n  it has {found} with {num_cpus:g} CPU and {num_gpus:g} GPU",
             remedy="lower these fields or add nodes; where an autoscaler brings them, --set ray.autoscales=true waits",

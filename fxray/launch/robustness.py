@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fxray.config.tree import Config
+from fxray.counts import counted
 from fxray.data.changes import HARDSHIPS, Change, change_sample, refuse_too_long
 from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import DataError
@@ -81,7 +82,7 @@ def measure_robustness(
         missing = [change for change in changes if not _is_done(root / change.name, key)]
         answers = RunDirectory(run_dir).predictions(name)
         if len(missing) < len(changes):
-            on_event(Note(f"{len(changes) - len(missing)} of {len(changes)} changes are measured already"))
+            on_event(Note(f"{len(changes) - len(missing)} of {counted(len(changes), 'change')} measured already"))
         if missing or not _is_done(root / ORIGINAL, key):
             _measure(config, finished[name], dataset, rows, missing, answers, root, key, on_event)
         done = [change for change in HARDSHIPS if _is_done(root / change.name, key)]
@@ -166,7 +167,9 @@ def _readable_rows(config: Config, dataset: Dataset, rows: Sequence[int], on_eve
             readable.append(row)
     if not readable:
         raise DataError(
-            f"none of {len(rows)} images can be read", where=str(dataset.path), remedy="put the images there again"
+            f"none of {counted(len(rows), 'image')} can be read",
+            where=str(dataset.path),
+            remedy="put the images there again",
         )
     return readable
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fxray import spans
 from fxray.config.tree import Config
+from fxray.counts import counted
 from fxray.errors import DataError
 from fxray.events import Note, OnEvent
 from fxray.files import read_folder
@@ -209,7 +210,7 @@ def image_fetcher(
     )
 
     def fetch(rows: Sequence[int]) -> list[ImageRef | None]:
-        with spans.span("images", "read", f"{len(rows)} images of {path.name}") as span, waiting_for([span]):
+        with spans.span("images", "read", f"{counted(len(rows), 'image')} of {path.name}") as span, waiting_for([span]):
             images, bad = source.fetch(rows)
         for image in bad:
             on_bad(image.reason)

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
+from fxray.counts import counted
 from fxray.errors import ModelError
 from fxray.model.family import DRIVERS, VisionLanguageModel
 
@@ -35,7 +36,10 @@ def load_model(path: Path, *, dtype: str) -> VisionLanguageModel:
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot be loaded: {error}", where=str(path), remedy="fetch the model again") from error
     if wrong := sorted(report["missing_keys"]) or sorted(report["mismatched_keys"]):
-        raise ModelError(f"{len(wrong)} weights are missing or misshapen, {wrong[0]} for one", where=str(path))
+        raise ModelError(
+            f"{counted(len(wrong), 'weight is', 'weights are')} missing or misshapen, {wrong[0]} for one",
+            where=str(path),
+        )
     embeddings: list[Any] = [module for module in model.modules() if isinstance(module, torch.nn.Conv3d)]
     for embedding in embeddings:
         embedding.forward = partial(_embed_patches, embedding)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import safe_open
 
+from fxray.counts import counted
 from fxray.errors import CheckpointError
 
 T = TypeVar("T")
@@ -26,7 +27,9 @@ def check_match(
     """
     if odd := sorted(parameters.keys() ^ tensors.keys()):
         side = "is missing" if odd[0] in parameters else "has no place in this model"
-        raise CheckpointError(f"{len(odd)} weights do not match: {odd[0]} {side}", where=where, remedy=_REMEDY)
+        raise CheckpointError(
+            f"{counted(len(odd), 'weight does', 'weights do')} not match: {odd[0]} {side}", where=where, remedy=_REMEDY
+        )
     for name, parameter in parameters.items():
         expected = getattr(parameter, "ds_shape", parameter.shape)  # of a parameter that ZeRO-3 has spread
         if (got := tensors[name].shape) != expected:

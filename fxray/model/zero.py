@@ -15,6 +15,7 @@ from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
+from fxray.counts import counted
 from fxray.errors import CheckpointError, ModelError
 from fxray.model.ranks import meet
 from fxray.model.tensors import check_match
@@ -253,7 +254,10 @@ class ZeroEngine:
         """
         expected = {_STEP, *(f"{moment}.{name}" for moment in _MOMENTS for name in self._parameters)}
         if odd := sorted(expected ^ tensors.keys()):
-            raise CheckpointError(f"{len(odd)} optimizer tensors do not match, {odd[0]} for one", where=where)
+            raise CheckpointError(
+                f"{counted(len(odd), 'optimizer tensor does', 'optimizer tensors do')} not match, {odd[0]} for one",
+                where=where,
+            )
         for flat in self._flat_parameters():
             self._engine.basic_optimizer.state[flat][_STEP].copy_(tensors[_STEP])
         for name, parameter in self._parameters.items():

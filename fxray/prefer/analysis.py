@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fxray.counts import counted
 from fxray.data.alpha import nominal_alpha
 from fxray.errors import DataError
 from fxray.evaluate.bootstrap import interval
@@ -138,8 +139,9 @@ def analyse(
     decided = [vote for vote in votes if vote.preferred != "neutral"]
     if not decided:
         raise DataError(
-            f"no vote with a preference is left: {len(votes)} votes of {len(kept)} raters ({group}), "
-            f"{len(asked) - len(kept)} raters left out by their attention checks",
+            f"no vote with a preference is left: {counted(len(votes), 'vote')} of {counted(len(kept), 'rater')} "
+            f"({group}), "
+            f"{counted(len(asked) - len(kept), 'rater')} left out by their attention checks",
             remedy="wait for votes, or choose --raters or --max-failed-checks otherwise",
         )
     wins_KK, draws = _count_wins(decided, sources, num_bootstrap, seed)

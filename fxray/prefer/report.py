@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fxray.counts import counted
 from fxray.draw import font_file, readable
 from fxray.files import write_atomically
 from fxray.prefer.analysis import Analysis, Cell
@@ -74,24 +75,26 @@ def notes(analysis: Analysis, facts: Mapping[str, Any]) -> list[str]:
     checked = [*analysis.raters, *analysis.excluded]
     failed, asked = sum(r.num_failed_checks for r in checked), sum(r.num_checks for r in checked)
     bad = sum(r.num_bad_answers for r in checked)
-    preferring = f"{analysis.num_votes} votes, {analysis.num_neutral} of them without a preference"
+    preferring = f"{counted(analysis.num_votes, 'vote')}, {analysis.num_neutral} of them without a preference"
     rule = f"raters who failed more than {analysis.max_failed_checks} are left out"
-    agreement = f"Krippendorff's alpha {_number(analysis.alpha)} over {analysis.num_shared_pairs} pairs"
+    agreement = f"Krippendorff's alpha {_number(analysis.alpha)} over {counted(analysis.num_shared_pairs, 'pair')}"
     sides = f"{analysis.left_frac:.1%} of the votes with a preference were for the left side"
     three = "Wilson's (scores: of the Fisher information), raters drawn anew and images drawn anew"
     resampling = f"{analysis.num_bootstrap} draws each, seed {analysis.seed}"
     source = f"{facts['data']}, SHA-256 {facts['data_sha256'][:12]}, fxray {facts['fxray']}"
+    identical = counted(facts["num_identical"], "pair of equal annotations was", "pairs of equal annotations were")
     lines = [
         f"Raters: {_WHO[analysis.group]}; {sum(r.num_votes > 0 for r in analysis.raters)} of {kept} have voted.",
         f"{preferring}: shares and scores leave these out.",
-        f"{failed} of {asked} attention checks were failed; {rule}: {out}.",
+        f"{failed} of {counted(asked, 'attention check')} failed by raters; {rule}: {out}.",
         f"{agreement} that several raters judged (one side, the other, or neither).",
         f"{sides}. Median time of a vote: {_number(analysis.median_s, 1)} s.",
         f"In brackets 95 % intervals, the widest of {three} ({resampling}).",
-        f"{facts['num_identical']} pairs of equal annotations were not asked. Data: {source}.",
+        f"{identical} not asked. Data: {source}.",
     ]
     if bad:
-        lines.append(f"{bad} answers of models were none of left, right, neutral, and count for nothing.")
+        models = counted(bad, "answer of a model was", "answers of models were")
+        lines.append(f"{models} none of left, right, neutral: not counted.")
     return [SYNTHETIC, *lines] if facts["is_synthetic"] else lines
 
 
@@ -139,7 +142,7 @@ def _draw(analysis: Analysis, is_synthetic: bool, figure: "Figure") -> None:
     _draw_scores(right, analysis)
     num_votes = analysis.num_votes - analysis.num_neutral
     data = ", SYNTHETIC data" if is_synthetic else ""
-    figure.suptitle(f"Preference of {_WHO[analysis.group]}: {num_votes} votes{data}", fontsize=11)
+    figure.suptitle(f"Preference of {_WHO[analysis.group]}: {counted(num_votes, 'vote')}{data}", fontsize=11)
 
 
 def _draw_matrix(axes: "Axes", analysis: Analysis) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fxray.counts import counted
 from fxray.errors import DataError
 from fxray.evaluate.foreign import read_any
 from fxray.schema import Region, Sample, Verdict
@@ -70,7 +71,7 @@ def read_source(source: Source, samples: Sequence[Sample], threshold: float) -> 
     said = {prediction.sample_id: (prediction.verdict, prediction.regions) for prediction in read.predictions}
     if unknown := sorted(said.keys() - {sample.sample_id for sample in samples}):
         raise DataError(
-            f"{len(unknown)} samples are not in the dataset: {_listed(unknown)}",
+            f"{counted(len(unknown), 'sample is', 'samples are')} not in the dataset: {_listed(unknown)}",
             where=str(source.file),
             remedy="give the dataset that the predictions are of",
         )
@@ -86,7 +87,7 @@ def refuse_missing(sources: Sequence[Source], said: Sequence[Mapping[str, Said]]
     for source, by_id in zip(sources, said, strict=True):
         if missing := [sample_id for sample_id in sample_ids if sample_id not in by_id]:
             raise DataError(
-                f"lacks {len(missing)} of the study's {len(sample_ids)} images: {_listed(missing)}",
+                f"lacks {len(missing)} of the study's {counted(len(sample_ids), 'image')}: {_listed(missing)}",
                 where=f"{source.file}, source {source.name}",
                 remedy="give predictions of every image, or a dataset of those that are predicted",
             )

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from fxray import __version__
+from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.data.images import decode_image
 from fxray.draw import fitted
@@ -152,7 +153,8 @@ def _choose_checks(dataset: Dataset, chosen: Sequence[int], plan: Plan, rng: ran
             break
     if len(found) < plan.checks_per_rater:
         raise DataError(
-            f"{len(found)} images give an attention check, expected {plan.checks_per_rater}: they need true boxes with "
+            f"{counted(len(found), 'image gives', 'images give')} an attention check, expected "
+            f"{plan.checks_per_rater}: they need true boxes with "
             "room beside them, and captions of their own",
             where=str(dataset.path),
             remedy="ask for fewer with --checks, 0 for none",

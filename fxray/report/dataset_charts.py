@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from fxray.counts import counted
 from fxray.data.statistics import Statistics
 from fxray.draw import font_file, readable
 
@@ -131,7 +132,7 @@ def _places(counts: dict[str, int]) -> dict[str, int]:
 
 def _named(counts: dict[str, int]) -> list[str]:
     names = [_short(name) for name in list(counts)[:MAX_NAMES]]
-    return [*names, f"{len(counts) - MAX_NAMES} others"] if len(counts) > MAX_NAMES else names
+    return [*names, counted(len(counts) - MAX_NAMES, "other")] if len(counts) > MAX_NAMES else names
 
 
 def _short(name: str) -> str:

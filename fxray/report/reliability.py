@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
+from fxray.counts import counted
 from fxray.evaluate.probabilities import Bin
 
 _WIDTH, _HEIGHT = 440, 380
@@ -63,7 +64,7 @@ def _line(style: str, points: Sequence[tuple[float, float]]) -> Markup:
 
 def _dot(k: int, found: Bin, total: int) -> Markup:
     x, y = _place(found.probability, found.generated)
-    label = f"{found.num_images} images: {found.probability:.2f} said, {found.generated:.2f} were generated"
+    label = f"{counted(found.num_images, 'image')}: {found.probability:.2f} said, {found.generated:.2f} generated"
     return Markup('<circle class="c{}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"><title>{}</title></circle>').format(
         k, x, y, max(2.0, _LARGEST_PX * math.sqrt(found.num_images / total)), label
     )

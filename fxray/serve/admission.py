@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from fxray.counts import counted
 from fxray.serve.problems import unavailable
 
 _SECONDS_EACH_AT_FIRST = 1.0
@@ -50,7 +51,8 @@ class Admission:
         self.check_open()
         if self.num_admitted and self.num_admitted + num_images > self._max_in_flight + self._max_waiting:
             raise unavailable(
-                f"{self.num_admitted} images wait or are being answered, {num_images} more are too many",
+                f"{counted(self.num_admitted, 'image waits or is', 'images wait or are')} being answered, "
+                f"{num_images} more are too many",
                 retry_after_s=self.retry_after_s,
             )
 

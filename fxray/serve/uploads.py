@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from fxray.counts import counted
 from fxray.data.images import open_image
 from fxray.draw import plain_text
 from fxray.errors import DataError
@@ -149,7 +150,8 @@ async def uploaded_files(request: Request, limits: UploadLimits, accepted: str) 
         if len(files) < len(form.multi_items()) or not files:
             raise Refusal(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
-                f"{len(files)} of {len(form.multi_items())} fields are files named `{FIELD}`, expected all of them",
+                f"{len(files)} of {counted(len(form.multi_items()), 'field')} sent as files named `{FIELD}`, expected "
+                "all",
                 where="body",
                 remedy=f"send each image as a file in a field named `{FIELD}`",
             )
@@ -195,7 +197,7 @@ async def _from_json(request: Request, limits: UploadLimits, model: str) -> list
     if len(parsed.images) > limits.max_images:
         raise Refusal(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"{len(parsed.images)} images, expected at most {limits.max_images}",
+            f"{counted(len(parsed.images), 'image')}, expected at most {limits.max_images}",
             where="body.images",
             remedy="send fewer at once, or a batch",
         )

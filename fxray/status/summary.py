@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from fxray.checkpoints import STATE_FILE, latest
+from fxray.counts import counted
 from fxray.errors import FxrayError
 from fxray.metrics import METRICS_FILE, StepMetrics, read_last_metrics
 from fxray.status.record import STATUS_FILE, StatusRecord, is_fault, pid_namespace, read_record
@@ -136,7 +137,7 @@ def read_status(run_dir: Path, now: float | None = None, *, is_led: bool = False
     notes = [] if record else [_why_no_record(run_dir)]
     steps, num_damaged = read_last_metrics(run_dir, TAIL_BYTES)
     if num_damaged:
-        notes.append(f"{num_damaged} lines of {METRICS_FILE} are no records of steps; they are left out")
+        notes.append(f"{counted(num_damaged, 'line')} of {METRICS_FILE} left out: no record of a step")
     state = _state(run_dir, record, now, is_led=is_led)
     is_named = record is not None and bool(record.phase)
     phase = record.phase if record is not None and is_named else steps[-1].phase if steps else ""

@@ -5,6 +5,7 @@ import math
 import time
 from typing import Any
 
+from fxray.counts import counted
 from fxray.metrics import wait_fracs
 from fxray.status.record import StatusRecord
 from fxray.status.summary import RunStatus
@@ -94,7 +95,7 @@ def _driver(status: RunStatus) -> str:
 def _phase(status: RunStatus) -> str:
     if not status.phase:
         return ""
-    position = f"{status.step}/{status.num_steps} steps" if status.num_steps else f"step {status.step}"
+    position = f"{status.step}/{counted(status.num_steps, 'step')}" if status.num_steps else f"step {status.step}"
     words = [f"{status.phase} {position}"]
     if "policy_version" in status.recent:
         words.append(f"policy version {status.recent['policy_version']:.0f}")

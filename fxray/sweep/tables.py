@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from fxray.counts import counted
 from fxray.experiments.measure import Numbers
 from fxray.experiments.tables import label_of
 from fxray.files import write_atomically
@@ -93,7 +94,7 @@ def as_table(
     header += [f"{label_of(metric)} from SFT" for metric in gains] * has_gains + ["seconds"]
     word, rows = ", best" if len(best) == 1 else ", tied as best", list[PaperRow]()
     for result in results:
-        state = f"{result.num_done} of {len(result.trials)} seeds{word if result.setting in best else ''}"
+        state = f"{result.num_done} of {counted(len(result.trials), 'seed')}{word if result.setting in best else ''}"
         mute = [t for t in result.trials if not t.state and t.metrics[sweep.metric]["value"] is None]
         state += f", {len(mute)} without {label_of(sweep.metric)}" if mute else ""
         cells = [state, *(_spread_cell(result.metrics.get(metric)) for metric in metrics)]

@@ -27,7 +27,7 @@ def test_each_image_is_fetched_once_and_all_in_one_call(monkeypatch):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (GetTimeoutError("late"), "groups a/0/1 to a/0/4: 1 images did not arrive within 120 s\n.*reaches that of"),
+        (GetTimeoutError("late"), "groups a/0/1 to a/0/4: 1 image did not arrive within 120 s\n.*reaches that of"),
         (ObjectLostError("0" * 56, None, ""), "groups a/0/1 to a/0/4: an image is lost: (.|\n)*continue the run"),
     ],
 )

@@ -143,11 +143,11 @@ def test_an_actor_that_hangs_is_replaced_and_one_that_fails_again_stops_the_run(
     source._deadline_s = 2.0
     images, _ = source.fetch([0])
     assert ray.get(images[0].handle, timeout=60) == IMAGES[0]
-    assert told == [f"the image store of {source._path} is started again: it did not read 1 images within 2 s"]
+    assert told == [f"the image store of {source._path} is started again: it did not read 1 image within 2 s"]
     hung.wait(60)
 
     process_of(source).kill()
-    with pytest.raises(WorkerDiedError, match="image stores failed 2 times within 10 minutes, 1 restarts are allowed"):
+    with pytest.raises(WorkerDiedError, match="image stores failed 2 times within 10 minutes, 1 restart is allowed"):
         source.fetch([0])
 
 

@@ -7,6 +7,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from fxray.counts import counted
 from fxray.data.check.findings import Finding, Place, shown
 from fxray.data.check.scan import SeenRow
 from fxray.data.near_duplicates import NUM_COEFFICIENTS, components, near_pairs
@@ -139,7 +140,7 @@ def _balance(rows: Sequence[SeenRow]) -> Iterator[Finding]:
     usual = median(generators.values())
     for generator, count in sorted(generators.items()):
         if count < min(MIN_GENERATOR_IMAGES, usual / 2) or count < usual / 10:
-            message = f"{shown(generator)} has {count} images, the median generator {usual:g}"
+            message = f"{shown(generator)} has {counted(count, 'image')}, the median generator {usual:g}"
             file = first_of[generator].file
             yield Finding("generator-balance", message, Place(file), "generator", shown(generator))
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+from fxray.counts import counted
 from fxray.data.exported import Exported, Guess
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
@@ -99,7 +100,9 @@ def _read_image(place: Place, row: Any, images: Images, names: dict[str, str], j
     key = _id(row.get("id"))
     (times,) = joined.execute("SELECT max(times) FROM listed WHERE image = ?", (key,)).fetchone()
     if times is not None and times > 1:
-        raise FieldProblem("id", key, f"the id of {times} images, expected one; whose the annotations are is unknown")
+        raise FieldProblem(
+            "id", key, f"the id of {counted(times, 'image')}, expected one; whose the annotations are is unknown"
+        )
     found = joined.execute("SELECT number, content FROM annotation WHERE image = ? ORDER BY number", (key,)).fetchall()
     joined.execute("DELETE FROM annotation WHERE image = ?", (key,))
     name = fields.text(row.get("file_name"), "file_name")

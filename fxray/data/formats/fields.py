@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from fxray.counts import counted
 from fxray.data.formats.record import FieldProblem
 from fxray.grammar.lenient import TAG_NAMES, VERDICT_WORDS
 from fxray.grammar.markers import BOX_START
@@ -182,7 +183,9 @@ def check_all_boxes(answer: str, num_read: int, field: str) -> None:
     has_tokens = BOX_START in answer
     num_marks = answer.count(BOX_START) if has_tokens else len(BOX_MARK.findall(answer))
     if num_marks > num_read or (has_tokens and num_marks < num_read):
-        raise FieldProblem(field, answer, f"{num_marks} boxes by their marks, of which {num_read} can be read")
+        raise FieldProblem(
+            field, answer, f"{counted(num_marks, 'box', 'boxes')} by the marks, of which {num_read} can be read"
+        )
 
 
 def caption_in(attributes: Mapping[str, Any]) -> str | None:

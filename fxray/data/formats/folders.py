@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from fxray.counts import counted
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Finding, Place, Record, Rows
 from fxray.errors import DataError
@@ -105,14 +106,14 @@ def _walk(top: Path, seen: dict[str, str]) -> Iterator[tuple[str, list[str]] | F
 def _beside(src: Path, suffixes: frozenset[str]) -> Iterator[Finding]:
     seen = (path.name for path in src.iterdir() if not path.name.startswith(".") and not path.is_dir())
     if names := sorted(name for name in seen if _has_suffix(name, suffixes)):
-        reason = f"{len(names)} images in none of the labels' folders are left out, this one first"
+        reason = f"{counted(len(names), 'image')} in none of the labels' folders left out, this one first"
         yield Finding.of(Place(str(src)), FieldProblem("file", names[0], reason))
 
 
 def _left_out(folder: str, names: list[str]) -> Iterator[Finding]:
     odd = [name for name in names if name.lower() not in _OF_BROWSERS]
     if odd := [name for name in odd if not _has_suffix(name, _OF_TEXTS)]:
-        count = f"{len(odd)} files that are no image by their ending are left out, this one first"
+        count = f"{counted(len(odd), 'file')} left out, no image by the ending, this one first"
         yield Finding.of(Place(folder), FieldProblem("file", odd[0], count))
 
 

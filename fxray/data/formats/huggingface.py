@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fxray.counts import counted
 from fxray.data.exported import Exported, in_place_of_truth
 from fxray.data.formats import fields, stream
 from fxray.data.formats.embedded import IMAGES_AT_A_TIME
@@ -187,7 +188,7 @@ tags:
 
 # Images with a verdict, boxes, captions and tags
 
-{sum(counts.values())} images: {listed}. Written by fxray; `fxray data import huggingface` reads it back.
+{counted(sum(counts.values()), "image")}: {listed}. Written by fxray; `fxray data import huggingface` reads it back.
 
 | column | meaning |
 |---|---|

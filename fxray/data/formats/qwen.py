@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fxray.counts import counted
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
 from fxray.data.formats.record import FieldProblem, Place, RawRegion, Record, Rows, read_each
@@ -39,7 +40,7 @@ def _read_row(place: Place, row: Mapping[str, Any], images: Images) -> Record:
     name = row.get("images") if row.get("image") is None else row["image"]
     if isinstance(name, list):
         if len(name) != 1:
-            raise FieldProblem("image", name, f"{len(name)} images in one row, expected one")
+            raise FieldProblem("image", name, f"{counted(len(name), 'image')} in one row, expected one")
         name = name[0]
     answer, field = _answer(row)
     parsed = parse(answer, lenient=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fxray.counts import counted
 from fxray.data.exported import Exported, Guess, in_place_of_truth
 from fxray.data.formats import fields, stream
 from fxray.data.formats.location import Images
@@ -71,7 +72,7 @@ def _image_name(row: Mapping[str, Any]) -> str:
     listed = row.get("image") if row.get("images") is None else row["images"]
     listed = [listed] if isinstance(listed, str | dict) else fields.sequence(listed, "images")
     if len(listed) != 1:
-        raise FieldProblem("images", listed, f"{len(listed)} images in one row, expected one")
+        raise FieldProblem("images", listed, f"{counted(len(listed), 'image')} in one row, expected one")
     image = listed[0]
     return fields.text(image.get("path") if isinstance(image, dict) else image, "images")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fxray.counts import counted
 from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.data.split.plan import SPLIT_AGAIN, Plan, content_checksum, read_plan
 from fxray.data.split.schemes import PART_NAMES, TEST, TRAIN, VALIDATION, Fold
@@ -28,7 +29,7 @@ def verify(plan: Plan, datasets: Sequence[Dataset], where: str, on_event: OnEven
         foreign = [sample.sample_id for sample in samples if sample.sample_id not in known]
         example = f"{foreign[0]!r} is new" if foreign else "rows are missing or in another order"
         raise DataError(
-            f"the dataset has {len(samples)} rows, the split {len(plan.sample_ids)}; {example}",
+            f"the dataset has {counted(len(samples), 'row')}, the split {len(plan.sample_ids)}; {example}",
             where=where,
             remedy=SPLIT_AGAIN,
         )

@@ -180,7 +180,7 @@ def test_what_is_missing_or_of_another_kind_is_refused(autoencoders, diffusion_m
     kept = load_file(tmp_path / "thin" / WEIGHTS)
     del kept["conv_in.weight"]
     save_file(kept, tmp_path / "thin" / WEIGHTS)
-    with pytest.raises(ModelError, match=r"1 weights of UNet2DModel are missing or misshapen, conv_in\.weight"):
+    with pytest.raises(ModelError, match=r"1 weight of UNet2DModel missing or misshapen, conv_in\.weight"):
         Dire(Settings(0, weights=tmp_path / "thin"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="holds no AutoencoderKL"):

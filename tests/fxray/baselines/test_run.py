@@ -149,7 +149,7 @@ def test_bad_input_is_one_clear_error(toy_sets, tmp_path):
     one_class = [sample for sample in samples if sample.generator == "real"]
     with pytest.raises(DataError, match="none of 80 images is generated"):
         hold_out(one_class, "train", 0)
-    with pytest.raises(DataError, match="of 1 sources, which are not cut"):
+    with pytest.raises(DataError, match="of 1 source, and none is cut"):
         hold_out([sample for sample in samples if sample.source == "photo-0-1"], "train", 0)
     with pytest.raises(ConfigError, match=r"'nrp' is no baseline\n  remedy: name some of leak-probe, frequency"):
         find(["npr", "nrp"])

@@ -69,8 +69,8 @@ def test_predictions_without_a_verdict_and_real_ones_with_boxes_are_counted(form
     (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data, said_file = tmp_path / "set" / "dataset.parquet", tmp_path / "said.jsonl"
     result = run("data", "export", form, data, tmp_path / form, "--predictions", said_file)
-    assert f"note: 1 predictions without a verdict; {unread}" in result.stderr
-    assert f"note: 1 predictions say real and have boxes; {torn}" in result.stderr
+    assert f"note: 1 prediction without a verdict; {unread}" in result.stderr
+    assert f"note: 1 prediction says real and has boxes; {torn}" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_boxes_without_captions_are_told_by_the_export_and_what_it_says_holds_fo
     (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data, said_file = tmp_path / "set" / "dataset.parquet", tmp_path / "said.jsonl"
     result = run("data", "export", form, data, tmp_path / form, "--predictions", said_file)
-    told = "predictions have boxes without captions, such as that of 'fake/3.jpg'; "
+    told = "prediction has boxes without captions, such as that of 'fake/3.jpg'; "
     assert (f"note: 1 {told}{said}" in result.stderr) == bool(said)
     if back:
         source = tmp_path / form / "data.jsonl" if form == "swift" else tmp_path / form
@@ -130,7 +130,7 @@ def test_a_mapping_gives_the_frame_and_options_override_it(photos, tmp_path):
         (["import", "folders", "photos", "out", "--images", "gone"], DataError, "no such folder"),
         (["import", "folders", "photos", "out", "--mapping", "x.yaml"], ConfigError, "--mapping goes with"),
         (["import", "mapping", "photos", "out"], ConfigError, "--mapping goes with"),
-        (["import", "folders", "photos", "out", "--strict"], DataError, "1 rows cannot be read, 3 can"),
+        (["import", "folders", "photos", "out", "--strict"], DataError, "1 row cannot be read, 3 can"),
         (["import", "coco", "photos/real/1.png", "out"], DataError, "no JSON"),
         (["import", "labelstudio", "photos", "out"], DataError, r"no \.json file"),
         (["import", "huggingface", "photos", "out"], DataError, r"no \.parquet file"),

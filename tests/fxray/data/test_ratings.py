@@ -93,7 +93,7 @@ def test_the_best_of_each_category_and_generator_stay():
         Cell("dog", "flux", 1, 1, 2.0),
         Cell("dog", "sdxl", 3, 2, pytest.approx(10 / 3)),
     ]
-    with pytest.raises(DataError, match="1 generated images have no rating, such as 'flux'"):
+    with pytest.raises(DataError, match="1 generated image has no rating, such as 'flux'"):
         choose(samples, {name: given for name, given in ratings.items() if name != "flux"}, top=2, seed=0)
 
 

@@ -279,7 +279,7 @@ def test_what_is_there_stays(dataset, tmp_path):
 @pytest.mark.parametrize("form", WRITTEN)
 def test_the_truth_never_passes_for_a_prediction(form, dataset, guesses, tmp_path):
     del guesses["one"]
-    with pytest.raises(DataError, match="1 samples have no prediction, such as 'one'"):
+    with pytest.raises(DataError, match="1 sample has no prediction, such as 'one'"):
         export_dataset(find(form), dataset, tmp_path / "out", guesses=guesses, on_event=ignore)
     assert not (tmp_path / "out").exists()
 
@@ -294,7 +294,7 @@ def test_coco_results_have_the_scores_that_rank_the_boxes(dataset, guesses, tmp_
 
 def test_predictions_of_other_samples_and_lost_images_are_refused(dataset, tmp_path):
     strangers = {"stranger": Guess(Verdict.REAL, (), ())}
-    with pytest.raises(DataError, match="1 samples are not in the dataset, such as 'stranger'"):
+    with pytest.raises(DataError, match="1 sample is not in the dataset, such as 'stranger'"):
         export_dataset(find("coco"), dataset, tmp_path / "out", guesses=strangers, on_event=ignore)
     sample = Dataset.open(dataset).samples[0]
     write_dataset(tmp_path / "lost.parquet", [Row(sample, image_path="images/gone.jpg")])

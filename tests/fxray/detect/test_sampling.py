@@ -53,7 +53,7 @@ def test_draws_are_counted_and_their_probabilities_averaged():
     record = json.loads(json.dumps(found.as_record()))
     assert (record["num_generated"], record["num_real"], record["num_no_verdict"]) == (1, 2, 1)
     assert found.sentence() == (
-        "4 answer(s) drawn at random: 1 generated, 2 real, 1 no verdict. 43 % ± 24 of the model's weight is on "
+        "4 answers drawn at random: 1 generated, 2 real, 1 no verdict. 43 % ± 24 of the model's weight is on "
         "generated on average (uncalibrated); overlap with the regions above 0.12."
     )
 
@@ -61,4 +61,4 @@ def test_draws_are_counted_and_their_probabilities_averaged():
 def test_without_a_verdict_there_is_no_probability():
     found = sample([("the end", None)], ())
     assert (found.probability, found.standard_error) == (None, None)
-    assert found.sentence() == "1 answer(s) drawn at random: 0 generated, 0 real, 1 no verdict."
+    assert found.sentence() == "1 answer drawn at random: 0 generated, 0 real, 1 no verdict."

@@ -136,9 +136,9 @@ def test_rows_follow_the_samples() -> None:
 
 
 def test_predictions_and_samples_must_be_the_same() -> None:
-    with pytest.raises(DataError, match="1 samples have no prediction, such as 'b'"):
+    with pytest.raises(DataError, match="1 sample has no prediction, such as 'b'"):
         score_samples([predicted("a")], [sample("a"), sample("b")])
-    with pytest.raises(DataError, match="1 samples are not in the dataset, such as 'c'"):
+    with pytest.raises(DataError, match="1 sample is not in the dataset, such as 'c'"):
         score_samples([predicted("a"), predicted("c")], [sample("a")])
     with pytest.raises(DataError, match="no sample"):
         score_samples([], [])

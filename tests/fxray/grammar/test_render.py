@@ -87,7 +87,7 @@ BOX = Box(1, 2, 3, 4)
         (generated(Region(Box(1, 2, float("inf"), 4), "Leg")), "whole pixels"),
         (generated(Region(BOX, "Leg"), tags=(Tag.OTHER, Tag.OTHER)), "repeat"),
         (generated(), "'generated' with 0 regions"),
-        (Annotation(Verdict.REAL, (Region(BOX, "Leg"),)), "'real' with 1 regions"),
+        (Annotation(Verdict.REAL, (Region(BOX, "Leg"),)), "'real' with 1 region\n"),
     ],
 )
 def test_what_cannot_be_said_is_refused(annotation, message):

@@ -31,7 +31,7 @@ def refuse_shared(splits: Splits) -> None:
 def test_what_trains_is_not_what_is_scored(tmp_path: Path) -> None:
     refuse_shared(splits_of(tmp_path, "abc", "de", "fgd"))
     with pytest.raises(
-        DataError, match=r"validation.parquet row 1: .* 1 samples .*train.parquet too, such as 'c' in its row 2"
+        DataError, match=r"validation.parquet row 1: .* 1 sample is in .*train.parquet too, such as 'c' in its row 2"
     ):
         refuse_shared(splits_of(tmp_path, "abc", "dc", "e"))
     with pytest.raises(

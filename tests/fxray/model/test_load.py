@@ -104,7 +104,7 @@ def test_missing_weights_are_refused(copy):
     weights = load_file(copy / "model.safetensors")
     del weights[next(name for name in weights if name.endswith("blocks.0.attn.qkv.weight"))]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"1 weights are missing or misshapen, model\.visual\.blocks\.0\.attn\.qkv"):
+    with pytest.raises(ModelError, match=r"1 weight is missing or misshapen, model\.visual\.blocks\.0\.attn\.qkv"):
         load_model(copy, dtype="float32")
 
 

@@ -211,7 +211,7 @@ def test_bounds_of_scores_narrow_with_the_root_of_the_votes():
 
 def test_nothing_to_count_is_one_error(store):
     invite(store, "ana")
-    with pytest.raises(DataError, match=r"0 votes of 1 raters \(human\)"):
+    with pytest.raises(DataError, match=r"0 votes of 1 rater \(human\)"):
         analyse([], read_raters(store, []), SOURCES, **OPTIONS)
 
 
@@ -284,7 +284,7 @@ def test_votes_of_a_study_that_another_serves_are_read_where_nothing_may_be_writ
     cast(store, rater_of(store, invite(store, "ana")), "f" * 32, 0, "left", None)
     assert store.path.with_name("study.db-wal").stat().st_size > 0
     monkeypatch.setattr(store_module.os, "access", may_read)
-    assert "1 votes" in told("export", store.path, tmp_path / "votes.csv")
+    assert ": 1 vote\n" in told("export", store.path, tmp_path / "votes.csv")
 
 
 def test_names_in_any_script_are_drawn_in_a_font_that_has_them(tmp_path, monkeypatch):

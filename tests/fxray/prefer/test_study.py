@@ -123,7 +123,7 @@ def test_predictions_must_be_of_the_studys_images(files, sources, tmp_path):
     with pytest.raises(DataError, match=r"source few: lacks 3 of the study's 40 images: image/0, image/1, image/2"):
         create(tmp_path / "s.db", files, [sources[0], few])
     more = Source("more", write_source(tmp_path / "more.jsonl", 1, range(NUM_IMAGES + 1)))
-    with pytest.raises(DataError, match=r"1 samples are not in the dataset: image/40"):
+    with pytest.raises(DataError, match=r"1 sample is not in the dataset: image/40"):
         create(tmp_path / "s.db", files, [sources[0], more])
     labels = tmp_path / "labels.csv"
     labels.write_text("sample_id,label\nimage/0,generated\n")

@@ -155,7 +155,7 @@ def test_damaged_files_are_said_and_the_rest_is_read(run: Path) -> None:
     assert (status.state, status.phase, status.step) == ("unknown", "alpha", 3)
     assert status.notes == (
         "status.json is damaged, so nothing is known of the driver",
-        "1 lines of metrics.jsonl are no records of steps; they are left out",
+        "1 line of metrics.jsonl left out: no record of a step",
     )
 
 

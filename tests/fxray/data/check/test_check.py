@@ -150,7 +150,7 @@ def test_balance_of_classes_and_generators(tmp_path: Path) -> None:
     rows[1]["generator"] = "rare"
     found = check([write(tmp_path / "b.parquet", rows)])
     assert found_rules(found) == {"generator-balance"}
-    assert found.findings[0].message == "'rare' has 1 images, the median generator 20"
+    assert found.findings[0].message == "'rare' has 1 image, the median generator 20"
 
 
 def test_a_caption_that_is_everywhere(tmp_path: Path) -> None:

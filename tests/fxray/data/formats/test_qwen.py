@@ -131,12 +131,12 @@ def test_boxes_beside_a_conversation_join_those_in_it(picture, written, imported
 @pytest.mark.parametrize(
     ("row", "field", "reason"),
     [
-        (chat("a.png", f"```json\n{HAND}\n```\n{SKY}"), "conversations[1].value", "2 boxes by their marks, of which 1"),
-        (chat("a.png", HAND[:-1] + f', "parts": [{SKY}]}}'), "conversations[1].value", "2 boxes by their marks"),
+        (chat("a.png", f"```json\n{HAND}\n```\n{SKY}"), "conversations[1].value", "2 boxes by the marks, of which 1"),
+        (chat("a.png", HAND[:-1] + f', "parts": [{SKY}]}}'), "conversations[1].value", "2 boxes by the marks"),
         (chat("a.png", f"{HAND} {SKY[:-1]}"), "conversations[1].value", "no JSON of boxes"),
-        (chat("a.png", "<ref>hand</ref><box>(1,2),(30,40)</box>"), "conversations[1].value", "1 boxes by their marks"),
-        (chat("a.png", HAND_TOKENS.replace("30", "x")), "conversations[1].value", "1 boxes by their marks, of which 0"),
-        (chat("a.png", HAND_TOKENS + SKY), "conversations[1].value", "1 boxes by their marks, of which 2"),
+        (chat("a.png", "<ref>hand</ref><box>(1,2),(30,40)</box>"), "conversations[1].value", "1 box by the marks"),
+        (chat("a.png", HAND_TOKENS.replace("30", "x")), "conversations[1].value", "1 box by the marks, of which 0"),
+        (chat("a.png", HAND_TOKENS + SKY), "conversations[1].value", "1 box by the marks, of which 2"),
         (chat("a.png", HAND, objects=[json.loads(SKY)]), "objects", "other boxes than the 1 in the answer"),
         (
             {"image": "a.png", "conversations": [{"from": "gpt", "value": said} for said in (HAND, SKY)]},

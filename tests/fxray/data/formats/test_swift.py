@@ -156,10 +156,10 @@ FACE = "<|object_ref_start|>face melted<|object_ref_end|><|box_start|>({},20),({
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (HAND + FACE.format(90, 70), "2 boxes by their marks, of which 1"),  # swapped corners
-        (f"<think>{HAND}{FACE.format('1e2', 150)}</think>", "2 boxes by their marks, of which 1"),
-        (f"<think>hands</think>{HAND}", "1 boxes by their marks, of which 0"),
-        ('{"bbox_2d": [1, 2, 3], "label": "x"}', "1 boxes by their marks, of which 0"),
+        (HAND + FACE.format(90, 70), "2 boxes by the marks, of which 1"),  # swapped corners
+        (f"<think>{HAND}{FACE.format('1e2', 150)}</think>", "2 boxes by the marks, of which 1"),
+        (f"<think>hands</think>{HAND}", "1 box by the marks, of which 0"),
+        ('{"bbox_2d": [1, 2, 3], "label": "x"}', "1 box by the marks, of which 0"),
         ("<ref-object><bbox>", "more <bbox> than there are boxes"),
     ],
 )
