@@ -11,7 +11,9 @@ from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Workers = Annotated[int, Field(ge=1, le=4096)]
+"""Processes of one role: four times the most that docs/scaling.md simulates."""
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 
@@ -115,7 +117,7 @@ class SftConfig(Section):
     """Samples per forward pass on one worker."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Positive = 1.0
-    num_workers: Count = 1
+    num_workers: Workers = 1
     """Ranks of the Ray Train job."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     checkpoint_every_steps: Count = 100
@@ -128,9 +130,9 @@ class SftConfig(Section):
 
 
 class GrpoConfig(Section):
-    group_size: Annotated[int, Field(ge=2)] = 4
+    group_size: Annotated[int, Field(ge=2, le=4096)] = 4
     """G: answers sampled per image."""
-    prompts_per_step: Count = 32
+    prompts_per_step: Annotated[int, Field(ge=1, le=2**20)] = 32
     """Groups per batch; prompts_per_step x group_size sequences make one update (paper: 128)."""
     num_updates_per_batch: Count = 1
     """mu: passes over each batch of rollouts."""
@@ -172,11 +174,11 @@ class GrpoConfig(Section):
 
 
 class RolloutConfig(Section):
-    num_workers: Count = 1
+    num_workers: Workers = 1
     """vLLM engines at the start, and for the whole run unless `max_workers` says otherwise."""
-    min_workers: Count = 1
+    min_workers: Workers = 1
     """So many must be up before training begins, the others join later; an elastic pool never has fewer."""
-    max_workers: Annotated[int, Field(ge=0)] = 0
+    max_workers: Annotated[int, Field(ge=0, le=4096)] = 0
     """The pool is elastic and may grow to so many; 0 keeps `num_workers` for the whole run."""
     scale_every_steps: Count = 10
     """Steps between two changes of an elastic pool, at least; their medians decide."""
@@ -230,7 +232,7 @@ class RewardFunctionConfig(Section):
 
 
 class RewardConfig(Section):
-    num_workers: Count = 2
+    num_workers: Workers = 2
     start_deadline_s: Positive = 120
     """For a worker to come up with the user's functions loaded."""
     group_deadline_s: Positive = 10
@@ -240,7 +242,7 @@ class RewardConfig(Section):
 
 
 class LearnerConfig(Section):
-    num_ranks: Count = 1
+    num_ranks: Workers = 1
     gpus_per_rank: Annotated[float, Field(ge=0)] = 0
     cpus_per_rank: Annotated[float, Field(ge=0)] = 1
     threads: Annotated[int, Field(ge=0)] = 0
@@ -328,9 +330,9 @@ class ServeConfig(Section):
     """Whether everybody may ask where there are no keys; by default only `fxray serve` on a loopback address."""
     adapters: dict[ModelName, Path] = {}
     """More adapters of the base model, by the name that requests ask for with `model`; each engine keeps them all."""
-    replicas: Count = 1
+    replicas: Workers = 1
     """Engines, each as large as one of the rollouts."""
-    max_replicas: Annotated[int, Field(ge=0)] = 0
+    max_replicas: Annotated[int, Field(ge=0, le=4096)] = 0
     """As many engines may be started when images queue up; 0 keeps their number at `replicas`."""
     max_images: Annotated[int, Field(ge=1, le=1000)] = 32
     """Images in one request."""

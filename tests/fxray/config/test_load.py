@@ -116,6 +116,23 @@ def test_an_override_of_another_form_is_refused(tmp_path, override):
     assert "write section.key=value" in refused(write(tmp_path, MINIMAL), [override])
 
 
+@pytest.mark.parametrize(
+    ("field", "most"),
+    [
+        ("grpo.group_size", 4096),
+        ("grpo.prompts_per_step", 2**20),
+        ("rollout.num_workers", 4096),
+        ("rollout.max_workers", 4096),
+        ("learner.num_ranks", 4096),
+        ("sft.batch_size", 10**9),
+    ],
+)
+def test_a_count_has_an_upper_bound(field, most):
+    load_config("tiny", [f"{field}={most}"])
+    with pytest.raises(ConfigError, match=f"{field} is {most + 1}; must be less than or equal to {most}"):
+        load_config("tiny", [f"{field}={most + 1}"])
+
+
 def test_an_override_that_is_not_yaml_is_refused(tmp_path):
     assert "--set seed=[1" in refused(write(tmp_path, MINIMAL), ["seed=[1"])
 
