@@ -59,8 +59,8 @@ ENGINE_NORM = NORM.replace("model.language_model.", "language_model.model.")
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (drop, f"lack 1 tensors of the model, {ENGINE_NORM} for one"),
-        (add, "hold 1 tensors that bind to nothing in the engine, visual.extra.weight for one"),
+        (drop, f"lack 1 tensor of the model, {ENGINE_NORM} for one"),
+        (add, "hold 1 tensor that binds to nothing in the engine, visual.extra.weight for one"),
         (cut, f"hold {ENGINE_NORM} with shape \\(127,\\), the engine needs \\(128,\\)"),
         (spoil, f"hold values that are not finite, in {NORM} for one"),
     ],

@@ -42,7 +42,7 @@ def test_behind_other_jobs_a_gpu_is_waited_for_within_the_start_deadline() -> No
 @pytest.mark.parametrize(
     ("available", "found", "message", "remedy"),
     [
-        (0, H100, "asks for 1 GPUs, the cluster has 0", "ray.address"),
+        (0, H100, "asks for 1 GPU, the cluster has 0", "ray.address"),
         (
             1,
             FoundGpu("", problem="torch 2.13.0 is built for CUDA 13.0: driver too old"),
