@@ -3,8 +3,8 @@
 python benchmarks/captions.py runs/demo
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from fxray.data.dataset import Dataset
@@ -43,4 +43,6 @@ def main(run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path)
+    main(parser.parse_args().run_dir)
