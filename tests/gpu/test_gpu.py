@@ -214,6 +214,7 @@ def test_a_pass_never_waits_for_the_gpu(place: Any, policy: Policy) -> None:
         policy.logprobs(rows).sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert all(parameter.grad is not None for parameter in policy.parameters.values())
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])

@@ -87,7 +87,10 @@ def test_a_pass_asks_a_gpu_for_no_number(folder, asking_nothing):
     policy = PackedPolicy(attach_adapter(model, rank=8, alpha=32, dropout=0, seed=0), excluded_ids=[1, 2])
     batch = pack(model, make_rows(folder))
     with asking_nothing:
-        policy(batch, 0.7).sum().backward()
+        logprobs = policy(batch, 0.7)
+        logprobs.sum().backward()
+    assert len(logprobs) == sum(map(sum, ANSWER_LENGTHS))
+    assert all(each.grad is not None for each in adapter_parameters(policy.model, POLICY).values())
 
 
 def adapted(folder):
