@@ -51,8 +51,6 @@ LOAD_REMEDY = (
     "see with `nvidia-smi` whether something else takes the GPU's memory, lower rollout.gpu_memory_utilization if an "
     "engine shares it, or raise learner.zero_stage with more learner.num_ranks; `fxray plan` says what fits"
 )
-
-
 PREPARE_DEADLINE_S = 600.0
 """For the images of a pass to arrive, and to be decoded, cut into patches and packed."""
 
