@@ -1,17 +1,22 @@
 """Scores answers in actors that may hang or die: a group that cannot be scored is masked and counted, never waited for.
 
-    groups ─► one per idle worker ─► texts, truth, frame ─► GroupScore
+    groups ─► a share for each idle worker ─► texts, truth, frame ─► GroupScore
                     │ deadline passed: worker killed and replaced, group masked
                     │ worker died: replaced, group given to another worker once, then masked
                     │ its node was taken away: replaced, group given to another worker, not counted
 
+A share is as many groups as take `SHARE_S`, by the pace of the last one, so that quick rewards cost few requests and
+slow ones are spread over all workers. It has the deadline of one group, ten times as long or more. Whichever of several
+was to blame is found by scoring each of them alone, so no group is masked for another's sake.
+
 Only a user's own reward function can hang or die; the built-in rewards are total. No pixels come here.
 """
 
+import math
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -25,6 +30,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.failures import DEATHS, FailureBudget, dead_node, forget_frames
 from actors.placement import node_share
 from fxray import spans
+from fxray.capacity.leases import SHARE_S, share_size
 from fxray.counts import counted
 from fxray.data.frame import Frame
 from fxray.errors import DeadlineError, FxrayError
@@ -65,8 +71,46 @@ class RewardCounters:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a reward worker is told of a group.
+
+    Attributes:
+        group_id: The group.
+        texts: G answers.
+        annotation: The truth, boxes in original pixels.
+        frame: Frames of the image.
+    """
+
+    group_id: str
+    texts: tuple[str, ...]
+    annotation: Annotation
+    frame: Frame
+
+    @classmethod
+    def of(cls, group: RolloutGroup) -> "Answers":
+        prompt = group.prompt
+        texts = tuple(rollout.text for rollout in group.rollouts)
+        return cls(prompt.group_id, texts, prompt.annotation, prompt.frame)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a reward worker says of a share.
+
+    Attributes:
+        scores: One for each group; answers whose scoring raised are masked.
+        reasons: Why each of these was masked.
+        seconds: That scoring took.
+    """
+
+    scores: list[GroupScore]
+    reasons: list[str]
+    seconds: float
+
+
 class RewardWorker:
-    """Scores one group at a time."""
+    """Scores one share at a time."""
 
     def load(self, function_paths: Sequence[str]) -> None:
         """Imports the user's reward functions.
@@ -77,30 +121,19 @@ class RewardWorker:
         for path in function_paths:
             load_reward(path)
 
-    def score(
-        self, group_id: str, texts: Sequence[str], annotation: Annotation, frame: Frame, stage: StageRewards
-    ) -> tuple[GroupScore, list[str]]:
-        """Scores the answers of a group.
-
-        Args:
-            group_id: The group.
-            texts: G answers.
-            annotation: The truth, boxes in original pixels.
-            frame: Frames of the image.
-            stage: Weights in force.
-
-        Returns:
-            The score, answers whose scoring raised being masked, and why each of these was masked.
-        """
-        scores: list[Score | None] = []
-        reasons = []
-        for text in texts:
-            try:
-                scores.append(score(text, annotation, frame, stage))
-            except Exception as error:  # noqa: BLE001  a user's function may raise anything
-                scores.append(None)
-                reasons.append(_reason(error))
-        return _group_score(group_id, scores, stage), reasons
+    def score(self, share: Sequence[Answers], stage: StageRewards) -> Scored:
+        """Scores the answers of some groups with the weights in force."""
+        start_s, reasons, group_scores = time.monotonic(), list[str](), []
+        for answers in share:
+            scores: list[Score | None] = []
+            for text in answers.texts:
+                try:
+                    scores.append(score(text, answers.annotation, answers.frame, stage))
+                except Exception as error:  # noqa: BLE001  a user's function may raise anything
+                    scores.append(None)
+                    reasons.append(_reason(error))
+            group_scores.append(_group_score(answers.group_id, scores, stage))
+        return Scored(group_scores, reasons, time.monotonic() - start_s)
 
 
 RewardActor = ray.remote(RewardWorker)
@@ -108,10 +141,10 @@ RewardActor = ray.remote(RewardWorker)
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    """A worker that is loading (`group` is None) or scoring, and until when it may take."""
+    """A worker that is loading (no groups) or scoring, and until when it may take."""
 
     worker: Any
-    group: int | None
+    groups: tuple[int, ...]
     deadline_s: float
     span: Span
 
@@ -122,7 +155,7 @@ class RewardPool:
     Args:
         num_workers: Actors that score.
         function_paths: Import paths of the user's reward functions, loaded when a worker starts.
-        group_deadline_s: Longest time that the scoring of one group may take.
+        group_deadline_s: Longest time that the scoring of a share, and so of a group, may take.
         failures: How often workers may die. One that is killed at a deadline is replaced without being counted here.
         start_deadline_s: Longest time that a worker may take to come up. Scoring begins with the first; one that is
             late, or has no node yet, is asked for again while others score.
@@ -151,6 +184,8 @@ class RewardPool:
         self._failures = failures
         self._start_deadline_s = start_deadline_s
         self._node_share = node_share(node_type)
+        self._num_workers = num_workers
+        self._share_s, self._group_s = min(SHARE_S, group_deadline_s / 10), math.inf
         self._idle: list[Any] = []
         self._leases: dict[ray.ObjectRef, _Lease] = {}
         self.counters = RewardCounters()
@@ -173,23 +208,24 @@ class RewardPool:
             FxrayError: Nothing could be scored in several steps in a row.
         """
         present = weights_at(stage, progress_frac)
-        waiting = deque(range(len(groups)))
-        tries: Counter[int] = Counter()
+        waiting, alone = deque(range(len(groups))), set[int]()
+        deaths: Counter[int] = Counter()
         scores: dict[int, GroupScore] = {}
         while len(scores) < len(groups):
             while self._idle and waiting:
-                index = waiting.popleft()
-                tries[index] += 1
-                self._submit(self._idle.pop(), index, groups[index], present)
-            for index, outcome in self._settle():
-                if isinstance(outcome, GroupScore):
-                    scores[index] = outcome
-                elif outcome == NODE_TAKEN or (outcome == WORKER_DIED and tries[index] < MAX_TRIES):
-                    waiting.append(index)
+                share = self._take_share(waiting, alone)
+                self._submit(self._idle.pop(), share, [Answers.of(groups[index]) for index in share], present)
+            for share, outcome in self._settle():
+                if isinstance(outcome, Scored):
+                    scores |= zip(share, outcome.scores, strict=True)
+                    continue
+                deaths.update(share if outcome == WORKER_DIED else ())
+                is_unlucky = outcome == NODE_TAKEN or (outcome == WORKER_DIED and deaths[share[0]] < MAX_TRIES)
+                if is_unlucky or len(share) > 1:
+                    waiting.extend(share)
+                    alone.update(share)
                 else:
-                    num_answers = len(groups[index].rollouts)
-                    self._count([outcome] * num_answers)
-                    scores[index] = _group_score(groups[index].prompt.group_id, [None] * num_answers, present)
+                    scores[share[0]] = self._mask(groups[share[0]], outcome, present)
         self._refuse_to_learn_nothing(scores.values())
         return [scores[index] for index in range(len(groups))]
 
@@ -204,18 +240,25 @@ class RewardPool:
         worker = RewardActor.options(num_cpus=0, resources=self._node_share).remote()
         deadline_s = time.monotonic() + self._start_deadline_s
         self._leases[worker.load.remote(self._function_paths)] = _Lease(
-            worker, None, deadline_s, spans.begin_on_lane("reward", "start", "a reward worker to start")
+            worker, (), deadline_s, spans.begin_on_lane("reward", "start", "a reward worker to start")
         )
 
-    def _submit(self, worker: Any, index: int, group: RolloutGroup, stage: StageRewards) -> None:
-        texts = [rollout.text for rollout in group.rollouts]
-        prompt = group.prompt
-        reference = worker.score.remote(prompt.group_id, texts, prompt.annotation, prompt.frame, stage)
-        span = spans.begin_on_lane("reward", "score", f"the reward of group {prompt.group_id}")
-        self._leases[reference] = _Lease(worker, index, time.monotonic() + self._group_deadline_s, span)
+    def _take_share(self, waiting: deque[int], alone: Container[int]) -> tuple[int, ...]:
+        """Takes what the next worker shall score; what is to be scored alone stays alone."""
+        most = share_size(len(waiting), self._num_workers, self._group_s, self._share_s)
+        share = [waiting.popleft()]
+        while len(share) < most and waiting and not (share[0] in alone or waiting[0] in alone):
+            share.append(waiting.popleft())
+        return tuple(share)
 
-    def _settle(self) -> list[tuple[int, GroupScore | str]]:
-        """Waits for a lease to end or to run past its deadline; gives the scored groups, or why they were not."""
+    def _submit(self, worker: Any, share: tuple[int, ...], answers: Sequence[Answers], stage: StageRewards) -> None:
+        others = f" and {len(share) - 1} more" if len(share) > 1 else ""
+        span = spans.begin_on_lane("reward", "score", f"the reward of group {answers[0].group_id}{others}")
+        reference = worker.score.remote(answers, stage)
+        self._leases[reference] = _Lease(worker, share, time.monotonic() + self._group_deadline_s, span)
+
+    def _settle(self) -> list[tuple[tuple[int, ...], Scored | str]]:
+        """Waits for a lease to end or to run past its deadline; gives the scores of shares, or why there are none."""
         patience_s = max(0.0, min(lease.deadline_s for lease in self._leases.values()) - time.monotonic())
         with waiting_for(lease.span for lease in self._leases.values()):
             ready, _ = ray.wait(list(self._leases), num_returns=1, timeout=patience_s)
@@ -225,9 +268,9 @@ class RewardPool:
             now_s = time.monotonic()
             late = [reference for reference, lease in self._leases.items() if lease.deadline_s <= now_s]
             outcomes = [self._give_up(self._leases.pop(reference)) for reference in late]
-        return [outcome for outcome in outcomes if outcome is not None]
+        return [(share, outcome) for share, outcome in outcomes if share]
 
-    def _collect(self, reference: ray.ObjectRef, lease: _Lease) -> tuple[int, GroupScore | str] | None:
+    def _collect(self, reference: ray.ObjectRef, lease: _Lease) -> tuple[tuple[int, ...], Scored | str]:
         lease.span.end()
         try:
             result = ray.get(reference, timeout=self._group_deadline_s)
@@ -238,35 +281,39 @@ class RewardPool:
                 self.counters.deaths += 1
                 self._failures.record(time.monotonic(), f"a worker died: {error}", node=dead_node(error))
             self._start_worker()
-            return None if lease.group is None else (lease.group, NODE_TAKEN if is_taken else WORKER_DIED)
+            return lease.groups, NODE_TAKEN if is_taken else WORKER_DIED
         except RayTaskError as error:
-            if lease.group is None:
+            if not lease.groups:
                 raise _cause(error) from error
             self._idle.append(lease.worker)
-            return lease.group, f"scoring raised {_cause(error)}"
+            return lease.groups, f"scoring raised {_cause(error)}"
         self._idle.append(lease.worker)
-        if lease.group is None:
-            return None
-        group_score, reasons = result
-        self._count(reasons)
-        return lease.group, group_score
+        if lease.groups:
+            self._group_s = result.seconds / len(lease.groups)
+            self._count(result.reasons)
+        return lease.groups, result
 
-    def _give_up(self, lease: _Lease) -> tuple[int, str] | None:
+    def _give_up(self, lease: _Lease) -> tuple[tuple[int, ...], str]:
         """Kills a worker that is late and starts another."""
         lease.span.end(failed="killed at its deadline")
         ray.kill(lease.worker)
-        if lease.group is None and (self._idle or any(other.group is not None for other in self._leases.values())):
-            self._start_worker()
-            return None
-        if lease.group is None:
+        is_only = not self._idle and not any(other.groups for other in self._leases.values())
+        if not lease.groups and is_only:
             raise DeadlineError(
                 f"a reward worker did not come up within {self._start_deadline_s:g} s",
                 where="reward pool",
                 remedy="see whether importing the reward functions hangs, and whether the cluster has free processors",
             )
         self._start_worker()
-        self.counters.timeouts += 1
-        return lease.group, f"scoring took more than {self._group_deadline_s:g} s"
+        if len(lease.groups) > 1:
+            self._share_s = 0.0  # what hung once may hang again, and then shares only delay the finding
+        self.counters.timeouts += len(lease.groups) == 1
+        return lease.groups, f"scoring took more than {self._group_deadline_s:g} s"
+
+    def _mask(self, group: RolloutGroup, reason: str, stage: StageRewards) -> GroupScore:
+        num_answers = len(group.rollouts)
+        self._count([reason] * num_answers)
+        return _group_score(group.prompt.group_id, [None] * num_answers, stage)
 
     def _count(self, reasons: Sequence[str]) -> None:
         self.counters.failures += len(reasons)

@@ -24,7 +24,7 @@ from fxray.capacity.activations import Pass
 from fxray.capacity.cluster import ClusterCoefficients
 from fxray.capacity.devices import GPUS, Gpu
 from fxray.capacity.duration import Coefficients, forward_flops, plan_duration
-from fxray.capacity.leases import EngineSpeed
+from fxray.capacity.leases import EngineSpeed, num_shares
 from fxray.capacity.memory import cache_bytes_per_token, grpo_pass, plan_memory
 from fxray.capacity.plan import known_shape
 from fxray.capacity.simulation import Costs, DriverSpeed, Run, Setup, Step, simulate
@@ -51,8 +51,7 @@ DRIVER = DriverSpeed(
 """Processor time by benchmarks/driver.py; prompts: of the actor that reads images of 112 px, 1.0 to 2.3 ms a group."""
 TINY_ENGINE = EngineSpeed(lease_s=0.02, group_s=0.012, step_s=0.005, token_s=0.00005)
 """0.69 s of a step of 16 groups (docs/benchmarks.md), split up by a guess."""
-SCORE_GROUP_S = 0.003
-"""50 ms in a step of 16 groups (docs/benchmarks.md)."""
+SCORE_GROUP_S = ClusterCoefficients().score_group_s
 TINY_LEARN_GROUP_S = 0.04
 """0.64 s in a step of 16 groups (docs/benchmarks.md)."""
 TINY_LOAD_S = 0.026
@@ -146,7 +145,8 @@ class Row:
     @property
     def calls_per_s(self) -> float:
         """Of the driver, over the time in which it draws and scores."""
-        requests = self.mean("num_leases") + self.setup.num_groups + self.setup.num_workers
+        shares = num_shares(self.setup.num_groups, self.setup.num_reward_workers, SCORE_GROUP_S)
+        requests = self.mean("num_leases") + shares + self.setup.num_workers
         return 3 * requests / self.run.step_s
 
     @property

@@ -10,7 +10,7 @@ from functools import cache
 
 from fxray.capacity.activations import Pass
 from fxray.capacity.duration import Coefficients, Duration
-from fxray.capacity.leases import groups_at_once, lease_size
+from fxray.capacity.leases import groups_at_once, lease_size, num_shares
 from fxray.capacity.memory import grpo_pass
 from fxray.capacity.trained import FLOAT32_BYTES, Trained, count_trained
 from fxray.capacity.weights import count_weights
@@ -38,6 +38,7 @@ class ClusterCoefficients:
         request_s: Of the driver's processor, to hand out, wait for and take one request.
         request_each_s: More for every other request that is outstanding.
         request_group_s: More for every group in a request.
+        score_group_s: Of one reward worker, for a group.
         actor_start_s: From asking for an actor to its first call.
         engine_start_s: Of an engine, beside reading its weights.
         weights_bytes_per_s: Reading weights from disk into an engine.
@@ -53,6 +54,7 @@ class ClusterCoefficients:
     request_s: float = 0.0009
     request_each_s: float = 0.24e-6
     request_group_s: float = 14e-6
+    score_group_s: float = 0.003
     actor_start_s: float = 2.0
     engine_start_s: float = 60.0
     weights_bytes_per_s: float = 1e9
@@ -64,6 +66,7 @@ SOURCES = dict.fromkeys((field.name for field in fields(ClusterCoefficients)), "
     "request_s": "measured: benchmarks/driver.py, processor time on an AMD EPYC",
     "request_each_s": "measured: benchmarks/driver.py, the same",
     "request_group_s": "measured: benchmarks/driver.py, the same",
+    "score_group_s": "measured: 8 answers of the tiny model, of a run on an AMD EPYC",
     "adapter_module_s": "measured: benchmarks/sync.py, tiny model, processor time on an AMD EPYC",
 }
 
@@ -258,12 +261,14 @@ def count_traffic(
 def driver_load(config: Config, num_workers: int, known: ClusterCoefficients) -> tuple[int, float]:
     """The driver's calls in a step, and the seconds of its processor that they take.
 
-    Answers come in leases, scores group by group; each worker takes the adapter over.
+    Answers come in leases, scores in shares; each worker takes the adapter over.
     """
     groups = config.grpo.prompts_per_step
     leases = math.ceil(groups / _lease(config, num_workers))
-    outstanding = leases * min(leases, num_workers) + groups * config.reward.num_workers + num_workers * num_workers / 2
-    requests = leases + groups + num_workers
+    scorers = config.reward.num_workers
+    shares = num_shares(groups, scorers, known.score_group_s)
+    outstanding = leases * min(leases, num_workers) + shares * min(shares, scorers) + num_workers * num_workers / 2
+    requests = leases + shares + num_workers
     seconds = requests * known.request_s + outstanding * known.request_each_s + 2 * groups * known.request_group_s
     return CALLS_PER_REQUEST * requests, seconds
 

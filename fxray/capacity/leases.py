@@ -1,4 +1,8 @@
-"""How a step's groups are cut into leases, by the pool as by a plan, and how long an engine takes for one."""
+"""How a step's groups are cut into leases and shares, by the pools as by a plan, and how long an engine takes for one.
+
+lease   groups that a rollout worker draws answers to
+share   groups whose answers a reward worker scores
+"""
 
 import heapq
 import math
@@ -7,6 +11,8 @@ from dataclasses import dataclass
 
 BATCHES_PER_LEASE = 8
 """A lease fills an engine at most this often, so that a death does not cost more."""
+SHARE_S = 0.05
+"""Seconds that a reward worker is busy with a share, at most: many times what a request costs the driver."""
 
 
 def groups_at_once(group_size: int, max_num_seqs: int) -> int:
@@ -23,6 +29,27 @@ def lease_size(num_groups: int, num_workers: int, fills_engine: int) -> int:
         fills_engine: Groups that one engine decodes at once.
     """
     return max(1, min(math.ceil(num_groups / num_workers), BATCHES_PER_LEASE * fills_engine))
+
+
+def share_size(num_waiting: int, num_workers: int, group_s: float, share_s: float = SHARE_S) -> int:
+    """Groups of the next share: as many as take `share_s`, and no more than half of a fair share of what is left.
+
+    Args:
+        num_waiting: Groups that nobody scores yet.
+        num_workers: Reward workers.
+        group_s: Of scoring one group; infinite where nobody knows, and then a share is one group.
+        share_s: Longest time that a share shall take.
+    """
+    return max(1, min(int(share_s / max(group_s, 1e-6)), math.ceil(num_waiting / (2 * num_workers))))
+
+
+def num_shares(num_groups: int, num_workers: int, group_s: float) -> int:
+    """Requests to reward workers for the scores of a step."""
+    number = 0
+    while num_groups > 0:
+        num_groups -= share_size(num_groups, num_workers, group_s)
+        number += 1
+    return number
 
 
 @dataclass(frozen=True, slots=True)

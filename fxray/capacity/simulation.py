@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fxray.capacity.leases import EngineSpeed, engine_seconds, groups_at_once, lease_size
+from fxray.capacity.leases import EngineSpeed, engine_seconds, groups_at_once, lease_size, num_shares
 from fxray.errors import ConfigError
 
 FOREVER = float("inf")
@@ -198,8 +198,10 @@ def simulate(setup: Setup, costs: Costs, lengths: NDArray[np.int64]) -> Run:
         if index == 0 or index > setup.max_staleness:
             step.publish_s = pool.publish()
         step.generate_s = pool.generate(step, answers)
-        calls_s = driver.submit_s + driver.wait_s + driver.wait_each_s * setup.num_reward_workers + driver.take_s
-        calls_s = pool.drive(calls_s * setup.num_groups)
+        shares = num_shares(setup.num_groups, setup.num_reward_workers, costs.score_group_s)
+        share_s = driver.submit_s + driver.wait_s + driver.wait_each_s * setup.num_reward_workers + driver.take_s
+        calls_s = shares * share_s + setup.num_groups * (driver.submit_group_s + driver.take_group_s)
+        pool.drive(calls_s)
         step.score_s = max(calls_s, costs.score_group_s * math.ceil(setup.num_groups / setup.num_reward_workers))
         step.driver_s = pool.driver_s
         sampled_s = pool.now_s - calls_s + step.score_s

@@ -11,11 +11,11 @@ import pytest
 import ray
 
 from actors.failures import FailureBudget
-from actors.reward_pool import MAX_REASONS, RewardCounters, RewardPool, RewardWorker
+from actors.reward_pool import MAX_REASONS, Answers, RewardCounters, RewardPool, RewardWorker
 from fxray.data.frame import Frame
 from fxray.errors import ConfigError, FxrayError, WorkerDiedError
 from fxray.events import ignore
-from fxray.grpo.types import ImageRef, PromptGroup, Rollout, RolloutGroup
+from fxray.grpo.types import GroupScore, ImageRef, PromptGroup, Rollout, RolloutGroup
 from fxray.schema import Annotation, Box, Region, Tag, Verdict
 from rewards.custom import CustomReward
 from rewards.score import score
@@ -53,12 +53,30 @@ def score_without_pool(groups: list[RolloutGroup], workers: tuple[Any, ...], sta
     """The least that Ray can do: each worker gets its next group when it has given back the one before."""
     for start in range(0, len(groups), len(workers)):
         asked = [
-            worker.score.remote(
-                group.prompt.group_id, [rollout.text for rollout in group.rollouts], TRUTH, FRAME, stage
-            )
+            worker.score.remote([Answers.of(group)], stage)
             for worker, group in zip(workers, groups[start:], strict=False)
         ]
         ray.get(asked, timeout=10)
+
+
+def score_alone(stage: StageRewards, *texts: str) -> tuple[GroupScore, list[str]]:
+    """What a worker says of one group."""
+    scored = RewardWorker().score([Answers("g", texts, TRUTH, FRAME)], stage)
+    return scored.scores[0], scored.reasons
+
+
+@contextmanager
+def recorded_shares(pool: RewardPool) -> Iterator[list[tuple[int, ...]]]:
+    """The groups of each request, in the order of the requests."""
+    shares, submit = list[tuple[int, ...]](), pool._submit
+
+    def record(worker: Any, share: tuple[int, ...], *rest: Any) -> None:
+        shares.append(share)
+        submit(worker, share, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "_submit", record)
+        yield shares
 
 
 @contextmanager
@@ -83,7 +101,7 @@ def test_a_worker_masks_the_answer_whose_function_raises(monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     stage = make_stage("raises_on_bad", "length")
 
-    result, reasons = RewardWorker().score("g", ["good", "bad", "fine!"], TRUTH, FRAME, stage)
+    result, reasons = score_alone(stage, "good", "bad", "fine!")
 
     assert result.is_valid_G.tolist() == [True, False, True]
     assert result.parts["reward_functions:length"].tolist() == [4.0, 0.0, 5.0]
@@ -95,7 +113,7 @@ def test_a_worker_masks_the_answer_whose_function_raises(monkeypatch: pytest.Mon
 def test_a_worker_masks_an_answer_that_is_worth_no_finite_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
-    result, reasons = RewardWorker().score("g", ["bad", "ok"], TRUTH, FRAME, make_stage("not_finite_on_bad"))
+    result, reasons = score_alone(make_stage("not_finite_on_bad"), "bad", "ok")
 
     assert result.is_valid_G.tolist() == [False, True]
     assert reasons[0].startswith("ConfigError: reward_functions:not_finite_on_bad: returned nan")
@@ -175,6 +193,49 @@ def test_an_answer_that_kills_every_worker_is_masked_and_the_budget_is_kept(clus
 
 
 @pytest.mark.ray
+def test_quick_groups_are_scored_many_at_once_and_slow_ones_one_by_one(cluster: None) -> None:
+    quick, slow = make_stage(), make_stage("slow_on_first")
+    groups = [make_group(str(i), *ANSWERS, "x" * i) for i in range(64)]
+
+    with pool_for(slow, num_workers=1) as pool:
+        pool.score(groups[:1], quick, 0.0)
+        with recorded_shares(pool) as shares:
+            results = pool.score(groups, quick, 0.0)
+        pool.score([make_group("slow", "first")], slow, 0.0)
+        with recorded_shares(pool) as shares_after_slow:
+            pool.score(groups[:4], quick, 0.0)
+
+    assert [result.group_id for result in results] == [str(i) for i in range(64)]
+    one_by_one, _ = score_alone(quick, *ANSWERS, "x" * 63)
+    assert results[63].rewards_G.tolist() == one_by_one.rewards_G.tolist()
+    assert sorted(index for share in shares for index in share) == list(range(64))
+    assert len(shares) <= 20
+    assert shares_after_slow[0] == (0,)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("function", ["loops_on_bad", "dies_on_bad"])
+def test_of_a_share_only_the_group_that_is_to_blame_is_masked(cluster: None, function: str) -> None:
+    stage = make_stage(function)
+    groups = [make_group(str(i), "bad" if i == 2 else "good") for i in range(8)]
+
+    with pool_for(stage, num_workers=1, deadline_s=1.0) as pool:
+        pool._group_s = 0.001
+        with recorded_shares(pool) as shares:
+            results = pool.score(groups, stage, 0.0)
+        with recorded_shares(pool) as later_shares:
+            pool.score(groups[3:], stage, 0.0)
+
+    assert 2 in shares[0]
+    assert len(shares[0]) == 4
+    assert [result.is_valid_G.all() for result in results] == [i != 2 for i in range(8)]
+    hangs = function == "loops_on_bad"
+    assert (pool.counters.timeouts, pool.counters.deaths, pool.counters.failures) == (hangs, 0 if hangs else 2, 1)
+    assert shares.count((2,)) == 1
+    assert any(len(share) > 1 for share in later_shares) is not hangs
+
+
+@pytest.mark.ray
 def test_a_function_that_always_raises_is_told_once_and_ends_the_run(cluster: None) -> None:
     stage, told = make_stage("raises_on_bad"), []
     with pool_for(stage, num_workers=1, on_event=told.append) as pool:
@@ -237,9 +298,9 @@ def test_a_worker_without_a_node_is_asked_for_again_while_others_score(cluster: 
     with pool_for(stage, num_workers=1, max_restarts=0) as pool:
         pool._start_deadline_s, pool._node_share = 0.0, {"nowhere": 0.001}
         pool._start_worker()
-        (first,) = [lease.worker for lease in pool._leases.values() if lease.group is None]
+        (first,) = [lease.worker for lease in pool._leases.values() if not lease.groups]
         assert all(result.is_valid_G.all() for result in pool.score(groups, stage, 0.0))
         pool._settle()
-        (second,) = [lease.worker for lease in pool._leases.values() if lease.group is None]
+        (second,) = [lease.worker for lease in pool._leases.values() if not lease.groups]
         assert second is not first
         assert pool.counters.deaths == 0

@@ -97,7 +97,7 @@ def test_zero_3_gathers_the_weights_in_every_pass() -> None:
 def test_a_step_costs_the_driver_three_calls_a_request() -> None:
     tree = config("rollout.num_workers=4", "rollout.max_num_seqs=8", "reward.num_workers=2")
     calls, seconds = driver_load(tree, 4, KNOWN)
-    leases, scores, loads = 4, 32, 4  # leases of a fair share, 8 groups
+    leases, scores, loads = 4, 10, 4  # leases of 8 groups; shares of 8, 6, 5, 4, 3, 2, 1, 1, 1 and 1
     assert calls == 3 * (leases + scores + loads)
     outstanding = leases * 4 + scores * 2 + 4 * 4 / 2
     assert seconds == pytest.approx((leases + scores + loads) * 1 + outstanding * 0.1 + 64 * 0.01)

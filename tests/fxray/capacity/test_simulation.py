@@ -1,5 +1,6 @@
 """A simulated run: every group once, closed forms, never faster than the engines, and failures only cost time."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxray.capacity.leases import EngineSpeed, decoding_steps, engine_seconds, groups_at_once, lease_size
+from fxray.capacity.leases import (
+    EngineSpeed,
+    decoding_steps,
+    engine_seconds,
+    groups_at_once,
+    lease_size,
+    num_shares,
+    share_size,
+)
 from fxray.capacity.simulation import Costs, DriverSpeed, Setup, simulate
 from fxray.errors import ConfigError
 
@@ -61,6 +70,14 @@ def test_an_answer_that_ends_gives_its_place_to_the_next() -> None:
     assert decoding_steps([5, 3, 9, 4, 2], 2) == 12  # places end at 5, 3; then 12, 9, 11
 
 
+def test_shares_are_half_of_what_is_fair_and_no_longer_than_they_may_take() -> None:
+    assert share_size(32, 2, group_s=0.0) == 8
+    assert share_size(32, 2, group_s=0.01) == 5
+    assert share_size(32, 2, group_s=0.06) == share_size(32, 2, group_s=math.inf) == share_size(1, 2, group_s=0.0) == 1
+    assert num_shares(32, 2, 0.0) == 10  # 8, 6, 5, 4, 3, 2, 1, 1, 1, 1
+    assert num_shares(32, 2, 0.01) == 11  # 5, 5, 5, 5, 3, 3, 2, 1, 1, 1, 1
+
+
 def test_one_workers_step_is_the_sum_of_its_parts() -> None:
     setup = Setup(num_workers=1, num_groups=20, group_size=2, max_num_seqs=2, num_steps=3, num_reward_workers=2)
     run = simulate(setup, COSTS, np.array([10]))
@@ -98,7 +115,7 @@ def test_an_adapter_reaches_more_nodes_later_and_the_drivers_calls_add_up() -> N
     )
     of_publishing = 3 * (1 + 4 + 16) + 8 * (3 + 2 + 1)
     of_drawing = 3 * (1 + 2 + 4 + 16 + 32) + 8 * (3 + 2 + 1)
-    of_scoring = 3 * (1 + 4 + 8 + 16)
+    of_scoring = 2 * (1 + 4 + 8 + 16) + 3 * (2 + 32)  # shares of two groups and of one
     assert first(3, 1, calls).driver_s == of_publishing + of_drawing + of_scoring
 
 
