@@ -10,6 +10,7 @@ images below 100 KB inside the answer, through the driver's memory; larger ones 
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +25,12 @@ from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.errors import DataError, FxrayError
 from fxray.grpo.types import ImageRef
+from fxray.processors import num_processors
 
 MOST_AT_ONCE = 64
 """Images that the actor reads in one call."""
+MOST_THREADS = 8
+"""That decode at the same time: each holds a whole image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class ImageStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._good: set[int] = set()
+        self._threads = ThreadPoolExecutor(max(1, min(MOST_THREADS, num_processors() // 2)), "decoding")
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -82,11 +87,10 @@ class ImageStore:
         facts: list[FoundImage | BadImage] = []
         contents: list[bytes] = []
         known: dict[bytes, int] = {}
-        for row in rows:
-            try:
-                content = self._read(row)
-            except DataError as error:
-                facts.append(BadImage(row, self._dataset.samples[row].sample_id, str(error)))
+        encoded = [self._read(row) for row in rows]  # by one thread: a Parquet file has one place where it reads
+        for row, content in zip(rows, self._threads.map(self._prove, rows, encoded), strict=True):
+            if isinstance(content, DataError):
+                facts.append(BadImage(row, self._dataset.samples[row].sample_id, str(content)))
                 continue
             index = known.setdefault(hashlib.sha256(content).digest(), len(contents))
             if index == len(contents):
@@ -94,12 +98,21 @@ class ImageStore:
             facts.append(FoundImage(row, index, len(content)))
         return (facts, *contents, *[b""] * (len(rows) - len(contents)))
 
-    def _read(self, row: int) -> bytes:
-        content = self._dataset.image_bytes(row)
-        if row not in self._good:
-            self._dataset.decode(row, content)
+    def _read(self, row: int) -> bytes | DataError:
+        try:
+            return self._dataset.image_bytes(row)
+        except DataError as error:
+            return error
+
+    def _prove(self, row: int, encoded: bytes | DataError) -> bytes | DataError:
+        """Decodes an image once, so that engines and learner are spared those that cannot be."""
+        if isinstance(encoded, bytes) and row not in self._good:
+            try:
+                self._dataset.decode(row, encoded)
+            except DataError as error:
+                return error
             self._good.add(row)
-        return content
+        return encoded
 
 
 class ImageSource:

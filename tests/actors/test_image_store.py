@@ -1,5 +1,6 @@
 import io
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from actors import image_store
 from actors.failures import FailureBudget
 from actors.image_store import BadImage, FoundImage, ImageSource, ImageStore
-from fxray.data.dataset import Row, write_dataset
+from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import DataError, WorkerDiedError
 from fxray.schema import Annotation, Sample, Verdict
 
@@ -80,6 +81,21 @@ def test_images_are_held_once_and_bad_ones_are_named(open_source: Callable[..., 
     assert "damaged or cut short" in bad[1].reason
     assert "20x10 px upright, expected 10x20" in bad[2].reason
     assert open_source().fetch([]) == ({}, [])
+
+
+def test_images_are_decoded_by_several_threads_and_each_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_store, "num_processors", lambda: 4)
+    store, both, decode = ImageStore(dataset), threading.Barrier(2), Dataset.decode
+
+    def together(self: Dataset, row: int, encoded: bytes) -> Image.Image:
+        both.wait(timeout=60)
+        return decode(self, row, encoded)
+
+    monkeypatch.setattr(Dataset, "decode", together)
+    facts, *contents = store.read([0, 1])
+    assert facts == [FoundImage(0, 0, len(IMAGES[0])), FoundImage(1, 1, len(IMAGES[1]))]
+    assert contents == IMAGES[:2]
+    assert store.read([1])[0] == [FoundImage(1, 0, len(IMAGES[1]))]  # alone at the barrier it would wait for ever
 
 
 @pytest.mark.ray
