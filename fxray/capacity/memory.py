@@ -26,10 +26,17 @@ ZERO3_LIVE_NUMBERS = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something that takes memory."""
+    """Something that takes memory.
+
+    Attributes:
+        name: What it is.
+        num_bytes: What it takes.
+        rests: It stays between two passes.
+    """
 
     name: str
     num_bytes: int
+    rests: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,11 @@ class Role:
     @property
     def num_bytes(self) -> int:
         return sum(part.num_bytes for part in self.parts)
+
+    @property
+    def resting_bytes(self) -> int:
+        """What it holds between two passes, while another process has its turn."""
+        return sum(part.num_bytes for part in self.parts if part.rests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +206,15 @@ def _training_parts(
         Part("reference", of_trained // of_weights if has_reference else 0),
         Part("gradients", of_trained // of_gradients),
         Part("optimizer", num_copies * of_trained // of_optimizer),
-        Part("activations", activations.kept + activations.recomputed),
-        Part("logits", activations.peak - activations.kept - activations.recomputed),
+        Part("activations", activations.kept + activations.recomputed, rests=False),
+        Part("logits", activations.peak - activations.kept - activations.recomputed, rests=False),
         # Autocast keeps a copy in the narrow type of what is trained, until the pass is over.
-        Part("weights cast for a pass", trained.num_trained * number if is_cast else 0),
+        Part("weights cast for a pass", trained.num_trained * number if is_cast else 0, rests=False),
     ]
     if zero_stage == 3 and num_ranks > 1:
         numbers, of_number = (trained.num_trained, FLOAT32_BYTES) if trained.is_whole else (trained.num_frozen, number)
         live = min(ZERO3_LIVE_NUMBERS, numbers) * of_number
-        parts.append(Part("weights gathered for a layer (ZeRO-3)", live))
+        parts.append(Part("weights gathered for a layer (ZeRO-3)", live, rests=False))
     if config.learner.gpus_per_rank > 0:
         parts.append(Part("CUDA context and fragmentation (assumed)", CONTEXT_BYTES))
     return tuple(part for part in parts if part.num_bytes > 0)
@@ -235,7 +247,9 @@ def _cards(config: Config, engine: Role, learner: Role, sft: Role, memory_bytes:
     if rollout.gpus_per_worker > 0:
         cards.append(Card((engine.name,), engine.num_bytes, budget))
     if 0 < rollout.gpus_per_worker < 1 and 0 < of_rank < 1:
-        together = max(budget, learner.num_bytes) if rollout.sleep else budget + learner.num_bytes
+        # Asleep, an engine keeps what is neither weights nor cache; a learner gives away what only a pass needs.
+        turns = max(budget + learner.resting_bytes, PROFILE_BYTES + learner.num_bytes)
+        together = turns if rollout.sleep else budget + learner.num_bytes
         cards.append(Card((engine.name, learner.name), together, memory_bytes))
     elif of_rank > 0:
         cards.append(Card((learner.name,), learner.num_bytes, memory_bytes))

@@ -119,8 +119,8 @@ def test_ranks_of_an_engine_share_weights_and_keys_until_the_key_heads_run_out()
         ([], 50, "--set model.gradient_checkpointing=true"),
         (
             ["model.gradient_checkpointing=true"],
-            16,
-            "--set rollout.sleep=true --set rollout.gpu_memory_utilization=0.6",
+            20,
+            "--set rollout.sleep=true --set rollout.gpu_memory_utilization=0.5",
         ),
     ],
 )
@@ -136,11 +136,24 @@ def test_the_smallest_change_is_found_and_fits(overrides: list[str], memory_gib:
     assert check(changed) == []
 
 
-def test_sleep_lets_engine_and_learner_take_turns_on_a_gpu() -> None:
-    awake, asleep = (config("qwen2.5-vl-3b", f"rollout.sleep={value}") for value in ("false", "true"))
-    together = [plan_memory(tree, known_shape(tree), H100.memory_bytes).cards[1].num_bytes for tree in (awake, asleep)]
-    engine, learner, _ = plan_memory(awake, known_shape(awake), H100.memory_bytes).roles
-    assert together[0] - together[1] == min(engine.num_bytes, learner.num_bytes)
+@pytest.mark.parametrize("used", [0.35, 0.75])
+def test_who_rests_on_a_gpu_still_holds_what_it_cannot_give_away(used: float) -> None:
+    """An engine asleep keeps what is neither weights nor cache; a learner everything but what a pass takes."""
+    part_of_gpu = f"rollout.gpu_memory_utilization={used}"
+    awake, asleep = (config("qwen2.5-vl-3b", part_of_gpu, f"rollout.sleep={value}") for value in ("false", "true"))
+    plans = [plan_memory(tree, known_shape(tree), H100.memory_bytes) for tree in (awake, asleep)]
+    engine, learner, _ = plans[0].roles
+    passing = sum(part(plans[0], learner.name, name) for name in ("activations", "logits"))
+    assert plans[0].cards[1].num_bytes == engine.num_bytes + learner.num_bytes
+    samples, learns = engine.num_bytes + learner.num_bytes - passing, 2 * GIB + learner.num_bytes
+    assert plans[1].cards[1].num_bytes == max(samples, learns) == (learns if used == 0.35 else samples)
+
+
+def test_an_engine_beside_a_resting_learner_of_7b_cannot_have_85_percent_of_an_h100() -> None:
+    shared = ("rollout.gpus_per_worker=0.6", "learner.gpus_per_rank=0.4", "rollout.sleep=true", "sft.num_workers=1")
+    plan = draw_plan(config("qwen2.5-vl-7b", *shared), H100, H100.memory_bytes, 13158)
+    assert not plan.memory.fits
+    assert plan.change == (("rollout.gpu_memory_utilization", 0.75),)
 
 
 def test_too_small_a_gpu_is_refused_with_who_needs_what_and_the_remedy() -> None:
