@@ -209,6 +209,9 @@ def test_predictions_of_other_samples_are_refused(datasets, tmp_path):
         ["detect", "x.png"],
         ["detect", "x.png", "--config", "tiny", "--run-dir", "runs/demo"],
         ["data", "synth", "out", "--size-px", "3"],
+        ["model", "random", "out", "--like", "qwen2.5-vl-3b", "--seed", 2**64],
+        ["tiny", "build", "out", "--seed", 2**64],
+        ["baseline", "run", "classifier", "--data", "d", "--out", "out", "--seed", 2**64],
     ],
 )
 def test_arguments_that_do_not_go_together_are_wrong_usage(arguments):
