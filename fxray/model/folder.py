@@ -118,6 +118,8 @@ def refuse_unless_model(path: Path) -> None:
     try:
         check_model_folder(path)
         reason = next((f"holds {file.name}" for file in path.iterdir() if not _WRITTEN.fullmatch(file.name)), None)
+        if reason is None and not _has_tiny_tokenizer(path):
+            reason = "its tokenizer is another"
     except ModelError as error:
         reason = error.message
     if reason is not None:
@@ -126,6 +128,16 @@ def refuse_unless_model(path: Path) -> None:
             where=str(path),
             remedy="name a new or an empty folder; nothing was changed",
         )
+
+
+def _has_tiny_tokenizer(folder: Path) -> bool:
+    """What fxray writes carries the tiny model's; a model that was trained on from a published one, that one's."""
+    tiny = Path(fxray.__file__).parent / "assets" / "tiny"
+    try:
+        ours, theirs = (json.loads((each / "tokenizer.json").read_bytes()) for each in (tiny, folder))
+    except (OSError, ValueError):
+        return False
+    return bool(ours == theirs)
 
 
 def base_fingerprint(path: Path) -> str:
