@@ -117,6 +117,24 @@ def read_entries(folder: Path) -> list[Entry]:
     return entries
 
 
+def read_whole_header(file: Path) -> list[Entry]:
+    """What a file holds, by its header, when all of that is there.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: Its header is damaged, or it has fewer bytes than that says, or more.
+    """
+    header = _header_of(file)
+    entries = read_header(header)
+    _refuse_cut(entries, file.stat().st_size - len(header), file.name)
+    return entries
+
+
+def _refuse_cut(entries: Sequence[Entry], num_bytes: int, name: str) -> None:
+    if num_bytes != (announced := entries[-1].end if entries else 0):
+        raise ValueError(f"{name} holds {num_bytes} bytes of tensors and announces {announced}")
+
+
 def _header_of(file: Path) -> bytes:
     """As many bytes as a file's first eight announce, or all of it where it is shorter."""
     num_bytes = file.stat().st_size
@@ -137,8 +155,7 @@ def read_pieces(folder: Path, piece_bytes: int = PIECE_BYTES) -> tuple[Bytes, ..
         header = _header_of(file)
         entries = read_header(header)
         data = np.memmap(file, np.uint8, "r")[len(header) :]
-        if entries and entries[-1].end != len(data):
-            raise ValueError(f"{file.name} holds {len(data)} bytes of tensors and announces {entries[-1].end}")
+        _refuse_cut(entries, len(data), file.name)
         if twice := found.keys() & {each.name for each in entries}:
             raise ValueError(f"tensor {min(twice)} stands in two files")
         found |= {each.name: (each, data) for each in entries}

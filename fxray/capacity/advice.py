@@ -59,7 +59,7 @@ def _candidates(config: Config) -> Iterator[Change]:
     tokens, used = learner.max_tokens_per_micro_batch, rollout.gpu_memory_utilization
     parts = sorted((percent / 100 for percent in range(15, 95, 5)), key=lambda part: abs(part - used))
     possible: list[tuple[bool, str, Iterable[object]]] = [
-        (tokens > 1, "learner.max_tokens_per_micro_batch", [max(1, tokens // 2)]),
+        (tokens > 1, "learner.max_tokens_per_micro_batch", [tokens >> halvings or 1 for halvings in (1, 2, 3)]),
         (sft.micro_batch_size > 1, "sft.micro_batch_size", [1]),
         (not model.gradient_checkpointing, "model.gradient_checkpointing", [True]),
         (tokens > 2, "learner.max_tokens_per_micro_batch", [1]),

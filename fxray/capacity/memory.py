@@ -1,9 +1,10 @@
 """Bytes of every role, and whether those that share a GPU fit on it."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
-from fxray.capacity.activations import Pass, count_activations
+from fxray.capacity.activations import Activations, Pass, count_activations
 from fxray.capacity.devices import GIB
 from fxray.capacity.trained import FLOAT32_BYTES, count_trained
 from fxray.capacity.weights import count_adapter, count_weights
@@ -25,10 +26,17 @@ ZERO3_LIVE_NUMBERS = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something that takes memory."""
+    """Something that takes memory.
+
+    Attributes:
+        name: What it is.
+        num_bytes: What it takes.
+        rests: It stays between two passes.
+    """
 
     name: str
     num_bytes: int
+    rests: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,11 @@ class Role:
     @property
     def num_bytes(self) -> int:
         return sum(part.num_bytes for part in self.parts)
+
+    @property
+    def resting_bytes(self) -> int:
+        """What it holds between two passes, while another process has its turn."""
+        return sum(part.num_bytes for part in self.parts if part.rests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +114,7 @@ def plan_memory(config: Config, shape: ModelShape, memory_bytes: int) -> MemoryP
 
 
 def grpo_pass(config: Config) -> Pass:
-    """The largest pass of the learner: every answer as long as it may be."""
+    """A pass of the learner whose images are as large, and answers as long, as they may be."""
     prompt = image_tokens(config) + PROMPT_TOKENS
     answer = max(stage.max_new_tokens or config.grpo.max_new_tokens for stage in load_stages(config.grpo.schedule))
     of_group = prompt + config.grpo.group_size * answer
@@ -112,8 +125,30 @@ def grpo_pass(config: Config) -> Pass:
     return Pass(prompt, PATCHES_PER_TOKEN * image_tokens(config), answer, config.grpo.group_size, num_groups)
 
 
+def largest_passes(config: Config) -> list[Pass]:
+    """Passes of the learner of which one is the largest.
+
+    Tokens bound a pass, and an image's patches take more than as many answer tokens. So the shorter the answers, the
+    more groups share a pass and the more it takes: it may hold as many images as its tokens allow, or one more where
+    they are smaller.
+    """
+    longest, most_tokens = grpo_pass(config), config.learner.max_tokens_per_micro_batch
+    size, image = longest.num_answers, image_tokens(config)
+    # Groups go to ranks by their tokens: one rank may have all but one for each of the others.
+    most_groups = config.grpo.prompts_per_step - config.learner.num_ranks + 1
+    num_groups = min(most_groups, most_tokens // (longest.prompt_tokens + size))
+    passes = [longest]
+    for number in range(max(1, num_groups), min(most_groups, num_groups + 1) + 1):
+        of_group = most_tokens // number - PROMPT_TOKENS
+        seen = min(image, of_group - size)
+        answer = min(longest.answer_tokens, (of_group - seen) // size)
+        if seen > 0:
+            passes.append(Pass(seen + PROMPT_TOKENS, PATCHES_PER_TOKEN * seen, answer, size, number))
+    return passes
+
+
 def sft_pass(config: Config) -> Pass:
-    """The largest pass of an SFT worker."""
+    """The largest pass of an SFT worker, which holds so many samples whatever their length."""
     image = image_tokens(config)
     return Pass(
         image + PROMPT_TOKENS, PATCHES_PER_TOKEN * image, config.sft.max_answer_tokens, 1, config.sft.micro_batch_size
@@ -144,19 +179,19 @@ def _engine(config: Config, shape: ModelShape, memory_bytes: int) -> tuple[Role,
 
 
 def _learner(config: Config, shape: ModelShape) -> Role:
-    learner = config.learner
-    parts = _training_parts(config, shape, grpo_pass(config), learner.num_ranks, learner.zero_stage, has_reference=True)
+    learner, passes = config.learner, largest_passes(config)
+    parts = _training_parts(config, shape, passes, learner.num_ranks, learner.zero_stage, has_reference=True)
     return Role("learner rank", parts)
 
 
 def _sft(config: Config, shape: ModelShape) -> Role:
     sft = config.sft
-    parts = _training_parts(config, shape, sft_pass(config), sft.num_workers, sft.zero_stage, has_reference=False)
+    parts = _training_parts(config, shape, [sft_pass(config)], sft.num_workers, sft.zero_stage, has_reference=False)
     return Role("SFT worker", parts)
 
 
 def _training_parts(
-    config: Config, shape: ModelShape, size: Pass, num_ranks: int, zero_stage: int, *, has_reference: bool
+    config: Config, shape: ModelShape, sizes: Sequence[Pass], num_ranks: int, zero_stage: int, *, has_reference: bool
 ) -> tuple[Part, ...]:
     """What a rank holds; ZeRO 1 shares the optimizer, 2 the gradients too, 3 the weights too."""
     number = BYTES_PER_NUMBER[config.model.dtype]
@@ -164,33 +199,44 @@ def _training_parts(
     of_trained, is_cast = trained.num_trained * FLOAT32_BYTES, trained.is_whole and number < FLOAT32_BYTES
     of_weights, of_gradients, of_optimizer = (num_ranks if zero_stage >= stage else 1 for stage in (3, 2, 1))
     num_copies = 3 if zero_stage else 2  # both moments, and ZeRO's own copy of what it updates
-    activations = count_activations(
-        shape,
-        size,
-        rank=config.model.lora_rank,
-        bytes_per_number=number,
-        is_checkpointed=config.model.gradient_checkpointing,
-        is_on_gpu=config.learner.gpus_per_rank > 0,
-        max_logits=MAX_LOGITS,
-    )
+    activations = _largest_activations(config, shape, sizes)
     parts = [
         Part("base weights", trained.num_frozen * number // of_weights),
         Part("trained weights" if trained.is_whole else "adapter", of_trained // of_weights),
         Part("reference", of_trained // of_weights if has_reference else 0),
         Part("gradients", of_trained // of_gradients),
         Part("optimizer", num_copies * of_trained // of_optimizer),
-        Part("activations", activations.kept + activations.recomputed),
-        Part("logits", activations.peak - activations.kept - activations.recomputed),
+        Part("activations", activations.kept + activations.recomputed, rests=False),
+        Part("logits", activations.peak - activations.kept - activations.recomputed, rests=False),
         # Autocast keeps a copy in the narrow type of what is trained, until the pass is over.
-        Part("weights cast for a pass", trained.num_trained * number if is_cast else 0),
+        Part("weights cast for a pass", trained.num_trained * number if is_cast else 0, rests=False),
     ]
     if zero_stage == 3 and num_ranks > 1:
         numbers, of_number = (trained.num_trained, FLOAT32_BYTES) if trained.is_whole else (trained.num_frozen, number)
         live = min(ZERO3_LIVE_NUMBERS, numbers) * of_number
-        parts.append(Part("weights gathered for a layer (ZeRO-3)", live))
+        parts.append(Part("weights gathered for a layer (ZeRO-3)", live, rests=False))
     if config.learner.gpus_per_rank > 0:
         parts.append(Part("CUDA context and fragmentation (assumed)", CONTEXT_BYTES))
     return tuple(part for part in parts if part.num_bytes > 0)
+
+
+def _largest_activations(config: Config, shape: ModelShape, sizes: Sequence[Pass]) -> Activations:
+    """Of each part the most that any of these passes takes."""
+    counted = [
+        count_activations(
+            shape,
+            size,
+            rank=config.model.lora_rank,
+            bytes_per_number=BYTES_PER_NUMBER[config.model.dtype],
+            is_checkpointed=config.model.gradient_checkpointing,
+            is_on_gpu=config.learner.gpus_per_rank > 0,
+            max_logits=MAX_LOGITS,
+        )
+        for size in sizes
+    ]
+    return Activations(
+        *(max(getattr(each, part.name) for each in counted) for part in fields(Activations)),
+    )
 
 
 def _cards(config: Config, engine: Role, learner: Role, sft: Role, memory_bytes: int) -> list[Card]:
@@ -201,7 +247,9 @@ def _cards(config: Config, engine: Role, learner: Role, sft: Role, memory_bytes:
     if rollout.gpus_per_worker > 0:
         cards.append(Card((engine.name,), engine.num_bytes, budget))
     if 0 < rollout.gpus_per_worker < 1 and 0 < of_rank < 1:
-        together = max(budget, learner.num_bytes) if rollout.sleep else budget + learner.num_bytes
+        # Asleep, an engine keeps what is neither weights nor cache; a learner gives away what only a pass needs.
+        turns = max(budget + learner.resting_bytes, PROFILE_BYTES + learner.num_bytes)
+        together = turns if rollout.sleep else budget + learner.num_bytes
         cards.append(Card((engine.name, learner.name), together, memory_bytes))
     elif of_rank > 0:
         cards.append(Card((learner.name,), learner.num_bytes, memory_bytes))

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fxray.config.model_shape import ModelShape
+
+_NUM_REMEMBERED = 16
+"""Shapes whose counts are kept: the search for a change that fits asks for the same ones thousands of times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Weights:
         return self.embedding + self.language + self.head + self.vision
 
 
+@lru_cache(maxsize=_NUM_REMEMBERED)
 def count_weights(shape: ModelShape) -> Weights:
     """The base model's numbers."""
     text, vision = shape, shape.vision
@@ -64,11 +69,13 @@ def count_weights(shape: ModelShape) -> Weights:
     )
 
 
+@lru_cache(maxsize=_NUM_REMEMBERED)
 def count_adapter(shape: ModelShape, rank: int) -> int:
     """Numbers of one adapter of this rank, on every linear layer that its family lets it sit on."""
     return sum(rank * (linear.inputs + linear.outputs) for linear in _adapted(shape))
 
 
+@lru_cache(maxsize=_NUM_REMEMBERED)
 def count_modules(shape: ModelShape) -> int:
     """Layers that an adapter sits on."""
     return sum(1 for _ in _adapted(shape))

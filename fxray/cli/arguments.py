@@ -8,6 +8,8 @@ import typer
 if TYPE_CHECKING:
     from fxray.config.tree import Config
 
+MAX_SEED = 2**31 - 1
+"""As a configuration's; torch has none beyond 64 bits."""
 ConfigOption = Annotated[
     str,
     typer.Option("--config", "-c", metavar="FILE", help="A YAML file, or the name of a shipped one: tiny, smoke, ..."),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxray.cli.arguments import BootstrapOption, JsonOption
+from fxray.cli.arguments import MAX_SEED, BootstrapOption, JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,7 +62,7 @@ def run(
         list[str] | None,
         typer.Argument(metavar="[NAME]...", help="See `fxray baseline list`; without: all."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order, crops and resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of weights, order, crops and resamples.")] = 0,
     device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda:0.")] = "cpu",
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training images; by default the baseline's own number.")

@@ -24,7 +24,7 @@ def show(config: ConfigOption, overrides: SetOption = None) -> None:
 
 @app.command()
 def check(config: ConfigOption, overrides: SetOption = None) -> None:
-    """Check a configuration field by field, against itself and against the model's own limits.
+    """Check a configuration field by field, against itself and the model's own limits, and that the model is whole.
 
     \b
     Example:
@@ -36,11 +36,15 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
     from fxray.config.problem import refuse
     from fxray.config.schedule import load_stages
     from fxray.grammar.prompts import template_warning
+    from fxray.model.folder import check_model_folder, find_model_folder
     from rewards.custom import load_reward
     from rewards.stage import parts_off
 
     if not (tree.ray.address or os.environ.get("RAY_ADDRESS")):  # a run looks at the cluster that it joins
         refuse(find_store_problem(tree, tree.ray.object_store_mib * 2**20), where=config)
+    folder = find_model_folder(tree.model.path)
+    if folder is not None:
+        check_model_folder(folder)
     for function in tree.reward.functions:
         load_reward(function.path)
     of_adapter = adapter_warning(tree.model.path) if tree.model.lora else None
@@ -48,8 +52,10 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
         typer.echo(f"warning: {warning}", err=True)
     stages = ", ".join(stage.name for stage in load_stages(tree.grpo.schedule))
     off = ", ".join(parts_off(tree.data.view)) or "none"
+    if folder is None:  # the machine that trains may be another
+        typer.echo(f"note: model.path {tree.model.path} is not on this machine", err=True)
     for name in ("train", "validation", "test"):
         path = getattr(tree.data, name)
-        if path is not None and not path.is_file():  # the machine that trains may be another
+        if path is not None and not path.is_file():
             typer.echo(f"note: data.{name} {path} is not on this machine", err=True)
     typer.echo(f"{config}: no problem found; stages {stages}; view {tree.data.view}, reward parts switched off: {off}")

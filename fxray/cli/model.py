@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fxray.cli.arguments import MAX_SEED
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write random models of real shapes.")
 
 
@@ -20,7 +22,7 @@ def random(
     layers: Annotated[
         int | None, typer.Option(min=1, help="At most so many layers of language model and vision tower.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the weights.")] = 0,
 ) -> None:
     """Write a model of real shape and random bfloat16 weights, to measure speed and memory without a download.
 

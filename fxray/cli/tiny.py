@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fxray.cli.arguments import MAX_SEED
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Rebuild the tiny base model.")
 
 
@@ -16,7 +18,7 @@ def tiny() -> None:
 @app.command()
 def build(
     out: Annotated[Path, typer.Argument(help="Folder for the model; it replaces one that fxray wrote, nothing else.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of weights and scenes.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Processes of one thread each; 0 takes all processors.")] = 0,
 ) -> None:
     """Pretrain the tiny Qwen2.5-VL on generic grounding, from nothing (about 35 minutes on two cores).

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from fxray.config.families import FAMILIES, KNOWN, Family
 from fxray.config.problem import Problem
@@ -104,6 +104,10 @@ def read_shape(path: str) -> ModelShape | Problem | None:
         if FAMILIES[model_type].sees_tiles and (odd := _odd_of_tiles(config)):
             return Problem("model.path", path, f"must have {odd} in its config.json", remedy)
         return ModelShape.model_validate(_flat(config, model_type))
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+        bound = f"must say a model's numbers in its config.json, where these are missing or wrong: {fields}"
+        return Problem("model.path", path, bound, remedy)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         return Problem("model.path", path, f"must hold a readable config.json, got {error}", remedy)
 

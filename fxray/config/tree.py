@@ -197,7 +197,8 @@ class RolloutConfig(Section):
     """Part of a GPU's memory that one engine may take; on a CPU kv_cache_gib alone counts."""
     sleep: bool = False
     """On a GPU that engine and learner share: give the engine's memory to the learner while it learns (weights wait in
-    the host's memory, the cache is dropped). Without it both hold their part all the time."""
+    the host's memory, the cache is dropped). The learner keeps weights and optimizer while the engine answers; without
+    sleep both hold their part all the time."""
     enforce_eager: bool = False
     """Skip CUDA graphs and compilation; always so on a CPU."""
     sync: Literal["bytes", "file"] = "bytes"

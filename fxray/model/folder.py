@@ -14,6 +14,7 @@ import fxray
 from fxray.config.families import FAMILIES, KNOWN
 from fxray.errors import ConfigError, ModelError
 from fxray.files import refuse_working_folder
+from fxray.tensor_file import read_whole_header
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _WRITTEN = re.compile(
@@ -35,19 +36,34 @@ def resolve_model_path(path: str) -> Path:
     Raises:
         ModelError: There is no such folder, or it does not hold a complete model of a family that fxray drives.
     """
-    folder = Path(fxray.__file__).parent / "assets" / "tiny" if path == "tiny" else Path(path).expanduser()
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(path, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError) as error:
-            raise ModelError(
-                "is neither a folder nor a model in the local cache", where=path, remedy=_REMEDY
-            ) from error
-    _check_folder(folder)
+    folder = find_model_folder(path)
+    if folder is None:
+        raise ModelError("is neither a folder nor a model in the local cache", where=path, remedy=_REMEDY)
+    check_model_folder(folder)
     return folder
 
 
-def _check_folder(folder: Path) -> None:
+def find_model_folder(path: str) -> Path | None:
+    """The folder of a base model, whatever it holds; None where it is not on this machine.
+
+    Args:
+        path: As for `resolve_model_path`.
+    """
+    folder = Path(fxray.__file__).parent / "assets" / "tiny" if path == "tiny" else Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(path, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError):
+        return None
+
+
+def check_model_folder(folder: Path) -> None:
+    """Returns when a folder holds a complete model of a family that fxray drives; of its weights it reads the headers.
+
+    Raises:
+        ModelError: It does not.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
@@ -75,6 +91,19 @@ def _check_folder(folder: Path) -> None:
         missing.append(_PROCESSOR_FILES[0])
     if missing:
         raise ModelError(f"lacks {', '.join(missing)}", where=str(folder), remedy=_REMEDY)
+    for file in weights:
+        _refuse_damaged(file)
+
+
+def _refuse_damaged(file: Path) -> None:
+    """Keeps weights whose copy was cut off from being found out when the other shards have been loaded."""
+    try:
+        read_whole_header(file)
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=str(file), remedy=_REMEDY) from error
+    except ValueError as error:
+        message = f"is cut off, or no safetensors file: {error}"
+        raise ModelError(message, where=str(file), remedy="fetch the model again") from error
 
 
 def refuse_unless_model(path: Path) -> None:
@@ -87,8 +116,10 @@ def refuse_unless_model(path: Path) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     try:
-        _check_folder(path)
+        check_model_folder(path)
         reason = next((f"holds {file.name}" for file in path.iterdir() if not _WRITTEN.fullmatch(file.name)), None)
+        if reason is None and not _has_tiny_tokenizer(path):
+            reason = "its tokenizer is another"
     except ModelError as error:
         reason = error.message
     if reason is not None:
@@ -97,6 +128,16 @@ def refuse_unless_model(path: Path) -> None:
             where=str(path),
             remedy="name a new or an empty folder; nothing was changed",
         )
+
+
+def _has_tiny_tokenizer(folder: Path) -> bool:
+    """What fxray writes carries the tiny model's; a model that was trained on from a published one, that one's."""
+    tiny = Path(fxray.__file__).parent / "assets" / "tiny"
+    try:
+        ours, theirs = (json.loads((each / "tokenizer.json").read_bytes()) for each in (tiny, folder))
+    except (OSError, ValueError):
+        return False
+    return bool(ours == theirs)
 
 
 def base_fingerprint(path: Path) -> str:

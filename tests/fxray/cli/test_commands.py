@@ -1,12 +1,14 @@
 import json
+import shutil
 
 import pytest
 from command_line import run
 
-from fxray.errors import CheckpointError, ConfigError, DataError, FxrayError
+from fxray.errors import CheckpointError, ConfigError, DataError, FxrayError, ModelError
 from fxray.evaluate.comparison import Comparison
 from fxray.events import Note
 from fxray.launch import phases
+from fxray.model.folder import resolve_model_path
 from fxray.report.page import Report
 
 
@@ -207,6 +209,9 @@ def test_predictions_of_other_samples_are_refused(datasets, tmp_path):
         ["detect", "x.png"],
         ["detect", "x.png", "--config", "tiny", "--run-dir", "runs/demo"],
         ["data", "synth", "out", "--size-px", "3"],
+        ["model", "random", "out", "--like", "qwen2.5-vl-3b", "--seed", 2**64],
+        ["tiny", "build", "out", "--seed", 2**64],
+        ["baseline", "run", "classifier", "--data", "d", "--out", "out", "--seed", 2**64],
     ],
 )
 def test_arguments_that_do_not_go_together_are_wrong_usage(arguments):
@@ -235,6 +240,20 @@ def test_data_that_are_not_on_this_machine_are_told(tmp_path):
         f"note: data.validation {tmp_path / 'gone.parquet'} is not on this machine",
         f"note: data.test {tmp_path / 'lost.parquet'} is not on this machine",
     ]
+
+
+def test_a_model_that_is_here_is_looked_into_and_one_that_is_not_is_told(tmp_path):
+    model = shutil.copytree(resolve_model_path("tiny"), tmp_path / "model")
+    settings = ["-c", "tiny", "-s", f"model.path={model}"]
+    result = run("config", "check", *settings)
+    assert (result.exit_code, result.stderr) == (0, "")
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"lacks tokenizer\.json"):
+        run("config", "check", *settings)
+    model.rename(tmp_path / "elsewhere")
+    result = run("config", "check", *settings)
+    assert result.exit_code == 0
+    assert result.stderr == f"note: model.path {model} is not on this machine\n"
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,16 @@ def test_another_model_or_a_broken_config_is_a_problem_not_a_crash(tmp_path, con
     assert "config.json" in problems(f"model.path={tmp_path}")["model.path"].bound
 
 
+def test_numbers_that_a_config_json_lacks_are_named_in_one_line(tmp_path):
+    override = model(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["vision_config"]["depth"]
+    config["text_config"]["vocab_size"] = "many"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    bound = "must say a model's numbers in its config.json, where these are missing or wrong: vocab_size, vision.depth"
+    assert problems(override)["model.path"].bound == bound
+
+
 def test_quantised_weights_are_a_problem(tmp_path):
     overrides = [model(tmp_path)]
     assert problems(*overrides) == {}

@@ -92,6 +92,23 @@ def test_weights_that_are_no_file_have_no_fingerprint_and_say_so(copy):
         weights_fingerprint(copy)
 
 
+def test_a_weight_file_whose_copy_was_cut_off_is_named_with_its_bytes(copy):
+    whole = (copy / "model.safetensors").read_bytes()
+    num_bytes = len(whole) - 8 - int.from_bytes(whole[:8], "little")
+    for missing in (1, num_bytes // 2):
+        (copy / "model.safetensors").write_bytes(whole[:-missing])
+        words = rf"is cut off.* holds {num_bytes - missing} bytes of tensors and announces {num_bytes}\n.*fetch"
+        with pytest.raises(ModelError, match=words):
+            resolve_model_path(str(copy))
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1", bytes([2, *[0] * 7]) + b"[]"])
+def test_weights_that_are_something_else_are_named(copy, content):
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors: is cut off, or no safetensors file"):
+        resolve_model_path(str(copy))
+
+
 def test_a_damaged_weight_file_is_named(copy):
     (copy / "model.safetensors").write_bytes(b"no header")
     with pytest.raises(ModelError, match=r"model\.safetensors: is not a safetensors file"):

@@ -143,11 +143,16 @@ def test_only_a_model_as_fxray_writes_it_is_replaced(tmp_path: Path, monkeypatch
         there.chdir(own)
         with pytest.raises(ConfigError, match="in which the command runs"):
             refuse_unless_model(Path())
+    trained = shutil.copytree(own, tmp_path / "trained")
+    tokenizer = json.loads((trained / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].pop()
+    (trained / "tokenizer.json").write_text(json.dumps(tokenizer))
     (own / "training_args.bin").write_text("of somebody else")
     program = tmp_path / "program"
     program.mkdir()
     (program / "config.json").write_text('{"port": 80}')
-    for other, reason in ((own, "holds training_args.bin"), (program, "model_type is None")):
+    refused = (own, "holds training_args.bin"), (program, "model_type is None"), (trained, "tokenizer is another")
+    for other, reason in refused:
         with pytest.raises(ConfigError, match=rf"{reason}.*\n.*nothing was changed"):
             write(other)
     assert {file.name for file in program.iterdir()} == {"config.json"}
