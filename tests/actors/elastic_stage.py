@@ -144,28 +144,40 @@ def drain(node: str) -> None:
     GcsClient(address=ray.get_runtime_context().gcs_address).drain_node(node, reason, "spot notice", end_ms)
 
 
-def train(model: Path, pool: RolloutPool, learner: LearnerGroup, drained_step: int | None = None) -> dict[str, Any]:
-    scorer, losses, up, nodes = Scorer(), [], [], []
+class Patient:
+    """Draws from the pool when as many workers are up as there should be; so that it is known who draws what."""
 
-    def draw(step: int) -> list[PromptGroup]:
-        end_s = time.monotonic() + DEADLINE_S
-        if step == drained_step:
+    def __init__(self, pool: RolloutPool, drained_step: int | None) -> None:
+        self._pool, self._drained_step = pool, drained_step
+        self.up: list[int] = []
+        self.nodes: list[int] = []
+
+    def generate(self, prompts: Sequence[PromptGroup], sampling: SamplingSettings) -> list[RolloutGroup]:
+        pool, step, end_s = self._pool, len(self.up), time.monotonic() + DEADLINE_S
+        if step == self._drained_step:
             drain(pool._crew.members[0].node)
-        is_drained = drained_step is not None and step >= drained_step
+        is_drained = self._drained_step is not None and step >= self._drained_step
         while pool.num_up < pool.scaler.num_workers or (is_drained and not pool.num_departures):
             pool._settle(end_s, "engines on new nodes")
-        up.append(pool.num_up)
-        nodes.append(num_nodes())
-        return prompts(model, step)
+        self.up.append(pool.num_up)
+        self.nodes.append(num_nodes())
+        return pool.generate(prompts, sampling)
+
+
+def train(model: Path, pool: RolloutPool, learner: LearnerGroup, drained_step: int | None = None) -> dict[str, Any]:
+    generator, scorer, losses = Patient(pool, drained_step), Scorer(), []
 
     def observe(cursor: Cursor, metrics: dict[str, float]) -> None:
         losses.append(metrics["loss"])
         if cursor.step < NUM_STEPS:  # what the last step said would be acted on after it
             pool.scaler.observe(SLOW[pool.scaler.num_workers], NUM_GROUPS)
 
-    ports = Ports(pool, scorer, learner, PolicyPublisher(pool))
+    def draw(step: int) -> list[PromptGroup]:
+        return prompts(model, step)
+
+    ports = Ports(generator, scorer, learner, PolicyPublisher(pool))
     run_stage(PLAN, Cursor("alpha", 0, 0), ports, draw=draw, observe=observe, save=lambda *_: None)
-    return {"losses": losses, "up": up, "nodes": nodes, "drawn": scorer.steps}
+    return {"losses": losses, "up": generator.up, "nodes": generator.nodes, "drawn": scorer.steps}
 
 
 def main(address: str, model: Path, folder: Path) -> None:

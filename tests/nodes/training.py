@@ -60,7 +60,8 @@ OFFERS = {LEARNER: {"learner": 1}, REWARDS: {"reward": 1}} | {name: {"rollout": 
 
 
 def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
+    alone = ("RAY_ADDRESS", "PYTHONPATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")  # the last keeps a Ray on loopback
+    kept = {name: value for name, value in os.environ.items() if name not in alone}
     kept |= {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240", "RAY_prestart_worker_first_driver": "0"}
     return kept | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 
