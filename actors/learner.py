@@ -57,6 +57,7 @@ class LearnerSpec:
         max_grad_norm: Gradients are clipped to this norm.
         zero_stage: DeepSpeed ZeRO stage.
         max_tokens_per_micro_batch: Packed tokens of one pass.
+        max_groups_per_micro_batch: Groups of one pass; 0: as many as the tokens allow.
         gradient_checkpointing: Recompute activations in the backward pass.
         threads: CPU threads of a rank; 0 takes all processors.
         yields_memory: Memory that is not in use is given back after each call, for an engine on the same GPU.
@@ -75,6 +76,7 @@ class LearnerSpec:
     max_grad_norm: float
     zero_stage: int
     max_tokens_per_micro_batch: int
+    max_groups_per_micro_batch: int
     gradient_checkpointing: bool
     threads: int
     yields_memory: bool
@@ -338,8 +340,12 @@ class LearnerGroup:
                 self._health.forget()
 
     def _share(self, groups: Sequence[TrainingGroup]) -> list[list[RankPass]]:
-        lengths = [_packed_length(group) for group in groups]
-        plan = plan_micro_batches(lengths, num_ranks=self._num_ranks, max_tokens=self._spec.max_tokens_per_micro_batch)
+        plan = plan_micro_batches(
+            [_packed_length(group) for group in groups],
+            num_ranks=self._num_ranks,
+            max_tokens=self._spec.max_tokens_per_micro_batch,
+            max_groups=self._spec.max_groups_per_micro_batch,
+        )
         return [[RankPass(tuple(groups[i] for i in each.groups), each.is_filler) for each in passes] for passes in plan]
 
 

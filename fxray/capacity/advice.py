@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 
-from fxray.capacity.memory import plan_memory
+from fxray.capacity.memory import largest_passes, plan_memory
 from fxray.config.limits import check
 from fxray.config.model_shape import ModelShape
 from fxray.config.tree import Config, Section
@@ -57,12 +57,14 @@ def _candidates(config: Config) -> Iterator[Change]:
     model, rollout, learner, sft = config.model, config.rollout, config.learner, config.sft
     is_shared = 0 < rollout.gpus_per_worker < 1 and 0 < learner.gpus_per_rank < 1
     tokens, used = learner.max_tokens_per_micro_batch, rollout.gpu_memory_utilization
+    most_groups = max(each.num_groups for each in largest_passes(config))
     parts = sorted((percent / 100 for percent in range(15, 95, 5)), key=lambda part: abs(part - used))
     possible: list[tuple[bool, str, Iterable[object]]] = [
+        (True, "learner.max_groups_per_micro_batch", [number for number in (8, 4, 2) if number < most_groups]),
         (tokens > 1, "learner.max_tokens_per_micro_batch", [tokens >> halvings or 1 for halvings in (1, 2, 3)]),
         (sft.micro_batch_size > 1, "sft.micro_batch_size", [1]),
         (not model.gradient_checkpointing, "model.gradient_checkpointing", [True]),
-        (tokens > 2, "learner.max_tokens_per_micro_batch", [1]),
+        (most_groups > 1, "learner.max_groups_per_micro_batch", [1]),
         (is_shared and not rollout.sleep, "rollout.sleep", [True]),
         (rollout.gpus_per_worker > 0, "rollout.gpu_memory_utilization", [part for part in parts if part != used]),
         (learner.num_ranks > 1 and learner.zero_stage < 3, "learner.zero_stage", [3]),

@@ -121,6 +121,7 @@ def grpo_pass(config: Config) -> Pass:
     num_groups = min(
         max(1, config.learner.max_tokens_per_micro_batch // of_group),
         math.ceil(config.grpo.prompts_per_step / config.learner.num_ranks),
+        config.learner.max_groups_per_micro_batch or config.grpo.prompts_per_step,
     )
     return Pass(prompt, PATCHES_PER_TOKEN * image_tokens(config), answer, config.grpo.group_size, num_groups)
 
@@ -136,6 +137,7 @@ def largest_passes(config: Config) -> list[Pass]:
     size, image = longest.num_answers, image_tokens(config)
     # Groups go to ranks by their tokens: one rank may have all but one for each of the others.
     most_groups = config.grpo.prompts_per_step - config.learner.num_ranks + 1
+    most_groups = min(most_groups, config.learner.max_groups_per_micro_batch or most_groups)
     num_groups = min(most_groups, most_tokens // (longest.prompt_tokens + size))
     passes = [longest]
     for number in range(max(1, num_groups), min(most_groups, num_groups + 1) + 1):

@@ -22,17 +22,20 @@ def packed_length(num_prompt_tokens: int, answer_lengths: Sequence[int]) -> int:
     return num_prompt_tokens + sum(answer_lengths)
 
 
-def plan_micro_batches(lengths: Sequence[int], *, num_ranks: int, max_tokens: int) -> list[list[MicroBatch]]:
+def plan_micro_batches(
+    lengths: Sequence[int], *, num_ranks: int, max_tokens: int, max_groups: int = 0
+) -> list[list[MicroBatch]]:
     """Spreads groups over ranks and over passes; the same lengths always give the same plan.
 
     The longest group goes first, each to the rank that has the fewest tokens. Within a rank neighbours in length share
-    a pass until `max_tokens` is reached; a longer group has a pass of its own. All ranks get equally many passes, for
-    their gradient exchange runs in step.
+    a pass until `max_tokens` or `max_groups` are reached; a longer group has a pass of its own. All ranks get equally
+    many passes, for their gradient exchange runs in step.
 
     Args:
         lengths: Packed tokens of each group; at least one group.
         num_ranks: Ranks of the learner.
         max_tokens: Tokens of one pass.
+        max_groups: Groups of one pass; 0: as many as the tokens allow.
 
     Returns:
         The passes of each rank.
@@ -44,17 +47,17 @@ def plan_micro_batches(lengths: Sequence[int], *, num_ranks: int, max_tokens: in
         rank = load.index(min(load))
         shares[rank].append(group)
         load[rank] += lengths[group]
-    plan = [_fill(share, lengths, max_tokens) for share in shares]
+    plan = [_fill(share, lengths, max_tokens, max_groups or len(lengths)) for share in shares]
     num_passes = max(map(len, plan))
     filler = MicroBatch((by_length[-1],), is_filler=True)
     return [passes + [filler] * (num_passes - len(passes)) for passes in plan]
 
 
-def _fill(share: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[MicroBatch]:
+def _fill(share: Sequence[int], lengths: Sequence[int], max_tokens: int, max_groups: int) -> list[MicroBatch]:
     passes: list[list[int]] = []
     room = 0
     for group in share:
-        if not passes or lengths[group] > room:
+        if not passes or lengths[group] > room or len(passes[-1]) == max_groups:
             passes.append([])
             room = max_tokens
         passes[-1].append(group)

@@ -144,6 +144,7 @@ def learner_group(config: Config, model_path: Path, adapter: Path) -> "LearnerGr
         max_grad_norm=config.grpo.max_grad_norm,
         zero_stage=learner.zero_stage,
         max_tokens_per_micro_batch=learner.max_tokens_per_micro_batch,
+        max_groups_per_micro_batch=learner.max_groups_per_micro_batch,
         gradient_checkpointing=model.gradient_checkpointing,
         threads=threads_of_each(learner.threads, learner.num_ranks, config),
         yields_memory=config.rollout.sleep,

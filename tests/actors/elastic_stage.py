@@ -112,6 +112,7 @@ def make_learner(model: Path) -> LearnerGroup:
         max_grad_norm=1.0,
         zero_stage=0,
         max_tokens_per_micro_batch=800,
+        max_groups_per_micro_batch=0,
         gradient_checkpointing=False,
         threads=1,
         yields_memory=False,

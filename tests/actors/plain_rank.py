@@ -40,6 +40,7 @@ def spec(model_dir, **changes):
         "max_grad_norm": 1.0,
         "zero_stage": 0,
         "max_tokens_per_micro_batch": 400,
+        "max_groups_per_micro_batch": 0,
         "gradient_checkpointing": False,
         "threads": 1,
         "yields_memory": False,

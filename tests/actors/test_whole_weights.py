@@ -100,6 +100,7 @@ def running(cluster: None, random_model_dir: Path) -> Iterator[SimpleNamespace]:
         max_grad_norm=1.0,
         zero_stage=0,
         max_tokens_per_micro_batch=800,
+        max_groups_per_micro_batch=0,
         gradient_checkpointing=False,
         yields_memory=False,
         memory_remedy="",

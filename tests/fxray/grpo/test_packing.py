@@ -18,6 +18,11 @@ def test_a_group_above_the_budget_has_a_pass_of_its_own():
     assert plan_micro_batches([500, 20], num_ranks=1, max_tokens=100) == [[MicroBatch((0,)), MicroBatch((1,))]]
 
 
+def test_a_pass_holds_no_more_groups_than_it_may():
+    plan = plan_micro_batches([40, 10, 50, 30, 9], num_ranks=1, max_tokens=200, max_groups=2)
+    assert plan == [[MicroBatch((2, 0)), MicroBatch((3, 1)), MicroBatch((4,))]]
+
+
 def test_ranks_share_the_tokens_and_take_equally_many_passes():
     # 60 to rank 0; 50 to rank 1; 40 to rank 1 (50 < 60); 20 to rank 0 (60 < 90).
     plan = plan_micro_batches([20, 40, 50, 60], num_ranks=2, max_tokens=80)
