@@ -75,6 +75,19 @@ def test_a_group_without_spread_is_learnt_by_its_kl_term_or_left_out(random_mode
     assert learnt_groups(groups, replace(SETTINGS, kl_beta=0.0)) == [with_spread]
 
 
+def test_a_pass_holds_no_more_tokens_and_groups_than_it_may(random_model_dir):
+    learner = LearnerGroup.__new__(LearnerGroup)
+    groups = [make_group(random_model_dir, index) for index in range(5)]
+
+    def of_passes(**bounds):
+        learner._spec, learner._num_ranks = spec(random_model_dir, **bounds), 1
+        return [len(each.groups) for each in learner._share(groups)[0]]
+
+    assert of_passes(max_tokens_per_micro_batch=10_000) == [5]
+    assert of_passes(max_tokens_per_micro_batch=10_000, max_groups_per_micro_batch=2) == [2, 2, 1]
+    assert of_passes(max_tokens_per_micro_batch=1, max_groups_per_micro_batch=2) == [1] * 5
+
+
 def test_the_mean_counts_groups_that_are_left_out(random_model_dir, monkeypatch):
     groups = [make_group(random_model_dir, index) for index in range(3)]
     groups[1] = replace(groups[1], advantages_G=np.zeros(3, np.float32))
