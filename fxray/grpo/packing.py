@@ -1,5 +1,6 @@
 """Which groups go through the model together, on which rank. Pure planning: lengths in, indices out."""
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,9 +28,9 @@ def plan_micro_batches(
 ) -> list[list[MicroBatch]]:
     """Spreads groups over ranks and over passes; the same lengths always give the same plan.
 
-    The longest group goes first, each to the rank that has the fewest tokens. Within a rank neighbours in length share
-    a pass until `max_tokens` or `max_groups` are reached; a longer group has a pass of its own. All ranks get equally
-    many passes, for their gradient exchange runs in step.
+    The longest group goes first, each to the rank that has the fewest tokens, and there into the pass with the most
+    room (worst-fit decreasing), so that short groups fill what long ones leave. A group above `max_tokens` has a pass
+    of its own. All ranks get equally many passes, for their gradient exchange runs in step.
 
     Args:
         lengths: Packed tokens of each group; at least one group.
@@ -54,12 +55,16 @@ def plan_micro_batches(
 
 
 def _fill(share: Sequence[int], lengths: Sequence[int], max_tokens: int, max_groups: int) -> list[MicroBatch]:
+    """Each group in the pass with the most room, longest first; in one of its own where that has too little."""
     passes: list[list[int]] = []
-    room = 0
+    rooms: list[tuple[int, int]] = []  # a heap: minus the tokens left, and which pass, of those that may take more
     for group in share:
-        if not passes or lengths[group] > room or len(passes[-1]) == max_groups:
+        if rooms and lengths[group] <= -rooms[0][0]:
+            taken, index = heapq.heappop(rooms)
+        else:
+            taken, index = -max_tokens, len(passes)
             passes.append([])
-            room = max_tokens
-        passes[-1].append(group)
-        room -= lengths[group]
+        passes[index].append(group)
+        if len(passes[index]) < max_groups:
+            heapq.heappush(rooms, (taken + lengths[group], index))
     return [MicroBatch(tuple(groups)) for groups in passes]

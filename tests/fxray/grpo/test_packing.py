@@ -8,10 +8,16 @@ def test_a_packed_group_has_its_prompt_once():
     assert packed_length(100, [10, 20, 30]) == 160
 
 
-def test_neighbours_in_length_share_a_pass():
+def test_a_group_goes_where_most_room_is():
     # Longest first: 50 (group 2), 40 (0), 30 (3), 10 (1); 50 + 40 fill 90 of 100, the rest goes into a second pass.
     plan = plan_micro_batches([40, 10, 50, 30], num_ranks=1, max_tokens=100)
     assert plan == [[MicroBatch((2, 0)), MicroBatch((3, 1))]]
+
+
+def test_short_groups_fill_what_long_ones_leave():
+    # Two long groups share no pass; neighbours in length would make five passes of these eight groups.
+    plan = plan_micro_batches([60, 60, 60, 20, 20, 20, 20, 10], num_ranks=1, max_tokens=100, max_groups=3)
+    assert plan == [[MicroBatch((0, 3, 6)), MicroBatch((1, 4, 7)), MicroBatch((2, 5))]]
 
 
 def test_a_group_above_the_budget_has_a_pass_of_its_own():
