@@ -1,7 +1,7 @@
 """Seconds of a step and hours of a run, from arithmetic and bandwidth. Every coefficient is in one place and shown."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from fxray.capacity.activations import Pass
 from fxray.capacity.devices import Gpu
@@ -99,7 +99,8 @@ def plan_duration(
     step = Pass(longest.prompt_tokens, longest.patches, answer, config.grpo.group_size, groups)
     prefill_s, decode_s = _rollout_s(config, shape, gpu, step, cached_tokens, coefficients)
     num_forward = (1 if config.grpo.kl_beta > 0 else 0) + config.grpo.num_updates_per_batch * _passes(config)
-    learner_flops = num_forward * forward_flops(shape, step)
+    of_rank = replace(step, num_groups=math.ceil(groups / config.learner.num_ranks))  # no group is split
+    learner_flops = num_forward * forward_flops(shape, of_rank)
     sft = sft_pass(config)
     sft_step = Pass(
         sft.prompt_tokens,
@@ -112,7 +113,7 @@ def plan_duration(
     return Duration(
         prefill_s=prefill_s,
         decode_s=decode_s,
-        learn_s=learner_flops / speed / config.learner.num_ranks,
+        learn_s=learner_flops / speed,
         overhead_s=coefficients.step_overhead_s,
         num_grpo_steps=sum(
             stage.num_steps(config.grpo.steps_per_stage, num_samples, groups)
@@ -149,7 +150,7 @@ def _passes(config: Config) -> int:
 def _rollout_s(
     config: Config, shape: ModelShape, gpu: Gpu, step: Pass, cached_tokens: int, coefficients: Coefficients
 ) -> tuple[float, float]:
-    """Seconds of an engine for its share of the groups: prompts once each, then answers in batches."""
+    """Seconds of an engine for its share of the groups: prompts once each, then answers in even batches."""
     rollout = config.rollout
     ranks = max(1, int(rollout.gpus_per_worker))
     groups = math.ceil(step.num_groups / rollout.num_workers)
@@ -159,6 +160,7 @@ def _rollout_s(
     length = step.prompt_tokens / step.num_answers + step.answer_tokens  # a group shares its prompt's keys
     at_once = max(1, min(rollout.max_num_seqs, num_sequences, int(cached_tokens / length)))
     weights = count_weights(shape).total * BYTES_PER_NUMBER[config.model.dtype] / ranks
-    keys = at_once * (step.prompt_tokens + step.answer_tokens / 2) * cache_bytes_per_token(config, shape)
-    of_token = (weights + keys) / (gpu.bandwidth * coefficients.decode_bandwidth) + coefficients.decode_overhead_s
-    return prefill_s, math.ceil(num_sequences / at_once) * step.answer_tokens * of_token
+    keys = num_sequences * (step.prompt_tokens + step.answer_tokens / 2) * cache_bytes_per_token(config, shape)
+    num_batches, speed = math.ceil(num_sequences / at_once), gpu.bandwidth * coefficients.decode_bandwidth
+    of_token = (num_batches * weights + keys) / speed + num_batches * coefficients.decode_overhead_s
+    return prefill_s, step.answer_tokens * of_token

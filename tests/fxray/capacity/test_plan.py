@@ -203,6 +203,23 @@ def test_time_follows_work_and_speed() -> None:
     assert plain.hours == pytest.approx((600 * plain.step_s + 600 * plain.sft_step_s) / 3600)
 
 
+def test_a_step_of_learning_lasts_as_long_as_its_fullest_rank() -> None:
+    learn_s = {
+        ranks: duration(config("qwen2.5-vl-3b", f"learner.num_ranks={ranks}")).learn_s for ranks in (1, 3, 16, 31)
+    }
+    shares = {ranks: of_ranks / learn_s[1] for ranks, of_ranks in learn_s.items()}
+    assert shares == pytest.approx({1: 1, 3: 11 / 32, 16: 2 / 32, 31: 2 / 32})  # of 32 groups
+
+
+def test_an_engine_that_decodes_more_answers_at_once_never_takes_longer() -> None:
+    decode_s = [
+        duration(config("qwen2.5-vl-3b", f"rollout.max_num_seqs={number}")).decode_s for number in range(1, 140)
+    ]
+    assert decode_s == sorted(decode_s, reverse=True)
+    assert decode_s[63] == decode_s[64]  # two batches of 64, of 128 answers
+    assert decode_s[127] == decode_s[138] < decode_s[126]
+
+
 @pytest.mark.parametrize(("max_steps", "num_steps"), [(0, 600), (7, 7), (600, 600), (100_000, 600)])
 def test_a_plan_counts_the_steps_that_sft_takes(max_steps: int, num_steps: int) -> None:
     tree = config("qwen2.5-vl-3b", f"sft.max_steps={max_steps}")
