@@ -10,8 +10,10 @@ prints is shown and kept as DIR/NAME.txt. A run that fails does not stop the nex
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -58,6 +60,8 @@ def main() -> None:
     chosen = {name: command for name, command in runs(model).items() if not args.only or name in args.only}
     if args.only and (unknown := set(args.only) - chosen.keys()):
         parser.error(f"there is no run {', '.join(sorted(unknown))}; choose from {', '.join(runs(model))}")
+    if args.wheels is not None and not any(args.wheels.glob("*.whl")):
+        parser.error(f"--wheels: {args.wheels} is no folder with wheels in it; fill it with `pip download`")
     if args.list:
         for name, command in chosen.items():
             print(f"{name:10}python {' '.join(command)}")
@@ -104,18 +108,23 @@ def run(name: str, command: list[str], out: Path, environment: dict[str, str]) -
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
         assert process.stdout is not None
+        # Whoever hangs says nothing, and its children hold on to its output.
+        late = threading.Timer(DEADLINE_S, os.killpg, (process.pid, signal.SIGKILL))
+        late.start()
         try:
-            while line := process.stdout.readline():
+            for line in process.stdout:
                 sys.stdout.write(line)
                 log.write(line)
-                if time.monotonic() - start_s > DEADLINE_S:
-                    raise subprocess.TimeoutExpired(command, DEADLINE_S)
-            code = process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = 124
+            code = process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        finally:
+            late.cancel()
+        code = 124 if time.monotonic() - start_s >= DEADLINE_S else code
         log.write(f"exit code {code}, {time.monotonic() - start_s:.0f} s\n")
     print(f"== {name}: exit code {code}, {time.monotonic() - start_s:.0f} s", flush=True)
     return code == 0
