@@ -254,7 +254,7 @@ def count_traffic(
         Traffic("images", "store -> ranks", groups, image, image / link, is_learning=True),
         Traffic("answers", "driver -> ranks", ranks, drawn, drawn / link, is_learning=True),
         *_to_driver(trained, link),
-        _exchange(config, trained, rank_nodes, known),
+        _exchange(config, trained, step, rank_nodes, known),
     )
 
 
@@ -299,7 +299,7 @@ def _to_driver(trained: Trained, link_bytes_per_s: float) -> list[Traffic]:
     )
 
 
-def _exchange(config: Config, trained: Trained, num_nodes: int, known: ClusterCoefficients) -> Traffic:
+def _exchange(config: Config, trained: Trained, step: Pass, num_nodes: int, known: ClusterCoefficients) -> Traffic:
     """Gradients of every update, and under ZeRO-3 the base weights of every pass.
 
     Within a node nothing is counted as traffic, but it takes time. A ring brings every rank 2 (N - 1) / N of the
@@ -309,7 +309,8 @@ def _exchange(config: Config, trained: Trained, num_nodes: int, known: ClusterCo
     each = 2 * trained.num_trained * FLOAT32_BYTES * updates
     what = "gradients"
     if config.learner.zero_stage == 3:
-        groups_per_pass = grpo_pass(config).num_groups
+        groups_per_pass = max(1, config.learner.max_tokens_per_micro_batch // (step.tokens // step.num_groups))
+        groups_per_pass = min(groups_per_pass, config.learner.max_groups_per_micro_batch or groups_per_pass)
         passes = math.ceil(math.ceil(config.grpo.prompts_per_step / ranks) / groups_per_pass)
         gathers = passes * (2 * updates + (1 if config.grpo.kl_beta > 0 else 0))  # forward, backward; reference
         number = FLOAT32_BYTES if trained.is_whole else BYTES_PER_NUMBER[config.model.dtype]

@@ -86,10 +86,16 @@ def test_ranks_exchange_gradients_over_the_network_once_they_leave_a_node() -> N
     assert (outside.num_bytes, outside.seconds) == (2 * of_rank, pytest.approx(of_rank / 1e6))
 
 
-def test_zero_3_gathers_the_weights_in_every_pass() -> None:
-    shape = known_shape(config())
-    found = traffic("learner.num_ranks=4", "learner.zero_stage=3")["gradients, weights, rank <-> rank"]
-    gathers = 8 * 3  # eight groups a rank, one in a pass; forward, backward and the reference's forward pass
+@pytest.mark.parametrize(
+    ("max_tokens", "max_groups", "num_passes"), [(1, 0, 8), (6031, 0, 8), (6032, 0, 4), (16384, 0, 2), (16384, 3, 3)]
+)
+def test_zero_3_gathers_the_weights_in_every_pass_of_mean_answers(
+    max_tokens: int, max_groups: int, num_passes: int
+) -> None:
+    shape, bounds = known_shape(config()), {"max_tokens": max_tokens, "max_groups": max_groups}
+    passes = [f"learner.{bound}_per_micro_batch={value}" for bound, value in bounds.items()]
+    found = traffic("learner.num_ranks=4", "learner.zero_stage=3", *passes)["gradients, weights, rank <-> rank"]
+    gathers = num_passes * 3  # of eight groups a rank, 3,016 tokens each; forward, backward, the reference's forward
     num_bytes = 2 * 4 * count_adapter(shape, 8) + gathers * 2 * count_weights(shape).total
     assert found.seconds == pytest.approx(num_bytes * 3 // 4 / 1e9)
 
