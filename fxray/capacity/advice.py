@@ -1,7 +1,7 @@
 """The smallest change that makes a configuration fit: fields are tried in the order in which they cost least."""
 
 from collections.abc import Iterable, Iterator
-from itertools import combinations
+from itertools import chain, combinations
 
 from fxray.capacity.memory import largest_passes, plan_memory
 from fxray.config.limits import check
@@ -23,8 +23,8 @@ def find_change(config: Config, shape: ModelShape, memory_bytes: int) -> tuple[C
         return ()
     candidates = list(_candidates(config))
     for number in range(1, MAX_CHANGES + 1):
-        for changes in combinations(candidates, number):
-            if len({field for field, _ in changes}) < number:
+        for changes in map(tuple, map(chain.from_iterable, combinations(candidates, number))):
+            if len({field for field, _ in changes}) < len(changes):
                 continue
             changed = apply(config, changes)
             if plan_memory(changed, shape, memory_bytes).fits and not check(changed):
@@ -52,8 +52,8 @@ def _replace(section: Section, keys: list[str], value: object) -> Config:
     return section.model_copy(update={key: inner})  # type: ignore[return-value]
 
 
-def _candidates(config: Config) -> Iterator[Change]:
-    """Single changes, the cheapest first: batching, then time, then the split of a GPU, then pixels, then GPUs."""
+def _candidates(config: Config) -> Iterator[tuple[Change, ...]]:
+    """Single steps, the cheapest first: batching, then time, then the split of a GPU, then pixels, then GPUs."""
     model, rollout, learner, sft = config.model, config.rollout, config.learner, config.sft
     is_shared = 0 < rollout.gpus_per_worker < 1 and 0 < learner.gpus_per_rank < 1
     tokens, used = learner.max_tokens_per_micro_batch, rollout.gpu_memory_utilization
@@ -71,10 +71,17 @@ def _candidates(config: Config) -> Iterator[Change]:
         (sft.num_workers > 1 and sft.zero_stage < 3, "sft.zero_stage", [3]),
         (True, "model.max_pixels", [model.max_pixels // (factor * 784) * 784 for factor in (2, 4)]),
         (rollout.gpus_per_worker >= 1, "rollout.gpus_per_worker", _more(rollout.gpus_per_worker)),
-        (learner.gpus_per_rank == 1, "learner.num_ranks", _more(learner.num_ranks)),
-        (learner.gpus_per_rank == 1, "sft.num_workers", _more(sft.num_workers)),
     ]
-    return ((field, value) for is_open, field, values in possible if is_open for value in values)
+    yield from (((field, value),) for is_open, field, values in possible if is_open for value in values)
+    if learner.gpus_per_rank == 1:
+        yield from _spread("learner.num_ranks", learner.num_ranks, "learner.zero_stage", learner.zero_stage)
+        yield from _spread("sft.num_workers", sft.num_workers, "sft.zero_stage", sft.zero_stage)
+
+
+def _spread(ranks: str, number: int, zero: str, stage: int) -> Iterator[tuple[Change, ...]]:
+    """More ranks, which take something off each only where they share the weights."""
+    for larger in _more(number):
+        yield ((ranks, larger),) if stage == 3 else ((ranks, larger), (zero, 3))
 
 
 def _more(number: float) -> list[int]:

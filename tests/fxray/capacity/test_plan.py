@@ -141,6 +141,18 @@ def test_the_smallest_change_is_found_and_fits(overrides: list[str], memory_gib:
     assert check(changed) == []
 
 
+def test_more_ranks_are_advised_together_with_sharing_the_weights() -> None:
+    """All weights of 7B take 154 GiB, five times in float32; ranks that share nothing would take as much each."""
+    tree = config("qwen2.5-vl-7b", "model.lora=null")
+    change = find_change(tree, known_shape(tree), H100.memory_bytes)
+    assert change is not None
+    shared = {"learner.num_ranks": 8, "learner.zero_stage": 3, "sft.num_workers": 8, "sft.zero_stage": 3}
+    assert dict(change) == {"learner.max_tokens_per_micro_batch": 2048} | shared
+    assert plan_memory(apply(tree, change), known_shape(tree), H100.memory_bytes).fits
+    fuller = apply(tree, tuple((field, value) for field, value in change if field != "learner.zero_stage"))
+    assert not plan_memory(fuller, known_shape(tree), H100.memory_bytes).fits
+
+
 @pytest.mark.parametrize("used", [0.35, 0.75])
 def test_who_rests_on_a_gpu_still_holds_what_it_cannot_give_away(used: float) -> None:
     """An engine asleep keeps what is neither weights nor cache; a learner everything but what a pass takes."""
