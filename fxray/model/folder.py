@@ -91,6 +91,13 @@ def check_model_folder(folder: Path) -> None:
         missing.append(_PROCESSOR_FILES[0])
     if missing:
         raise ModelError(f"lacks {', '.join(missing)}", where=str(folder), remedy=_REMEDY)
+    for file in filter(Path.exists, (folder / name for name in ("tokenizer.json", *_PROCESSOR_FILES))):
+        try:
+            json.loads(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"is not readable JSON: {error}", where=str(file), remedy="fetch the model again"
+            ) from error
     for file in weights:
         _refuse_damaged(file)
 

@@ -53,6 +53,14 @@ def test_a_damaged_list_of_shards_is_named(copy, text):
         resolve_model_path(str(copy))
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json", "processor_config.json"])
+@pytest.mark.parametrize("text", ["", '{"model": {', "version https://git-lfs.github.com/spec/v1"])
+def test_a_damaged_tokenizer_or_processor_is_named_before_anything_reads_it(copy, name, text):
+    (copy / name).write_text(text)
+    with pytest.raises(ModelError, match=rf"{name}: is not readable JSON: .*\n.*fetch the model again"):
+        resolve_model_path(str(copy))
+
+
 @pytest.mark.parametrize(("text", "words"), [('{"model_type": "llama"}', "'llama'"), ("{", "not JSON"), ("[]", "None")])
 def test_another_kind_of_model_is_refused(copy, text, words):
     (copy / "config.json").write_text(text)
