@@ -1,6 +1,7 @@
 """Files appear whole or not at all: written aside, flushed, renamed."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -61,10 +62,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     _refuse_mounted(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     make_folder(path.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    _clear_abandoned(path)
     try:
-        with disk_errors(path):
-            aside.mkdir()
+        with disk_errors(path), _own_folder(aside):
             yield aside
             for file in aside.rglob("*"):
                 if file.is_file():
@@ -75,6 +75,36 @@ def atomic_dir(path: Path) -> Iterator[Path]:
             aside.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _own_folder(aside: Path) -> Iterator[None]:
+    """Makes a folder that is locked until the block ends, or its process does, however that happens."""
+    unseen = aside.with_suffix(".new")
+    shutil.rmtree(unseen, ignore_errors=True)
+    unseen.mkdir()
+    held = os.open(unseen, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # a file system without locks: nobody can tell that the folder is abandoned
+            fcntl.flock(held, fcntl.LOCK_EX)
+        unseen.rename(aside)  # locked before it can be found
+        yield
+    finally:
+        os.close(held)
+
+
+def _clear_abandoned(path: Path) -> None:
+    """Deletes what processes that were killed in an `atomic_dir` of this path have left: gigabytes, of a model."""
+    for folder in path.parent.iterdir():
+        if not re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.tmp", folder.name):
+            continue
+        with suppress(OSError):  # somebody fills it, or it is a file
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(held)
 
 
 def refuse_to_replace(path: Path, *, unless_all_are: Collection[str]) -> None:

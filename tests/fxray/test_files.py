@@ -33,6 +33,34 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
+def test_what_a_killed_process_left_of_a_folder_is_cleared_away_and_what_a_living_one_fills_is_not(
+    tmp_path: Path,
+) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from fxray.files import atomic_dir
+with atomic_dir(Path({str(tmp_path / "d")!r})) as folder:
+    (folder / "x").write_text("half")
+    print("filling", flush=True)
+    time.sleep(600)
+"""
+    others = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        assert [other.stdout.readline() for other in others if other.stdout] == [b"filling\n"] * 2
+        others[0].kill()
+        others[0].wait(60)
+        assert len(list(tmp_path.iterdir())) == 2
+        with atomic_dir(tmp_path / "d") as folder:
+            (folder / "x").write_text("whole")
+        assert sorted(each.name for each in tmp_path.iterdir()) == [f".d.{others[1].pid}.tmp", "d"]
+        assert (tmp_path / f".d.{others[1].pid}.tmp" / "x").read_text() == "half"
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate()
+
+
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     with atomic_dir(tmp_path / "d") as folder:
         (folder / "x").write_text("old")
