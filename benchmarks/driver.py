@@ -3,6 +3,7 @@
     submit   actor.generate.remote(jobs): a request that hands out 1 or 16 groups
     wait     ray.wait on N references of which one is ready
     take     ray.get of the answers to 1 or 16 groups, each put beside its prompt
+    score    a group of a step of 16 or 1,024, by two reward workers: requests, waits and scores together
 
 Wall-clock and processor time of the driver's thread, in microseconds, medians of `--rounds`. On a busy machine the
 processor time says what the call costs, the wall-clock what it costs there.
@@ -22,10 +23,15 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.failures import FailureBudget
+from actors.reward_pool import RewardPool
 from actors.rollout_worker import Draw, Job
 from fxray.capacity.simulation import DriverSpeed, Setup
+from fxray.config.load import load_config
+from fxray.config.schedule import load_stages
 from fxray.data.frame import Frame
 from fxray.grpo.types import ImageRef, PromptGroup, SamplingSettings
+from fxray.launch.plan import plan_stage
 from fxray.schema import Annotation, Verdict
 
 OUTSTANDING = (1, 4, 16, 64, 256, 1024)
@@ -41,6 +47,8 @@ ANSWER = (
 )
 SAMPLING = SamplingSettings(GROUP_SIZE, 1.0, 128)
 GROUPS = (1, 16)
+SCORED = (16, 1024)
+SCORE_ROUNDS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +102,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     rounds = parser.parse_args().rounds
     with local_ray():
-        requests, waits = measure_calls(rounds), measure_waits(rounds)
+        requests, waits, scores = measure_calls(rounds), measure_waits(rounds), measure_scores()
     print(f"{'call':28}{'wall-clock, us':>16}{'processor, us':>16}")
-    for name, cost in [*requests.items(), *((f"wait, {number} outstanding", cost) for number, cost in waits.items())]:
+    named = requests | {f"wait, {number} outstanding": cost for number, cost in waits.items()} | scores
+    for name, cost in named.items():
         print(f"{name:28}{cost.wall_s * 1e6:16.0f}{cost.processor_s * 1e6:16.0f}")
     for kind in ("wall_s", "processor_s"):
         print(f"{kind}: {driver_speed(requests, waits, kind)}")
@@ -156,6 +165,32 @@ def measure_waits(rounds: int) -> dict[int, Cost]:
         asked = [*others, ready]
         found[number] = _median(partial(ray.wait, asked, num_returns=1, timeout=DEADLINE_S), rounds)
     ray.kill(actor)
+    return found
+
+
+def reward_pool(num_workers: int) -> RewardPool:
+    """A pool without functions of a user's own."""
+    return RewardPool(
+        num_workers=num_workers,
+        function_paths=[],
+        group_deadline_s=DEADLINE_S,
+        start_deadline_s=DEADLINE_S,
+        failures=FailureBudget("reward workers", max_restarts=0, window_s=3600, remedy=""),
+        node_type="",
+    )
+
+
+def measure_scores() -> dict[str, Cost]:
+    """Of one group, by name; the first step lets the workers come up."""
+    stage = plan_stage(load_config("tiny"), load_stages("paper")[0], num_samples=1).rewards
+    pool, found = reward_pool(2), {}
+    for number in SCORED:
+        prompts = make_prompts(Setup(1, number, GROUP_SIZE, 128, 1), 0)
+        groups = [draw_of(each.group_id, np.full(GROUP_SIZE, ANSWER_TOKENS), 0).to_group(each) for each in prompts]
+        pool.score(groups, stage, 0.0)
+        whole = _median(partial(pool.score, groups, stage, 0.0), SCORE_ROUNDS)
+        found[f"score, of {number:,} groups"] = Cost(whole.wall_s / number, whole.processor_s / number)
+    pool.close()
     return found
 
 

@@ -24,14 +24,22 @@ from typing import cast
 
 import numpy as np
 import ray
-from driver import GROUP_SIZE, draw_of, driver_speed, local_ray, make_prompts, measure_calls, measure_waits
+from driver import (
+    GROUP_SIZE,
+    draw_of,
+    driver_speed,
+    local_ray,
+    make_prompts,
+    measure_calls,
+    measure_waits,
+    reward_pool,
+)
 from numpy.typing import NDArray
 from simulate import GROUPS_PER_REWARD_WORKER, tiny_case
 
 from actors.errands import Deadlines
 from actors.failures import FailureBudget
 from actors.nodes import STEADY
-from actors.reward_pool import RewardPool
 from actors.rollout import RolloutPool
 from actors.rollout_worker import HEALTH, Draw, Job
 from actors.scaling import Scaler
@@ -185,7 +193,7 @@ def measured_costs(tiny: Costs, rounds: int) -> Costs:
     driver = replace(driver, prompt_group_s=(time.monotonic() - start_s) / len(prompts))
     groups = [draw_of(prompt.group_id, np.full(GROUP_SIZE, 24), 0).to_group(prompt) for prompt in prompts]
     rewards = stage_plan(setup).rewards
-    scorer = reward_pool(setup)
+    scorer = reward_pool(setup.num_reward_workers)
     times_s = [timed(lambda: scorer.score(groups, rewards, 0.0)) for _ in range(5)]
     scorer.close()
     pool = rollout_pool(setup, tiny, np.ones(1, np.int64))
@@ -226,7 +234,11 @@ def report(setup: Setup, costs: Costs, lengths: NDArray[np.int64]) -> float:
 
 def run(setup: Setup, costs: Costs, lengths: NDArray[np.int64]) -> Real:
     """A real run of a stage."""
-    pool, scorer, learner = rollout_pool(setup, costs, lengths), reward_pool(setup), SleepingLearner(costs)
+    pool, scorer, learner = (
+        rollout_pool(setup, costs, lengths),
+        reward_pool(setup.num_reward_workers),
+        SleepingLearner(costs),
+    )
     publisher, plan = PolicyPublisher(pool), stage_plan(setup)
     pool.adopt(learner.export_policy(0))
     while pool.num_up < setup.num_workers:
@@ -272,17 +284,6 @@ def rollout_pool(setup: Setup, costs: Costs, lengths: NDArray[np.int64]) -> Roll
         deadlines=Deadlines(DEADLINE_S, DEADLINE_S, DEADLINE_S),
         failures=FailureBudget("rollout workers", max_restarts=10_000, window_s=3600, remedy=""),
         nodes=STEADY,
-    )
-
-
-def reward_pool(setup: Setup) -> RewardPool:
-    return RewardPool(
-        num_workers=setup.num_reward_workers,
-        function_paths=[],
-        group_deadline_s=DEADLINE_S,
-        start_deadline_s=DEADLINE_S,
-        failures=FailureBudget("reward workers", max_restarts=0, window_s=3600, remedy=""),
-        node_type="",
     )
 
 
