@@ -7,7 +7,6 @@ OUT/baselines/own-changed/<baseline>/                  on the test set as it is 
 What is there is not fitted again.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from fxray.experiments.trainings import Setting
 from fxray.files import distinct_slug, file_sha256, make_folder
 from fxray.launch.data import Splits
 from fxray.launch.evaluation import rows_to_answer
+from fxray.launch.robustness import read_scores
 from fxray.report.robustness import ORIGINAL
 from fxray.versions import versions
 
@@ -55,13 +55,16 @@ class Question:
         """Where a baseline's predictions lie, once it has answered."""
         return self.folder / baseline / PREDICTIONS
 
-    def numbers_under(self, baseline: str, change: str) -> dict[str, Any] | None:
-        """Numbers of the images under a change, of none for the images as they are; None before they are measured."""
+    def numbers_under(self, baseline: str, change: str, metrics: Sequence[str]) -> dict[str, Any] | None:
+        """Numbers of the images under a change, of none for the images as they are; None before they are measured.
+
+        Raises:
+            DataError: Their file is damaged, or lacks one of the metrics.
+        """
         file = self.folder / baseline / UNDER / f"{change or ORIGINAL}.json"
         if not (self.is_answered(baseline) and file.is_file()):
             return None
-        numbers: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        return numbers
+        return read_scores(file, metrics, self.folder / baseline)
 
     def is_answered(self, baseline: str) -> bool:
         """Whether a baseline of this size has answered; what lies there may be of another."""

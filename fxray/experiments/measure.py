@@ -115,7 +115,8 @@ def measure_changes(
         name = training_of(row).name if row.is_trained else _name_of(row)
         if row.baseline:
             asked = [] if name in failures else questions  # what lies there then may be of other settings
-            numbers = next((n for q in asked if (n := q.numbers_under(row.baseline, row.change))), None)
+            found = (q.numbers_under(row.baseline, row.change, experiment.columns) for q in asked)
+            numbers = next((each for each in found if each is not None), None)
         else:
             numbers = None if row.absent else read_change(row, training_of(row), setting.out, experiment.columns)
         if numbers is None:

@@ -40,7 +40,6 @@ from fxray.schema import Sample
 from fxray.versions import versions
 
 FOLDER, NUMBERS, ANSWERS = "robustness", "numbers.json", "predictions.parquet"
-_NEEDED = ("key", "overall", "gain", "is_synthetic", "num_real", "num_generated")
 
 
 def measure_robustness(
@@ -243,16 +242,37 @@ def read_numbers(folder: Path, metrics: Sequence[str] = ("accuracy", "iou")) -> 
     Raises:
         DataError: The file is damaged, or lacks something of that.
     """
+    numbers = read_scores(folder / NUMBERS, metrics, folder)
     try:
-        numbers: dict[str, Any] = json.loads((folder / NUMBERS).read_bytes())
-        for name in _NEEDED:
+        numbers["is_synthetic"], numbers["key"]["commit"]
+    except (KeyError, TypeError) as error:
+        raise _lacking(error, folder / NUMBERS, folder) from error
+    return numbers
+
+
+def read_scores(file: Path, metrics: Sequence[str], folder: Path) -> dict[str, Any]:
+    """An evaluation of changed images and its `gain` over the original ones, None of these themselves.
+
+    Args:
+        file: That holds it as JSON.
+        metrics: Those that are needed.
+        folder: What to delete so that it is measured anew.
+
+    Raises:
+        DataError: The file is damaged, or lacks something of that.
+    """
+    try:
+        numbers: dict[str, Any] = json.loads(file.read_bytes())
+        for name in ("overall", "gain", "num_real", "num_generated"):
             numbers[name]
-        numbers["key"]["commit"]
-        for part in [numbers["overall"], *([numbers["gain"]["metrics"]] if numbers["gain"] else [])]:
+        for part in [numbers["overall"], *([] if numbers["gain"] is None else [numbers["gain"]["metrics"]])]:
             for metric, bound in product(metrics, ("value", "low", "high")):
                 part[metric][bound]
     except (ValueError, KeyError, TypeError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
-        remedy = f"delete the folder {folder}; the same command measures it anew"
-        raise DataError(what, where=str(folder / NUMBERS), remedy=remedy) from error
+        raise _lacking(error, file, folder) from error
     return numbers
+
+
+def _lacking(error: Exception, file: Path, folder: Path) -> DataError:
+    what = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
+    return DataError(what, where=str(file), remedy=f"delete the folder {folder}; the same command measures it anew")

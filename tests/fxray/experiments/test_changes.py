@@ -1,7 +1,11 @@
 """Experiments of kind robustness: what a training, and other detectors, answer to changed images."""
 
+import dataclasses
 import json
 
+import pytest
+
+from fxray.errors import DataError
 from fxray.experiments.experiment import load_experiment
 from fxray.experiments.reproduce import reproduce
 
@@ -40,3 +44,31 @@ def test_what_is_asked_of_other_detectors_is_not_asked_of_the_detector(tmp_path,
     result = reproduce(mine, setting, launch=launch.port)["mine"]
     assert launch.changed == []
     assert lines_of(result, "mine")["other"]["gains"]["iou"]["value"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda numbers: numbers.pop("num_real"), "lacks 'num_real'"),
+        (lambda numbers: numbers["overall"]["iou"].pop("low"), "lacks 'low'"),
+        (lambda numbers: numbers["gain"].pop("metrics"), "lacks 'metrics'"),
+        (lambda numbers: numbers.update(overall=3), "is damaged: "),
+    ],
+)
+def test_numbers_of_another_detector_that_lack_something_are_told_with_their_place(setting, fake_launch, damage, said):
+    launch, damaged = fake_launch(), []
+
+    def fit_and_damage(names, question, *rest):
+        outcome = launch.baselines(names, question, *rest)
+        file = question.folder / "npr" / "under" / "jpeg-30.json"
+        numbers = json.loads(file.read_text())
+        damage(numbers)
+        file.write_text(json.dumps(numbers))
+        damaged.append(file)
+        return outcome
+
+    port = dataclasses.replace(launch.port, baselines=fit_and_damage)
+    with pytest.raises(DataError, match=said) as caught:
+        reproduce({"table5": load_experiment("table5")}, setting, launch=port)
+    assert caught.value.where == str(damaged[0])
+    assert f"delete the folder {damaged[0].parent.parent};" in caught.value.remedy
