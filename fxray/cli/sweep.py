@@ -79,10 +79,13 @@ def trial(config: Path, run_dir: Path, phase: Annotated[str, typer.Argument()] =
 def _print_plan(asked: "SweepFile", base: "Base") -> None:
     from rich.table import Table
 
+    from fxray.cli.progress import show_progress
     from fxray.cli.tables import print_table
     from fxray.sweep.sweep import plan
 
+    with show_progress() as on_event:
+        planned = plan(asked, base, on_event)
     table = Table("trial", "setting", "state", "GRPO steps", title=asked.sweep.title, title_justify="left")
-    for row in plan(asked, base):
+    for row in planned:
         table.add_row(row.name, row.title, row.state, "–" if row.num_steps is None else str(row.num_steps))
     print_table(table)

@@ -1,7 +1,7 @@
 """Which trainings stand behind the rows of an experiment, how long each is, and how far it has come."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -195,7 +195,11 @@ def state_of(training: Training, out: Path) -> str:
     return f"answered after {', '.join(done)}" if done else "begun"
 
 
+def before_grpo(config: Config) -> tuple[Hashable, ...]:
+    """What decides the SFT and the answers before GRPO."""
+    return (config.seed, config.model, config.data, config.sft, config.evaluate)
+
+
 def are_equal_before_grpo(before: Config, now: Config) -> bool:
     """Whether two configurations come to the same SFT and the same answers before GRPO."""
-    sections = ("seed", "model", "data", "sft", "evaluate")
-    return all(getattr(before, name) == getattr(now, name) for name in sections)
+    return before_grpo(before) == before_grpo(now)

@@ -37,8 +37,10 @@ from fxray.sweep.trials import (
     failure_file,
     failure_of,
     read_stopped,
+    reading,
     shared_sfts,
     state_of,
+    told,
     trials_of,
     write_stopped,
 )
@@ -62,13 +64,18 @@ class PlannedTrial:
     num_steps: int | None
 
 
-def plan(file: SweepFile, base: Base) -> list[PlannedTrial]:
+def plan(file: SweepFile, base: Base, on_event: OnEvent = ignore) -> list[PlannedTrial]:
     """What a sweep would do; nothing is written.
+
+    Args:
+        file: The sweep.
+        base: Configuration and folder.
+        on_event: Told of the progress.
 
     Raises:
         ConfigError: A trial cannot run.
     """
-    trials = trials_of(file, base.configure)
+    trials = trials_of(file, base.configure, on_event)
     stopped = _stopped(file.sweep, trials, base.out)
     return [
         PlannedTrial(
@@ -108,7 +115,7 @@ def sweep(
         ResourceError: The disk is full or not writable, or Ray cannot be started.
     """
     config, out = base.configure([], {}), base.out
-    trials_of(file, base.configure)  # what is wrong with any is told before anything is made
+    trials = trials_of(file, base.configure, on_event)  # what is wrong with any is told before anything is made
     refuse_shared_machine(config, max_concurrent)
     train = train or partial(train_apart, surroundings=Surroundings())
     make_folder(out)
@@ -116,10 +123,11 @@ def sweep(
         adopt_config(out, config, GO_ON)
         splits = prepare_splits(config, out, on_event)
         refuse_test_images(splits.validation, splits.test)
-        trials = trials_of(file, base.configure, split_overrides(config, out))
+        if shared := split_overrides(config, out):
+            trials = reading(trials, base.configure(shared, {}).data)
         for trial in trials:
             refuse_changed(trial.run(out).root, trial.config, GO_ON)
-        for trial in trials:
+        for trial in told(trials, "write configurations", on_event):
             write_atomically(out / "configs" / f"{trial.name}.yaml", dump_config(trial.config))
             failure_file(trial, out).unlink(missing_ok=True)
         stopped = _stopped(file.sweep, trials, out)

@@ -7,19 +7,23 @@ DIR/logs/<trial>.log                  what it says while it works
 DIR/failures/<trial>.txt stopped.json why it has no result
 """
 
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from fxray.config.document import Document
 from fxray.config.limits import check
 from fxray.config.problem import refuse
-from fxray.config.tree import Config
+from fxray.config.tree import Config, DataConfig
 from fxray.errors import CheckpointError, ConfigError
 from fxray.evaluate.captions import can_score_captions
 from fxray.evaluate.scores import METRICS
-from fxray.experiments.trainings import are_equal_before_grpo, phases_of
+from fxray.events import OnEvent, PhaseStarted, Step, ignore
+from fxray.experiments.data import NAMES
+from fxray.experiments.trainings import before_grpo, phases_of
 from fxray.files import write_atomically
 from fxray.grammar.views import VIEWS
 from fxray.launch.phases import NO_FT, SFT
@@ -39,6 +43,7 @@ NEEDS = {
 }
 """Metrics by the part of an answer that they are about; the others are about its verdict or its form."""
 STOPPED = "stopped.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,48 +80,61 @@ class Trial:
         return all(self.run(out).predictions(name, "validation").exists() for name in names)
 
 
-def trials_of(file: SweepFile, configure: Configure, shared: Sequence[str] = ()) -> list[Trial]:
+def trials_of(file: SweepFile, configure: Configure, on_event: OnEvent = ignore) -> list[Trial]:
     """Every trial of a sweep, checked as `fxray config check` does.
 
     Args:
         file: The sweep.
         configure: Makes configurations.
-        shared: Overrides that let all of them read the same data.
+        on_event: Told of the progress.
 
     Raises:
         ConfigError: One cannot run, has not what is looked at, or is another one once more; it names the trial.
     """
     trials, names = [], dict[str, str]()
-    for setting in settings_of(file):
-        for seed in file.sweep.seeds:
-            name = f"{setting.name}+seed-{seed}"
-            where = f"{file.path}, trial {name}"
-            try:
-                config = configure([*shared, f"seed={seed}"], setting.document)
-                refuse(check(config), where=where)
-                for function in config.reward.functions:
-                    load_reward(function.path)
-                phases = [phase for phase in phases_of(config) if phase != NO_FT]
-            except ConfigError as error:
-                raise ConfigError(error.message, where=where, remedy=error.remedy) from error
-            if (same := names.setdefault(config.model_dump_json(), name)) != name:
-                raise ConfigError(f"comes to the same as {same}", where=where, remedy="leave one of the values out")
-            phase = file.sweep.phase or phases[-1]
-            _refuse_what_is_not_measured(file, config, phase, phases, where)
-            trials.append(Trial(name, setting, seed, config, phase))
+    for setting, seed in told(list(itertools.product(settings_of(file), file.sweep.seeds)), "check", on_event):
+        name = f"{setting.name}+seed-{seed}"
+        where = f"{file.path}, trial {name}"
+        try:
+            config = configure([f"seed={seed}"], setting.document)
+            refuse(check(config), where=where)
+            for function in config.reward.functions:
+                load_reward(function.path)
+            phases = [phase for phase in phases_of(config) if phase != NO_FT]
+        except ConfigError as error:
+            raise ConfigError(error.message, where=where, remedy=error.remedy) from error
+        if (same := names.setdefault(config.model_dump_json(), name)) != name:
+            raise ConfigError(f"comes to the same as {same}", where=where, remedy="leave one of the values out")
+        phase = file.sweep.phase or phases[-1]
+        _refuse_what_is_not_measured(file, config, phase, phases, where)
+        trials.append(Trial(name, setting, seed, config, phase))
     return trials
+
+
+def told(items: Sequence[T], phase: str, on_event: OnEvent) -> Iterator[T]:
+    """The items, each a step of a phase once whoever takes it is done with it."""
+    on_event(PhaseStarted(phase, len(items)))
+    for number, item in enumerate(items, start=1):
+        yield item
+        on_event(Step(phase, number, len(items)))
+
+
+def reading(trials: Sequence[Trial], splits: DataConfig) -> list[Trial]:
+    """The trials, each with its own settings of the data and the files of the splits that all share."""
+    files = {name: getattr(splits, name) for name in ("synth", *NAMES)}
+    data = [trial.config.data.model_copy(update=files) for trial in trials]
+    return [
+        replace(trial, config=trial.config.model_copy(update={"data": own}))
+        for trial, own in zip(trials, data, strict=True)
+    ]
 
 
 def shared_sfts(trials: Sequence[Trial], out: Path) -> list[Trial]:
     """One trial for each SFT that several share and none has done: it goes first, and the others take its SFT over."""
-    groups: list[list[Trial]] = []
+    groups: dict[Hashable, list[Trial]] = {}
     for trial in trials:
-        group = next((g for g in groups if are_equal_before_grpo(g[0].config, trial.config)), None)
-        if group is None:
-            groups.append([trial])
-        else:
-            group.append(trial)
-    lacking = [g for g in groups if len(g) > 1 and not any(trial.is_answered(out, SFT) for trial in g)]
+        groups.setdefault(before_grpo(trial.config), []).append(trial)
+    lacking = [g for g in groups.values() if len(g) > 1 and not any(trial.is_answered(out, SFT) for trial in g)]
     return [next((trial for trial in g if trial.run(out).root.is_dir()), g[0]) for g in lacking]
 
 

@@ -5,11 +5,13 @@ import math
 import pytest
 
 from fxray.config.load import load_config
+from fxray.config.tree import SftConfig
 from fxray.errors import CheckpointError, ConfigError
+from fxray.experiments.data import split_overrides
 from fxray.sweep.file import Values, load_sweep, settings_of, takes_whole_numbers
 from fxray.sweep.measure import SettingResult, TrialResult, ranked
 from fxray.sweep.sweep import plan, sweep
-from fxray.sweep.trials import STOPPED, read_stopped, shared_sfts, trials_of
+from fxray.sweep.trials import STOPPED, read_stopped, reading, shared_sfts, trials_of
 
 
 def test_grids_cross_and_a_sample_is_the_same_at_every_point(sweep_file):
@@ -161,6 +163,34 @@ def test_trials_with_equal_settings_before_grpo_share_an_sft(base, sweep_file):
     ]
     assert {row.state for row in plan(file, base)} == {"not begun"}
     assert {row.num_steps for row in plan(file, base)} == {6}
+
+
+def test_groups_of_equal_sfts_are_found_without_comparing_every_trial_with_every_other(base, sweep_file, monkeypatch):
+    file = sweep_file("fields: {sft.learning_rate: {loguniform: [0.001, 0.1]}}\nnum_samples: 30\nseeds: [0, 1]")
+    trials = trials_of(file, base.configure)
+    assert len(trials) == 60
+    compared, equal = [], SftConfig.__eq__
+
+    def counting(one, other):
+        compared.append(one)
+        return equal(one, other)
+
+    monkeypatch.setattr(SftConfig, "__eq__", counting)
+    assert shared_sfts(trials, base.out) == []
+    assert len(compared) < 60
+
+
+def test_trials_read_the_shared_files_and_keep_their_own_settings_of_the_data(tmp_path, sweep_file):
+    file = sweep_file("fields: {data.view: {grid: [full, no-tags]}, grpo.kl_beta: {grid: [0.1, 0.2]}}")
+    config = load_config("tiny")
+    assert config.data.synth is not None
+    shared = split_overrides(config, tmp_path)
+    trials = trials_of(file, lambda more, above: load_config("tiny", more, above))
+    read = reading(trials, load_config("tiny", shared).data)
+    assert [t.config.data.view for t in read] == ["full", "full", "no-tags", "no-tags"]
+    assert {t.config.data.test for t in read} == {tmp_path.resolve() / "data" / "test.parquet"}
+    for trial in read:
+        assert trial.config == load_config("tiny", [*shared, f"seed={trial.seed}"], trial.setting.document)
 
 
 def test_the_example_names_what_is_to_be_answered():

@@ -13,9 +13,9 @@ import pytest
 from fxray.config.load import load_config
 from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import ConfigError
-from fxray.events import Note, Step
+from fxray.events import Note, PhaseStarted, Step
 from fxray.launch.lease import hold
-from fxray.sweep.sweep import sweep
+from fxray.sweep.sweep import plan, sweep
 
 GRID = """
 title: Images per step
@@ -98,6 +98,21 @@ def test_a_table_says_that_validation_images_share_sources(
     train, _ = fake_train({"": (6, 4, 4, 4)})
     table = sweep(sweep_file(GRID), own, train=train, run=in_this_process).table
     assert [note.partition(" are about")[0] for note in table.notes if " images of " in note] == said
+
+
+def test_every_trial_is_checked_once_and_progress_is_told_from_the_first_on(base, sweep_file, fake_train, monkeypatch):
+    train, _ = fake_train({"": (6, 4, 4, 1)})
+    checked, events = [], []
+    monkeypatch.setattr("fxray.sweep.trials.check", lambda config: checked.append(config) or [])
+    sweep(sweep_file(GRID), base, on_event=events.append, train=train, run=in_this_process)
+    assert len(checked) == 4
+    assert events[0] == PhaseStarted("check", 4)
+    for phase in ("check", "write configurations"):
+        assert [e.step for e in events if isinstance(e, Step) and e.phase == phase] == [1, 2, 3, 4]
+
+    events.clear()
+    plan(sweep_file(GRID), base, events.append)
+    assert events == [PhaseStarted("check", 4), *(Step("check", number, 4) for number in (1, 2, 3, 4))]
 
 
 def test_a_setting_goes_from_phase_to_phase_with_all_its_seeds_and_stays_stopped(base, sweep_file, fake_train):
