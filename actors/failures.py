@@ -104,7 +104,7 @@ class FailureBudget:
         self._recent_s.append(now_s)
         if len(self._recent_s) > self._max_restarts:
             raise WorkerDiedError(
-                f"{self._who} failed {counted(len(self._recent_s), 'time')} within {self._window_s / 60:g} minutes, "
+                f"{self._who} failed {counted(len(self._recent_s), 'time')} within {self._window_s / 60:g} min, "
                 f"{counted(self._max_restarts, 'restart is', 'restarts are')} allowed; the last one: {reason}",
                 where="failures.max_restarts",
                 remedy=f"{self._remedy}; the run continues from its last checkpoint",

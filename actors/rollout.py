@@ -41,6 +41,7 @@ from actors.scaling import Scaler
 from actors.weight_sync import check_proof
 from fxray import spans
 from fxray.capacity.leases import groups_at_once, lease_size
+from fxray.counts import counted
 from fxray.errors import FxrayError
 from fxray.events import Note, OnEvent, ignore
 from fxray.grpo.types import PolicyBlob, PromptGroup, RolloutGroup, SamplingSettings, SyncProof
@@ -240,7 +241,7 @@ class RolloutPool:
         num_bytes = sum(batch.prompts[index].image.num_bytes for index in lease)
         batch.image_bytes += num_bytes
         reference = worker.actor.generate.remote([Job.of(batch.prompts[index]) for index in lease], batch.sampling)
-        what = f"{len(lease)} groups from {worker.name}"
+        what = f"{counted(len(lease), 'group')} from {worker.name}"
         span = worker.begin(DRAW, what, {"groups": len(lease), "bytes": num_bytes})
         self._errands[reference] = Errand(worker, DRAW, span, batch.deadline_s, batch=batch, lease=lease)
 

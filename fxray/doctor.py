@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from fxray.counts import counted
 from fxray.engine.environment import cpu_kernels_load
 from fxray.engine.versions import ACCEPTED
 from fxray.errors import FxrayError
@@ -199,7 +200,7 @@ def _ray() -> Iterator[Finding]:
     except Exception as error:  # noqa: BLE001 - other processes are started here, and Ray raises bare Exceptions
         yield Finding(Level.FAIL, "Ray", f"{type(error).__name__}: {error}", RAY_REMEDY)
         return
-    yield Finding(Level.OK, "Ray", f"starts and runs a task; {num_cpus:.0f} processors")
+    yield Finding(Level.OK, "Ray", f"starts and runs a task; {counted(round(num_cpus), 'processor')}")
 
 
 def _start_ray() -> float:

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fxray.counts import counted
+
 PACKAGES = ("fxray", "ray", "vllm", "torch", "torchvision", "transformers", "peft", "deepspeed", "pyarrow", "pydantic")
 
 
@@ -18,7 +20,7 @@ def versions() -> dict[str, Any]:
         "packages": {name: _version(name) or "absent" for name in PACKAGES},
         "git_revision": _git_revision(),
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "machine": f"{platform.system()} {platform.machine()}, {counted(os.cpu_count() or 1, 'processor')}",
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 

@@ -127,7 +127,7 @@ def _notes(
     notes = [
         INTERVALS,
         *note_of_sources("Test set", sources),
-        f"Scored on {evaluation.num_real} real and {evaluation.num_generated} generated images.",
+        f"Scored on {evaluation.num_real} real and {counted(evaluation.num_generated, 'generated image')}.",
         "Thresholds are chosen on a fifth of the training set that shares no source with what is fitted on.",
         f"'beats' speaks of balanced accuracy: its interval lies above {CHANCE}, or the paired difference's above 0.",
         "Seconds by the clock, in brackets of processor time; memory is the process's peak, + the device's.",

@@ -139,7 +139,7 @@ def _show(dst: Path, summary: Summary) -> None:
     if summary.num_refused:
         words.append(f"{counted(summary.num_refused, 'row')} cannot be read")
     if summary.num_warnings:
-        words.append(f"{summary.num_warnings} warnings")
+        words.append(counted(summary.num_warnings, "warning"))
     typer.echo("; ".join(words), err=True)
     if summary.num_refused or summary.num_warnings:
         from fxray.data.import_job import FINDINGS, first_findings

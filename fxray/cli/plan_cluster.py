@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from fxray.counts import counted
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -82,20 +84,20 @@ def _enough(plan: "ClusterPlan", config: "Config") -> list[str]:
     )
     if plan.enough_workers is None:
         return [f"{present}; no number of rollout workers makes sampling as short as learning"]
-    return [f"{present}; from {plan.enough_workers} rollout workers on the learner is what is waited for"]
+    return [f"{present}; from {counted(plan.enough_workers, 'rollout worker')} on the learner is what is waited for"]
 
 
 def _comings(elasticity: "Elasticity", config: "Config") -> list[str]:
     without_s = elasticity.sampling_without_s
     meanwhile = f"sampling takes {without_s:.1f} s" if without_s is not None else "nothing is drawn"
     dies = (
-        f"a worker that dies: {elasticity.lease_groups} groups are drawn again, its step takes up to "
-        f"{elasticity.death_s:.1f} s longer;\n  until another is up {meanwhile}"
+        f"a worker that dies: {counted(elasticity.lease_groups, 'group is', 'groups are')} drawn again, "
+        f"its step takes up to {elasticity.death_s:.1f} s longer;\n  until another is up {meanwhile}"
     )
     joins = (
         f"a worker that joins, its node being up: {elasticity.join_s:.1f} s until its first group;\n  "
-        f"a run ends with more than {config.failures.max_restarts} failures in "
-        f"{config.failures.window_minutes:g} minutes (failures.max_restarts)"
+        f"a run ends with more than {counted(config.failures.max_restarts, 'failure')} in "
+        f"{config.failures.window_minutes:g} min (failures.max_restarts)"
     )
     return [dies, joins]
 

@@ -83,8 +83,8 @@ def _refuse_too_few(num_real: int, num_generated: int, num_without: int, max_fpr
             else ""
         )
         raise DataError(
-            f"{num_real} real and {num_generated} generated images have a probability, expected at least {needed} and "
-            f"{MIN_IMAGES} for a false-positive rate of {max_fpr:g}{without}",
+            f"{num_real} real and {counted(num_generated, 'generated image')} with a probability, expected at "
+            f"least {needed} and {MIN_IMAGES} for a false-positive rate of {max_fpr:g}{without}",
             where=data,
             remedy=("train longer, until answers hold a verdict; or " if num_without else "")
             + "calibrate on more validation images, or with a larger --max-fpr",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from actors.placement import LEARNER, REWARD, ROLLOUT, node_share
 from fxray.config.tree import Config
+from fxray.counts import counted
 from fxray.errors import ConfigError
 from fxray.launch.cluster import ray_address
 
@@ -18,7 +19,7 @@ class Demand:
     """Processes of one kind, each of which needs a place on one node.
 
     Attributes:
-        what: Their name, in the plural.
+        what: What one is called.
         field: The configuration field that says how many.
         num: How many.
         resources: What each reserves: CPU, GPU and custom resources.
@@ -41,11 +42,11 @@ def demands(config: Config) -> dict[str, list[Demand]]:
     of_engine = {"CPU": rollout.cpus_per_worker, "GPU": rollout.gpus_per_worker} | share(ROLLOUT)
     of_rank = {"CPU": max(learner.cpus_per_rank, 0.01), "GPU": learner.gpus_per_rank} | share(LEARNER)
     grpo = [
-        Demand("learner ranks", "learner.num_ranks", learner.num_ranks, of_rank),
-        Demand("rollout workers", _field_of_needed(config), rollout.needed_workers, of_engine),
-        Demand("reward workers", "reward.num_workers", config.reward.num_workers, share(REWARD)),
+        Demand("learner rank", "learner.num_ranks", learner.num_ranks, of_rank),
+        Demand("rollout worker", _field_of_needed(config), rollout.needed_workers, of_engine),
+        Demand("reward worker", "reward.num_workers", config.reward.num_workers, share(REWARD)),
     ]
-    return {"SFT": [Demand("SFT workers", "sft.num_workers", sft.num_workers, of_sft)], "GRPO": grpo}
+    return {"SFT": [Demand("SFT worker", "sft.num_workers", sft.num_workers, of_sft)], "GRPO": grpo}
 
 
 def _field_of_needed(config: Config) -> str:
@@ -74,7 +75,7 @@ def missing(config: Config, nodes: Sequence[Mapping[str, float]], copies: int = 
             num_placed = sum(_place(demand.resources, left) for _ in range(num))
             if num_placed < num:
                 lines.append(
-                    f"{phase} asks for {num} {demand.what} of {shown(demand.resources)} each "
+                    f"{phase} asks for {counted(num, demand.what)} of {shown(demand.resources)} each "
                     f"({demand.field}): there is room for {num_placed}"
                 )
     return lines

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fxray.counts import counted
 from fxray.errors import ModelError
 from fxray.model import attention
 from fxray.model.family import DRIVERS, VisionLanguageModel
@@ -132,7 +133,8 @@ def _check_row(model: VisionLanguageModel, row: PackedRow, forbidden: Sequence[i
     (num_tokens,) = count_image_tokens(row.grid_thw[None], DRIVERS[model.config.model_type].merge_size(model.config))
     if num_placeholders != num_tokens:
         raise ModelError(
-            f"the prompt has {num_placeholders} image placeholders, but the image makes {num_tokens} tokens",
+            f"the prompt has {counted(num_placeholders, 'image placeholder')}, "
+            f"but the image makes {counted(num_tokens, 'token')}",
             where=f"sample {row.sample_id}",
             remedy="give sampler and learner the same model, min_pixels and max_pixels",
         )

@@ -7,6 +7,8 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from fxray.counts import counted
+
 
 @cache
 def load_template(package: str, name: str, **filters: Callable[..., str]) -> Template:
@@ -15,10 +17,10 @@ def load_template(package: str, name: str, **filters: Callable[..., str]) -> Tem
     Args:
         package: As it is imported.
         name: Of the file.
-        filters: What it may call, beside Jinja's own.
+        filters: What it may call, beside Jinja's own and `counted`.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= filters
+    environment.filters |= {"counted": counted} | filters
     return environment.from_string((resources.files(package) / name).read_text("utf-8"))
 
 

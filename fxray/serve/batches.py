@@ -21,6 +21,7 @@ import anyio
 from starlette.datastructures import UploadFile
 
 from fxray.config.tree import DEFAULT_MODEL
+from fxray.counts import counted
 from fxray.errors import DataError
 from fxray.files import atomic_dir, disk_errors, write_atomically
 from fxray.serve.problems import Refusal, problem, problem_of
@@ -142,7 +143,7 @@ class BatchStore:
         if sum(1 for _ in self.all()) >= self._max_batches:
             raise Refusal(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"{self._max_batches} batches are kept already",
+                f"{counted(self._max_batches, 'batch is', 'batches are')} kept already",
                 remedy="fetch the results of a batch and delete it",
                 retry_after_s=60,
             )

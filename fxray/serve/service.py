@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
+from fxray.counts import counted
 from fxray.data.changes import CHANGES, Change
 from fxray.draw import plain_text
 from fxray.errors import DataError, FxrayError
@@ -87,7 +88,7 @@ class Service:
         if wait_s > 0:
             raise Refusal(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"more than {self.settings.images_per_min} images in a minute",
+                f"more than {counted(self.settings.images_per_min, 'image')} in a minute",
                 where="this API key",
                 remedy="wait, or hand the images in as a batch",
                 retry_after_s=wait_s,

@@ -143,7 +143,7 @@ async def uploaded_files(request: Request, limits: UploadLimits, accepted: str) 
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE if is_too_many else HTTPStatus.BAD_REQUEST,
             f"the multipart body cannot be read: {plain_text(said)}",
             where="body",
-            remedy=f"send at most {limits.max_images} files in fields named `{FIELD}`, and no other field",
+            remedy=f"send at most {counted(limits.max_images, 'file')} in fields named `{FIELD}`, and no other field",
         ) from error
     try:
         files = [value for name, value in form.multi_items() if name == FIELD and isinstance(value, UploadFile)]
@@ -224,7 +224,7 @@ def _check_signs(body: bytes, max_images: int) -> None:
             HTTPStatus.UNPROCESSABLE_ENTITY,
             f"JSON with {num_signs} commas, brackets and braces, expected at most {limit}",
             where="body",
-            remedy=f"send at most {max_images} images, each with `data` and `name` alone",
+            remedy=f"send at most {counted(max_images, 'image')}, each with `data` and `name` alone",
         )
 
 

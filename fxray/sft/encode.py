@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerFast
 
+from fxray.counts import counted
 from fxray.data.frame import Frame
 from fxray.errors import DataError
 from fxray.grammar import render
@@ -65,7 +66,7 @@ def encode_answer(
             shorter = replace(annotation, regions=annotation.regions[:num_kept])
             taught = _encode(tokenizer, shorter, frame, view, where)
     if len(taught) > max_answer_tokens:
-        left = f" with {num_kept} of its {num_regions} regions" if num_kept < num_regions else ""
+        left = f" with {num_kept} of its {counted(num_regions, 'region')}" if num_kept < num_regions else ""
         raise DataError(
             f"the answer has {len(taught)} tokens{left}, {max_answer_tokens} are allowed (sft.max_answer_tokens)",
             where=where,

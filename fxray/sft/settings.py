@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from fxray.config.schedule import num_sft_steps
+from fxray.counts import counted
 from fxray.errors import ConfigError
 from fxray.grammar.prompts import TemplateSetting
 from fxray.grammar.views import RegionOrder, ViewName
@@ -98,8 +99,8 @@ class SftSettings:
         per_round = self.num_workers * self.micro_batch_size
         if self.batch_size % per_round:
             raise ConfigError(
-                f"{self.batch_size} samples do not divide into {self.num_workers} workers x "
-                f"{self.micro_batch_size} samples per forward pass",
+                f"{counted(self.batch_size, 'sample does', 'samples do')} not divide into "
+                f"{counted(self.num_workers, 'worker')} x {counted(self.micro_batch_size, 'sample')} per forward pass",
                 where="sft.batch_size",
                 remedy=f"choose a multiple of {per_round}",
             )

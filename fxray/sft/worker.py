@@ -20,6 +20,7 @@ from ray.train.torch import get_device
 from safetensors.torch import save
 
 from fxray.ahead import read_ahead
+from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.data.frame import sight_of
 from fxray.data.order import derived_seed
@@ -146,7 +147,7 @@ class Trainer:
         state = checkpoint.read_state(folder, self._settings)
         if state.num_steps != self._num_steps:  # rates, and the end, hang on it
             raise CheckpointError(
-                f"belongs to an SFT of {state.num_steps} steps, this training split makes {self._num_steps}",
+                f"belongs to an SFT of {counted(state.num_steps, 'step')}, this training split makes {self._num_steps}",
                 where=str(folder),
                 remedy="put the training split back as it was, or choose another run directory",
             )

@@ -51,7 +51,7 @@ def test_a_spent_budget_says_who_how_often_why_and_what_to_do() -> None:
     with pytest.raises(WorkerDiedError) as caught:
         present.record(20, "rank 1 was killed for its memory")
     assert str(caught.value) == (
-        "failures.max_restarts: ranks failed 2 times within 1 minutes, 1 restart is allowed; the last one: rank 1 "
+        "failures.max_restarts: ranks failed 2 times within 1 min, 1 restart is allowed; the last one: rank 1 "
         "was killed for its memory\n  remedy: use less memory; the run continues from its last checkpoint"
     )
 

@@ -128,7 +128,7 @@ def _balance(rows: Sequence[SeenRow]) -> Iterator[Finding]:
     for file, counts in labels_by_file(rows).items():
         few, many = sorted(counts[verdict] for verdict in Verdict)
         if many > MAX_CLASS_RATIO * few:
-            message = f"{counts[Verdict.REAL]} real and {counts[Verdict.GENERATED]} generated images"
+            message = f"{counts[Verdict.REAL]} real and {counted(counts[Verdict.GENERATED], 'generated image')}"
             yield Finding("class-balance", message, Place(file), "label")
     first_of: dict[str, Place] = {}
     for row in rows:
@@ -152,5 +152,5 @@ def _captions(rows: Sequence[SeenRow]) -> Iterator[Finding]:
         if count < max(MIN_REPEATED_CAPTIONS, REPEATED_CAPTION_FRAC * total):
             break
         places = [row.place for row in rows if caption in row.captions]
-        message = f"{shown(caption)} is the caption of {count} of {total} regions"
+        message = f"{shown(caption)} is the caption of {count} of {counted(total, 'region')}"
         yield Finding("caption-everywhere", message, places[0], "regions", shown(caption), tuple(places[1:MAX_OTHERS]))

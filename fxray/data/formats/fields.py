@@ -124,7 +124,7 @@ def four_numbers(value: Any, field: str) -> Corners:
     """A list of exactly four finite numbers."""
     values = sequence(value, field)
     if len(values) != 4:
-        raise FieldProblem(field, value, f"{len(values)} numbers, expected four")
+        raise FieldProblem(field, value, f"{counted(len(values), 'number')}, expected four")
     a, b, c, d = (number(item, field) for item in values)
     return a, b, c, d
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fxray.counts import counted
 from fxray.data.split.assignment import deal, keep_in_proportion
 from fxray.errors import DataError
 
@@ -118,7 +119,7 @@ def refuse_empty_parts(rows: Rows, folds: Sequence[Fold], *, needs_validation: b
             collections = "" if ignores_source else ", or --ignore-source where `source` names a collection"
             raise DataError(
                 f"fold {fold.name!r} has no {name} image in its {PART_NAMES[part]} part: the {name} images form "
-                f"{num_clusters} clusters that must not be cut ({bound})",
+                f"{counted(num_clusters, 'cluster')} that must not be cut ({bound})",
                 remedy="give more images, fewer folds or larger parts (--folds, --fractions, --validation-frac; "
                 f"--validation-frac 0 makes no validation part){collections}",
             )

@@ -22,7 +22,7 @@ def test_everything_that_is_missing_is_named_with_its_field():
     lines = missing(config("sft.num_workers=2", "learner.gpus_per_rank=1", "rollout.num_workers=3"), [{"CPU": 3}])
     assert lines == [
         "SFT asks for 2 SFT workers of 1 GPU, 1 CPU each (sft.num_workers): there is room for 0",
-        "GRPO asks for 1 learner ranks of 1 GPU, 1 CPU each (learner.num_ranks): there is room for 0",
+        "GRPO asks for 1 learner rank of 1 GPU, 1 CPU each (learner.num_ranks): there is room for 0",
     ]
 
 
@@ -42,7 +42,7 @@ def test_an_elastic_pool_needs_room_for_its_fewest_workers():
 def test_a_process_must_fit_on_one_node():
     wide = config("rollout.cpus_per_worker=3")
     (line,) = missing(wide, [{"CPU": 2}, {"CPU": 2}])
-    assert line.startswith("GRPO asks for 1 rollout workers of 3 CPU each")
+    assert line.startswith("GRPO asks for 1 rollout worker of 3 CPU each")
     assert missing(wide, [{"CPU": 2}, {"CPU": 3}]) == []
 
 
@@ -61,7 +61,7 @@ def test_node_types_bind_only_where_they_are_asked_for():
     nodes = [{"CPU": 4, "rollout": 1}, {"CPU": 4, "learner": 1}]
     assert missing(config(), nodes) == []
     (line,) = missing(config("ray.use_node_types=true"), nodes)
-    assert "reward workers of a node with `reward` each" in line
+    assert "1 reward worker of a node with `reward` each" in line
     assert missing(config("ray.use_node_types=true"), [*nodes, {"CPU": 0, "reward": 1}]) == []
 
 
@@ -74,7 +74,7 @@ def test_node_types_bind_only_where_they_are_asked_for():
     ],
 )
 def test_resources_in_words(resources, words):
-    assert shown(Demand("workers", "field", 1, resources).resources) == words
+    assert shown(Demand("worker", "field", 1, resources).resources) == words
 
 
 @given(

@@ -212,8 +212,8 @@ def test_what_cannot_run_is_refused_before_it_is_queued(cluster, client):
     num_jobs = len(client.list_jobs())
     too_much = submit(cluster, cluster.folder / "b", "--set", "learner.gpus_per_rank=1", "--set", "sft.num_workers=1")
     assert too_much.returncode == 1
-    assert "SFT asks for 1 SFT workers of 1 GPU, 1 CPU, a node with `learner` each" in too_much.stderr
-    assert "GRPO asks for 1 learner ranks of 1 GPU" in too_much.stderr
+    assert "SFT asks for 1 SFT worker of 1 GPU, 1 CPU, a node with `learner` each" in too_much.stderr
+    assert "GRPO asks for 1 learner rank of 1 GPU" in too_much.stderr
     assert too_much.stderr.count("error:") == 1
     assert len(client.list_jobs()) == num_jobs
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,15 @@ def test_each_broken_rule_has_its_shelf_and_the_first_of_its_findings(page: str)
     assert f"label, {CARDS_PER_RULE} of 20" in page
     shelf = page[page.index('<section id="label">') :]
     assert shelf[: shelf.index("</section>")].count("<article") == CARDS_PER_RULE
+
+
+def test_one_row_and_one_finding_are_said_in_the_singular(tmp_path: Path) -> None:
+    row = _row(0) | {"label": "fake"}
+    pq.write_table(pa.Table.from_pylist([row], schema=SCHEMA), tmp_path / "a.parquet")
+    found = check([tmp_path / "a.parquet"])
+    only = replace(found, findings=tuple(each for each in found.findings if each.rule == "label"))
+    write_check_page(tmp_path / "check.html", only)
+    assert "1 row. 1 finding of 1 rule." in (tmp_path / "check.html").read_text("utf-8")
 
 
 def test_images_stand_with_their_boxes_and_copies_side_by_side(page: str) -> None:

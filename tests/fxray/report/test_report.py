@@ -250,7 +250,7 @@ def test_damaged_parts_are_said_and_the_rest_is_shown(make_run: MakeRun) -> None
     [
         ("timeline.json", '[\n{"ph":"X","name":"a"}\n]\n', ""),
         ("timeline.json", '[\n{"ph":"M","name":"thread_name","pid":1,"tid":1,"args":{"name":7}}\n]\n', ""),
-        ("metrics.jsonl", '{"phase":"alpha","step":5,"time":5.0,"metrics":{"seconds":null}}\n', "1 steps–"),
+        ("metrics.jsonl", '{"phase":"alpha","step":5,"time":5.0,"metrics":{"seconds":null}}\n', "1 step–"),
         ("config.yaml", "seed: .inf\n", "config.yaml cannot be read: cannot convert float infinity to integer"),
         (
             "metrics.jsonl",

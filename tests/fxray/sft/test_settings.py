@@ -36,7 +36,7 @@ def test_a_last_batch_that_is_not_full_counts_as_a_step(settings: SftSettings) -
 
 
 def test_a_batch_that_does_not_divide_is_refused(settings: SftSettings) -> None:
-    with pytest.raises(ConfigError, match="4 samples do not divide into 1 workers x 3"):
+    with pytest.raises(ConfigError, match="4 samples do not divide into 1 worker x 3"):
         replace(settings, micro_batch_size=3)
 
 

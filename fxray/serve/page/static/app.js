@@ -25,7 +25,7 @@ function add(files) {
     return;
   }
   const room = MAX_FILES - items.length;
-  notice(images.length > room ? `At most ${MAX_FILES} images at a time; ${images.length - room} were left out. Larger sets go to /v1/batches.` : "");
+  notice(images.length > room ? `At most ${MAX_FILES} images at a time; left out: ${images.length - room}. Larger sets go to /v1/batches.` : "");
   const added = images.slice(0, room).map((file) => examination(file, byId("models").value));
   items.push(...added);
   document.body.classList.add("busy-page");

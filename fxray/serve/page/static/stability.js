@@ -2,7 +2,7 @@
 
 import { stability } from "./api.js";
 import { announce, h } from "./dom.js";
-import { VERDICTS, percent } from "./words.js";
+import { VERDICTS, count, percent } from "./words.js";
 
 const OVERLAP = "Overlap is that of the copy’s regions with the original’s: 1 where they are the same places, 0 where they are others.";
 const shortOf = (assessment) => VERDICTS[assessment ?? "none"].short;
@@ -43,8 +43,8 @@ async function examine(item, refresh) {
 export function sentence(found) {
   const answer = shortOf(found.original.assessment);
   const left = found.not_tried.length ? ` Not tried, as the image is too long: ${found.not_tried.join("; ")}.` : "";
-  if (found.num_flips === 0) return `“${answer}” holds under all ${found.num_changes} changes. What holds can still be wrong.${left}`;
-  return `“${answer}” does not hold under ${found.num_flips} of ${found.num_changes} changes.${left}`;
+  if (found.num_flips === 0) return `“${answer}” holds under all of ${count(found.num_changes, "change")}. What holds can still be wrong.${left}`;
+  return `“${answer}” does not hold under ${found.num_flips} of ${count(found.num_changes, "change")}.${left}`;
 }
 
 function table(found) {

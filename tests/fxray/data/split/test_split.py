@@ -181,7 +181,7 @@ def test_a_generator_that_is_spelled_in_two_ways_is_held_out_as_one(tmp_path: Pa
 
 def test_sources_that_name_collections_can_be_ignored(tmp_path: Path) -> None:
     rows = [r | {"source": r["label"]} for r in balanced(80)]
-    with pytest.raises(DataError, match="form 1 clusters that must not be cut") as caught:
+    with pytest.raises(DataError, match="form 1 cluster that must not be cut") as caught:
         make(tmp_path, rows)
     assert "--ignore-source" in caught.value.remedy
     assert part_counts(make(tmp_path, rows, ignores_source=True)) == {"train": 60, "test": 20}
@@ -200,7 +200,7 @@ def test_many_generators_with_few_images_each_are_split_as_usual(tmp_path: Path)
 
 def test_a_refusal_names_the_class_that_lacks_and_no_option_that_was_given(tmp_path: Path) -> None:
     rows = [r | {"source": "one"} if r["label"] == "generated" else r for r in balanced(80)]
-    with pytest.raises(DataError, match="no generated image in its train part: the generated images form 1 clusters"):
+    with pytest.raises(DataError, match="no generated image in its train part: the generated images form 1 cluster"):
         make(tmp_path, rows, num_folds=2)
     with pytest.raises(DataError, match=r"must not be cut \(look-alikes\)") as caught:
         make(tmp_path, balanced(80), num_folds=60, ignores_source=True)
