@@ -17,6 +17,7 @@ from fxray.prefer.raters import Rater, rater_of
 from fxray.prefer.store import Store
 from fxray.prefer.votes import Choice, VoteError, cast, image_of, progress_of, shown, undo
 from fxray.serve.failures import add_failures, as_response
+from fxray.serve.parameters import refuse_unknown_parameters
 from fxray.serve.problems import Refusal, problem_of, unavailable
 from fxray.serve.shield import Shield
 
@@ -59,7 +60,13 @@ def build_app(store: Store, allowed_hosts: tuple[str, ...]) -> ASGIApp:
 
 def build_routes(store: Store) -> FastAPI:
     """The routes alone."""
-    app = FastAPI(title="fxray prefer", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="fxray prefer",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        dependencies=[Depends(refuse_unknown_parameters)],
+    )
 
     def rater(authorization: Annotated[str | None, Header()] = None) -> Rater:
         scheme, _, token = (authorization or "").partition(" ")

@@ -15,12 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fxray import __version__
 from fxray.config.tree import DEFAULT_MODEL
-from fxray.draw import plain_text
 from fxray.errors import FxrayError
 from fxray.serve.batches import read_lines
 from fxray.serve.failures import add_failures, as_response, told_failure
 from fxray.serve.metrics import Counted
 from fxray.serve.page import add_page
+from fxray.serve.parameters import refuse_unknown_parameters
 from fxray.serve.problems import CLIENT_GONE, Refusal, problem_of, unavailable
 from fxray.serve.service import STABILITY_COST, Service
 from fxray.serve.shield import Shield
@@ -82,36 +82,10 @@ def build_routes(service: Service) -> FastAPI:
     return app
 
 
-PROBED = ("/healthz", "/readyz", "/metrics")
-
-
 def service_of(request: Request) -> Service:
     """The service that the application was started with."""
     service: Service = request.app.state.service
     return service
-
-
-async def refuse_unknown_parameters(request: Request) -> None:
-    """Lets a request pass whose query holds what the description of its route names; the page's files take any.
-
-    So do the routes that probes and monitors ask, who add what they like.
-
-    Raises:
-        Refusal: It holds anything else, such as `modle` (422).
-    """
-    path = request.scope["route"].path
-    described = request.app.openapi()["paths"].get(path)
-    if not request.query_params or described is None or path in PROBED:
-        return
-    parameters = described[request.method.lower()].get("parameters", [])
-    known = sorted(each["name"] for each in parameters if each["in"] == "query")
-    if others := sorted(set(request.query_params) - set(known)):
-        raise Refusal(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            f"unknown query parameter {plain_text(others[0], 40)!r}",
-            where="query",
-            remedy=f"leave it out; there is {', '.join(f'`{name}`' for name in known) or 'none'} here",
-        )
 
 
 async def owner_of(

@@ -150,3 +150,20 @@ def test_a_proxys_name_is_answered_where_it_is_told(study, token):
         answer = client.get("/v1/pair", headers={"Authorization": f"Bearer {token}"})
         assert json.loads(answer.text)["num_pairs"] == 32
         assert study.name not in answer.text
+
+
+def test_no_route_takes_a_query_parameter(study, token):
+    from starlette.testclient import TestClient
+
+    from fxray.prefer.application import build_app
+
+    with open_study(study) as store:
+        client = TestClient(build_app(store, ("127.0.0.1",)), base_url="http://127.0.0.1")
+        vote = f"/v1/votes/{'0' * 32}"
+        asked = [("GET", "/v1/pair"), ("GET", "/v1/pairs/0/image"), ("PUT", vote), ("DELETE", vote)]
+        for method, path in asked:
+            answer = client.request(method, f"{path}?rater=ben", headers={"Authorization": f"Bearer {token}"})
+            assert (answer.status_code, answer.json()["detail"]) == (422, "unknown query parameter 'rater'"), path
+            assert answer.json()["remedy"] == "leave it out; there is none here"
+        assert client.get("/v1/pair", headers={"Authorization": f"Bearer {token}"}).json()["num_done"] == 0
+        assert [client.get(f"{path}?rater=ben").status_code for path in ("/", "/static/prefer.js")] == [200, 200]

@@ -4,7 +4,7 @@ import asyncio
 
 from fake_service import running
 
-from fxray.serve.api import PROBED
+from fxray.serve.parameters import PROBED
 
 
 def test_no_route_takes_a_query_parameter_that_its_description_does_not_name(make_service):

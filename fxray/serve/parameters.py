@@ -1,0 +1,33 @@
+"""Parameters of a query: those that the description of a route names, and no other."""
+
+from http import HTTPStatus
+
+from fastapi import Request
+
+from fxray.draw import plain_text
+from fxray.serve.problems import Refusal
+
+PROBED = ("/healthz", "/readyz", "/metrics")
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Lets a request pass whose query holds what the description of its route names; the page's files take any.
+
+    So do the routes that probes and monitors ask, who add what they like.
+
+    Raises:
+        Refusal: It holds anything else, such as `modle` (422).
+    """
+    path = request.scope["route"].path
+    described = request.app.openapi()["paths"].get(path)
+    if not request.query_params or described is None or path in PROBED:
+        return
+    parameters = described[request.method.lower()].get("parameters", [])
+    known = sorted(each["name"] for each in parameters if each["in"] == "query")
+    if others := sorted(set(request.query_params) - set(known)):
+        raise Refusal(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"unknown query parameter {plain_text(others[0], 40)!r}",
+            where="query",
+            remedy=f"leave it out; there is {', '.join(f'`{name}`' for name in known) or 'none'} here",
+        )
