@@ -40,7 +40,7 @@ AdapterOption = Annotated[
 ThresholdOption = Annotated[
     float, typer.Option(help="Score from which an image counts as generated, where a file has no verdicts.")
 ]
-BootstrapOption = Annotated[int, typer.Option(min=1, help="Resamples behind each 95 % interval.")]
+BootstrapOption = Annotated[int, typer.Option(min=1, max=10**6, help="Resamples behind each 95 % interval.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
 

@@ -56,7 +56,9 @@ def evaluate(
     overrides: SetOption = None,
     num_bootstrap: Annotated[
         int | None,
-        typer.Option(min=1, help="Resamples behind each 95 % interval. [default: the configuration's, else 1000]"),
+        typer.Option(
+            min=1, max=10**6, help="Resamples behind each 95 % interval. [default: the configuration's, else 1000]"
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the resamples. [default: the configuration's, else 0]")

@@ -11,6 +11,11 @@ from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Deadline = Annotated[float, Field(gt=0, le=10**6)]
+"""Seconds, up to 11 days: a wait of 10**300 is no time to Python, one of 10**7 none to poll(2)."""
+Units = Annotated[float, Field(ge=0, le=4096)]
+"""GPUs or processors of one process."""
+Threads = Annotated[int, Field(ge=0, le=4096)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Workers = Annotated[int, Field(ge=1, le=4096)]
 """Processes of one role: four times the most that docs/scaling.md simulates."""
@@ -182,11 +187,11 @@ class RolloutConfig(Section):
     """The pool is elastic and may grow to so many; 0 keeps `num_workers` for the whole run."""
     scale_every_steps: Count = 10
     """Steps between two changes of an elastic pool, at least; their medians decide."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    cpus_per_worker: Annotated[float, Field(ge=0)] = 1
-    threads: Annotated[int, Field(ge=0)] = 0
+    gpus_per_worker: Units = 0
+    cpus_per_worker: Units = 1
+    threads: Threads = 0
     """CPU threads of one engine; 0 takes the node's, on a machine with its own Ray the engine's share of them."""
-    max_num_seqs: Count = 64
+    max_num_seqs: Annotated[int, Field(ge=1, le=2**16)] = 64
     """Answers that one engine decodes at once."""
     max_model_len: Count = 4096
     """Prompt, image and answer in tokens."""
@@ -208,11 +213,11 @@ class RolloutConfig(Section):
     probe_tolerance_nats: Positive = 0.1
     """Mean |difference| of a token's log-probability that a probe may show; no token may differ by more than ten times
     as much. Float32: 1e-4; bfloat16: 0.1."""
-    start_deadline_s: Positive = 600
+    start_deadline_s: Deadline = 600
     """For an engine to come up once it has a node, and for a node that training cannot go on without."""
-    step_deadline_s: Positive = 1800
+    step_deadline_s: Deadline = 1800
     """For an engine to draw the groups that it was asked for, all of a step or its share, or to load a policy."""
-    hang_deadline_s: Positive = 60
+    hang_deadline_s: Deadline = 60
     """For an engine that is up to answer a health question; one that does not is killed and replaced."""
 
     @property
@@ -234,9 +239,9 @@ class RewardFunctionConfig(Section):
 
 class RewardConfig(Section):
     num_workers: Workers = 2
-    start_deadline_s: Positive = 120
+    start_deadline_s: Deadline = 120
     """For a worker to come up with the user's functions loaded."""
-    group_deadline_s: Positive = 10
+    group_deadline_s: Deadline = 10
     """A group whose scoring takes longer is masked, counted, and its worker replaced."""
     functions: tuple[RewardFunctionConfig, ...] = ()
     """The user's own rewards, added to the schedule's."""
@@ -244,9 +249,9 @@ class RewardConfig(Section):
 
 class LearnerConfig(Section):
     num_ranks: Workers = 1
-    gpus_per_rank: Annotated[float, Field(ge=0)] = 0
-    cpus_per_rank: Annotated[float, Field(ge=0)] = 1
-    threads: Annotated[int, Field(ge=0)] = 0
+    gpus_per_rank: Units = 0
+    cpus_per_rank: Units = 1
+    threads: Threads = 0
     """CPU threads of one rank; 0 takes the node's, on a machine with its own Ray the rank's share of them."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     max_tokens_per_micro_batch: Count = 16384
@@ -254,11 +259,11 @@ class LearnerConfig(Section):
     max_groups_per_micro_batch: Annotated[int, Field(ge=0)] = 0
     """Groups of one pass, and so its images, which take more memory than as many tokens of text; 0: as many as the
     tokens allow."""
-    start_deadline_s: Positive = 600
+    start_deadline_s: Deadline = 600
     """For all ranks to have a place and to load the model, those of SFT too."""
-    step_deadline_s: Positive = 1800
+    step_deadline_s: Deadline = 1800
     """For any other call, and for a step of SFT."""
-    hang_deadline_s: Positive = 60
+    hang_deadline_s: Deadline = 60
     """For a rank to say that it lives, in a thread beside its work; else it is ended, and all ranks start again.
     Not while files of a whole model move (`model.lora: null`), in which no thread of a rank gets a turn."""
 
@@ -276,7 +281,7 @@ class EvaluateConfig(Section):
     num_samples: Annotated[int, Field(ge=0)] = 0
     """Samples of the test split to answer, and of the validation split for calibration; 0 means all."""
     max_new_tokens: Count = 1024
-    num_bootstrap: Count = 1000
+    num_bootstrap: Annotated[int, Field(ge=1, le=10**6)] = 1000
     """Resamples behind each 95 % interval."""
     max_fpr: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Calibration: largest share of the validation split's real images that may count as generated."""
@@ -306,13 +311,13 @@ class RayConfig(Section):
     use_node_types: bool = False
     """Place learner, engines and rewards on nodes that offer the custom resources learner, rollout and reward, as those
     of cluster.yaml and deploy/ do; otherwise on any node."""
-    head_deadline_s: Positive = 40
+    head_deadline_s: Deadline = 40
     """On a cluster, the driver ends with an error when the head has not answered for so long. Ray itself ends every
     process, without a word, after RAY_gcs_rpc_server_reconnect_timeout_s (60): raise both together."""
     autoscales: bool = False
     """The cluster brings nodes when they are asked for: those that are missing at the start are waited for, within the
     start deadlines, and not refused."""
-    stall_warning_s: Positive = 60
+    stall_warning_s: Deadline = 60
     """The driver warns when it has waited so long for a worker, and again whenever the wait has doubled; what usually
     takes longer is a stall at three times its usual length."""
 
@@ -350,9 +355,9 @@ class ServeConfig(Section):
     """Millions of pixels of one image, before it is scaled down for the model."""
     max_waiting: Annotated[int, Field(ge=0)] = 256
     """Images that may wait for an engine; more are refused with 503 and Retry-After."""
-    request_deadline_s: Positive = 120
+    request_deadline_s: Deadline = 120
     """For the answer to a request, waiting included; then the engine drops it."""
-    upload_deadline_s: Positive = 60
+    upload_deadline_s: Deadline = 60
     """For a request's body to arrive; that of a batch beyond `max_request_mib` has so much longer as it is larger."""
     images_per_min: Annotated[int, Field(ge=0)] = 0
     """Images that one API key may send in a minute, batches apart; 0 for any number."""
@@ -365,7 +370,7 @@ class ServeConfig(Section):
     """Batches that are kept at once."""
     keep_batches_h: Positive = 72
     """A finished batch is kept so long, counted from when it was handed in."""
-    drain_deadline_s: Positive = 60
+    drain_deadline_s: Deadline = 60
     """For requests that have begun to end, before the service stops or an adapter is swapped."""
 
 

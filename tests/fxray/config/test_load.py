@@ -125,12 +125,24 @@ def test_an_override_of_another_form_is_refused(tmp_path, override):
         ("rollout.max_workers", 4096),
         ("learner.num_ranks", 4096),
         ("sft.batch_size", 10**9),
+        ("rollout.max_num_seqs", 2**16),
+        ("rollout.threads", 4096),
+        ("learner.cpus_per_rank", 4096),
+        ("evaluate.num_bootstrap", 10**6),
+        ("learner.step_deadline_s", 10**6),
+        ("ray.stall_warning_s", 10**6),
     ],
 )
 def test_a_count_has_an_upper_bound(field, most):
     load_config("tiny", [f"{field}={most}"])
     with pytest.raises(ConfigError, match=f"{field} is {most + 1}; must be less than or equal to {most}"):
         load_config("tiny", [f"{field}={most + 1}"])
+
+
+@pytest.mark.parametrize("override", ["rollout.gpus_per_worker=1e9", "reward.group_deadline_s=1e300"])
+def test_what_no_machine_has_and_no_clock_counts_is_refused_at_once(override):
+    with pytest.raises(ConfigError, match="must be less than or equal to"):
+        load_config("tiny", [override])
 
 
 def test_an_override_that_is_not_yaml_is_refused(tmp_path):
