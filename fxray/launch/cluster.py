@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,9 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 @contextmanager
-def ray_cluster(config: RayConfig, *, min_cpus: int, is_apart: bool = False) -> Iterator[None]:
+def ray_cluster(
+    config: RayConfig, *, min_cpus: int, is_apart: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Joins or starts Ray, and leaves or ends it.
 
     Args:
@@ -31,6 +33,7 @@ def ray_cluster(config: RayConfig, *, min_cpus: int, is_apart: bool = False) -> 
         min_cpus: Logical processors that the actors of the run ask for.
         is_apart: A signal to this process's whole group, as of `timeout`, is not to end a Ray of its own before the
             block ends; and where one ends all the same, the block does.
+        environment: Variables of the processes that Ray starts for this one, also on a cluster that is up already.
 
     Raises:
         ResourceError: The cluster cannot be reached, or a Ray of its own cannot be started here.
@@ -45,7 +48,7 @@ def ray_cluster(config: RayConfig, *, min_cpus: int, is_apart: bool = False) -> 
 
     with nullcontext() if address else own_folder() as folder:
         with _kept_handler(signal.SIGTERM), own_groups() if is_apart else nullcontext():
-            _init(config, address, folder, min_cpus)
+            _init(config, address, folder, min_cpus, environment)
         head = ray.get_runtime_context().gcs_address
         with _own_exit(signal.SIGTERM), watched_head(head, config.head_deadline_s) if address else nullcontext():
             try:
@@ -104,17 +107,25 @@ def ray_address(config: RayConfig) -> str | None:
     return config.address or os.environ.get("RAY_ADDRESS")
 
 
-def _init(config: RayConfig, address: str | None, folder: Path | None, min_cpus: int) -> None:
+def _init(
+    config: RayConfig,
+    address: str | None,
+    folder: Path | None,
+    min_cpus: int,
+    environment: Mapping[str, str] | None,
+) -> None:
     """Joins the cluster at an address, or starts a Ray of this process in a folder."""
     import ray
 
+    own = {"env_vars": dict(environment)} if environment else None
     try:
         if address:
-            ray.init(address=address, namespace="fxray", log_to_driver=False, logging_level="WARNING")
+            ray.init(address=address, namespace="fxray", runtime_env=own, log_to_driver=False, logging_level="WARNING")
         else:
             ray.init(
                 address="local",
                 namespace="fxray",
+                runtime_env=own,
                 resources=dict.fromkeys(NODE_TYPES, 1) if config.use_node_types else None,
                 num_cpus=max(config.num_cpus or num_processors(), min_cpus),
                 object_store_memory=config.object_store_mib * 2**20,

@@ -30,10 +30,11 @@ SWITCHES = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_worker_niceness": "0",
-    "RAY_kill_child_processes_on_worker_exit": "0",
 }
 """Tune's own logs, handler of Ctrl-C, haste when a process of its is used again, folder and output; and that trials,
-which such a process starts, yield to others no more than `fxray train` does, and leave by themselves when it ends."""
+which such a process starts, yield to others no more than `fxray train` does."""
+LEAVE_BY_THEMSELVES = {"RAY_kill_child_processes_on_worker_exit": "0"}
+"""Trials, when such a process ends: without it Ray kills them. A cluster's own processes must be told it, too."""
 
 
 def run_rounds(
@@ -67,7 +68,8 @@ def run_rounds(
                 continue
             if not is_up:
                 closing.enter_context(_tune_settings(folder))
-                closing.enter_context(ray_cluster(ray_config.model_copy(update=own), min_cpus=1))
+                ray = ray_config.model_copy(update=own)
+                closing.enter_context(ray_cluster(ray, min_cpus=1, environment=LEAVE_BY_THEMSELVES))
                 is_up = True
             if ray_address(ray_config) and not ray_config.autoscales:
                 configs = {unit.name: unit.trials[0].config for unit in each.units}

@@ -66,7 +66,7 @@ def test_too_little_shared_memory_is_said_with_its_own_remedy(monkeypatch):
 def test_a_local_ray_counts_the_processors_that_the_driver_may_use(monkeypatch, tmp_path):
     taken = []
     monkeypatch.setattr(ray, "init", lambda **options: taken.append(options["num_cpus"]))
-    _init(RayConfig(), None, tmp_path, min_cpus=1)
+    _init(RayConfig(), None, tmp_path, min_cpus=1, environment=None)
     assert taken == [1]
 
 

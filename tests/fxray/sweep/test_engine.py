@@ -4,10 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 
 from fxray.config.tree import RayConfig
+from fxray.launch.cluster import ray_cluster
 from fxray.sweep.engine import run_rounds
 from fxray.sweep.units import Halving, Listener, Round, Unit
 
@@ -20,7 +22,7 @@ from fxray.config.tree import RayConfig
 from fxray.sweep.engine import run_rounds
 from fxray.sweep.units import Listener, Round, Unit
 
-folder, code = sys.argv[1:]
+folder, code, address = sys.argv[1:]
 
 def advance(trial, phase):
     with subprocess.Popen([sys.executable, "-c", code, folder], stdin=-1, start_new_session=True) as process:
@@ -29,7 +31,8 @@ def advance(trial, phase):
 signal.signal(signal.SIGTERM, _leave)
 rounds = iter([Round((Unit("a", ("a",), ("sft",)),), Listener(*3 * [lambda *said: None]))])
 tune = Path(folder, ".tune")
-run_rounds(rounds, advance, lambda unit, phase: 1.0, max_concurrent=1, ray_config=RayConfig(), folder=tune)
+ray = RayConfig(address=address or None, autoscales=bool(address))
+run_rounds(rounds, advance, lambda unit, phase: 1.0, max_concurrent=1, ray_config=ray, folder=tune)
 """
 TRIAL = """
 import signal, sys, time
@@ -96,13 +99,18 @@ def test_what_falls_behind_is_stopped_what_fails_stops_nothing_and_all_is_told(t
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_a_trial_leaves_by_itself_when_its_sweep_is_ended(tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_a_trial_leaves_by_itself_when_its_sweep_is_ended(tmp_path, monkeypatch, is_joined):
+    import ray
+
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with subprocess.Popen([sys.executable, "-c", SWEEP, str(tmp_path), TRIAL]) as process:
-        _wait_for(tmp_path / "up")
-        process.terminate()
-        assert process.wait(60) == 128 + signal.SIGTERM
-    _wait_for(tmp_path / "left")
+    with ray_cluster(RayConfig(), min_cpus=1) if is_joined else nullcontext():
+        address = ray.get_runtime_context().gcs_address if is_joined else ""
+        with subprocess.Popen([sys.executable, "-c", SWEEP, str(tmp_path), TRIAL, address]) as process:
+            _wait_for(tmp_path / "up")
+            process.terminate()
+            assert process.wait(60) == 128 + signal.SIGTERM
+        _wait_for(tmp_path / "left")
     assert (tmp_path / "left").read_text() == str(128 + signal.SIGTERM)
 
 
