@@ -76,7 +76,7 @@ class SynthConfig(Section):
     num_test: Count = 512
     size_px: Annotated[int, Field(ge=56, le=2048)] = 168
     """Side of the square samples, in pixels."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
 class DataConfig(Section):

@@ -139,6 +139,12 @@ def test_a_count_has_an_upper_bound(field, most):
         load_config("tiny", [f"{field}={most + 1}"])
 
 
+@pytest.mark.parametrize("field", ["seed", "data.synth.seed"])
+def test_a_seed_is_not_negative(field):
+    with pytest.raises(ConfigError, match=f"{field} is -1; must be greater than or equal to 0"):
+        load_config("tiny", [f"{field}=-1"])
+
+
 @pytest.mark.parametrize("override", ["rollout.gpus_per_worker=1e9", "reward.group_deadline_s=1e300"])
 def test_what_no_machine_has_and_no_clock_counts_is_refused_at_once(override):
     with pytest.raises(ConfigError, match="must be less than or equal to"):
