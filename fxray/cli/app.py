@@ -100,6 +100,8 @@ def options(
 def main() -> NoReturn:
     """Runs the command line and exits."""
     signal.signal(signal.SIGTERM, _leave)
+    # Ray would print on stdout that a worker died, which fxray tells in its own words. It reads this when imported.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_ANY_NAME)

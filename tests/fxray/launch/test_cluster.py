@@ -52,6 +52,29 @@ with ray_cluster(RayConfig(object_store_mib=128), min_cpus=1):
 """
 
 
+DEATH = """
+import os, time
+from fxray.cli import app
+from fxray.config.tree import RayConfig
+from fxray.launch.cluster import ray_cluster
+
+def command():
+    with ray_cluster(RayConfig(object_store_mib=128), min_cpus=1):
+        import ray
+
+        class Worker:
+            def die(self):
+                os._exit(1)
+
+        ray.wait([ray.remote(Worker).remote().die.remote()], timeout=120)
+        time.sleep(5)
+        print("{}")
+
+app.app = command
+app.main()
+"""
+
+
 def test_too_little_shared_memory_is_said_with_its_own_remedy(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -86,6 +109,13 @@ def test_a_local_ray_listens_on_loopback_only():
     addresses = set(json.loads(done.stdout.splitlines()[-1]))
     assert addresses
     assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_worker_that_dies_puts_no_line_of_rays_into_what_a_command_prints():
+    done = subprocess.run([sys.executable, "-c", DEATH], capture_output=True, text=True, timeout=280, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{}\n", "")
 
 
 @pytest.mark.ray
