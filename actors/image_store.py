@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.failures import DEATHS, FailureBudget, forget_frames
+from actors.failures import DEATHS, FailureBudget, forget_frames, words_of
 from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.errors import DataError, FxrayError
@@ -165,7 +165,7 @@ class ImageSource:
             except (*DEATHS, GetTimeoutError) as error:
                 forget_frames(error)
                 reason = f"did not read {counted(len(asked), 'image')} within {self._deadline_s:g} s"
-                reason = reason if isinstance(error, GetTimeoutError) else f"died: {error}"
+                reason = reason if isinstance(error, GetTimeoutError) else f"died: {words_of(error)}"
                 ray.kill(self._store)
                 self._failures.record(time.monotonic(), f"image store of {self._path} {reason}")
                 self._on_restart(f"the image store of {self._path} is started again: it {reason}")

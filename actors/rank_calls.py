@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayTaskError
 
-from actors.failures import LOSSES, forget_frames
+from actors.failures import LOSSES, forget_frames, words_of
 from actors.health import Health
 from fxray import spans
 from fxray.errors import DeadlineError, FxrayError, LearnerLostError
@@ -91,7 +91,7 @@ def await_ranks(
         raise
     except LOSSES as error:
         forget_frames(error)
-        raise LearnerLostError(f"a learner rank died: {error}", where=f"waiting for {what}") from error
+        raise LearnerLostError(f"a learner rank died: {words_of(error)}", where=f"waiting for {what}") from error
     except GetTimeoutError as error:
         raise DeadlineError(f"no answer within {deadline_s:.0f} s", where=f"waiting for {what}") from error
     finally:

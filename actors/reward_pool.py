@@ -27,7 +27,7 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.failures import DEATHS, FailureBudget, dead_node, forget_frames
+from actors.failures import DEATHS, FailureBudget, dead_node, forget_frames, words_of
 from actors.placement import node_share
 from fxray import spans
 from fxray.capacity.leases import SHARE_S, share_size
@@ -279,7 +279,7 @@ class RewardPool:
             is_taken = isinstance(error, RayActorError) and error.preempted
             if not is_taken:
                 self.counters.deaths += 1
-                self._failures.record(time.monotonic(), f"a worker died: {error}", node=dead_node(error))
+                self._failures.record(time.monotonic(), f"a worker died: {words_of(error)}", node=dead_node(error))
             self._start_worker()
             return lease.groups, NODE_TAKEN if is_taken else WORKER_DIED
         except RayTaskError as error:

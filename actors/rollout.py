@@ -34,7 +34,7 @@ from actors.errands import (
     may_start,
     missing_groups,
 )
-from actors.failures import DEATHS, LOSSES, FailureBudget, forget_frames, is_of_one_machine
+from actors.failures import DEATHS, LOSSES, FailureBudget, forget_frames, is_of_one_machine, words_of
 from actors.nodes import Nodes
 from actors.rollout_worker import Job
 from actors.scaling import Scaler
@@ -318,7 +318,7 @@ class RolloutPool:
             self._crew.hear(question)
         except DEATHS as error:
             forget_frames(error)
-            self._lose(worker, f"died: {error}", error)
+            self._lose(worker, f"died: {words_of(error)}", error)
 
     def _finish(self, reference: ray.ObjectRef) -> None:
         errand = self._errands.pop(reference)
@@ -328,7 +328,7 @@ class RolloutPool:
         except LOSSES as error:
             self._errands[reference] = errand
             forget_frames(error)
-            self._lose(worker, f"died: {error}", error)
+            self._lose(worker, f"died: {words_of(error)}", error)
             return
         except RayTaskError as error:
             if self._can_do_without(errand, error.cause):

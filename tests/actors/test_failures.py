@@ -5,7 +5,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError, RuntimeEnvSetupError
 
-from actors.failures import FailureBudget, dead_node
+from actors.failures import FailureBudget, dead_node, words_of
 from actors.health import Health
 from fxray.errors import WorkerDiedError
 
@@ -54,6 +54,20 @@ def test_a_spent_budget_says_who_how_often_why_and_what_to_do() -> None:
         "failures.max_restarts: ranks failed 2 times within 1 min, 1 restart is allowed; the last one: rank 1 "
         "was killed for its memory\n  remedy: use less memory; the run continues from its last checkpoint"
     )
+
+
+def test_what_ray_says_of_a_death_is_one_line_of_what_happened() -> None:
+    error = RayActorError(
+        actor_id=None,
+        error_msg="The actor died unexpectedly before finishing this task.\n\tclass_name: RolloutWorker\n\tactor_id: 2e"
+        "\n\tpid: 16946\n\tnamespace: fxray\n\tip: 127.0.0.1\nThe actor is dead because its worker process has died. "
+        "Worker exit detail: End of file. Some common causes include: (1) the process was killed by the OOM killer.",
+    )
+    assert words_of(error) == (
+        "The actor died unexpectedly before finishing this task. pid: 16946 The actor is dead because its worker "
+        "process has died. Worker exit detail: End of file."
+    )
+    assert words_of(OutOfMemoryError("no memory\n" * 100)) == ("no memory " * 100)[:400]
 
 
 def test_processes_that_fall_with_their_node_are_one_failure_and_those_that_come_after_are_not() -> None:

@@ -163,7 +163,7 @@ def test_an_actor_that_hangs_is_replaced_and_one_that_fails_again_stops_the_run(
     hung.wait(60)
 
     process_of(source).kill()
-    with pytest.raises(WorkerDiedError, match="image stores failed 2 times within 10 minutes, 1 restart is allowed"):
+    with pytest.raises(WorkerDiedError, match="image stores failed 2 times within 10 min, 1 restart is allowed"):
         source.fetch([0])
 
 

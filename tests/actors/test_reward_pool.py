@@ -188,7 +188,7 @@ def test_an_answer_that_kills_every_worker_is_masked_and_the_budget_is_kept(clus
         results = pool.score(groups, stage, 0.0)
         assert [result.is_valid_G.tolist() for result in results] == [[True], [False]]
         assert pool.counters.reasons == {"the worker that scored it died": 1}
-        with pytest.raises(WorkerDiedError, match="failed 4 times within 10 minutes, 3 restarts"):
+        with pytest.raises(WorkerDiedError, match="failed 4 times within 10 min, 3 restarts"):
             pool.score(groups, stage, 0.0)
 
 

@@ -99,7 +99,7 @@ def test_workers_that_die_while_loading_or_starting_are_replaced(pool_with: Any)
 
 def test_too_many_deaths_end_the_run_with_the_reason(pool_with: Any) -> None:
     with pool_with({"alpha/0/1": "die"}, failures=failures(2)) as pool:
-        with pytest.raises(WorkerDiedError, match="failed 3 times within 10 minutes, 2 restarts") as caught:
+        with pytest.raises(WorkerDiedError, match="failed 3 times within 10 min, 2 restarts") as caught:
             pool.generate(prompts(4), TWO)
         assert "2 groups from rollout-" in str(caught.value)
 
