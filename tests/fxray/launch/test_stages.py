@@ -233,7 +233,7 @@ def test_learners_that_keep_dying_stop_the_run_which_can_be_continued(
     undisturbed: dict[int, Run], tmp_path: Path
 ) -> None:
     run = Run(tmp_path)
-    with pytest.raises(WorkerDiedError, match=r"learners failed 3 times within 60 minutes, 2 restarts are allowed"):
+    with pytest.raises(WorkerDiedError, match=r"learners failed 3 times within 60 min, 2 restarts are allowed"):
         run.train(at("update", 8, 9, 10, error=lost))
     run.train()
     assert run.end == undisturbed[0].end
