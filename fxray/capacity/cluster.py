@@ -239,11 +239,12 @@ def count_traffic(
     ranks = config.learner.num_ranks
     rank_nodes = _num_nodes(ranks * max(1.0, config.learner.gpus_per_rank), known)
     requests = math.ceil(groups / _lease(config, num_workers))
+    shares = num_shares(groups, config.reward.num_workers, known.score_group_s)
     link = known.link_bytes_per_s
     return (
         Traffic("images", "store -> engines", groups, image, image / link),
         Traffic("answers", "engines -> driver", requests, drawn, drawn / link),
-        Traffic("texts and scores", "driver <-> rewards", 2 * groups, text + answers * SCORE_NUMBERS * 8, text / link),
+        Traffic("texts and scores", "driver <-> rewards", 2 * shares, text + answers * SCORE_NUMBERS * 8, text / link),
         Traffic(
             "weights" if trained.is_whole else "adapter",
             "rank 0 -> engines" if trained.is_whole else "driver -> engines",

@@ -105,12 +105,14 @@ def _comings(elasticity: "Elasticity", config: "Config") -> list[str]:
 def _coefficients_table(plan: "ClusterPlan") -> "Table":
     from rich.table import Table
 
-    from fxray.capacity.cluster import SOURCES
+    from fxray.capacity.cluster import SOURCES, ClusterCoefficients
 
     table = Table(title="These rest on", title_justify="left")
     table.add_column("coefficient")
     table.add_column("value", justify="right")
     table.add_column("where from")
     for field in fields(plan.coefficients):
-        table.add_row(field.name, f"{getattr(plan.coefficients, field.name):g}", SOURCES[field.name])
+        value = getattr(plan.coefficients, field.name)
+        is_given = value != getattr(ClusterCoefficients(), field.name)
+        table.add_row(field.name, f"{value:g}", "given" if is_given else SOURCES[field.name])
     return table

@@ -56,7 +56,7 @@ def test_bytes_of_every_boundary_are_counted_by_hand() -> None:
     assert numbers == {
         "images, store -> engines": (32, 32 * image),
         "answers, engines -> driver": (5, drawn),  # a lease for each engine
-        "texts and scores, driver <-> rewards": (64, text + 128 * 8 * 8),
+        "texts and scores, driver <-> rewards": (20, text + 128 * 8 * 8),  # ten shares there and back
         "adapter, driver -> engines": (2, 2 * adapter),  # five engines on nodes of four
         "images, store -> ranks": (32, 32 * image),
         "answers, driver -> ranks": (1, drawn),
@@ -166,6 +166,13 @@ class TestCommand:
             return next(each["seconds"] for each in cluster["traffic"] if each["route"] == "driver -> engines")
 
         assert adapter_s("--link-gbit", "1") == pytest.approx(25 * adapter_s("--link-gbit", "25"))
+
+    def test_it_says_which_speed_was_given(self) -> None:
+        shown = self.run("--config", "qwen2.5-vl-7b", "--cluster", "--link-gbit", "100").stdout
+        (line,) = (line for line in shown.splitlines() if "link_bytes_per_s" in line)
+        assert "1.25e+10" in line
+        assert "given" in line
+        assert "guess" in shown
 
     def test_a_network_without_the_cluster_is_refused(self) -> None:
         result = self.run("--config", "qwen2.5-vl-7b", "--link-gbit", "1")
