@@ -1,5 +1,6 @@
 """`fxray model`: base models for measurements."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -38,14 +39,13 @@ def random(
     from fxray.events import PhaseStarted, Step
     from fxray.model.random import write_random_model
 
-    mib = 2**20
+    phase, mib = "MiB of weights", 2**20
     with show_progress() as on_event:
-        on_event(PhaseStarted("MiB of weights"))
-        write_random_model(
-            out,
-            like,
-            num_layers=layers,
-            seed=seed,
-            progress=lambda done, total: on_event(Step("MiB of weights", done // mib, total // mib)),
-        )
+
+        def tell(done: int, total: int) -> None:
+            all_of_it = math.ceil(total / mib)
+            step = Step(phase, done // mib if done < total else all_of_it, all_of_it)
+            on_event(step if done else PhaseStarted(phase))
+
+        write_random_model(out, like, num_layers=layers, seed=seed, progress=tell)
     typer.echo(out)

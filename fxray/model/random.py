@@ -130,7 +130,7 @@ def write_random_model(
         like: One of `SHAPES`.
         num_layers: As in `shape_config`.
         seed: Of the weights.
-        progress: Told after each tensor.
+        progress: Told before the first tensor and after each: bytes that are written, and of all.
 
     Returns:
         Its configuration.
@@ -148,6 +148,7 @@ def write_random_model(
     generator = torch.Generator().manual_seed(seed)
     written, weight_map = 0, dict[str, str]()
     with atomic_dir(out_dir) as folder:
+        progress(0, total)
         for index, shard in enumerate(shards, 1):
             name = f"model-{index:05d}-of-{len(shards):05d}.safetensors"
             for tensor in _write_shard(folder / name, shard, generator):

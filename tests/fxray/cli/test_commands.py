@@ -218,6 +218,16 @@ def test_arguments_that_do_not_go_together_are_wrong_usage(arguments):
     assert run(*arguments).exit_code == 2
 
 
+def test_a_random_model_tells_its_end_once_and_nothing_before_it_begins(monkeypatch):
+    def write(*_, progress, **__):
+        for num_bytes in (0, 2 * 2**20, 2**21 + 9, 2**21 + 10):
+            progress(num_bytes, 2**21 + 10)
+
+    monkeypatch.setattr("fxray.model.random.write_random_model", write)
+    told = run("model", "random", "out", "--like", "qwen2.5-vl-3b").stderr
+    assert told.splitlines() == ["MiB of weights", "MiB of weights  3/3"]
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="not a run directory"):
         run("detect", "x.png", "--run-dir", tmp_path)
