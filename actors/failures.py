@@ -37,6 +37,9 @@ LOSSES = (*DEATHS, ObjectLostError)
 MOST_WORDS = 400
 """Characters of what Ray says of a death."""
 KNOWN_TO_RAY = ("class_name:", "actor_id:", "namespace:", "name:", "ip:")
+FRAME = "  "
+"""How lines of a traceback begin, but its first and its last."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 ADVICE_OF_RAY = (" Some common causes include", " Refer to the documentation", " To see ")
 
 FALLS_WITHIN_S = 10.0
@@ -50,9 +53,14 @@ def dead_node(error: Exception) -> str:
 
 
 def words_of(error: Exception) -> str:
-    """What Ray says of a death, in one line: without numbers that only Ray knows, and without its general advice."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    text = " ".join(line for line in lines if line and not line.startswith(KNOWN_TO_RAY))
+    """What Ray says of a death, in one line: without numbers that only Ray knows, and without its general advice.
+
+    Of a traceback, as where an actor's constructor raises or a node cannot make ready what the job brings, only the
+    last line is told, which says what was raised.
+    """
+    lines = _COLOUR.sub("", str(error)).splitlines()
+    told = [line.strip() for line in lines if not line.startswith(FRAME)]
+    text = " ".join(line for line in told if line and not line.startswith(KNOWN_TO_RAY))
     for advice in ADVICE_OF_RAY:
         text = text.partition(advice)[0]
     return text[:MOST_WORDS]

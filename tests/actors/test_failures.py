@@ -70,6 +70,18 @@ def test_what_ray_says_of_a_death_is_one_line_of_what_happened() -> None:
     assert words_of(OutOfMemoryError("no memory\n" * 100)) == ("no memory " * 100)[:400]
 
 
+def test_what_ray_says_of_a_death_ends_with_what_was_raised() -> None:
+    frame = '  File "/opt/python/lib/python3.11/asyncio/tasks.py", line 489, in wait_for\n    return fut.result()\n'
+    error = RuntimeEnvSetupError(
+        f"[Node 10.0.0.2] Traceback (most recent call last):\n{frame * 20}           ^^^^^^^^^^^^\n"
+        "\x1b[36mFileNotFoundError\x1b[39m: [Errno 2] No such file or directory: 'job.zip'\n"
+    )
+    assert words_of(error) == (
+        "Failed to set up runtime environment. [Node 10.0.0.2] Traceback (most recent call last): FileNotFoundError: "
+        "[Errno 2] No such file or directory: 'job.zip'"
+    )
+
+
 def test_processes_that_fall_with_their_node_are_one_failure_and_those_that_come_after_are_not() -> None:
     present = budget(2)
     for now_s in (10.0, 10.1, 15.0):
