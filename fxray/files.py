@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import platform
 import re
 import shutil
 import stat
@@ -60,7 +61,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     path = path.resolve() if path.is_symlink() else path
     refuse_working_folder(path)
     _refuse_mounted(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f"{_start_of_asides(path)}{os.urandom(3).hex()}.tmp")
     make_folder(path.parent)
     _clear_abandoned(path)
     try:
@@ -81,7 +82,6 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 def _own_folder(aside: Path) -> Iterator[None]:
     """Makes a folder that is locked until the block ends, or its process does, however that happens."""
     unseen = aside.with_suffix(".new")
-    shutil.rmtree(unseen, ignore_errors=True)
     unseen.mkdir()
     held = os.open(unseen, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -93,10 +93,18 @@ def _own_folder(aside: Path) -> Iterator[None]:
         os.close(held)
 
 
+def _start_of_asides(path: Path) -> str:
+    """How the names of this machine's folders beside `path` begin: no other sees the lock of a folder on NFS."""
+    return f".{path.name}.{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-"
+
+
 def _clear_abandoned(path: Path) -> None:
-    """Deletes what processes that were killed in an `atomic_dir` of this path have left: gigabytes, of a model."""
+    """Deletes what processes of this machine that were killed in an `atomic_dir` of this path have left.
+
+    That may be gigabytes, of a model.
+    """
     for folder in path.parent.iterdir():
-        if not re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.tmp", folder.name):
+        if not re.fullmatch(rf"{re.escape(_start_of_asides(path))}[0-9a-f]{{6}}\.tmp", folder.name):
             continue
         with suppress(OSError):  # somebody fills it, or it is a file
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

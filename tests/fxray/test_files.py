@@ -2,8 +2,11 @@
 
 import errno
 import os
+import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,32 +36,67 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
+FILLING = """
+import platform, sys, time
+from pathlib import Path
+from fxray.files import atomic_dir
+platform.node = lambda: sys.argv[2]
+with atomic_dir(Path(sys.argv[1])) as folder:
+    (folder / "x").write_text("half")
+    print(folder.name, flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def filling(folder: Path, machine: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A process on a machine that is in the midst of writing a folder, and what that is called meanwhile."""
+    command = [sys.executable, "-c", FILLING, str(folder), machine]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().decode().strip(), process
+        finally:
+            process.kill()
+
+
 def test_what_a_killed_process_left_of_a_folder_is_cleared_away_and_what_a_living_one_fills_is_not(
     tmp_path: Path,
 ) -> None:
-    code = f"""
-import time
-from pathlib import Path
-from fxray.files import atomic_dir
-with atomic_dir(Path({str(tmp_path / "d")!r})) as folder:
-    (folder / "x").write_text("half")
-    print("filling", flush=True)
-    time.sleep(600)
-"""
-    others = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)]
-    try:
-        assert [other.stdout.readline() for other in others if other.stdout] == [b"filling\n"] * 2
-        others[0].kill()
-        others[0].wait(60)
-        assert len(list(tmp_path.iterdir())) == 2
+    here = platform.node()
+    with filling(tmp_path / "d", here) as (left, killed), filling(tmp_path / "d", here) as (filled, _):
+        killed.kill()
+        killed.wait(60)
+        assert {each.name for each in tmp_path.iterdir()} == {left, filled}
         with atomic_dir(tmp_path / "d") as folder:
             (folder / "x").write_text("whole")
-        assert sorted(each.name for each in tmp_path.iterdir()) == [f".d.{others[1].pid}.tmp", "d"]
-        assert (tmp_path / f".d.{others[1].pid}.tmp" / "x").read_text() == "half"
-    finally:
-        for other in others:
-            other.kill()
-            other.communicate()
+        assert sorted(each.name for each in tmp_path.iterdir()) == [filled, "d"]
+        assert (tmp_path / filled / "x").read_text() == "half"
+
+
+def test_what_another_machine_fills_of_a_folder_is_not_cleared_away(tmp_path: Path) -> None:
+    with filling(tmp_path / "d", "elsewhere") as (filled, unseen):
+        unseen.kill()  # as where the file system does not let the locks of other machines be seen
+        unseen.wait(60)
+        with atomic_dir(tmp_path / "d") as folder:
+            (folder / "x").write_text("whole")
+    assert (tmp_path / filled / "x").read_text() == "half"
+
+
+def test_two_that_fill_a_folder_do_not_meet_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fxray.files.fcntl.flock", refuse)
+    with atomic_dir(tmp_path / "d") as first:  # as by processes of one number in two containers
+        (first / "x").write_text("first")
+        with atomic_dir(tmp_path / "d") as second:
+            (second / "x").write_text("second")
+        assert (tmp_path / "d" / "x").read_text() == "second"
+    assert (tmp_path / "d" / "x").read_text() == "first"
+    assert [each.name for each in tmp_path.iterdir()] == ["d"]
 
 
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
