@@ -3,6 +3,7 @@
 import os
 import stat
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ _DAMAGE = (
     zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 """What Pillow has been seen to raise on damaged files."""
+_FILTERS = threading.Lock()
+"""Filters of warnings belong to the whole process: of two threads, one would leave it with those of the other."""
 _SUBFILE_TAG, _IS_PREVIEW = 254, 1
 _DNG_VERSION_TAG = 50706
 _CONVERT = "convert it to JPEG, PNG or WebP"
@@ -92,7 +95,7 @@ def open_image(encoded: bytes, where: str) -> Image.Image:
         DataError: The bytes are no image, or camera raw data, claim too many pixels, or are made of too many parts.
     """
     try:
-        with warnings.catch_warnings():
+        with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = open_bounded(encoded, FORMATS)
             is_raw = is_camera_raw(image, encoded)

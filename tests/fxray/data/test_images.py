@@ -3,7 +3,10 @@
 import io
 import os
 import struct
+import threading
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fxray.data import images
 from fxray.data.images import MAX_IMAGE_BYTES, decode_image, read_image_file
 from fxray.errors import DataError
 
@@ -179,3 +183,24 @@ def test_random_bytes_after_a_valid_header_never_escape_as_another_error() -> No
         except DataError:
             num_refused += 1
     assert num_refused > 100
+
+
+def test_threads_that_open_images_leave_the_filters_of_warnings_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded, open_it = _encoded(Image.new("RGB", (4, 4)), "PNG"), images.open_bounded
+    is_one_in, is_other_in, before = threading.Event(), threading.Event(), list(warnings.filters)
+
+    def overlapping(encoded: bytes, formats: tuple[str, ...]) -> Image.Image:
+        if is_one_in.is_set():
+            is_other_in.set()
+            one.result(60)
+        else:
+            is_one_in.set()
+            is_other_in.wait(0.5)
+        return open_it(encoded, formats)
+
+    monkeypatch.setattr(images, "open_bounded", overlapping)
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(decode_image, encoded, "one")
+        assert is_one_in.wait(60)
+        assert threads.submit(decode_image, encoded, "other").result(60).size == one.result(60).size == (4, 4)
+    assert list(warnings.filters) == before
