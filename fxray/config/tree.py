@@ -256,7 +256,7 @@ class LearnerConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 0
     max_tokens_per_micro_batch: Count = 16384
     """Tokens of one pass: groups are packed together up to this, without padding."""
-    max_groups_per_micro_batch: Annotated[int, Field(ge=0)] = 0
+    max_groups_per_micro_batch: Annotated[int, Field(ge=0, le=2**20)] = 0
     """Groups of one pass, and so its images, which take more memory than as many tokens of text; 0: as many as the
     tokens allow."""
     start_deadline_s: Deadline = 600

@@ -128,6 +128,7 @@ def test_an_override_of_another_form_is_refused(tmp_path, override):
         ("rollout.max_num_seqs", 2**16),
         ("rollout.threads", 4096),
         ("learner.cpus_per_rank", 4096),
+        ("learner.max_groups_per_micro_batch", 2**20),
         ("evaluate.num_bootstrap", 10**6),
         ("learner.step_deadline_s", 10**6),
         ("ray.stall_warning_s", 10**6),
