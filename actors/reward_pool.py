@@ -7,7 +7,8 @@
 
 A share is as many groups as take `SHARE_S`, by the pace of the last one, so that quick rewards cost few requests and
 slow ones are spread over all workers. It has the deadline of one group, ten times as long or more. Whichever of several
-was to blame is found by scoring each of them alone, so no group is masked for another's sake.
+was to blame is found by scoring each of them alone, so none is masked unless a worker hung, or died, over it alone. A
+death counts against all of its share, though: a group that kills is masked at the second worker, not at the third.
 
 Only a user's own reward function can hang or die; the built-in rewards are total. No pixels come here.
 """
