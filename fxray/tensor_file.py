@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 
 PIECE_BYTES = 2**28
+MAX_HEADER_BYTES = 10**8
+"""As safetensors' own: any other file begins with bytes that may announce more than there is memory."""
 NUM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -136,11 +138,11 @@ def _refuse_cut(entries: Sequence[Entry], num_bytes: int, name: str) -> None:
 
 
 def _header_of(file: Path) -> bytes:
-    """As many bytes as a file's first eight announce, or all of it where it is shorter."""
-    num_bytes = file.stat().st_size
+    """As many bytes as a file's first eight announce, fewer where it is shorter or no header is so long."""
+    most_bytes = min(file.stat().st_size, MAX_HEADER_BYTES)
     with file.open("rb") as content:
         prefix = content.read(8)
-        return prefix + content.read(min(int.from_bytes(prefix, "little"), num_bytes))
+        return prefix + content.read(min(int.from_bytes(prefix, "little"), most_bytes))
 
 
 def read_pieces(folder: Path, piece_bytes: int = PIECE_BYTES) -> tuple[Bytes, ...]:

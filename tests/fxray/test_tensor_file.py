@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save_file
 
-from fxray.tensor_file import cut, join_pieces, make_header, pieces_sha256, read_entries, read_header, read_pieces
+from fxray.tensor_file import (
+    cut,
+    join_pieces,
+    make_header,
+    pieces_sha256,
+    read_entries,
+    read_header,
+    read_pieces,
+    read_whole_header,
+)
 
 TENSORS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones(5, np.float16), "c": np.zeros((), np.int64)}
 
@@ -81,3 +90,12 @@ def test_a_file_shorter_than_it_announces_is_refused(tmp_path: Path, content: by
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=r"no safetensors header|announces"):
         read(tmp_path)
+
+
+def test_of_a_file_of_another_kind_no_more_is_read_than_a_header_may_have(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"PK\x03\x04" + bytes(3) + b"\x08")  # as torch.save begins: more than half an exabyte
+    with file.open("r+b") as content:
+        content.truncate(2**28)
+    with pytest.raises(ValueError, match="it has 100000008 bytes and announces 57646"):
+        read_whole_header(file)
