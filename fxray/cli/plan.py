@@ -80,7 +80,7 @@ def plan(
         for line in (*_fits(result), *_times(result)):
             typer.echo(line)
         if cluster:
-            print_cluster(result.cluster, tree)
+            print_cluster(result.cluster, tree, given=["link_bytes_per_s"] if link_gbit else [])
     if not result.memory.fits:
         raise typer.Exit(1)
 

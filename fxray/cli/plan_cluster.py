@@ -8,6 +8,8 @@ import typer
 from fxray.counts import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rich.table import Table
 
     from fxray.capacity.cluster import ClusterPlan, Elasticity, Size
@@ -16,8 +18,14 @@ if TYPE_CHECKING:
 MIB = 2**20
 
 
-def print_cluster(plan: "ClusterPlan", config: "Config") -> None:
-    """Prints traffic, sizes and what workers cost that come and go."""
+def print_cluster(plan: "ClusterPlan", config: "Config", *, given: "Collection[str]") -> None:
+    """Prints traffic, sizes and what workers cost that come and go.
+
+    Args:
+        plan: Of the cluster.
+        config: Of the run.
+        given: Coefficients that the user gave.
+    """
     from fxray.cli.tables import print_table
 
     typer.echo()
@@ -32,7 +40,7 @@ def print_cluster(plan: "ClusterPlan", config: "Config") -> None:
     for line in (*_enough(plan, config), *(_comings(plan.elasticity, config) if plan.elasticity else ())):
         typer.echo(line)
     typer.echo()
-    print_table(_coefficients_table(plan))
+    print_table(_coefficients_table(plan, given))
 
 
 def _traffic_table(plan: "ClusterPlan") -> "Table":
@@ -102,17 +110,16 @@ def _comings(elasticity: "Elasticity", config: "Config") -> list[str]:
     return [dies, joins]
 
 
-def _coefficients_table(plan: "ClusterPlan") -> "Table":
+def _coefficients_table(plan: "ClusterPlan", given: "Collection[str]") -> "Table":
     from rich.table import Table
 
-    from fxray.capacity.cluster import SOURCES, ClusterCoefficients
+    from fxray.capacity.cluster import SOURCES
 
     table = Table(title="These rest on", title_justify="left")
     table.add_column("coefficient")
     table.add_column("value", justify="right")
     table.add_column("where from")
     for field in fields(plan.coefficients):
-        value = getattr(plan.coefficients, field.name)
-        is_given = value != getattr(ClusterCoefficients(), field.name)
-        table.add_row(field.name, f"{value:g}", "given" if is_given else SOURCES[field.name])
+        source = "given" if field.name in given else SOURCES[field.name]
+        table.add_row(field.name, f"{getattr(plan.coefficients, field.name):g}", source)
     return table

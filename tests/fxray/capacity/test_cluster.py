@@ -167,10 +167,11 @@ class TestCommand:
 
         assert adapter_s("--link-gbit", "1") == pytest.approx(25 * adapter_s("--link-gbit", "25"))
 
-    def test_it_says_which_speed_was_given(self) -> None:
-        shown = self.run("--config", "qwen2.5-vl-7b", "--cluster", "--link-gbit", "100").stdout
+    @pytest.mark.parametrize(("gbit", "bytes_per_s"), [("100", "1.25e+10"), ("25", "3.125e+09")])
+    def test_it_says_which_speed_was_given(self, gbit: str, bytes_per_s: str) -> None:
+        shown = self.run("--config", "qwen2.5-vl-7b", "--cluster", "--link-gbit", gbit).stdout
         (line,) = (line for line in shown.splitlines() if "link_bytes_per_s" in line)
-        assert "1.25e+10" in line
+        assert bytes_per_s in line
         assert "given" in line
         assert "guess" in shown
 
