@@ -103,7 +103,11 @@ def _clear_abandoned(path: Path) -> None:
 
     That may be gigabytes, of a model.
     """
-    for folder in path.parent.iterdir():
+    try:
+        beside = list(path.parent.iterdir())
+    except PermissionError:  # a folder may be written to, and not read
+        return
+    for folder in beside:
         if not re.fullmatch(rf"{re.escape(_start_of_asides(path))}[0-9a-f]{{6}}\.tmp", folder.name):
             continue
         with suppress(OSError):  # somebody fills it, or it is a file

@@ -99,6 +99,17 @@ def test_two_that_fill_a_folder_do_not_meet_where_there_are_no_locks(
     assert [each.name for each in tmp_path.iterdir()] == ["d"]
 
 
+def test_a_folder_is_written_where_others_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    with monkeypatch.context() as present:
+        present.setattr(Path, "iterdir", refuse)
+        with atomic_dir(tmp_path / "d") as folder:
+            (folder / "x").write_text("whole")
+    assert (tmp_path / "d" / "x").read_text() == "whole"
+
+
 def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     with atomic_dir(tmp_path / "d") as folder:
         (folder / "x").write_text("old")
