@@ -9,6 +9,7 @@ A share is as many groups as take `SHARE_S`, by the pace of the last one, so tha
 slow ones are spread over all workers. It has the deadline of one group, ten times as long or more. Whichever of several
 was to blame is found by scoring each of them alone, so none is masked unless a worker hung, or died, over it alone. A
 death counts against all of its share, though: a group that kills is masked at the second worker, not at the third.
+After a share that was late there is no other in the step, and none ever again once a group was late alone.
 
 Only a user's own reward function can hang or die; the built-in rewards are total. No pixels come here.
 """
@@ -186,7 +187,8 @@ class RewardPool:
         self._start_deadline_s = start_deadline_s
         self._node_share = node_share(node_type)
         self._num_workers = num_workers
-        self._share_s, self._group_s = min(SHARE_S, group_deadline_s / 10), math.inf
+        self._longest_share_s = self._share_s = min(SHARE_S, group_deadline_s / 10)
+        self._group_s = math.inf
         self._idle: list[Any] = []
         self._leases: dict[ray.ObjectRef, _Lease] = {}
         self.counters = RewardCounters()
@@ -227,6 +229,8 @@ class RewardPool:
                     alone.update(share)
                 else:
                     scores[share[0]] = self._mask(groups[share[0]], outcome, present)
+        if not self.counters.timeouts:  # a share was late, but none of its groups was: it was the machine
+            self._share_s = self._longest_share_s
         self._refuse_to_learn_nothing(scores.values())
         return [scores[index] for index in range(len(groups))]
 

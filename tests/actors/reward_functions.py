@@ -50,6 +50,16 @@ def dies_once_on_bad(answer_text: str, annotation: Annotation, frame: Frame) -> 
     return 1.0
 
 
+def hangs_once_on_bad(answer_text: str, annotation: Annotation, frame: Frame) -> float:
+    """As where a machine stands still for a while."""
+    if answer_text.startswith("bad "):
+        marker = Path(answer_text.removeprefix("bad "))
+        if not marker.exists():
+            marker.touch()
+            time.sleep(60)
+    return 1.0
+
+
 def slow_on_first(answer_text: str, annotation: Annotation, frame: Frame) -> float:
     if "first" in answer_text:
         time.sleep(0.3)

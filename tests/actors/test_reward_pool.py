@@ -236,6 +236,24 @@ def test_of_a_share_only_the_group_that_is_to_blame_is_masked(cluster: None, fun
 
 
 @pytest.mark.ray
+def test_shares_come_back_where_none_of_those_that_were_late_is_to_blame(cluster: None, tmp_path: Path) -> None:
+    stage = make_stage("hangs_once_on_bad")
+    groups = [make_group(str(i), f"bad {tmp_path / 'hung'}" if i == 2 else "good") for i in range(8)]
+
+    with pool_for(stage, num_workers=1, deadline_s=1.0) as pool:
+        pool._group_s = 0.001
+        with recorded_shares(pool) as shares:
+            results = pool.score(groups, stage, 0.0)
+        with recorded_shares(pool) as later_shares:
+            pool.score(groups, stage, 0.0)
+
+    assert all(result.is_valid_G.all() for result in results)
+    assert pool.counters == RewardCounters()
+    assert [len(share) for share in shares] == [4] + [1] * 8
+    assert any(len(share) > 1 for share in later_shares)
+
+
+@pytest.mark.ray
 def test_a_function_that_always_raises_is_told_once_and_ends_the_run(cluster: None) -> None:
     stage, told = make_stage("raises_on_bad"), []
     with pool_for(stage, num_workers=1, on_event=told.append) as pool:
