@@ -19,16 +19,26 @@ def run_compiled(function: Callable[..., Any], x: torch.Tensor, *args: Any) -> A
         args: The others.
     """
     with torch.autocast(x.device.type, enabled=False):
-        if not x.is_cuda:
-            return function(x, *args)
-        for each in (x, *args):
-            if isinstance(each, torch.Tensor) and len(each) == len(x):
-                torch._dynamo.maybe_mark_dynamic(each, 0)
-        return _compiled(function)(x, *args)
+        return call_compiled(function, x, *args) if x.is_cuda else function(x, *args)
+
+
+def call_compiled(function: Callable[..., Any], x: torch.Tensor, *args: Any, backend: str = "inductor") -> Any:
+    """Calls the compiled form, which is made at the first call of its kind.
+
+    Args:
+        function: As for `run_compiled`.
+        x: The same.
+        args: The same.
+        backend: That of `torch.compile`.
+    """
+    for each in (x, *args):
+        if isinstance(each, torch.Tensor) and len(each) == len(x):
+            torch._dynamo.maybe_mark_dynamic(each, 0)
+    return _compiled(function, backend)(x, *args)
 
 
 @cache
-def _compiled(function: Callable[..., Any]) -> Any:
+def _compiled(function: Callable[..., Any], backend: str) -> Any:
     torch._dynamo.config.recompile_limit = MAX_FORMS
     torch._dynamo.config.specialize_float = True  # eps and scaling are constants
-    return torch.compile(function)
+    return torch.compile(function, backend=backend)
