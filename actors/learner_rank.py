@@ -37,7 +37,7 @@ from fxray.model.family import VisionLanguageModel
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor, preprocess, split_images
 from fxray.model.load import DTYPES, load_model
-from fxray.model.memory import memory_told
+from fxray.model.memory import let_segments_grow, memory_told
 from fxray.model.packed import PackedPolicy
 from fxray.model.phases import PhaseClock
 from fxray.model.policy import make_policy
@@ -102,6 +102,7 @@ class LearnerWorker:
     def _start(self, address: str, port: int, exchange_deadline_s: float) -> None:
         spec = self._spec
         torch.set_num_threads(spec.threads or num_processors())
+        let_segments_grow()
         path = resolve_model_path(spec.model_path)
         self._image_processor = load_image_processor(path, min_pixels=spec.min_pixels, max_pixels=spec.max_pixels)
         self._forbidden_ids = forbidden_ids(load_tokenizer(path))

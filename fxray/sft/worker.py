@@ -31,7 +31,7 @@ from fxray.model.family import VisionLanguageModel
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor
 from fxray.model.load import DTYPES, load_model
-from fxray.model.memory import memory_told
+from fxray.model.memory import let_segments_grow, memory_told
 from fxray.model.packed import PackedPolicy
 from fxray.model.policy import make_policy
 from fxray.model.prompts import load_tokenizer
@@ -68,6 +68,7 @@ def run_rank(settings: SftSettings, attempt_dir: Path, start_from: Path | None, 
     checkpoint.check_mark(attempt_dir, mark, Path(settings.dataset_path))
     context = ray.train.get_context()
     torch.set_num_threads(settings.threads or max(1, num_processors() // context.get_local_world_size()))
+    let_segments_grow()
     rank, reported = context.get_world_rank(), ray.train.get_checkpoint()
     with memory_told("loading the model", where=f"SFT rank {rank}", remedy=LOAD_REMEDY):
         trainer = Trainer(settings, attempt_dir, rank=rank, device=get_device(), report=_report)
