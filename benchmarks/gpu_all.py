@@ -32,6 +32,7 @@ def runs(model: str) -> dict[str, list[str]]:
         "rollout": [*rollout, "--prompts", "32", "--answers", "8"],
         "detect": [*rollout, "--prompts", "256", "--answers", "1"],
         "learner": ["benchmarks/gpu_learner.py", "--model", model],
+        "memory": ["benchmarks/gpu_memory.py", "--model", model],
         "step": ["benchmarks/gpu_step.py", "--model", model],
         "peer": [
             "benchmarks/grpo_step.py",

@@ -19,16 +19,20 @@ SLOW_MARKERS = ("slow", "ray", "vllm", "gpu")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests that take minutes each")
     parser.addoption("--rehearse", action="store_true", help="run tests/gpu on a CPU, with a tiny model")
+    parser.addoption("--null", action="store_true", help="of tests/gpu what holds where kernels do nothing")
     parser.addoption("--like", default="qwen2.5-vl-3b", help="the shape that tests/gpu runs, as `fxray model random`")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Puts the slower kinds last, and skips what needs a GPU where there is none."""
     _refuse_unwritten_marks(items)
-    has_gpu = Path("/dev/nvidia0").exists() or config.getoption("--rehearse")
+    is_null = config.getoption("--null")
+    has_gpu = Path("/dev/nvidia0").exists() or config.getoption("--rehearse") or is_null
     for item in items:
         if item.get_closest_marker("gpu") and not has_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if is_null and not item.get_closest_marker("null"):
+            item.add_marker(pytest.mark.skip(reason="needs kernels that compute"))
         if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="takes minutes; make test-long"))
 

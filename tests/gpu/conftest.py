@@ -2,6 +2,7 @@
 
 pytest tests/gpu                       skipped where there is no GPU
 pytest tests/gpu --like qwen3-vl-4b    another family's shape
+make test-null-gpu                     on a GPU that does nothing, what holds there: see tests/gpu/null
 pytest tests/gpu --rehearse            on a CPU with a tiny model in float32, to see that the tests themselves work
 """
 

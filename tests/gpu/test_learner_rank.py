@@ -1,0 +1,46 @@
+"""A rank of the learner at the passes of a shipped configuration: what it keeps, and how often it compiles."""
+
+import gc
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from fxray.capacity.memory import largest_passes
+
+BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "gpu_memory.py"))
+GIB = BENCHMARK["GIB"]
+pytestmark = [pytest.mark.gpu, pytest.mark.null, pytest.mark.timeout(420)]
+
+
+@pytest.fixture
+def rank(place: Any) -> Iterator[Any]:
+    if not place.is_gpu:
+        pytest.skip("a CPU compiles nothing, and counts no memory")
+    gc.collect()
+    torch.cuda.empty_cache()
+    yield BENCHMARK["Rank"](BENCHMARK["configured"]("qwen2.5-vl-3b", place.model), place.model)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def test_a_rank_keeps_what_the_plan_says_and_compiles_for_no_new_length(rank: Any) -> None:
+    before, kept_before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    rank.start()
+    for size in largest_passes(rank.config):
+        rank.learn([[size.answer_tokens] * size.num_answers] * size.num_groups)
+    forms = counters["stats"]["unique_graphs"]
+    for seed in range(3):
+        rank.learn(*rank.mixed(4, seed))
+    assert counters["stats"]["unique_graphs"] == forms
+
+    planned = BENCHMARK["planned_bytes"](rank.config)
+    used = torch.cuda.max_memory_allocated() - before
+    kept = torch.cuda.max_memory_reserved() - kept_before
+    print(f"used {used / GIB:.2f} GiB, kept {kept / GIB:.2f}, planned {planned / GIB:.2f}")
+    assert kept <= 1.05 * used
+    assert 0.85 * planned < used < planned
