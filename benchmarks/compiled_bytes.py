@@ -1,10 +1,10 @@
-"""What the learner's compiled functions read and write, counted by PyTorch's compiler on a CPU; no GPU is needed.
+"""What the learner's compiled functions read and write, counted by PyTorch's compiler; no GPU is needed.
 
     python benchmarks/compiled_bytes.py [--like MODEL] [--tokens 64]
 
 Weights are left out. The floor of a function is its inputs, outputs and their gradients, read or written once each;
-what its products take and give comes on top. On a GPU, where all but products is bound by memory, bytes are time; its
-kernels may be cut otherwise than here.
+what its products take and give comes on top. On a GPU, where all but products is bound by memory, bytes are time. Its
+kernels are cut otherwise than those of a CPU; the null GPU counts them (tests/gpu/null/launch.py, with more tokens).
 """
 
 import argparse
@@ -31,9 +31,10 @@ def main() -> None:
     shape = read_shape(args.like)
     assert isinstance(shape, ModelShape), shape
     torch._dynamo.config.specialize_float = True
-    print(
-        f"{args.like}, {args.tokens} tokens, torch {torch.__version__}; KiB a token, there and back, without weights\n"
-    )
+    if torch.cuda.is_available():
+        torch.set_default_device("cuda")
+    place = f"torch {torch.__version__}, {torch.get_default_device().type}"
+    print(f"{args.like}, {args.tokens} tokens, {place}; KiB a token, there and back, without weights\n")
     print(f"{'':20}{'counted':>10}{'floor':>10}")
     counts = logging.getLogger("torch._inductor.compile_fx.__inductor_metrics")
     counts.setLevel(logging.INFO)  # PyTorch counts only where it may log it
