@@ -4,13 +4,15 @@
 
 "Useful" counts each prompt once per group, however often a form computes it, and no recomputation; MFU is useful
 arithmetic of forward and backward pass over what the data sheet promises. As in an update, passes follow each other
-while a thread packs the next ones. Without a GPU it runs on the CPU.
+while a thread packs the next ones. In "mixed lengths" answers have half to one and a half times the tokens, and passes
+.8 to 1.2 times, so that none is like another. Without a GPU it runs on the CPU.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -46,7 +48,8 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    flops = next((gpu.flops for key, gpu in GPUS.items() if key.upper() in name), float("nan"))
+    known = [gpu.flops for key, gpu in GPUS.items() if key.upper() in name and "null" not in name]
+    flops = known[0] if known else float("nan")
     print(
         f"{name}, torch {torch.__version__}; {args.model}: {args.groups} groups of {args.answers} answers of "
         f"{args.answer_tokens} tokens, images of {args.px} px; of a pass, medians of {args.repeats} updates of "
@@ -65,10 +68,15 @@ def main() -> None:
             for r in rows
             for a in r.answers
         ]
-        for form, batch in (("packed", rows), ("plain", alone)):
+        mixed = [resized(rows, each) for each in np.linspace(0.8, 1.2, args.passes)]
+        for form, passes in (
+            ("packed", [rows] * args.passes),
+            ("mixed lengths", mixed),
+            ("plain", [alone] * args.passes),
+        ):
             label = f"{form}{', recomputing' if is_checkpointed else ''}"
             try:
-                took_s, peak = measure(policy, batch, args.passes, args.repeats)
+                took_s, peak = measure(policy, passes, args.repeats)
             except torch.OutOfMemoryError:
                 print(f"{label:28}  out of memory")
                 continue
@@ -109,24 +117,34 @@ def make_rows(args: argparse.Namespace) -> list[PackedRow]:
     return rows
 
 
-def measure(policy: PackedPolicy, rows: list[PackedRow], passes: int, repeats: int) -> tuple[float, int]:
+def resized(rows: list[PackedRow], factor: float) -> list[PackedRow]:
+    """The same groups with answers of other lengths: half to one and a half times as long, and that by a factor."""
+    found = []
+    for row in rows:
+        sizes = np.linspace(0.5, 1.5, len(row.answers)) * factor * len(row.answers[0])
+        answers = tuple(np.resize(a, max(1, round(size))) for a, size in zip(row.answers, sizes, strict=True))
+        found.append(replace(row, answers=answers))
+    return found
+
+
+def measure(policy: PackedPolicy, passes: list[list[PackedRow]], repeats: int) -> tuple[float, int]:
     """Median seconds of forward and backward pass, and the peak of memory beyond weights."""
     base = policy.model.get_base_model()
 
-    def update(number: int) -> None:
+    def update(chosen: list[list[PackedRow]]) -> None:
         policy.zero_grad()
-        for batch in read_ahead(lambda _: pack(base, rows), range(number), deadline_s=60, late=late):
+        for batch in read_ahead(lambda rows: pack(base, rows), chosen, deadline_s=60, late=late):
             policy(batch.to(base.device), 1.0).sum().backward()
 
     update(passes)
-    seconds = [timed(lambda: update(passes), base.device) / passes for _ in range(repeats)]
+    seconds = [timed(lambda: update(passes), base.device) / len(passes) for _ in range(repeats)]
     with footprint(base.device) as memory:
-        update(1)
+        update(passes[-1:])
     return statistics.median(seconds), memory.peak_bytes
 
 
-def late(index: int) -> FxrayError:
-    return FxrayError(f"pass {index} was not packed within a minute")
+def late(rows: list[PackedRow]) -> FxrayError:
+    return FxrayError(f"a pass of {len(rows)} groups was not packed within a minute")
 
 
 def timed(step: Callable[[], None], device: torch.device) -> float:
