@@ -202,6 +202,7 @@ def _training_parts(
     of_weights, of_gradients, of_optimizer = (num_ranks if zero_stage >= stage else 1 for stage in (3, 2, 1))
     num_copies = 3 if zero_stage else 2  # both moments, and ZeRO's own copy of what it updates
     activations = _largest_activations(config, shape, sizes)
+    of_head = shape.vocab_size * shape.hidden_size * (FLOAT32_BYTES + (number if is_cast else 0))
     parts = [
         Part("base weights", trained.num_frozen * number // of_weights),
         Part("trained weights" if trained.is_whole else "adapter", of_trained // of_weights),
@@ -212,6 +213,8 @@ def _training_parts(
         Part("logits", activations.peak - activations.kept - activations.recomputed, rests=False),
         # Autocast keeps a copy in the narrow type of what is trained, until the pass is over.
         Part("weights cast for a pass", trained.num_trained * number if is_cast else 0, rests=False),
+        # It comes whole before it is added to the others, beside a copy of the head for logits that are made again.
+        Part("gradient of the head", of_head if trained.is_whole else 0, rests=False),
     ]
     if zero_stage == 3 and num_ranks > 1:
         numbers, of_number = (trained.num_trained, FLOAT32_BYTES) if trained.is_whole else (trained.num_frozen, number)

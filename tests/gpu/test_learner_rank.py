@@ -2,7 +2,6 @@
 
 import gc
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,13 @@ GIB = BENCHMARK["GIB"]
 pytestmark = [pytest.mark.gpu, pytest.mark.null, pytest.mark.timeout(420)]
 
 
-@pytest.fixture
-def rank(place: Any) -> Iterator[Any]:
+@pytest.fixture(params=[(), ("model.lora=null",)], ids=["adapter", "all-weights"])
+def rank(place: Any, request: pytest.FixtureRequest) -> Any:
     if not place.is_gpu:
         pytest.skip("a CPU compiles nothing, and counts no memory")
     gc.collect()
     torch.cuda.empty_cache()
-    yield BENCHMARK["Rank"](BENCHMARK["configured"]("qwen2.5-vl-3b", place.model), place.model)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    return BENCHMARK["Rank"](BENCHMARK["configured"]("qwen2.5-vl-3b", place.model, *request.param), place.model)
 
 
 def test_a_rank_keeps_what_the_plan_says_and_compiles_for_no_new_length(rank: Any) -> None:
