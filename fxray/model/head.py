@@ -34,7 +34,8 @@ class AnswerHead(torch.nn.Module):
     def __init__(self, lm_head: torch.nn.Linear, excluded_ids: list[int]) -> None:
         super().__init__()
         self.weight = lm_head.weight
-        is_excluded_V = torch.zeros(lm_head.out_features, dtype=torch.bool)
+        # Weights that ZeRO-3 has spread lie on their device already, and DeepSpeed then moves no buffer after them.
+        is_excluded_V = torch.zeros(lm_head.out_features, dtype=torch.bool, device=lm_head.weight.device)
         is_excluded_V[excluded_ids] = True
         self.register_buffer("is_excluded_V", is_excluded_V, persistent=False)
 

@@ -13,7 +13,7 @@ from fxray.model import attention
 from fxray.model import head as heads
 from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter
 from fxray.model.batch import PackedRow, pack
-from fxray.model.head import chosen_logprobs
+from fxray.model.head import AnswerHead, chosen_logprobs
 from fxray.model.images import count_image_tokens, load_image_processor, preprocess
 from fxray.model.load import load_model
 from fxray.model.packed import PackedPolicy
@@ -154,6 +154,12 @@ def test_excluded_tokens_share_their_probability_among_the_rest(policy, rows):
     with torch.no_grad():
         batch = pack(base(policy), rows)
         assert (excluding(batch, 1.0) > policy(batch, 1.0)).all()
+
+
+def test_the_head_says_where_its_weight_lies_what_is_excluded():
+    """DeepSpeed moves no buffer beside weights that ZeRO-3 spreads: on the CPU it would meet a GPU's logits there."""
+    head = AnswerHead(torch.nn.Linear(4, 8, bias=False, device="meta"), [2])
+    assert {buffer.device.type for buffer in head.buffers()} == {"meta"}
 
 
 def test_an_image_that_does_not_fill_its_placeholders_is_refused(policy, rows):
