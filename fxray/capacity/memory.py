@@ -219,6 +219,8 @@ def _training_parts(
     if zero_stage == 3 and num_ranks > 1:
         numbers, of_number = (trained.num_trained, FLOAT32_BYTES) if trained.is_whole else (trained.num_frozen, number)
         live = min(ZERO3_LIVE_NUMBERS, numbers) * of_number
+        if not trained.is_whole:  # frozen ones stay whole after a pass, while those of the next are gathered
+            live *= 2
         parts.append(Part("weights gathered for a layer (ZeRO-3)", live, rests=False))
     if config.learner.gpus_per_rank > 0:
         parts.append(Part("CUDA context and fragmentation (assumed)", CONTEXT_BYTES))

@@ -100,6 +100,15 @@ def test_zero_shares_what_its_stage_says() -> None:
     assert [round(optimizer[0] * 1.5 / each) for each in optimizer[1:]] == [8, 8, 8]
 
 
+def test_frozen_weights_that_ranks_spread_are_whole_twice_at_a_time() -> None:
+    """Of 3B over four ranks the allocator of a GPU whose kernels do nothing counted 9.36 GiB."""
+    four = ("learner.num_ranks=4", "learner.zero_stage=3", "model.gradient_checkpointing=true")
+    tree = config("qwen2.5-vl-3b", *four)
+    (learner,) = [role for role in plan_memory(tree, known_shape(tree), 0).roles if role.name == "learner rank"]
+    counted = sum(each.num_bytes for each in learner.parts if "CUDA" not in each.name)
+    assert counted == pytest.approx(9.36 * GIB, rel=0.1)
+
+
 def test_ranks_of_an_engine_share_weights_and_keys_until_the_key_heads_run_out() -> None:
     per_ranks = {}
     for ranks in (1, 2, 4):
