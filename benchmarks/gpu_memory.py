@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch._C._distributed_c10d import HashStore
 from torch._dynamo.utils import counters
 
 from actors.learner import LearnerSpec, RankPass
@@ -29,6 +30,7 @@ from fxray.config.tree import Config
 from fxray.data.frame import Frame
 from fxray.grammar.prompts import TEMPLATES
 from fxray.grpo.types import ImageRef, PromptGroup, Rollout, RolloutGroup, TrainingGroup, UpdateSettings
+from fxray.model import ranks
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import count_image_tokens, load_image_processor, preprocess
 from fxray.model.prompts import encode_prompt, load_tokenizer, render_prompt
@@ -49,6 +51,8 @@ def main() -> None:
         parser.error("there is no GPU; the last line of --help runs it on one that does nothing")
     model = resolve_model_path(args.model)
     config = configured(args.config, model, *args.set)
+    if config.learner.num_ranks > 1 and NULL not in torch.cuda.get_device_name():
+        parser.error("learner.num_ranks: one rank of several runs on the null GPU alone, which pretends the others")
     rank = Rank(config, model)
     rank.start()
     changes = " ".join([args.config, *args.set])
@@ -131,10 +135,12 @@ class Rank:
                 memory_remedy="",
             ),
             0,
-            1,
+            learner.num_ranks,
         )
 
     def start(self) -> None:
+        if self.config.learner.num_ranks > 1:  # nobody answers, and no exchange does anything
+            ranks.TCPStore = lambda *_, **__: HashStore()  # type: ignore[attr-defined, assignment]
         with socket.create_server(("127.0.0.1", 0)) as unused:
             self.worker.start("127.0.0.1", unused.getsockname()[1], 60.0)
         if NULL in torch.cuda.get_device_name():  # where gradients are no numbers, which a step refuses

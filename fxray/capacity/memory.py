@@ -221,7 +221,7 @@ def _training_parts(
         live = min(ZERO3_LIVE_NUMBERS, numbers) * of_number
         if not trained.is_whole:  # frozen ones stay whole after a pass, while those of the next are gathered
             live *= 2
-        parts.append(Part("weights gathered for a layer (ZeRO-3)", live, rests=False))
+        parts.append(Part("weights gathered for a layer (ZeRO-3)", live, rests=not trained.is_whole))
     if config.learner.gpus_per_rank > 0:
         parts.append(Part("CUDA context and fragmentation (assumed)", CONTEXT_BYTES))
     return tuple(part for part in parts if part.num_bytes > 0)

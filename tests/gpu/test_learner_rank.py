@@ -1,7 +1,10 @@
 """A rank of the learner at the passes of a shipped configuration: what it keeps, and how often it compiles."""
 
 import gc
+import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ from torch._dynamo.utils import counters
 
 from fxray.capacity.memory import largest_passes
 
-BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "gpu_memory.py"))
+TOP = Path(__file__).parents[2]
+BENCHMARK = runpy.run_path(str(TOP / "benchmarks" / "gpu_memory.py"))
 GIB = BENCHMARK["GIB"]
 pytestmark = [pytest.mark.gpu, pytest.mark.null, pytest.mark.timeout(420)]
 
@@ -41,3 +45,16 @@ def test_a_rank_keeps_what_the_plan_says_and_compiles_for_no_new_length(rank: An
     print(f"used {used / GIB:.2f} GiB, kept {kept / GIB:.2f}, planned {planned / GIB:.2f}")
     assert kept <= 1.05 * used
     assert 0.85 * planned < used < planned
+
+
+def test_one_of_four_ranks_that_spread_the_weights_keeps_about_what_the_plan_says(place: Any) -> None:
+    if not place.is_gpu or BENCHMARK["NULL"] not in torch.cuda.get_device_name():
+        pytest.skip("the null GPU pretends the other ranks")
+    spread = ("learner.num_ranks=4", "learner.zero_stage=3", "model.gradient_checkpointing=true")
+    command = ["tests/gpu/null/launch.py", "benchmarks/gpu_memory.py", "--model", str(place.model), "--set", *spread]
+    done = subprocess.run([sys.executable, *command], cwd=TOP, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    used = max(float(line.split()[-3]) for line in done.stdout.splitlines() if line.startswith("groups"))
+    planned = float(re.search(r"the plan ([\d.]+) GiB", done.stdout)[1])  # type: ignore[index]
+    print(f"used {used:.2f} GiB, planned {planned:.2f}")
+    assert used == pytest.approx(planned, rel=0.15)
