@@ -12,8 +12,9 @@ import deepspeed
 import deepspeed.ops
 import torch
 from deepspeed.utils import logger as deepspeed_logger
-from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state, set_z3_leaf_module
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from fxray.counts import counted
 from fxray.errors import CheckpointError, ModelError
@@ -82,6 +83,20 @@ def sharded_loading(stage: int) -> Iterator[None]:
         unset_hf_deepspeed_config()
 
 
+def _gather_by_layer(module: torch.nn.Module) -> None:
+    """Lets ZeRO-3 gather the weights of a whole layer at once.
+
+    Left to itself it gathers those of each linear layer and of each half of an adapter: seventy exchanges a layer, for
+    which the host needs longer than a GPU for the layer. The first layer of a tower stays so: its input has no
+    gradient, and DeepSpeed would drop its weights before its backward pass.
+    """
+    for layers in module.modules():
+        if isinstance(layers, torch.nn.ModuleList):
+            for layer in layers[1:]:
+                if isinstance(layer, GradientCheckpointingLayer):
+                    set_z3_leaf_module(layer, True)
+
+
 class ZeroEngine:
     """A module, its AdamW and the exchange between ranks. The gradient is the SUM of what the ranks pass to `backward`.
 
@@ -108,6 +123,8 @@ class ZeroEngine:
         self._stage = stage
         self._max_grad_norm = max_grad_norm
         num_trainable = sum(parameter.numel() for parameter in parameters.values())
+        if stage == 3:
+            _gather_by_layer(module)
         optimizer = torch.optim.AdamW(list(parameters.values()), lr=0.0, weight_decay=weight_decay)
         self._engine, *_ = deepspeed.initialize(
             model=module,

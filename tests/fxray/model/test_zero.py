@@ -46,21 +46,29 @@ def policy_of(model_dir: Path, lora_rank: int, stage: int) -> Policy:
     return make_policy(load, model_dir, dtype="float32", lora_rank=lora_rank, lora_alpha=32, lora_dropout=0, seed=0)
 
 
-def learn(model_dir: Path, lora_rank: int, lengths: list[int]) -> tuple[list[float], float, int, float]:
+def learn(
+    model_dir: Path, lora_rank: int, lengths: list[int], *, is_recomputing: bool
+) -> tuple[list[float], float, int, float]:
     """Sums of log-probabilities pass by pass, the norm of the gradient, and the number of tensors of the optimizer.
 
-    Also by how much the policy is off that was moved a quarter of its way to the reference; 0 on all ranks but one.
+    Before each pass the reference answers, as in an update. Also by how much the policy is off that was moved a quarter
+    of its way to the reference; 0 on all ranks but one.
     """
     from fxray.model.zero import ZeroEngine
 
     policy = policy_of(model_dir, lora_rank, 3)
     policy.add_reference()
+    if is_recomputing:
+        policy.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert head.LOGITS_BUDGET // policy.base.config.text_config.vocab_size < 12  # some chunks in every pass
     module = PackedPolicy(policy.model)
     engine = ZeroEngine(module, policy.parameters, stage=3, weight_decay=0, max_grad_norm=1e9)
     said = []
     for number, num_tokens in enumerate(lengths):
-        logprobs = engine(pack(policy.base, [row_of(model_dir, num_tokens)]), 1.0)
+        batch = pack(policy.base, [row_of(model_dir, num_tokens)])
+        with torch.no_grad(), policy.as_reference():
+            engine(batch, 1.0)
+        logprobs = engine(batch, 1.0)
         engine.backward(logprobs.sum(), is_last=number == len(lengths) - 1)
         said.append(logprobs.sum().item())
     norm = engine.step(0.01)
@@ -72,23 +80,27 @@ def learn(model_dir: Path, lora_rank: int, lengths: list[int]) -> tuple[list[flo
     return said, norm, len(engine.optimizer_state()), max(map(float, off), default=0.0)
 
 
-def work(rank: int, num_ranks: int, meeting: str, told: Any, *args: Any) -> None:
+def work(rank: int, num_ranks: int, meeting: str, told: Any, is_recomputing: Any, *args: Any) -> None:
     head.LOGITS_BUDGET = 4000
     os.environ["LOCAL_RANK"] = "0"
     try:
         deadline = timedelta(seconds=DEADLINE_S)
         torch.distributed.init_process_group("gloo", f"file://{meeting}", deadline, num_ranks, rank)
-        told.put((rank, learn(*args)))
+        told.put((rank, learn(*args, is_recomputing=is_recomputing)))
     except Exception as error:
         told.put((rank, error))
         raise
 
 
-def run_ranks(folder: Path, model_dir: Path, lora_rank: int, lengths: list[list[int]]) -> list[tuple]:
+def run_ranks(
+    folder: Path, model_dir: Path, lora_rank: int, lengths: list[list[int]], *, is_recomputing: bool
+) -> list[tuple]:
     context = multiprocessing.get_context("spawn")
     told, meeting = context.Queue(), str(folder / f"meeting-{len(lengths)}")
     ranks = [
-        context.Process(target=work, args=(rank, len(lengths), meeting, told, model_dir, lora_rank, own))
+        context.Process(
+            target=work, args=(rank, len(lengths), meeting, told, is_recomputing, model_dir, lora_rank, own)
+        )
         for rank, own in enumerate(lengths)
     ]
     for rank in ranks:
@@ -104,9 +116,16 @@ def run_ranks(folder: Path, model_dir: Path, lora_rank: int, lengths: list[list[
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("lora_rank", [8, pytest.param(0, marks=pytest.mark.long)], ids=["adapter", "whole"])
-def test_ranks_with_other_numbers_of_tokens_do_not_wait_for_each_other(tmp_path, random_model_dir, lora_rank):
-    first, second = run_ranks(tmp_path, random_model_dir, lora_rank, [list(own) for own in ANSWER_LENGTHS])
+@pytest.mark.parametrize(
+    ("lora_rank", "is_recomputing"),
+    [(8, False), pytest.param(8, True, marks=pytest.mark.long), pytest.param(0, False, marks=pytest.mark.long)],
+    ids=["adapter", "adapter, recomputing", "whole"],
+)
+def test_ranks_with_other_numbers_of_tokens_do_not_wait_for_each_other(
+    tmp_path, random_model_dir, lora_rank, is_recomputing
+):
+    lengths = [list(own) for own in ANSWER_LENGTHS]
+    first, second = run_ranks(tmp_path, random_model_dir, lora_rank, lengths, is_recomputing=is_recomputing)
     policy = policy_of(random_model_dir, lora_rank, 0)
     alone = PackedPolicy(policy.model)
     said = [alone(pack(policy.base, [row_of(random_model_dir, n)]), 1.0).sum() for own in ANSWER_LENGTHS for n in own]
