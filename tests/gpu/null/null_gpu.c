@@ -10,14 +10,12 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <driver_types.h>
 #include <vector_types.h>
-#undef cudaGetDeviceProperties
+#undef cudaGetDeviceProperties /* some headers rename it */
 
 #define NAME "NVIDIA H100 80GB HBM3 (null)"
 #define MEMORY (80ull << 30)
