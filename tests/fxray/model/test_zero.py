@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoConfig
 
 from fxray.grammar.prompts import TEMPLATES
 from fxray.model import head
 from fxray.model.batch import PackedRow, pack
-from fxray.model.images import load_image_processor, preprocess
+from fxray.model.family import DRIVERS
+from fxray.model.images import count_image_tokens, load_image_processor, preprocess
 from fxray.model.load import load_model
 from fxray.model.packed import PackedPolicy
 from fxray.model.policy import Policy, make_policy
@@ -30,7 +32,9 @@ def row_of(model_dir: Path, num_tokens: int) -> PackedRow:
     tokenizer, processor = load_tokenizer(model_dir), load_image_processor(model_dir, min_pixels=3136, max_pixels=3136)
     image = Image.fromarray(rng.integers(0, 255, (56, 56, 3), dtype=np.uint8))
     pixel_values, grid_thw = preprocess(processor, [image])
-    ids = np.array(encode_prompt(tokenizer, render_prompt(tokenizer, TEMPLATES[0]), 4), np.int32)
+    config = AutoConfig.from_pretrained(model_dir)
+    (num_seen,) = count_image_tokens(grid_thw, DRIVERS[config.model_type].merge_size(config))
+    ids = np.array(encode_prompt(tokenizer, render_prompt(tokenizer, TEMPLATES[0]), num_seen), np.int32)
     answer = rng.integers(20, 250, num_tokens).astype(np.int32)
     return PackedRow(f"sample-{num_tokens}", ids, (answer,), pixel_values, grid_thw[0])
 
@@ -117,18 +121,25 @@ def run_ranks(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("lora_rank", "is_recomputing"),
-    [(8, False), pytest.param(8, True, marks=pytest.mark.long), pytest.param(0, False, marks=pytest.mark.long)],
-    ids=["adapter", "adapter, recomputing", "whole"],
+    ("model", "lora_rank", "is_recomputing"),
+    [
+        ("random_model_dir", 8, False),
+        pytest.param("random_model_dir", 8, True, marks=pytest.mark.long),
+        pytest.param("random_model_dir", 0, False, marks=pytest.mark.long),
+        pytest.param("random_qwen3_dir", 8, True, marks=pytest.mark.long),
+        pytest.param("random_internvl_dir", 8, False, marks=pytest.mark.long),
+    ],
+    ids=["adapter", "adapter, recomputing", "whole", "Qwen3-VL", "InternVL"],
 )
 def test_ranks_with_other_numbers_of_tokens_do_not_wait_for_each_other(
-    tmp_path, random_model_dir, lora_rank, is_recomputing
+    tmp_path, request, model, lora_rank, is_recomputing
 ):
+    model_dir = request.getfixturevalue(model)
     lengths = [list(own) for own in ANSWER_LENGTHS]
-    first, second = run_ranks(tmp_path, random_model_dir, lora_rank, lengths, is_recomputing=is_recomputing)
-    policy = policy_of(random_model_dir, lora_rank, 0)
+    first, second = run_ranks(tmp_path, model_dir, lora_rank, lengths, is_recomputing=is_recomputing)
+    policy = policy_of(model_dir, lora_rank, 0)
     alone = PackedPolicy(policy.model)
-    said = [alone(pack(policy.base, [row_of(random_model_dir, n)]), 1.0).sum() for own in ANSWER_LENGTHS for n in own]
+    said = [alone(pack(policy.base, [row_of(model_dir, n)]), 1.0).sum() for own in ANSWER_LENGTHS for n in own]
     sum(said).backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in policy.parameters.values() if p.grad is not None]).item()
     assert [*first[0], *second[0]] == pytest.approx([each.item() for each in said], rel=1e-5)
