@@ -154,8 +154,8 @@ class LearnerWorker:
             num_groups: Groups with a learnable answer over all ranks.
 
         Returns:
-            Sums over this rank's tokens and updates (see `fxray.grpo.loss.LossTerms`), "loss", "ratio_max" and
-            "grad_norm", and the seconds of each phase.
+            Sums over this rank's tokens and updates (see `fxray.grpo.loss.LossTerms`), "tokens", their number, "loss",
+            "ratio_max" and "grad_norm", and the seconds of each phase.
         """
         with self._memory(f"a pass of {max(each.num_tokens for each in passes):,} tokens"):
             return self._update(passes, settings, num_groups)
@@ -164,6 +164,7 @@ class LearnerWorker:
         clock = PhaseClock(self._base.device)
         prepared: list[_Prepared] = []
         told: list[dict[str, torch.Tensor]] = []
+        num_tokens = 0
         grad_norms = []
         for update in range(settings.num_updates):
             arriving = iter(prepared) if update else self._prepare_ahead(passes, settings, num_groups)
@@ -175,9 +176,10 @@ class LearnerWorker:
                 sums = self._learn(each, settings, clock, is_last=index == len(passes) - 1)
                 if not each.is_filler:
                     told.append(sums)
+                    num_tokens += len(each.sampler_T)
             with clock.timed("step"):
                 grad_norms.append(self._engine.step(settings.learning_rate))
-        totals: defaultdict[str, float] = defaultdict(float, grad_norm=sum(grad_norms))
+        totals: defaultdict[str, float] = defaultdict(float, grad_norm=sum(grad_norms), tokens=float(num_tokens))
         for sums in told:
             for name, value in zip(sums, torch.stack(list(sums.values())).tolist(), strict=True):
                 totals[name] = max(totals[name], value) if name == "ratio_max" else totals[name] + value

@@ -153,10 +153,14 @@ def read_last_metrics(run_dir: Path, num_bytes: int) -> tuple[list[StepMetrics],
 
 
 def wait_fracs(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Shares of a step in which "learning" waited for answers and "sampling" for a policy, as far as they are known."""
-    whole = metrics.get("seconds", 0.0)
+    """Shares of its time in which "learning" waited for answers and "sampling" for a policy, as far as they are known.
+
+    A step's sampling waited while the step before it was learnt, so that its share is one of the wait and the sampling.
+    """
+    sampled = sum(metrics.get(f"seconds/{part}", 0.0) for part in ("idle", "draw", "publish", "generate", "score"))
+    wholes = {"learning": metrics.get("seconds", 0.0), "sampling": sampled}
     sources = {"learning": "seconds/wait", "sampling": "seconds/idle"}
-    return {who: metrics[name] / whole for who, name in sources.items() if name in metrics and whole > 0}
+    return {who: metrics[name] / wholes[who] for who, name in sources.items() if name in metrics and wholes[who] > 0}
 
 
 def _from_line(line: bytes, where: str) -> StepMetrics:

@@ -48,7 +48,7 @@ class LossTerms:
 
     Attributes:
         loss: Scalar with gradient.
-        sums: "kl", "clipped", "importance", "surprisal": float32 sums over tokens; "tokens": their number.
+        sums: "kl", "clipped", "importance", "surprisal": float32 sums over tokens.
         ratio_max: Largest ratio of the present to the old policy.
     """
 
@@ -108,7 +108,6 @@ def grpo_loss(
             "clipped": (too_high_T | too_low_T).float().sum(),
             "importance": importance_T.sum(),
             "surprisal": -logprobs_T.sum(),
-            "tokens": torch.ones_like(logprobs_T).sum(),
         }
         ratio_max = ratio_T.max()
     return LossTerms((token_loss_T * weights_T).sum(), sums, ratio_max)

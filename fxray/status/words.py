@@ -115,7 +115,7 @@ def _breakdown(status: RunStatus) -> str:
 def _waits(status: RunStatus) -> str:
     for_what = {"learning": "for answers", "sampling": "for a policy"}
     shares = wait_fracs(status.recent)
-    words = [f"{who} {frac:.0%} of the step {for_what[who]}" for who, frac in shares.items()]
+    words = [f"{who} {frac:.0%} of its time {for_what[who]}" for who, frac in shares.items()]
     return ", ".join(words)
 
 

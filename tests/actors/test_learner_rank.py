@@ -187,7 +187,7 @@ def test_the_passes_of_an_update_ask_a_gpu_for_no_number(groups, random_model_di
     with asking_nothing:
         for each in prepared:
             told = worker._learn(each, SETTINGS, PhaseClock(torch.device("cpu")), is_last=each is prepared[-1])
-    assert told["tokens"] == 17
+    assert told["surprisal"] > 0
 
 
 def test_a_reset_optimizer_is_a_fresh_one(worker, groups, random_model_dir):

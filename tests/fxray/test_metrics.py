@@ -75,8 +75,10 @@ def test_the_end_of_a_log_is_read_without_the_rest_or_half_a_line(tmp_path: Path
 
 
 def test_shares_of_a_step_that_were_waits() -> None:
-    both = {"seconds": 4.0, "seconds/wait": 1.0, "seconds/idle": 3.0}
+    both = {"seconds": 4.0, "seconds/wait": 1.0, "seconds/idle": 3.0, "seconds/generate": 0.75, "seconds/draw": 0.25}
     assert wait_fracs(both) == {"learning": 0.25, "sampling": 0.75}
+    after_a_long_step = both | {"seconds/idle": 99.0}
+    assert wait_fracs(after_a_long_step)["sampling"] == 0.99
     assert wait_fracs({"seconds": 4.0, "seconds/wait": 1.0}) == {"learning": 0.25}
     assert wait_fracs({"seconds": 0.0, "seconds/wait": 0.0}) == wait_fracs({"seconds/wait": 1.0}) == {}
 

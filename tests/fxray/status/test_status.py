@@ -97,7 +97,7 @@ def test_a_running_run_says_where_it_is_and_when_it_will_be_done(run: Path) -> N
         "alpha 3/10 steps, policy version 3, 4.0 s a step, left 27 s",
         "sft done, alpha now, beta to do",
         "generate 3.00 s (75%)  update 0.90 s (22%)",
-        "waits      learning 75% of the step for answers, sampling 25% of the step for a policy",
+        "waits      learning 75% of its time for answers, sampling 25% of its time for a policy",
         "last 3     reward +1.500  iou 0.250  parsed 50.0%",
         "rollout-1 idle 3 s, rollout-2 draw 1 min 15 s",
         "waiting    since 1 min 15 s for 12 groups from rollout-2",

@@ -6,7 +6,7 @@
  * PyTorch's libraries want.
  *
  * Memory is address space without pages. Copies of up to a MiB are real, so that offsets and lengths mean something;
- * larger ones are left out. Only one process is counted. No code here knows a stream or waits for anything. */
+ * larger ones are left out, and a norm that the host reads is finite. Only one process is counted. No code here knows a stream or waits for anything. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -126,11 +126,14 @@ int cuMemMap(char *pointer, size_t size, size_t offset, size_t handle, unsigned 
 int cuMemUnmap(char *pointer, size_t size) { return release(pointer, size), SUCCESS; }
 int cuMemGetAllocationGranularity(size_t *size, const void *properties, int kind) { return *size = PIECE, SUCCESS; }
 
+/* A float32 by itself that the host reads may be garbage, but not what ends a training: an infinity or no number. */
 static int copied(void *to, const void *from, size_t size) {
+  const unsigned infinity = 0x7f800000;
   if (size <= COPIED)
     memcpy(to, from, size);
   else if (!is_of_gpu(to))
     memset(to, 0, size);
+  if (size == sizeof infinity && !is_of_gpu(to) && (*(unsigned *)to & infinity) == infinity) memset(to, 0, size);
   return SUCCESS;
 }
 int cudaMemcpy(void *to, const void *from, size_t size, int kind) { return copied(to, from, size); }
@@ -297,7 +300,7 @@ int cublasLtMatmulAlgoGetHeuristic(void *lt, void *product, void *a, void *b, vo
   return *num_found = 1, SUCCESS;
 }
 
-/* --- NCCL with a single rank: nothing to exchange --- */
+/* --- NCCL with a single rank: what it sends is what it gets --- */
 
 int ncclGetVersion(int *version) { return *version = 22800, SUCCESS; }
 int ncclCommGetAsyncError(void *communicator, int *error) { return *error = 0, SUCCESS; }
@@ -306,10 +309,22 @@ int ncclCommUserRank(void *communicator, int *rank) { return *rank = 0, SUCCESS;
 int ncclCommInitRank(void **communicator, ...) { return made(communicator); }
 int ncclCommInitRankConfig(void **communicator, ...) { return made(communicator); }
 int ncclCommInitRankScalable(void **communicator, ...) { return made(communicator); }
+static int sent(void *to, const void *from, size_t count, unsigned type) {
+  static const size_t sizes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2, 1, 1};
+  return to == from ? SUCCESS : copied(to, from, count * sizes[type]);
+}
+int ncclAllGather(const void *from, void *to, size_t count, unsigned type, ...) { return sent(to, from, count, type); }
+int ncclAllReduce(const void *from, void *to, size_t count, unsigned type, ...) { return sent(to, from, count, type); }
+int ncclBroadcast(const void *from, void *to, size_t count, unsigned type, ...) { return sent(to, from, count, type); }
 
-/* --- NVML, which PyTorch loads for segments that grow --- */
+/* --- NVML: PyTorch loads it for segments that grow, Ray asks it how many GPUs there are --- */
 
 int nvmlInit_v2(void) { return SUCCESS; }
+int nvmlInitWithFlags(unsigned flags) { return SUCCESS; }
+int nvmlShutdown(void) { return SUCCESS; }
+int nvmlDeviceGetCount_v2(unsigned *count) { return *count = 1, SUCCESS; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) { return *handle = (void *)16, SUCCESS; }
+int nvmlDeviceGetName(void *handle, char *name, unsigned size) { return strncpy(name, NAME, size), SUCCESS; }
 int nvmlDeviceGetHandleByPciBusId_v2(const char *id, void **handle) { return *handle = (void *)16, SUCCESS; }
 int nvmlDeviceGetNvLinkRemoteDeviceType(void) { return UNSUPPORTED; }
 int nvmlDeviceGetNvLinkRemotePciInfo_v2(void) { return UNSUPPORTED; }
