@@ -62,7 +62,7 @@ def _candidates(config: Config) -> Iterator[tuple[Change, ...]]:
     possible: list[tuple[bool, str, Iterable[object]]] = [
         (True, "learner.max_groups_per_micro_batch", [number for number in (8, 4, 2) if number < most_groups]),
         (tokens > 1, "learner.max_tokens_per_micro_batch", [tokens >> halvings or 1 for halvings in (1, 2, 3)]),
-        (sft.micro_batch_size > 1, "sft.micro_batch_size", [1]),
+        (True, "sft.micro_batch_size", _fewer(sft.micro_batch_size)),
         (not model.gradient_checkpointing, "model.gradient_checkpointing", [True]),
         (most_groups > 1, "learner.max_groups_per_micro_batch", [1]),
         (is_shared and not rollout.sleep, "rollout.sleep", [True]),
@@ -82,6 +82,11 @@ def _spread(ranks: str, number: int, zero: str, stage: int) -> Iterator[tuple[Ch
     """More ranks, which take something off each only where they share the weights."""
     for larger in _more(number):
         yield ((ranks, larger),) if stage == 3 else ((ranks, larger), (zero, 3))
+
+
+def _fewer(number: int) -> list[int]:
+    """Its divisors below it, the largest first, the last of them 1."""
+    return [smaller for smaller in range(number // 2, 0, -1) if number % smaller == 0]
 
 
 def _more(number: float) -> list[int]:

@@ -136,7 +136,8 @@ def refuse_what_does_not_fit(config: Config, memory_bytes: int, where: str) -> N
     if too_large:
         card = too_large[0]
         raise ResourceError(
-            f"{' and '.join(card.roles)} need {card.num_bytes / GIB:.1f} GiB of GPU memory by the plan, "
+            f"{' and '.join(card.roles)} {'need' if card.roles[1:] else 'needs'} {card.num_bytes / GIB:.1f} GiB of GPU "
+            f"memory by the plan, "
             f"{memory_bytes / GIB:.1f} GiB are there",
             where=where,
             remedy=remedy(config, shape, memory_bytes),

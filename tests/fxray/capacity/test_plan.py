@@ -182,8 +182,13 @@ def test_an_engine_beside_a_resting_learner_of_7b_cannot_have_85_percent_of_an_h
     assert plan.change == (("rollout.gpu_memory_utilization", 0.75),)
 
 
+def test_sft_takes_as_many_samples_at_once_as_fit() -> None:
+    many = config("qwen2.5-vl-3b", "sft.micro_batch_size=32", "sft.max_answer_tokens=1024")
+    assert draw_plan(many, H100, H100.memory_bytes, 13158).change == (("sft.micro_batch_size", 4),)
+
+
 def test_too_small_a_gpu_is_refused_with_who_needs_what_and_the_remedy() -> None:
-    with pytest.raises(ResourceError, match=r"engine need 9\.2 GiB of GPU memory by the plan") as caught:
+    with pytest.raises(ResourceError, match=r"engine needs 9\.2 GiB of GPU memory by the plan") as caught:
         refuse_what_does_not_fit(config(), 24 * GIB, "NVIDIA X on node 1")
     assert "--set rollout.gpu_memory_utilization=0.4" in caught.value.remedy
     assert "NVIDIA X on node 1" in str(caught.value)
