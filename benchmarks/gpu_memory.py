@@ -78,11 +78,11 @@ def configured(name: str, model: Path, *overrides: str) -> Config:
     return load_config(name, [f"model.path={model}", *data, *overrides])
 
 
-def planned_bytes(config: Config) -> int:
-    """What the plan gives a rank, without the CUDA context."""
+def planned_bytes(config: Config, role: str = "learner rank") -> int:
+    """What the plan gives a process, without the CUDA context."""
     shape = read_shape(config.model.path)
     assert isinstance(shape, ModelShape), shape
-    (rank,) = (each for each in plan_memory(config, shape, 80 * GIB).roles if each.name == "learner rank")
+    (rank,) = (each for each in plan_memory(config, shape, 80 * GIB).roles if each.name == role)
     return rank.num_bytes - CONTEXT_BYTES
 
 

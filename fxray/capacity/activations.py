@@ -1,8 +1,9 @@
 """What a pass of the learner keeps in memory: a count, tensor by tensor, of what the backward pass will want.
 
 A frozen linear layer keeps nothing; its adapter keeps the input (shared by the layers that read the same one) and the
-narrow product. A norm keeps its input, in float32 where it is not fused. Constants are counts of tensors in the sources
-of transformers 5.19 and of `fxray.model.layers`; tests compare them with measured bytes.
+narrow product. Where inputs drop out, each adapter keeps its own, and which of its numbers are left. A norm keeps its
+input, in float32 where it is not fused. Constants are counts of tensors in the sources of transformers 5.19 and of
+`fxray.model.layers`; tests compare them with measured bytes.
 """
 
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ def count_activations(
     is_checkpointed: bool,
     is_on_gpu: bool,
     max_logits: int,
+    is_dropping: bool = False,
 ) -> Activations:
     """Bytes of one pass with gradients.
 
@@ -95,6 +97,7 @@ def count_activations(
         is_on_gpu: Norms of a frozen base keep no float32 copy there, nor do logits, and the gate's own output is made
             again (`fxray.model.fused`, `fxray.model.layers`, `fxray.model.head`).
         max_logits: Most logits that are held at once; with more, they are recomputed in the backward pass.
+        is_dropping: Inputs of the adapters drop out.
     """
     is_seeing_trained = rank == 0 or shape.family.adapts_vision
     patches = size.num_groups * size.patches if is_seeing_trained else 0
@@ -108,6 +111,9 @@ def count_activations(
         seen_norm_inputs = FLOAT32_BYTES // bytes_per_number if has_fused_norms else 1
     block = patches * _block_bytes(shape, rank, bytes_per_number, seen_norm_inputs, of_gate)
     ends = _ends_bytes(shape, size, patches, bytes_per_number, norm_inputs, seen_norm_inputs)
+    if is_dropping:
+        of_token, of_patch, of_projected = _dropped_bytes(shape, bytes_per_number, is_on_gpu)
+        layer, block, ends = layer + size.tokens * of_token, block + patches * of_patch, ends + patches * of_projected
     logits = min(size.learnt_tokens * shape.vocab_size, max_logits) * (bytes_per_number if is_on_gpu else FLOAT32_BYTES)
     is_chunked = size.learnt_tokens * shape.vocab_size > max_logits
     inputs = shape.num_hidden_layers * size.tokens * shape.hidden_size
@@ -146,3 +152,17 @@ def _ends_bytes(
     language = shape.hidden_size * (size.tokens * (norm_inputs + 1) + size.learnt_tokens)
     rotations = 2 * shape.family.num_axes * size.tokens * shape.head_size  # cosine and sine on each axis
     return number * (projectors + language + rotations)
+
+
+def _dropped_bytes(shape: ModelShape, number: int, is_on_gpu: bool) -> tuple[int, int, int]:
+    """What dropout adds: for each token to a layer; for each patch to a block, and to the projectors.
+
+    Adapters that read the same norm keep an input each in place of one for all, and each what it was multiplied with.
+    """
+    of_mask = 1 if is_on_gpu else number  # on a GPU whether a number is left, on a CPU a factor in the input's type
+    hidden, seen = shape.hidden_size, shape.vision.hidden_size
+    attended = shape.num_attention_heads * shape.head_size
+    token = 3 * hidden * number + (5 * hidden + attended + shape.intermediate_size) * of_mask
+    twice = 1 if shape.family.has_gated_vision else 0  # both factors of a gate read one norm
+    patch = twice * seen * number + ((3 + twice) * seen + shape.vision.intermediate_size) * of_mask
+    return token, patch, (1 + len(shape.vision.deepstack_visual_indexes)) * 2 * seen * of_mask

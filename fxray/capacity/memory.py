@@ -182,18 +182,30 @@ def _engine(config: Config, shape: ModelShape, memory_bytes: int) -> tuple[Role,
 
 def _learner(config: Config, shape: ModelShape) -> Role:
     learner, passes = config.learner, largest_passes(config)
-    parts = _training_parts(config, shape, passes, learner.num_ranks, learner.zero_stage, has_reference=True)
+    parts = _training_parts(
+        config, shape, passes, learner.num_ranks, learner.zero_stage, has_reference=True, is_dropping=False
+    )
     return Role("learner rank", parts)
 
 
 def _sft(config: Config, shape: ModelShape) -> Role:
-    sft = config.sft
-    parts = _training_parts(config, shape, [sft_pass(config)], sft.num_workers, sft.zero_stage, has_reference=False)
+    sft, lora = config.sft, config.model.lora
+    is_dropping = lora is not None and lora.dropout > 0
+    parts = _training_parts(
+        config, shape, [sft_pass(config)], sft.num_workers, sft.zero_stage, has_reference=False, is_dropping=is_dropping
+    )
     return Role("SFT worker", parts)
 
 
 def _training_parts(
-    config: Config, shape: ModelShape, sizes: Sequence[Pass], num_ranks: int, zero_stage: int, *, has_reference: bool
+    config: Config,
+    shape: ModelShape,
+    sizes: Sequence[Pass],
+    num_ranks: int,
+    zero_stage: int,
+    *,
+    has_reference: bool,
+    is_dropping: bool,
 ) -> tuple[Part, ...]:
     """What a rank holds; ZeRO 1 shares the optimizer, 2 the gradients too, 3 the weights too."""
     number = BYTES_PER_NUMBER[config.model.dtype]
@@ -201,7 +213,7 @@ def _training_parts(
     of_trained, is_cast = trained.num_trained * FLOAT32_BYTES, trained.is_whole and number < FLOAT32_BYTES
     of_weights, of_gradients, of_optimizer = (num_ranks if zero_stage >= stage else 1 for stage in (3, 2, 1))
     num_copies = 3 if zero_stage else 2  # both moments, and ZeRO's own copy of what it updates
-    activations = _largest_activations(config, shape, sizes)
+    activations = _largest_activations(config, shape, sizes, is_dropping=is_dropping)
     of_head = shape.vocab_size * shape.hidden_size * (FLOAT32_BYTES + (number if is_cast else 0))
     parts = [
         Part("base weights", trained.num_frozen * number // of_weights),
@@ -227,7 +239,7 @@ def _training_parts(
     return tuple(part for part in parts if part.num_bytes > 0)
 
 
-def _largest_activations(config: Config, shape: ModelShape, sizes: Sequence[Pass]) -> Activations:
+def _largest_activations(config: Config, shape: ModelShape, sizes: Sequence[Pass], *, is_dropping: bool) -> Activations:
     """Of each part the most that any of these passes takes."""
     counted = [
         count_activations(
@@ -238,6 +250,7 @@ def _largest_activations(config: Config, shape: ModelShape, sizes: Sequence[Pass
             is_checkpointed=config.model.gradient_checkpointing,
             is_on_gpu=config.learner.gpus_per_rank > 0,
             max_logits=MAX_LOGITS,
+            is_dropping=is_dropping,
         )
         for size in sizes
     ]

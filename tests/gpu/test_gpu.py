@@ -32,7 +32,9 @@ GREEDY = SamplingSettings(group_size=1, temperature=0.0, max_new_tokens=32)
 class Policy:
     """The learner's model on the GPU, packed and plain."""
 
-    def __init__(self, place: Any, *, dtype: str | None = None, is_checkpointed: bool = False) -> None:
+    def __init__(
+        self, place: Any, *, dtype: str | None = None, is_checkpointed: bool = False, dropout: float = 0.0
+    ) -> None:
         from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter
         from fxray.model.images import load_image_processor
         from fxray.model.load import load_model
@@ -45,7 +47,7 @@ class Policy:
         self.embedding = self.base.model.visual.patch_embed.proj
         if is_checkpointed:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.model = attach_adapter(self.base, rank=8, alpha=32, dropout=0.0, seed=0).to(place.device).train()
+        self.model = attach_adapter(self.base, rank=8, alpha=32, dropout=dropout, seed=0).to(place.device).train()
         self.parameters = adapter_parameters(self.model, POLICY)
         self.packed = PackedPolicy(self.model, forbidden_ids(self.tokenizer)).to(place.device)
 
@@ -224,14 +226,15 @@ def test_a_pass_never_waits_for_the_gpu(place: Any, policy: Policy) -> None:
 
 
 @pytest.mark.null
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("is_checkpointed", [False, True])
-def test_the_plans_activations_are_what_the_allocator_counts(place: Any, is_checkpointed: bool) -> None:
+def test_the_plans_activations_are_what_the_allocator_counts(place: Any, is_checkpointed: bool, dropout: float) -> None:
     from fxray.capacity.activations import Pass, count_activations
     from fxray.config.model_shape import read_shape
     from fxray.model.footprint import footprint
     from fxray.model.head import LOGITS_BUDGET
 
-    policy = Policy(place, is_checkpointed=is_checkpointed)
+    policy = Policy(place, is_checkpointed=is_checkpointed, dropout=dropout)
     questions = policy.questions(1, 2)
     rows = policy.rows(questions, [[np.full(128, 40, np.int32)] * 8 for _ in questions])
     size = Pass(len(rows[0].prompt_token_ids), len(rows[0].pixel_values), 128, 8, 2)
@@ -247,6 +250,7 @@ def test_the_plans_activations_are_what_the_allocator_counts(place: Any, is_chec
         is_checkpointed=is_checkpointed,
         is_on_gpu=place.is_gpu,
         max_logits=LOGITS_BUDGET,
+        is_dropping=dropout > 0,
     )
     print(
         f"{size.tokens} tokens: counted {memory.peak_bytes / 2**30:.3f} GiB, the plan says {predicted.peak / 2**30:.3f}"

@@ -106,10 +106,19 @@ def pixels(model: Any, size: Pass) -> torch.Tensor:
     return torch.randn(size.patches, 3 * 2 * model.config.vision_config.patch_size**2)
 
 
-@pytest.mark.parametrize(("dtype", "is_checkpointed"), [("float32", False), ("bfloat16", False), ("bfloat16", True)])
+@pytest.mark.parametrize(
+    ("dtype", "is_checkpointed", "dropout"),
+    [
+        ("float32", False, 0.0),
+        ("bfloat16", False, 0.0),
+        ("bfloat16", True, 0.0),
+        ("bfloat16", False, 0.1),
+        ("bfloat16", True, 0.1),
+    ],
+)
 @pytest.mark.parametrize(("like", "name"), CASES)
 def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
-    tmp_path: Path, like: str, name: str, dtype: str, is_checkpointed: bool
+    tmp_path: Path, like: str, name: str, dtype: str, is_checkpointed: bool, dropout: float
 ) -> None:
     text, vision, vocabulary, size = SIZES[name]
     if like == "internvl":
@@ -119,7 +128,7 @@ def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
     model = load_model(tmp_path, dtype=dtype)
     if is_checkpointed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    peft_model = attach_adapter(model, rank=RANK, alpha=32, dropout=0.0, seed=0).train()
+    peft_model = attach_adapter(model, rank=RANK, alpha=32, dropout=dropout, seed=0).train()
     policy, batch = PackedPolicy(peft_model), pack(model, rows(model, size))
     assert len(batch.input_ids_T) == size.tokens
     with footprint(CPU) as whole:
@@ -134,9 +143,10 @@ def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
         is_checkpointed=is_checkpointed,
         is_on_gpu=False,
         max_logits=LOGITS_BUDGET,
+        is_dropping=dropout > 0,
     )
-    ratio = predicted.peak / whole.peak_bytes
-    print(f"{like}, {name}, {dtype}, recomputed {is_checkpointed}: {ratio:.3f} of {whole.peak_bytes / 1e6:.1f} MB")
+    ratio, case = predicted.peak / whole.peak_bytes, f"{like}, {name}, {dtype}, recomputed {is_checkpointed}"
+    print(f"{case}, dropout {dropout}: {ratio:.3f} of {whole.peak_bytes / 1e6:.1f} MB")
     assert predicted.kept == pytest.approx(forward.left_bytes, rel=0.15)
     assert predicted.peak == pytest.approx(whole.peak_bytes, rel=0.15)
 

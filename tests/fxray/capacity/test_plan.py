@@ -67,6 +67,21 @@ def test_weights_adapters_and_optimizer_are_exact() -> None:
     assert LOGITS_BUDGET == MAX_LOGITS
 
 
+def test_dropout_of_adapters_takes_memory_of_sft_alone() -> None:
+    """A layer of 3B: inputs of q, k, v, of gate and up instead of two, and a byte for each number of all seven."""
+    tree, dropping = config(), config("qwen2.5-vl-3b", "model.lora.dropout=0.1")
+    plan, of_dropping = (plan_memory(each, known_shape(each), H100.memory_bytes) for each in (tree, dropping))
+    more = {
+        role: part(of_dropping, role, "activations") - part(plan, role, "activations")
+        for role in ("learner rank", "SFT worker")
+    }
+    image, samples = image_tokens(tree), tree.sft.micro_batch_size
+    tokens, patches = samples * (image + PROMPT_TOKENS + tree.sft.max_answer_tokens), samples * 4 * image
+    of_layer = 3 * 2048 * 2 + 6 * 2048 + 11008
+    of_block = 1280 * 2 + 4 * 1280 + 3420
+    assert more == {"learner rank": 0, "SFT worker": 36 * tokens * of_layer + patches * (32 * of_block + 2 * 1280)}
+
+
 def test_whole_weights_take_five_times_their_bytes_and_a_narrow_copy() -> None:
     tree = config("qwen2.5-vl-3b", "model.lora=null")
     shape = known_shape(tree)
