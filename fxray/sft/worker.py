@@ -213,7 +213,8 @@ class Trainer:
     def _sum_over_ranks(self, *values: float) -> list[float]:
         tensor = torch.tensor(values, dtype=torch.float64, device=self._base.device)
         dist.all_reduce(tensor)
-        return [float(value) for value in tensor]
+        sums: list[float] = tensor.tolist()  # one by one, each would wait for the GPU
+        return sums
 
     def _tell(self, **record: object) -> None:
         path = self._attempt_dir / PROGRESS_FILE

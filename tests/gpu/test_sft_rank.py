@@ -1,4 +1,4 @@
-"""A rank of SFT at passes of the largest images: what it keeps."""
+"""A rank of SFT at passes of the largest images: what it keeps, and how often it waits for the GPU."""
 
 import gc
 import io
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.null, pytest.mark.timeout(420)]
 def alone(place: Any) -> None:
     """A job of one rank, which stays for the rest of the process: DeepSpeed holds on to it."""
     if not place.is_gpu:
-        pytest.skip("a CPU counts no memory")
+        pytest.skip("a CPU counts no memory, and nothing waits for it")
     join_ranks(rank=0, world_size=1, address="", port=0, listener=None, timeout_s=60)
 
 
@@ -59,3 +59,21 @@ def test_a_rank_of_sft_keeps_what_the_plan_says(place: Any, alone: None, tmp_pat
     used = torch.cuda.max_memory_allocated() - before
     print(f"used {used / GIB:.2f} GiB, planned {planned / GIB:.2f}")
     assert 0.85 * planned < used < planned
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_a_step_of_sft_waits_for_the_gpu_once_for_each_exchange_of_numbers(
+    place: Any, alone: None, tmp_path: Path
+) -> None:
+    rank, _ = start(place, tmp_path)
+    rank._learn(0, rank._reader.read(0))  # compiles
+    rank._engine.step = lambda *_: 0.0  # its own waits are DeepSpeed's
+    examples = rank._reader.read(1)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="synchronizing CUDA operation") as warned:
+            rank._learn(1, examples)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    # Numbers there and back for the counts, and for the loss; and the losses of the passes.
+    assert sum("synchronizing CUDA operation" in str(each.message) for each in warned) == 5
