@@ -48,7 +48,6 @@ SETTINGS = (
     "data.synth.num_test=16",
     "sft.max_steps=10",
     "sft.batch_size=8",
-    "sft.micro_batch_size=4",
     "sft.checkpoint_every_steps=2",
     "sft.max_failures=1000",
     "grpo.prompts_per_step=4",

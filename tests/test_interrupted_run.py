@@ -31,7 +31,6 @@ SETTINGS = (
     "data.synth.num_test=16",
     "sft.max_steps=6",
     "sft.batch_size=8",
-    "sft.micro_batch_size=4",
     "sft.checkpoint_every_steps=2",
     "grpo.steps_per_stage=3",
     "grpo.prompts_per_step=4",

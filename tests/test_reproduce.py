@@ -28,7 +28,6 @@ SETTINGS = (
     "data.synth.num_test=16",
     "sft.max_steps=6",
     "sft.batch_size=8",
-    "sft.micro_batch_size=4",
     "grpo.steps_per_stage=1",
     "grpo.prompts_per_step=4",
     "grpo.max_new_tokens=32",

@@ -24,7 +24,6 @@ SETTINGS = (
     "data.synth.num_test=8",
     "sft.max_steps=6",
     "sft.batch_size=8",
-    "sft.micro_batch_size=4",
     "grpo.schedule=fixed-gamma",
     "grpo.steps_per_stage=1",
     "grpo.prompts_per_step=4",

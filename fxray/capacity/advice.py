@@ -56,13 +56,13 @@ def _candidates(config: Config) -> Iterator[tuple[Change, ...]]:
     """Single steps, the cheapest first: batching, then time, then the split of a GPU, then pixels, then GPUs."""
     model, rollout, learner, sft = config.model, config.rollout, config.learner, config.sft
     is_shared = 0 < rollout.gpus_per_worker < 1 and 0 < learner.gpus_per_rank < 1
-    tokens, used = learner.max_tokens_per_micro_batch, rollout.gpu_memory_utilization
+    used = rollout.gpu_memory_utilization
     most_groups = max(each.num_groups for each in largest_passes(config))
     parts = sorted((percent / 100 for percent in range(15, 95, 5)), key=lambda part: abs(part - used))
     possible: list[tuple[bool, str, Iterable[object]]] = [
         (True, "learner.max_groups_per_micro_batch", [number for number in (8, 4, 2) if number < most_groups]),
-        (tokens > 1, "learner.max_tokens_per_micro_batch", [tokens >> halvings or 1 for halvings in (1, 2, 3)]),
-        (True, "sft.micro_batch_size", _fewer(sft.micro_batch_size)),
+        (True, "learner.max_tokens_per_micro_batch", _fewer(learner.max_tokens_per_micro_batch)),
+        (True, "sft.max_tokens_per_micro_batch", _fewer(sft.max_tokens_per_micro_batch)),
         (not model.gradient_checkpointing, "model.gradient_checkpointing", [True]),
         (most_groups > 1, "learner.max_groups_per_micro_batch", [1]),
         (is_shared and not rollout.sleep, "rollout.sleep", [True]),
@@ -84,9 +84,8 @@ def _spread(ranks: str, number: int, zero: str, stage: int) -> Iterator[tuple[Ch
         yield ((ranks, larger),) if stage == 3 else ((ranks, larger), (zero, 3))
 
 
-def _fewer(number: int) -> list[int]:
-    """Its divisors below it, the largest first, the last of them 1."""
-    return [smaller for smaller in range(number // 2, 0, -1) if number % smaller == 0]
+def _fewer(tokens: int) -> list[int]:
+    return [tokens >> halvings for halvings in (1, 2, 3) if tokens >> halvings]
 
 
 def _more(number: float) -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 
 from fxray.capacity.activations import Pass
 from fxray.capacity.devices import Gpu
-from fxray.capacity.memory import cache_bytes_per_token, grpo_pass, sft_pass
+from fxray.capacity.memory import cache_bytes_per_token, grpo_pass, sft_passes
 from fxray.capacity.weights import count_weights
 from fxray.config.limits import BYTES_PER_NUMBER
 from fxray.config.model_shape import ModelShape
@@ -101,7 +101,7 @@ def plan_duration(
     num_forward = (1 if config.grpo.kl_beta > 0 else 0) + config.grpo.num_updates_per_batch * _passes(config)
     of_rank = replace(step, num_groups=math.ceil(groups / config.learner.num_ranks))  # no group is split
     learner_flops = num_forward * forward_flops(shape, of_rank)
-    sft = sft_pass(config)
+    sft = sft_passes(config)[0]
     sft_step = Pass(
         sft.prompt_tokens,
         sft.patches,

@@ -1,7 +1,7 @@
 """Bytes of every role, and whether those that share a GPU fit on it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from fxray.capacity.activations import Activations, Pass, count_activations
@@ -133,28 +133,33 @@ def largest_passes(config: Config) -> list[Pass]:
     more groups share a pass and the more it takes: it may hold as many images as its tokens allow, or one more where
     they are smaller.
     """
-    longest, most_tokens = grpo_pass(config), config.learner.max_tokens_per_micro_batch
-    size, image = longest.num_answers, image_tokens(config)
     # Groups go to ranks by their tokens: one rank may have all but one for each of the others.
     most_groups = config.grpo.prompts_per_step - config.learner.num_ranks + 1
     most_groups = min(most_groups, config.learner.max_groups_per_micro_batch or most_groups)
+    longest = grpo_pass(config)
+    return [longest, *_fullest(longest, config.learner.max_tokens_per_micro_batch, most_groups)]
+
+
+def sft_passes(config: Config) -> list[Pass]:
+    """Passes of an SFT worker of which one is the largest, first that of the longest answers; a sample is a group."""
+    image, sft = image_tokens(config), config.sft
+    most_samples = math.ceil(sft.batch_size / sft.num_workers)
+    of_sample = image + PROMPT_TOKENS + sft.max_answer_tokens
+    num_samples = min(most_samples, max(1, sft.max_tokens_per_micro_batch // of_sample))
+    longest = Pass(image + PROMPT_TOKENS, PATCHES_PER_TOKEN * image, sft.max_answer_tokens, 1, num_samples)
+    return [longest, *_fullest(longest, sft.max_tokens_per_micro_batch, most_samples)]
+
+
+def _fullest(longest: Pass, most_tokens: int, most_groups: int) -> Iterator[Pass]:
+    """Passes of as many images as so many tokens allow, and of one more; parts of tokens are rounded up."""
+    size, image = longest.num_answers, longest.patches // PATCHES_PER_TOKEN
     num_groups = min(most_groups, most_tokens // (longest.prompt_tokens + size))
-    passes = [longest]
     for number in range(max(1, num_groups), min(most_groups, num_groups + 1) + 1):
-        of_group = most_tokens // number - PROMPT_TOKENS
+        of_group = math.ceil(most_tokens / number) - PROMPT_TOKENS
         seen = min(image, of_group - size)
-        answer = min(longest.answer_tokens, (of_group - seen) // size)
+        answer = min(longest.answer_tokens, math.ceil((of_group - seen) / size))
         if seen > 0:
-            passes.append(Pass(seen + PROMPT_TOKENS, PATCHES_PER_TOKEN * seen, answer, size, number))
-    return passes
-
-
-def sft_pass(config: Config) -> Pass:
-    """The largest pass of an SFT worker, which holds so many samples whatever their length."""
-    image = image_tokens(config)
-    return Pass(
-        image + PROMPT_TOKENS, PATCHES_PER_TOKEN * image, config.sft.max_answer_tokens, 1, config.sft.micro_batch_size
-    )
+            yield Pass(seen + PROMPT_TOKENS, PATCHES_PER_TOKEN * seen, answer, size, number)
 
 
 def cache_bytes_per_token(config: Config, shape: ModelShape) -> int:
@@ -192,7 +197,7 @@ def _sft(config: Config, shape: ModelShape) -> Role:
     sft, lora = config.sft, config.model.lora
     is_dropping = lora is not None and lora.dropout > 0
     parts = _training_parts(
-        config, shape, [sft_pass(config)], sft.num_workers, sft.zero_stage, has_reference=False, is_dropping=is_dropping
+        config, shape, sft_passes(config), sft.num_workers, sft.zero_stage, has_reference=False, is_dropping=is_dropping
     )
     return Role("SFT worker", parts)
 

@@ -115,14 +115,12 @@ def warmup_problems(config: Config, num_train: int) -> Iterator[Problem]:
 
 def _batches(config: Config) -> Iterator[Problem]:
     sft, grpo, learner, rollout, synth = config.sft, config.grpo, config.learner, config.rollout, config.data.synth
-    per_round = sft.micro_batch_size * sft.num_workers
-    if sft.batch_size % per_round:
+    if sft.batch_size % sft.num_workers:
         yield Problem(
             "sft.batch_size",
             str(sft.batch_size),
-            f"must be a multiple of {per_round} = sft.micro_batch_size {sft.micro_batch_size} x sft.num_workers "
-            f"{sft.num_workers}",
-            f"set sft.batch_size to {math.ceil(sft.batch_size / per_round) * per_round}",
+            f"must be a multiple of sft.num_workers {sft.num_workers}",
+            f"set sft.batch_size to {math.ceil(sft.batch_size / sft.num_workers) * sft.num_workers}",
         )
     for field, num_workers in (
         ("learner.num_ranks", learner.num_ranks),

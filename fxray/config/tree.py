@@ -44,8 +44,8 @@ class LoraConfig(Section):
     alpha: Positive = 32
     """Scale: the update is multiplied by alpha / rank."""
     dropout: Fraction = 0.0
-    """Dropout on the adapter's input, in SFT only; what drops out hangs on sft.num_workers and micro_batch_size, which
-    a run with dropout keeps."""
+    """Dropout on the adapter's input, in SFT only; what drops out hangs on sft.num_workers and on what makes a pass of
+    SFT, which a run with dropout keeps."""
 
 
 class ModelConfig(Section):
@@ -118,8 +118,8 @@ class SftConfig(Section):
     """Part of the steps in which the rate rises linearly; then it falls along a cosine."""
     batch_size: Count = 32
     """Samples per update, over all workers."""
-    micro_batch_size: Count = 1
-    """Samples per forward pass on one worker."""
+    max_tokens_per_micro_batch: Count = 16384
+    """Tokens of one pass: samples are packed together up to this, without padding."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Positive = 1.0
     num_workers: Workers = 1

@@ -54,6 +54,21 @@ def plan_micro_batches(
     return [passes + [filler] * (num_passes - len(passes)) for passes in plan]
 
 
+def split_into(passes: Sequence[MicroBatch], num_passes: int) -> list[MicroBatch]:
+    """More passes of the same groups, as many as another rank has: the one with the most groups is halved each time.
+
+    Args:
+        passes: Of a rank.
+        num_passes: At least as many as there are, and at most one for each group.
+    """
+    result = list(passes)
+    while len(result) < num_passes:
+        index = max(range(len(result)), key=lambda i: len(result[i].groups))
+        groups = result[index].groups
+        result[index : index + 1] = [MicroBatch(groups[::2]), MicroBatch(groups[1::2])]
+    return result
+
+
 def _fill(share: Sequence[int], lengths: Sequence[int], max_tokens: int, max_groups: int) -> list[MicroBatch]:
     """Each group in the pass with the most room, longest first; in one of its own where that has too little."""
     passes: list[list[int]] = []

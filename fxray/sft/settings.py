@@ -13,8 +13,15 @@ from fxray.grammar.views import RegionOrder, ViewName
 LongAnswer = Literal["error", "drop-regions"]
 
 MERELY_HOW = frozenset(
-    {"model_path", "dataset_path", "gradient_checkpointing", "micro_batch_size", "num_workers", "gpus_per_worker"}
-    | {"node_resources", "threads", "zero_stage", "checkpoint_every_steps", "max_failures"}
+    {"model_path", "dataset_path", "gradient_checkpointing", "num_workers", "gpus_per_worker"}
+    | {
+        "max_tokens_per_micro_batch",
+        "node_resources",
+        "threads",
+        "zero_stage",
+        "checkpoint_every_steps",
+        "max_failures",
+    }
     | {"start_deadline_s", "step_deadline_s"}
 )
 """Where and in how many parts the work is done; what comes out is the same but for rounding and what drops out, so
@@ -40,7 +47,7 @@ class SftSettings:
         learning_rate: Highest rate, reached after warm-up.
         warmup_frac: Part of the steps in which the rate rises; then it falls along a cosine.
         batch_size: Samples per step over all workers.
-        micro_batch_size: Samples per forward pass on one worker.
+        max_tokens_per_micro_batch: Tokens of a pass of one worker; a longer sample has one of its own.
         weight_decay: Of AdamW.
         max_grad_norm: Gradients are clipped to this norm.
         num_workers: Ranks.
@@ -75,7 +82,7 @@ class SftSettings:
     learning_rate: float
     warmup_frac: float
     batch_size: int
-    micro_batch_size: int
+    max_tokens_per_micro_batch: int
     weight_decay: float
     max_grad_norm: float
     num_workers: int
@@ -96,13 +103,12 @@ class SftSettings:
     seed: int
 
     def __post_init__(self) -> None:
-        per_round = self.num_workers * self.micro_batch_size
-        if self.batch_size % per_round:
+        if self.batch_size % self.num_workers:
             raise ConfigError(
                 f"{counted(self.batch_size, 'sample does', 'samples do')} not divide into "
-                f"{counted(self.num_workers, 'worker')} x {counted(self.micro_batch_size, 'sample')} per forward pass",
+                f"{counted(self.num_workers, 'worker')}",
                 where="sft.batch_size",
-                remedy=f"choose a multiple of {per_round}",
+                remedy=f"choose a multiple of {self.num_workers}",
             )
 
     def num_steps(self, num_samples: int) -> int:

@@ -1,6 +1,6 @@
 """What each rank of the SFT job does: load, resume, and for each step read, learn, report.
 
-    read ahead (thread) ─► pack ─► forward, backward (DeepSpeed) ─► step ─► progress line, checkpoint
+    read ahead (thread) ─► pack (thread) ─► forward, backward (DeepSpeed) ─► step ─► progress line, checkpoint
 
 A step depends on the checkpoint before it and its own number alone, so a job that dies anywhere ends with the same
 weights as one that never did.
@@ -8,7 +8,7 @@ weights as one that never did.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.data.frame import sight_of
 from fxray.data.order import derived_seed
-from fxray.errors import CheckpointError
+from fxray.errors import CheckpointError, DeadlineError
 from fxray.files import append_line, atomic_dir, read_folder, write_atomically
-from fxray.model.batch import pack
+from fxray.grpo.packing import packed_length, plan_micro_batches, split_into
+from fxray.model.batch import PackedBatch, pack
 from fxray.model.family import VisionLanguageModel
 from fxray.model.folder import resolve_model_path
 from fxray.model.images import load_image_processor
@@ -44,8 +45,8 @@ from fxray.sft.checkpoint import PROGRESS_FILE, SftState
 from fxray.sft.settings import SftSettings
 
 MEMORY_REMEDY = (
-    "lower sft.micro_batch_size or model.max_pixels, set model.gradient_checkpointing, or raise sft.zero_stage with "
-    "more sft.num_workers; `fxray plan` says what fits"
+    "lower sft.max_tokens_per_micro_batch or model.max_pixels, set model.gradient_checkpointing, or raise "
+    "sft.zero_stage with more sft.num_workers; `fxray plan` says what fits"
 )
 LOAD_REMEDY = (
     "see with `nvidia-smi` whether something else takes the GPU's memory, or raise sft.zero_stage with more "
@@ -169,7 +170,7 @@ class Trainer:
         arriving = read_ahead(self._reader.read, steps, deadline_s=READ_DEADLINE_S, late=late)
         for step, examples in zip(steps, arriving, strict=True):
             start_s = time.monotonic()
-            what = f"a pass of {self._settings.micro_batch_size} samples"
+            what = f"a pass of {self._settings.max_tokens_per_micro_batch:,} tokens"
             with memory_told(what, where=f"SFT rank {self._rank}", remedy=MEMORY_REMEDY):
                 metrics = self._learn(step, examples)
             seconds = time.monotonic() - start_s
@@ -184,23 +185,26 @@ class Trainer:
         s = self._settings
         torch.manual_seed(derived_seed(s.seed, "sft-dropout", step, self._rank))
         rate = s.rate(step, self._num_steps)
-        chunks = [examples[start : start + s.micro_batch_size] for start in range(0, len(examples), s.micro_batch_size)]
-        weights = [token_weights(chunk) for chunk in chunks]
-        num_learnt, num_tokens, num_skipped, num_dropped = self._sum_over_ranks(
-            sum(float(weight_R.sum()) for weight_R in weights),
-            sum(len(e.row.prompt_token_ids) + len(e.row.answers[0]) for e in examples),
+        lengths = [packed_length(len(e.row.prompt_token_ids), [len(e.row.answers[0])]) for e in examples]
+        (passes,) = plan_micro_batches(lengths, num_ranks=1, max_tokens=s.max_tokens_per_micro_batch)
+        of_ranks = self._of_ranks(
+            float(token_weights(examples).sum()),
+            sum(lengths),
             sum(not e.is_learnt for e in examples),
             sum(e.num_dropped_regions for e in examples),
+            len(passes),
         )
-        shares = []
-        for chunk, weight_R in zip(chunks, weights, strict=True):
-            batch = pack(self._base, [example.row for example in chunk], dtype=self._dtype)
-            batch, factor_R = moved((batch, weight_R), self._base.device)
+        num_learnt, num_tokens, num_skipped, num_dropped, _ = map(sum, zip(*of_ranks, strict=True))
+        passes = split_into(passes, max(int(num_passes) for *_, num_passes in of_ranks))  # ranks exchange in step
+        chunks = [[examples[index] for index in sorted(each.groups)] for each in passes]
+        shares: list[torch.Tensor] = []
+        for packed in self._pack_ahead(chunks):
+            batch, factor_R = moved(packed, self._base.device)
             share = -(self._engine(batch, 1.0) * factor_R).sum() / max(1.0, num_learnt)
-            self._engine.backward(share, is_last=chunk is chunks[-1])
+            self._engine.backward(share, is_last=len(shares) == len(chunks) - 1)
             shares.append(share.detach())
         norm = self._engine.step(rate)
-        (loss,) = self._sum_over_ranks(sum(torch.stack(shares).tolist()))
+        loss = sum(value for (value,) in self._of_ranks(sum(torch.stack(shares).tolist())))
         return {
             "loss": loss,
             "learning_rate": rate,
@@ -210,11 +214,26 @@ class Trainer:
             "num_dropped_regions": num_dropped,
         }
 
-    def _sum_over_ranks(self, *values: float) -> list[float]:
-        tensor = torch.tensor(values, dtype=torch.float64, device=self._base.device)
-        dist.all_reduce(tensor)
-        sums: list[float] = tensor.tolist()  # one by one, each would wait for the GPU
-        return sums
+    def _pack_ahead(self, chunks: Sequence[Sequence[Example]]) -> Iterator[tuple[PackedBatch, torch.Tensor]]:
+        """Each pass, and the weights of its answer tokens, packed while the one before it is learnt."""
+        return read_ahead(
+            lambda chunk: (pack(self._base, [each.row for each in chunk], dtype=self._dtype), token_weights(chunk)),
+            chunks,
+            deadline_s=READ_DEADLINE_S,
+            late=lambda _: DeadlineError(
+                f"a pass was not packed within {READ_DEADLINE_S} s",
+                where=f"SFT rank {self._rank}",
+                remedy="see whether something else takes this node's processors or memory",
+            ),
+        )
+
+    def _of_ranks(self, *values: float) -> list[list[float]]:
+        """The values of each rank, in the order of the ranks."""
+        own = torch.tensor(values, dtype=torch.float64, device=self._base.device)
+        every = own.new_empty(dist.get_world_size() * len(values))
+        dist.all_gather_into_tensor(every, own)
+        rows: list[list[float]] = every.view(-1, len(values)).tolist()  # one by one, each would wait for the GPU
+        return rows
 
     def _tell(self, **record: object) -> None:
         path = self._attempt_dir / PROGRESS_FILE

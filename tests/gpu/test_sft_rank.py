@@ -38,7 +38,7 @@ def start(place: Any, folder: Path, *changes: str) -> tuple[Trainer, int]:
     data = folder / "train.parquet"
     samples = [Sample(f"{n}", SIDE_PX, SIDE_PX, Annotation(Verdict.REAL), "", "", f"{n}") for n in range(NUM_SAMPLES)]
     write_dataset(data, [Row(sample, content.getvalue()) for sample in samples])
-    sizes = [f"sft.batch_size={NUM_SAMPLES}", "sft.micro_batch_size=2", "sft.max_answer_tokens=32"]
+    sizes = [f"sft.batch_size={NUM_SAMPLES}", "sft.max_tokens_per_micro_batch=3000", "sft.max_answer_tokens=32"]
     config = BENCHMARK["configured"]("qwen2.5-vl-3b", place.model, *sizes, *changes)
     settings = sft_settings(config, place.model, data)
     rank = Trainer(settings, folder, rank=0, device=torch.device("cuda"), report=lambda *_: None)

@@ -48,7 +48,7 @@ SETTINGS = (
     "reward.functions=[{path: 'of_vowels:vowels', weight: 0.1}]",
     *("reward.group_deadline_s=1800", "reward.start_deadline_s=900"),
     "data.synth={num_train: 64, num_validation: 4, num_test: 8, size_px: 224}",
-    *("sft.max_steps=2", "sft.batch_size=4", "sft.micro_batch_size=4", "sft.num_workers=1"),
+    *("sft.max_steps=2", "sft.batch_size=4", "sft.num_workers=1"),
     *("grpo.group_size=4", "grpo.prompts_per_step=4", "grpo.max_new_tokens=32"),
     *("rollout.max_num_seqs=8", "rollout.threads=1", "learner.threads=1"),
     *("evaluate.max_new_tokens=16", "evaluate.num_bootstrap=10", "evaluate.gallery_size=1"),

@@ -14,13 +14,14 @@ from fxray.capacity.activations import Pass, count_activations
 from fxray.capacity.advice import apply, as_options, find_change
 from fxray.capacity.devices import GIB, GPUS
 from fxray.capacity.duration import Coefficients, forward_flops, plan_duration
-from fxray.capacity.memory import MAX_LOGITS, grpo_pass, plan_memory
+from fxray.capacity.memory import MAX_LOGITS, grpo_pass, plan_memory, sft_passes
 from fxray.capacity.plan import draw_plan, known_shape, refuse_what_does_not_fit
 from fxray.capacity.trained import count_trained, find_store_problem
 from fxray.capacity.weights import count_adapter, count_weights
 from fxray.cli.app import app
 from fxray.config.limits import PROMPT_TOKENS, check, image_tokens
 from fxray.config.load import load_config, shipped_folder
+from fxray.config.tree import Config
 from fxray.errors import DataError, ResourceError
 from fxray.grpo.packing import packed_length, plan_micro_batches
 from fxray.launch.sft import sft_settings
@@ -75,11 +76,11 @@ def test_dropout_of_adapters_takes_memory_of_sft_alone() -> None:
         role: part(of_dropping, role, "activations") - part(plan, role, "activations")
         for role in ("learner rank", "SFT worker")
     }
-    image, samples = image_tokens(tree), tree.sft.micro_batch_size
-    tokens, patches = samples * (image + PROMPT_TOKENS + tree.sft.max_answer_tokens), samples * 4 * image
     of_layer = 3 * 2048 * 2 + 6 * 2048 + 11008
     of_block = 1280 * 2 + 4 * 1280 + 3420
-    assert more == {"learner rank": 0, "SFT worker": 36 * tokens * of_layer + patches * (32 * of_block + 2 * 1280)}
+    of_patch = 32 * of_block + 2 * 1280
+    most = max(36 * size.tokens * of_layer + size.num_groups * size.patches * of_patch for size in sft_passes(tree))
+    assert more == {"learner rank": 0, "SFT worker": most}
 
 
 def test_whole_weights_take_five_times_their_bytes_and_a_narrow_copy() -> None:
@@ -140,7 +141,7 @@ def test_ranks_of_an_engine_share_weights_and_keys_until_the_key_heads_run_out()
     [
         (["model.gradient_checkpointing=true"], 24, "--set rollout.gpu_memory_utilization=0.4"),
         (["learner.max_groups_per_micro_batch=0"], 79, "--set learner.max_groups_per_micro_batch=2"),
-        ([], 60, "--set learner.max_tokens_per_micro_batch=4096"),
+        ([], 64, "--set learner.max_tokens_per_micro_batch=4096"),
         (
             [],
             24,
@@ -197,9 +198,9 @@ def test_an_engine_beside_a_resting_learner_of_7b_cannot_have_85_percent_of_an_h
     assert plan.change == (("rollout.gpu_memory_utilization", 0.75),)
 
 
-def test_sft_takes_as_many_samples_at_once_as_fit() -> None:
-    many = config("qwen2.5-vl-3b", "sft.micro_batch_size=32", "sft.max_answer_tokens=1024")
-    assert draw_plan(many, H100, H100.memory_bytes, 13158).change == (("sft.micro_batch_size", 4),)
+def test_sft_takes_as_many_tokens_at_once_as_fit() -> None:
+    many = config("qwen2.5-vl-3b", "sft.max_tokens_per_micro_batch=28672")
+    assert draw_plan(many, H100, H100.memory_bytes, 13158).change == (("sft.max_tokens_per_micro_batch", 7168),)
 
 
 def test_too_small_a_gpu_is_refused_with_who_needs_what_and_the_remedy() -> None:
@@ -298,33 +299,52 @@ def test_no_pass_of_any_answers_takes_more_than_the_plan_says(name: str, seed: i
     most, most_groups = ((4096, 0), (8192, 2), (20000, 0), (1000, 3))[seed]
     bounds = {"max_tokens_per_micro_batch": most, "max_groups_per_micro_batch": most_groups, "num_ranks": 2}
     tree = config(name, *(f"learner.{field}={value}" for field, value in bounds.items()))
-    shape, draw, size = known_shape(tree), random.Random(seed), tree.grpo.group_size
-    planned = part(plan_memory(tree, shape, H100.memory_bytes), "learner rank", "activations")
+    draw, size = random.Random(seed), tree.grpo.group_size
+    planned = part(plan_memory(tree, known_shape(tree), H100.memory_bytes), "learner rank", "activations")
     for _ in range(200):
         mean = draw.choice((2, 20, 200, 1024))
         images = [image_tokens(tree) - draw.randrange(draw.choice((1, 100, 1200))) for _ in range(32)]
         answers = [[min(1024, 1 + int(draw.expovariate(1 / mean))) for _ in range(size)] for _ in images]
         lengths = [packed_length(image + PROMPT_TOKENS, each) for image, each in zip(images, answers, strict=True)]
         for each in chain(*plan_micro_batches(lengths, num_ranks=2, max_tokens=most, max_groups=most_groups)):
-            prompts = [images[group] + PROMPT_TOKENS for group in each.groups]
-            learnt = sum(sum(answers[group]) for group in each.groups)
-            shared = SimpleNamespace(
-                num_groups=1,
-                patches=4 * sum(images[group] for group in each.groups),
-                tokens=sum(prompts) + learnt,
-                learnt_tokens=learnt,
-                gathered_keys=(1 + size) * sum(prompts) + learnt,
-            )
-            counted = count_activations(
-                shape,
-                shared,  # type: ignore[arg-type]
-                rank=8,
-                bytes_per_number=2,
-                is_checkpointed=tree.model.gradient_checkpointing,
-                is_on_gpu=True,
-                max_logits=MAX_LOGITS,
-            )
-            assert counted.kept + counted.recomputed <= planned
+            of_pass = [images[group] for group in each.groups], [answers[group] for group in each.groups]
+            assert bytes_of_pass(tree, *of_pass) <= planned
+
+
+@pytest.mark.parametrize("most", [1000, 4096, 20000])
+def test_no_pass_of_sft_takes_more_than_the_plan_says(most: int) -> None:
+    tree, draw = config("qwen2.5-vl-3b", f"sft.max_tokens_per_micro_batch={most}"), random.Random(most)
+    planned = part(plan_memory(tree, known_shape(tree), H100.memory_bytes), "SFT worker", "activations")
+    for _ in range(200):
+        mean = draw.choice((2, 20, 200, 1024))
+        images = [image_tokens(tree) - draw.randrange(draw.choice((1, 100, 1200))) for _ in range(32)]
+        answers = [[min(1024, 1 + int(draw.expovariate(1 / mean)))] for _ in images]
+        lengths = [packed_length(image + PROMPT_TOKENS, each) for image, each in zip(images, answers, strict=True)]
+        for each in chain(*plan_micro_batches(lengths, num_ranks=1, max_tokens=most)):
+            of_pass = [images[sample] for sample in each.groups], [answers[sample] for sample in each.groups]
+            assert bytes_of_pass(tree, *of_pass) <= planned
+
+
+def bytes_of_pass(tree: Config, images: list[int], answers: list[list[int]]) -> int:
+    """Activations of images of so many tokens, and of the answers to each."""
+    prompts, learnt = [image + PROMPT_TOKENS for image in images], sum(map(sum, answers))
+    shared = SimpleNamespace(
+        num_groups=1,
+        patches=4 * sum(images),
+        tokens=sum(prompts) + learnt,
+        learnt_tokens=learnt,
+        gathered_keys=(1 + len(answers[0])) * sum(prompts) + learnt,
+    )
+    counted = count_activations(
+        known_shape(tree),
+        shared,  # type: ignore[arg-type]
+        rank=8,
+        bytes_per_number=2,
+        is_checkpointed=tree.model.gradient_checkpointing,
+        is_on_gpu=True,
+        max_logits=MAX_LOGITS,
+    )
+    return counted.kept + counted.recomputed
 
 
 class TestCommand:

@@ -64,6 +64,7 @@ def test_facts_name_the_reward_and_its_parts(clock):
         "seconds": 4.0,
         "seconds/wait": 3.0,
         "seconds/idle": 0.5,
+        "seconds/generate": 3.5,
         "other": 1,
     }
     meter.advance(Step("alpha", 1, 2, metrics))

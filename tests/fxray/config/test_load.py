@@ -90,7 +90,7 @@ def test_what_differs_is_one_file_that_reads_back_to_the_same(tmp_path, monkeypa
     write(tmp_path, MINIMAL)
     write(tmp_path, "extends: mine.yaml\ngrpo: {group_size: 16}\n", "child.yaml")
     above = {("grpo", "kl_beta"): Entry(0.5, "sweep.yaml:3")}
-    overrides = ["grpo.kl_beta=0.1", "data.synth.num_train=512", "sft.batch_size=8", "sft.micro_batch_size=4"]
+    overrides = ["grpo.kl_beta=0.1", "data.synth.num_train=512", "sft.batch_size=8", "sft.max_steps=4"]
     text = dump_differences(named, overrides, above)
     assert text.startswith("extends: ")
     read = load_config(write(tmp_path, text, "elsewhere/best.yaml"))

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxray.grpo.packing import MicroBatch, packed_length, plan_micro_batches
+from fxray.grpo.packing import MicroBatch, packed_length, plan_micro_batches, split_into
 
 
 def test_a_packed_group_has_its_prompt_once():
@@ -51,3 +51,10 @@ def test_every_group_is_learnt_exactly_once(lengths, num_ranks, max_tokens):
     for passes in plan:
         for each in passes:
             assert len(each.groups) == 1 or sum(lengths[group] for group in each.groups) <= max_tokens
+
+
+def test_a_rank_with_fewer_passes_than_another_makes_more_of_the_same_groups():
+    passes = [MicroBatch((4, 0, 3)), MicroBatch((1,)), MicroBatch((2, 5))]
+    assert split_into(passes, 3) == passes
+    assert split_into(passes, 5) == [MicroBatch((4,)), MicroBatch((3,)), MicroBatch((0,)), MicroBatch((1,)), passes[2]]
+    assert sorted(group for each in split_into(passes, 6) for group in each.groups) == list(range(6))

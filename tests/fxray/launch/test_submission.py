@@ -35,7 +35,7 @@ stages:
 SMALLEST = (
     "ray.use_node_types=true",
     "data.synth={num_train: 4, num_validation: 1, num_test: 2, size_px: 112}",
-    *("sft.max_steps=1", "sft.batch_size=2", "sft.micro_batch_size=2", "sft.num_workers=1"),
+    *("sft.max_steps=1", "sft.batch_size=2", "sft.num_workers=1"),
     *("grpo.group_size=2", "grpo.prompts_per_step=2", "grpo.steps_per_stage=1", "grpo.max_new_tokens=8"),
     *("evaluate.max_new_tokens=8", "evaluate.num_bootstrap=10", "evaluate.gallery_size=1"),
 )

@@ -69,7 +69,7 @@ def settings(random_model_dir: Path, dataset_path: Path) -> SftSettings:
         learning_rate=1e-2,
         warmup_frac=0.3,
         batch_size=4,
-        micro_batch_size=2,
+        max_tokens_per_micro_batch=200,
         weight_decay=0.01,
         max_grad_norm=1.0,
         num_workers=1,

@@ -232,6 +232,7 @@ def test_what_a_worker_refuses_ends_the_job_at_once(
 def test_two_ranks_under_zero_3_learn_what_one_rank_learns(
     cluster: None, settings: SftSettings, tmp_path: Path
 ) -> None:
+    """In each step the tokens of one rank want two passes, those of the other one."""
     settings = replace(settings, lora_dropout=0.0, max_steps=3)
     addresses: set[str] = set()
 

@@ -36,8 +36,8 @@ def test_a_last_batch_that_is_not_full_counts_as_a_step(settings: SftSettings) -
 
 
 def test_a_batch_that_does_not_divide_is_refused(settings: SftSettings) -> None:
-    with pytest.raises(ConfigError, match="4 samples do not divide into 1 worker x 3"):
-        replace(settings, micro_batch_size=3)
+    with pytest.raises(ConfigError, match="4 samples do not divide into 3 workers"):
+        replace(settings, num_workers=3)
 
 
 def test_the_number_of_ranks_does_not_make_another_job(settings: SftSettings) -> None:

@@ -129,11 +129,11 @@ def test_micro_batches_and_zero_stages_do_not_change_what_is_learnt(
     single_rank: None, settings: SftSettings, tmp_path: Path
 ) -> None:
     settings = replace(settings, lora_dropout=0.0, max_steps=3)
-    whole = train(replace(settings, micro_batch_size=4), tmp_path / "whole" / "a")
+    whole = train(replace(settings, max_tokens_per_micro_batch=2000), tmp_path / "whole" / "a")
 
     for name, other in {
-        "micro": replace(settings, micro_batch_size=1),
-        "zero": replace(settings, micro_batch_size=2, zero_stage=2),
+        "micro": replace(settings, max_tokens_per_micro_batch=1),
+        "zero": replace(settings, zero_stage=2),
     }.items():
         parts = train(other, tmp_path / name / "a")
         for key in whole:
@@ -202,9 +202,9 @@ def test_a_step_that_is_too_large_for_the_gpu_says_what_helps(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.\nGPU 0 has ...")
 
     monkeypatch.setattr(Trainer, "_learn", run_out)
-    with pytest.raises(ResourceError, match=r"SFT rank 0: out of GPU memory in a pass of 2 samples: CUDA") as caught:
+    with pytest.raises(ResourceError, match=r"SFT rank 0: out of GPU memory in a pass of 200 tokens: CUDA") as caught:
         train(settings, tmp_path / "run" / "a")
-    assert "sft.micro_batch_size" in caught.value.remedy
+    assert "sft.max_tokens_per_micro_batch" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
