@@ -1,11 +1,17 @@
 """`fxray train`, and its two halves `fxray sft` and `fxray grpo`."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fxray.cli.arguments import ConfigOption, RunDirOption, SetOption, checked_config, chosen_run, within
 from fxray.cli.tables import show_report
+
+if TYPE_CHECKING:
+    from fxray.events import OnEvent
 
 
 def train(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOption = None) -> None:
@@ -21,12 +27,10 @@ def train(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOpti
       fxray train -c configs/qwen2.5-vl-7b.yaml -d s3://bucket/runs/7b
     """
     tree = checked_config(config, overrides)
-    from fxray.cli.progress import show_progress
-    from fxray.launch import phases
-    from fxray.remote import local_folder
-
     run = chosen_run(run_dir, config)
-    with show_progress() as on_event, local_folder(run, on_event) as folder:
+    with _shown(run) as (folder, on_event):
+        from fxray.launch import phases  # takes seconds
+
         report = phases.train(tree, folder, on_event)
     show_report(report, within(run, report.page, folder))
 
@@ -39,12 +43,10 @@ def sft(config: ConfigOption, overrides: SetOption = None, run_dir: RunDirOption
       fxray sft --config tiny --run-dir runs/demo
     """
     tree = checked_config(config, overrides)
-    from fxray.cli.progress import show_progress
-    from fxray.launch import phases
-    from fxray.remote import local_folder
-
     run = chosen_run(run_dir, config)
-    with show_progress() as on_event, local_folder(run, on_event) as folder:
+    with _shown(run) as (folder, on_event):
+        from fxray.launch import phases  # takes seconds
+
         adapter = phases.run_sft_phase(tree, folder, on_event)
     typer.echo(within(run, adapter, folder))
 
@@ -64,11 +66,26 @@ def grpo(
       fxray grpo --config tiny --run-dir runs/demo --stage alpha
     """
     tree = checked_config(config, overrides)
-    from fxray.cli.progress import show_progress
-    from fxray.launch import phases
-    from fxray.remote import local_folder
-
     run = chosen_run(run_dir, config)
-    with show_progress() as on_event, local_folder(run, on_event) as folder:
+    with _shown(run) as (folder, on_event):
+        from fxray.launch import phases  # takes seconds
+
         adapter = phases.run_grpo_stage(tree, folder, stage, on_event)
     typer.echo(within(run, adapter, folder))
+
+
+@contextmanager
+def _shown(run: str) -> "Iterator[tuple[Path, OnEvent]]":
+    """The run's folder, and who is told of its progress; says where the run is, and when it stops that it can go on."""
+    from fxray.cli.progress import show_progress
+    from fxray.events import Note
+    from fxray.remote import local_folder
+
+    with show_progress() as on_event:
+        on_event(Note(f"run directory {run}"))
+        try:
+            with local_folder(run, on_event) as folder:
+                yield folder, on_event
+        except (KeyboardInterrupt, SystemExit):
+            on_event(Note(f"stopped; the same command goes on, `fxray status {run}` says from where", is_warning=True))
+            raise

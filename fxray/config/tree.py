@@ -102,7 +102,10 @@ class DataConfig(Section):
     def _files_or_synth(self) -> "DataConfig":
         files = (self.train, self.validation, self.test)
         if self.synth is not None and any(files):
-            raise ValueError("give either `synth` or the files `train`, `validation`, `test`, not both")
+            raise ValueError(
+                "give either `synth` or the files `train`, `validation`, `test`, not both; beside files of your own, "
+                "--set data.synth=null"
+            )
         if self.synth is None and not all(files):
             raise ValueError("give the three files `train`, `validation` and `test`, or a `synth` section")
         return self

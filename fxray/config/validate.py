@@ -44,7 +44,11 @@ def _problem(schema: type[BaseModel], details: ErrorDetails, document: Document)
     bound = details["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if kind == "value_error":
         return Problem(
-            field, "", f"cannot stay so: {bound}", "do as it says; null takes back what a parent set", origin
+            field,
+            "",
+            f"cannot stay so: {bound}",
+            f"do as it says; --set {field}.NAME=null takes back what a parent set",
+            origin,
         )
     if kind == "model_type":
         bound = "must be a section with keys of its own"
@@ -77,7 +81,8 @@ def _suggestion(schema: type[BaseModel], location: Keys) -> str:
     elsewhere = [".".join(keys) for keys in fields if keys[-1] == key]
     if elsewhere:
         return f"did you mean `{'` or `'.join(elsewhere)}`?"
-    far = difflib.get_close_matches(".".join(location), [".".join(keys) for keys in fields], n=1)
+    others = [".".join(keys) for keys in fields if keys != section]
+    far = difflib.get_close_matches(".".join(location), others, n=1)
     if far:
         return f"did you mean `{far[0]}`?"
     return f"remove it; the fields here are {', '.join(siblings)}" if siblings else "remove it"

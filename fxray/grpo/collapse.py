@@ -1,4 +1,4 @@
-"""Notices when a stage has little left to learn from: all its answers say the same, or groups earn the same."""
+"""Notices when a stage has little to learn from: no answer can be read, all say the same, or groups earn the same."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ PATIENCE_STEPS = 3
 MOST_RIGHT, LEAST_RIGHT = 0.97, 0.05
 """Right answers to images of one kind, and of the other, of a policy that gives one verdict whatever it sees."""
 MOST_WITHOUT_SPREAD = 0.9
+LEAST_PARSED = 0.05
 
 
 class CollapseWatch:
@@ -32,6 +33,13 @@ def _troubles(metrics: Mapping[str, float]) -> dict[str, str]:
                 f"{other} images are right. Before a stage begins most answers should have the right form; where "
                 "parse_rate was low at its start, a longer SFT (sft.max_steps, sft.epochs) helps"
             )
+    if metrics.get("parse_rate", 1.0) <= LEAST_PARSED:
+        found["form"] = (
+            f"{metrics['parse_rate']:.0%} of the answers of a step can be read, for {PATIENCE_STEPS} steps now. GRPO "
+            "needs a policy that has learnt the form: a longer SFT (sft.max_steps, sft.epochs), in a new run directory "
+            "helps"
+        )
+        return found
     num_without_spread, num_groups = metrics["num_groups_without_spread"], metrics["num_groups"]
     if num_without_spread >= MOST_WITHOUT_SPREAD * num_groups:
         found["spread"] = (

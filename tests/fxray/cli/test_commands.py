@@ -286,6 +286,17 @@ def test_training_commands_hand_configuration_folder_and_listener_on(command, fu
     assert "under way" in result.stderr
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
+def test_a_training_that_is_stopped_says_that_it_goes_on(stop, monkeypatch, tmp_path):
+    def stand_in(*_):
+        raise stop
+
+    monkeypatch.setattr(phases, "train", stand_in)
+    result = run("train", "-c", "tiny", "-d", tmp_path)
+    assert result.exit_code in (130, 143)
+    assert f"stopped; the same command goes on, `fxray status {tmp_path}` says from where" in result.stderr
+
+
 def test_the_run_folder_is_named_after_the_configuration(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(

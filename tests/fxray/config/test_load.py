@@ -38,6 +38,17 @@ def test_an_unknown_key_names_the_file_the_line_and_the_nearest_key(tmp_path):
     assert "did you mean `grpo.group_size`?" in message
 
 
+def test_a_key_like_no_other_gets_the_fields_of_its_section(tmp_path):
+    assert "the fields here are epochs, max_steps, learning_rate" in refused(
+        write(tmp_path, MINIMAL + "sft: {lr: 1}\n")
+    )
+
+
+def test_files_beside_what_a_parent_says_of_synthetic_data_get_the_option_that_takes_it_back():
+    with pytest.raises(ConfigError, match=r"beside files of your own, --set data\.synth=null"):
+        load_config("tiny", ["data.train=a", "data.validation=b", "data.test=c"])
+
+
 def test_a_key_in_the_wrong_section_is_told_its_own(tmp_path):
     assert "did you mean `grpo.temperature`?" in refused(write(tmp_path, MINIMAL + "rollout: {temperature: 1}\n"))
 

@@ -7,8 +7,11 @@ import pytest
 from fxray.grpo.collapse import PATIENCE_STEPS, CollapseWatch
 
 
-def step(real: float = 0.9, generated: float = 0.8, num_without_spread: int = 4) -> dict[str, float]:
+def step(
+    real: float = 0.9, generated: float = 0.8, num_without_spread: int = 4, parse_rate: float = 0.9
+) -> dict[str, float]:
     return {
+        "parse_rate": parse_rate,
         "accuracy_real": real,
         "accuracy_generated": generated,
         "num_groups": 24.0,
@@ -29,6 +32,7 @@ def test_a_sound_stage_is_not_spoken_of() -> None:
     (step(1.0, 0.02), "say real: 2% of those to generated images are right"),
     (step(0.01, 0.98), "say generated: 1% of those to real images are right"),
     (step(num_without_spread=22), "in 22 of the 24 groups"),
+    (step(0.0, 0.0, 24, 0.04), "4% of the answers of a step can be read"),
 ])  # fmt: skip
 def test_a_trouble_that_stays_is_told_once(metrics: dict[str, float], says: str) -> None:
     texts = told(*[metrics] * (PATIENCE_STEPS + 5))
