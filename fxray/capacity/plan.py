@@ -22,7 +22,7 @@ class Plan:
     Attributes:
         memory: Of every role.
         trained: What is trained, published and kept.
-        duration: Of steps and run; None where the roles have no GPUs.
+        duration: Of steps and run; None where the roles have no GPUs, or do not fit on them.
         change: The smallest that makes it fit: empty where it fits, None where none is known.
         num_samples: Rows of the training split that the hours are for.
         coefficients: That the times rest on.
@@ -95,7 +95,7 @@ def draw_plan(
         image_bytes=image_bytes,
         coefficients=network,
     )
-    duration = duration_of(config.rollout.num_workers) if is_timed else None
+    duration = duration_of(config.rollout.num_workers) if is_timed and memory.fits else None
     change = find_change(config, shape, memory_bytes)
     return Plan(memory, count_trained(config, shape), duration, change, num_samples, coefficients, cluster)
 

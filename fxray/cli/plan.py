@@ -166,7 +166,7 @@ def _fits(plan: "Plan") -> list[str]:
 
 def _times(plan: "Plan") -> list[str]:
     time = plan.duration
-    if time is None or not plan.memory.fits:
+    if time is None:
         return []
     step = (
         f"a GRPO step: {time.step_s:.0f} s (reading prompts {time.prefill_s:.1f}, writing answers {time.decode_s:.1f}, "

@@ -200,7 +200,9 @@ def test_an_engine_beside_a_resting_learner_of_7b_cannot_have_85_percent_of_an_h
 
 def test_sft_takes_as_many_tokens_at_once_as_fit() -> None:
     many = config("qwen2.5-vl-3b", "sft.max_tokens_per_micro_batch=28672")
-    assert draw_plan(many, H100, H100.memory_bytes, 13158).change == (("sft.max_tokens_per_micro_batch", 7168),)
+    plan = draw_plan(many, H100, H100.memory_bytes, 13158)
+    assert plan.change == (("sft.max_tokens_per_micro_batch", 7168),)
+    assert plan.as_json()["hours"] is None  # it cannot run
 
 
 def test_too_small_a_gpu_is_refused_with_who_needs_what_and_the_remedy() -> None:
