@@ -9,9 +9,8 @@ from pathlib import Path
 
 from fxray.errors import CheckpointError, ModelError
 from fxray.files import write_atomically
+from fxray.launch.run import BASE_FILE
 from fxray.model.folder import resolve_model_path, weights_fingerprint
-
-BASE_FILE = "model.json"
 
 
 def keep_base(root: Path, model_path: Path) -> None:

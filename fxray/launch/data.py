@@ -12,9 +12,9 @@ from fxray.counts import counted
 from fxray.errors import DataError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.files import write_atomically
-from fxray.launch.run import RunDirectory
+from fxray.launch.run import DATA_FILE, RunDirectory
 
-PHASE, DATA_FILE = "data", "data.json"
+PHASE = "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
     Raises:
         DataError: A file is missing, empty or malformed, or changed since the run began with it, or an image of the
             training part is in another.
+        FxrayError: Another driver took the run over meanwhile.
     """
     splits = _splits(config, run)
     synth = config.data.synth
@@ -57,6 +58,8 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
     _refuse_other_contents(run.root, files, contents)
     record = {name: _name_in(run.root, path) for name, path in files.items()}
     facts = {"is_synthetic": splits.is_synthetic, "contents": contents}
+    if run.lease is not None:
+        run.lease.check()
     write_atomically(run.root / DATA_FILE, json.dumps(record | facts, indent=2) + "\n")
     return splits
 

@@ -4,7 +4,7 @@
     tensorboard/ report.html metrics.json status.json timeline.json
 
 One driver at a time holds its lease. A run is continued with the configuration that it was started with; only what
-cannot change its result may differ.
+cannot change its result may differ. Until a phase has begun there is nothing to continue: it takes another one.
 """
 
 import json
@@ -22,9 +22,19 @@ from fxray.errors import CheckpointError, ConfigError
 from fxray.files import make_folder, write_atomically
 from fxray.launch.lease import LEASE_FILE, LOCK_FILE, Lease, hold
 from fxray.sft.settings import MERELY_HOW
+from fxray.status.record import STATUS_FILE
+from fxray.timeline import OLD_TIMELINE_FILE, TIMELINE_FILE
 from fxray.versions import versions
 
-CONFIG_FILE, _SCHEDULE_FILE = "config.yaml", "schedule.yaml"
+CONFIG_FILE, _SCHEDULE_FILE, _VERSIONS_FILE = "config.yaml", "schedule.yaml", "versions.json"
+DATA_FILE, BASE_FILE = "data.json", "model.json"
+_DATA_DIR = "data"
+_OF_A_START = {CONFIG_FILE, _SCHEDULE_FILE, _VERSIONS_FILE, DATA_FILE, BASE_FILE, _DATA_DIR, LOCK_FILE, LEASE_FILE} | {
+    STATUS_FILE,
+    TIMELINE_FILE,
+    OLD_TIMELINE_FILE,
+}
+"""What may lie in a folder before a phase begins."""
 _CONTINUE = "continue it with the configuration it was started with, or choose another --run-dir"
 GO_ON = "go on with the configuration that it was begun with, or choose another --out"
 Split = Literal["test", "validation"]
@@ -74,7 +84,7 @@ class RunDirectory:
 
     def data_file(self, split: str) -> Path:
         """Parquet file of a synthetic split."""
-        return self.root / "data" / f"{split}.parquet"
+        return self.root / _DATA_DIR / f"{split}.parquet"
 
 
 @contextmanager
@@ -96,7 +106,7 @@ def open_run(root: Path, config: Config) -> Iterator[RunDirectory]:
         adopt_config(root, config, _CONTINUE)
         for leftover in list(root.rglob(".*.tmp")):
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-        write_atomically(root / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        write_atomically(root / _VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
         yield RunDirectory(root, lease)
 
 
@@ -182,18 +192,32 @@ def changed_fields(before: Config, now: Config) -> list[str]:
 def refuse_changed(root: Path, config: Config, remedy: str) -> None:
     """Keeps what is in a folder from being taken for what another configuration comes to.
 
-    A schedule in a file of one's own is compared with what the file held when the folder was begun.
+    A schedule in a file of one's own is compared with what the file held when the folder was begun. Before a phase has
+    begun only synthetic data can be there, so only what those were made with has to be equal.
 
     Raises:
         ConfigError: The folder was begun with a configuration that comes to something else, or there is no such file.
     """
-    file = root / CONFIG_FILE
-    changed = changed_fields(load_config(file, []), with_own_schedule(root, config)) if file.exists() else []
-    _refuse_changes(changed, root, remedy)
+    file, is_blank = root / CONFIG_FILE, _is_before_phases(root)
+    if not file.exists() or (is_blank and not (root / _DATA_DIR).exists()):
+        return
+    changed = changed_fields(load_config(file, []), with_own_schedule(root, config))
+    _refuse_changes([name for name in changed if not is_blank or name == "data.synth"], root, remedy)
+
+
+def _is_before_phases(root: Path) -> bool:
+    """Whether no phase made anything in a folder: no step, no answer, nothing that is not known to be of a start."""
+    return all(
+        entry.name in _OF_A_START or (entry.name.startswith(".") and entry.suffix == ".tmp")
+        for entry in (root.iterdir() if root.is_dir() else ())
+    )
 
 
 def adopt_config(root: Path, config: Config, remedy: str) -> None:
     """Keeps the configuration that a folder is begun with; what is there is never mixed with what another comes to.
+
+    The caller holds the folder. Where no phase has begun, what an earlier start found of data and base model is
+    forgotten: they may have been put right since.
 
     Args:
         root: Of a run, or of several that share data.
@@ -204,7 +228,10 @@ def adopt_config(root: Path, config: Config, remedy: str) -> None:
         ConfigError: It does.
     """
     refuse_changed(root, config, remedy)
-    adopted = with_own_schedule(root, config)
+    is_blank = _is_before_phases(root)
+    for record in (DATA_FILE, BASE_FILE) if is_blank else ():
+        (root / record).unlink(missing_ok=True)
+    adopted = with_own_schedule(root, config, begins=is_blank)
     if adopted.grpo.schedule != config.grpo.schedule:  # kept, for a job's folder goes with the job
         write_atomically(root / _SCHEDULE_FILE, Path(config.grpo.schedule).read_bytes())
     if adopted.grpo.schedule == str(root.resolve() / _SCHEDULE_FILE):  # by its name alone: the folder may be moved
@@ -212,13 +239,26 @@ def adopt_config(root: Path, config: Config, remedy: str) -> None:
     write_atomically(root / CONFIG_FILE, dump_config(adopted))
 
 
-def with_own_schedule(root: Path, config: Config) -> Config:
-    """The configuration with the folder's own copy of a schedule, where it has, or is to have, an equal one."""
+def with_own_schedule(root: Path, config: Config, *, begins: bool = False) -> Config:
+    """The configuration with the folder's own copy of a schedule, where it has, or is to have, an equal one.
+
+    Args:
+        root: The folder.
+        config: Names the schedule.
+        begins: Whether the folder is to have it, whatever it has now.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
     own, schedule = root.resolve() / _SCHEDULE_FILE, Path(config.grpo.schedule)
     if schedule.suffix not in (".yaml", ".yml"):
         return config
     find_yaml(schedule, shipped_folder() / "schedules", kind="schedule")  # says so where there is none
-    if (root / CONFIG_FILE).exists() and not (own.exists() and own.read_bytes() == schedule.read_bytes()):
+    if (
+        not begins
+        and (root / CONFIG_FILE).exists()
+        and not (own.exists() and own.read_bytes() == schedule.read_bytes())
+    ):
         return config
     return _with_schedule(config, str(own))
 

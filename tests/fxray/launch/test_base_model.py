@@ -10,8 +10,8 @@ from fxray.config.load import load_config
 from fxray.errors import CheckpointError
 from fxray.events import ignore
 from fxray.experiments.work import take_over_sft
-from fxray.launch.base_model import BASE_FILE, keep_base
-from fxray.launch.run import open_finished, open_run
+from fxray.launch.base_model import keep_base
+from fxray.launch.run import BASE_FILE, open_finished, open_run
 from fxray.launch.session import open_session
 from fxray.model.folder import base_fingerprint
 

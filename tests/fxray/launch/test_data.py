@@ -1,16 +1,19 @@
 """Files of a configuration are looked at before anything is trained on them."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from fxray.config.load import load_config
 from fxray.data.dataset import Row, write_dataset
-from fxray.errors import CheckpointError, DataError
+from fxray.errors import CheckpointError, DataError, FxrayError
 from fxray.events import ignore
 from fxray.launch.calibration import recorded_splits
 from fxray.launch.data import Splits, prepare_data, refuse_shared_samples
+from fxray.launch.lease import LEASE_FILE
 from fxray.launch.run import open_run
+from fxray.metrics import METRICS_FILE
 from fxray.schema import Annotation, Sample, Verdict
 
 
@@ -47,15 +50,31 @@ def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path) -> None:
     for _ in range(2):
         with open_run(tmp_path / "run", config) as run:
             prepare_data(config, run, ignore)
-    splits_of(tmp_path, "abx", "d", "e")
+    splits_of(tmp_path, "abc", "d", "ef")
+    with open_run(tmp_path / "run", config) as run:  # no phase has begun: rows may have been put right
+        prepare_data(config, run, ignore)
+        (run.root / METRICS_FILE).touch()
+    splits_of(tmp_path, "abx", "d", "ef")
     with (
         open_run(tmp_path / "run", config) as run,
         pytest.raises(DataError, match=r"train.parquet: changed since this run began with it"),
     ):
         prepare_data(config, run, ignore)
-    splits_of(tmp_path, "abc", "d", "e")
+    splits_of(tmp_path, "abc", "d", "ef")
     with open_run(tmp_path / "run", config) as run:
         prepare_data(config, run, ignore)
+
+
+def test_a_driver_that_was_overtaken_does_not_say_what_another_ones_run_rests_on(tmp_path: Path) -> None:
+    splits = splits_of(tmp_path, "abc", "d", "e")
+    files = [f"data.{name}={getattr(splits, name)}" for name in ("train", "validation", "test")]
+    config = load_config("tiny", ["data.synth=null", *files])
+    with open_run(tmp_path / "run", config) as run:
+        lease = run.root / LEASE_FILE
+        lease.write_text(json.dumps(json.loads(lease.read_text()) | {"token": "another", "text": "pid 1 on a node"}))
+        with pytest.raises(FxrayError, match="pid 1 on a node took this run over"):
+            prepare_data(config, run, ignore)
+        assert not (run.root / "data.json").exists()
 
 
 def test_a_runs_own_data_move_with_it(tmp_path: Path) -> None:
