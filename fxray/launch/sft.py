@@ -45,8 +45,11 @@ def train_sft(session: Session) -> None:
     """Trains the SFT adapter, or goes on with it, or finds it done.
 
     Raises:
+        DataError: Answers cannot be learnt, said before anything is made.
         FxrayError: As `run_sft` says.
     """
+    from fxray.sft.answers import refuse_unlearnable  # imports transformers
+
     run = session.run
     if run.sft_adapter.is_dir():
         clear_attempts(run.root)
@@ -65,5 +68,6 @@ def train_sft(session: Session) -> None:
         session.on_event(event)
 
     settings = sft_settings(session.config, session.model_path, session.splits.train)
+    refuse_unlearnable(settings, session.on_event)
     with closing(log), session.phase(PHASE, str(run.sft_adapter)):
         run_sft(settings, run_dir=run.root, on_event=record)

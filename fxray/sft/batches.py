@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerFast
 
 from fxray.data.dataset import Dataset
-from fxray.data.frame import Frame, Sight, smart_frame
+from fxray.data.frame import Frame, Sight
 from fxray.data.images import decode_image
 from fxray.data.order import rows_of_step
 from fxray.errors import DataError, DeadlineError
@@ -20,7 +20,7 @@ from fxray.model.batch import PackedRow
 from fxray.model.images import preprocess
 from fxray.model.prompts import encode_prompt, render_prompt
 from fxray.schema import Sample
-from fxray.sft.encode import encode_answer
+from fxray.sft.encode import frame_of, taught_answer
 from fxray.sft.settings import SftSettings
 
 READ_DEADLINE_S = 600
@@ -96,20 +96,10 @@ class ExampleReader:
 
     def _example(self, epoch: int, row: int) -> Example:
         s, sample = self._settings, self._dataset.samples[row]
-        frame = smart_frame(
-            sample.width_px, sample.height_px, min_pixels=s.min_pixels, max_pixels=s.max_pixels, sight=self._sight
-        )
+        frame = frame_of(sample, s, self._sight)
         template = draw_template(s.templates, sample.annotation.verdict, (s.seed, sample.sample_id, epoch))
         prompt = self._encode_prompt(template.index, frame.num_tokens)
-        answer = encode_answer(
-            self._tokenizer,
-            sample,
-            frame,
-            max_answer_tokens=s.max_answer_tokens,
-            view=s.view,
-            region_order=s.region_order,
-            may_drop_regions=s.on_long_answer == "drop-regions",
-        )
+        answer = taught_answer(self._tokenizer, sample, frame, s)
         pixel_values, grid_thw = self._read_patches(row, sample, frame)
         token_ids = np.array(answer.token_ids, dtype=np.int32)
         packed = PackedRow(sample.sample_id, prompt, (token_ids,), pixel_values, grid_thw)

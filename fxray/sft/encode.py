@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerFast
 
 from fxray.counts import counted
-from fxray.data.frame import Frame
+from fxray.data.frame import Frame, Sight, smart_frame
 from fxray.errors import DataError
 from fxray.grammar import render
 from fxray.grammar.views import VIEWS, RegionOrder, ViewName, in_order
 from fxray.schema import Annotation, Region, Sample
+from fxray.sft.settings import SftSettings
 
 END_TOKEN = "<|im_end|>"
 
@@ -74,6 +75,27 @@ def encode_answer(
             "with sft.on_long_answer=drop-regions",
         )
     return TaughtAnswer(taught, num_regions - num_kept)
+
+
+def taught_answer(
+    tokenizer: PreTrainedTokenizerFast, sample: Sample, frame: Frame, settings: SftSettings
+) -> TaughtAnswer:
+    """The answer that a job teaches of a sample; as `encode_answer`."""
+    return encode_answer(
+        tokenizer,
+        sample,
+        frame,
+        max_answer_tokens=settings.max_answer_tokens,
+        view=settings.view,
+        region_order=settings.region_order,
+        may_drop_regions=settings.on_long_answer == "drop-regions",
+    )
+
+
+def frame_of(sample: Sample, settings: SftSettings, sight: Sight) -> Frame:
+    """Original and model frame of a sample's image in a job, for a model that sees so."""
+    bounds = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
+    return smart_frame(sample.width_px, sample.height_px, **bounds, sight=sight)
 
 
 def in_model_frame(annotation: Annotation, frame: Frame) -> Annotation:

@@ -8,12 +8,22 @@ from types import SimpleNamespace
 import pytest
 
 from fxray.config.load import load_config
+from fxray.data.dataset import Row, write_dataset
+from fxray.errors import DataError
 from fxray.events import Note, Step, ignore
 from fxray.launch import sft
-from fxray.launch.run import RunDirectory
+from fxray.launch.run import RunDirectory, open_run
 from fxray.metrics import read_metrics
+from fxray.schema import Annotation, Sample, Verdict
+from fxray.sft import answers
 
 
+@pytest.fixture
+def all_learnable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "refuse_unlearnable", lambda *_: None)
+
+
+@pytest.mark.usefixtures("all_learnable")
 @pytest.mark.parametrize(("templates", "num_warnings"), [("by-class", 1), ("shared", 0)])
 def test_a_training_with_templates_by_class_warns_at_its_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, templates: str, num_warnings: int
@@ -32,6 +42,7 @@ def test_a_training_with_templates_by_class_warns_at_its_start(
     assert [note.is_warning for note in told] == [True] * num_warnings + [False]
 
 
+@pytest.mark.usefixtures("all_learnable")
 def test_an_sft_that_is_done_leaves_no_one_writing_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sft, "run_sft", lambda *_, on_event, **__: on_event(Step("sft", 1, 1, {"loss": 1.0})))
     session = SimpleNamespace(
@@ -46,3 +57,29 @@ def test_an_sft_that_is_done_leaves_no_one_writing_its_metrics(tmp_path: Path, m
     sft.train_sft(session)
     assert set(threading.enumerate()) <= before
     assert [step.metrics for step in read_metrics(tmp_path)] == [{"loss": 1.0}]
+
+
+def test_answers_that_are_too_long_end_a_run_before_it_has_begun_and_it_takes_a_higher_bound(
+    tmp_path: Path, random_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    monkeypatch.setattr(sft, "run_sft", lambda settings, **_: trained.append(settings.max_answer_tokens))
+    write_dataset(tmp_path / "a.parquet", [Row(Sample("a", 56, 56, Annotation(Verdict.REAL), "real", "cat", "a"), b"")])
+
+    def train(max_answer_tokens: int) -> None:
+        config = load_config("tiny", [f"sft.max_answer_tokens={max_answer_tokens}"])
+        with open_run(tmp_path / "run", config) as run:
+            session = SimpleNamespace(
+                config=config,
+                run=run,
+                splits=SimpleNamespace(train=tmp_path / "a.parquet"),
+                model_path=random_model_dir,
+                phase=lambda *_: nullcontext(),
+                on_event=ignore,
+            )
+            sft.train_sft(session)
+
+    with pytest.raises(DataError, match="1 of 1 answer cannot be learnt: sample a: the answer has"):
+        train(16)
+    train(300)
+    assert trained == [300]

@@ -1,0 +1,61 @@
+"""Every answer that an SFT job will teach, looked at before its first step: one that is too long ends it at once."""
+
+import time
+from pathlib import Path
+
+from fxray.counts import counted
+from fxray.data.dataset import Dataset
+from fxray.data.frame import sight_of
+from fxray.data.order import permutation
+from fxray.errors import DataError
+from fxray.events import OnEvent, PhaseDone, Step
+from fxray.model.prompts import load_tokenizer
+from fxray.sft.encode import frame_of, taught_answer
+from fxray.sft.settings import SftSettings
+
+PHASE = "sft answers"
+MAX_NAMED = 5
+SILENT_S = 3.0
+"""Nothing is told of what takes less."""
+_EVERY = 500
+
+
+def refuse_unlearnable(settings: SftSettings, on_event: OnEvent) -> None:
+    """Sees to it that every answer that the job will draw can be said, and is short enough. No image is read.
+
+    Args:
+        settings: The job.
+        on_event: Told of the progress where it takes long.
+
+    Raises:
+        DataError: Some answers are too long, or cannot be said in the grammar: how many, and the first of them.
+    """
+    samples, start_s = Dataset.open(Path(settings.dataset_path)).samples, time.monotonic()
+    model_path = Path(settings.model_path)
+    tokenizer, sight = load_tokenizer(model_path), sight_of(model_path)
+    num_drawn = settings.num_steps(len(samples)) * settings.batch_size
+    rows = sorted(permutation(settings.seed, "sft", len(samples), epoch=0)[:num_drawn].tolist())
+    errors = list[DataError]()
+    for done, row in enumerate(rows, start=1):
+        try:
+            taught_answer(tokenizer, samples[row], frame_of(samples[row], settings, sight), settings)
+        except DataError as error:
+            errors.append(error)
+        if done % _EVERY == 0 and time.monotonic() - start_s > SILENT_S:
+            on_event(Step(PHASE, done, len(rows)))
+    if errors:
+        raise _of_all(errors, len(rows), settings.dataset_path)
+    if (elapsed_s := time.monotonic() - start_s) > SILENT_S:
+        on_event(PhaseDone(PHASE, elapsed_s))
+
+
+def _of_all(errors: list[DataError], num_answers: int, where: str) -> DataError:
+    named = [f"{error.where}: {error.message}" for error in errors[:MAX_NAMED]]
+    if more := len(errors) - len(named):
+        named.append(f"and {more} more")
+    remedies = dict.fromkeys(error.remedy for error in errors)
+    return DataError(
+        f"{len(errors)} of {counted(num_answers, 'answer')} cannot be learnt: {'; '.join(named)}",
+        where=where,
+        remedy="; ".join([*filter(None, remedies), "fxray data tokens tells the longest"]),
+    )
