@@ -1,10 +1,11 @@
 """COCO JSON: images and annotations in two lists, joined by image id.
 
-A caption is an annotation's `caption` (or `description`), also among its `attributes`, as CVAT writes it; else the name
-of its category. Label, tags, generator, category, source and sample_id may stand beside an image's file name. An
-annotation without `bbox` takes the box around its polygons. The join goes through a file, so that size costs no memory.
-Where the JSON breaks before the lists of categories and annotations have ended, no image is read: any could lack boxes.
-Images that share an id are refused: whose the annotations are cannot be told.
+A caption is an annotation's `caption` (or `description`), also among its `attributes`, as CVAT writes it; where it has
+none of them the name of its category, and where they are blank the row is refused. Label, tags, generator, category,
+source and sample_id may stand beside an image's file name. An annotation without `bbox` takes the box around its
+polygons. The join goes through a file, so that size costs no memory. Where the JSON breaks before the lists of
+categories and annotations have ended, no image is read: any could lack boxes. Images that share an id are refused, as
+nobody can tell whose the annotations are.
 """
 
 import json
@@ -130,7 +131,7 @@ def _region(number: int, row: dict[str, Any], names: dict[str, str]) -> tuple[Ra
     where = f"annotations[{number}]"
     attributes = row.get("attributes")
     kind = names.get(_id(row.get("category_id")), "")
-    caption = fields.caption_in(row) or fields.caption_in(attributes if isinstance(attributes, dict) else {}) or kind
+    caption = _caption(where, row, attributes if isinstance(attributes, dict) else {}) or kind
     if isinstance(attributes, dict) and fields.number(attributes.get("rotation") or 0, f"{where}.attributes.rotation"):
         raise FieldProblem(
             f"{where}.attributes.rotation", attributes["rotation"], "a turned box, expected an upright one"
@@ -142,6 +143,18 @@ def _region(number: int, row: dict[str, Any], names: dict[str, str]) -> tuple[Ra
     else:
         raise FieldProblem(f"{where}.bbox", row.get("bbox"), "expected [x, y, width, height], or polygons")
     return RawRegion(corners, caption, f"{where}.bbox"), kind
+
+
+def _caption(where: str, row: dict[str, Any], attributes: dict[str, Any]) -> str | None:
+    """The caption of an annotation, or None where it has none; one that is there and blank refuses the row."""
+    if caption := fields.caption_in(row) or fields.caption_in(attributes):
+        return caption
+    for place, texts in ((where, row), (f"{where}.attributes", attributes)):
+        for key in fields.CAPTION_KEYS:
+            if isinstance(texts.get(key), str):
+                reason = "a blank caption; write it, or leave the field out if the category says it all"
+                raise FieldProblem(f"{place}.{key}", texts[key], reason)
+    return None
 
 
 def _left_over(src: Path, joined: sqlite3.Connection) -> Iterator[Finding]:

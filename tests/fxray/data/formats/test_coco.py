@@ -43,6 +43,29 @@ def test_boxes_take_captions_or_their_category(picture, written, imported):
     assert found.samples["b.png"].generator == "camera"
 
 
+@pytest.mark.parametrize("more", [{"caption": "   "}, {"description": ""}, {"attributes": {"caption": "\n"}}])
+def test_a_caption_that_is_there_and_blank_refuses_its_row(picture, written, imported, more):
+    picture("a.png"), picture("b.png")
+    images = [IMAGE, IMAGE | {"id": 2, "file_name": "b.png"}]
+    filled = {"caption": "", "description": "fur smeared"}
+    rows = [annotation(1, 1, [1, 2, 3, 4], **more), annotation(2, 2, [1, 2, 3, 4], **filled)]
+    found = imported("coco", written("c.json", {"images": images, "annotations": rows, "categories": CATEGORIES}))
+    assert found.samples["b.png"].annotation.regions == (Region(Box(1, 2, 4, 6), "fur smeared"),)
+    assert list(found.samples) == ["b.png"]
+    (finding,) = found.findings
+    ((key, value),) = (more.get("attributes") or more).items()
+    place = "annotations[0].attributes" if "attributes" in more else "annotations[0]"
+    assert (finding["field"], finding["value"]) == (f"{place}.{key}", value)
+    assert "a blank caption" in finding["reason"]
+
+
+def test_a_caption_that_is_null_is_none(picture, written, imported):
+    picture("a.png")
+    rows = [annotation(1, 1, [1, 2, 3, 4], caption=None)]
+    found = imported("coco", written("c.json", {"images": [IMAGE], "annotations": rows, "categories": CATEGORIES}))
+    assert found.samples["a.png"].annotation.regions == (Region(Box(1, 2, 4, 6), "dog"),)
+
+
 def test_ids_that_are_equal_numbers_are_one(picture, written, imported):
     picture("a.png")
     row = annotation(7, 1.0, [10, 20, 30.5, 40], category_id=18.0)
