@@ -137,7 +137,7 @@ def _show(dst: Path, summary: Summary) -> None:
     mib = summary.num_image_bytes / 2**20
     words = [f"{counted(summary.num_rows, 'row')}, {counted(summary.num_images, 'image')} ({mib:.1f} MiB)"]
     if summary.num_refused:
-        words.append(f"{counted(summary.num_refused, 'row')} cannot be read")
+        words.append(f"{counted(summary.num_refused, 'entry', 'entries')} cannot be read")
     if summary.num_warnings:
         words.append(counted(summary.num_warnings, "warning"))
     typer.echo("; ".join(words), err=True)

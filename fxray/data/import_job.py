@@ -36,7 +36,7 @@ class Summary:
 
     Attributes:
         num_rows: Rows of the dataset.
-        num_refused: Rows that could not be read.
+        num_refused: Rows that could not be read, and what else could not: COCO's annotations of no image, links.
         num_warnings: Warnings on rows that were read.
         num_images: Image files in the store.
         num_image_bytes: Their size in bytes.
@@ -241,7 +241,7 @@ def _refused(findings: Path, num_rows: int, num_refused: int, first: list[Findin
     shown = "".join(f"\n  {finding}" for finding in first)
     more = f"\n  and {num_refused - len(first)} more" if num_refused > len(first) else ""
     return DataError(
-        f"{counted(num_refused, 'row')} cannot be read, {num_rows} can:{shown}{more}",
+        f"{counted(num_refused, 'entry', 'entries')} cannot be read, {counted(num_rows, 'row')} can:{shown}{more}",
         where=str(findings),
         remedy="mend the rows, or leave --strict out; then run it again"
         if num_rows

@@ -58,10 +58,17 @@ def _joined_rows(src: Path, images: Images, joined: sqlite3.Connection) -> Rows:
         return
     _count_ids(src, joined)
     rows = stream.items(src, "images", "image")
+    named = (raw if isinstance(raw, Finding) else (_with_id(*raw), raw[1]) for raw in rows)
     yield from read_each(
-        rows, lambda place, row: _read_image(place, fields.mapping(row, "image"), images, names, joined)
+        named, lambda place, row: _read_image(place, fields.mapping(row, "image"), images, names, joined)
     )
     yield from _left_over(src, joined)
+
+
+def _with_id(place: Place, row: Any) -> Place:
+    """The place with the id that the file itself gives its row: indices count from 0, and people look for the id."""
+    number = row.get("id") if isinstance(row, dict) else None
+    return place if number is None else Place(place.file, f"{place.row} (id {_id(number)})")
 
 
 def _lay_down(src: Path, joined: sqlite3.Connection) -> Generator[Finding, None, bool]:
@@ -78,7 +85,7 @@ def _lay_down(src: Path, joined: sqlite3.Connection) -> Generator[Finding, None,
             continue
         place, row = raw
         if not isinstance(row, dict) or row.get("image_id") is None:
-            yield Finding.of(place, FieldProblem("image_id", row, "an annotation of no image"))
+            yield Finding.of(_with_id(place, row), FieldProblem("image_id", row, "an annotation of no image"))
             continue
         joined.execute("INSERT INTO annotation VALUES (?, ?, ?)", (_id(row["image_id"]), number, json.dumps(row)))
     joined.execute("CREATE INDEX by_image ON annotation (image)")
@@ -110,7 +117,7 @@ def _read_image(place: Place, row: Any, images: Images, names: dict[str, str], j
     pairs = [_region(number, json.loads(content), names) for number, content in found]
     tags = fields.texts(row.get("tags"), "tags")
     return Record(
-        place=Place(place.file, f"{place.row} (id {key})"),
+        place=place,
         image=images.find(name, "file_name"),
         image_field="file_name",
         name=name,
@@ -158,9 +165,10 @@ def _caption(where: str, row: dict[str, Any], attributes: dict[str, Any]) -> str
 
 
 def _left_over(src: Path, joined: sqlite3.Connection) -> Iterator[Finding]:
-    for image, number in joined.execute("SELECT image, min(number) FROM annotation GROUP BY image ORDER BY 2"):
+    first = "SELECT image, min(number), content FROM annotation GROUP BY image ORDER BY 2"  # content is of that number
+    for image, number, content in joined.execute(first):
         problem = FieldProblem("image_id", image, "no image of this id is listed, or it is listed twice")
-        yield Finding.of(Place(str(src), f"annotation {number}"), problem)
+        yield Finding.of(_with_id(Place(str(src), f"annotation {number}"), json.loads(content)), problem)
 
 
 def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path:

@@ -130,7 +130,7 @@ def test_a_mapping_gives_the_frame_and_options_override_it(photos, tmp_path):
         (["import", "folders", "photos", "out", "--images", "gone"], DataError, "no such folder"),
         (["import", "folders", "photos", "out", "--mapping", "x.yaml"], ConfigError, "--mapping goes with"),
         (["import", "mapping", "photos", "out"], ConfigError, "--mapping goes with"),
-        (["import", "folders", "photos", "out", "--strict"], DataError, "1 row cannot be read, 3 can"),
+        (["import", "folders", "photos", "out", "--strict"], DataError, "1 entry cannot be read, 3 rows can"),
         (["import", "coco", "photos/real/1.png", "out"], DataError, "no JSON"),
         (["import", "labelstudio", "photos", "out"], DataError, r"no \.json file"),
         (["import", "huggingface", "photos", "out"], DataError, r"no \.parquet file"),

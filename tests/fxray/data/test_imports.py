@@ -113,7 +113,7 @@ def test_a_killed_import_goes_on(source, tmp_path):
 
 
 def test_strict_refuses_and_leaves_the_findings_alone(source, tmp_path):
-    with pytest.raises(DataError, match=r"1 row cannot be read, 19 can:\n  .*04\.png") as caught:
+    with pytest.raises(DataError, match=r"1 entry cannot be read, 19 rows can:\n  .*04\.png") as caught:
         import_(source, tmp_path / "a", is_strict=True)
     assert "--strict" in caught.value.remedy
     (left,) = (tmp_path / "a").iterdir()

@@ -154,5 +154,5 @@ def test_damage_anywhere_in_a_file_is_a_finding_or_an_image(tmp_path):
 
 
 def test_nothing_readable_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="1 row cannot be read, 0 can"):
+    with pytest.raises(DataError, match="1 entry cannot be read, 0 rows can"):
         import_files(tmp_path, {"empty.jpg": b""})

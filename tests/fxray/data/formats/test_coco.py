@@ -132,12 +132,12 @@ def test_what_cannot_be_read_is_named(picture, written, imported):
     found = imported("coco", written("c.json", {"images": images, "annotations": rows, "categories": CATEGORIES}))
     assert list(found.samples) == ["a.png"]
     assert [(finding["row"], finding["field"]) for finding in found.findings] == [
-        ("annotation 4", "image_id"),
-        ("image 1", "file_name"),
-        ("image 4", "annotations[2].bbox"),
-        ("image 5", "file_name"),
-        ("image 6", "file_name"),
-        ("annotation 3", "image_id"),
+        ("annotation 4 (id 5)", "image_id"),
+        ("image 1 (id two)", "file_name"),
+        ("image 4 (id 5)", "annotations[2].bbox"),
+        ("image 5 (id 6)", "file_name"),
+        ("image 6 (id 7)", "file_name"),
+        ("annotation 3 (id 4)", "image_id"),
         ("image 2 (id 3)", "width, height"),
         ("image 3 (id 4)", "annotations[1].bbox"),
     ]
@@ -150,11 +150,19 @@ def test_images_that_share_an_id_are_refused(picture, written, imported):
     found = imported("coco", written("c.json", {"images": images, "annotations": rows, "categories": CATEGORIES}))
     assert list(found.samples) == ["c.png"]
     assert [(finding["row"], finding["field"]) for finding in found.findings] == [
-        ("image 0", "id"),
-        ("image 1", "id"),
-        ("annotation 0", "image_id"),
+        ("image 0 (id 1)", "id"),
+        ("image 1 (id 1)", "id"),
+        ("annotation 0 (id 1)", "image_id"),
     ]
     assert "the id of 2 images" in found.findings[0]["reason"]
+
+
+def test_a_stray_annotation_is_counted_as_no_row(picture, written, imported):
+    picture("a.png")
+    rows = [annotation(1, 1, [1, 2, 30, 40]), annotation(2, 9, [1, 2, 3, 4])]
+    src = written("c.json", {"images": [IMAGE], "annotations": rows, "categories": CATEGORIES})
+    with pytest.raises(DataError, match=r"1 entry cannot be read, 1 row can:\n.*annotation 1 \(id 2\)"):
+        imported("coco", src, is_strict=True)
 
 
 def test_images_without_an_id_have_no_boxes_and_are_read(picture, written, imported):

@@ -114,5 +114,5 @@ def test_files_that_are_no_image_by_their_ending_are_told_once_per_folder(pictur
         (str(tmp_path / "set/fake"), "gone", "1"),
         (str(tmp_path / "set/fake/sdxl"), "a.bin", "2"),
     ]
-    with pytest.raises(DataError, match="2 rows cannot be read, 1 can"):
+    with pytest.raises(DataError, match="2 entries cannot be read, 1 row can"):
         imported("folders", tmp_path / "set", is_strict=True)

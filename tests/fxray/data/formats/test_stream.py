@@ -50,7 +50,7 @@ def test_an_ending_in_capitals_is_read(picture, written, imported):
 def test_a_link_that_leads_nowhere_is_a_finding(tmp_path, imported, form, name):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / name).symlink_to("nowhere")
-    with pytest.raises(DataError, match=rf"1 row cannot be read, 0 can:\n.*{name}"):
+    with pytest.raises(DataError, match=rf"1 entry cannot be read, 0 rows can:\n.*{name}"):
         imported(form, tmp_path / "set")
 
 
@@ -78,7 +78,7 @@ def test_an_integer_of_thousands_of_digits_is_a_finding(picture, written, import
 @pytest.mark.parametrize("form", ["labelme", "manifest", "swift"])
 def test_a_row_of_brackets_is_a_finding(picture, written, imported, form):
     written("set/deep.json" if form == "labelme" else "set/rows.jsonl", DEEP.replace("images", "image"))
-    with pytest.raises(DataError, match="1 row cannot be read"):
+    with pytest.raises(DataError, match="1 entry cannot be read"):
         imported(
             form,
             written("set/x.txt", "").parent if form == "labelme" else written("set/x.txt", "").with_name("rows.jsonl"),
