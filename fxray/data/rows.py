@@ -116,7 +116,9 @@ def _annotation(record: Record, reading: Reading, probe: Probe, notes: _Notes) -
 def _verdict(record: Record, reading: Reading) -> Verdict:
     if record.label is None:
         if reading.label is None:
-            raise FieldProblem("label", None, "the row has no label; give one for such rows with --label")
+            noted = "".join(f"; {name} {value!r}: {reason}" for name, value, reason in record.notes)
+            remedy = "mend it, or give a label for such rows with" if noted else "give one for such rows with"
+            raise FieldProblem("label", None, f"the row has no label{noted}; {remedy} --label")
         return reading.label
     try:
         return VERDICT_WORDS[record.label.strip().lower()]

@@ -64,6 +64,7 @@ def _read_image(place: Place, element: Element, images: Images) -> Record:
         or fields.tags_among(shape.get("label", "") for shape in shapes),
         label=fields.one_verdict(verdicts, "tag"),
         size_px=fields.size(element.get("width"), element.get("height")),
+        notes=fields.passed_over(tags, "tag"),
     )
 
 

@@ -199,6 +199,13 @@ def tags_among(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name.strip().lower() in TAG_NAMES))
 
 
+def passed_over(names: Iterable[str], field: str) -> tuple[tuple[str, str, str], ...]:
+    """Notes on those names that a person gave an image that are neither a verdict nor a tag: they may be misspelt."""
+    reason = f"neither a verdict ({', '.join(VERDICT_WORDS)}) nor a tag, and passed over"
+    known = VERDICT_WORDS.keys() | TAG_NAMES.keys()
+    return tuple((field, name, reason) for name in names if name.strip().lower() not in known)
+
+
 def one_verdict(names: Sequence[str], field: str) -> str | None:
     """The name among those of verdicts that a person gave an image; None without any.
 

@@ -1,7 +1,7 @@
 """LabelMe: one JSON file per image, boxes in pixels of the displayed image.
 
-A caption is a shape's description, else its label. Flags that are set and named like a verdict or a tag count as such.
-Where the image file is missing, the copy inside the JSON file is taken.
+A caption is a shape's description, else its label. Flags that are set and named like a verdict or a tag count as such,
+others are told. Where the image file is missing, the copy inside the JSON file is taken.
 """
 
 import math
@@ -52,6 +52,7 @@ def _read_file(place: Place, path: Path, images: Images) -> Record:
         tags=tuple(flag for flag in names if flag.strip().lower() in TAG_NAMES) or fields.tags_among(kinds),
         label=fields.one_verdict(verdicts, "flags"),
         size_px=fields.size(row.get("imageWidth"), row.get("imageHeight")),
+        notes=fields.passed_over(names, "flags"),
     )
 
 

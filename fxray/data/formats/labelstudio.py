@@ -94,7 +94,7 @@ def _read_task(place: Place, task: Mapping[str, Any], images: Images) -> Record:
         tags=tuple(tags) or fields.tags_among(kinds),
         label=fields.one_verdict(verdicts, "choices") or fields.optional_text(data.get("label"), "data.label"),
         unit="percent",
-        notes=tuple(notes),
+        notes=(*notes, *fields.passed_over((choice for of_region, choice in chosen if not of_region), "choices")),
         **_origin(data, annotation, where),
     )
 

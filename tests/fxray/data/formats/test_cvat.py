@@ -44,6 +44,15 @@ def test_blanks_around_a_tag_do_not_matter(picture, written, imported):
     assert found.samples["a.png"].annotation == Annotation(Verdict.GENERATED, (), (Tag.TEXTURE,))
 
 
+def test_a_tag_that_is_no_verdict_and_none_of_ours_is_told(picture, written, imported):
+    picture("a.png")
+    tags = '<tag label="genrated" source="manual"/><tag label="Texture errors" source="manual"/>'
+    found = imported("cvat", written("annotations.xml", document(image(tags))))
+    assert found.samples["a.png"].annotation.tags == (Tag.TEXTURE,)
+    (told,) = found.findings
+    assert (told["field"], told["value"], told["is_warning"]) == ("tag", "genrated", True)
+
+
 def test_boxes_are_of_the_displayed_image(picture, written, imported):
     picture("a.jpg", orientation=7)
     found = imported("cvat", written("annotations.xml", document(image(BOX.format(""), "a.jpg", (100, 200)))))

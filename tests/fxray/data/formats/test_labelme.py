@@ -106,3 +106,17 @@ def test_blanks_around_a_flag_do_not_matter(picture, written, imported):
     flags = {" Fake ": True, "Texture errors ": True}
     found = imported("labelme", written("a.json", document("a.png", flags=flags)), label=None)
     assert found.samples["a.png"].annotation == Annotation(Verdict.GENERATED, (), (Tag.TEXTURE,))
+
+
+@pytest.mark.parametrize("flag", ["genrated", "textur errors"])
+def test_a_flag_that_is_no_verdict_and_no_tag_is_told(picture, written, imported, flag):
+    picture("set/a.png"), picture("set/b.png")
+    src = written("set/a.json", document("a.png", RECTANGLE, flags={flag: True, "blurred": False})).parent
+    written("set/b.json", document("b.png", RECTANGLE, flags={"generated": True}))
+    (refused,) = imported("labelme", src, label=None).findings
+    assert (refused["field"], refused["is_warning"]) == ("label", False)
+    assert f"; flags {flag!r}: neither a verdict (real, authentic, " in refused["reason"]
+    assert refused["reason"].endswith("; mend it, or give a label for such rows with --label")
+    found = imported("labelme", src)
+    assert len(found.samples) == 2
+    assert [(each["field"], each["value"], each["is_warning"]) for each in found.findings] == [("flags", flag, True)]

@@ -71,6 +71,15 @@ def test_a_choice_of_a_region_is_no_verdict_on_the_image(picture, written, impor
     assert (sample.annotation.verdict, sample.annotation.tags) == (Verdict.GENERATED, (Tag.TEXTURE,))
 
 
+def test_a_choice_that_is_no_verdict_and_no_tag_is_told_if_it_is_of_the_image(picture, written, imported):
+    picture("a.png")
+    of_region = choices("severe") | {"id": BOX["id"]}
+    found = imported("labelstudio", written("t.json", [task(1, "a.png", BOX, choices("genrated"), of_region)]))
+    assert [(each["field"], each["value"], each["is_warning"]) for each in found.findings] == [
+        ("choices", "genrated", True)
+    ]
+
+
 def test_a_malformed_address_is_one_finding(picture, written, imported):
     picture("a.png")
     found = imported("labelstudio", written("e.json", [task(1, "a.png"), task(2, "http://[cdn/b.jpg")]))
