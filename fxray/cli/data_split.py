@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxray.cli.all_cores import on_all_cores
+from fxray.counts import counted
 from fxray.data.split.settings import Scheme, Settings
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def split(
     target = out or files[0].parent / "split.json"
     write_plan(target, result.plan)
     _print(result)
+    _note_small_validation(result, "--fractions" if scheme is Scheme.FIXED else "--validation-frac")
     typer.echo(target)
 
 
@@ -184,3 +186,18 @@ def _print(result: Split) -> None:
         numbers = counts(fold, result.rows.is_generated_N).values()
         table.add_row(fold.name, *(f"{real} + {generated}" for real, generated in numbers))
     print_table(table)
+
+
+def _note_small_validation(result: Split, option: str) -> None:
+    """Says on stderr that a validation part is too small for the calibration, with which training ends."""
+    from fxray.data.split.plan import counts
+    from fxray.evaluate.fitting import MIN_IMAGES
+
+    sizes = [counts(fold, result.rows.is_generated_N)["validation"] for fold in result.plan.folds]
+    num_real, num_generated = min((size for size in sizes if any(size)), key=min, default=(MIN_IMAGES, MIN_IMAGES))
+    if min(num_real, num_generated) < MIN_IMAGES:
+        typer.echo(
+            f"note: {num_real} real + {counted(num_generated, 'generated image')} for validation are too few to "
+            f"calibrate a detector, which takes {MIN_IMAGES} of each at least; a larger {option} gives more",
+            err=True,
+        )

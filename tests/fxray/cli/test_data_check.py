@@ -6,8 +6,10 @@ import re
 import pytest
 from command_line import run
 
+from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.errors import ConfigError, DataError
+from fxray.evaluate.fitting import MIN_IMAGES
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,25 @@ def test_a_split_is_taken_fold_by_fold(data, tmp_path):
 def test_the_default_split_lies_beside_the_data(data):
     run("data", "split", data / "train.parquet", "--scheme", "fixed", "--fractions", "0.6,0.2,0.2")
     assert (data / "split.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--validation-frac", 0.2], "a larger --validation-frac gives more"),
+        (["--scheme", "fixed"], "a larger --fractions gives more"),
+        (["--scheme", "fixed", "--fractions", "0.2,0.6,0.2"], ""),
+        (["--validation-frac", 0], ""),
+    ],
+)
+def test_a_validation_part_that_is_too_small_to_calibrate_is_noted(data, tmp_path, options, told):
+    shown = run("data", "split", data / "train.parquet", "--out", tmp_path / "s.json", *options)
+    folds = json.loads((tmp_path / "s.json").read_text())["assignment"].values()
+    num_validation = min(sum(row[fold] == "v" for row in folds) for fold in range(len(next(iter(folds)))))
+    assert (0 < num_validation < 2 * MIN_IMAGES) == bool(told)
+    note = f"{num_validation // 2} real + {counted(num_validation // 2, 'generated image')} for validation are too few"
+    assert ("note: " in shown.stderr, told in shown.stderr) == (bool(told), True)
+    assert (note in shown.stderr) == bool(told)
 
 
 def test_groups_come_from_a_file(data, tmp_path):
