@@ -88,13 +88,16 @@ def _drawn_rows(dataset: "Dataset", num: int, seed: int, *, generator: str | Non
     ]
     if not passing:
         generators = {sample.generator for sample in dataset.samples}
-        annotators = {sample.annotator or "nobody" for sample in dataset.samples}
+        annotators = {sample.annotator for sample in dataset.samples if sample.annotator}
         is_known = generator is None or generator in generators
         kind, names = ("annotators", annotators) if is_known else ("generators", generators)
+        has_none = annotator is not None and not annotators
         raise DataError(
             f"no image of generator {generator or 'any'} and annotator {annotator or 'any'}",
             where=str(dataset.path),
-            remedy=f"{kind} here are {', '.join(sorted(names)[:20])}",
+            remedy="no row says who marked it; leave --annotator out"
+            if has_none
+            else f"{kind} here are {', '.join(sorted(names)[:20])}",
         )
     return sorted(row for row, _ in by_luck(passing, seed)[:num])
 

@@ -112,12 +112,12 @@ def _show_tokens(counts: "TokenCounts") -> None:
     if counts.num_unsayable > len(counts.unsayable):
         typer.echo(f"and {counts.num_unsayable - len(counts.unsayable)} more")
     if counts.num_too_long:
-        fate = "lose their last regions" if counts.may_drop_regions else "are refused"
+        drops, length = counts.may_drop_regions, f"more than {counts.max_answer_tokens} tokens"
+        one = f"answer has {length} and {'loses its last regions' if drops else 'is refused'}"
+        many = f"answers have {length} and {'lose their last regions' if drops else 'are refused'}"
         such_as = ", ".join(counts.too_long)
         typer.echo(
-            f"{counted(counts.num_too_long, 'answer has', 'answers have')} more than {counts.max_answer_tokens} "
-            f"tokens and {fate} "
-            f"(sft.max_answer_tokens, sft.on_long_answer), such as {such_as}"
+            f"{counted(counts.num_too_long, one, many)} (sft.max_answer_tokens, sft.on_long_answer), such as {such_as}"
         )
     else:
         typer.echo(f"no answer has more than {counts.max_answer_tokens} tokens (sft.max_answer_tokens)")

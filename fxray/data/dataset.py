@@ -63,6 +63,8 @@ _WITH_DICTIONARY = [
 _LACKING: dict[str, frozenset[str]] = {SCHEMA_VERSION: frozenset(), "1": frozenset({"annotator"})}
 """Versions that are read, and the columns that each of them lacks."""
 
+_MAKE = "fxray data import makes a dataset of a tool's annotations, fxray data synth one of planted flaws"
+_OF_ANNOTATIONS = (".json", ".jsonl", ".csv", ".xml")
 _REWRITE = "write the file with fxray.data.dataset.write_dataset, or mend the row"
 
 
@@ -253,14 +255,18 @@ def refuse_no_file(path: Path) -> None:
     """Sees to it that there is a file.
 
     Raises:
-        DataError: There is nothing, or a folder, whose dataset files are named; or the path is no UTF-8.
+        DataError: There is nothing, or a folder, whose dataset files are named, or annotations that are to be imported
+            first; or the path is no UTF-8.
     """
     if path.is_dir():
         inside = sorted(file.name for file in path.glob("*.parquet"))[:5]
         remedy = f"name a file in it: {', '.join(inside)}" if inside else "name a Parquet file"
         raise DataError("is a folder, expected a dataset file", where=str(path), remedy=remedy)
     if not path.is_file():
-        raise DataError("no such dataset file", where=str(path), remedy="check the path, or run: fxray data synth")
+        raise DataError("no such dataset file", where=str(path), remedy=f"check the path, or make one: {_MAKE}")
+    if path.suffix.lower() in _OF_ANNOTATIONS:
+        name = path.suffix[1:].upper()
+        raise DataError(f"a {name} file, expected a dataset in a Parquet file", where=str(path), remedy=_MAKE)
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError as error:

@@ -18,6 +18,7 @@ from fxray.data.formats.record import FieldProblem, Finding, Place, Raw
 from fxray.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20
+_SUFFIXES = (".json", ".jsonl", ".ndjson")
 MAX_DEPTH = 200
 """Of nesting in JSON. Paths to deeper places are as long as they are deep, so half a megabyte could fill the memory."""
 
@@ -183,6 +184,10 @@ def _opened(path: Path) -> Any:
         if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
             file.seek(0)
         return file
+    except IsADirectoryError as error:
+        inside = sorted(file.name for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)[:5]
+        remedy = f"name the file in it: {', '.join(inside)}" if inside else "name the file of annotations"
+        raise DataError("is a folder, expected a file", where=str(path), remedy=remedy) from error
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
 

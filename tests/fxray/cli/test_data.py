@@ -89,6 +89,13 @@ def test_a_folder_in_place_of_a_dataset_is_told_its_files(data):
             run(command, data.parent)
 
 
+def test_annotations_in_place_of_a_dataset_are_told_the_import(tmp_path):
+    (tmp_path / "ann.json").write_text("{}")
+    for command in ("check", "stats", "show", "split"):
+        with pytest.raises(DataError, match=r"a JSON file, expected a dataset (.|\n)*remedy: fxray data import makes"):
+            run(command, tmp_path / "ann.json")
+
+
 def test_agreement_goes_by_id_or_by_image(data, tmp_path):
     write_dataset(tmp_path / "ben.parquet", rows(shift=10))  # no annotator: the file's name; half shared: 1 / 3
     numbers = json.loads(run("agreement", data, tmp_path / "ben.parquet", "--json").stdout)
@@ -154,8 +161,15 @@ def test_tokens_say_what_training_would_refuse(data, tmp_path):
     tight = ["-s", f"sft.max_answer_tokens={longest - 1}"]
     refused = run("tokens", data, "-c", "tiny", *tight)
     assert refused.exit_code == 1
-    assert "are refused" in refused.stdout
-    assert run("tokens", data, "-c", "tiny", *tight, "-s", "sft.on_long_answer=drop-regions").exit_code == 0
+    few = f"answers have more than {longest - 1} tokens and are refused (sft.max_answer_tokens, sft.on_long_answer)"
+    assert few in refused.stdout
+    cut = run("tokens", data, "-c", "tiny", *tight, "-s", "sft.on_long_answer=drop-regions")
+    assert (cut.exit_code, few.replace("are refused", "lose their last regions") in cut.stdout) == (0, True)
+    write_dataset(tmp_path / "one.parquet", rows()[1:2])
+    assert (
+        "\n1 answer has more than 9 tokens and is refused (sft"
+        in run("tokens", tmp_path / "one.parquet", "-c", "tiny", "-s", "sft.max_answer_tokens=9").stdout
+    )
     plain = json.loads(run("tokens", data, "-c", "tiny", "-s", "data.view=label-only", "--json").stdout)
     assert plain["answer_tokens"]["high"] < 10
     assert all(
@@ -202,6 +216,13 @@ def test_show_names_what_there_is_in_place_of_what_is_not(data):
         run("show", data, "--annotator", "bob")
     with pytest.raises(DataError, match=r"no image of (.|\n)*generators here are .*real"):
         run("show", data, "--annotator", "bob", "--generator", "nobodys")
+
+
+@pytest.mark.parametrize("more", [[], ["--generator", "nobodys"]])
+def test_show_says_so_where_no_row_has_an_annotator(tmp_path, more):
+    write_dataset(tmp_path / "a.parquet", rows())
+    with pytest.raises(DataError, match=r"remedy: no row says who marked it; leave --annotator out$"):
+        run("show", tmp_path / "a.parquet", "--annotator", "ana", *more)
 
 
 def test_show_says_which_image_it_could_not_draw(tmp_path):

@@ -105,6 +105,12 @@ def test_boxes_without_captions_are_told_by_the_export_and_what_it_says_holds_fo
         assert ("is blank" in result.stderr) == (form == "huggingface")
 
 
+def test_a_folder_in_place_of_a_file_is_told_the_file_in_it(photos, tmp_path):
+    (photos / "instances.json").write_text("{}")
+    with pytest.raises(DataError, match=r"is a folder, expected a file\n.*name the file in it: instances\.json$"):
+        run("data", "import", "coco", photos, tmp_path / "out")
+
+
 def test_a_mapping_gives_the_frame_and_options_override_it(photos, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -132,6 +138,7 @@ def test_a_mapping_gives_the_frame_and_options_override_it(photos, tmp_path):
         (["import", "mapping", "photos", "out"], ConfigError, "--mapping goes with"),
         (["import", "folders", "photos", "out", "--strict"], DataError, "1 entry cannot be read, 3 rows can"),
         (["import", "coco", "photos/real/1.png", "out"], DataError, "no JSON"),
+        (["import", "coco", "photos", "out"], DataError, r"is a folder(.|\n)*remedy: name the file of annotations$"),
         (["import", "labelstudio", "photos", "out"], DataError, r"no \.json file"),
         (["import", "huggingface", "photos", "out"], DataError, r"no \.parquet file"),
         (["export", "voc", "x.parquet", "out"], ConfigError, "expected one that is written: swift, coco"),

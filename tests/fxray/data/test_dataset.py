@@ -140,7 +140,7 @@ def test_a_row_without_image_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_foreign_and_empty_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such dataset"):
+    with pytest.raises(DataError, match=r"no such dataset(.|\n)*check the path, or make one: fxray data import makes"):
         Dataset.open(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("PAR1 no")
     with pytest.raises(DataError, match="not a readable Parquet file"):
