@@ -39,7 +39,7 @@ class BadImage:
 
     row: int
     sample_id: str
-    reason: str
+    error: DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class ImageStore:
         encoded = [self._read(row) for row in rows]  # by one thread: a Parquet file has one place where it reads
         for row, content in zip(rows, self._threads.map(self._prove, rows, encoded), strict=True):
             if isinstance(content, DataError):
-                facts.append(BadImage(row, self._dataset.samples[row].sample_id, str(content)))
+                facts.append(BadImage(row, self._dataset.samples[row].sample_id, content))
                 continue
             index = known.setdefault(hashlib.sha256(content).digest(), len(contents))
             if index == len(contents):

@@ -177,6 +177,7 @@ class Dataset:
             raise DataError(
                 f"image is {image.width}x{image.height} px upright, expected {sample.width_px}x{sample.height_px}",
                 where=where,
+                remedy="mend or remove the row",
             )
         return image
 

@@ -13,7 +13,7 @@ from fxray.config.tree import Config
 from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.engine.binding import read_weights
-from fxray.errors import CheckpointError, LearnerLostError, WorkerDiedError
+from fxray.errors import CheckpointError, DataError, LearnerLostError, WorkerDiedError
 from fxray.events import OnEvent
 from fxray.grpo.loop import Ports
 from fxray.grpo.ports import Generator, Learner
@@ -185,8 +185,8 @@ class Fleet(Policies):
         )
         self.pool.scaler.observe(step, int(metrics["num_groups"]))
 
-    def _skip(self, reason: str) -> None:
-        start.leave_out(reason, config=self._session.config, on_event=self._session.on_event)
+    def _skip(self, error: DataError) -> None:
+        start.leave_out(error, config=self._session.config, on_event=self._session.on_event)
         self.num_corrupt_images += 1
 
 

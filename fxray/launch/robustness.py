@@ -190,8 +190,8 @@ def _answer(
     name: str,
     on_event: OnEvent,
 ) -> list[Prediction]:
-    def refuse_image(reason: str) -> None:
-        raise DataError(reason, remedy="mend or remove the row")
+    def refuse_image(error: DataError) -> None:
+        raise error
 
     prompts = PromptSource(dataset, image_fetcher(config, dataset.path, refuse_image, on_event), config, model_path)
     return answer_split(

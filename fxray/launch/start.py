@@ -174,28 +174,27 @@ def _memory_remedy(config: Config) -> str:
     return f"{', or '.join(changes)}; `fxray plan` shows who needs what"
 
 
-def leave_out(reason: str, *, config: Config, on_event: OnEvent) -> None:
+def leave_out(error: DataError, *, config: Config, on_event: OnEvent) -> None:
     """Tells of an image that cannot be read and is left out.
 
     Raises:
         DataError: The configuration lets none be left out.
     """
     if config.data.on_corrupt_image != "skip":
-        raise DataError(
-            reason, remedy="mend or remove the row, or set data.on_corrupt_image=skip to leave such images out"
-        )
-    on_event(Note(f"left out: {reason}", is_warning=True))
+        remedy = f"{error.remedy}, or set data.on_corrupt_image=skip to leave such images out"
+        raise DataError(error.message, where=error.where, remedy=remedy)
+    on_event(Note(f"left out: {error.where}: {error.message}", is_warning=True))
 
 
 def image_fetcher(
-    config: Config, path: Path, on_bad: Callable[[str], None], on_event: OnEvent
+    config: Config, path: Path, on_bad: Callable[[DataError], None], on_event: OnEvent
 ) -> Callable[[Sequence[int]], list[ImageRef | None]]:
     """Images of a dataset through an image store on the driver's node.
 
     Args:
         config: For the failure budget.
         path: The Parquet file.
-        on_bad: Called with the reason of each unreadable image; raises, or lets it be left out.
+        on_bad: Called with the error of each unreadable image; raises, or lets it be left out.
         on_event: Told when the store is started again.
 
     Returns:
@@ -214,7 +213,7 @@ def image_fetcher(
         with spans.span("images", "read", f"{counted(len(rows), 'image')} of {path.name}") as span, waiting_for([span]):
             images, bad = source.fetch(rows)
         for image in bad:
-            on_bad(image.reason)
+            on_bad(image.error)
         return [images.get(row) for row in rows]
 
     return fetch

@@ -117,7 +117,7 @@ class ExampleReader:
         except DataError as error:
             if self._settings.on_corrupt_image == "error":
                 raise
-            self.corrupt_rows[row] = str(error)
+            self.corrupt_rows[row] = f"{error.where}: {error.message}"
             patches = self._blank(frame)
         num_bytes = patches[0].numel() * patches[0].element_size()
         if self._cached_bytes + num_bytes <= CACHE_BYTES:

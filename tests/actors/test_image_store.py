@@ -77,9 +77,9 @@ def test_images_are_held_once_and_bad_ones_are_named(open_source: Callable[..., 
     assert [images[row].num_bytes for row in (0, 1)] == [len(IMAGES[0]), len(IMAGES[1])]
     assert images[0].handle == images[3].handle != images[1].handle
     assert [(image.row, image.sample_id) for image in bad] == [(2, "s2"), (4, "s4"), (5, "s5")]
-    assert "no image Pillow knows" in bad[0].reason
-    assert "damaged or cut short" in bad[1].reason
-    assert "20x10 px upright, expected 10x20" in bad[2].reason
+    assert "no image Pillow knows" in bad[0].error.message
+    assert "damaged or cut short" in bad[1].error.message
+    assert "20x10 px upright, expected 10x20" in bad[2].error.message
     assert open_source().fetch([]) == ({}, [])
 
 
@@ -185,4 +185,4 @@ def test_the_images_of_a_damaged_page_are_bad_ones(dataset: Path, tmp_path: Path
     (fact,), *_ = ImageStore(damaged).read([1])
     assert isinstance(fact, BadImage)
     assert fact.sample_id == "s1"
-    assert fact.reason.startswith(f"{damaged} row 1: its part of the file cannot be read: ")
+    assert str(fact.error).startswith(f"{damaged} row 1: its part of the file cannot be read: ")

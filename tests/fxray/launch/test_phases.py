@@ -101,17 +101,18 @@ def test_an_adapter_that_cannot_be_read_is_told_before_anything_starts(splits, t
 def test_an_image_that_cannot_be_read_is_left_out_of_answers_where_the_configuration_says_so(
     what, splits, tmp_path, monkeypatch
 ):
-    asked, notes = [], []
+    asked, notes, bad = [], [], DataError("cannot be read", where="row 3", remedy="put the image there")
     policies = SimpleNamespace(generator=None, batch_size=8, publisher=None)
     monkeypatch.setattr(phases, "ray_cluster", lambda *args, **kwargs: nullcontext())
     monkeypatch.setattr(phases, "open_policies", lambda *args: nullcontext(policies))
     monkeypatch.setattr(phases, "resolve_model_path", lambda path: tmp_path)
     monkeypatch.setattr(phases, "image_fetcher", lambda config, data, on_bad, on_event: on_bad)
     monkeypatch.setattr(phases, "PromptSource", lambda dataset, fetch, config, path: fetch)
-    monkeypatch.setattr(phases, "answer_split", lambda generator, fetch, *rest, **named: fetch("row 3") or [])
+    monkeypatch.setattr(phases, "answer_split", lambda generator, fetch, *rest, **named: fetch(bad) or [])
     monkeypatch.setattr(phases, "write_predictions", lambda said, out: asked.append(out))
     config, out = load_config("tiny", [f"data.on_corrupt_image={what}"]), tmp_path / "out.parquet"
-    refused = pytest.raises(DataError, match=r"row 3.*\n.*on_corrupt_image=skip") if what == "error" else nullcontext()
+    one_remedy = r"^row 3: cannot be read\n  remedy: put the image there, or set data.on_corrupt_image=skip to.*$"
+    refused = pytest.raises(DataError, match=one_remedy) if what == "error" else nullcontext()
     with refused:
         phases.evaluate_adapter(config, None, splits["test"], out, lambda event: notes.append(event.text))
-    assert (asked, notes) == (([out], ["left out: row 3"]) if what == "skip" else ([], []))
+    assert (asked, notes) == (([out], ["left out: row 3: cannot be read"]) if what == "skip" else ([], []))

@@ -196,6 +196,7 @@ def test_a_skipped_image_is_counted_and_weighs_nothing(settings: SftSettings, co
     assert [example.row.sample_id for example in examples if not example.is_learnt] == ["sample-2"]
     assert list(reader.corrupt_rows) == [2]
     assert "sample-2" in reader.corrupt_rows[2]
+    assert "remedy" not in reader.corrupt_rows[2]
     expected = [
         weight
         for example in examples
