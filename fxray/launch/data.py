@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fxray.config.tree import Config
 from fxray.counts import counted
@@ -13,6 +15,9 @@ from fxray.errors import DataError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.files import write_atomically
 from fxray.launch.run import DATA_FILE, RunDirectory
+
+if TYPE_CHECKING:
+    from fxray.data.dataset import Dataset
 
 PHASE = "data"
 
@@ -91,6 +96,23 @@ def refuse_shared_samples(train: Path, others: Sequence[Path]) -> None:
                 where=f"{path} row {row}",
                 remedy="split again: fxray data split; where ids only happen to be equal, make them unique",
             )
+
+
+def refuse_missing_images(dataset: "Dataset", rows: Sequence[int]) -> None:
+    """Sees to it that the image files of rows are there: a dataset's file that was moved has left them behind.
+
+    Raises:
+        DataError: One is not; the message says how many.
+    """
+    files = {row: file for row in rows if (file := dataset.image_file(row)) is not None}
+    gone = [row for row, file in files.items() if not os.path.exists(file)]  # noqa: PTH110 - paths of rows may be none
+    if gone:
+        raise DataError(
+            f"{files[gone[0]]} is not there; {counted(len(gone), 'image is', 'images are')} missing of {len(rows)}",
+            where=f"{dataset.path} row {gone[0]} field image_path",
+            remedy="paths of images count from the dataset's file: move it back, write it anew by fxray data take, or "
+            "set data.on_corrupt_image=skip to leave such images out",
+        )
 
 
 def _fingerprint(path: Path) -> str:

@@ -21,6 +21,7 @@ from fxray.evaluate.predictions import write_predictions
 from fxray.events import Note, OnEvent, ignore
 from fxray.launch.calibration import calibrate_phase, chosen_phase, refuse_test_images, splits_of_finished
 from fxray.launch.cluster import ray_cluster
+from fxray.launch.data import refuse_missing_images
 from fxray.launch.evaluation import answer_split, rows_to_answer
 from fxray.launch.fleet import Fleet, open_fleet, open_policies, read_policy
 from fxray.launch.plan import greedy
@@ -149,6 +150,9 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
     refuse(check(config), where="configuration")
     dataset, model_path = Dataset.open(data), resolve_model_path(config.model.path)
     policy = None if adapter is None else read_policy(adapter, 0)
+    rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
+    if config.data.on_corrupt_image != "skip":
+        refuse_missing_images(dataset, rows)
 
     on_bad = partial(leave_out, config=config, on_event=on_event)
     with (
@@ -158,7 +162,6 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
         if policy is not None:
             policies.publisher.publish(policy)
         prompts = PromptSource(dataset, image_fetcher(config, data, on_bad, on_event), config, model_path)
-        rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
         predictions = answer_split(
             policies.generator,
             prompts,

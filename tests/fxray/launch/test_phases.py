@@ -7,6 +7,7 @@ import pytest
 
 from fxray.config.load import load_config
 from fxray.config.schedule import load_stages
+from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import CheckpointError, ConfigError, DataError
 from fxray.launch import phases
 from fxray.launch.data import Splits
@@ -95,6 +96,24 @@ def test_an_adapter_that_cannot_be_read_is_told_before_anything_starts(splits, t
     with pytest.raises(CheckpointError, match="cannot be read") as caught:
         phases.evaluate_adapter(load_config("tiny"), tmp_path / "none", splits["test"], tmp_path / "out.parquet")
     assert caught.value.where == str(tmp_path / "none")
+
+
+def test_images_that_a_moved_file_left_behind_are_told_before_anything_starts(splits, tmp_path, monkeypatch):
+    def start(*args, **kwargs):
+        raise RuntimeError("a cluster is started")
+
+    monkeypatch.setattr(phases, "ray_cluster", start)
+    monkeypatch.setattr(phases, "resolve_model_path", lambda path: tmp_path)
+    samples, moved = Dataset.open(splits["test"]).samples[:3], tmp_path / "moved.parquet"
+    (tmp_path / "0.png").touch()
+    write_dataset(moved, [Row(sample, image_path=f"{number}.png") for number, sample in enumerate(samples)])
+    told = r"^.*moved.parquet row 1 field image_path: .*1.png is not there; 2 images are missing of 3\n  remedy: .*$"
+    with pytest.raises(DataError, match=told):
+        phases.evaluate_adapter(load_config("tiny"), None, moved, tmp_path / "out.parquet")
+    skip = load_config("tiny", ["data.on_corrupt_image=skip"])
+    for config, data in ((skip, moved), (load_config("tiny"), splits["test"])):
+        with pytest.raises(RuntimeError, match="a cluster is started"):
+            phases.evaluate_adapter(config, None, data, tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize("what", ["skip", "error"])
