@@ -192,13 +192,14 @@ class _JsonList:
 
 
 def _as_image(row: Exported) -> dict[str, Any]:
-    sample = row.sample
+    sample, verdict = row.sample, row.sample.annotation.verdict
     return {
         "id": row.number + 1,
         "file_name": row.image,
         "width": sample.width_px,
         "height": sample.height_px,
-        "label": sample.annotation.verdict,
+        "label": verdict if row.assessment in ("", verdict) else None,
+        **({"assessment": row.assessment} if row.assessment else {}),
         "tags": list(sample.annotation.tags),
         "sample_id": sample.sample_id,
         "generator": sample.generator,
