@@ -208,6 +208,20 @@ def test_a_name_that_is_no_unicode_costs_no_other_image_its_place_in_coco(tmp_pa
     assert [region.caption for region in read.regions] == [NASTY, "=1+1"]
 
 
+def test_what_was_written_beside_the_report_once_follows_it(tmp_path: Path, records: list[dict]) -> None:
+    out, settings = tmp_path / "out", {"adapter": "", "view": None}
+    assert write_results(out, records, settings, with_coco=False, with_drawn=False) == []
+    assert not (out / "coco").exists()
+    assert not (out / "drawn").exists()
+    assert write_results(out, records, settings, with_coco=True, with_drawn=True) == []
+    (tmp_path / "in" / "b.png").write_bytes(jpeg("black"))
+    more = [*records, record("../in/b.png", jpeg("black"))]
+    assert write_results(out, more, settings, with_coco=False, with_drawn=False) == []
+    listed = json.loads((out / "coco" / "annotations.json").read_text())["images"]
+    assert [image["sample_id"] for image in listed] == ["../in/a.png", "../in/b.png"]
+    assert {file.name for file in (out / "drawn").iterdir()} == {drawing_name(records[0]), drawing_name(more[-1])}
+
+
 def test_a_drawing_that_cannot_be_written_is_told_and_the_report_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
