@@ -188,6 +188,7 @@ def test_the_page_says_what_was_found_and_what_the_numbers_rest_on(tmp_path: Pat
     assert records[0]["sha256"] in page
     assert "<bdi>a.png</bdi>" in page  # and not the way to it
     assert "Left out, as it is about people: author." in page
+    assert '<p class="why">1x1 px, hardly.</p>' in page_of(tmp_path, [record("a.png", b"", notes=["1x1 px, hardly"])])
     uncalibrated = page_of(tmp_path, [record("a.png", b"", calibration=None)])
     assert "not calibrated: no share of right verdicts is promised" in uncalibrated
 
