@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from fxray.geometry import clip
-from fxray.schema import Box, Region, Tag, Verdict
+from fxray.schema import Box, Region, Tag
 
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, told apart by colour-blind eyes too; box k has colour k modulo their number."""
@@ -29,7 +29,7 @@ def draw_annotation(
     image: Image.Image,
     *,
     heading: str,
-    verdict: Verdict | None,
+    verdict: str | None,
     regions: Sequence[Region] = (),
     tags: Sequence[Tag] = (),
     max_enlarged_height_px: int = 2048,
@@ -39,7 +39,7 @@ def draw_annotation(
     Args:
         image: Upright original; a narrow one is enlarged to 448 pixels in width.
         heading: Who says so: "Truth", "Prediction", a file name.
-        verdict: None where no verdict could be read.
+        verdict: A verdict, or what else is said of the image; None where no verdict could be read.
         regions: Boxes in pixels of the original; what lies outside the image is cut off.
         tags: Image-level tags.
         max_enlarged_height_px: A narrow image is not enlarged beyond this height.
@@ -106,8 +106,8 @@ def plain_text(text: str, max_characters: int = MAX_CAPTION_CHARACTERS) -> str:
     return line if len(line) <= max_characters else line[: max_characters - 1].rstrip() + "…"
 
 
-def _verdict_line(heading: str, verdict: Verdict | None) -> str:
-    return f"{plain_text(heading)}: {verdict.value if verdict else 'no verdict could be read'}"
+def _verdict_line(heading: str, verdict: str | None) -> str:
+    return f"{plain_text(heading)}: {verdict or 'no verdict could be read'}"
 
 
 def _scaled(box: Box, scale: float) -> tuple[int, int, int, int]:

@@ -81,10 +81,10 @@ def _print(result: Check) -> None:
     if not result.findings:
         typer.echo("no findings")
         return
-    table = Table("severity", "rule", "findings", "first of them", "remedy", show_lines=True)
+    table = Table("severity", "rule", "findings", "first of them, and the remedy", show_lines=True)
     for rule, found in by_rule(result.findings).items():
         kind = found[0].kind
-        table.add_row(kind.severity.value, rule, str(len(found)), _examples(found), kind.remedy)
+        table.add_row(kind.severity.value, rule, str(len(found)), f"{_examples(found)}\nremedy: {kind.remedy}")
     print_table(table)
     counts = result.severities()
     typer.echo(", ".join(counted(count, severity) for severity, count in counts.items()))

@@ -58,6 +58,8 @@ class Exported:
         image: Its file, relative to the export's folder.
         orientation: EXIF orientation of that file, 1 to 8.
         guess: What a detector said of it, where predictions are exported.
+        assessment: What follows from a detector's probability, where the sample is no truth but what the detector said;
+            else empty. Only where it is the verdict too is that a label.
     """
 
     number: int
@@ -65,6 +67,7 @@ class Exported:
     image: str
     orientation: int
     guess: Guess | None = None
+    assessment: str = ""
 
 
 def exported(

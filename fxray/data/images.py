@@ -71,7 +71,7 @@ def read_image_file(path: Path, where: str) -> bytes:
             raise DataError(
                 f"{name}has {status.st_size} bytes, expected at most {MAX_IMAGE_BYTES}",
                 where=where,
-                remedy="scale the image down, or leave the row out",
+                remedy="scale the image down, or leave it out",
             )
         return path.read_bytes()
     except (OSError, ValueError) as error:
@@ -206,7 +206,7 @@ def _damaged(encoded: bytes, where: str, error: Exception) -> DataError:
     return DataError(
         f"image of {len(encoded)} bytes is damaged or cut short: {error}",
         where=where,
-        remedy="fetch the file again, or leave the row out",
+        remedy="fetch the file again, or leave it out",
     )
 
 
@@ -218,7 +218,7 @@ def _unknown(encoded: bytes, where: str) -> DataError:
     if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in encoded[:4096]):
         return DataError("an SVG drawing, which has no pixels", where=where, remedy=_CONVERT)
     if not encoded:
-        return DataError("0 bytes that are no image", where=where, remedy="fetch the file again, or leave the row out")
+        return DataError("0 bytes that are no image", where=where, remedy="fetch the file again, or leave it out")
     return DataError(
         f"{len(encoded)} bytes that are no image Pillow knows (they start with {encoded[:8].decode('latin-1')!a})",
         where=where,

@@ -17,7 +17,7 @@ from fxray.errors import DataError
 MAX_IMAGE_BYTES = 256 * 2**20
 """Larger files are refused unread: a sparse one can claim any size."""
 SMALL_SIDE_PX = 8
-"""Below it an image is imported with a warning: hardly any flaw shows."""
+"""Below it an image is imported, and judged, with a warning: hardly any flaw shows."""
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}
@@ -130,9 +130,15 @@ def _examine(image: Image.Image) -> Probe:
         oddities.append("transparency, which is dropped")
     if image.format != "MPO" and getattr(image, "is_animated", False):
         oddities.append("an animation, of which the first frame counts")
-    if min(width, height) < SMALL_SIDE_PX:
-        oddities.append(f"{width}x{height} px, hardly large enough to show a flaw")
+    oddities += notes_on_size(width, height)
     return Probe(stored, orientation, suffix_of(image), tuple(oddities))
+
+
+def notes_on_size(width_px: int, height_px: int) -> list[str]:
+    """What is to be said of an image's size: that it is hardly large enough, or nothing."""
+    if min(width_px, height_px) >= SMALL_SIDE_PX:
+        return []
+    return [f"{width_px}x{height_px} px, hardly large enough to show a flaw"]
 
 
 def suffix_of(image: Image.Image) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from fxray.data.images import decode_image, read_image_file, upright_rgb
+from fxray.data.probe import notes_on_size
 from fxray.errors import DataError
 from fxray.evaluate.calibration import Assessment, Calibration
 from fxray.schema import Region, Tag, Verdict
@@ -110,6 +111,11 @@ class Detection:
         """Calibrated or uncalibrated, in a word."""
         return "calibrated" if self.calibration else "uncalibrated"
 
+    @property
+    def notes(self) -> list[str]:
+        """What speaks against giving weight to the answer, whatever it is."""
+        return notes_on_size(self.width_px, self.height_px)
+
     def as_record(self) -> dict[str, Any]:
         """Everything as plain values, ready for `json.dumps`."""
         return {
@@ -128,6 +134,7 @@ class Detection:
             "answer": self.answer,
             "faults": list(self.faults),
             "is_strict": self.is_strict,
+            "notes": self.notes,
             "timings": {"read_s": round(self.timings.read_s, 4), "answer_s": round(self.timings.answer_s, 4)},
             "versions": {
                 "fxray": self.versions.fxray,

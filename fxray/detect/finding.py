@@ -69,6 +69,7 @@ class Finding:
         lines = [f"{name}: {_sentence(detection)}"]
         if detection.probability is not None:
             lines.append(f"  {probability_words(detection)}")
+        lines += [f"  note: {note}" for note in detection.notes]
         for number, region in enumerate(detection.regions, start=1):
             x_min, y_min, x_max, y_max = (round(value) for value in region.box)
             caption = plain_text(region.caption) or "(no caption)"

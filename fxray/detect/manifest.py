@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fxray.data.separators import remedy_for_columns
+from fxray.draw import plain_text
 from fxray.errors import DataError
 
 COLUMNS = ("path", "file", "image", "file_name")
@@ -14,6 +15,7 @@ COLUMNS = ("path", "file", "image", "file_name")
 _JSON_SUFFIXES = (".jsonl", ".ndjson")
 MANIFEST_SUFFIXES = {".csv", ".parquet", *_JSON_SUFFIXES}
 _MAX_CELL = 2**24
+_GIVE_PATHS = "name the column, and give one path in each row, or name the folder: its lists are passed over"
 
 
 def paths_in(manifest: Path) -> Iterator[str]:
@@ -25,18 +27,25 @@ def paths_in(manifest: Path) -> Iterator[str]:
     read = _parquet_rows if manifest.suffix.lower() == ".parquet" else _text_rows
     for place, row in read(manifest):
         column = next((name for name in COLUMNS if name in row), None)
-        path = row.get(column) if column else None
+        if column is None:
+            raise _without_paths(manifest, place, [str(name) for name in row if name is not None])
+        path = row[column]
         if not isinstance(path, str) or not path or "\0" in path:
             raise DataError(
-                f"{column or 'row'} {str(path if column else list(row))[:80]!r}, expected a path in a column named "
-                f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}",
-                where=f"{manifest}, {place}",
-                remedy=remedy_for_columns(
-                    list(map(str, row)),
-                    "name the column, and give one path in each row, or name the folder: its lists are passed over",
-                ),
+                f"{column} {str(path)[:80]!r}, expected a path", where=f"{manifest}, {place}", remedy=_GIVE_PATHS
             )
         yield str(manifest.parent / path)
+
+
+def _without_paths(manifest: Path, place: str, names: list[str]) -> DataError:
+    """The error of a manifest, or in JSON lines of a row, that has no column of paths."""
+    place = {".csv": ", line 1", ".parquet": ""}.get(manifest.suffix.lower(), f", {place}")
+    there = plain_text(", ".join(names), 80) or "none"
+    return DataError(
+        f"no column is named {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}; there are: {there}",
+        where=f"{manifest}{place}",
+        remedy=remedy_for_columns(names, _GIVE_PATHS),
+    )
 
 
 def _text_rows(manifest: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -50,7 +59,7 @@ def _text_rows(manifest: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     row = json.loads(line)
-                    yield f"line {number}", row if isinstance(row, dict) else {"": row}
+                    yield f"line {number}", row if isinstance(row, dict) else {}
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise _unreadable(manifest, error) from error
 

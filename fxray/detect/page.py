@@ -36,8 +36,8 @@ _VIEW_WIDTH, _VIEW_HEIGHT = 360, 270
 _MAX_BOXES, _MAX_CHARACTERS = 40, 4000
 _SMALLEST_PX = 72
 _OPTIONAL = (
-    "probability", "raw_probability", "tags", "width_px", "height_px", "timings", "faults", "stability", "sampled",
-    "problem", "remedy", "is_lasting",
+    "probability", "raw_probability", "tags", "width_px", "height_px", "timings", "faults", "notes", "stability",
+    "sampled", "problem", "remedy", "is_lasting",
 )  # fmt: skip
 """Fields that findings without a detection do not have."""
 VERDICTS = {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fxray.counts import counted
+from fxray.data.formats import coco
 from fxray.detect.folder import Record, thumbnail_file
 from fxray.detect.page import write_page
 from fxray.detect.writers import draw_all, write_coco, write_csv
@@ -33,8 +34,8 @@ def write_results(
         folder: Of the results.
         records: All findings.
         settings: What answered, and how it was asked.
-        with_coco: Write `coco/` too.
-        with_drawn: Write `drawn/` too.
+        with_coco: Write `coco/` too, as is done wherever it is there already.
+        with_drawn: Write `drawn/` too, likewise.
 
     Returns:
         Why images were not drawn.
@@ -43,10 +44,10 @@ def write_results(
         ResourceError: The disk is full or not writable.
     """
     write_csv(records, folder / TABLE)
-    if with_coco:
+    if with_coco or (folder / COCO / coco.ANNOTATIONS).exists():
         write_coco(records, folder / COCO)
     write_page(folder / REPORT, records, lambda sha256: _thumbnail(folder, sha256), settings)
-    return draw_all(records, folder, folder / DRAWN) if with_drawn else []
+    return draw_all(records, folder, folder / DRAWN) if with_drawn or (folder / DRAWN).is_dir() else []
 
 
 def told(found: Iterable[tuple[Record, bytes]], num_files: int, on_event: OnEvent) -> Iterator[tuple[Record, bytes]]:

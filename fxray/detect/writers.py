@@ -12,7 +12,9 @@ from pathlib import Path
 from fxray.data.exported import Exported, Guess
 from fxray.data.formats import coco
 from fxray.data.images import decode_image, read_image_file
+from fxray.detect.finding import percent
 from fxray.detect.folder import Record
+from fxray.detect.page import VERDICTS, kind_of
 from fxray.draw import draw_annotation, fitted, plain_text
 from fxray.errors import DataError, ResourceError
 from fxray.files import atomic_dir, atomic_path, write_atomically
@@ -65,6 +67,8 @@ def _cell(value: object) -> object:
 def write_coco(records: Sequence[Record], folder: Path) -> None:
     """`annotations.json`, which `fxray data import coco` reads, and `results.json`, with a probability as each score.
 
+    An image's label is its verdict where its assessment is the same, else null: no import takes it for a truth.
+
     Args:
         records: Findings; those without a verdict are left out.
         folder: Is replaced; beside what the files of the findings are relative to.
@@ -90,7 +94,7 @@ def _exported(records: Sequence[Record]) -> Iterator[Exported]:
         )
         probability = record["probability"]
         guess = Guess(verdict, regions, tags, 1.0 if probability is None else probability)
-        yield Exported(number, sample, f"../{file}", 1, guess)
+        yield Exported(number, sample, f"../{file}", 1, guess, record["assessment"])
 
 
 def draw_all(records: Sequence[Record], base: Path, folder: Path) -> list[str]:
@@ -143,9 +147,7 @@ def _draw(record: Record, base: Path, folder: Path) -> str:
     except DataError as error:
         return f"{record['file']}: {error.message}"
     heading = plain_text(Path(record["file"]).name)
-    panel = draw_annotation(
-        image, heading=heading, verdict=Verdict(record["verdict"]), regions=regions, tags=tags_of(record)
-    )
+    panel = draw_annotation(image, heading=heading, verdict=_said(record), regions=regions, tags=tags_of(record))
     try:
         with atomic_path(path) as aside:
             panel.save(aside, "PNG")
@@ -154,6 +156,12 @@ def _draw(record: Record, base: Path, folder: Path) -> str:
     except OSError as error:  # of this drawing alone
         return f"{record['file']}: {error.strerror}"
     return ""
+
+
+def _said(record: Record) -> str:
+    """What the report says of an image: "Unsure 75 %"."""
+    said, probability = VERDICTS[kind_of(record)], record["probability"]
+    return said if probability is None else f"{said} {percent(probability)}"
 
 
 def regions_of(record: Record) -> tuple[Region, ...]:

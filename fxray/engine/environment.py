@@ -1,6 +1,7 @@
 """What must stand in a process's environment before vLLM is imported there."""
 
 import importlib.metadata
+import logging
 import os
 import sys
 
@@ -52,10 +53,16 @@ def prepare_environment(*, threads: int) -> None:
     if "vllm" in sys.modules and late:
         raise ResourceError(f"vLLM was imported before {late[0]} was set", remedy="start the engine in a fresh process")
     os.environ.update(wanted)
+    logging.getLogger("transformers.image_utils").addFilter(_is_no_guess)
     if is_cpu_build() and "vllm" not in sys.modules:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def _is_no_guess(record: logging.LogRecord) -> bool:
+    """False of what transformers logs where an image is 1 or 3 px broad: it guesses, and rightly, channels first."""
+    return not record.getMessage().startswith("The channel dimension is ambiguous")
 
 
 def cpu_kernels_load() -> bool | None:

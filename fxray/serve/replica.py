@@ -15,6 +15,7 @@ from PIL import Image
 from fxray.data.changes import Change
 from fxray.data.frame import Frame, sight_of, smart_frame
 from fxray.data.images import decode_image, decoding, open_image, upright_rgb
+from fxray.data.probe import notes_on_size
 from fxray.detect.load import open_adapter
 from fxray.detect.provenance import read_provenance
 from fxray.engine.engine import BASE_VERSION
@@ -306,6 +307,7 @@ class DetectorReplica:
             answer=rollout.text,
             faults=list(said.faults),
             is_strict=bool(said.is_strict),
+            notes=notes_on_size(frame.width_px, frame.height_px),
             seconds=round(seconds, 4),
             model=known.model,
         )

@@ -125,6 +125,8 @@ class DetectionOut(_Wire):
     faults: list[str]
     """What is wrong with the form of the answer."""
     is_strict: bool
+    notes: list[str] = []
+    """What speaks against giving weight to the answer, whatever it is: a size that hardly shows a flaw."""
     seconds: Annotated[float, Field(ge=0)]
     """From when an engine took the image until it was answered."""
     model: ModelOut

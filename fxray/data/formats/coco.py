@@ -27,6 +27,9 @@ from fxray.data.formats.record import FieldProblem, Finding, Place, RawRegion, R
 from fxray.errors import ResourceError
 from fxray.schema import Box, Region
 
+ANNOTATIONS = "annotations.json"
+"""Of an export: the images and their boxes."""
+
 
 def read(src: Path, images: Images) -> Rows:
     """One record per image, those without annotations too; none where the file breaks off before annotations end.
@@ -173,7 +176,7 @@ def _left_over(src: Path, joined: sqlite3.Connection) -> Iterator[Finding]:
 
 def write(rows: Iterator[Exported], dst: Path, *, has_predictions: bool) -> Path:
     """Writes `annotations.json` with boxes of the upright image, and `results.json` where there are predictions."""
-    path = dst / "annotations.json"
+    path = dst / ANNOTATIONS
     with ExitStack() as stack:
         out = stack.enter_context(path.open("w"))
         boxes = stack.enter_context(tempfile.TemporaryFile("w+"))
@@ -213,13 +216,14 @@ class _JsonList:
 
 
 def _as_image(row: Exported) -> dict[str, Any]:
-    sample = row.sample
+    sample, verdict = row.sample, row.sample.annotation.verdict
     return {
         "id": row.number + 1,
         "file_name": row.image,
         "width": sample.width_px,
         "height": sample.height_px,
-        "label": sample.annotation.verdict,
+        "label": verdict if row.assessment in ("", verdict) else None,
+        **({"assessment": row.assessment} if row.assessment else {}),
         "tags": list(sample.annotation.tags),
         "sample_id": sample.sample_id,
         "generator": sample.generator,

@@ -104,6 +104,14 @@ def test_a_tag_of_another_type_than_its_standard_says_is_damage() -> None:
         decode_image(bytes(encoded), "here")
 
 
+@pytest.mark.parametrize("kept", [0, 45])
+def test_the_remedy_for_a_damaged_image_fits_one_that_is_in_no_table(kept: int) -> None:
+    whole = _encoded(Image.new("RGB", (16, 12)), "PNG")
+    with pytest.raises(DataError) as caught:
+        decode_image(whole[:kept], "here")
+    assert caught.value.remedy == "fetch the file again, or leave it out"
+
+
 def test_what_pillow_hands_to_other_programs_is_not_read() -> None:
     script = _encoded(Image.new("RGB", (8, 6)), "EPS")
     with pytest.raises(DataError, match="no image Pillow knows"):

@@ -351,6 +351,15 @@ def test_findings_as_records(tmp_path: Path, detector: Detector) -> None:
     }  # fmt: skip
 
 
+def test_an_image_that_hardly_shows_a_flaw_is_judged_with_a_note(tmp_path: Path, detector: Detector) -> None:
+    files = write_all(tmp_path, {"a.png": png(0, (1, 1)), "b.png": png(0, (8, 8))})
+    small, fine = in_order(detect_files(detector, files), files)
+    note = "1x1 px, hardly large enough to show a flaw"
+    assert f"\n  note: {note}\n" in small.as_text()
+    assert "note:" not in fine.as_text()
+    assert [finding.as_record()["notes"] for finding in (small, fine)] == [[note], []]
+
+
 def test_names_are_one_harmless_line_and_lines_are_json(tmp_path: Path, detector: Detector) -> None:
     name = b"\xff\x1b[31m\n<img onerror=1>\xe2\x80\xae.png"
     path = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)

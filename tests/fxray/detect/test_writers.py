@@ -78,7 +78,40 @@ def test_coco_can_be_scored_and_imported_again(tmp_path: Path, records: list[dic
     assert [(region.corners, region.caption) for region in read.regions] == [
         ((10.0, 5.0, 60.0, 45.0), NASTY), ((0, 0, 1, 1), "=1+1"),
     ]  # fmt: skip
-    assert (read.label, read.annotator) == ("generated", f"fxray {'cd' * 6}")
+    assert read.annotator == f"fxray {'cd' * 6}"
+
+
+def test_only_an_assessment_that_is_the_verdict_too_is_a_label_in_coco(tmp_path: Path) -> None:
+    pairs = [("generated", "generated"), ("real", "real"), ("generated", "unsure"), ("real", "unsure"),
+             ("generated", "real")]  # fmt: skip
+    found = [record(f"{k}.png", b"", verdict=said, assessment=means) for k, (said, means) in enumerate(pairs)]
+    write_coco(found, tmp_path / "coco")
+    written = json.loads((tmp_path / "coco" / "annotations.json").read_text())["images"]
+    assert [image["label"] for image in written] == ["generated", "real", None, None, None]
+    assert [image["assessment"] for image in written] == [means for _, means in pairs]
+
+
+def test_an_unsure_image_is_no_truth_until_somebody_says_which(tmp_path: Path, records: list[dict]) -> None:
+    write_coco(records, tmp_path / "out" / "coco")
+    source = tmp_path / "out" / "coco" / "annotations.json"
+    (read,) = reader(find("coco"))(source, location.Images(source.parent))
+    assert read.label is None
+
+
+def test_a_drawing_says_what_the_report_says(
+    tmp_path: Path, records: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+
+    def draw(image: Image.Image, **given: object) -> Image.Image:
+        said.append(given["verdict"])
+        return image
+
+    monkeypatch.setattr("fxray.detect.writers.draw_annotation", draw)
+    sure = record("../in/a.png", jpeg("white"), assessment="generated", probability=None)
+    for number, found in enumerate([records[0], sure]):
+        assert draw_all([found], tmp_path / "out", tmp_path / str(number)) == []
+    assert said == ["Unsure 62 %", "Looks generated"]
 
 
 def test_a_drawing_of_a_long_name_in_any_script_has_a_name_that_file_systems_take() -> None:
@@ -155,6 +188,7 @@ def test_the_page_says_what_was_found_and_what_the_numbers_rest_on(tmp_path: Pat
     assert records[0]["sha256"] in page
     assert "<bdi>a.png</bdi>" in page  # and not the way to it
     assert "Left out, as it is about people: author." in page
+    assert '<p class="why">1x1 px, hardly.</p>' in page_of(tmp_path, [record("a.png", b"", notes=["1x1 px, hardly"])])
     uncalibrated = page_of(tmp_path, [record("a.png", b"", calibration=None)])
     assert "not calibrated: no share of right verdicts is promised" in uncalibrated
 
@@ -172,7 +206,21 @@ def test_a_name_that_is_no_unicode_costs_no_other_image_its_place_in_coco(tmp_pa
     source = tmp_path / "out" / "coco" / "annotations.json"
     odd, read = reader(find("coco"))(source, location.Images(source.parent))
     assert odd.value == "../caf\\udce9.png"
-    assert read.label == "generated"
+    assert [region.caption for region in read.regions] == [NASTY, "=1+1"]
+
+
+def test_what_was_written_beside_the_report_once_follows_it(tmp_path: Path, records: list[dict]) -> None:
+    out, settings = tmp_path / "out", {"adapter": "", "view": None}
+    assert write_results(out, records, settings, with_coco=False, with_drawn=False) == []
+    assert not (out / "coco").exists()
+    assert not (out / "drawn").exists()
+    assert write_results(out, records, settings, with_coco=True, with_drawn=True) == []
+    (tmp_path / "in" / "b.png").write_bytes(jpeg("black"))
+    more = [*records, record("../in/b.png", jpeg("black"))]
+    assert write_results(out, more, settings, with_coco=False, with_drawn=False) == []
+    listed = json.loads((out / "coco" / "annotations.json").read_text())["images"]
+    assert [image["sample_id"] for image in listed] == ["../in/a.png", "../in/b.png"]
+    assert {file.name for file in (out / "drawn").iterdir()} == {drawing_name(records[0]), drawing_name(more[-1])}
 
 
 def test_a_drawing_that_cannot_be_written_is_told_and_the_report_is_there(

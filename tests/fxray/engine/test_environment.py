@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 from types import ModuleType
@@ -18,6 +19,25 @@ def test_an_engine_is_refused_where_vllm_came_first(monkeypatch: pytest.MonkeyPa
     os.environ.pop("HF_HUB_OFFLINE", None)
     with pytest.raises(ResourceError, match="vLLM was imported before HF_HUB_OFFLINE was set"):
         prepare_environment(threads=1)
+
+
+def test_that_a_narrow_image_is_read_channels_first_is_no_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers.image_utils import infer_channel_dimension_format
+
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    prepare_environment(threads=torch.get_num_threads())
+    logger = logging.getLogger("transformers.image_utils")
+    caplog.set_level(logging.WARNING, logger.name)
+    logger.addHandler(caplog.handler)
+    try:
+        assert infer_channel_dimension_format(torch.zeros(3, 5, 1)).value == "channels_first"
+        logger.warning("something else")
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert set(caplog.messages) == {"something else"}  # twice where transformers hands on what it logs
 
 
 def test_a_second_engine_finds_the_environment_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive
 
 from fxray.data.changes import Change
 from fxray.data.images import decode_image, open_image
+from fxray.data.probe import notes_on_size
 from fxray.detect.provenance import read_provenance
 from fxray.errors import DataError
 from fxray.serve.api import build_app
@@ -124,6 +125,7 @@ def _detection(upload: Upload, image: Image.Image, region: dict[str, Any]) -> di
         "answer": f"<think>\n{HOSTILE_CAPTION}\n</think>",
         "faults": [],
         "is_strict": True,
+        "notes": notes_on_size(*image.size),
         "seconds": 0.1,
         "model": MODELS[upload.model],
         "provenance": wire_provenance(

@@ -129,6 +129,8 @@ def test_command_line_and_service_name_the_same_pixels(served, detector, kind):
     (found,) = detector.detect([content])
     told = asyncio.run(served.detect("a.png", content, NO_ADAPTER))
     assert (told["width_px"], told["height_px"]) == (found.width_px, found.height_px) == size
+    small = ["9x7 px, hardly large enough to show a flaw"] if kind == "tiny" else []
+    assert told["notes"] == found.notes == small
     (region,) = told["regions"]
     assert region["box"] == pytest.approx([*found.regions[0].box], abs=0.01)
     # The model names whole pixels of what it sees: half of one, here 1 / 800 of a side at most.

@@ -52,6 +52,7 @@ function foundParts(item) {
     h("h2", { class: `headline verdict-${kindOf(found)}` }, verdictOf(found).short),
     found.probability === null ? null : weight(found),
     h("p", {}, sentenceOf(found)),
+    ...found.notes.map((note) => h("p", { class: "fine" }, `${note}.`)),
     found.is_strict ? null : h("p", { class: "fine" }, FAULTS_NOTE),
     h("h3", {}, item.regions.length ? "Where, and what" : "Regions"),
     item.regions.length ? null : h("p", { class: "fine" }, "None is marked."),
