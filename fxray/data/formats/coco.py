@@ -1,7 +1,7 @@
 """COCO JSON: images and annotations in two lists, joined by image id.
 
 A caption is an annotation's `caption` (or `description`), also among its `attributes`, as CVAT writes it; where it has
-none of them the name of its category, and where they are blank the row is refused. Label, tags, generator, category,
+none of them the name of its category, and where its own are blank the row is refused. Label, tags, generator, category,
 source and sample_id may stand beside an image's file name. An annotation without `bbox` takes the box around its
 polygons. The join goes through a file, so that size costs no memory. Where the JSON breaks before the lists of
 categories and annotations have ended, no image is read: any could lack boxes. Images that share an id are refused, as
@@ -156,14 +156,16 @@ def _region(number: int, row: dict[str, Any], names: dict[str, str]) -> tuple[Ra
 
 
 def _caption(where: str, row: dict[str, Any], attributes: dict[str, Any]) -> str | None:
-    """The caption of an annotation, or None where it has none; one that is there and blank refuses the row."""
+    """The caption of an annotation, or None where it has none; its own one that is there and blank refuses the row.
+
+    Among `attributes` a blank is what CVAT writes where nobody wrote anything.
+    """
     if caption := fields.caption_in(row) or fields.caption_in(attributes):
         return caption
-    for place, texts in ((where, row), (f"{where}.attributes", attributes)):
-        for key in fields.CAPTION_KEYS:
-            if isinstance(texts.get(key), str):
-                reason = "a blank caption; write it, or leave the field out if the category says it all"
-                raise FieldProblem(f"{place}.{key}", texts[key], reason)
+    for key in fields.CAPTION_KEYS:
+        if isinstance(row.get(key), str):
+            reason = "a blank caption; write it, or leave the field out if the category says it all"
+            raise FieldProblem(f"{where}.{key}", row[key], reason)
     return None
 
 

@@ -43,7 +43,7 @@ def test_boxes_take_captions_or_their_category(picture, written, imported):
     assert found.samples["b.png"].generator == "camera"
 
 
-@pytest.mark.parametrize("more", [{"caption": "   "}, {"description": ""}, {"attributes": {"caption": "\n"}}])
+@pytest.mark.parametrize("more", [{"caption": "   "}, {"description": ""}])
 def test_a_caption_that_is_there_and_blank_refuses_its_row(picture, written, imported, more):
     picture("a.png"), picture("b.png")
     images = [IMAGE, IMAGE | {"id": 2, "file_name": "b.png"}]
@@ -53,15 +53,15 @@ def test_a_caption_that_is_there_and_blank_refuses_its_row(picture, written, imp
     assert found.samples["b.png"].annotation.regions == (Region(Box(1, 2, 4, 6), "fur smeared"),)
     assert list(found.samples) == ["b.png"]
     (finding,) = found.findings
-    ((key, value),) = (more.get("attributes") or more).items()
-    place = "annotations[0].attributes" if "attributes" in more else "annotations[0]"
-    assert (finding["field"], finding["value"]) == (f"{place}.{key}", value)
+    ((key, value),) = more.items()
+    assert (finding["field"], finding["value"]) == (f"annotations[0].{key}", value)
     assert "a blank caption" in finding["reason"]
 
 
-def test_a_caption_that_is_null_is_none(picture, written, imported):
+@pytest.mark.parametrize("more", [{"caption": None}, {"attributes": {"caption": ""}}])
+def test_a_caption_that_is_null_or_a_blank_attribute_is_none(picture, written, imported, more):
     picture("a.png")
-    rows = [annotation(1, 1, [1, 2, 3, 4], caption=None)]
+    rows = [annotation(1, 1, [1, 2, 3, 4], **more)]
     found = imported("coco", written("c.json", {"images": [IMAGE], "annotations": rows, "categories": CATEGORIES}))
     assert found.samples["a.png"].annotation.regions == (Region(Box(1, 2, 4, 6), "dog"),)
 
