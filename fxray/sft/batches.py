@@ -83,7 +83,7 @@ class ExampleReader:
     def read(self, step: int) -> list[Example]:
         """The examples of this rank in a step, shortest answer first.
 
-        A step's gradient is a sum, so it does not know their order; but micro-batches of like length pad less.
+        A step's gradient is a sum, which does not know their order but for rounding.
 
         Raises:
             DataError: A row that cannot be learnt; or a corrupt image, unless the settings skip such.

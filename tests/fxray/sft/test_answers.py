@@ -43,9 +43,7 @@ def test_all_answers_that_are_too_long_are_counted_and_the_first_named(long_sett
     with pytest.raises(DataError, match="7 of 16 answers cannot be learnt") as caught:
         refuse_unlearnable(long_settings, ignore)
     message = caught.value.message
-    assert [f"sample cat-{row}: the answer has" in message for row in (1, 4, 5, 9, 10, 11, 12)] == [True] * 5 + [
-        False
-    ] * 2
+    assert [row for row in TOO_LONG if f"sample cat-{row}: the answer has" in message] == list(TOO_LONG[:5])
     assert message.endswith("256 are allowed (sft.max_answer_tokens); and 2 more")
     assert caught.value.where == long_settings.dataset_path
     assert caught.value.remedy.count("sft.on_long_answer=drop-regions") == 1
@@ -53,7 +51,9 @@ def test_all_answers_that_are_too_long_are_counted_and_the_first_named(long_sett
 
 @pytest.mark.parametrize("remedy", [{"max_answer_tokens": 2048}, {"on_long_answer": "drop-regions"}])
 def test_its_remedies_are_ones(long_settings: SftSettings, remedy: dict[str, object]) -> None:
-    refuse_unlearnable(replace(long_settings, **remedy), ignore)
+    with pytest.raises(DataError):
+        refuse_unlearnable(long_settings, ignore)
+    assert refuse_unlearnable(replace(long_settings, **remedy), ignore) is None
 
 
 @pytest.mark.parametrize("bound", [{"max_steps": 2}, {"epochs": 0.5}])
