@@ -37,7 +37,7 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
 
     Raises:
         DataError: A file is missing, empty or malformed, or changed since the run began with it, or an image of the
-            training part is in another.
+            training part is in another, or the file of an image is not there (told while nothing is trained).
         FxrayError: Another driver took the run over meanwhile.
     """
     splits = _splits(config, run)
@@ -58,6 +58,8 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
         )
         on_event(PhaseDone(PHASE, time.monotonic() - start_s, str(run.data_file("train").parent)))
     refuse_shared_samples(splits.train, (splits.validation, splits.test))
+    if not run.sft_adapter.is_dir() and config.data.on_corrupt_image != "skip":
+        _refuse_incomplete(splits)
     files = {name: getattr(splits, name) for name in ("train", "validation", "test")}
     contents = {name: _fingerprint(path) for name, path in files.items()}
     _refuse_other_contents(run.root, files, contents)
@@ -113,6 +115,15 @@ def refuse_missing_images(dataset: "Dataset", rows: Sequence[int]) -> None:
             remedy="paths of images count from the dataset's file: move it back, write it anew by fxray data take, or "
             "set data.on_corrupt_image=skip to leave such images out",
         )
+
+
+def _refuse_incomplete(splits: Splits) -> None:
+    """Looks for the images of all splits: a missing one of the test split would end a run after hours of training."""
+    from fxray.data.dataset import Dataset
+
+    for path in (splits.train, splits.validation, splits.test):
+        dataset = Dataset.open(path)
+        refuse_missing_images(dataset, range(len(dataset)))
 
 
 def _fingerprint(path: Path) -> str:

@@ -65,6 +65,26 @@ def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path) -> None:
         prepare_data(config, run, ignore)
 
 
+def test_images_that_are_missing_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    splits = splits_of(tmp_path, "ab", "c", "d")
+    sample = Sample("d", 56, 56, Annotation(Verdict.REAL), "real", "cat", "d")
+    write_dataset(splits.test, [Row(sample, None, "images/d.png")])
+    files = [f"data.{name}={getattr(splits, name)}" for name in ("train", "validation", "test")]
+
+    def prepare(*overrides: str) -> None:
+        config = load_config("tiny", ["data.synth=null", *files, *overrides])
+        with open_run(tmp_path / "run", config) as run:
+            prepare_data(config, run, ignore)
+
+    with pytest.raises(DataError, match=r"test.parquet row 0 field image_path: .*d.png is not there; 1 image is"):
+        prepare()
+    prepare("data.on_corrupt_image=skip")
+    with pytest.raises(DataError, match="1 image is missing"):
+        prepare()
+    (tmp_path / "run/sft/adapter").mkdir(parents=True)  # what is trained needs no images
+    prepare()
+
+
 def test_a_driver_that_was_overtaken_does_not_say_what_another_ones_run_rests_on(tmp_path: Path) -> None:
     splits = splits_of(tmp_path, "abc", "d", "e")
     files = [f"data.{name}={getattr(splits, name)}" for name in ("train", "validation", "test")]
