@@ -21,6 +21,8 @@ from fxray.config.tree import Config, SftConfig
 from fxray.errors import CheckpointError, ConfigError
 from fxray.files import make_folder, write_atomically
 from fxray.launch.lease import LEASE_FILE, LOCK_FILE, Lease, hold
+from fxray.metrics import METRICS_FILE, TENSORBOARD_DIR
+from fxray.sft.checkpoint import ATTEMPTS, checkpoints
 from fxray.sft.settings import MERELY_HOW
 from fxray.status.record import STATUS_FILE
 from fxray.timeline import OLD_TIMELINE_FILE, TIMELINE_FILE
@@ -35,6 +37,8 @@ _OF_A_START = {CONFIG_FILE, _SCHEDULE_FILE, _VERSIONS_FILE, DATA_FILE, BASE_FILE
     OLD_TIMELINE_FILE,
 }
 """What may lie in a folder before a phase begins."""
+_OF_SFT = {"sft", METRICS_FILE, TENSORBOARD_DIR}
+"""What SFT adds before its first checkpoint."""
 _CONTINUE = "continue it with the configuration it was started with, or choose another --run-dir"
 GO_ON = "go on with the configuration that it was begun with, or choose another --out"
 Split = Literal["test", "validation"]
@@ -193,7 +197,7 @@ def refuse_changed(root: Path, config: Config, remedy: str) -> None:
     """Keeps what is in a folder from being taken for what another configuration comes to.
 
     A schedule in a file of one's own is compared with what the file held when the folder was begun. Before a phase has
-    begun only synthetic data can be there, so only what those were made with has to be equal.
+    kept anything only synthetic data can be there, so only what those were made with has to be equal.
 
     Raises:
         ConfigError: The folder was begun with a configuration that comes to something else, or there is no such file.
@@ -206,9 +210,11 @@ def refuse_changed(root: Path, config: Config, remedy: str) -> None:
 
 
 def _is_before_phases(root: Path) -> bool:
-    """Whether no phase made anything in a folder: no step, no answer, nothing that is not known to be of a start."""
+    """Whether no phase kept anything in a folder: no checkpoint, no answer, nothing that is not of a start."""
+    run = RunDirectory(root)
+    known = _OF_A_START if run.sft_adapter.exists() or checkpoints(run.sft_dir / ATTEMPTS) else _OF_A_START | _OF_SFT
     return all(
-        entry.name in _OF_A_START or (entry.name.startswith(".") and entry.suffix == ".tmp")
+        entry.name in known or (entry.name.startswith(".") and entry.suffix == ".tmp")
         for entry in (root.iterdir() if root.is_dir() else ())
     )
 
@@ -216,7 +222,7 @@ def _is_before_phases(root: Path) -> bool:
 def adopt_config(root: Path, config: Config, remedy: str) -> None:
     """Keeps the configuration that a folder is begun with; what is there is never mixed with what another comes to.
 
-    The caller holds the folder. Where no phase has begun, what an earlier start found of data and base model is
+    The caller holds the folder. Where no phase has kept anything, what an earlier start found of data and base model is
     forgotten: they may have been put right since.
 
     Args:

@@ -19,6 +19,7 @@ from fxray.errors import CheckpointError, ResourceError
 from fxray.files import write_atomically
 from fxray.sft.settings import SftSettings
 
+ATTEMPTS = "attempts"
 STATE_FILE = "state.json"
 POLICY_DIR = "adapter"
 OPTIMIZER_FILE = "optimizer.safetensors"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fxray.counts import counted
 from fxray.errors import CheckpointError, DeadlineError
 from fxray.events import Note, OnEvent, PhaseStarted, Step
 from fxray.files import atomic_dir
@@ -20,7 +21,6 @@ from fxray.sft import checkpoint
 from fxray.sft.settings import SftSettings
 
 PHASE = "sft"
-ATTEMPTS = "attempts"
 POLL_S = 0.2
 
 
@@ -42,7 +42,7 @@ def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
         WorkerDiedError: Workers died more often than `max_failures`.
     """
     sft_dir = run_dir.resolve() / "sft"
-    adapter_dir, attempts_dir = sft_dir / "adapter", sft_dir / ATTEMPTS
+    adapter_dir, attempts_dir = sft_dir / "adapter", sft_dir / checkpoint.ATTEMPTS
     if adapter_dir.is_dir():
         clear_attempts(run_dir)
         return adapter_dir
@@ -57,6 +57,7 @@ def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
     if newest is None or newest[1].step < newest[1].num_steps:
         start_from = newest[0] if newest else None
         attempt_dir = attempts_dir / checkpoint.new_attempt(attempts_dir, keep=start_from)
+        on_event(Note(f"{counted(settings.num_workers, 'SFT worker')} coming up"))
         _train(settings, attempt_dir, start_from=start_from, on_event=on_event)
         newest = checkpoint.newest(attempts_dir, settings, warn)
         if newest is None:
@@ -72,7 +73,7 @@ def run_sft(settings: SftSettings, *, run_dir: Path, on_event: OnEvent) -> Path:
 
 def clear_attempts(run_dir: Path) -> None:
     """Deletes what a driver leaves that is killed after the adapter is there: whole training states."""
-    shutil.rmtree(run_dir / "sft" / ATTEMPTS, ignore_errors=True)
+    shutil.rmtree(run_dir / "sft" / checkpoint.ATTEMPTS, ignore_errors=True)
 
 
 def _train(settings: SftSettings, attempt_dir: Path, *, start_from: Path | None, on_event: OnEvent) -> None:

@@ -13,7 +13,6 @@ from fxray.launch.calibration import recorded_splits
 from fxray.launch.data import Splits, prepare_data, refuse_shared_samples
 from fxray.launch.lease import LEASE_FILE
 from fxray.launch.run import open_run
-from fxray.metrics import METRICS_FILE
 from fxray.schema import Annotation, Sample, Verdict
 
 
@@ -53,7 +52,7 @@ def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path) -> None:
     splits_of(tmp_path, "abc", "d", "ef")
     with open_run(tmp_path / "run", config) as run:  # no phase has begun: rows may have been put right
         prepare_data(config, run, ignore)
-        (run.root / METRICS_FILE).touch()
+        run.sft_adapter.mkdir(parents=True)
     splits_of(tmp_path, "abx", "d", "ef")
     with (
         open_run(tmp_path / "run", config) as run,

@@ -19,9 +19,9 @@ DATA = [f"data.{split}=/data/{split}.parquet" for split in ("train", "validation
 
 
 def begin(root: Path, config: Config) -> None:
-    """Leaves a run in which SFT has done a step."""
+    """Leaves a run whose SFT is done."""
     with open_run(root, config) as run:
-        (run.root / METRICS_FILE).touch()
+        run.sft_adapter.mkdir(parents=True)
 
 
 def test_a_run_is_continued_with_the_same_configuration(tmp_path: Path) -> None:
@@ -143,7 +143,18 @@ def test_a_mistyped_path_does_not_bind_a_run(tmp_path: Path) -> None:
         assert not (run.root / BASE_FILE).exists()
 
 
-@pytest.mark.parametrize("made", ["metrics.jsonl", "sft/attempts/1", "grpo/alpha", "evaluation/no-ft", "something"])
+def test_sft_that_ended_before_its_first_checkpoint_does_not_bind_a_run(tmp_path: Path) -> None:
+    with open_run(tmp_path, load_config("tiny", [])) as run:
+        for made in (METRICS_FILE, "tensorboard/sft", "sft/attempts/attempt-0/progress.jsonl"):
+            (run.root / made).mkdir(parents=True)
+    other = load_config("tiny", ["model.max_pixels=50176"])
+    with open_run(tmp_path, other) as run:
+        assert load_config(run.root / "config.yaml", []) == other
+
+
+@pytest.mark.parametrize(
+    "made", ["sft/attempts/attempt-0/step-000100", "sft/adapter", "grpo/alpha", "evaluation/no-ft", "something"]
+)
 def test_whatever_a_phase_made_binds_a_run(tmp_path: Path, made: str) -> None:
     with open_run(tmp_path, load_config("tiny", [])) as run:
         (run.root / made).mkdir(parents=True)

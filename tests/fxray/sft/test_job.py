@@ -26,6 +26,7 @@ from fxray.sft.settings import SftSettings
 from fxray.sft.trainer import TellOfRestart
 
 NUM_STEPS = 30
+COMING_UP = Note("1 SFT worker coming up")
 DRIVER = Path(__file__).parent / "job_driver.py"
 
 
@@ -162,10 +163,10 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings: SftSetting
 def test_a_job_tells_each_step_and_leaves_nothing_but_the_adapter(uninterrupted: tuple[Path, list[Event]]) -> None:
     run_dir, events = uninterrupted
 
-    assert events[0] == PhaseStarted("sft", NUM_STEPS, 0)
-    assert [event.step for event in events[1:] if isinstance(event, Step)] == list(range(1, NUM_STEPS + 1))
-    assert len(events) == NUM_STEPS + 1
-    assert {"loss", "learning_rate", "grad_norm", "tokens_per_s", "seconds"} <= set(events[1].metrics)
+    assert events[:2] == [COMING_UP, PhaseStarted("sft", NUM_STEPS, 0)]
+    assert [event.step for event in events[2:] if isinstance(event, Step)] == list(range(1, NUM_STEPS + 1))
+    assert len(events) == NUM_STEPS + 2
+    assert {"loss", "learning_rate", "grad_norm", "tokens_per_s", "seconds"} <= set(events[2].metrics)
     assert sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob("*")) == [
         "sft",
         "sft/adapter",
@@ -195,9 +196,9 @@ def test_a_job_whose_worker_dies_or_hangs_ends_with_the_same_weights(
     run_sft(long_settings, run_dir=tmp_path, on_event=kill_on_the_way)
 
     assert [event.step for event in events if isinstance(event, Step)] == list(range(1, NUM_STEPS + 1))
-    notes = [event.text for event in events if isinstance(event, Note)]
-    assert len(notes) == 1
-    assert notes[0].startswith("an SFT worker died; the job goes on from step ")
+    coming_up, died = [event for event in events if isinstance(event, Note)]
+    assert coming_up == COMING_UP
+    assert died.text.startswith("an SFT worker died; the job goes on from step ")
     assert adapter_bytes(tmp_path) == adapter_bytes(uninterrupted[0])
 
 
@@ -223,7 +224,7 @@ def test_what_a_worker_refuses_ends_the_job_at_once(
     with pytest.raises(DataError, match="row 2, sample sample-2"):
         run_sft(settings, run_dir=tmp_path, on_event=events.append)
 
-    assert events == [PhaseStarted("sft", 1, 0)]
+    assert events == [COMING_UP, PhaseStarted("sft", 1, 0)]
     assert not (tmp_path / "sft" / "adapter").exists()
 
 
