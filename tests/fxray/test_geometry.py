@@ -41,6 +41,7 @@ def cells(boxes: list[Box]) -> set[tuple[int, int]]:
         (Box(-10, 0, 0, 50), None),
         (Box(30, 40, 10, 20), None),  # swapped
         (Box(10, 20, 10, 40), None),  # no width
+        (Box(10, 20, 30, 20), None),  # no height
         (Box(math.nan, 0, 10, 10), None),
         (Box(0, 0, math.nan, 10), None),
         (Box(-math.inf, 0, math.inf, 10), Box(0, 0, 100, 10)),
@@ -156,3 +157,17 @@ def test_nearest_match_gives_ties_to_the_earlier_truth_box():
     assert match_nearest([Box(5, 0, 9, 4)], truth) == [(0, 0, 0.0)]
     assert match_nearest([], truth) == []
     assert match_nearest(truth, []) == []
+
+
+@given(st.lists(any_box, max_size=5), st.lists(any_box, max_size=5))
+def test_nearest_match_takes_for_each_box_the_free_one_whose_centre_is_nearest(predicted, truth):
+    def centre(box):
+        return complex(box.x_min + box.x_max, box.y_min + box.y_max) / 2
+
+    free = list(range(len(truth)))
+    matches = match_nearest(predicted, truth)
+    assert len(matches) == min(len(predicted), len(truth))
+    for number, (i, j, iou) in enumerate(matches):
+        distances = [abs(centre(predicted[i]) - centre(truth[k])) for k in free]
+        assert (i, j) == (number, free.pop(distances.index(min(distances))))
+        assert iou == box_iou(predicted[i], truth[j])
