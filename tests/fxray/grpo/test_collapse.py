@@ -24,14 +24,20 @@ def told(*steps: dict[str, float]) -> list[list[str]]:
     return [watch.look(each) for each in steps]
 
 
-def test_a_sound_stage_is_not_spoken_of() -> None:
-    assert told(*[step()] * 20) == [[]] * 20
+@pytest.mark.parametrize(
+    "metrics", [step(), step(1.0, 1.0), step(0.96, 0.0), step(1.0, 0.06), step(1.0, 0.9, 21, 0.06)]
+)
+def test_a_sound_stage_is_not_spoken_of(metrics: dict[str, float]) -> None:
+    assert told(*[metrics] * 20) == [[]] * 20
 
 
 @pytest.mark.parametrize(("metrics", "says"), [
+    (step(0.97, 0.05), "say real: 5% of those to generated images are right"),
     (step(1.0, 0.02), "say real: 2% of those to generated images are right"),
     (step(0.01, 0.98), "say generated: 1% of those to real images are right"),
     (step(num_without_spread=22), "in 22 of the 24 groups"),
+    (step(num_without_spread=9) | {"num_groups": 10.0}, "in 9 of the 10 groups"),
+    (step(0.0, 0.0, 24, 0.05), "5% of the answers of a step can be read"),
     (step(0.0, 0.0, 24, 0.04), "4% of the answers of a step can be read"),
 ])  # fmt: skip
 def test_a_trouble_that_stays_is_told_once(metrics: dict[str, float], says: str) -> None:
