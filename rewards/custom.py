@@ -1,11 +1,14 @@
 """The user's own reward functions, named in the configuration by import path."""
 
 import importlib
+import inspect
 import math
 import numbers
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from fxray.data.frame import Frame
 from fxray.errors import ConfigError
@@ -20,7 +23,7 @@ class CustomReward:
 
     Attributes:
         path: `package.module:function`, called as `function(answer_text, annotation, frame)`; also the name under
-            which its value is logged.
+            which its value is logged. Whatever can be called will do: `functools.partial` gives one its parameters.
         weight: Factor in the weighted sum.
     """
 
@@ -45,25 +48,27 @@ class CustomReward:
 
 @cache
 def load_reward(path: str) -> RewardFunction:
-    """The function that an import path names.
+    """The function that an import path names; its module lies in the current folder, or where Python finds modules.
 
     Args:
         path: `package.module:function`.
 
     Raises:
         ConfigError: The path has another form, its module cannot be imported or fails at that, or it names nothing that
-            can be called.
+            can be called with three arguments.
     """
     module_name, separator, name = path.partition(":")
     if not (module_name and separator and name):
         raise ConfigError(f"{path!r} is no import path", remedy="write `package.module:function`")
+    if (here := str(Path.cwd())) not in sys.path:  # workers of a Ray on this machine have it
+        sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
             f"module {module_name!r} cannot be imported: {error}",
             where=path,
-            remedy="put its folder on PYTHONPATH, or into the working directory that the job ships",
+            remedy="put it into the current folder, or its folder on PYTHONPATH",
         ) from error
     except Exception as error:  # the module is the user's: whatever its own code raises
         raise ConfigError(
@@ -76,4 +81,20 @@ def load_reward(path: str) -> RewardFunction:
         raise ConfigError(f"module {module_name!r} has no {name!r}", where=path, remedy="check the spelling")
     if not callable(function):
         raise ConfigError(f"{name!r} is a {type(function).__name__}, not a function", where=path)
+    _refuse_other_arguments(function, path)
     return function
+
+
+def _refuse_other_arguments(function: RewardFunction, path: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # as of some that are written in C
+        return
+    try:
+        signature.bind("", None, None)
+    except TypeError as error:
+        raise ConfigError(
+            f"takes {signature}: {error}",
+            where=path,
+            remedy="a reward is called as function(answer_text, annotation, frame)",
+        ) from error

@@ -64,14 +64,14 @@ class Stage(Section):
     epochs: Positive = 1.0
     """Passes over the training split, where neither `steps` here nor grpo.steps_per_stage says otherwise."""
     steps: Count | None = None
-    """Updates; it goes before `epochs`."""
+    """Updates; it goes before `epochs` and grpo.steps_per_stage."""
     learning_rate: Positive | None = None
     max_new_tokens: Count | None = None
     reference: Literal["sft", "previous-stage"] | None = None
 
     def num_steps(self, steps_per_stage: int, num_samples: int, prompts_per_step: int) -> int:
-        """Updates of this stage: what `grpo.steps_per_stage` says, else the stage itself, else its epochs."""
-        return steps_per_stage or self.steps or _steps_of_epochs(self.epochs, num_samples, prompts_per_step)
+        """Updates of this stage: its own `steps`, else `grpo.steps_per_stage`, else its epochs."""
+        return self.steps or steps_per_stage or _steps_of_epochs(self.epochs, num_samples, prompts_per_step)
 
 
 def num_sft_steps(num_samples: int, *, epochs: float, batch_size: int, max_steps: int) -> int:

@@ -178,7 +178,7 @@ class GrpoConfig(Section):
     schedule: str = "paper"
     """Reward schedule: a preset in configs/schedules (paper, linear, fixed-alpha, ...) or a YAML file."""
     steps_per_stage: Annotated[int, Field(ge=0)] = 0
-    """Updates in each stage; 0 means the schedule's epochs over the training split decide (paper: one epoch)."""
+    """Updates in each stage that names no `steps` of its own; 0: its epochs over the training split (paper: one)."""
 
 
 class RolloutConfig(Section):
@@ -236,7 +236,7 @@ class RolloutConfig(Section):
 
 class RewardFunctionConfig(Section):
     path: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
-    """`package.module:function`, called as function(answer_text, annotation, frame) -> float."""
+    """`package.module:function`, called as function(answer_text, annotation, frame) -> float (docs/extending.md)."""
     weight: float = 1.0
 
 

@@ -12,7 +12,7 @@ from fxray.evaluate.estimates import Estimate
 from fxray.evaluate.evaluation import Evaluation, Slice
 
 SYNTHETIC_NOTE = "SYNTHETIC: photographs with planted defects; not comparable with published numbers"
-_PROBABILITY_COLUMNS = {
+PROBABILITY_COLUMNS = {
     "auroc": "AUROC",
     "average_precision": "average precision",
     "tpr_at_1_fpr": "TPR at 1 % FPR",
@@ -30,7 +30,7 @@ _DETAIL_COLUMNS = {
     "tag_f1": "tag F1",
     "hallucination": "real with boxes",
 }
-_COLUMNS = {
+COLUMNS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced",
     "iou": "IoU",
@@ -60,9 +60,9 @@ def probability_table(evaluations: Sequence[Evaluation]) -> Table | None:
     if not rows:
         return None
     is_synthetic = any(evaluation.is_synthetic for evaluation in evaluations)
-    table = _empty("Probabilities", "stage", _PROBABILITY_COLUMNS, is_synthetic=is_synthetic, notes=[])
+    table = _empty("Probabilities", "stage", PROBABILITY_COLUMNS, is_synthetic=is_synthetic, notes=[])
     for title, scores in rows:
-        cells = [format_estimate(scores.metrics[metric]) for metric in _PROBABILITY_COLUMNS]
+        cells = [format_estimate(scores.metrics[metric]) for metric in PROBABILITY_COLUMNS]
         table.add_row(title, str(scores.num_images), *cells)
     return table
 
@@ -130,7 +130,7 @@ def _table(
     *,
     is_synthetic: bool,
     notes: list[str],
-    columns: Mapping[str, str] = _COLUMNS,
+    columns: Mapping[str, str] = COLUMNS,
 ) -> Table:
     table = _empty(title, first, columns, is_synthetic=is_synthetic, notes=notes)
     for name, part in rows:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fxray.config.families import FAMILIES
 from fxray.data.frame import Frame
 from fxray.schema import Annotation
 
-FORBIDDEN_TOKENS = (
-    *("<|image_pad|>", "<|video_pad|>", "<|vision_pad|>", "<|vision_start|>", "<|vision_end|>"),
-    *("<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
+FORBIDDEN_TOKENS = {"<|video_pad|>", "<|vision_pad|>", "<|vision_start|>", "<|vision_end|>", "<video>"}.union(
+    *({family.placeholder, family.image_start, family.image_end} - {""} for family in FAMILIES.values())
 )
 """Tokens that are never sampled, as far as a vocabulary has them: they stand for pixels. Sampled log-probabilities are
 over the rest of the vocabulary, so a learner that agrees with the sampler gives these tokens the logit minus infinity

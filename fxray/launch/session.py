@@ -45,7 +45,8 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     """Starts or continues a run, up to where Ray is there.
 
     Raises:
-        ConfigError: The configuration cannot run, or the directory belongs to another one.
+        ConfigError: The configuration cannot run, a reward function cannot be loaded, or the directory belongs to
+            another one.
         DataError: A dataset is missing or malformed.
         ModelError: The base model cannot be read.
         CheckpointError: The run was begun with another base model.
@@ -54,9 +55,12 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     from fxray.data.dataset import Dataset
     from fxray.launch.base_model import keep_base
     from fxray.model.folder import resolve_model_path
+    from rewards.custom import load_reward
 
     refuse(check(config), where="configuration")
     stages = load_stages(config.grpo.schedule)
+    for function in config.reward.functions:
+        load_reward(function.path)
     model_path = resolve_model_path(config.model.path)
     check_machine(config.ray)
     warning_s, names = config.ray.stall_warning_s, [stage.name for stage in stages]

@@ -91,9 +91,6 @@ class _Plan:
     """Only SFT, only the stages, or (None) both."""
 
 
-_FACTS = {"accuracy": "is_right", "parse_rate": "is_strict"}
-"""Means that a log may hold under the name of the fact that they are the mean of."""
-
 _HELD_OUT = {"accuracy": "accuracy", "iou": "IoU"}
 _PLANS = (
     _Plan(
@@ -134,7 +131,7 @@ def phases_of(steps: Sequence[StepMetrics]) -> tuple[Phase, ...]:
 def panels_of(steps: Sequence[StepMetrics], comparison: Comparison) -> list[Panel]:
     """Every panel for which something was recorded."""
     panels = []
-    for plan in _PLANS:
+    for plan in (*_PLANS, *_of_own_rewards(steps)):
         phases = tuple(p for p in phases_of(steps) if plan.is_sft is None or plan.is_sft == (p.name == SFT_PHASE))
         curves = []
         for name, label in plan.metrics:
@@ -147,10 +144,17 @@ def panels_of(steps: Sequence[StepMetrics], comparison: Comparison) -> list[Pane
     return panels
 
 
+def _of_own_rewards(steps: Sequence[StepMetrics]) -> list[_Plan]:
+    """A panel for each of the user's rewards."""
+    built_in = {name for plan in _PLANS for name, _ in plan.metrics}
+    logged = {name for step in steps for name in step.metrics if name.startswith("reward/")}
+    paths = [name.removeprefix("reward/") for name in sorted(logged - built_in)]
+    return [_Plan(f"Reward {path}", "Unweighted mean.", ((f"reward/{path}", path),), False) for path in paths]
+
+
 def _points(name: str, i: int, phase: Phase, steps: Sequence[StepMetrics]) -> tuple[tuple[float, float], ...]:
     """Points of one metric in the i-th phase, thinned to bins of equal width; huge values are cut to `_MAX_VALUE`."""
-    fact = _FACTS.get(name, name)
-    found = [(s.step, s.metrics.get(name, s.metrics.get(fact, math.nan))) for s in steps if s.phase == phase.name]
+    found = [(s.step, s.metrics.get(name, math.nan)) for s in steps if s.phase == phase.name]
     points = [
         (i + _place(step, phase), min(max(value, -_MAX_VALUE), _MAX_VALUE))
         for step, value in found

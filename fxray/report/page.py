@@ -3,7 +3,7 @@
 import datetime as dt
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fxray.evaluate.comparison import Comparison, title_of
 from fxray.evaluate.decisions import DECISIONS
 from fxray.evaluate.probabilities import PROBABILITY_METRICS
 from fxray.evaluate.scores import METRICS
-from fxray.evaluate.table import percent
+from fxray.evaluate.table import COLUMNS, PROBABILITY_COLUMNS, percent
 from fxray.files import write_atomically
 from fxray.report.chart import draw_panel
 from fxray.report.curves import panels_of
@@ -30,22 +30,6 @@ from fxray.timeline import OLD_TIMELINE_FILE, TIMELINE_FILE, busy_s, length_s, r
 
 REPORT_FILE, NUMBERS_FILE = "report.html", "metrics.json"
 
-_COLUMNS = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced",
-    "iou": "IoU",
-    "matched_iou": "Matched IoU",
-    "parse_rate": "Parse rate",
-    "boxes_per_image": "Boxes",
-}
-_PROBABILITY_COLUMNS = {
-    "auroc": "AUROC",
-    "average_precision": "Average precision",
-    "tpr_at_1_fpr": "TPR at 1 % FPR",
-    "tpr_at_5_fpr": "TPR at 5 % FPR",
-    "ece": "ECE",
-    "brier": "Brier",
-}
 _LINKS = ("metrics.json", "metrics.jsonl", "config.yaml", "versions.json", "data.json", "timeline.json", "tensorboard")
 _LINK_PATTERNS = ("sft/adapter", "grpo/*/final/adapter", "evaluation/*/predictions.parquet")
 
@@ -111,11 +95,11 @@ def render_page(record: RunRecord) -> str:
         name=record.run_dir.resolve().name,
         written=dt.datetime.now(dt.UTC),
         metrics=METRICS | PROBABILITY_METRICS,
-        probability_columns=_PROBABILITY_COLUMNS,
+        probability_columns=_as_heads(PROBABILITY_COLUMNS),
         decisions=DECISIONS,
         diagrams=_diagrams(comparison),
-        columns=_COLUMNS,
-        part_columns={name: label for name, label in _COLUMNS.items() if name != "balanced_accuracy"},
+        columns=_as_heads(COLUMNS),
+        part_columns=_as_heads({name: COLUMNS[name] for name in COLUMNS if name != "balanced_accuracy"}),
         stages={title_of(e.name): e for e in comparison.evaluations},
         missing=[title_of(name) for name in record.phases if name not in {e.name for e in comparison.evaluations}],
         gain=comparison.gain,
@@ -130,6 +114,11 @@ def render_page(record: RunRecord) -> str:
         busy_of=_duration(length_s(events)) if (record.run_dir / OLD_TIMELINE_FILE).is_file() else "",
         links=_links(record.run_dir),
     )
+
+
+def _as_heads(columns: Mapping[str, str]) -> dict[str, str]:
+    """Columns of the terminal's tables, as the page writes them."""
+    return {name: label[0].upper() + label[1:] for name, label in columns.items()}
 
 
 def _diagrams(comparison: Comparison) -> dict[str, tuple[list[str], Markup]]:

@@ -1,4 +1,5 @@
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from rewards.stage import RightWrong, StageRewards
 FRAME = Frame(100, 50, 56, 28)
 TRUTH = Annotation(Verdict.REAL)
 MODULE = """
+import functools
+
 def brevity(answer_text, annotation, frame):
     return -len(answer_text) / frame.width_px
 
@@ -36,6 +39,13 @@ def nothing(answer_text, annotation, frame):
 def broken(answer_text, annotation, frame):
     raise KeyError("left_leg")
 
+def two(answer_text, annotation):
+    return 0.0
+
+def with_limit(answer_text, annotation, frame, *, limit):
+    return float(len(answer_text) < limit)
+
+short = functools.partial(with_limit, limit=4)
 constant = 3
 """
 
@@ -78,11 +88,25 @@ def test_a_number_of_numpy_is_a_number():
         ("users_torn_module:brevity", "fails when it is imported: SyntaxError: (.|\n)*mend it"),
         ("users_rewards:brevety", "has no 'brevety'"),
         ("users_rewards:constant", "'constant' is a int"),
+        ("users_rewards:two", r"takes \(answer_text, annotation\): (.|\n)*function\(answer_text, annotation, frame\)"),
+        ("users_rewards:with_limit", "missing a required argument: 'limit'"),
     ],
 )
 def test_path_that_names_no_function_is_refused(path, message):
     with pytest.raises(ConfigError, match=message):
         load_reward(path)
+
+
+def test_what_is_bound_to_parameters_is_a_reward():
+    scores = [CustomReward("users_rewards:short", 1.0).value(answer, TRUTH, FRAME) for answer in ("real", "no")]
+    assert scores == [0.0, 1.0]
+
+
+def test_a_module_in_the_current_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    (tmp_path / "users_module_beside.py").write_text("def brevity(answer_text, annotation, frame): return 0.5")
+    monkeypatch.chdir(tmp_path)
+    assert CustomReward("users_module_beside:brevity", 1.0).value("", TRUTH, FRAME) == 0.5
 
 
 @pytest.mark.parametrize(("name", "got"), [("not_a_number", "nan"), ("nothing", "None")])

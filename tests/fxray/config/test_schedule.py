@@ -60,3 +60,11 @@ def test_epochs_make_as_many_steps_as_their_digits_say(epochs, num_samples, batc
     assert num_sft_steps(num_samples, epochs=epochs, batch_size=batch_size, max_steps=0) == num_steps
     stage = load_stages("paper")[0].model_copy(update={"epochs": epochs})
     assert stage.num_steps(0, num_samples, batch_size) == num_steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "steps_per_stage", "num_steps"), [(3, 36, 3), (None, 36, 36), (3, 0, 3), (None, 0, 2)]
+)
+def test_the_steps_of_a_stage_go_before_those_of_the_configuration(steps, steps_per_stage, num_steps):
+    stage = load_stages("paper")[0].model_copy(update={"steps": steps})
+    assert stage.num_steps(steps_per_stage, 16, 8) == num_steps

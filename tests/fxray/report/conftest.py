@@ -109,6 +109,7 @@ def write_metrics(run_dir: Path) -> None:
                 "reward/label": label,
                 "reward/iou": iou,
                 "reward/format": form,
+                "reward/mine:brevity": -form,
                 "accuracy": accuracy,
                 "iou": iou,
                 "parse_rate": parse_rate,

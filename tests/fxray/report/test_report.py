@@ -117,7 +117,7 @@ def test_the_five_stages_and_the_gain_are_told(page: Page, run_dir: Path) -> Non
 def test_the_curves_of_figure_3_are_there(page: Page) -> None:
     charts = {attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"}
     assert {"Accuracy and IoU", "Reward", "Parts of the reward", "SFT loss", "GRPO loss"} <= charts
-    assert {"KL to the reference", "Parse rate", "Speed"} <= charts
+    assert {"KL to the reference", "Parse rate", "Speed", "Reward mine:brevity"} <= charts
 
 
 def test_synthetic_data_is_called_so_on_the_face(page: Page, make_run: MakeRun) -> None:

@@ -208,11 +208,15 @@ def test_what_an_earlier_sweep_found_best_does_not_outlive_it(base, sweep_file, 
     assert not (base.out / "best.yaml").exists()
 
 
-def test_trials_that_were_trained_with_other_rewards_are_not_told_as_these(base, sweep_file, fake_train):
+def test_trials_that_were_trained_with_other_rewards_are_not_told_as_these(
+    base, sweep_file, fake_train, tmp_path, monkeypatch
+):
+    (tmp_path / "brief_rewards.py").write_text("def brevity(answer_text, annotation, frame): return -len(answer_text)")
+    monkeypatch.syspath_prepend(tmp_path)
     train, calls = fake_train({"": (6, 4, 4, 4)})
     sweep(sweep_file(GRID), base, train=train, run=in_this_process)
     num_calls = len(calls())
-    rewards = "reward.functions=[{path: 'rewards.label:label_reward'}]"
+    rewards = "reward.functions=[{path: 'brief_rewards:brevity'}]"
     other = replace(base, configure=lambda more, above: base.configure([rewards, *more], above))
     with pytest.raises(ConfigError, match=r"other values of reward\.functions"):
         sweep(sweep_file(GRID), other, train=train, run=in_this_process)
