@@ -8,6 +8,7 @@ from fxray.config.model_shape import ModelShape, read_shape
 from fxray.config.problem import Problem
 from fxray.config.schedule import load_stages
 from fxray.config.tree import DEFAULT_MODEL, Config
+from fxray.counts import counted
 
 PROMPT_TOKENS = 96
 """What the longest chat template takes beside its image, generously."""
@@ -108,7 +109,8 @@ def warmup_problems(config: Config, num_train: int) -> Iterator[Problem]:
         num_steps = stage.num_steps(grpo.steps_per_stage, num_train, grpo.prompts_per_step)
         is_known = bool(grpo.steps_per_stage or stage.steps or num_train)
         if is_known and 0 < grpo.warmup_steps >= num_steps:
-            bound = f"must be below the {num_steps} steps of stage {stage.name}, or the full rate is never reached"
+            steps = counted(num_steps, "step")
+            bound = f"must be below the {steps} of stage {stage.name}, or the full rate is never reached"
             yield Problem("grpo.warmup_steps", str(grpo.warmup_steps), bound, "lower grpo.warmup_steps")
             return
 

@@ -250,16 +250,22 @@ stages:
 
 
 @pytest.mark.parametrize(
-    ("length", "num_train", "num_steps"), [("steps: 5", 0, 5), ("steps: 5", 900, 5), ("epochs: 1", 480, 20)]
+    ("length", "num_train", "num_steps", "said"),
+    [
+        ("steps: 5", 0, 5, "5 steps"),
+        ("steps: 5", 900, 5, "5 steps"),
+        ("epochs: 1", 480, 20, "20 steps"),
+        ("steps: 1", 0, 1, "1 step"),
+    ],
 )
-def test_a_stage_that_never_has_the_full_rate_is_named(tmp_path, length, num_train, num_steps):
+def test_a_stage_that_never_has_the_full_rate_is_named(tmp_path, length, num_train, num_steps, said):
     schedule = tmp_path / "mine.yaml"
     schedule.write_text(ONE_STAGE % length)
     overrides = ["grpo.steps_per_stage=0", f"grpo.schedule={schedule}"]
     enough = load_config("tiny", [*overrides, f"grpo.warmup_steps={num_steps - 1}"])
     assert list(warmup_problems(enough, num_train)) == []
     (problem,) = warmup_problems(load_config("tiny", [*overrides, f"grpo.warmup_steps={num_steps}"]), num_train)
-    assert problem.bound.startswith(f"must be below the {num_steps} steps of stage short")
+    assert problem.bound.startswith(f"must be below the {said} of stage short")
 
 
 def test_epochs_of_data_that_are_not_open_yet_are_passed_over():
