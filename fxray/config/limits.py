@@ -7,8 +7,8 @@ from fxray.config.image_size import TOKEN_PX, most_tokens
 from fxray.config.model_shape import ModelShape, read_shape
 from fxray.config.problem import Problem
 from fxray.config.schedule import load_stages
+from fxray.config.stage_limits import own_reward_problems, warmup_problems
 from fxray.config.tree import DEFAULT_MODEL, Config
-from fxray.counts import counted
 
 PROMPT_TOKENS = 96
 """What the longest chat template takes beside its image, generously."""
@@ -37,6 +37,7 @@ def check(config: Config) -> list[Problem]:
         *_whole_weights(config),
         *_staleness(config),
         *_service(config),
+        *own_reward_problems(config),
     ]
     shape = read_shape(config.model.path)
     if isinstance(shape, Problem):
@@ -92,27 +93,6 @@ def _lengths(config: Config) -> Iterator[Problem]:
             f"+ {answer} of the answer",
             f"set rollout.max_model_len to {needed} or more, or lower model.max_pixels or grpo.max_new_tokens",
         )
-
-
-def warmup_problems(config: Config, num_train: int) -> Iterator[Problem]:
-    """A stage that ends before it has the full rate; one that is given in epochs is passed over without `num_train`.
-
-    Args:
-        config: The whole tree.
-        num_train: Rows of the training split, 0 where they are not known yet.
-
-    Raises:
-        ConfigError: The reward schedule cannot be read.
-    """
-    grpo = config.grpo
-    for stage in load_stages(grpo.schedule):
-        num_steps = stage.num_steps(grpo.steps_per_stage, num_train, grpo.prompts_per_step)
-        is_known = bool(grpo.steps_per_stage or stage.steps or num_train)
-        if is_known and 0 < grpo.warmup_steps >= num_steps:
-            steps = counted(num_steps, "step")
-            bound = f"must be below the {steps} of stage {stage.name}, or the full rate is never reached"
-            yield Problem("grpo.warmup_steps", str(grpo.warmup_steps), bound, "lower grpo.warmup_steps")
-            return
 
 
 def _batches(config: Config) -> Iterator[Problem]:

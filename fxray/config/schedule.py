@@ -53,6 +53,8 @@ class RewardWeights(Section):
     """Relaxing constant: R_G = min(1, eta IoU)."""
     matching: Literal["union", "nearest"] = "union"
     """IoU of the united areas (the paper's text), or of nearest pairs of boxes (the authors' code)."""
+    functions: dict[str, float] = Field(default_factory=dict)
+    """Weights of rewards of one's own in this stage, by their path; by default those in reward.functions."""
 
 
 class Stage(Section):

@@ -53,9 +53,10 @@ def greedy(config: Config) -> SamplingSettings:
 
 def stage_rewards(config: Config, stage: Stage) -> StageRewards:
     """The reward weights of a stage, and the user's own rewards."""
-    weights = stage.rewards.model_dump() | {
+    weights = stage.rewards.model_dump(exclude={"functions"}) | {
         "label": RightWrong(stage.rewards.label.right, stage.rewards.label.wrong),
         "format": RightWrong(stage.rewards.format.right, stage.rewards.format.wrong),
     }
-    custom = tuple(CustomReward(function.path, function.weight) for function in config.reward.functions)
+    own = stage.rewards.functions
+    custom = tuple(CustomReward(each.path, own.get(each.path, each.weight)) for each in config.reward.functions)
     return StageRewards(name=stage.name, custom=custom, view=config.data.view, **weights)

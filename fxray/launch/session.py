@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from fxray.capacity.trained import find_store_problem
-from fxray.config.limits import check, warmup_problems
+from fxray.config.limits import check
 from fxray.config.problem import refuse
 from fxray.config.schedule import Stage, load_stages
+from fxray.config.stage_limits import warmup_problems
 from fxray.config.tree import Config
 from fxray.events import Event, OnEvent, PhaseDone
 from fxray.launch.cluster import check_machine, ray_cluster

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from fxray.config.limits import check, warmup_problems
+from fxray.config.limits import check
 from fxray.config.load import load_config
 from fxray.config.model_shape import adapter_warning
 
@@ -239,36 +239,3 @@ def test_engines_of_several_gpus_divide_the_intermediate_size_of_the_vision_towe
     assert "rollout.gpus_per_worker to 4," in found.remedy
     found = problems("model.path=Qwen/Qwen2.5-VL-3B-Instruct", "rollout.gpus_per_worker=4")
     assert "rollout.gpus_per_worker" not in found
-
-
-ONE_STAGE = """
-stages:
-  - name: short
-    %s
-    rewards: {w_iou: 1.0, label: {right: 1.0, wrong: -1.0}, format: {right: 2.0, wrong: -1.0}}
-"""
-
-
-@pytest.mark.parametrize(
-    ("length", "num_train", "num_steps", "said"),
-    [
-        ("steps: 5", 0, 5, "5 steps"),
-        ("steps: 5", 900, 5, "5 steps"),
-        ("epochs: 1", 480, 20, "20 steps"),
-        ("steps: 1", 0, 1, "1 step"),
-    ],
-)
-def test_a_stage_that_never_has_the_full_rate_is_named(tmp_path, length, num_train, num_steps, said):
-    schedule = tmp_path / "mine.yaml"
-    schedule.write_text(ONE_STAGE % length)
-    overrides = ["grpo.steps_per_stage=0", f"grpo.schedule={schedule}"]
-    enough = load_config("tiny", [*overrides, f"grpo.warmup_steps={num_steps - 1}"])
-    assert list(warmup_problems(enough, num_train)) == []
-    (problem,) = warmup_problems(load_config("tiny", [*overrides, f"grpo.warmup_steps={num_steps}"]), num_train)
-    assert problem.bound.startswith(f"must be below the {said} of stage short")
-
-
-def test_epochs_of_data_that_are_not_open_yet_are_passed_over():
-    config = load_config("tiny", ["grpo.steps_per_stage=0", "grpo.warmup_steps=100000"])
-    assert list(warmup_problems(config, 0)) == []
-    assert list(warmup_problems(config, 480))
