@@ -130,10 +130,14 @@ def ends_run(late: Errand, errands: Iterable[Errand], *, is_short: bool) -> bool
     Args:
         late: What it is busy with.
         errands: All that there are.
-        is_short: Without it fewer workers are up than a step takes: only a start may then be late, if another goes on.
+        is_short: Without it fewer workers are up than a step takes: only a start may then be late, while one goes on of
+            a worker that was hired before this one had its node. Its successors do not count, or the wait had no end.
     """
-    is_replaced = late.kind == START and is_starting(each for each in errands if each is not late)
-    return late.kind == REST or (is_short and not is_replaced)
+    since_s = late.worker.placed_s or -math.inf
+    is_spared = late.kind == START and is_starting(
+        each for each in errands if each is not late and each.worker.hired_s <= since_s
+    )
+    return late.kind == REST or (is_short and not is_spared)
 
 
 def kept_from_rest(errands: Iterable[Errand], *, is_short: bool) -> str:

@@ -111,6 +111,15 @@ def test_a_worker_that_is_late_to_start_is_replaced_while_another_starts(stub: R
     assert (drawn_by(pool.generate(prompts(8), TWO)), pool.num_deaths) == ({"rollout-2"}, 1)
 
 
+def test_workers_that_are_all_late_to_start_end_the_run_at_their_deadline(stub: Ray) -> None:
+    hanging = {number: {"start_s": math.inf} for number in range(1, 9)}
+    workers = hanging | {2: {"place_s": 50.0, "start_s": math.inf}}
+    pool = stub_pool(stub, workers, num_workers=2, deadlines=SHORTER, max_restarts=9)
+    with pytest.raises(DeadlineError, match="rollout-2 to start"):
+        pool.generate(prompts(8), TWO)
+    assert stub.now_s - 1000.0 == pytest.approx(450.0, abs=3.0)
+
+
 def test_groups_of_an_engine_that_is_up_have_the_time_of_a_step(stub: Ray) -> None:
     pool = stub_pool(stub, {1: {"draw_s": 9.0}}, num_workers=1, deadlines=Deadlines(60, 2, 60), max_restarts=1)
     with pytest.raises(DeadlineError, match="4 groups from rollout-1"):
