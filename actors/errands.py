@@ -102,7 +102,8 @@ def end_s(errand: Errand, start_deadline_s: float, short_since_s: float | None) 
     Args:
         errand: It.
         start_deadline_s: For an engine to come up.
-        short_since_s: Since when fewer workers are up than a step takes; None where enough are.
+        short_since_s: Since when fewer workers are up than a step takes, and none that has a node is on its way; None
+            where enough are, or one is.
     """
     worker, errand_end_s = errand.worker, errand.deadline_s
     if errand.kind == START and worker.placed_s is not None:
@@ -116,6 +117,27 @@ def end_s(errand: Errand, start_deadline_s: float, short_since_s: float | None) 
 def may_start(errands: Iterable[Errand]) -> bool:
     """Whether an engine is on its way up; one that waits for a node may do so for ever."""
     return any(errand.kind == START and not errand.worker.has_no_node for errand in errands)
+
+
+def is_starting(errands: Iterable[Errand]) -> bool:
+    """Whether an engine that has a node is on its way up."""
+    return any(errand.kind == START and errand.worker.placed_s is not None for errand in errands)
+
+
+def ends_run(late: Errand, errands: Iterable[Errand], *, is_short: bool) -> bool:
+    """Whether nothing can go on without a worker that is late.
+
+    Args:
+        late: What it is busy with.
+        errands: All that there are.
+        is_short: Without it fewer workers are up than a step takes: only a start may then be late, while one goes on of
+            a worker that was hired before this one had its node. Its successors do not count, or the wait had no end.
+    """
+    since_s = late.worker.placed_s or -math.inf
+    is_spared = late.kind == START and is_starting(
+        each for each in errands if each is not late and each.worker.hired_s <= since_s
+    )
+    return late.kind == REST or (is_short and not is_spared)
 
 
 def kept_from_rest(errands: Iterable[Errand], *, is_short: bool) -> str:

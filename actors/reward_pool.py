@@ -29,7 +29,7 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.failures import DEATHS, FailureBudget, dead_node, forget_frames, words_of
+from actors.failures import LOSSES, FailureBudget, dead_node, forget_frames, words_of
 from actors.placement import node_share
 from fxray import spans
 from fxray.capacity.leases import SHARE_S, share_size
@@ -279,8 +279,9 @@ class RewardPool:
         lease.span.end()
         try:
             result = ray.get(reference, timeout=self._group_deadline_s)
-        except DEATHS as error:
+        except LOSSES as error:
             forget_frames(error)
+            ray.kill(lease.worker)  # one whose answer alone is lost may live
             is_taken = isinstance(error, RayActorError) and error.preempted
             if not is_taken:
                 self.counters.deaths += 1

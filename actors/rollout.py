@@ -29,6 +29,8 @@ from actors.errands import (
     Errand,
     RolloutFacts,
     end_s,
+    ends_run,
+    is_starting,
     kept_from_rest,
     late_error,
     may_start,
@@ -199,7 +201,7 @@ class RolloutPool:
         decision = self.scaler.choose(self._crew.num_up, fills_engine)
         if not decision.reason:
             return
-        self._tell(f"from {before} to {decision.num_workers} rollout workers: {decision.reason}", is_warning=False)
+        self._on_event(Note(f"from {before} to {decision.num_workers} rollout workers: {decision.reason}"))
         self._nodes.ask_for(self.scaler.num_workers)
         for worker in self._crew.surplus(self.scaler.num_workers):
             self._let_go(worker)
@@ -292,7 +294,7 @@ class RolloutPool:
 
     def _look_after_workers(self) -> None:
         """Hears who answers, replaces who hangs, and lets go who must leave; at most every few seconds."""
-        is_short = self._crew.num_up < self._num_needed
+        is_short = self._crew.num_up < self._num_needed and not is_starting(self._errands.values())
         self._short_since_s = (self._short_since_s or time.monotonic()) if is_short else None
         if time.monotonic() < self._crew.next_look_s:
             return
@@ -304,7 +306,7 @@ class RolloutPool:
         for worker in hung:
             self._lose(worker, f"did not answer for {self._deadlines.hang_s:g} s")
         for worker in drained:
-            self._tell(f"{worker.name} gets no more groups: its node is being drained")
+            self._on_event(Note(f"{worker.name} gets no more groups: its node is being drained", is_warning=True))
             if worker in self._idle:
                 self._continue(worker)
         self._fill()
@@ -368,7 +370,8 @@ class RolloutPool:
         if worker.leaves_s is not None and worker.leaves_s <= time.monotonic():
             self._continue(worker)
             return
-        if errand.kind == REST or self._crew.num_up_besides(worker) < self._num_needed:
+        is_short = self._crew.num_up_besides(worker) < self._num_needed
+        if ends_run(errand, self._errands.values(), is_short=is_short):
             raise late_error(errand.what, is_placed=worker.placed_s is not None, kind=errand.kind)
         self._lose(worker, f"was given up: waited too long for {errand.what}")
 
@@ -378,7 +381,7 @@ class RolloutPool:
         what = next((errand.what for errand in self._errands.values() if errand.worker is worker), "nothing")
         text = f"{worker.name} {reason}; the pool waited for {what}"
         self._let_go(worker, reason)
-        self._tell(text)
+        self._on_event(Note(text, is_warning=True))
         self.num_departures += is_taken
         if not is_taken:
             self._failures.record(time.monotonic(), text, node=worker.node, hired_s=worker.hired_s)
@@ -395,6 +398,3 @@ class RolloutPool:
             self._idle.remove(worker)
         self._crew.dismiss(worker)
         spans.retire(worker.name, reason)
-
-    def _tell(self, text: str, *, is_warning: bool = True) -> None:
-        self._on_event(Note(text, is_warning=is_warning))

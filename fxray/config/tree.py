@@ -154,7 +154,8 @@ class GrpoConfig(Section):
     towards initialization); the next stage starts there. 1 keeps all."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Positive = 1.0
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Field(ge=0.01)] = 1.0
+    """vLLM draws no colder than 0.01."""
     max_new_tokens: Count = 1024
     clip_low: Fraction = 0.2
     """The probability ratio is clipped to [1 - clip_low, 1 + clip_high]."""

@@ -129,15 +129,16 @@ class Fleet(Policies):
                 however long each time took: what hangs for its whole deadline would hang for ever.
         """
         self._end_learner()
-        self._learner_failures.record(time.monotonic(), str(error))
+        reason = f"{error.where}: {error.message}"
+        self._learner_failures.record(time.monotonic(), reason)
         self._num_lost_here += 1
         if self._num_lost_here > (most := self._session.config.failures.max_restarts):
             raise WorkerDiedError(
                 f"the learner was lost {counted(self._num_lost_here, 'time')} without a step beyond policy version "
                 f"{self._newest_version}, {counted(most, 'restart is', 'restarts are')} allowed; the last time: "
-                f"{error}",
+                f"{reason}",
                 where="failures.max_restarts",
-                remedy="it fails at the same place each time: see what it says there",
+                remedy=error.remedy or "it fails at the same place each time: see what it says there",
             )
 
     def _end_learner(self) -> None:

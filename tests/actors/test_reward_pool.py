@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import ObjectLostError
 
 from actors.failures import FailureBudget
-from actors.reward_pool import MAX_REASONS, Answers, RewardCounters, RewardPool, RewardWorker
+from actors.reward_pool import MAX_REASONS, Answers, RewardCounters, RewardPool, RewardWorker, Scored
 from fxray.data.frame import Frame
 from fxray.errors import ConfigError, FxrayError, WorkerDiedError
 from fxray.events import ignore
@@ -177,6 +178,28 @@ def test_a_group_outlives_the_worker_that_scored_it(cluster: None, tmp_path: Pat
 
     assert all(result.is_valid_G.all() for result in results)
     assert (pool.counters.deaths, pool.counters.failures) == (1, 0)
+
+
+@pytest.mark.ray
+def test_scores_that_were_lost_with_the_node_where_they_lay_are_made_again(
+    cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, lost = ray.get, []
+
+    def lose_one(reference: Any, **options: Any) -> Any:
+        result = get(reference, **options)
+        if not lost and isinstance(result, Scored):
+            lost.append(result)
+            raise ObjectLostError(reference.hex(), None, "")
+        return result
+
+    stage = make_stage()
+    with pool_for(stage) as pool:
+        monkeypatch.setattr(ray, "get", lose_one)
+        results = pool.score([make_group(str(i), *ANSWERS) for i in range(3)], stage, 0.0)
+
+    assert all(result.is_valid_G.all() for result in results)
+    assert (len(lost), pool.counters.deaths, pool.counters.failures) == (1, 1, 0)
 
 
 @pytest.mark.ray

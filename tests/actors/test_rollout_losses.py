@@ -10,7 +10,8 @@ from stub_pool import Ray, stub_pool
 from actors.errands import Deadlines
 from fxray.errors import DataError, DeadlineError, FxrayError, WorkerDiedError
 
-LONG = Deadlines(600, 1800, 60)
+LONG, SHORTER = Deadlines(600, 1800, 60), Deadlines(400, 1000, 60)
+NOWHERE = {"place_s": math.inf, "start_s": math.inf}
 
 
 @pytest.fixture
@@ -95,6 +96,30 @@ def test_a_successor_that_does_not_start_in_time_is_named(stub: Ray) -> None:
     assert 61.0 < stub.now_s - 1000.0 < 64.0
 
 
+def test_a_worker_without_a_node_ends_nothing_while_one_with_a_node_starts(stub: Ray) -> None:
+    workers = {1: {"draw_s": 200.0, "dies_s": 100.0}, 2: NOWHERE, 3: {"start_s": 300.0, "dies_s": 350.0}}
+    pool = stub_pool(stub, workers | {4: {"start_s": 300.0}}, num_workers=2, deadlines=SHORTER, max_restarts=2)
+    check_groups(pool.generate(prompts(8), TWO), prompts(8))
+    assert pool.num_deaths == 2
+    assert stub.now_s - 1000.0 > 100 + 400  # later than the one without a node could have waited since the death
+
+
+def test_a_worker_that_is_late_to_start_is_replaced_while_another_starts(stub: Ray) -> None:
+    workers = {1: {"start_s": math.inf}, 2: {"place_s": 50.0, "start_s": 420.0}, 3: {"start_s": math.inf}}
+    pool = stub_pool(stub, workers, num_workers=2, deadlines=SHORTER, max_restarts=1)
+    check_groups(pool.generate(prompts(8), TWO), prompts(8))
+    assert (drawn_by(pool.generate(prompts(8), TWO)), pool.num_deaths) == ({"rollout-2"}, 1)
+
+
+def test_workers_that_are_all_late_to_start_end_the_run_at_their_deadline(stub: Ray) -> None:
+    hanging = {number: {"start_s": math.inf} for number in range(1, 9)}
+    workers = hanging | {2: {"place_s": 50.0, "start_s": math.inf}}
+    pool = stub_pool(stub, workers, num_workers=2, deadlines=SHORTER, max_restarts=9)
+    with pytest.raises(DeadlineError, match="rollout-2 to start"):
+        pool.generate(prompts(8), TWO)
+    assert stub.now_s - 1000.0 == pytest.approx(450.0, abs=3.0)
+
+
 def test_groups_of_an_engine_that_is_up_have_the_time_of_a_step(stub: Ray) -> None:
     pool = stub_pool(stub, {1: {"draw_s": 9.0}}, num_workers=1, deadlines=Deadlines(60, 2, 60), max_restarts=1)
     with pytest.raises(DeadlineError, match="4 groups from rollout-1"):
@@ -103,8 +128,7 @@ def test_groups_of_an_engine_that_is_up_have_the_time_of_a_step(stub: Ray) -> No
 
 
 def test_a_pool_that_rests_lets_go_of_who_waits_for_a_node_and_hires_again(stub: Ray) -> None:
-    nowhere = {"place_s": math.inf, "start_s": math.inf}
-    workers = {1: {"draw_s": 3.0}, 2: nowhere, 3: nowhere, 4: {"place_s": 5.0, "start_s": 50.0}}
+    workers = {1: {"draw_s": 3.0}, 2: NOWHERE, 3: NOWHERE, 4: {"place_s": 5.0, "start_s": 50.0}}
     pool = stub_pool(stub, workers, num_workers=2, deadlines=LONG, max_restarts=0, rests=True)
     begun_s = stub.now_s
     for _ in range(2):

@@ -59,6 +59,11 @@ def test_a_value_out_of_bounds_names_value_bound_and_meaning(tmp_path):
     assert "answers sampled per image" in message
 
 
+def test_a_temperature_below_that_of_vllm_is_refused(tmp_path):
+    message = refused(write(tmp_path, MINIMAL), ["grpo.temperature=0.005"])
+    assert "grpo.temperature is 0.005; must be greater than or equal to 0.01" in message
+
+
 def test_all_problems_come_at_once(tmp_path):
     message = refused(write(tmp_path, MINIMAL + "sft: {epochs: x}\nseed: -1\nmodell: {}\n"))
     assert "3 problems" in message

@@ -27,26 +27,42 @@ def fleet_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     return fleet
 
 
+def lost_learner(message: str, remedy: str = "") -> LearnerLostError:
+    return LearnerLostError(message, where="waiting for the learner's update", remedy=remedy)
+
+
 def step(fleet: Any, policy_version: int) -> None:
     seconds = dict.fromkeys(("seconds", "seconds/generate", "seconds/wait", "seconds/idle"), 1.0)
     fleet.observe(seconds | {"policy_version": float(policy_version), "num_groups": 4.0})
 
 
 def test_steps_that_were_made_before_are_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    fleet, lost = fleet_of(monkeypatch), LearnerLostError("the learner's update did not end within 1800 s")
+    fleet, lost = fleet_of(monkeypatch), lost_learner("no answer within 1800 s", remedy="raise learner.step_deadline_s")
     step(fleet, 11)
     for _ in range(2):
         fleet.drop_learner(lost)
         step(fleet, 10)
         step(fleet, 11)
-    with pytest.raises(WorkerDiedError, match=r"lost 3 times without a step beyond policy version 11.*within 1800 s"):
+    with pytest.raises(WorkerDiedError, match=r"lost 3 times without a step beyond policy version 11") as caught:
         fleet.drop_learner(lost)
+    assert caught.value.message.endswith("the last time: waiting for the learner's update: no answer within 1800 s")
+    assert caught.value.remedy == "raise learner.step_deadline_s"
+
+
+def test_learners_lost_too_often_are_one_error_with_one_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, lost = fleet_of(monkeypatch), lost_learner("no answer within 9 s", remedy="raise learner.step_deadline_s")
+    fleet._learner_failures = FailureBudget("learners", max_restarts=1, window_s=3600, remedy="lower something")
+    fleet.drop_learner(lost)
+    with pytest.raises(WorkerDiedError) as caught:
+        fleet.drop_learner(lost)
+    assert str(caught.value).count("remedy: ") == 1
+    assert caught.value.message.endswith("the last one: waiting for the learner's update: no answer within 9 s")
 
 
 def test_a_step_further_begins_to_count_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = fleet_of(monkeypatch)
     for version in range(10):
-        fleet.drop_learner(LearnerLostError("rank 0 died"))
+        fleet.drop_learner(lost_learner("rank 0 died"))
         step(fleet, version + 1)
     assert fleet._learner_failures.num_failures == 10
     assert fleet._num_lost_here == 0
