@@ -13,6 +13,7 @@ from fxray.data.frame import Frame, Sight, smart_frame
 from fxray.errors import DataError
 from fxray.grammar import render
 from fxray.grammar.views import VIEWS, RegionOrder, ViewName, in_order
+from fxray.grpo.types import FORBIDDEN_TOKENS
 from fxray.schema import Annotation, Region, Sample
 from fxray.sft.settings import SftSettings
 
@@ -54,7 +55,7 @@ def encode_answer(
         may_drop_regions: A longer answer loses its last regions until it fits; one region always stays.
 
     Raises:
-        DataError: The answer cannot be said in the grammar, or is too long.
+        DataError: The answer cannot be said in the grammar or with this tokenizer, or is too long.
     """
     where = f"sample {sample.sample_id}"
     annotation = replace(sample.annotation, regions=in_order(sample.annotation.regions, region_order))
@@ -111,4 +112,12 @@ def _encode(
         answer = render(in_model_frame(annotation, frame), view)
     except DataError as error:
         raise DataError(error.message, where=where, remedy=error.remedy) from error
-    return list(tokenizer(answer + END_TOKEN, add_special_tokens=False).input_ids)
+    taught = list(tokenizer(answer + END_TOKEN, add_special_tokens=False).input_ids)
+    named = [token for token in FORBIDDEN_TOKENS if token in answer]
+    if pixels := [token for token in named if tokenizer.convert_tokens_to_ids(token) in taught]:
+        raise DataError(
+            f"the answer holds {', '.join(sorted(pixels))}, which stands for pixels of an image",
+            where=where,
+            remedy="write its captions in other words",
+        )
+    return taught

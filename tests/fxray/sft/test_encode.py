@@ -98,3 +98,14 @@ def test_a_long_answer_loses_whole_regions_from_its_end(random_model_dir: Path) 
     assert shortened(lengths[0]).num_dropped_regions == 4
     with pytest.raises(DataError, match=f"sample cat-7: the answer has {lengths[0]} tokens with 1 of its 5 regions"):
         shortened(lengths[0] - 1)
+
+
+@pytest.mark.parametrize("token", ["<IMG_CONTEXT>", "<img>"])
+def test_a_caption_with_what_stands_for_pixels_is_refused_where_the_model_takes_it_for_them(
+    random_internvl_dir: Path, random_model_dir: Path, token: str
+) -> None:
+    regions = (Region(Box(10, 100, 50, 150), f"Tag {token} in the page"),)
+    sample = replace(SAMPLE, annotation=replace(SAMPLE.annotation, regions=regions))
+    with pytest.raises(DataError, match=f"sample cat-7: the answer holds {token}, which stands for pixels"):
+        encode_answer(load_tokenizer(random_internvl_dir), sample, FRAME, max_answer_tokens=200)
+    assert encode_answer(load_tokenizer(random_model_dir), sample, FRAME, max_answer_tokens=200).token_ids
