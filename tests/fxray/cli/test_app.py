@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +173,20 @@ app.main()
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
     letters = {"latin-1": b"nope-\\u6f22 \xff \xb1", "ascii": b"nope-\\u6f22 \xff \\xb1"}
     assert ran.stdout.strip() == letters.get(encoding, b"nope-\xe6\xbc\xa2 \xff \xc2\xb1")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["status", "n" * 300], "n: cannot be read or written: File name too long\n  remedy: choose a shorter name\n"),
+        (["--version"], "error: output: cannot be read or written: No space left on device\n  remedy: free some space"),
+    ],
+)
+def test_what_a_disk_refuses_where_no_writer_looks_is_one_error(arguments, said):
+    command = [sys.executable, "-c", "from fxray.cli import main; main()", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
