@@ -344,11 +344,14 @@ def as_refusal(error: OSError, path: Path | None, what: str = "written") -> Reso
         path: What it was about, if that is known.
         what: "cannot be" so.
     """
-    if isinstance(error, FxrayError) or error.errno not in _REMEDIES:
+    number = error.errno
+    if isinstance(error, shutil.Error) and (found := re.search(r"\[Errno (\d+)\]", str(error))):
+        number = int(found[1])  # `copytree` tells of all files at once, in words alone
+    if isinstance(error, FxrayError) or number not in _REMEDIES:
         return None
-    room = f" ({_room(path)})" if path and error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    message = f"cannot be {what}: {os.strerror(error.errno)}{room}"
-    return ResourceError(message, where=str(path or "output"), remedy=_REMEDIES[error.errno])
+    room = f" ({_room(path)})" if path and number in (errno.ENOSPC, errno.EDQUOT) else ""
+    message = f"cannot be {what}: {os.strerror(number)}{room}"
+    return ResourceError(message, where=str(path or "output"), remedy=_REMEDIES[number])
 
 
 def _room(path: Path) -> str:

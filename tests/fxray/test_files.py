@@ -177,6 +177,18 @@ def test_an_error_names_the_file_and_not_what_is_written_aside(tmp_path: Path) -
         assert told.value.where == str(tmp_path / "d" / "part")
 
 
+def test_a_disk_that_is_full_before_a_whole_folder_is_copied_is_said(tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_atomically(tmp_path / "policy" / "weights", "x")
+    with (
+        pytest.raises(ResourceError, match=r"/d: cannot be written: No space left .*MiB free"),
+        atomic_dir(tmp_path / "d") as aside,
+    ):
+        shutil.copytree(tmp_path / "policy", aside, copy_function=refuse, dirs_exist_ok=True)
+
+
 @pytest.mark.parametrize("refused", ["rmtree", "replace"])
 def test_a_folder_that_cannot_be_replaced_or_deleted_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
