@@ -70,10 +70,12 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         path: The folder; where it is a link, what that leads to.
 
     Raises:
-        ConfigError: It is the folder in which the command runs, or a mounted one.
+        ConfigError: It is the folder in which the command runs, or a mounted one, or a link that leads in a circle.
         ResourceError: The disk is full or not writable; `path` is untouched.
     """
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.is_symlink():
+        raise ConfigError("is a link that leads in a circle", where=str(path), remedy="name another folder")
     refuse_working_folder(path)
     _refuse_mounted(path)
     aside = _new_aside(path)

@@ -275,6 +275,13 @@ def test_a_folder_behind_a_link_is_the_one_that_is_replaced(tmp_path: Path) -> N
     assert sorted(p.name for p in tmp_path.iterdir()) == ["absent", "disk", "empty"]
 
 
+def test_a_link_that_leads_in_a_circle_is_said(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match="loop: is a link that leads in a circle"), atomic_dir(tmp_path / "loop"):
+        pytest.fail("the block runs")
+    assert [p.name for p in tmp_path.iterdir()] == ["loop"]
+
+
 def test_a_mounted_folder_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "disk").mkdir()
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
