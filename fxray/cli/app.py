@@ -33,7 +33,7 @@ from fxray.cli import (
     tiny,
     train,
 )
-from fxray.errors import FxrayError
+from fxray.errors import FxrayError, ResourceError
 
 _ANY_NAME = "fxray_any_name"
 app = typer.Typer(
@@ -123,6 +123,9 @@ def _as_refusal(error: OSError) -> FxrayError:
     """
     from fxray.files import as_refusal
 
+    if "No usable temporary directory" in str(error):  # Python's words where every disk is full
+        remedy = "free some space in one of them, or set TMPDIR to a folder with room"
+        return ResourceError(str(error.strerror), remedy=remedy)
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     refused = as_refusal(error, path, "read or written")
     if refused is None:

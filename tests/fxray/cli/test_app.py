@@ -1,4 +1,6 @@
+import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -190,3 +192,15 @@ def test_what_a_disk_refuses_where_no_writer_looks_is_one_error(arguments, said)
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_machine_without_room_for_temporary_files_is_said(monkeypatch, capsys):
+    def ask_for_folder():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/work']")
+
+    monkeypatch.setattr(app, "app", ask_for_folder)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    assert left.value.code == 1
+    assert re.match(r"error: No usable temporary directory found in .*\n  remedy: .*TMPDIR", capsys.readouterr().err)
