@@ -12,9 +12,21 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fxray.errors import ConfigError, ResourceError
+from fxray.errors import ConfigError, FxrayError, ResourceError
 
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+_MAKE_ROOM = "free some space there and try again, or choose another folder; what was there before is untouched"
+_GIVE_RIGHTS = "let this user do that there, or choose another folder"
+_REMEDIES = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EFBIG: "choose a folder on a disk that takes larger files, or see `ulimit -f`",
+    errno.EACCES: _GIVE_RIGHTS,
+    errno.EPERM: _GIVE_RIGHTS,
+    errno.EROFS: "have it mounted for writing, or choose another folder",
+    errno.EIO: "look after the disk and try again, or choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""What a disk refuses, and what to do about it."""
 
 
 @contextmanager
@@ -29,15 +41,18 @@ def atomic_path(path: Path, *, makes_folder: bool = True) -> Iterator[Path]:
         FileNotFoundError: The folder is not there, and is not to be made.
         ResourceError: The disk is full or not writable, or `path` is a folder, a device or a pipe; it is untouched.
     """
-    if path.is_dir():
-        raise ResourceError("is a folder, expected a file to write", where=str(path), remedy="name a file in it")
-    if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null itself
-        raise ResourceError("is a device or a pipe, expected a file to write", where=str(path), remedy="name a file")
+    with disk_errors(path):
+        if path.is_dir():
+            raise ResourceError("is a folder, expected a file to write", where=str(path), remedy="name a file in it")
+        if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null itself
+            raise ResourceError(
+                "is a device or a pipe, expected a file to write", where=str(path), remedy="name a file"
+            )
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     if makes_folder:
         make_folder(path.parent)
     try:
-        with disk_errors(path):
+        with disk_errors(path), _under_its_name(path, aside):
             yield aside
             with aside.open("rb") as written:
                 os.fsync(written.fileno())
@@ -55,27 +70,37 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         path: The folder; where it is a link, what that leads to.
 
     Raises:
-        ConfigError: It is the folder in which the command runs, or a mounted one.
+        ConfigError: It is the folder in which the command runs, or a mounted one, or a link that leads in a circle.
         ResourceError: The disk is full or not writable; `path` is untouched.
     """
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.is_symlink():
+        raise ConfigError("is a link that leads in a circle", where=str(path), remedy="name another folder")
     refuse_working_folder(path)
     _refuse_mounted(path)
-    aside = path.with_name(f"{_start_of_asides(path)}{os.urandom(3).hex()}.tmp")
+    aside = _new_aside(path)
     make_folder(path.parent)
     _clear_abandoned(path)
     try:
-        with disk_errors(path), _own_folder(aside):
+        with disk_errors(path), _under_its_name(path, aside), _own_folder(aside):
             yield aside
             for file in aside.rglob("*"):
                 if file.is_file():
                     with file.open("rb") as written:
                         os.fsync(written.fileno())
-            if path.exists():
-                shutil.rmtree(path)
-            aside.replace(path)
+            _take_place(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _under_its_name(path: Path, aside: Path) -> Iterator[None]:
+    """Lets errors of the block name what was to be written; the path aside is gone when they are read."""
+    try:
+        yield
+    except FxrayError as error:
+        error.where = error.where.replace(str(aside), str(path))
+        raise
 
 
 @contextmanager
@@ -91,6 +116,25 @@ def _own_folder(aside: Path) -> Iterator[None]:
         yield
     finally:
         os.close(held)
+
+
+def _take_place(aside: Path, path: Path) -> None:
+    """Puts a folder where another may be, of which a disk may refuse to delete a part: that goes last, if it can."""
+    if not path.is_dir():
+        aside.replace(path)
+        return
+    old = _new_aside(path)
+    path.rename(old)
+    try:
+        aside.replace(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _new_aside(path: Path) -> Path:
+    return path.with_name(f"{_start_of_asides(path)}{os.urandom(3).hex()}.tmp")
 
 
 def _start_of_asides(path: Path) -> str:
@@ -266,9 +310,10 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(
-            f"cannot be made: {error.strerror} ({error.filename})", where=str(folder), remedy="choose another folder"
-        ) from error
+        if (refused := as_refusal(error, folder, "made")) is None:
+            message = f"cannot be made: {error.strerror} ({error.filename})"
+            refused = ResourceError(message, where=str(folder), remedy="choose another folder")
+        raise refused from error
 
 
 def remove_empty_folders(folder: Path) -> None:
@@ -283,20 +328,39 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns what a disk refuses inside the block into one clear error.
 
     Raises:
-        ResourceError: The disk is full, broken, or not writable.
+        ResourceError: The disk is full, broken, or not writable, or takes no such name.
     """
     try:
         yield
     except OSError as error:
-        if isinstance(error, ResourceError) or error.errno not in _REFUSALS:
+        if (refused := as_refusal(error, path)) is None:
             raise
-        folder = next(each for each in path.absolute().parents if each.exists())
-        free_mib = shutil.disk_usage(folder).free // 2**20
-        raise ResourceError(
-            f"cannot be written: {os.strerror(error.errno)} ({free_mib} MiB free)",
-            where=str(path),
-            remedy="free some space or choose another folder; what was there before is untouched",
-        ) from error
+        raise refused from error
+
+
+def as_refusal(error: OSError, path: Path | None, what: str = "written") -> ResourceError | None:
+    """What a disk refused, as one clear error; None where the error is another one, or clear already.
+
+    Args:
+        error: As Python raised it.
+        path: What it was about, if that is known.
+        what: "cannot be" so.
+    """
+    number = error.errno
+    if isinstance(error, shutil.Error) and (found := re.search(r"\[Errno (\d+)\]", str(error))):
+        number = int(found[1])  # `copytree` tells of all files at once, in words alone
+    if isinstance(error, FxrayError) or number not in _REMEDIES:
+        return None
+    room = f" ({_room(path)})" if path and number in (errno.ENOSPC, errno.EDQUOT) else ""
+    message = f"cannot be {what}: {os.strerror(number)}{room}"
+    return ResourceError(message, where=str(path or "output"), remedy=_REMEDIES[number])
+
+
+def _room(path: Path) -> str:
+    disk = os.statvfs(next(each for each in path.absolute().parents if os.path.exists(each)))  # noqa: PTH110
+    if disk.f_files and not disk.f_favail:
+        return "no inode free: it holds as many files and folders as it can"
+    return f"{disk.f_bavail * disk.f_frsize // 2**20} MiB free"
 
 
 def file_sha256(path: Path) -> str:

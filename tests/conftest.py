@@ -1,8 +1,9 @@
 """What tests of several packages need: quick tests first, GPU tests only where there is one, a random model, a Ray."""
 
 import os
+import resource
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,22 @@ def _refuse_unwritten_marks(items: list[pytest.Item]) -> None:
         text = path.read_text("utf-8")
         if unwritten := {name for name in names & {*SLOW_MARKERS, "alone"} if f"mark.{name}" not in text}:
             raise pytest.UsageError(f"{path}: write {', '.join(sorted(unwritten))} as pytest.mark, or it is not run")
+
+
+@pytest.fixture
+def no_room() -> Callable[[], AbstractContextManager[None]]:
+    """Gives blocks in which no file takes a byte, as on a full disk."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return block
 
 
 @pytest.fixture(scope="session")

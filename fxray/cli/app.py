@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -32,7 +33,7 @@ from fxray.cli import (
     tiny,
     train,
 )
-from fxray.errors import FxrayError
+from fxray.errors import FxrayError, ResourceError
 
 _ANY_NAME = "fxray_any_name"
 app = typer.Typer(
@@ -109,7 +110,28 @@ def main() -> NoReturn:
         app()
     except FxrayError as error:
         sys.exit(report_error(error))
+    except OSError as error:  # of a name that no file can have, or of a folder that this user may not enter, for one
+        sys.exit(report_error(_as_refusal(error)))
     sys.exit(0)
+
+
+def _as_refusal(error: OSError) -> FxrayError:
+    """What a disk refused at a place that no writer watches over.
+
+    Raises:
+        OSError: It is another error.
+    """
+    from fxray.files import as_refusal
+
+    if "No usable temporary directory" in str(error):  # Python's words where every disk is full
+        remedy = "free some space in one of them, or set TMPDIR to a folder with room"
+        return ResourceError(str(error.strerror), remedy=remedy)
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    refused = as_refusal(error, path, "read or written")
+    if refused is None:
+        raise error
+    refused.__cause__ = error
+    return refused
 
 
 def _any_name(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -69,7 +69,7 @@ class ImportJob:
         if plan_file.is_file():
             _check_same(json.loads(plan_file.read_bytes()), plan, root)
         else:
-            if not _was_refused(root):
+            if not _has_nothing(root):
                 refuse_unless_empty(root)
             make_folder(self._work)
             write_atomically(plan_file, json.dumps(plan))
@@ -230,9 +230,9 @@ def _check_same(begun: dict[str, object], plan: dict[str, object], root: Path) -
     )
 
 
-def _was_refused(root: Path) -> bool:
-    """Whether all that a folder holds is what a refused import leaves."""
-    return root.is_dir() and [path.name for path in root.iterdir()] == [FINDINGS]
+def _has_nothing(root: Path) -> bool:
+    """Whether all that a folder holds is what an import leaves that was refused, or could not begin on a full disk."""
+    return root.is_dir() and [path.name for path in root.iterdir()] in ([FINDINGS], [_WORK])
 
 
 def _refused(findings: Path, num_rows: int, num_refused: int, first: list[Finding]) -> DataError:

@@ -14,12 +14,14 @@ from actors.placement import NODE_TYPES
 from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
 from fxray.launch.head import watched_head
-from fxray.launch.leftovers import own_folder
+from fxray.launch.leftovers import PARENT, own_folder
 from fxray.launch.raylet import own_groups, watched_raylet
 from fxray.listening import bound_socket
 from fxray.processors import num_processors
 
 SHARED_MEMORY = Path("/dev/shm")
+MIN_TEMPORARY_MIB = 64
+"""Room for the logs of a Ray; with less it comes up, and nothing goes on."""
 
 
 @contextmanager
@@ -163,11 +165,17 @@ def check_machine(config: RayConfig) -> None:
     """Returns when nothing stands in the way of a Ray of this run's own, or when there is a cluster to join.
 
     Raises:
-        ResourceError: There is too little shared memory, or a port is in use.
+        ResourceError: There is too little shared memory or room for Ray's own files, or a port is in use.
     """
     if ray_address(config):
         return
     _check_shared_memory(config.object_store_mib)
+    if (free_mib := shutil.disk_usage(PARENT).free // 2**20) < MIN_TEMPORARY_MIB:
+        raise ResourceError(
+            f"{free_mib} MiB are free, Ray's own files need {MIN_TEMPORARY_MIB} MiB at least",
+            where=str(PARENT),
+            remedy="free some space there and give the same command again",
+        )
     if config.metrics_port:
         bound_socket("127.0.0.1", config.metrics_port, "ray.metrics_port").close()
 

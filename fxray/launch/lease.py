@@ -164,8 +164,7 @@ def _lock(root: Path, file: IO[str], owner: Owner) -> bool:
         return False
     with disk_errors(root / LOCK_FILE):
         file.truncate(0)
-        file.write(owner.text)
-        file.flush()
+        os.write(file.fileno(), owner.text.encode())  # what stays in a buffer fails again when the file is closed
     return True
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fxray.files import disk_errors
+
 PARENT = Path("/tmp")  # unix sockets below it allow 107 characters
 PREFIX = "fxray-"
 OWNER_FILE = "owner"
@@ -22,14 +24,21 @@ OWNER_FILE = "owner"
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """Gives a new folder that ends with the block; what killed drivers left is cleared away first."""
+    """Gives a new folder that ends with the block; what killed drivers left is cleared away first.
+
+    Raises:
+        ResourceError: The disk of `PARENT` is full or not writable.
+    """
     clear_leftovers()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PARENT))
+    with disk_errors(PARENT / PREFIX):
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PARENT))
     try:
-        with (folder / f"{OWNER_FILE}.new").open("w") as owner:
+        with disk_errors(folder):
+            owner = (folder / f"{OWNER_FILE}.new").open("wb", buffering=0)
+        with owner:
             fcntl.flock(owner, fcntl.LOCK_EX)
-            owner.write(f"pid {os.getpid()} on {platform.node()}\n")
-            owner.flush()
+            with disk_errors(folder):
+                owner.write(f"pid {os.getpid()} on {platform.node()}\n".encode())
             (folder / f"{OWNER_FILE}.new").rename(folder / OWNER_FILE)  # locked before it can be found
             yield folder
     finally:

@@ -138,7 +138,8 @@ class RunWatch:
         try:
             write_record(self._run_dir, self._record(_outcome(error), error))
         except OSError as failure:
-            sys.stderr.write(f"warning: {self._run_dir} does not say how the run ended: {failure}\n")
+            reason = failure.message if isinstance(failure, FxrayError) else failure  # one remedy is enough
+            sys.stderr.write(f"warning: {self._run_dir} does not say how the run ended: {reason}\n")
 
     def _begin(self, position: PhaseStarted) -> None:
         self._position, self._step = position, position.first_step

@@ -43,8 +43,8 @@ def lock_folder(folder: Path, *, wait_s: float) -> IO[str]:
             time.sleep(_POLL_S)
         with disk_errors(folder / LOCK_FILE):
             file.truncate(0)
-            file.write(f"pid {os.getpid()} on {platform.node()}")
-            file.flush()
+            who = f"pid {os.getpid()} on {platform.node()}"
+            os.write(file.fileno(), who.encode())  # what stays in a buffer fails again when the file is closed
     except BaseException:
         file.close()
         raise

@@ -23,7 +23,7 @@ from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBacken
 from ray.train.v2.api.config import LoggingConfig
 
 from fxray.errors import DeadlineError, FxrayError, ResourceError, WorkerDiedError
-from fxray.files import append_line
+from fxray.files import append_line, as_refusal
 from fxray.large_imports import large_imports
 from fxray.sft.checkpoint import RESTARTS_FILE
 from fxray.sft.settings import SftSettings
@@ -129,6 +129,7 @@ def fit(trainer: TorchTrainer) -> None:
 
     Raises:
         FxrayError: What a worker refused.
+        ResourceError: The disk takes no more of what Ray Train itself writes.
         WorkerDiedError: Workers died more often than allowed, or the job failed in another way.
     """
     try:
@@ -137,6 +138,8 @@ def fit(trainer: TorchTrainer) -> None:
         cause = error.controller_failure if isinstance(error, ControllerError) else None
         if isinstance(cause, FxrayError):
             raise cause from None
+        if isinstance(cause, OSError) and (refused := as_refusal(cause, Path(trainer.run_config.storage_path))):
+            raise refused from error
         raise WorkerDiedError(
             f"the job failed: {error}",
             where="SFT",

@@ -3,16 +3,26 @@
 import errno
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from fxray.errors import ConfigError, ResourceError
-from fxray.files import atomic_dir, atomic_path, refuse_to_replace, relative_path, settled_files, write_atomically
+from fxray.files import (
+    atomic_dir,
+    atomic_path,
+    disk_errors,
+    make_folder,
+    refuse_to_replace,
+    relative_path,
+    settled_files,
+    write_atomically,
+)
 
 
 def half_write(path: Path) -> None:
@@ -126,6 +136,87 @@ def test_a_full_disk_is_said_with_its_place(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_without_a_free_inode_is_told_from_one_without_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = os.statvfs(tmp_path)
+    for num_free, said in ((0, "no inode free"), (1, "MiB free")):
+        fields = [*disk[:7], num_free, *disk[8:]]
+        monkeypatch.setattr(os, "statvfs", lambda _, fields=fields: os.statvfs_result(fields))
+        with pytest.raises(ResourceError, match=rf"No space left .*{said}"), disk_errors(tmp_path / "report"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EACCES, "let this user"),
+        (errno.EROFS, "mounted for writing"),
+        (errno.EIO, "look after the disk"),
+        (errno.EFBIG, "ulimit -f"),
+    ],
+)
+def test_the_remedy_is_of_what_the_disk_refuses(tmp_path: Path, number: int, remedy: str) -> None:
+    said = rf"report: cannot be written: {os.strerror(number)}\n.*{remedy}"
+    with pytest.raises(ResourceError, match=said), atomic_path(tmp_path / "report"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_name_that_no_file_can_have_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"cannot be written: File name too long\n.*shorter"):
+        write_atomically(tmp_path / ("n" * 300), "x")
+    with pytest.raises(ResourceError, match=r"cannot be made: File name too long\n.*shorter"):
+        make_folder(tmp_path / ("n" * 300))
+
+
+def test_an_error_names_the_file_and_not_what_is_written_aside(tmp_path: Path) -> None:
+    refused = OSError(errno.ENOSPC, "No space left on device")
+    for write in (atomic_dir, atomic_path):
+        with pytest.raises(ResourceError) as told, write(tmp_path / "d") as aside, disk_errors(aside / "part"):
+            raise refused
+        assert told.value.where == str(tmp_path / "d" / "part")
+
+
+def test_a_disk_that_is_full_before_a_whole_folder_is_copied_is_said(tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_atomically(tmp_path / "policy" / "weights", "x")
+    with (
+        pytest.raises(ResourceError, match=r"/d: cannot be written: No space left .*MiB free"),
+        atomic_dir(tmp_path / "d") as aside,
+    ):
+        shutil.copytree(tmp_path / "policy", aside, copy_function=refuse, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("refused", ["rmtree", "replace"])
+def test_a_folder_that_cannot_be_replaced_or_deleted_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    for name in ("x", "y"):
+        write_atomically(tmp_path / "d" / name, "old")
+    real = shutil.rmtree
+
+    def refuse(folder: Path, *_: object, ignore_errors: bool = False) -> None:
+        if (folder / "y").exists():
+            (folder / "x").unlink()
+            if not ignore_errors:
+                raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        else:
+            real(folder, ignore_errors=ignore_errors)
+
+    def break_down(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    if refused == "replace":
+        monkeypatch.setattr(Path, "replace", break_down)
+    with nullcontext() if refused == "rmtree" else pytest.raises(ResourceError), atomic_dir(tmp_path / "d") as folder:
+        (folder / "x").write_text("new")
+    assert (tmp_path / "d" / "x").read_text() == ("new" if refused == "rmtree" else "old")
+    assert (tmp_path / "d" / "y").exists() == (refused == "replace")
+
+
 def test_a_truly_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     full = Path("/dev/full")
     if not full.exists():
@@ -182,6 +273,13 @@ def test_a_folder_behind_a_link_is_the_one_that_is_replaced(tmp_path: Path) -> N
         assert (tmp_path / name).is_symlink()
         assert (tmp_path / "disk" / name / "x").read_text() == "new"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["absent", "disk", "empty"]
+
+
+def test_a_link_that_leads_in_a_circle_is_said(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match="loop: is a link that leads in a circle"), atomic_dir(tmp_path / "loop"):
+        pytest.fail("the block runs")
+    assert [p.name for p in tmp_path.iterdir()] == ["loop"]
 
 
 def test_a_mounted_folder_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:

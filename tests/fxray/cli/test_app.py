@@ -1,9 +1,12 @@
+import errno
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +175,32 @@ app.main()
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
     letters = {"latin-1": b"nope-\\u6f22 \xff \xb1", "ascii": b"nope-\\u6f22 \xff \\xb1"}
     assert ran.stdout.strip() == letters.get(encoding, b"nope-\xe6\xbc\xa2 \xff \xc2\xb1")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["status", "n" * 300], "n: cannot be read or written: File name too long\n  remedy: choose a shorter name\n"),
+        (["--version"], "error: output: cannot be read or written: No space left on device\n  remedy: free some space"),
+    ],
+)
+def test_what_a_disk_refuses_where_no_writer_looks_is_one_error(arguments, said):
+    command = [sys.executable, "-c", "from fxray.cli import main; main()", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_machine_without_room_for_temporary_files_is_said(monkeypatch, capsys):
+    def ask_for_folder():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/work']")
+
+    monkeypatch.setattr(app, "app", ask_for_folder)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    assert left.value.code == 1
+    assert re.match(r"error: No usable temporary directory found in .*\n  remedy: .*TMPDIR", capsys.readouterr().err)

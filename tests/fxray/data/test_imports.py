@@ -122,6 +122,17 @@ def test_strict_refuses_and_leaves_the_findings_alone(source, tmp_path):
     assert import_(source, tmp_path / "a", is_strict=True).num_rows == 20
 
 
+def test_an_import_that_could_not_begin_on_a_full_disk_begins_once_there_is_room(source, tmp_path, monkeypatch):
+    def refuse(path, _):
+        raise ResourceError("cannot be written", where=str(path))
+
+    with monkeypatch.context() as full:
+        full.setattr(import_job, "write_atomically", refuse)
+        with pytest.raises(ResourceError):
+            import_(source, tmp_path / "a")
+    assert import_(source, tmp_path / "a").num_rows == 19
+
+
 def test_an_unfinished_import_of_something_else_is_not_mixed_in(source, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ImportJob, "convert", lambda *_: 1 / 0)

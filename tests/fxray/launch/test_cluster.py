@@ -1,9 +1,11 @@
 """A local Ray of a run, in a process of its own because Ray reads its settings once."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -11,6 +13,7 @@ import ray
 from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
 from fxray.launch.cluster import _init, check_machine, ray_cluster
+from fxray.launch.leftovers import PARENT
 
 LISTENERS = """
 import json, os, psutil
@@ -81,6 +84,17 @@ def test_too_little_shared_memory_is_said_with_its_own_remedy(monkeypatch):
     with (
         pytest.raises(ResourceError, match=r"^/dev/shm: \d+ MiB of shared memory are free.*\n.*ray.object_store_mib"),
         ray_cluster(RayConfig(object_store_mib=2**30), min_cpus=1),
+    ):
+        pytest.fail("Ray was started")
+
+
+def test_too_little_room_for_rays_own_files_is_said_before_it_starts(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20 if path == PARENT else 2**40))
+    with (
+        pytest.raises(ResourceError, match=r"^/tmp: 1 MiB are free, Ray's own files need .*\n.*same command again"),
+        ray_cluster(RayConfig(), min_cpus=1),
     ):
         pytest.fail("Ray was started")
 

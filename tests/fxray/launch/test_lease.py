@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -107,6 +108,15 @@ def test_a_holder_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.Monkey
         while (tmp_path / LEASE_FILE).stat().st_mtime == 0 and time.monotonic() < end_s:
             time.sleep(0.02)
         assert time.time() - (tmp_path / LEASE_FILE).stat().st_mtime < 30
+
+
+def test_a_disk_without_room_for_the_lock_is_said(
+    tmp_path: Path, no_room: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with no_room(), pytest.raises(ResourceError, match=r"\.lock: cannot be written"), hold(tmp_path):
+        pass
+    with hold(tmp_path):
+        assert (tmp_path / LOCK_FILE).read_text().startswith("pid ")
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

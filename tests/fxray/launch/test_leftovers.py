@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from fxray.errors import ResourceError
 from fxray.launch import leftovers
 from fxray.launch.leftovers import clear_leftovers, own_folder
 
@@ -67,3 +70,9 @@ def test_what_is_not_provably_ours_stays(parent: Path, monkeypatch: pytest.Monke
     monkeypatch.undo()
     monkeypatch.setattr(leftovers, "PARENT", parent)
     assert clear_leftovers() == [parent / "fxray-user"]
+
+
+def test_a_disk_without_room_for_ray_is_said(parent: Path, no_room: Callable[[], AbstractContextManager[None]]) -> None:
+    with no_room(), pytest.raises(ResourceError, match=r"/fxray-.*: cannot be written"), own_folder():
+        pass
+    assert list(parent.iterdir()) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fxray import spans
-from fxray.errors import SyncError
+from fxray.errors import ResourceError, SyncError
 from fxray.events import Note, PhaseDone, PhaseStarted, Step
 from fxray.launch import watch as watch_module
 from fxray.launch.watch import RunWatch, watch_run
@@ -137,16 +137,20 @@ def test_steps_and_what_was_unfinished_are_on_the_timeline(tmp_path: Path) -> No
     assert events[-1]["args"] == {"unfinished": "the driver left"}
 
 
-def test_a_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_end_the_run_and_its_remedy_is_left_to_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     watch = watched(tmp_path, [])
 
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise ResourceError("cannot be written: No space left on device", where="status.json", remedy="free some space")
 
     monkeypatch.setattr(watch_module, "write_record", full)
     watch.beat()
     watch.close(None)
     assert read_record(tmp_path) is None
+    told = f"warning: {tmp_path} does not say how the run ended: cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_run_is_watched_on_when_nobody_reads_its_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,3 +61,10 @@ def test_a_filesystem_without_locks_refuses_nobody(tmp_path, monkeypatch):
     with lock_folder(tmp_path, wait_s=0) as first, lock_folder(tmp_path, wait_s=0) as second:
         assert not first.closed
         assert not second.closed
+
+
+def test_a_disk_without_room_for_the_lock_is_said(tmp_path, no_room):
+    with no_room(), pytest.raises(ResourceError, match=r"\.lock: cannot be written"):
+        lock_folder(tmp_path, wait_s=0)
+    lock_folder(tmp_path, wait_s=0).close()
+    assert (tmp_path / ".lock").read_text().startswith("pid ")

@@ -1,14 +1,18 @@
 """What Ray Train is told by the environment."""
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
+from ray.train import ControllerError
 
+from fxray.errors import ResourceError
 from fxray.sft.settings import SftSettings
-from fxray.sft.trainer import make_trainer
+from fxray.sft.trainer import fit, make_trainer
 
 
 def test_each_job_of_a_process_has_its_own_start_deadline(
@@ -20,3 +24,14 @@ def test_each_job_of_a_process_has_its_own_start_deadline(
         job = replace(settings, start_deadline_s=start_deadline_s)
         make_trainer(job, tmp_path / "attempt-0", start_from=None, mark="")
         assert float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]) == start_deadline_s
+
+
+def test_a_disk_that_is_full_before_ray_train_notes_a_checkpoint_is_said(tmp_path: Path) -> None:
+    class Trainer:
+        run_config = SimpleNamespace(storage_path=str(tmp_path / "attempts"))
+
+        def fit(self) -> None:
+            raise ControllerError(OSError(errno.ENOSPC, "Error writing bytes to file"))
+
+    with pytest.raises(ResourceError, match=r"attempts: cannot be written: No space left .*MiB free"):
+        fit(Trainer())
