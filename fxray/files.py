@@ -353,7 +353,9 @@ def as_refusal(error: OSError, path: Path | None, what: str = "written") -> Reso
         return None
     room = f" ({_room(path)})" if path and number in (errno.ENOSPC, errno.EDQUOT) else ""
     message = f"cannot be {what}: {os.strerror(number)}{room}"
-    return ResourceError(message, where=str(path or "output"), remedy=_REMEDIES[number])
+    refused = ResourceError(message, where=str(path or "output"), remedy=_REMEDIES[number])
+    refused.errno = number
+    return refused
 
 
 def _room(path: Path) -> str:

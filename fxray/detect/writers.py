@@ -1,7 +1,9 @@
 """What was found, in the files of other tools: CSV, COCO, and drawings."""
 
 import csv
+import errno
 import io
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -151,10 +153,10 @@ def _draw(record: Record, base: Path, folder: Path) -> str:
     try:
         with atomic_path(path) as aside:
             panel.save(aside, "PNG")
-    except ResourceError:
-        raise
-    except OSError as error:  # of this drawing alone
-        return f"{record['file']}: {error.strerror}"
+    except OSError as error:  # a name that it does not take is of this drawing alone
+        if isinstance(error, ResourceError) and error.errno != errno.ENAMETOOLONG:
+            raise
+        return f"{record['file']}: {os.strerror(error.errno) if error.errno else error}"
     return ""
 
 
