@@ -70,7 +70,8 @@ bench: setup  ## Time a whole GRPO step beside TRL's
 	@$(BIN)/python benchmarks/grpo_step.py --peer trl
 
 lock: setup  ## Write the versions of .venv into constraints/cpu.txt
-	@{ head -n 1 constraints/cpu.txt; $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable; } > constraints/cpu.tmp
+	@{ head -n 1 constraints/cpu.txt; $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable; } \
+	  | sed '/^intel-/s/$$/ ; platform_machine == "x86_64"/' > constraints/cpu.tmp
 	@mv constraints/cpu.tmp constraints/cpu.txt
 
 clean:  ## Remove .venv and the caches; runs/ stays
