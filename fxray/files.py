@@ -108,11 +108,18 @@ def _own_folder(aside: Path) -> Iterator[None]:
     """Makes a folder that is locked until the block ends, or its process does, however that happens."""
     unseen = aside.with_suffix(".new")
     unseen.mkdir()
-    held = os.open(unseen, os.O_RDONLY | os.O_DIRECTORY)
+    with _locked(unseen):
+        unseen.rename(aside)  # locked before it can be found
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds a folder's lock, under whatever name it comes to have, until the block ends or this process does."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):  # a file system without locks: nobody can tell that the folder is abandoned
             fcntl.flock(held, fcntl.LOCK_EX)
-        unseen.rename(aside)  # locked before it can be found
         yield
     finally:
         os.close(held)
@@ -123,14 +130,22 @@ def _take_place(aside: Path, path: Path) -> None:
     if not path.is_dir():
         aside.replace(path)
         return
-    old = _new_aside(path)
-    path.rename(old)
-    try:
-        aside.replace(path)
-    except OSError:
-        old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    old = _new_aside(path).with_suffix(".old")
+    with _locked(path):  # or the next writer would put it back in the midst of this
+        path.rename(old)
+        try:
+            aside.replace(path)
+        except OSError:
+            old.rename(path)
+            raise
+        _delete(old, path)
+
+
+def _delete(old: Path, path: Path) -> None:
+    """Deletes what lay at `path`, under a name from which it is not put back: of a half of it nothing is."""
+    unwanted = _new_aside(path)
+    old.rename(unwanted)
+    shutil.rmtree(unwanted, ignore_errors=True)
 
 
 def _new_aside(path: Path) -> Path:
@@ -145,20 +160,25 @@ def _start_of_asides(path: Path) -> str:
 def _clear_abandoned(path: Path) -> None:
     """Deletes what processes of this machine that were killed in an `atomic_dir` of this path have left.
 
-    That may be gigabytes, of a model.
+    That may be gigabytes, of a model. What lay at the path is put back if they had nothing in its place yet.
     """
     try:
         beside = list(path.parent.iterdir())
     except PermissionError:  # a folder may be written to, and not read
         return
     for folder in beside:
-        if not re.fullmatch(rf"{re.escape(_start_of_asides(path))}[0-9a-f]{{6}}\.tmp", folder.name):
+        if not re.fullmatch(rf"{re.escape(_start_of_asides(path))}[0-9a-f]{{6}}\.(tmp|old)", folder.name):
             continue
         with suppress(OSError):  # somebody fills it, or it is a file
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                if folder.suffix == ".tmp":
+                    shutil.rmtree(folder, ignore_errors=True)
+                elif path.exists():
+                    _delete(folder, path)
+                else:
+                    folder.rename(path)
             finally:
                 os.close(held)
 

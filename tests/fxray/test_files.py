@@ -2,12 +2,11 @@
 
 import errno
 import os
-import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -44,53 +43,6 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
             (folder / f"file-{content}").write_text(content)
     assert [p.name for p in (tmp_path / "d").iterdir()] == ["file-2"]
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
-
-
-FILLING = """
-import platform, sys, time
-from pathlib import Path
-from fxray.files import atomic_dir
-platform.node = lambda: sys.argv[2]
-with atomic_dir(Path(sys.argv[1])) as folder:
-    (folder / "x").write_text("half")
-    print(folder.name, flush=True)
-    time.sleep(600)
-"""
-
-
-@contextmanager
-def filling(folder: Path, machine: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A process on a machine that is in the midst of writing a folder, and what that is called meanwhile."""
-    command = [sys.executable, "-c", FILLING, str(folder), machine]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().decode().strip(), process
-        finally:
-            process.kill()
-
-
-def test_what_a_killed_process_left_of_a_folder_is_cleared_away_and_what_a_living_one_fills_is_not(
-    tmp_path: Path,
-) -> None:
-    here = platform.node()
-    with filling(tmp_path / "d", here) as (left, killed), filling(tmp_path / "d", here) as (filled, _):
-        killed.kill()
-        killed.wait(60)
-        assert {each.name for each in tmp_path.iterdir()} == {left, filled}
-        with atomic_dir(tmp_path / "d") as folder:
-            (folder / "x").write_text("whole")
-        assert sorted(each.name for each in tmp_path.iterdir()) == [filled, "d"]
-        assert (tmp_path / filled / "x").read_text() == "half"
-
-
-def test_what_another_machine_fills_of_a_folder_is_not_cleared_away(tmp_path: Path) -> None:
-    with filling(tmp_path / "d", "elsewhere") as (filled, unseen):
-        unseen.kill()  # as where the file system does not let the locks of other machines be seen
-        unseen.wait(60)
-        with atomic_dir(tmp_path / "d") as folder:
-            (folder / "x").write_text("whole")
-    assert (tmp_path / filled / "x").read_text() == "half"
 
 
 def test_two_that_fill_a_folder_do_not_meet_where_there_are_no_locks(
