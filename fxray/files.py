@@ -108,9 +108,13 @@ def _own_folder(aside: Path) -> Iterator[None]:
     """Makes a folder that is locked until the block ends, or its process does, however that happens."""
     unseen = aside.with_suffix(".new")
     unseen.mkdir()
-    with _locked(unseen):
-        unseen.rename(aside)  # locked before it can be found
-        yield
+    try:
+        with _locked(unseen):
+            unseen.rename(aside)  # locked before it can be found
+            yield
+    finally:
+        with suppress(OSError):  # it has another name by now, if all went well
+            unseen.rmdir()
 
 
 @contextmanager

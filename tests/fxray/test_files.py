@@ -169,6 +169,20 @@ def test_a_folder_that_cannot_be_replaced_or_deleted_is_not_lost(
     assert (tmp_path / "d" / "y").exists() == (refused == "replace")
 
 
+@pytest.mark.parametrize("refused", ["fxray.files.os.open", "pathlib.Path.rename"])
+def test_a_folder_that_cannot_be_begun_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as present:
+        present.setattr(refused, refuse)
+        with pytest.raises(ResourceError, match="cannot be written: Input/output error"), atomic_dir(tmp_path / "d"):
+            pytest.fail("the block runs")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_truly_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     full = Path("/dev/full")
     if not full.exists():
