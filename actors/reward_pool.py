@@ -143,12 +143,16 @@ RewardActor = ray.remote(RewardWorker)
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    """A worker that is loading (no groups) or scoring, and until when it may take."""
+    """A worker that is loading (no groups) or scoring, and until when it may take.
+
+    A load that `is_retry` follows one that was late: a run does not go on for its sake, or the wait had no end.
+    """
 
     worker: Any
     groups: tuple[int, ...]
     deadline_s: float
     span: Span
+    is_retry: bool = False
 
 
 class RewardPool:
@@ -160,7 +164,7 @@ class RewardPool:
         group_deadline_s: Longest time that the scoring of a share, and so of a group, may take.
         failures: How often workers may die. One that is killed at a deadline is replaced without being counted here.
         start_deadline_s: Longest time that a worker may take to come up. Scoring begins with the first; one that is
-            late, or has no node yet, is asked for again while others score.
+            late, or has no node yet, is asked for again while others score or are on their way for the first time.
         on_event: Told why answers are masked, once for each place where that happens.
 
     Raises:
@@ -241,11 +245,11 @@ class RewardPool:
         self._idle.clear()
         self._leases.clear()
 
-    def _start_worker(self) -> None:
+    def _start_worker(self, *, is_retry: bool = False) -> None:
         worker = RewardActor.options(num_cpus=0, resources=self._node_share).remote()
         deadline_s = time.monotonic() + self._start_deadline_s
         self._leases[worker.load.remote(self._function_paths)] = _Lease(
-            worker, (), deadline_s, spans.begin_on_lane("reward", "start", "a reward worker to start")
+            worker, (), deadline_s, spans.begin_on_lane("reward", "start", "a reward worker to start"), is_retry
         )
 
     def _take_share(self, waiting: deque[int], alone: Container[int]) -> tuple[int, ...]:
@@ -303,14 +307,14 @@ class RewardPool:
         """Kills a worker that is late and starts another."""
         lease.span.end(failed="killed at its deadline")
         ray.kill(lease.worker)
-        is_only = not self._idle and not any(other.groups for other in self._leases.values())
-        if not lease.groups and is_only:
+        is_last = not self._idle and all(other.is_retry for other in self._leases.values())
+        if not lease.groups and is_last:
             raise DeadlineError(
                 f"a reward worker did not come up within {self._start_deadline_s:g} s",
                 where="reward pool",
                 remedy="see whether importing the reward functions hangs, and whether the cluster has free processors",
             )
-        self._start_worker()
+        self._start_worker(is_retry=not lease.groups)
         if len(lease.groups) > 1:
             self._share_s = 0.0  # what hung once may hang again, and then shares only delay the finding
         self.counters.timeouts += len(lease.groups) == 1

@@ -14,7 +14,7 @@ from ray.exceptions import ObjectLostError
 from actors.failures import FailureBudget
 from actors.reward_pool import MAX_REASONS, Answers, RewardCounters, RewardPool, RewardWorker, Scored
 from fxray.data.frame import Frame
-from fxray.errors import ConfigError, FxrayError, WorkerDiedError
+from fxray.errors import ConfigError, DeadlineError, FxrayError, WorkerDiedError
 from fxray.events import ignore
 from fxray.grpo.types import GroupScore, ImageRef, PromptGroup, Rollout, RolloutGroup
 from fxray.schema import Annotation, Box, Region, Tag, Verdict
@@ -345,3 +345,26 @@ def test_a_worker_without_a_node_is_asked_for_again_while_others_score(cluster: 
         (second,) = [lease.worker for lease in pool._leases.values() if not lease.groups]
         assert second is not first
         assert pool.counters.deaths == 0
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("comes_up", [True, False])
+def test_a_load_that_is_late_ends_no_run_while_another_is_on_its_way(cluster: None, comes_up: bool) -> None:
+    with pool_for(make_stage(), num_workers=1, max_restarts=0) as pool:
+        ray.kill(pool._idle.pop())
+        node_share, pool._node_share = pool._node_share, {"nowhere": 0.001}
+        pool._start_deadline_s = 0.0
+        pool._start_worker()
+        pool._start_deadline_s = 60.0 if comes_up else 1.0
+        pool._node_share = node_share if comes_up else pool._node_share
+        pool._start_worker()
+        pool._node_share = {"nowhere": 0.001}
+        pool._settle()
+        assert len(pool._leases) == 2
+        if comes_up:
+            assert all(result.is_valid_G.all() for result in pool.score([make_group("0", "good")], make_stage(), 0.0))
+        else:
+            start_s = time.monotonic()
+            with pytest.raises(DeadlineError, match="a reward worker did not come up within 1 s"):
+                pool.score([make_group("0", "good")], make_stage(), 0.0)
+            assert time.monotonic() - start_s < 1.9  # who was asked for again is not waited for
