@@ -86,7 +86,7 @@ class Sampler:
         self._tasks: deque[Callable[[], Sampled]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampling") if max_staleness else None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
-        self._coming: dict[int, Future[Sequence[PromptGroup]]] = {}
+        self._prompts: dict[int, Future[Sequence[PromptGroup]]] = {}
         self._idle_since_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -157,9 +157,11 @@ class Sampler:
 
     def _sample(self, step: int, policy: PolicyBlob) -> Sampled:
         marks_s = [self._idle_since_s, time.monotonic()]
+        for past in [each for each in self._prompts if each < step - self._max_staleness]:
+            del self._prompts[past]
         prompts = self._read(step)
         if step + 1 < self._num_steps:
-            self._coming[step + 1] = self._reader.submit(self._draw, step + 1)
+            self._begin_to_read(step + 1)
         marks_s.append(time.monotonic())
         self._publish(policy)
         marks_s.append(time.monotonic())
@@ -182,9 +184,14 @@ class Sampler:
         self._publish(policy)
         return self._generator.generate(self._read(step)[:1], self._sampling)
 
+    def _begin_to_read(self, step: int) -> Future[Sequence[PromptGroup]]:
+        """Once for each step: a probe draws with prompts that its step, the present one, has or will have."""
+        if step not in self._prompts:
+            self._prompts[step] = self._reader.submit(self._draw, step)
+        return self._prompts[step]
+
     def _read(self, step: int) -> Sequence[PromptGroup]:
-        coming = self._coming.pop(step, None) or self._reader.submit(self._draw, step)
-        prompts = coming.result()
+        prompts = self._begin_to_read(step).result()
         if not prompts:
             raise DataError("no image of this step can be read", where=f"stage {self._stage.name}, step {step}")
         return prompts
