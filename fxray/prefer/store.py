@@ -21,6 +21,8 @@ from fxray.prefer.tables import APPLICATION_ID, TABLES, VERSION
 
 LOCK_DEADLINE_S = 10.0
 """How long a write waits for another process's."""
+_UNCHANGING = "?mode=ro&immutable=1"
+"""Of a file that nobody writes to: SQLite then keeps nothing beside it."""
 
 
 class Store:
@@ -127,7 +129,21 @@ def open_study(path: Path, *, only_read: bool = False) -> Store:
     """
     if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises where a folder may not be entered
         raise DataError("no such study file", where=str(path), remedy="make it with `fxray prefer create`")
-    mode = "" if not only_read or _is_writable(path) else "?mode=ro&immutable=1" if _is_at_rest(path) else "?mode=ro"
+    if not only_read:
+        return _opened(path, "")
+    try:
+        return _opened(path, "" if _is_writable(path) else _UNCHANGING if _is_at_rest(path) else "?mode=ro")
+    except ResourceError as error:  # a disk without room for what SQLite keeps beside a study
+        if _holds_all_votes(path):
+            return _opened(path, _UNCHANGING)
+        raise ResourceError(
+            f"cannot be read here: {error.message.partition(': ')[2]}",
+            where=str(path),
+            remedy=f"free some space, or copy it and {path.name}-wal, which holds the last votes, to another folder",
+        ) from error
+
+
+def _opened(path: Path, mode: str) -> Store:
     with _told(path):
         connection = sqlite3.connect(
             path.absolute().as_uri() + mode,
@@ -162,8 +178,17 @@ def _is_writable(path: Path) -> bool:
 
 def _is_at_rest(path: Path) -> bool:
     """Whether all votes are in the file itself, and no process has it open."""
-    beside = (path.resolve().with_name(f"{path.resolve().name}{ending}") for ending in ("-wal", "-shm", "-journal"))
-    return not any(file.exists() and file.stat().st_size for file in beside)
+    return _holds_all_votes(path) and not _beside(path, "-shm")
+
+
+def _holds_all_votes(path: Path) -> bool:
+    return not _beside(path, "-wal") and not _beside(path, "-journal")
+
+
+def _beside(path: Path, ending: str) -> bool:
+    """Whether SQLite has a file of its own beside a study, and something in it."""
+    file = path.resolve().with_name(f"{path.resolve().name}{ending}")
+    return file.exists() and file.stat().st_size > 0
 
 
 def now() -> str:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from fxray import draw as draw_module
 from fxray.cli.app import app
-from fxray.errors import DataError
+from fxray.errors import DataError, ResourceError
 from fxray.prefer import store as store_module
 from fxray.prefer.analysis import analyse
 from fxray.prefer.ballots import Ballot, RaterRecord, read_ballots, read_raters
@@ -285,6 +285,31 @@ def test_votes_of_a_study_that_another_serves_are_read_where_nothing_may_be_writ
     assert store.path.with_name("study.db-wal").stat().st_size > 0
     monkeypatch.setattr(store_module.os, "access", may_read)
     assert ": 1 vote\n" in told("export", store.path, tmp_path / "votes.csv")
+
+
+def test_a_study_on_a_full_disk_is_read_where_all_its_votes_are_in_it(voted, tmp_path, no_room):
+    expected = told("analyse", voted, "--json", "--num-bootstrap", "20")
+    study = tmp_path / "study.db"
+    study.write_bytes(voted.read_bytes())
+    for _ in range(2):  # what SQLite tried to write beside it is no vote
+        with no_room():
+            assert told("analyse", study, "--json", "--num-bootstrap", "20") == expected
+    assert study.read_bytes() == voted.read_bytes()
+
+
+def test_votes_beside_a_study_on_a_full_disk_are_one_error_and_are_not_left_out(store, tmp_path, no_room):
+    cast(store, rater_of(store, invite(store, "ana")), "f" * 32, 0, "left", None)
+    study = tmp_path / "copy" / "study.db"
+    study.parent.mkdir()
+    for name in ("study.db", "study.db-wal"):  # as after the loss of power
+        study.with_name(name).write_bytes(store.path.with_name(name).read_bytes())
+    with (
+        no_room(),
+        pytest.raises(ResourceError, match=r"study.db: cannot be read here: disk .*\n.*copy it and study.db-wal"),
+    ):
+        open_study(study, only_read=True)
+    with open_study(study, only_read=True) as opened:
+        assert opened.read("SELECT count(*) FROM vote")[0][0] == 1
 
 
 def test_names_in_any_script_are_drawn_in_a_font_that_has_them(tmp_path, monkeypatch):
