@@ -4,19 +4,20 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import get_args
 
 from fxray.data.formats.catalogue import Format, reader
 from fxray.data.formats.location import Images
 from fxray.data.formats.mapping import Layout, read_mapped
 from fxray.data.formats.record import Rows
+from fxray.data.formats.stream import Suffix
 from fxray.data.import_job import RECORDS_PER_PART, ImportJob, Summary
 from fxray.data.parts import ALONE_S, AllCores, each_part
 from fxray.data.rows import Reading
 from fxray.errors import ConfigError
 from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 
-_OF_ANNOTATIONS = frozenset({".json", ".xml", ".parquet"})
-"""Endings of the files that are read below a folder."""
+_OF_ANNOTATIONS = frozenset(get_args(Suffix))
 
 
 def import_dataset(

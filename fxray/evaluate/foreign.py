@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fxray.counts import counted
 from fxray.data.formats import stream
+from fxray.data.formats.coco import ANNOTATIONS
 from fxray.data.formats.record import Finding
 from fxray.data.images import decode_image, read_image_file
 from fxray.data.separators import remedy_for_columns
@@ -29,8 +30,6 @@ from fxray.schema import Box, Region, Sample, Verdict
 
 MASK_LEVEL = 128
 """Grey value, of 255, from which a pixel of a mask counts."""
-COCO_IMAGES = "annotations.json"
-"""COCO file beside a file of results, which says what their image ids stand for."""
 _MAX_LISTED = 10
 _FILES = {".parquet", ".jsonl", ".csv", ".json"}
 _LABELS = VERDICT_WORDS | {"0": Verdict.REAL, "1": Verdict.GENERATED}
@@ -156,7 +155,7 @@ def _named_beside(path: Path, results: list[Any], known: Collection[str]) -> dic
         DataError: They are numbers and no such file is there, or it cannot be read.
     """
     keys = [result.get("image_id") for result in results if isinstance(result, dict)]
-    images = path.with_name(COCO_IMAGES)
+    images = path.with_name(ANNOTATIONS)
     if all(isinstance(key, str) and key in known for key in keys):
         return {}
     if not images.is_file():
@@ -164,7 +163,7 @@ def _named_beside(path: Path, results: list[Any], known: Collection[str]) -> dic
             raise DataError(
                 f"image_id {numbers[0]} is a number, and no file says of which image",
                 where=str(path),
-                remedy=f"lay the COCO file that was predicted beside it as {COCO_IMAGES}, or write sample ids",
+                remedy=f"lay the COCO file that was predicted beside it as {ANNOTATIONS}, or write sample ids",
             )
         return {}
     named: dict[Any, str] = {}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ijson
 
@@ -18,6 +18,8 @@ from fxray.data.formats.record import FieldProblem, Finding, Place, Raw
 from fxray.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20
+Suffix = Literal[".json", ".xml", ".parquet"]
+"""Of the files of annotations that are read below a folder."""
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
 MAX_DEPTH = 200
 """Of nesting in JSON. Paths to deeper places are as long as they are deep, so half a megabyte could fill the memory."""
@@ -75,7 +77,7 @@ def rows(path: Path) -> Iterator[Raw | Finding]:
     return items(path, "", "row") if start == b"[" else lines(path)
 
 
-def documents(src: Path, suffix: str) -> Iterator[Path]:
+def documents(src: Path, suffix: Suffix) -> Iterator[Path]:
     """The file itself, or all files of a kind below a folder, by name; a link that leads nowhere is one of them.
 
     Raises:
@@ -91,7 +93,7 @@ def documents(src: Path, suffix: str) -> Iterator[Path]:
     yield from found
 
 
-def of_documents(src: Path, suffix: str, rows_of: Callable[[Path], Iterable[Any]]) -> Iterator[Any]:
+def of_documents(src: Path, suffix: Suffix, rows_of: Callable[[Path], Iterable[Any]]) -> Iterator[Any]:
     """The rows of one file, or of all files of a kind below a folder; there a file that is unreadable is a finding.
 
     Raises:

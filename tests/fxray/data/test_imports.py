@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import pytest
 from PIL import Image
@@ -15,8 +16,9 @@ from fxray.data import import_job
 from fxray.data.dataset import Dataset
 from fxray.data.formats.catalogue import find
 from fxray.data.formats.record import Place, Record
+from fxray.data.formats.stream import Suffix
 from fxray.data.import_job import ImportJob
-from fxray.data.imports import import_dataset
+from fxray.data.imports import import_dataset, plan
 from fxray.data.rows import Reading
 from fxray.errors import ConfigError, DataError, ResourceError
 from fxray.events import PhaseStarted, Step, ignore
@@ -54,6 +56,21 @@ def test_checksums_hold_and_nothing_else_is_left(source, tmp_path):
     assert summary.num_image_bytes == sum(len(content) for name, content in found.items() if name.startswith("images/"))
     images = [path for path in (tmp_path / "a" / "images").rglob("*") if path.is_file()]
     assert all(path.stat().st_mode & 0o222 == 0 for path in images)  # no tool changes them in place
+
+
+@pytest.mark.parametrize("suffix", get_args(Suffix))
+def test_a_file_of_annotations_that_changed_since_makes_another_plan(tmp_path, suffix):
+    def state():
+        return plan(find("folders"), tmp_path, tmp_path, Reading("displayed"))["source_state"]
+
+    annotations, image = tmp_path / f"a{suffix.upper()}", tmp_path / "a.png"
+    for file in (annotations, image):
+        file.write_text("[]")
+    before = state()
+    image.write_text("[1]")
+    assert state() == before
+    annotations.write_text("[1]")
+    assert state() != before
 
 
 def test_an_interrupted_import_goes_on_and_ends_the_same(source, tmp_path, monkeypatch):
