@@ -96,7 +96,12 @@ def _drawing(num_processes: int) -> Iterator[Callable[[Callable[[int], Row], Seq
     context = multiprocessing.get_context("spawn")  # a copy of this process would copy locks that its threads hold
     try:
         with ProcessPoolExecutor(num_processes, context, initializer=_end_with_parent) as pool:
-            yield partial(pool.map, chunksize=_ROWS_AT_ONCE // (4 * num_processes) or 1)
+            draw_all = partial(pool.map, chunksize=_ROWS_AT_ONCE // (4 * num_processes) or 1)
+            try:
+                yield partial(_without_signals, draw_all)
+            except BaseException:  # whoever leaves waits for no row that nobody wants
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     except BrokenProcessPool as error:
         raise ResourceError(
             "a process that drew images was ended",
@@ -105,9 +110,21 @@ def _drawing(num_processes: int) -> Iterator[Callable[[Callable[[int], Row], Seq
         ) from error
 
 
+def _without_signals(
+    draw_all: Callable[[Callable[[int], Row], Sequence[int]], Iterator[Row]],
+    draw: Callable[[int], Row],
+    batch: Sequence[int],
+) -> Iterator[Row]:
+    """Leaves signals to a whole group of processes, as of a terminal or a job, to this one; others inherit the mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        return draw_all(draw, batch)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with_parent() -> None:
-    """Leaves an interrupt to the process that asked, and ends with it however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ends with the process that asked, however that ends."""
     threading.Thread(target=_watch_parent, daemon=True).start()
 
 

@@ -1,6 +1,7 @@
 """The synthetic datasets as files."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,13 @@ from fxray.data.synth.write import synthesise
 from fxray.errors import ResourceError
 from fxray.schema import Verdict
 
+DRAWING = """
+from fxray.cli.app import main
+from fxray.data.synth import write
+write.num_processors = lambda: 2
+if __name__ == "__main__":
+    main()
+"""
 ROOT = str(Path(__file__).parents[4])
 
 
@@ -68,6 +76,24 @@ def test_processes_draw_what_one_draws(tmp_path, monkeypatch):
 def test_a_process_that_is_ended_while_it_draws_is_told_in_words():
     with pytest.raises(ResourceError, match="was ended"), write._drawing(2) as draw_all:
         list(draw_all(os._exit, range(4)))
+
+
+@pytest.mark.parametrize("when_s", [1.0, 3.0])
+def test_a_signal_to_all_processes_that_draw_is_the_first_ones_alone(tmp_path, when_s):
+    command = [sys.executable, "-c", DRAWING, "data", "synth", tmp_path / "out", "--num-train", "20000"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": ROOT}
+    ) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        deadline_s = time.monotonic() + 30
+        while len(children.read_text().split()) < 3:  # two draw, one is Python's own
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        time.sleep(when_s)
+        os.killpg(parent.pid, signal.SIGTERM)
+        _, said = parent.communicate(timeout=60)
+    assert parent.returncode == 143
+    assert "Traceback" not in said
 
 
 def test_processes_that_draw_end_with_the_one_that_was_killed(tmp_path):
