@@ -26,6 +26,7 @@ from fxray.config.document import Document, Entry, read_document
 from fxray.config.load import anchor
 from fxray.config.tree import Config, Count, Section
 from fxray.config.validate import validate
+from fxray.errors import ConfigError
 from fxray.evaluate.scores import METRICS
 from fxray.experiments.trainings import name_of_values
 
@@ -192,7 +193,14 @@ def load_sweep(path: Path) -> SweepFile:
     """
     document = read_document(path)
     origins = {keys[1]: entry.origin for keys, entry in document.items() if keys[0] == "fields" and len(keys) > 1}
-    return SweepFile(path, validate(Sweep, document, where=str(path)), origins)
+    sweep = validate(Sweep, document, where=str(path))
+    if not sweep.fields and len(sweep.seeds) == 1:
+        raise ConfigError(
+            "is a sweep of one trial: it names no fields, and one seed",
+            where=str(path),
+            remedy="give `fields`, or several `seeds`; one setting is trained by `fxray train`",
+        )
+    return SweepFile(path, sweep, origins)
 
 
 def settings_of(file: SweepFile) -> list[Setting]:

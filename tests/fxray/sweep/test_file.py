@@ -76,6 +76,8 @@ def test_fields_that_take_whole_numbers_are_known(field, is_whole):
         ("fields: {evaluate.max_new_tokens: {grid: [32, 64]}}", "settings are measured alike"),
         ("fields: {evaluate: {grid: [{num_samples: 8}]}}", "settings are measured alike"),
         ("fields: {grpo.kl_beta: {grid: [0.1]}}\nnum_samples: 3", "no field is drawn"),
+        ("", "a sweep of one trial"),
+        ("fields: {}\nseeds: [3]", "a sweep of one trial"),
         ("seeds: [1, 1]", "one twice"),
         ("seeds: []", "at least 1 item"),
         ("metric: iuo", "`metric` 'iuo' is none"),
@@ -102,10 +104,10 @@ def test_the_best_of_a_metric_of_faults_has_the_fewest(sweep_file):
 
     both = [result("sees ghosts", 0.9), result("careful", 0.02)]
     for text, best in (("", "careful"), ("\nmode: max", "sees ghosts")):
-        sweep = sweep_file(f"metric: hallucination{text}").sweep
+        sweep = sweep_file(f"seeds: [0, 1]\nmetric: hallucination{text}").sweep
         assert ranked(both, sweep.metric, sweep.mode)[0].setting == best
-    assert sweep_file("metric: iou").sweep.mode == "max"
-    assert sweep_file("metric: boxes_per_image\nmode: min").sweep.mode == "min"
+    assert sweep_file("seeds: [0, 1]\nmetric: iou").sweep.mode == "max"
+    assert sweep_file("seeds: [0, 1]\nmetric: boxes_per_image\nmode: min").sweep.mode == "min"
 
 
 @pytest.mark.parametrize(
