@@ -9,7 +9,7 @@ from fxray.capacity.devices import GIB, Gpu
 from fxray.capacity.duration import Coefficients, Duration, plan_duration
 from fxray.capacity.memory import MemoryPlan, plan_memory
 from fxray.capacity.trained import Trained, count_trained
-from fxray.config.model_shape import ModelShape, read_shape
+from fxray.config.model_shape import ModelShape, published_families, read_shape
 from fxray.config.problem import Problem
 from fxray.config.tree import Config
 from fxray.errors import ConfigError, ResourceError
@@ -113,7 +113,7 @@ def known_shape(config: Config) -> ModelShape:
         raise ConfigError(
             f"the shape of {config.model.path} is not known here",
             where="model.path",
-            remedy="give a folder with its config.json, or the name of a published Qwen2.5-VL",
+            remedy=f"give a folder with its config.json, or the name of a published {published_families()}",
         )
     return shape
 

@@ -112,6 +112,13 @@ def read_shape(path: str) -> ModelShape | Problem | None:
         return Problem("model.path", path, f"must hold a readable config.json, got {error}", remedy)
 
 
+def published_families() -> str:
+    """The families of which published sizes are known by name."""
+    files = sorted((_ASSETS / "shapes").glob("*.json"))
+    types = [json.loads(file.read_text(encoding="utf-8"))["model_type"] for file in files]
+    return " or ".join(dict.fromkeys(FAMILIES[each].title for each in types))
+
+
 def adapter_warning(path: str) -> str | None:
     """What an adapter on a base model lacks of the paper's; None where it lacks nothing, or nothing is known.
 

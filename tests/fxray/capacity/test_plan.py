@@ -19,10 +19,11 @@ from fxray.capacity.plan import draw_plan, known_shape, refuse_what_does_not_fit
 from fxray.capacity.trained import count_trained, find_store_problem
 from fxray.capacity.weights import count_adapter, count_weights
 from fxray.cli.app import app
+from fxray.config import model_shape
 from fxray.config.limits import PROMPT_TOKENS, check, image_tokens
 from fxray.config.load import load_config, shipped_folder
 from fxray.config.tree import Config
-from fxray.errors import DataError, ResourceError
+from fxray.errors import ConfigError, DataError, ResourceError
 from fxray.grpo.packing import packed_length, plan_micro_batches
 from fxray.launch.sft import sft_settings
 from fxray.model.head import LOGITS_BUDGET
@@ -54,6 +55,14 @@ def test_the_shipped_configurations_fit_on_80_gb(name: str, overrides: tuple[str
     assert plan.memory.fits
     assert plan.change == ()
     assert plan.memory.cached_tokens > 4 * tree.rollout.max_model_len
+
+
+def test_the_remedy_for_an_unknown_shape_names_every_family_that_has_known_ones() -> None:
+    with pytest.raises(ConfigError) as told:
+        known_shape(config("qwen2.5-vl-7b", "model.path=nobody/qwen9"))
+    shapes = sorted((Path(model_shape.__file__).parents[1] / "assets" / "shapes").glob("*.json"))
+    assert shapes
+    assert all(re.match(r"(.*)-\d+b", shape.name)[1] in told.value.remedy.lower() for shape in shapes)
 
 
 def test_weights_adapters_and_optimizer_are_exact() -> None:
