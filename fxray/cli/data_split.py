@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxray.cli.all_cores import on_all_cores
-from fxray.counts import counted
 from fxray.data.split.settings import Scheme, Settings
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def split(
       fxray data split real.parquet fake.parquet --scheme leave-one-generator-out --out ood.json
     """
     from fxray.cli.progress import show_progress
-    from fxray.data.split.plan import write_plan
+    from fxray.data.split.plan import counts, write_plan
     from fxray.data.split.split import split as split_files
 
     given = {
@@ -100,7 +99,9 @@ def split(
     target = out or files[0].parent / "split.json"
     write_plan(target, result.plan)
     _print(result)
-    _note_small_validation(result, "--fractions" if scheme is Scheme.FIXED else "--validation-frac")
+    sizes = [counts(fold, result.rows.is_generated_N)["validation"] for fold in result.plan.folds]
+    option = "--fractions" if scheme is Scheme.FIXED else "--validation-frac"
+    _note_small_validation(sizes, f"a larger {option} gives more")
     typer.echo(target)
 
 
@@ -121,11 +122,17 @@ def take(
         -s data.test=folds/0/test.parquet
     """
     from fxray.cli.progress import show_progress
+    from fxray.data.dataset import Dataset
+    from fxray.data.split.schemes import PART_NAMES, VALIDATION
     from fxray.data.split.take import take as take_fold
+    from fxray.evaluate.fitting import verdict_counts
 
     with show_progress() as on_event:
         written = take_fold(split_file, out, fold, on_event)
     for path in written:
+        if path.stem == PART_NAMES[VALIDATION]:
+            sizes = verdict_counts(Dataset.open(path).samples)
+            _note_small_validation([sizes], "`fxray data split` with a larger share for validation gives more")
         typer.echo(path)
 
 
@@ -188,16 +195,10 @@ def _print(result: Split) -> None:
     print_table(table)
 
 
-def _note_small_validation(result: Split, option: str) -> None:
-    """Says on stderr that a validation part is too small for the calibration, with which training ends."""
-    from fxray.data.split.plan import counts
-    from fxray.evaluate.fitting import MIN_IMAGES
+def _note_small_validation(sizes: Sequence[tuple[int, int]], remedy: str) -> None:
+    """Says on stderr where the smallest validation part of some, real + generated images, is too small to calibrate."""
+    from fxray.evaluate.fitting import note_of_few
 
-    sizes = [counts(fold, result.rows.is_generated_N)["validation"] for fold in result.plan.folds]
-    num_real, num_generated = min((size for size in sizes if any(size)), key=min, default=(MIN_IMAGES, MIN_IMAGES))
-    if min(num_real, num_generated) < MIN_IMAGES:
-        typer.echo(
-            f"note: {num_real} real + {counted(num_generated, 'generated image')} for validation are too few to "
-            f"calibrate a detector, which takes {MIN_IMAGES} of each at least; a larger {option} gives more",
-            err=True,
-        )
+    smallest = min((size for size in sizes if any(size)), key=min, default=None)
+    if smallest and (note := note_of_few(*smallest, remedy)):
+        typer.echo(f"note: {note}", err=True)

@@ -3,6 +3,8 @@
 Legend: N images of the validation split.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -11,6 +13,7 @@ from fxray import __version__
 from fxray.counts import counted
 from fxray.errors import DataError
 from fxray.evaluate.calibration import Calibration, FittedFor, logit, sigmoid
+from fxray.schema import Sample, Verdict
 
 MIN_IMAGES = 20
 """Of each class; fewer say nothing of shares of a few per cent."""
@@ -70,6 +73,22 @@ def fit_calibration(
         is_synthetic=is_synthetic,
         fitted_for=fitted_for,
         fxray=__version__,
+    )
+
+
+def verdict_counts(samples: Sequence[Sample]) -> tuple[int, int]:
+    """Real and generated images."""
+    num_generated = sum(sample.annotation.verdict is Verdict.GENERATED for sample in samples)
+    return len(samples) - num_generated, num_generated
+
+
+def note_of_few(num_real: int, num_generated: int, remedy: str) -> str | None:
+    """Says that a validation part is too small for the calibration with which training ends; None where it is not."""
+    if min(num_real, num_generated) >= MIN_IMAGES:
+        return None
+    return (
+        f"{num_real} real + {counted(num_generated, 'generated image')} for validation are too few to calibrate a "
+        f"detector, which takes {MIN_IMAGES} of each at least; {remedy}"
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fxray.config.tree import Config
 from fxray.counts import counted
 from fxray.errors import DataError
-from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
+from fxray.events import Note, OnEvent, PhaseDone, PhaseStarted, Step
 from fxray.files import write_atomically
 from fxray.launch.run import DATA_FILE, RunDirectory
 
@@ -58,8 +58,10 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
         )
         on_event(PhaseDone(PHASE, time.monotonic() - start_s, str(run.data_file("train").parent)))
     refuse_shared_samples(splits.train, (splits.validation, splits.test))
-    if not run.sft_adapter.is_dir() and config.data.on_corrupt_image != "skip":
-        _refuse_incomplete(splits)
+    if not run.sft_adapter.is_dir():
+        _tell_of_few(splits, on_event)
+        if config.data.on_corrupt_image != "skip":
+            _refuse_incomplete(splits)
     files = {name: getattr(splits, name) for name in ("train", "validation", "test")}
     contents = {name: _fingerprint(path) for name, path in files.items()}
     _refuse_other_contents(run.root, files, contents)
@@ -124,6 +126,17 @@ def _refuse_incomplete(splits: Splits) -> None:
     for path in (splits.train, splits.validation, splits.test):
         dataset = Dataset.open(path)
         refuse_missing_images(dataset, range(len(dataset)))
+
+
+def _tell_of_few(splits: Splits, on_event: OnEvent) -> None:
+    """Says so while nothing is trained where the validation part is too small for the calibration at the end."""
+    from fxray.data.dataset import Dataset
+    from fxray.evaluate.fitting import note_of_few, verdict_counts
+
+    field = "data.synth.num_validation" if splits.is_synthetic else "data.validation"
+    sizes = verdict_counts(Dataset.open(splits.validation).samples)
+    if note := note_of_few(*sizes, f"a larger {field} gives more"):
+        on_event(Note(note))
 
 
 def _fingerprint(path: Path) -> str:

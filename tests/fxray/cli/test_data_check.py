@@ -80,6 +80,9 @@ def test_a_validation_part_that_is_too_small_to_calibrate_is_noted(data, tmp_pat
     note = f"{num_validation // 2} real + {counted(num_validation // 2, 'generated image')} for validation are too few"
     assert ("note: " in shown.stderr, told in shown.stderr) == (bool(told), True)
     assert (note in shown.stderr) == bool(told)
+    fold = [] if len(next(iter(folds))) == 1 else ["--fold", 0]
+    taken = run("data", "take", tmp_path / "s.json", tmp_path / "taken", *fold)
+    assert ("for validation are too few to calibrate" in taken.stderr) == bool(told)
 
 
 def test_groups_come_from_a_file(data, tmp_path):

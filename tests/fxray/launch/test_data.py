@@ -8,7 +8,7 @@ import pytest
 from fxray.config.load import load_config
 from fxray.data.dataset import Row, write_dataset
 from fxray.errors import CheckpointError, DataError, FxrayError
-from fxray.events import ignore
+from fxray.events import Note, ignore
 from fxray.launch.calibration import recorded_splits
 from fxray.launch.data import Splits, prepare_data, refuse_shared_samples
 from fxray.launch.lease import LEASE_FILE
@@ -62,6 +62,26 @@ def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path) -> None:
     splits_of(tmp_path, "abc", "d", "ef")
     with open_run(tmp_path / "run", config) as run:
         prepare_data(config, run, ignore)
+
+
+@pytest.mark.parametrize(("num_validation", "told"), [(38, ["19 real + 19 generated images"]), (40, [])])
+def test_a_validation_part_that_is_too_small_to_calibrate_is_told_until_sft_is_done(
+    tmp_path: Path, num_validation: int, told: list[str]
+) -> None:
+    synth = f"{{num_train: 2, num_validation: {num_validation}, num_test: 2, size_px: 56}}"
+    config = load_config("tiny", [f"data.synth={synth}"])
+
+    def notes() -> list[str]:
+        events = []
+        with open_run(tmp_path / "run", config) as run:
+            prepare_data(config, run, events.append)
+        return [event.text for event in events if isinstance(event, Note)]
+
+    found = notes()
+    assert [text.partition(" for validation are too few to calibrate")[0] for text in found] == told
+    assert all("data.synth.num_validation" in text for text in found)
+    (tmp_path / "run/sft/adapter").mkdir(parents=True)
+    assert notes() == []
 
 
 def test_images_that_are_missing_are_told_before_anything_is_trained(tmp_path: Path) -> None:
