@@ -9,25 +9,28 @@ from pathlib import Path
 
 from fxray.errors import CheckpointError, ModelError
 from fxray.files import write_atomically
-from fxray.launch.run import BASE_FILE
+from fxray.launch.run import BASE_FILE, RunDirectory
 from fxray.model.folder import resolve_model_path, weights_fingerprint
 
 
-def keep_base(root: Path, model_path: Path) -> None:
+def keep_base(run: RunDirectory, model_path: Path) -> None:
     """Writes down what a run rests on; one of an earlier version, which does not say it, says it from now on.
 
     Args:
-        root: Of the run.
+        run: The run.
         model_path: Folder of the base model.
 
     Raises:
         CheckpointError: The run was begun with other weights.
+        FxrayError: Another driver took the run over meanwhile.
         ModelError: The weights cannot be read.
     """
     found = weights_fingerprint(model_path)
-    if _recorded(root) not in ("", found):
-        raise _other_base(root, str(model_path))
-    write_atomically(root / BASE_FILE, json.dumps({"weights_fingerprint": found}) + "\n")
+    if _recorded(run.root) not in ("", found):
+        raise _other_base(run.root, str(model_path))
+    if run.lease is not None:
+        run.lease.check()
+    write_atomically(run.root / BASE_FILE, json.dumps({"weights_fingerprint": found}) + "\n")
 
 
 def has_other_base(root: Path, path: str) -> bool:

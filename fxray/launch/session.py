@@ -69,7 +69,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
         open_run(run_dir, config) as run,
         watch_run(run.root, on_event, warning_s=warning_s, phases=names) as watch,
     ):
-        keep_base(run.root, model_path)
+        keep_base(run, model_path)
         splits = prepare_data(config, run, watch.on_event)
         refuse([*warmup_problems(config, len(Dataset.open(splits.train)))], where="configuration")
         with ray_cluster(config.ray, min_cpus=num_cpus(config)), watch.exporting():

@@ -1,5 +1,6 @@
 """A run rests on one base model, from SFT to its last answer."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from fxray.config.load import load_config
-from fxray.errors import CheckpointError
+from fxray.errors import CheckpointError, FxrayError
 from fxray.events import ignore
 from fxray.experiments.work import take_over_sft
 from fxray.launch.base_model import keep_base
-from fxray.launch.run import BASE_FILE, open_finished, open_run
+from fxray.launch.lease import LEASE_FILE
+from fxray.launch.run import BASE_FILE, RunDirectory, open_finished, open_run
 from fxray.launch.session import open_session
 from fxray.model.folder import base_fingerprint
 
@@ -26,7 +28,7 @@ def run_dir(base: Path, tmp_path: Path) -> Path:
     """A run that has done SFT."""
     config = load_config("tiny", [f"model.path={base}"])
     with open_run(tmp_path / "runs" / "first", config) as run:
-        keep_base(run.root, base)
+        keep_base(run, base)
         run.sft_adapter.mkdir(parents=True)
     return run.root
 
@@ -44,7 +46,7 @@ def merge(base: Path) -> None:
 
 def test_a_run_does_not_go_on_with_a_base_that_was_merged_anew_under_its_name(base: Path, run_dir: Path) -> None:
     config = load_config("tiny", [f"model.path={base}"])
-    keep_base(run_dir, base)
+    keep_base(RunDirectory(run_dir), base)
     merge(base)
     with (
         pytest.raises(CheckpointError, match="are not those that the run was begun with") as caught,
@@ -69,10 +71,19 @@ def test_the_policy_of_a_run_does_not_answer_on_another_base(base: Path, run_dir
 def test_a_run_of_an_earlier_version_is_not_refused_and_says_its_base_from_now_on(base: Path, run_dir: Path) -> None:
     (run_dir / BASE_FILE).unlink()
     merge(base)
-    keep_base(run_dir, base)
+    keep_base(RunDirectory(run_dir), base)
     merge(base)
     with pytest.raises(CheckpointError):
-        keep_base(run_dir, base)
+        keep_base(RunDirectory(run_dir), base)
+
+
+def test_a_driver_that_was_overtaken_does_not_say_what_another_ones_run_rests_on(base: Path, tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", load_config("tiny", [f"model.path={base}"])) as run:
+        lease = run.root / LEASE_FILE
+        lease.write_text(json.dumps(json.loads(lease.read_text()) | {"token": "another", "text": "pid 1 on a node"}))
+        with pytest.raises(FxrayError, match="pid 1 on a node took this run over"):
+            keep_base(run, base)
+        assert not (run.root / BASE_FILE).exists()
 
 
 def test_an_sft_on_another_base_is_not_taken_over(base: Path, run_dir: Path) -> None:
