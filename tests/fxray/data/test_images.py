@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fxray.data import images
-from fxray.data.images import MAX_IMAGE_BYTES, decode_image, read_image_file
+from fxray.data.images import MAX_IMAGE_BYTES, decode_image, open_image, read_image_file, upright_rgb
+from fxray.data.orientation import ORIENTATION_TAG
 from fxray.errors import DataError
 
 
@@ -212,3 +215,44 @@ def test_threads_that_open_images_leave_the_filters_of_warnings_as_they_were(mon
         assert is_one_in.wait(60)
         assert threads.submit(decode_image, encoded, "other").result(60).size == one.result(60).size == (4, 4)
     assert list(warnings.filters) == before
+
+
+MEASURED = """
+import io, sys
+from PIL import Image
+from fxray.data.images import decode_image
+def most_bytes():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return 1024 * int(line.split()[1])
+image, buffer, exif = Image.new(sys.argv[1], (5000, 4000)), io.BytesIO(), Image.Exif()
+exif[0x0112] = int(sys.argv[2])
+image.save(buffer, "PNG", exif=exif, compress_level=1)
+del image
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak is the present from now on
+before = most_bytes()
+print(decode_image(buffer.getvalue(), "image").size, most_bytes() - before)
+"""
+
+
+@pytest.mark.parametrize(("mode", "orientation"), [("RGB", 1), ("RGB", 6), ("RGBA", 1)])
+def test_pixels_are_there_at_most_twice_while_they_are_decoded(mode: str, orientation: int) -> None:
+    command = [sys.executable, "-c", MEASURED, mode, str(orientation)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    size, num_bytes = done.stdout.rsplit(maxsplit=1)
+    assert size == ("(4000, 5000)" if orientation == 6 else "(5000, 4000)")
+    assert int(num_bytes) < 2.5 * 4 * 5000 * 4000
+
+
+def test_what_is_made_upright_stays_as_it_was() -> None:
+    for orientation in (1, 6):
+        exif = Image.Exif()
+        exif[ORIENTATION_TAG] = orientation
+        buffer = io.BytesIO()
+        Image.new("RGB", (3, 2), (9, 8, 7)).save(buffer, "PNG", exif=exif)
+        image = open_image(buffer.getvalue(), "image")
+        upright = upright_rgb(image)
+        assert (image.size, upright.size) == ((3, 2), (2, 3) if orientation == 6 else (3, 2))
+        assert image.getexif()[ORIENTATION_TAG] == orientation
+        upright.putpixel((0, 0), (1, 1, 1))
+        assert image.getpixel((0, 0)) == (9, 8, 7)
