@@ -8,9 +8,11 @@ images below 100 KB inside the answer, through the driver's memory; larger ones 
 """
 
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +33,8 @@ MOST_AT_ONCE = 64
 """Images that the actor reads in one call."""
 MOST_THREADS = 8
 """That decode at the same time: each holds a whole image."""
+MOST_PIXELS = 200_000_000
+"""Of the images that are decoded at the same time, unless one has more: each takes 4 bytes, and is there twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class ImageStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._good: set[int] = set()
+        self._room, self._pixels = threading.Condition(), 0
         self._threads = ThreadPoolExecutor(max(1, min(MOST_THREADS, num_processors() // 2)), "decoding")
 
     @cached_property
@@ -107,12 +112,27 @@ class ImageStore:
     def _prove(self, row: int, encoded: bytes | DataError) -> bytes | DataError:
         """Decodes an image once, so that engines and learner are spared those that cannot be."""
         if isinstance(encoded, bytes) and row not in self._good:
+            sample = self._dataset.samples[row]
             try:
-                self._dataset.decode(row, encoded)
+                with self._room_for(sample.width_px * sample.height_px):
+                    self._dataset.decode(row, encoded)
             except DataError as error:
                 return error
             self._good.add(row)
         return encoded
+
+    @contextmanager
+    def _room_for(self, pixels: int) -> Iterator[None]:
+        """Waits until so many more may be held; an image alone always may."""
+        with self._room:
+            self._room.wait_for(lambda: self._pixels == 0 or self._pixels + pixels <= MOST_PIXELS)
+            self._pixels += pixels
+        try:
+            yield
+        finally:
+            with self._room:
+                self._pixels -= pixels
+                self._room.notify_all()
 
 
 class ImageSource:
