@@ -94,7 +94,7 @@ def _read_regions(think: str) -> tuple[Region, ...]:
 
 
 def _caption_beside(before: str, after: str) -> str:
-    """A caption pair before the box, a JSON label in the box's own object, or else what the line says before it."""
+    """A caption pair before the box, a JSON label in the box's own object, or else the prose before it."""
     marked = before.rpartition(CAPTION_START)[2] if CAPTION_START in before else ""
     if CAPTION_END in marked:
         return marked.partition(CAPTION_END)[0]
@@ -105,5 +105,8 @@ def _caption_beside(before: str, after: str) -> str:
                 return str(json.loads(label[1]))
             except ValueError:  # an escape that JSON does not know
                 return label[1][1:-1]
+    if "{" in before:  # keys of JSON are no caption
+        return ""
     lines = REGION_MARKER.sub("", before).splitlines()
-    return lines[-1].strip(" \t:;,-*") if lines else ""
+    caption = lines[-1].strip(" \t:;,-*") if lines else ""
+    return caption if any(map(str.isalnum, caption)) else ""
