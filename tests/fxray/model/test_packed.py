@@ -177,3 +177,10 @@ def test_a_sampled_vision_token_is_refused(policy, rows):
         pack(base(policy), [replace(rows[0], answers=(rows[0].answers[0], answer))])
     with pytest.raises(ModelError, match=r"answer 0 contains a vision token"):
         pack(base(policy), [rows[0]], forbidden_ids=[int(rows[0].answers[0][2])])
+
+
+def test_a_model_whose_layers_do_not_all_see_everything_is_refused(random_model_dir):
+    model = load_model(random_model_dir, dtype="float32")
+    model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(ModelError, match=r"\['sliding_attention'\], expected only full attention"):
+        PackedPolicy(model)
