@@ -138,6 +138,23 @@ def test_questions_and_answers_keep_to_the_view(settings: SftSettings) -> None:
     assert not any("box" in question or "tag" in question for question in asked)
 
 
+def test_answers_name_regions_in_the_order_of_the_job(settings: SftSettings) -> None:
+    tokenizer = load_tokenizer(Path(settings.model_path))
+    corners = {}
+    for order in ("annotation", "position"):
+        reader = make_reader(replace(settings, region_order=order))
+        corners[order] = {
+            example.row.sample_id: [
+                (region.box.y_min, region.box.x_min)
+                for region in parse(tokenizer.decode(example.row.answers[0])).regions
+            ]
+            for step in range(6)
+            for example in reader.read(step)
+        }
+    assert corners["annotation"] != corners["position"]
+    assert corners["position"] == {name: sorted(boxes) for name, boxes in corners["annotation"].items()}
+
+
 @pytest.mark.parametrize("model", ["random_qwen3_dir", "random_internvl_dir"])
 def test_other_families_are_taught_boxes_as_they_name_them(
     settings: SftSettings, model: str, request: pytest.FixtureRequest
