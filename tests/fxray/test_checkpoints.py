@@ -62,7 +62,7 @@ def test_retention_keeps_the_last_ones_and_final(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["final", "step-000003", "step-000004"]
 
 
-@pytest.mark.parametrize(("num_saved", "keep_last"), [(1, 2), (2, 2), (3, 2), (0, 1)])
+@pytest.mark.parametrize(("num_saved", "keep_last"), [(1, 2), (2, 2), (3, 2), (2, 4), (0, 1)])
 def test_retention_takes_none_of_the_last_ones(tmp_path: Path, num_saved: int, keep_last: int) -> None:
     for step in range(num_saved):
         save(tmp_path, step)
