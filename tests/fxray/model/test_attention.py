@@ -1,9 +1,17 @@
 from itertools import pairwise
 
+import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from fxray.model.attention import dense_layout, packed_attention, window_attention
+from fxray.model.attention import (
+    DenseLayout,
+    VarlenLayout,
+    dense_layout,
+    make_layout,
+    packed_attention,
+    window_attention,
+)
 
 CPU = torch.device("cpu")
 PROMPTS, ANSWERS = [7, 4], [[30, 2, 3, 12], [5, 29, 1]]
@@ -26,9 +34,25 @@ def test_each_answer_is_in_one_block_and_at_most_a_third_of_a_longer_one_is_padd
     assert len(layout.back_T) == NUM_TOKENS
 
 
-def test_answers_of_many_lengths_see_their_prompt_and_themselves():
+def test_an_answer_of_two_thirds_of_the_longest_has_a_block_of_its_own():
+    layout = dense_layout([7], [[30, 20, 21]])
+    assert [tuple(block.answer_AR.shape) for block in layout.blocks] == [(2, 30), (1, 20)]
+
+
+def test_only_products_in_bfloat16_on_a_gpu_are_laid_out_for_flash_attention():
+    kinds = {
+        (device, dtype): type(make_layout(PROMPTS, ANSWERS, torch.device(device), dtype))
+        for device in ("cpu", "cuda")
+        for dtype in (torch.bfloat16, torch.float32)
+    }
+    assert {key for key, kind in kinds.items() if kind is VarlenLayout} == {("cuda", torch.bfloat16)}
+    assert set(kinds.values()) == {VarlenLayout, DenseLayout}
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_answers_of_many_lengths_see_their_prompt_and_themselves(scaling):
     query, key, value = random_heads(NUM_TOKENS)
-    got, _ = packed_attention(torch.nn.Module(), query, key, value, dense_layout(PROMPTS, ANSWERS))
+    got, _ = packed_attention(torch.nn.Module(), query, key, value, dense_layout(PROMPTS, ANSWERS), scaling)
     start = 0
     for prompt, answers in zip(PROMPTS, ANSWERS, strict=True):
         of_prompt = list(range(start, start + prompt))
@@ -36,7 +60,7 @@ def test_answers_of_many_lengths_see_their_prompt_and_themselves():
         for length in answers:
             tokens = [*of_prompt, *range(start, start + length)]
             alone = scaled_dot_product_attention(
-                query[:, :, tokens], key[:, :, tokens], value[:, :, tokens], is_causal=True
+                query[:, :, tokens], key[:, :, tokens], value[:, :, tokens], is_causal=True, scale=scaling
             )
             torch.testing.assert_close(got[:, tokens], alone.transpose(1, 2), rtol=1e-5, atol=1e-6)
             start += length
@@ -50,14 +74,15 @@ def test_prompts_without_answers_are_attended_to():
     assert got.shape == (1, 11, 2, 4)
 
 
-def test_windows_of_one_size_and_of_several_are_attended_to_apart():
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_windows_of_one_size_and_of_several_are_attended_to_apart(scaling):
     query, key, value = random_heads(24)
     for ends in ([0, 8, 16, 24], [0, 4, 16, 24]):
         got, _ = window_attention(
-            torch.nn.Module(), query, key, value, None, cu_seq_lens_q=torch.tensor(ends, dtype=torch.int32)
+            torch.nn.Module(), query, key, value, None, scaling, cu_seq_lens_q=torch.tensor(ends, dtype=torch.int32)
         )
         assert got.shape == (1, 24, 2, 4)
         for start, end in pairwise(ends):
             part = slice(start, end)
-            alone = scaled_dot_product_attention(query[:, :, part], key[:, :, part], value[:, :, part])
+            alone = scaled_dot_product_attention(query[:, :, part], key[:, :, part], value[:, :, part], scale=scaling)
             torch.testing.assert_close(got[:, part], alone.transpose(1, 2), rtol=1e-5, atol=1e-6)
