@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from fxray.model import attention
 from fxray.model.attention import (
     DenseLayout,
     VarlenLayout,
     dense_layout,
     make_layout,
     packed_attention,
+    varlen_layout,
     window_attention,
 )
 
@@ -86,3 +88,44 @@ def test_windows_of_one_size_and_of_several_are_attended_to_apart(scaling):
             part = slice(start, end)
             alone = scaled_dot_product_attention(query[:, :, part], key[:, :, part], value[:, :, part], scale=scaling)
             torch.testing.assert_close(got[:, part], alone.transpose(1, 2), rtol=1e-5, atol=1e-6)
+
+
+def flash(query, key, value, query_ends, key_ends, max_queries, max_keys, *, scale, window_size=(-1, -1)):
+    """What Flash Attention does: each sequence by itself, all of one type; in a causal window queries are the last."""
+    assert query.dtype == key.dtype == value.dtype
+    assert query_ends.dtype == key_ends.dtype == torch.int32
+    assert (max_queries, max_keys) == (query_ends.diff().max(), key_ends.diff().max())
+    assert window_size in {(-1, -1), (-1, 0)}
+    attended = []
+    for queries, keys in zip(pairwise(query_ends.tolist()), pairwise(key_ends.tolist()), strict=True):
+        q, k, v = (each[slice(*span)].transpose(0, 1) for each, span in ((query, queries), (key, keys), (value, keys)))
+        may_see = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool)
+        if window_size == (-1, 0):
+            may_see = may_see.tril(k.shape[1] - q.shape[1])
+        attended.append(scaled_dot_product_attention(q, k, v, attn_mask=may_see, scale=scale).transpose(0, 1))
+    return torch.cat(attended)
+
+
+@pytest.mark.parametrize("ends", [[0, 8, 16, 24], [0, 4, 16, 24]])
+def test_windows_of_a_gpu_say_the_same(ends, monkeypatch):
+    query, key, value = random_heads(24)
+    cu_seq_lens, longest = torch.tensor(ends), max(end - start for start, end in pairwise(ends))
+
+    def windows(query, key):
+        kwargs = {"cu_seq_lens_q": cu_seq_lens, "max_length_q": longest}
+        return window_attention(torch.nn.Module(), query, key, value, None, 0.3, **kwargs)[0]
+
+    dense = windows(query, key)
+    monkeypatch.setattr(attention, "attention_kind", lambda *_: "varlen")
+    monkeypatch.setattr(attention, "flash_attention", flash)
+    # Rotations may come in the type of the weights, values in that of the products.
+    torch.testing.assert_close(windows(query.double(), key.double()), dense, rtol=1e-5, atol=1e-6)
+
+
+def test_packed_groups_of_a_gpu_say_the_same_whatever_the_type_of_rotations(monkeypatch):
+    query, key, value = random_heads(NUM_TOKENS)
+    dense, _ = packed_attention(torch.nn.Module(), query, key, value, dense_layout(PROMPTS, ANSWERS), 0.3)
+    monkeypatch.setattr(attention, "flash_attention", flash)
+    layout = varlen_layout(PROMPTS, ANSWERS)
+    got, _ = packed_attention(torch.nn.Module(), query.double(), key.double(), value, layout, 0.3)
+    torch.testing.assert_close(got, dense, rtol=1e-5, atol=1e-6)
