@@ -108,6 +108,8 @@ def lenient_captions(think: str) -> list[str]:
         ('{"bbox_2d": [1, 2, 3, 4], "label": "sky"}, {"bbox_2d": [5, 6, 7, 8], "label": "leg"}', ["sky", "leg"]),
         ('{"label": "fake", "flaws": [{"bbox_2d": [1, 2, 3, 4], "label": "sky"}]}', ["sky"]),
         ('[1, 2, 3, 4] [5, 6, 7, 8], "label": "sky"}', ["", "sky"]),
+        ('[1, 2, 3, 4], {"box": [5, 6, 7, 8], "label": "leg"}, [9, 9, 10, 10]', ["", "leg", ""]),
+        ('[1, 2, 3, 4], {"label": "leg", "box": [5, 6, 7, 8]}, [9, 9, 10, 10]', ["", "leg", ""]),
         ("Leg twisted[1, 2, 3, 4] [5, 6, 7, 8]", ["Leg twisted", ""]),
         ("Odd: <|object_ref_start|>Leg<|object_ref_end|> [1, 2, 3, 4][5, 6, 7, 8]", ["Leg", ""]),
         ("<|object_ref_start|>Sky<|object_ref_end|> <|object_ref_start|>Leg<|object_ref_end|> [1, 2, 3, 4]", ["Leg"]),
