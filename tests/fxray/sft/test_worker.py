@@ -209,6 +209,21 @@ def test_a_step_learns_and_records_the_mean_over_the_learnt_tokens(
     }
 
 
+def test_dropout_is_anew_in_each_step_and_on_each_rank(
+    single_rank: None, settings: SftSettings, tmp_path: Path
+) -> None:
+    settings = replace(settings, lora_dropout=0.5, warmup_frac=0.0)
+    trainer = Trainer(settings, tmp_path, rank=0, device=torch.device("cpu"), report=lambda *_: None)
+    examples = trainer._reader.read(0)
+    trainer._learn(0, examples)  # an adapter that is still zero has nothing to drop
+    trainer._settings = replace(settings, learning_rate=1e-30)
+
+    first, second, again = (trainer._learn(step, examples)["loss"] for step in (1, 2, 1))
+    trainer._rank = 1
+    assert first == again
+    assert len({first, second, trainer._learn(1, examples)["loss"]}) == 3
+
+
 def test_all_weights_learn_and_their_checkpoints_are_models(
     single_rank: None, settings: SftSettings, tmp_path: Path
 ) -> None:
