@@ -183,8 +183,9 @@ def test_a_step_learns_and_records_the_mean_over_the_learnt_tokens(
         settings,
         dataset_path=str(corrupt_dataset_path),
         batch_size=8,
+        epochs=4,
         max_tokens_per_micro_batch=600,
-        max_answer_tokens=100,
+        max_answer_tokens=80,
         on_long_answer="drop-regions",
         on_corrupt_image="skip",
         lora_dropout=0.0,
@@ -193,20 +194,23 @@ def test_a_step_learns_and_records_the_mean_over_the_learnt_tokens(
     examples = trainer._reader.read(0)
     is_learnt_R, num_dropped = token_weights(examples), sum(example.num_dropped_regions for example in examples)
     assert 0 < is_learnt_R.sum() < len(is_learnt_R)
-    assert num_dropped > 0
+    assert {example.num_dropped_regions for example in examples} == {0, 1, 2}
     logprobs_R = PackedPolicy(trainer._policy.model)(pack(trainer._base, [example.row for example in examples]), 1.0)
     loss = -logprobs_R[is_learnt_R > 0].mean()
     gradients = torch.autograd.grad(loss, list(trainer._policy.parameters.values()), allow_unused=True)
     norm = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm().item()
 
+    rates, step = list[float](), trainer._engine.step
+    trainer._engine.step = lambda rate: rates.append(rate) or step(rate)
     assert trainer._learn(0, examples) == {
         "loss": pytest.approx(loss.item(), rel=1e-5),
-        "learning_rate": settings.rate(0, 1),
+        "learning_rate": settings.learning_rate / 2,  # the first of two steps of warm-up
         "grad_norm": pytest.approx(norm, rel=1e-4),
         "num_tokens": sum(len(e.row.prompt_token_ids) + len(e.row.answers[0]) for e in examples),
         "num_skipped": 1,
         "num_dropped_regions": num_dropped,
     }
+    assert rates == [settings.learning_rate / 2]
 
 
 def test_dropout_is_anew_in_each_step_and_on_each_rank(
