@@ -12,6 +12,7 @@ from fxray.schema import Box, Region, Tag, Verdict
 _NUMBER = r"\s*+([-+]?[0-9]{1,9}+(?:\.[0-9]{0,15}+)?)\s*+"
 _FOUR_NUMBERS = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:,|\)\s*+,\s*+\(){_NUMBER},{_NUMBER}[\])]")
 _JSON_CAPTION = re.compile(r'"(?:label|caption|description)"\s*+:\s*+("(?:[^"\\]|\\.)*+")')
+_BRACE = re.compile("[{}]")
 _MAX_ITEMS = 5_000  # boxes or tags: far beyond any honest answer; keeps a hostile one cheap
 VERDICT_WORDS = {
     "real": Verdict.REAL,
@@ -94,16 +95,20 @@ def _read_regions(think: str) -> tuple[Region, ...]:
 
 
 def _caption_beside(before: str, after: str) -> str:
-    """A caption pair before the box, a JSON label in the box's own object, or else what the line says before it."""
+    """A caption pair before the box, a JSON label in the box's own object, or else the prose before it."""
     marked = before.rpartition(CAPTION_START)[2] if CAPTION_START in before else ""
     if CAPTION_END in marked:
         return marked.partition(CAPTION_END)[0]
-    for own in (before.rpartition("{")[2], after.partition("}")[0]):
+    own_before, own_after = _BRACE.split(before)[-1], _BRACE.split(after, 1)[0]
+    for own in (own_before, own_after):
         label = _JSON_CAPTION.search(own)
         if label is not None:
             try:
                 return str(json.loads(label[1]))
             except ValueError:  # an escape that JSON does not know
                 return label[1][1:-1]
+    if own_before != before:  # keys of JSON are no caption
+        return ""
     lines = REGION_MARKER.sub("", before).splitlines()
-    return lines[-1].strip(" \t:;,-*") if lines else ""
+    caption = lines[-1].strip(" \t:;,-*") if lines else ""
+    return caption if any(map(str.isalnum, caption)) else ""

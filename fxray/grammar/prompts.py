@@ -64,7 +64,7 @@ def draw_template(setting: TemplateSetting, verdict: Verdict, key: tuple[int, st
         key: Run seed, sample id, epoch. The same key draws the same template on every machine.
     """
     indices = _INDICES[setting][verdict]
-    digest = hashlib.sha256(repr(key).encode("utf-8", "backslashreplace")).digest()
+    digest = hashlib.sha256(repr(key).encode()).digest()
     return TEMPLATES[indices[int.from_bytes(digest[:8], "big") % len(indices)]]
 
 

@@ -265,5 +265,5 @@ def _is_probe_due(plan: StagePlan, step: int) -> bool:
 def _rate(plan: StagePlan, step: int) -> float:
     if step < plan.warmup_steps:
         return plan.update.learning_rate * (step + 1) / (plan.warmup_steps + 1)
-    left = (plan.num_steps - step) / max(1, plan.num_steps - plan.warmup_steps)
+    left = (plan.num_steps - step) / (plan.num_steps - plan.warmup_steps)
     return plan.update.learning_rate * (left if plan.rate_decay == "linear" else 1.0)

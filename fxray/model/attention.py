@@ -148,8 +148,8 @@ def _about_one_length(length_A: torch.Tensor) -> list[range]:
 
 
 def _spans(start_S: torch.Tensor, length_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of spans as padded rows, and where they are real."""
-    offset = torch.arange(int(length_S.max()) if len(length_S) else 0)
+    """Positions of spans, at least one, as padded rows, and where they are real."""
+    offset = torch.arange(int(length_S.max()))
     is_real = offset < length_S[:, None]
     return torch.where(is_real, start_S[:, None] + offset, 0), is_real
 

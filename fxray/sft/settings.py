@@ -116,11 +116,11 @@ class SftSettings:
         return num_sft_steps(num_samples, epochs=self.epochs, batch_size=self.batch_size, max_steps=self.max_steps)
 
     def rate(self, step: int, num_steps: int) -> float:
-        """Learning rate of a step, counted from 0: linear warm-up, then half a cosine down towards 0."""
+        """Learning rate of a step, from 0 to `num_steps - 1`: linear warm-up, then half a cosine down towards 0."""
         num_warmup = math.ceil(self.warmup_frac * num_steps)
         if step < num_warmup:
             return self.learning_rate * (step + 1) / num_warmup
-        done_frac = (step - num_warmup) / max(1, num_steps - num_warmup)
+        done_frac = (step - num_warmup) / (num_steps - num_warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done_frac))
 
     def identity(self) -> dict[str, object]:

@@ -62,13 +62,18 @@ def test_metrics_are_joined_over_ranks_and_updates():
 
 
 def test_only_valid_answers_with_tokens_are_learnt(random_model_dir):
-    assert learnable_answers(make_group(random_model_dir, 0, valid=(True, False, True))) == [0, 2]
+    group = make_group(random_model_dir, 0, valid=(True, False, True))
+    assert learnable_answers(group) == [0, 2]
+    first, *rest = group.rollouts.rollouts
+    silent = replace(first, token_ids=first.token_ids[:0], logprobs=first.logprobs[:0])
+    assert learnable_answers(replace(group, rollouts=replace(group.rollouts, rollouts=(silent, *rest)))) == [2]
 
 
 def test_a_group_without_spread_is_learnt_by_its_kl_term_or_left_out(random_model_dir):
     with_spread, without, masked = (make_group(random_model_dir, index) for index in range(3))
     without = replace(without, advantages_G=np.zeros(3, np.float32))
     masked = replace(masked, is_valid_G=np.zeros(3, np.bool_))
+    with_spread = replace(with_spread, advantages_G=np.array([1, 0, -1], np.float32))
     groups = [with_spread, without, masked]
     assert learnt_groups(groups, SETTINGS) == [with_spread, without]
     assert learnt_groups(groups, replace(SETTINGS, kl_without_spread=False)) == [with_spread]

@@ -96,7 +96,7 @@ def test_division_into_passes_does_not_matter(worker, groups):
     filler = RankPass((groups[0],), is_filler=True)
     passes = [*one_pass(groups[2], groups[0]), *one_pass(groups[3]), *one_pass(groups[1]), filler]
     parts = worker.update(passes, SETTINGS, num_groups=4)
-    for name in ("loss", "tokens", "surprisal", "grad_norm"):
+    for name in ("loss", "tokens", "surprisal", "grad_norm", "importance", "ratio_max"):
         assert parts[name] == pytest.approx(whole[name], rel=1e-4)
     assert (first_moments(worker) - gradient).norm() / gradient.norm() < 1e-5
     restore(worker, saved, "saved")

@@ -62,6 +62,15 @@ def test_retention_keeps_the_last_ones_and_final(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["final", "step-000003", "step-000004"]
 
 
+@pytest.mark.parametrize(("num_saved", "keep_last"), [(1, 2), (2, 2), (3, 2), (2, 4), (0, 1)])
+def test_retention_takes_none_of_the_last_ones(tmp_path: Path, num_saved: int, keep_last: int) -> None:
+    for step in range(num_saved):
+        save(tmp_path, step)
+    retain(tmp_path, keep_last)
+    kept = range(num_saved)[-keep_last:]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [step_dir(tmp_path, step).name for step in kept]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -116,6 +125,29 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_serves(
     assert told[0].endswith("it lies in damaged-step-000040 now")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged-step-000040", "step-000020"]
     assert find(tmp_path) == (("step-000020", 20), [])
+
+
+def with_adapter(folder: Path) -> None:
+    """What a learner writes: a folder in the folder; a calibration may lie in it already."""
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "weights").write_text("whole")
+    (folder / "adapter" / "calibration.json").write_text("old")
+
+
+def test_files_of_a_folder_inside_a_checkpoint_are_looked_at_too(tmp_path: Path) -> None:
+    save(tmp_path, 20)
+    save_checkpoint(step_dir(tmp_path, 40), replace(STATE, step=40), with_adapter)
+    assert find(tmp_path) == (("step-000040", 40), [])
+    (step_dir(tmp_path, 40) / "adapter" / "weights").unlink()
+    found, told = find(tmp_path)
+    assert found == ("step-000020", 20)
+    assert "adapter/weights is missing" in told[0]
+
+
+def test_a_calibration_that_is_fitted_anew_is_no_damage(tmp_path: Path) -> None:
+    save_checkpoint(step_dir(tmp_path, 40), replace(STATE, step=40), with_adapter)
+    (step_dir(tmp_path, 40) / "adapter" / "calibration.json").write_text("new")
+    assert find(tmp_path) == (("step-000040", 40), [])
 
 
 def test_a_damaged_end_of_a_stage_takes_it_back_to_its_last_steps(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_decimals_and_lists_between_the_markers():
         ("Fake", Verdict.GENERATED),
         ("AI-generated", Verdict.GENERATED),
         ("synthetic.", Verdict.GENERATED),
+        (" fake\n", Verdict.GENERATED),
         ("Authentic", Verdict.REAL),
         ("perhaps", None),
     ],
@@ -94,3 +95,80 @@ def test_lenient_reading_of_a_strict_answer_is_the_strict_one():
     text = answer("<|object_ref_start|>Leg<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>", "texture errors")
     assert parse(text, lenient=True) == parse(text)
     assert parse(text).is_strict
+
+
+def lenient_captions(think: str) -> list[str]:
+    return [region.caption for region in parse(answer(think), lenient=True).regions]
+
+
+@pytest.mark.parametrize(
+    ("think", "captions"),
+    [
+        # Each box has its own caption and none of its neighbours'.
+        ('{"bbox_2d": [1, 2, 3, 4], "label": "sky"}, {"bbox_2d": [5, 6, 7, 8], "label": "leg"}', ["sky", "leg"]),
+        ('{"label": "fake", "flaws": [{"bbox_2d": [1, 2, 3, 4], "label": "sky"}]}', ["sky"]),
+        ('[1, 2, 3, 4] [5, 6, 7, 8], "label": "sky"}', ["", "sky"]),
+        ('[1, 2, 3, 4], {"box": [5, 6, 7, 8], "label": "leg"}, [9, 9, 10, 10]', ["", "leg", ""]),
+        ('[1, 2, 3, 4], {"label": "leg", "box": [5, 6, 7, 8]}, [9, 9, 10, 10]', ["", "leg", ""]),
+        ("Leg twisted[1, 2, 3, 4] [5, 6, 7, 8]", ["Leg twisted", ""]),
+        ("Odd: <|object_ref_start|>Leg<|object_ref_end|> [1, 2, 3, 4][5, 6, 7, 8]", ["Leg", ""]),
+        ("<|object_ref_start|>Sky<|object_ref_end|> <|object_ref_start|>Leg<|object_ref_end|> [1, 2, 3, 4]", ["Leg"]),
+        ("<|object_ref_start|>Leg<|object_ref_end|> odd<|object_ref_end|> [1, 2, 3, 4]", ["Leg"]),
+        # An escape that JSON does not know stands as it is written.
+        (r'{"bbox_2d": [1, 2, 3, 4], "label": "leg \q \"left\""}', [r"leg \q \"left\""]),
+        # The syntax around a box is no caption.
+        ('[{"bbox_2d": [1, 2, 3, 4]}, {"note": "a", "bbox_2d": [5, 6, 7, 8]}]', ["", ""]),
+        ('[{"bbox_2d": [1, 2, 3, 4]}, {"label": "sky"}]', [""]),
+        ('Two flaws:\n[\n  {"bbox_2d": [1, 2, 3, 4], "text": "sky"}\n]', [""]),
+        ("[[1, 2, 3, 4], [5, 6, 7, 8]]", ["", ""]),
+    ],
+)
+def test_a_caption_is_what_is_said_of_its_own_box(think, captions):
+    assert lenient_captions(think) == captions
+
+
+@pytest.mark.parametrize("box", ["[9,2,1,4]", "[1,4,9,2]", "[1,2,1,4]", "[1,2,9,2]"])
+def test_four_numbers_without_an_area_are_no_box(box):
+    assert parse(answer(f"Leg: {box}"), lenient=True).regions == ()
+
+
+def test_boxes_are_read_in_the_think_block_and_in_the_whole_text_only_where_there_is_none():
+    assert parse(f"Sky [1,2,3,4] {answer('Leg: [5,6,7,8]')} Arm [9,9,10,10]", lenient=True).regions == (
+        Region(Box(5, 6, 7, 8), "Leg"),
+    )
+    assert parse("[1,2,3,4]", lenient=True).regions == (Region(Box(1, 2, 3, 4), ""),)
+
+
+STRICT_REGION = "<|object_ref_start|>Leg<|object_ref_end|><|box_start|>(1,2),(9999999999,4)<|box_end|>"
+
+
+@pytest.mark.parametrize("more", ["", "Sky: [1,2,3,4]"])
+def test_as_many_regions_as_the_strict_reading_found_are_no_better(more):
+    text = f"{answer(STRICT_REGION + more, 'blurry')}"
+    assert parse(text, lenient=True) == parse(text)
+    assert parse(text).regions == (Region(Box(1, 2, 10**9, 4), "Leg"),)
+
+
+def test_of_as_many_tags_those_of_the_strict_reading_count():
+    text = answer(STRICT_REGION, "texture error; other anomalies; texture errors")
+    assert parse(text, lenient=True).tags == parse(text).tags == (Tag.OTHER, Tag.TEXTURE)
+
+
+@pytest.mark.parametrize("view", ["label-only", "no-bbox"])
+def test_a_lenient_reading_is_judged_in_its_view(view):
+    lenient = parse("<verdict>fake</verdict>", lenient=True, view=view)
+    assert lenient.view == view
+    assert FaultKind.GENERATED_WITHOUT_REGION not in {fault.kind for fault in lenient.faults}
+
+
+@pytest.mark.parametrize(
+    ("think", "tags"),
+    [
+        ("Odd, texture errors, and more.", ()),  # prose is no tag block
+        ("<tag>texture errors", ()),
+        ("</tag><tag>texture errors</tag> odd </tag>", (Tag.TEXTURE,)),
+        ("<tag>texture errors</tag><tag>other anomalies</tag>", (Tag.TEXTURE,)),
+    ],
+)
+def test_nested_tags_are_those_of_the_first_closed_block(think, tags):
+    assert parse(f"<think>{think}</think><verdict>real</verdict>", lenient=True).tags == tags

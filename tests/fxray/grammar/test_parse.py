@@ -69,6 +69,7 @@ VERDICT = "<verdict>generated</verdict>"
         ("Sure! " + GOOD, ["text-outside"], WHOLE),
         (THINK + "so" + TAG + VERDICT, ["text-outside"], WHOLE),
         (GOOD + "Done.", ["text-outside"], WHOLE),
+        (GOOD + ".", ["text-outside"], WHOLE),
         (GOOD + "</think>", ["text-outside"], WHOLE),
         (GOOD + "<|im_end|><|im_end|>", ["text-outside"], WHOLE),
         (GOOD + "<|vision_end|>", ["text-outside"], WHOLE),
@@ -77,6 +78,11 @@ VERDICT = "<verdict>generated</verdict>"
         (f"{THINK}<tag>texture errors{VERDICT}", ["unclosed-block"], WHOLE),
         (f"{THINK}{TAG}<verdict>generated", ["unclosed-block"], (None, (REGION,), (Tag.TEXTURE,))),
         (f"<think>{LEG}{BOX}", ["unclosed-block", "missing-block", "missing-block"], (None, (REGION,), ())),
+        (
+            f"<think><tag>texture errors{VERDICT}",
+            ["unclosed-block"] * 2 + ["generated-without-region"],
+            (Verdict.GENERATED, (), (Tag.TEXTURE,)),
+        ),
         # Of repeated blocks, the first think and tag and the last verdict count.
         (f"{THINK}<think>{LEG}{BOX}</think>{TAG}{VERDICT}", ["repeated-block"], WHOLE),
         (f"{THINK}{TAG}<tag>other anomalies</tag>{VERDICT}", ["repeated-block"], WHOLE),
@@ -120,6 +126,7 @@ def test_broken_blocks(text, faults, parts):
         (f"{LEG}<|box_start|>{BOX}", ["caption-without-box", "unpaired-marker", "box-without-caption"], 0),
         (f"{LEG}<|box_start|>(1,2),(3,4)", ["caption-without-box", "unpaired-marker"], 0),
         (f"{LEG}<|box_start|>(1,2),(3,4)<|object_ref_end|>", ["caption-without-box", "unpaired-marker"], 0),
+        (f"{LEG}<|box_end|>(1,2),(3,4)<|box_end|>", ["caption-without-box", "unpaired-marker"], 0),
     ],
 )
 def test_regions(think, faults, num_regions):
@@ -160,12 +167,29 @@ def test_swapped_and_empty_boxes_are_dropped(corners):
         (f"(1,2),({'9' * 5000},{'9' * 5000})", Box(1, 2, 100, 80)),
         (f"(-{'9' * 5000},2),(30,{'0' * 5000}40)", Box(0, 2, 30, 40)),
         ("(-0,00),(0000000000030,40)", Box(0, 0, 30, 40)),
+        ("(0000000000,-0000000000),(30,40)", Box(0, 0, 30, 40)),
     ],
 )
 def test_boxes_outside_the_image_are_clipped_without_fault(corners, clipped):
     answer = parse(generated(f"{LEG}<|box_start|>{corners}<|box_end|>")).clipped(100, 80)
     assert answer.is_strict
     assert answer.regions == (Region(clipped, "Leg twisted"),)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("999999999", 999_999_999),
+        ("0999999999", 999_999_999),
+        ("1000000001", 10**9),
+        ("-1000000001", -(10**9)),
+        ("-0000000000005", -5),
+    ],
+)
+def test_a_coordinate_is_read_to_the_last_digit_up_to_the_limit(written, read):
+    corners = f"(-9999999999,2),({written},4)" if read > 0 else f"({written},2),(3,4)"
+    (region,) = parse(generated(f"{LEG}<|box_start|>{corners}<|box_end|>")).regions
+    assert region.box == (Box(-(10**9), 2, read, 4) if read > 0 else Box(read, 2, 3, 4))
 
 
 def test_emptiness_is_judged_after_clipping():
@@ -227,3 +251,47 @@ def test_faults_name_place_and_part_once():
     )
     boxes = generated("x" + 3 * (LEG + "<|box_start|>(1)<|box_end|>") + LEG + BOX)
     assert parse(boxes).faults == (Fault(FaultKind.MALFORMED_BOX, len("<think>x")),)
+
+
+def test_each_fault_stands_where_its_marker_does_whatever_comes_before():
+    end = "<|object_ref_end|>"
+    think = f"Prose. {LEG}{BOX} more, {LEG} {BOX}\n{end} then {LEG}<|box_start|>(1)<|box_end|>, <|box_end|>{BOX} {LEG}"
+    text = generated(think)
+    assert parse(text).faults == (
+        Fault(FaultKind.UNPAIRED_MARKER, text.index(f"\n{end}") + 1, end),
+        Fault(FaultKind.MALFORMED_BOX, text.index(f"{LEG}<|box_start|>(1)")),
+        Fault(FaultKind.UNPAIRED_MARKER, text.index("<|box_end|><|box_start|>"), "<|box_end|>"),
+        Fault(FaultKind.BOX_WITHOUT_CAPTION, text.rindex(BOX)),
+        Fault(FaultKind.CAPTION_WITHOUT_BOX, text.rindex(LEG)),
+    )
+
+
+def test_a_fault_of_a_block_names_the_block():
+    text = f"<verdict>generated</verdict><tag>none<think>{LEG}{BOX}"
+    assert parse(text).faults == (
+        Fault(FaultKind.MISORDERED_BLOCK, 0),
+        *(Fault(FaultKind.UNCLOSED_BLOCK, text.index(f"<{name}>"), name) for name in ("tag", "think")),
+    )
+    text = f"<think>{LEG}{BOX}</tag></think><tag>none</tag><verdict>generated</think></verdict>"
+    assert [fault for fault in parse(text).faults if fault.kind is FaultKind.NESTED_BLOCK] == [
+        Fault(FaultKind.NESTED_BLOCK, text.index("</tag>"), "think"),
+        Fault(FaultKind.NESTED_BLOCK, text.rindex("</think>"), "verdict"),
+    ]
+
+
+def test_a_caption_may_be_broken_in_two_ways():
+    caption = "<|object_ref_start|>Leg\n<tag><|object_ref_end|>"
+    faults = parse(generated(caption + BOX)).faults
+    assert [fault.detail for fault in faults if fault.kind is FaultKind.BROKEN_CAPTION] == [
+        "line break",
+        "block marker",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("think", "verdict", "kind"),
+    [("", "generated", FaultKind.GENERATED_WITHOUT_REGION), (LEG + BOX, "real", FaultKind.REAL_WITH_REGION)],
+)
+def test_a_contradiction_is_a_fault_of_the_whole_answer_and_comes_first(think, verdict, kind):
+    answer = parse(f"<think>{think}</think><verdict>{verdict}</verdict><tag>none</tag>")
+    assert answer.faults == (Fault(kind, 0), Fault(FaultKind.MISORDERED_BLOCK, 0))

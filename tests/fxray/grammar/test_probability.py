@@ -51,3 +51,22 @@ def test_without_a_whole_verdict_there_is_no_probability(token_ids):
 
 def test_what_the_engine_did_not_tell_is_not_made_up():
     assert probability_generated([7, 9], np.full((2, 2), np.nan, np.float32), TOKENS) is None
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "place", "tokens"),
+    [
+        ([8, 9, 5], 0, TOKENS),  # at the very start, and an end token after it
+        ([1, 7, 9, 5, 5], 1, TOKENS),
+        ([1, 2, 8], 2, VerdictTokens(real=(7,), generated=(8,))),  # the rest of the block in the token itself
+    ],
+)
+def test_the_verdict_is_found_wherever_it_stands(token_ids, place, tokens):
+    logprobs = np.full((len(token_ids), 2), math.log(0.5), np.float32)
+    logprobs[place] = math.log(0.2), math.log(0.6)
+    assert probability_generated(token_ids, logprobs, tokens) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("told", [(math.nan, -1.0), (-1.0, math.nan), (-math.inf, -math.inf)])
+def test_half_of_a_comparison_is_none(told):
+    assert probability_generated([7, 9], np.array([told, (0, 0)], np.float32), TOKENS) is None

@@ -83,6 +83,8 @@ BOX = Box(1, 2, 3, 4)
         (generated(Region(Box(-1, 2, 3, 4), "Leg")), "whole pixels"),
         (generated(Region(Box(3, 2, 1, 4), "Leg")), "whole pixels"),
         (generated(Region(Box(1, 2, 3, 2), "Leg")), "whole pixels"),
+        (generated(Region(Box(1, 2, 1, 4), "Leg")), "whole pixels"),
+        (generated(Region(Box(1, -1, 3, 4), "Leg")), "whole pixels"),
         (generated(Region(Box(1, 2, float("nan"), 4), "Leg")), "whole pixels"),
         (generated(Region(Box(1, 2, float("inf"), 4), "Leg")), "whole pixels"),
         (generated(Region(BOX, "Leg"), tags=(Tag.OTHER, Tag.OTHER)), "repeat"),

@@ -106,6 +106,15 @@ def test_an_answer_of_another_view_is_never_well_formed(said, read):
          [FaultKind.MALFORMED_BOX], 0),
         ("<think><|box_start|>(1,1)</think><tag>none</tag><verdict>real</verdict>", "no-caption",
          [FaultKind.UNPAIRED_MARKER], 0),
+        # A caption is refused wherever it stands, and no marker without its counterpart passes for a pair.
+        (f"<think>{BOX}{HEAD}{SECOND}</think><tag>none</tag><verdict>generated</verdict>", "no-caption",
+         [FaultKind.UNEXPECTED_CAPTION], 2),
+        (f"<think><|object_ref_start|>{BOX}</think><tag>none</tag><verdict>generated</verdict>", "no-caption",
+         [FaultKind.UNPAIRED_MARKER], 1),
+        ("<think><|box_start|>Leg<|object_ref_end|></think><tag>none</tag><verdict>real</verdict>", "no-caption",
+         [FaultKind.UNPAIRED_MARKER] * 2, 0),
+        ("<think><|box_end|>(1,2),(3,4)<|box_end|></think><tag>none</tag><verdict>real</verdict>", "no-caption",
+         [FaultKind.UNPAIRED_MARKER], 0),
         ("<tag>none</tag><verdict>fake</verdict>", "no-bbox", [FaultKind.UNKNOWN_VERDICT], 0),
         ("", "label-only", [FaultKind.MISSING_BLOCK], 0),
     ],
@@ -135,6 +144,8 @@ def test_any_text_is_read_in_every_view(view, text):
 @pytest.mark.parametrize(("view", "wanted"), [("full", True), ("no-tags", True), ("no-bbox", False)])
 def test_what_a_view_leaves_out_need_not_be_sayable(view, wanted):
     unsayable = Annotation(Verdict.GENERATED, (Region(Box(0.5, 0, 3, 3), ""),))
+    twice = replace(FLAWED, tags=(Tag.OTHER, Tag.OTHER))
+    assert render(twice, "no-tags") == ANSWERS["no-tags"]
     if wanted:
         with pytest.raises(DataError, match="whole pixels"):
             render(unsayable, view)

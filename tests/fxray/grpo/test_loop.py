@@ -211,6 +211,12 @@ def test_the_rate_may_fall_to_nothing_by_the_end_of_the_stage() -> None:
     assert bandit.rates == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.075, 0.05, 0.025])
 
 
+def test_a_rate_that_falls_from_its_peak_alone_is_still_the_peak() -> None:
+    bandit = Bandit()
+    run(bandit, num_steps=3, rate_decay="linear")
+    assert bandit.rates == pytest.approx([0.1 / 3, 0.2 / 3, 0.1])
+
+
 def test_a_masked_answer_leaves_means_and_advantages() -> None:
     bandit = Bandit()
     bandit.masked = {0}

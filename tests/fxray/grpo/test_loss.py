@@ -43,6 +43,12 @@ def test_token_weights_by_hand():
         (1.5, -2.0, 3.0, 3.0, 0),  # bad and likelier: full gradient back
         (0.5, -2.0, 1.6, 0.0, 1),  # bad and already 20 % less likely: no further
         (0.5, 2.0, -1.0, -1.0, 0),
+        (0.9, -2.0, 1.8, 1.8, 0),  # inside the clip on either side
+        (1.1, -2.0, 2.2, 2.2, 0),
+        (1.5, 0.0, 0.0, 0.0, 0),  # neither good nor bad: nothing is held back
+        (0.5, 0.0, 0.0, 0.0, 0),
+        (1.5, 0.5, -0.65, 0.0, 1),
+        (0.5, -0.5, 0.4, 0.0, 1),
     ],
 )
 def test_the_clip_is_one_sided_and_asymmetric(ratio, advantage, loss, gradient, is_clipped):
@@ -68,6 +74,28 @@ def test_importance_weights_are_truncated_and_spare_the_kl_term():
     assert terms.sums["importance"].item() == pytest.approx(3.25, rel=1e-6)
     terms, _ = loss_of([1.0], [0.0], sampler=[0.1], reference=[0.25], kl_beta=1.0, importance_cap=2.0)
     assert terms.loss.item() == pytest.approx(math.log(2) - 0.5, rel=1e-5)
+
+
+def test_an_importance_cap_may_be_one_or_less():
+    # Old 1/2; sampler 0.4 gives weight 1.25, sampler 0.8 gives 0.625.
+    for cap, expected in ((1.0, 1.0 + 0.625), (0.5, 0.5 + 0.5)):
+        terms, _ = loss_of([1.0, 1.0], [1.0, 1.0], sampler=[0.4, 0.8], importance_cap=cap)
+        assert terms.loss.item() == pytest.approx(-expected, rel=1e-6)
+
+
+def test_what_is_recorded_of_a_pass_is_summed_over_its_tokens():
+    # Present probabilities 0.75, 0.25, 0.5; the reference's 0.75, 0.25, 0.25 differ in the last alone, as above.
+    terms, _ = loss_of([1.5, 0.5, 1.0], [1.0, -1.0, 1.0], reference=[0.75, 0.25, 0.25], kl_beta=0.1)
+    sums = {name: value.item() for name, value in terms.sums.items()}
+    assert sums == {
+        "kl": pytest.approx(math.log(2) - 0.5, rel=1e-5),
+        "clipped": 2.0,
+        "importance": 3.0,
+        "surprisal": pytest.approx(-math.log(0.75 * 0.25 * 0.5), rel=1e-6),
+    }
+    assert terms.ratio_max.item() == pytest.approx(1.5, rel=1e-6)
+    terms, _ = loss_of([1.5, 0.5], [1.0, -1.0])
+    assert terms.sums["kl"] == 0
 
 
 def test_the_old_policy_carries_no_gradient_through_the_importance_weight():

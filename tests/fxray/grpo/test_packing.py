@@ -58,3 +58,34 @@ def test_a_rank_with_fewer_passes_than_another_makes_more_of_the_same_groups():
     assert split_into(passes, 3) == passes
     assert split_into(passes, 5) == [MicroBatch((4,)), MicroBatch((3,)), MicroBatch((0,)), MicroBatch((1,)), passes[2]]
     assert sorted(group for each in split_into(passes, 6) for group in each.groups) == list(range(6))
+
+
+def worst_fit(lengths: list[int], max_tokens: int, max_groups: int) -> list[list[int]]:
+    """The rule as one would say it: longest first, each into the pass with the most room, the earliest among equals."""
+    passes: list[list[int]] = []
+    for group in sorted(range(len(lengths)), key=lambda group: -lengths[group]):
+        open_passes = [each for each in passes if len(each) < max_groups]
+        room = {id(each): max_tokens - sum(lengths[i] for i in each) for each in open_passes}
+        widest = max(open_passes, key=lambda each: room[id(each)], default=None)
+        if widest is None or room[id(widest)] < lengths[group]:
+            passes.append([group])
+        else:
+            widest.append(group)
+    return passes
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=30), st.integers(1, 300), st.integers(1, 6))
+def test_passes_are_filled_by_the_rule(lengths, max_tokens, max_groups):
+    (plan,) = plan_micro_batches(lengths, num_ranks=1, max_tokens=max_tokens, max_groups=max_groups)
+    assert plan == [MicroBatch(tuple(groups)) for groups in worst_fit(lengths, max_tokens, max_groups)]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.data())
+def test_however_often_passes_are_split_each_group_stays_once(sizes, data):
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    passes = [MicroBatch(tuple(range(start, start + size))) for start, size in zip(starts, sizes, strict=True)]
+    num_passes = data.draw(st.integers(len(passes), sum(sizes)))
+    split = split_into(passes, num_passes)
+    assert len(split) == num_passes
+    assert sorted(group for each in split for group in each.groups) == list(range(sum(sizes)))
+    assert max(len(each.groups) for each in split) <= max(-(-max(sizes) // 2), 1) or num_passes < 2 * len(passes)

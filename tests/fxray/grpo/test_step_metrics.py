@@ -1,8 +1,9 @@
-"""What is recorded of a step, against numbers worked out by hand."""
+"""What is recorded of a step, against numbers worked out by hand, and what a probe looks at."""
 
 import runpy
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,7 +92,7 @@ def score(valid: Sequence[bool], rewards: Sequence[float], iou: Sequence[float],
 
 def test_means_are_of_valid_answers_and_iou_of_generated_images_alone() -> None:
     groups = [group(Verdict.GENERATED, [4, 8], [True, False]), group(Verdict.REAL, [2, 6], [True, True])]
-    scores = [score([True, False], [1, 50], [0.5, 0.9], [1, 1]), score([True, True], [2, 6], [1.0, 1.0], [0, 1])]
+    scores = [score([True, False], [1, 50], [0.5, 0.9], [1, 0]), score([True, True], [2, 6], [1.0, 1.0], [0, 1])]
     metrics = reward_metrics(groups, scores, np.array([False, True]))
     assert metrics == {
         "reward": 3.0,
@@ -109,6 +110,39 @@ def test_means_are_of_valid_answers_and_iou_of_generated_images_alone() -> None:
     }
     without = reward_metrics(groups[1:], scores[1:], np.array([True]))
     assert np.isnan(without["iou"])
+    half = reward_metrics(groups[1:], [score([True, False], [2, 6], [1.0, 1.0], [1, 0])], np.array([True]))
+    assert (half["accuracy_real"], half["accuracy"]) == (1.0, 1.0)
+
+
+class Asked(Bandit):
+    """Remembers which prompts were drawn, and which answers were looked at to prove the policy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[str] = []
+        self.proved: list[list[str]] = []
+
+    def generate(self, prompts: Sequence[PromptGroup], sampling: Any) -> list[RolloutGroup]:
+        self.drawn += [prompt.group_id for prompt in prompts]
+        return list(super().generate(prompts, sampling))
+
+    def probe(self, groups: Sequence[RolloutGroup], temperature: float) -> Any:
+        self.proved.append([group.prompt.group_id for group in groups])
+        return super().probe(groups, temperature)
+
+
+def test_a_probe_looks_at_the_steps_own_answers_and_at_the_end_at_those_of_the_last_step() -> None:
+    asked = Asked()
+    run_stage(
+        LOOP["plan"](3, probe_every_steps=1),
+        Cursor("alpha", 0, 0),
+        asked.ports,
+        draw=lambda step: [replace(LOOP["draw"](step)[0], group_id=f"alpha/{step}/{i}") for i in range(3)],
+        observe=lambda *_: None,
+        save=lambda *_: None,
+    )
+    assert asked.proved == [*([f"alpha/{step}/{i}" for i in range(2)] for step in range(3)), ["alpha/2/0"]]
+    assert asked.drawn == [*(f"alpha/{step}/{i}" for step in range(3) for i in range(3)), "alpha/2/0"]
 
 
 def test_an_interrupt_from_the_keyboard_waits_for_nobody_who_samples() -> None:

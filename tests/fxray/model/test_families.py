@@ -12,6 +12,7 @@ from fxray.data.frame import sight_of, smart_frame
 from fxray.grammar.prompts import TEMPLATES
 from fxray.model.adapter import POLICY, adapter_parameters, attach_adapter
 from fxray.model.batch import PackedRow, pack
+from fxray.model.family import DRIVERS
 from fxray.model.images import count_image_tokens, load_image_processor, preprocess
 from fxray.model.load import load_model
 from fxray.model.packed import PackedPolicy
@@ -110,6 +111,21 @@ def test_an_adapter_of_an_internvl_sits_on_the_language_model_alone(random_inter
     names = adapted(random_internvl_dir)
     assert len(names) == 3 * 7
     assert {name.split(".")[1] for name in names} == {"language_model"}
+
+
+def test_tiles_are_seen_with_gradients_only_where_what_sees_them_learns(random_internvl_dir):
+    model = load_model(random_internvl_dir, dtype="float32").requires_grad_(requires_grad=False)
+    model.enable_input_require_grads()  # as recomputed activations need it
+    pixel_values = make_rows(random_internvl_dir)[0].pixel_values
+
+    def has_gradients():
+        return DRIVERS["internvl"].see(model, pixel_values, {}).features_ID.requires_grad
+
+    assert not has_gradients()
+    model.model.multi_modal_projector.requires_grad_(requires_grad=True)
+    assert has_gradients()
+    with torch.no_grad():
+        assert not has_gradients()
 
 
 def test_all_weights_of_an_internvl_have_the_gradients_of_the_plain_form(random_internvl_dir):

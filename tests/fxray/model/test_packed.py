@@ -98,9 +98,9 @@ def test_an_answer_does_not_see_its_neighbours(policy, rows):
     torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
-def sequence_by_sequence(query, key, value, query_ends, key_ends, max_q, max_k, *, scale, window_size, **_):
-    """What Flash Attention does with sequences whose queries are the last of their keys."""
-    assert window_size == (-1, 0)
+def sequence_by_sequence(query, key, value, query_ends, key_ends, max_q, max_k, *, scale, window_size=None):
+    """What Flash Attention does with sequences whose queries are the last of their keys, or with windows."""
+    assert window_size in {(-1, 0), None}
     assert (max_q, max_k) == (query_ends.diff().max(), key_ends.diff().max())
     parts = []
     for sequence in range(len(query_ends) - 1):
@@ -109,44 +109,53 @@ def sequence_by_sequence(query, key, value, query_ends, key_ends, max_q, max_k, 
         repeats = len(q) // key.shape[1]
         k, v = (tensor[span].transpose(0, 1).repeat_interleave(repeats, 0) for tensor in (key, value))
         logits = q @ k.transpose(1, 2) * scale
-        may_see = torch.ones(logits.shape[1:], dtype=torch.bool).tril(logits.shape[2] - logits.shape[1])
+        may_see = torch.ones(logits.shape[1:], dtype=torch.bool)
+        if window_size:
+            may_see = may_see.tril(logits.shape[2] - logits.shape[1])
         parts.append((logits.masked_fill(~may_see, -torch.inf).softmax(-1) @ v).transpose(0, 1))
     return torch.cat(parts)
 
 
 def test_the_sequences_of_a_gpu_say_the_same(policy, rows, monkeypatch):
     dense = pack(base(policy), rows)
-    monkeypatch.setattr(attention, "make_layout", lambda *args: attention.varlen_layout(*args[:2]))
-    monkeypatch.setattr(attention, "flash_attention", sequence_by_sequence)
-    varlen = pack(base(policy), rows)
-    assert isinstance(varlen.layout, attention.VarlenLayout)
     with torch.no_grad():
-        torch.testing.assert_close(policy(varlen, 1.0), policy(dense, 1.0), rtol=0, atol=1e-5)
+        expected = policy(dense, 1.0)
+        monkeypatch.setattr(attention, "attention_kind", lambda *_: "varlen")
+        monkeypatch.setattr(attention, "flash_attention", sequence_by_sequence)
+        varlen = pack(base(policy), rows)
+        assert isinstance(varlen.layout, attention.VarlenLayout)
+        torch.testing.assert_close(policy(varlen, 1.0), expected, rtol=0, atol=1e-5)
 
 
-def test_logprobs_in_chunks_are_those_of_whole_logits(monkeypatch):
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_logprobs_in_chunks_are_those_of_whole_logits(monkeypatch, is_frozen):
     torch.manual_seed(0)
-    head = torch.nn.Linear(6, 11, bias=False)
+    head = torch.nn.Linear(6, 11, bias=False).requires_grad_(not is_frozen)
     hidden, target, excluded = torch.randn(10, 6), torch.randint(2, 11, (10,)), torch.arange(11) < 2
-    logits = hidden @ head.weight.T / 0.7
+    whole = hidden.clone().requires_grad_()
+    logits = whole @ head.weight.T / 0.7
     logits[:, :2] = -torch.inf
     expected = logits.log_softmax(-1).gather(1, target[:, None])[:, 0]
-    for budget in (3 * 11, 2**27):
+    expected.square().sum().backward()
+    expected_of_head, head.weight.grad = head.weight.grad, None
+    for budget in (3 * 11, 2**27, 1):
         monkeypatch.setattr(heads, "LOGITS_BUDGET", budget)
         leaf = hidden.clone().requires_grad_()
         got = chosen_logprobs(head.weight, leaf, target, 0.7, excluded)
         got.square().sum().backward()
         torch.testing.assert_close(got, expected)
-        if budget == 3 * 11:
-            in_chunks = leaf.grad
-    torch.testing.assert_close(in_chunks, leaf.grad)
+        torch.testing.assert_close(leaf.grad, whole.grad)
+        if not is_frozen:
+            torch.testing.assert_close(head.weight.grad, expected_of_head)
+        head.weight.grad = None
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_compiled_logprobs_are_those_of_whole_logits(monkeypatch):
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_compiled_logprobs_are_those_of_whole_logits(monkeypatch, is_frozen):
     monkeypatch.setattr(heads, "run_compiled", lambda function, *args: torch.compile(function)(*args))
-    test_logprobs_in_chunks_are_those_of_whole_logits(monkeypatch)
+    test_logprobs_in_chunks_are_those_of_whole_logits(monkeypatch, is_frozen)
 
 
 def test_excluded_tokens_share_their_probability_among_the_rest(policy, rows):
@@ -177,3 +186,10 @@ def test_a_sampled_vision_token_is_refused(policy, rows):
         pack(base(policy), [replace(rows[0], answers=(rows[0].answers[0], answer))])
     with pytest.raises(ModelError, match=r"answer 0 contains a vision token"):
         pack(base(policy), [rows[0]], forbidden_ids=[int(rows[0].answers[0][2])])
+
+
+def test_a_model_whose_layers_do_not_all_see_everything_is_refused(random_model_dir):
+    model = load_model(random_model_dir, dtype="float32")
+    model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(ModelError, match=r"\['sliding_attention'\], expected only full attention"):
+        PackedPolicy(model)

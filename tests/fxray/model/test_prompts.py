@@ -50,10 +50,16 @@ def test_patches_of_several_images_lie_one_after_the_other(random_model_dir):
     together, grid_thw = preprocess(processor, images)
     alone = [preprocess(processor, [image])[0] for image in images]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=0)
+    for part, patches in zip(split_images(together, grid_thw), alone, strict=True):
+        torch.testing.assert_close(part, patches, rtol=0, atol=0)
     for image, (_, rows, columns) in zip(images, grid_thw.tolist(), strict=True):
         frame = smart_frame(*image.size, min_pixels=56 * 56, max_pixels=112 * 112)
         assert (columns * 14, rows * 14) == (frame.model_width_px, frame.model_height_px)
     assert count_image_tokens(grid_thw, 2) == [part.shape[0] // 4 for part in alone]
+
+
+def test_a_square_of_patches_makes_one_token():
+    assert count_image_tokens(torch.tensor([[1, 6, 9], [2, 3, 3]]), 3) == [6, 2]
 
 
 def test_forbidden_tokens_are_looked_up(tokenizer):

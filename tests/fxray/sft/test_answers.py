@@ -68,11 +68,11 @@ def test_rows_that_are_not_drawn_may_be_of_any_length(long_settings: SftSettings
 
 def test_what_takes_long_is_told(long_settings: SftSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Event] = []
+    monkeypatch.setattr(answers, "_EVERY", 8)
     fits = replace(long_settings, max_answer_tokens=2048)
     refuse_unlearnable(fits, told.append)
     assert told == []
     monkeypatch.setattr(answers, "SILENT_S", -1.0)
-    monkeypatch.setattr(answers, "_EVERY", 8)
     refuse_unlearnable(fits, told.append)
     assert told[:2] == [Step("sft answers", 8, 16), Step("sft answers", 16, 16)]
     assert [type(event) for event in told[2:]] == [PhaseDone]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from fxray.data.dataset import Dataset
+from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.data.frame import Sight, sight_of, smart_frame
 from fxray.data.order import rows_of_step
 from fxray.errors import DataError
@@ -16,6 +16,7 @@ from fxray.model.images import load_image_processor
 from fxray.model.load import load_model
 from fxray.model.packed import PackedPolicy
 from fxray.model.prompts import load_tokenizer
+from fxray.sft import batches
 from fxray.sft.batches import ExampleReader, late, token_weights
 from fxray.sft.settings import SftSettings
 
@@ -137,6 +138,23 @@ def test_questions_and_answers_keep_to_the_view(settings: SftSettings) -> None:
     assert not any("box" in question or "tag" in question for question in asked)
 
 
+def test_answers_name_regions_in_the_order_of_the_job(settings: SftSettings) -> None:
+    tokenizer = load_tokenizer(Path(settings.model_path))
+    corners = {}
+    for order in ("annotation", "position"):
+        reader = make_reader(replace(settings, region_order=order))
+        corners[order] = {
+            example.row.sample_id: [
+                (region.box.y_min, region.box.x_min)
+                for region in parse(tokenizer.decode(example.row.answers[0])).regions
+            ]
+            for step in range(6)
+            for example in reader.read(step)
+        }
+    assert corners["annotation"] != corners["position"]
+    assert corners["position"] == {name: sorted(boxes) for name, boxes in corners["annotation"].items()}
+
+
 @pytest.mark.parametrize("model", ["random_qwen3_dir", "random_internvl_dir"])
 def test_other_families_are_taught_boxes_as_they_name_them(
     settings: SftSettings, model: str, request: pytest.FixtureRequest
@@ -214,6 +232,36 @@ def test_a_cached_image_is_the_image(settings: SftSettings, monkeypatch: pytest.
     for before, after in zip(first, cached.read(0), strict=True):
         assert torch.equal(before.row.pixel_values, after.row.pixel_values)
         assert torch.equal(before.row.grid_thw, after.row.grid_thw)
+
+
+def test_images_are_kept_as_long_as_they_fit(settings: SftSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [4 * e.row.pixel_values.numel() for step in range(6) for e in make_reader(settings).read(step)]
+    bound = sum(sizes) // 2
+    monkeypatch.setattr(batches, "CACHE_BYTES", bound)
+    reader = make_reader(settings)
+    for step in range(12):
+        reader.read(step)
+    kept = sum(4 * pixels.numel() for pixels, _ in reader._patches.values())
+    assert bound - max(sizes) < kept <= bound
+
+
+@pytest.mark.parametrize("odd", [{"width_px": 85}, {"height_px": 57}])
+def test_an_image_of_another_size_than_its_row_says_is_not_learnt(
+    settings: SftSettings, tmp_path: Path, odd: dict[str, int]
+) -> None:
+    dataset = Dataset.open(Path(settings.dataset_path))
+    rows = [Row(sample, dataset.image_bytes(k)) for k, sample in enumerate(dataset.samples[:8])]
+    rows[0] = replace(rows[0], sample=replace(rows[0].sample, **odd))
+    write_dataset(tmp_path / "odd.parquet", rows)
+    settings = replace(settings, dataset_path=str(tmp_path / "odd.parquet"), batch_size=8)
+
+    with pytest.raises(DataError, match="the image is 84x56 px, its row says 8"):
+        make_reader(settings).read(0)
+    reader = make_reader(replace(settings, on_corrupt_image="skip"))
+    examples = reader.read(0)
+    assert [example.row.sample_id for example in examples if not example.is_learnt] == ["sample-0"]
+    base = load_model(Path(settings.model_path), dtype="float32")
+    assert len(pack(base, [example.row for example in examples]).target_R) == len(token_weights(examples))
 
 
 def test_a_step_that_takes_too_long_to_read_is_named() -> None:

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,16 @@ def test_a_checkpoint_of_other_settings_names_them(settings: SftSettings, tmp_pa
         read_state(tmp_path, replace(settings, learning_rate=1e-5, seed=1))
 
 
+def test_a_checkpoint_of_settings_of_other_names_is_refused(settings: SftSettings, tmp_path: Path) -> None:
+    write_state(tmp_path, SftState(7, 12, {}), settings)
+    content = json.loads((tmp_path / "state.json").read_text())
+    fewer = {name: value for name, value in content["settings"].items() if name != "view"}
+    for named, odd in ((fewer, "view"), (content["settings"] | {"older": 1}, "older")):
+        (tmp_path / "state.json").write_text(json.dumps(content | {"settings": named}))
+        with pytest.raises(CheckpointError, match=f"other values of {odd}"):
+            read_state(tmp_path, settings)
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"step": 1, "num_steps": 2, "corrupt_rows": [], "settings": {}}'])
 def test_a_damaged_state_is_refused(settings: SftSettings, tmp_path: Path, content: str) -> None:
     (tmp_path / "state.json").write_text(content)
@@ -32,10 +43,11 @@ def test_a_damaged_state_is_refused(settings: SftSettings, tmp_path: Path, conte
 
 
 def test_the_checkpoint_that_reaches_furthest_comes_first_over_all_attempts(tmp_path: Path) -> None:
-    for name in ("attempt-0/step-000020", "attempt-1/step-000100", "attempt-1/.step-000120.77.tmp", "attempt-2"):
+    steps = ["attempt-1/step-1000000", "attempt-1/step-000100", "attempt-2/step-000040", "attempt-0/step-000020"]
+    for name in (*steps, "attempt-1/.step-000120.77.tmp", "attempt-1/step-000140-old", "attempt-3"):
         (tmp_path / name).mkdir(parents=True)
 
-    assert checkpoints(tmp_path) == [tmp_path / "attempt-1/step-000100", tmp_path / "attempt-0/step-000020"]
+    assert checkpoints(tmp_path) == [tmp_path / name for name in steps]
     assert checkpoints(tmp_path / "nowhere") == []
 
 
@@ -55,6 +67,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_is_kept(setting
     assert "optimizer.safetensors is not what was written; it lies in damaged-step-000040 now" in told[0]
     assert new_attempt(tmp_path, keep=None) == "attempt-1"
     assert [path.name for path in (tmp_path / "attempt-0").iterdir()] == ["damaged-step-000040"]
+
+
+def test_the_first_attempt_has_number_0(tmp_path: Path) -> None:
+    assert new_attempt(tmp_path, keep=None) == "attempt-0"
 
 
 def test_a_new_attempt_keeps_nothing_but_the_checkpoint_to_go_on_from(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from fxray.sft.settings import SftSettings
 
 
 def test_the_rate_rises_linearly_and_falls_along_a_cosine(settings: SftSettings) -> None:
-    settings = replace(settings, learning_rate=1.0, warmup_frac=0.2)
+    settings = replace(settings, learning_rate=4.0, warmup_frac=0.2)
 
-    rates = [settings.rate(step, num_steps=10) for step in range(10)]
+    rates = [settings.rate(step, num_steps=10) / 4.0 for step in range(10)]
 
     # Two steps of warm-up, then 0.5 (1 + cos(pi k / 8)) for k = 0 .. 7.
     assert rates[:3] == [0.5, 1.0, 1.0]

@@ -11,9 +11,12 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from fxray.errors import CheckpointError, ResourceError
+from fxray.model.batch import pack
 from fxray.model.folder import resolve_model_path
 from fxray.model.load import load_model
+from fxray.model.packed import PackedPolicy
 from fxray.sft import checkpoint, worker
+from fxray.sft.batches import token_weights
 from fxray.sft.checkpoint import checkpoints, read_state
 from fxray.sft.settings import SftSettings
 from fxray.sft.worker import Trainer, run_rank
@@ -171,6 +174,58 @@ def test_a_skipped_image_is_in_the_checkpoint_and_out_of_the_loss(
     assert list(state.corrupt_rows) == [2]
     records = [json.loads(line) for line in (tmp_path / "a" / "progress.jsonl").read_text().splitlines()]
     assert [record["metrics"]["num_skipped"] for record in records if "step" in record] == [1, 1]
+
+
+def test_a_step_learns_and_records_the_mean_over_the_learnt_tokens(
+    single_rank: None, settings: SftSettings, corrupt_dataset_path: Path, tmp_path: Path
+) -> None:
+    settings = replace(
+        settings,
+        dataset_path=str(corrupt_dataset_path),
+        batch_size=8,
+        epochs=4,
+        max_tokens_per_micro_batch=600,
+        max_answer_tokens=80,
+        on_long_answer="drop-regions",
+        on_corrupt_image="skip",
+        lora_dropout=0.0,
+    )
+    trainer = Trainer(settings, tmp_path, rank=0, device=torch.device("cpu"), report=lambda *_: None)
+    examples = trainer._reader.read(0)
+    is_learnt_R, num_dropped = token_weights(examples), sum(example.num_dropped_regions for example in examples)
+    assert 0 < is_learnt_R.sum() < len(is_learnt_R)
+    assert {example.num_dropped_regions for example in examples} == {0, 1, 2}
+    logprobs_R = PackedPolicy(trainer._policy.model)(pack(trainer._base, [example.row for example in examples]), 1.0)
+    loss = -logprobs_R[is_learnt_R > 0].mean()
+    gradients = torch.autograd.grad(loss, list(trainer._policy.parameters.values()), allow_unused=True)
+    norm = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm().item()
+
+    rates, step = list[float](), trainer._engine.step
+    trainer._engine.step = lambda rate: rates.append(rate) or step(rate)
+    assert trainer._learn(0, examples) == {
+        "loss": pytest.approx(loss.item(), rel=1e-5),
+        "learning_rate": settings.learning_rate / 2,  # the first of two steps of warm-up
+        "grad_norm": pytest.approx(norm, rel=1e-4),
+        "num_tokens": sum(len(e.row.prompt_token_ids) + len(e.row.answers[0]) for e in examples),
+        "num_skipped": 1,
+        "num_dropped_regions": num_dropped,
+    }
+    assert rates == [settings.learning_rate / 2]
+
+
+def test_dropout_is_anew_in_each_step_and_on_each_rank(
+    single_rank: None, settings: SftSettings, tmp_path: Path
+) -> None:
+    settings = replace(settings, lora_dropout=0.5, warmup_frac=0.0)
+    trainer = Trainer(settings, tmp_path, rank=0, device=torch.device("cpu"), report=lambda *_: None)
+    examples = trainer._reader.read(0)
+    trainer._learn(0, examples)  # an adapter that is still zero has nothing to drop
+    trainer._settings = replace(settings, learning_rate=1e-30)
+
+    first, second, again = (trainer._learn(step, examples)["loss"] for step in (1, 2, 1))
+    trainer._rank = 1
+    assert first == again
+    assert len({first, second, trainer._learn(1, examples)["loss"]}) == 3
 
 
 def test_all_weights_learn_and_their_checkpoints_are_models(
