@@ -1,23 +1,20 @@
 """What is recorded of a step, against numbers worked out by hand, and what a probe looks at."""
 
-import runpy
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from bandit import Bandit, draw, plan
 
 from fxray.grpo import loop, sampler
 from fxray.grpo.loop import Cursor, reward_metrics, run_stage
 from fxray.grpo.types import GroupScore, PromptGroup, Rollout, RolloutGroup
 from fxray.schema import Annotation, Box, Region, Verdict
 
-LOOP: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "test_loop.py"))
-Bandit: Any = LOOP["Bandit"]
 DRAW_S, PUBLISH_S, GENERATE_S, SCORE_S, UPDATE_S, EXPORT_S, PROBE_S = (2.0**i for i in range(7))
 
 
@@ -43,17 +40,17 @@ def test_the_parts_of_a_step_are_what_each_took(monkeypatch: pytest.MonkeyPatch)
     for module in (loop, sampler):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: bandit.now_s))
 
-    def draw(step: int) -> list[PromptGroup]:
+    def drawn(step: int) -> list[PromptGroup]:
         assert step < 2, "what lies beyond the stage may not even be readable"
         if step == 0:  # the next step's prompts are read meanwhile, by a thread
             bandit.now_s += DRAW_S
-        return list(LOOP["draw"](step))
+        return list(draw(step))
 
     run_stage(
-        LOOP["plan"](num_steps=2),
+        plan(num_steps=2),
         Cursor("alpha", 0, 0),
         bandit.ports,
-        draw=draw,
+        draw=drawn,
         observe=lambda _, metrics: steps.append(metrics),
         save=lambda *_: None,
     )
@@ -76,7 +73,7 @@ def test_the_parts_of_a_step_are_what_each_took(monkeypatch: pytest.MonkeyPatch)
 
 def group(verdict: Verdict, lengths: Sequence[int], finished: Sequence[bool]) -> RolloutGroup:
     regions = (Region(Box(1, 1, 9, 9), "Hand bent"),) if verdict is Verdict.GENERATED else ()
-    prompt = LOOP["draw"](0)[0]
+    prompt = draw(0)[0]
     prompt = PromptGroup("g", "s", prompt.image, "?", Annotation(verdict, regions), prompt.frame, 0)
     rollouts = tuple(
         Rollout(np.zeros(length, np.int32), np.zeros(length, np.float32), "", is_finished)
@@ -134,10 +131,10 @@ class Asked(Bandit):
 def test_a_probe_looks_at_the_steps_own_answers_and_at_the_end_at_those_of_the_last_step() -> None:
     asked = Asked()
     run_stage(
-        LOOP["plan"](3, probe_every_steps=1),
+        plan(3, probe_every_steps=1),
         Cursor("alpha", 0, 0),
         asked.ports,
-        draw=lambda step: [replace(LOOP["draw"](step)[0], group_id=f"alpha/{step}/{i}") for i in range(3)],
+        draw=lambda step: [replace(draw(step)[0], group_id=f"alpha/{step}/{i}") for i in range(3)],
         observe=lambda *_: None,
         save=lambda *_: None,
     )
@@ -164,7 +161,7 @@ def test_an_interrupt_from_the_keyboard_waits_for_nobody_who_samples() -> None:
     def stage() -> None:
         with pytest.raises(KeyboardInterrupt):
             run_stage(
-                LOOP["plan"](max_staleness=1), Cursor("alpha", 0, 0), bandit.ports, draw=LOOP["draw"],
+                plan(max_staleness=1), Cursor("alpha", 0, 0), bandit.ports, draw=draw,
                 observe=lambda *_: None, save=lambda *_: None,
             )  # fmt: skip
         left.set()

@@ -29,7 +29,7 @@ from fxray.launch.session import Session
 from fxray.launch.stages import train_stage
 from fxray.schema import Annotation, Verdict
 
-Bandit: Any = runpy.run_path(str(Path(__file__).parents[1] / "grpo" / "test_loop.py"))["Bandit"]
+Bandit: Any = runpy.run_path(str(Path(__file__).parents[1] / "grpo" / "bandit.py"))["Bandit"]
 WEIGHT = "base.lora_A.weight"
 FIRST = 2.0
 """What SFT leaves."""
