@@ -7,6 +7,7 @@ from fxray.config.families import FAMILIES
 from fxray.errors import ModelError
 from fxray.grammar.prompts import Template
 from fxray.grpo.types import FORBIDDEN_TOKENS
+from fxray.large_imports import large_imports
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -17,7 +18,8 @@ PLACEHOLDERS = {family.placeholder: family for family in FAMILIES.values()}
 
 def load_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
     """The model's tokenizer."""
-    from transformers import AutoTokenizer
+    with large_imports():
+        from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(path, local_files_only=True)
 

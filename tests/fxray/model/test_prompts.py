@@ -100,10 +100,12 @@ def test_a_driver_imports_no_learner():
     code = (
         "import sys, fxray.launch.phases\n"
         "from fxray.model.folder import resolve_model_path\n"
-        "from fxray.model.prompts import load_chat\n"
+        "from fxray.model.prompts import load_chat, load_tokenizer\n"
         "load_chat(resolve_model_path('tiny'))\n"
         "heavy = ('peft', 'deepspeed', 'sklearn', 'vllm', 'transformers.generation')\n"
-        "print([name for name in heavy if name in sys.modules])"
+        "print([name for name in heavy if name in sys.modules])\n"
+        "load_tokenizer(resolve_model_path('tiny'))\n"
+        "print('sklearn' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.split() == ["[]", "False"]
