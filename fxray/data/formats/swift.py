@@ -49,8 +49,8 @@ def _read_row(place: Place, row: Mapping[str, Any], images: Images) -> Record:
     parsed = parse(said, lenient=True)
     is_filled_in = bool(objects.get("bbox")) or "<bbox>" in said
     regions = list(_filled_in(turns, objects) if is_filled_in else _written_out(parsed.regions))
-    if is_filled_in and BOX_START in said:
-        raise FieldProblem("messages", said, "box tokens beside the boxes of objects, which alone would be read")
+    if is_filled_in and (BOX_START in said or parsed.regions):
+        raise FieldProblem("messages", said, "boxes written out beside those of objects, which alone would be read")
     fields.check_all_boxes(said, len(regions), "messages")
     label = fields.optional_text(row.get("verdict"), "verdict")
     if label is None and str(row.get("label")).lower() in VERDICT_WORDS:  # in ms-swift a label is a class number

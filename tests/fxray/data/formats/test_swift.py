@@ -176,9 +176,12 @@ def test_a_box_in_the_text_that_is_not_read_refuses_its_row(picture, written, im
     assert reason in found.findings[0]["reason"]
 
 
-def test_boxes_in_tokens_beside_boxes_of_objects_refuse_their_row(picture, written, imported):
+@pytest.mark.parametrize(
+    "beside", [HAND, ' [{"bbox_2d": [10, 20, 13, 60], "label": "ear"}]', ' {"bbox": [1, 2, 3, 4]}', " [1, 2, 30, 40]"]
+)
+def test_boxes_written_out_beside_boxes_of_objects_refuse_their_row(picture, written, imported, beside):
     picture("x.png")
-    messages = [{"role": "assistant", "content": f"<ref-object><bbox>{HAND}"}]
+    messages = [{"role": "assistant", "content": f"<ref-object><bbox>{beside}"}]
     row = DOG_AND_WOMAN | {"messages": messages, "objects": {"ref": ["a dog"], "bbox": [[1, 2, 3, 4]]}}
     found = imported("swift", written("train.jsonl", rows(DOG_AND_WOMAN, row)))
     assert [(finding["row"], finding["field"]) for finding in found.findings] == [("line 2", "messages")]
