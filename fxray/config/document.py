@@ -101,8 +101,7 @@ def read_document(path: Path) -> Document:
     try:
         return parse_document(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
-        remedy = "give a YAML file or the name of a shipped configuration"
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), remedy=remedy) from error
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), remedy="give a YAML file") from error
     except UnicodeDecodeError as error:
         raise ConfigError("is not text in UTF-8", where=str(path), remedy="save it as UTF-8 text") from error
 

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 
 from fxray.config.document import Document, Keys, nest
 from fxray.config.problem import Problem, refuse
+from fxray.config.tree import Config
 
 MAX_SHOWN_CHARACTERS = 80
 Model = TypeVar("Model", bound=BaseModel)
@@ -34,7 +35,7 @@ def validate(schema: type[Model], document: Document, where: str) -> Model:
 
 def _problem(schema: type[BaseModel], details: ErrorDetails, document: Document) -> Problem:
     location = tuple(str(part) for part in details["loc"])
-    field = ".".join(location) or "configuration"
+    field = ".".join(location) or ("configuration" if schema is Config else "this file")
     origin = _origin(location, document)
     kind = details["type"]
     if kind == "extra_forbidden":
@@ -43,13 +44,9 @@ def _problem(schema: type[BaseModel], details: ErrorDetails, document: Document)
         return Problem(field, "", "is missing", f"write it there{_meaning(schema, location)}", origin)
     bound = details["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if kind == "value_error":
-        return Problem(
-            field,
-            "",
-            f"cannot stay so: {bound}",
-            f"do as it says; --set {field}.NAME=null takes back what a parent set",
-            origin,
-        )
+        remedy = f"do as it says; --set {field}.NAME=null takes back what a parent set"
+        has_parents = schema is Config and location  # which other files have not
+        return Problem(field, "", f"cannot stay so: {bound}", remedy if has_parents else "do as it says", origin)
     if kind == "model_type":
         bound = "must be a section with keys of its own"
     return Problem(field, _shown(details["input"]), bound, f"change it{_meaning(schema, location)}", origin)

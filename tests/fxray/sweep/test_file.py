@@ -95,7 +95,14 @@ def test_what_is_no_sweep_is_refused_with_its_place(sweep_file, tmp_path, text, 
     assert said in str(caught.value)
     assert str(tmp_path / "mine.yaml") in str(caught.value)
     assert caught.value.remedy
+    assert "parent" not in caught.value.remedy + str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_a_sweep_that_is_not_there_is_no_configuration(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: No such file") as caught:
+        load_sweep(tmp_path / "tiny")
+    assert caught.value.remedy == "give a YAML file"
 
 
 def test_the_best_of_a_metric_of_faults_has_the_fewest(sweep_file):
