@@ -142,6 +142,8 @@ def _region(number: int, row: dict[str, Any], names: dict[str, str]) -> tuple[Ra
     attributes = row.get("attributes")
     kind = names.get(_id(row.get("category_id")), "")
     caption = _caption(where, row, attributes if isinstance(attributes, dict) else {}) or kind
+    if not caption and (category := row.get("category_id")) is not None and _id(category) not in names:
+        raise FieldProblem(f"{where}.category_id", category, "no category of this id is listed, and no caption given")
     if isinstance(attributes, dict) and fields.number(attributes.get("rotation") or 0, f"{where}.attributes.rotation"):
         raise FieldProblem(
             f"{where}.attributes.rotation", attributes["rotation"], "a turned box, expected an upright one"

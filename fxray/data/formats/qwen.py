@@ -108,7 +108,9 @@ def _regions(items: Any, field: str) -> list[RawRegion]:
 
 
 def _region(item: Mapping[str, Any], field: str) -> RawRegion:
-    corners = fields.four_numbers(item.get("bbox_2d"), f"{field}.bbox_2d")
+    if "bbox_2d" not in item:
+        raise FieldProblem(field, json.dumps(item, default=str), "an object of JSON without `bbox_2d`, so no box")
+    corners = fields.four_numbers(item["bbox_2d"], f"{field}.bbox_2d")
     caption = fields.caption_in(item) or str(item.get("label") or "")
     return RawRegion(corners, caption, f"{field}.bbox_2d")
 

@@ -58,6 +58,17 @@ def test_a_caption_that_is_there_and_blank_refuses_its_row(picture, written, imp
     assert "a blank caption" in finding["reason"]
 
 
+def test_a_category_that_is_not_listed_refuses_a_row_without_a_caption(picture, written, imported):
+    picture("a.png"), picture("b.png")
+    images = [IMAGE, IMAGE | {"id": 2, "file_name": "b.png"}]
+    rows = [annotation(1, 1, [1, 2, 3, 4], category_id=9)]
+    rows.append(annotation(2, 2, [1, 2, 3, 4], category_id=9, caption="fur smeared"))
+    found = imported("coco", written("c.json", {"images": images, "annotations": rows, "categories": CATEGORIES}))
+    assert list(found.samples) == ["b.png"]
+    (finding,) = found.findings
+    assert (finding["field"], finding["value"]) == ("annotations[0].category_id", "9")
+
+
 @pytest.mark.parametrize("more", [{"caption": None}, {"attributes": {"caption": ""}}])
 def test_a_caption_that_is_null_or_a_blank_attribute_is_none(picture, written, imported, more):
     picture("a.png")

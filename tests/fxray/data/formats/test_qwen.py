@@ -88,6 +88,8 @@ def test_boxes_are_of_the_stored_raster_and_may_count_in_thousands(picture, writ
         (chat("a.png", '[{"bbox_2d": [1, 2'), "conversations[1].value"),
         (chat("a.png", '[{"bbox_2d": [1, 2, 3], "label": "x"}]'), "conversations[1].value[0].bbox_2d"),
         (chat("a.png", '[{"bbox_2d": [1, 2, 3, 4]}]'), "conversations[1].value[0].bbox_2d"),
+        (chat("a.png", '[{"bbox_2d": [1, 2, 3, 4], "label": "x"}] {"verdict": "fake"}'), "conversations[1].value[1]"),
+        ({"image": "a.png", "objects": [{"bbox": [1, 2, 3, 4], "label": "x"}]}, "objects[0]"),
         ({"image": "a.png", "objects": [[1, 2, 3, 4]]}, "objects[0]"),
     ],
 )
