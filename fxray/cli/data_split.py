@@ -100,8 +100,8 @@ def split(
     write_plan(target, result.plan)
     _print(result)
     sizes = [counts(fold, result.rows.is_generated_N)["validation"] for fold in result.plan.folds]
-    option = "--fractions" if scheme is Scheme.FIXED else "--validation-frac"
-    _note_small_validation(sizes, f"a larger {option} gives more")
+    share = "second of --fractions" if scheme is Scheme.FIXED else "--validation-frac"
+    _note_small_validation(sizes, f"a larger {share}, or more images, would do")
     typer.echo(target)
 
 
@@ -132,7 +132,8 @@ def take(
     for path in written:
         if path.stem == PART_NAMES[VALIDATION]:
             sizes = verdict_counts(Dataset.open(path).samples)
-            _note_small_validation([sizes], "`fxray data split` with a larger share for validation gives more")
+            remedy = "a split with a larger share for validation, or of more images, would do"
+            _note_small_validation([sizes], remedy)
         typer.echo(path)
 
 

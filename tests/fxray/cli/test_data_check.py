@@ -66,8 +66,8 @@ def test_the_default_split_lies_beside_the_data(data):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--validation-frac", 0.2], "a larger --validation-frac gives more"),
-        (["--scheme", "fixed"], "a larger --fractions gives more"),
+        (["--validation-frac", 0.2], "a larger --validation-frac, or more images, would do"),
+        (["--scheme", "fixed"], "a larger second of --fractions, or more images, would do"),
         (["--scheme", "fixed", "--fractions", "0.2,0.6,0.2"], ""),
         (["--validation-frac", 0], ""),
     ],
