@@ -150,6 +150,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     upright.load()  # which turns a TIFF
     if upright.getexif().get(ORIENTATION_TAG) in range(UPRIGHT + 1, 9):
         upright = ImageOps.exif_transpose(upright)
+    if upright.mode == "P" and isinstance(upright.info.get("transparency"), bytes):
+        upright = upright.convert("RGBA")  # on the way, or Pillow warns; the colours are those of the palette
     if upright is image or upright.mode != "RGB":
         upright = upright.convert("RGB")
     upright.info = {}  # Pillow would write a comment into every JPEG that is made of it

@@ -48,6 +48,18 @@ def test_a_comment_is_not_passed_on_to_what_is_made_of_the_pixels(form: str) -> 
     assert b"Jane" not in _encoded(decode_image(encoded, "here"), "JPEG")
 
 
+def test_a_palette_whose_colours_are_transparent_one_by_one_is_read_without_a_warning() -> None:
+    palette = Image.new("P", (4, 3))
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    palette.putdata([0, 1] * 6)
+    encoded = _encoded(palette, "PNG", transparency=bytes([0, 128]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = decode_image(encoded, "x.png")
+    assert image.mode == "RGB"
+    assert np.asarray(image)[0].tolist() == [[10, 20, 30], [200, 100, 50]] * 2
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "I;16"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     image = Image.new("L", (8, 6), 128).convert(mode) if mode != "I;16" else Image.new("I;16", (8, 6), 128)
