@@ -213,10 +213,11 @@ def _summarise(out: Path, records: "Sequence[Record]", num_skipped: int, *, as_j
 
     counts = Counter(kind_of(record) for record in records)
     if as_json:
-        summary = {"images": len(records), "skipped": num_skipped, **counts, "report": str(out / REPORT)}
+        numbers = {kind: counts[kind] for kind in WORDS}
+        summary = {"images": len(records), "skipped": num_skipped, **numbers, "report": str(out / REPORT)}
         typer.echo(json.dumps(summary))
         return
-    words = ", ".join(f"{counts[kind]} {text}" for kind, text in WORDS.items() if counts[kind])
+    words = ", ".join(counted(counts[kind], *texts) for kind, texts in WORDS.items() if counts[kind])
     skipped = f" ({num_skipped} skipped: examined before)" if num_skipped else ""
     typer.echo(
         f"{counted(len(records), 'image')}{skipped}: {words or 'nothing to examine'}. Evidence, not "

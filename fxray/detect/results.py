@@ -15,13 +15,13 @@ from fxray.events import OnEvent, PhaseDone, PhaseStarted, Step
 
 TABLE, REPORT, COCO, DRAWN = "detections.csv", "report.html", "coco", "drawn"
 WORDS = {
-    "generated": "look generated",
-    "unsure": "are unsure",
-    "real": "look real",
-    "unread": "have no verdict",
-    "failed": "could not be examined",
+    "generated": ("looks generated", "look generated"),
+    "unsure": ("is unsure", "are unsure"),
+    "real": ("looks real", "look real"),
+    "unread": ("has no verdict", "have no verdict"),
+    "failed": ("could not be examined", "could not be examined"),
 }
-"""Kinds of findings, and what is said of several."""
+"""Kinds of findings, and what is said of one and of several."""
 _TELL_S, _WINDOW = 1.0, 30
 
 

@@ -161,7 +161,8 @@ def test_a_second_run_does_only_what_is_missing(tmp_path: Path, source: Suspicio
     (folder / "b.png").write_bytes(image(size=(80, 40)))
     third = run(folder, "--out", out, "--json")
     assert json.loads(third.stdout) == {
-        "images": 4, "skipped": 3, "generated": 4, "report": str(out / "report.html"),
+        "images": 4, "skipped": 3, "generated": 4, "unsure": 0, "real": 0, "unread": 0, "failed": 0,
+        "report": str(out / "report.html"),
     }  # fmt: skip
     assert source.asked[4:] == ["b.png"]
 
@@ -175,7 +176,7 @@ def test_a_list_whose_disk_is_away_loses_no_verdict_and_says_so(tmp_path: Path, 
     (tmp_path / "disk").rename(tmp_path / "unmounted")
     result = run(tmp_path / "list.csv", "--out", out)
     assert "1 examined before cannot be read now: what was found in them stays" in result.output
-    assert "2 images: 1 look generated, 1 could not be examined" in result.stdout
+    assert "2 images: 1 looks generated, 1 could not be examined" in result.stdout
     records = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
     assert [record.get("verdict") for record in records] == ["generated", None]
 
