@@ -1,10 +1,8 @@
 """Files appear whole or not at all: written aside, flushed, renamed."""
 
 import errno
-import fcntl
 import hashlib
 import os
-import platform
 import re
 import shutil
 import stat
@@ -12,6 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fxray.asides import clear_abandoned, new_aside, own_folder, take_place
 from fxray.errors import ConfigError, FxrayError, ResourceError
 
 _MAKE_ROOM = "free some space there and try again, or choose another folder; what was there before is untouched"
@@ -78,17 +77,17 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         raise ConfigError("is a link that leads in a circle", where=str(path), remedy="name another folder")
     refuse_working_folder(path)
     _refuse_mounted(path)
-    aside = _new_aside(path)
+    aside = new_aside(path)
     make_folder(path.parent)
-    _clear_abandoned(path)
+    clear_abandoned(path)
     try:
-        with disk_errors(path), _under_its_name(path, aside), _own_folder(aside):
+        with disk_errors(path), _under_its_name(path, aside), own_folder(aside):
             yield aside
             for file in aside.rglob("*"):
                 if file.is_file():
                     with file.open("rb") as written:
                         os.fsync(written.fileno())
-            _take_place(aside, path)
+            take_place(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -101,90 +100,6 @@ def _under_its_name(path: Path, aside: Path) -> Iterator[None]:
     except FxrayError as error:
         error.where = error.where.replace(str(aside), str(path))
         raise
-
-
-@contextmanager
-def _own_folder(aside: Path) -> Iterator[None]:
-    """Makes a folder that is locked until the block ends, or its process does, however that happens."""
-    unseen = aside.with_suffix(".new")
-    unseen.mkdir()
-    try:
-        with _locked(unseen):
-            unseen.rename(aside)  # locked before it can be found
-            yield
-    finally:
-        with suppress(OSError):  # it has another name by now, if all went well
-            unseen.rmdir()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds a folder's lock, under whatever name it comes to have, until the block ends or this process does."""
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):  # a file system without locks: nobody can tell that the folder is abandoned
-            fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
-
-
-def _take_place(aside: Path, path: Path) -> None:
-    """Puts a folder where another may be, of which a disk may refuse to delete a part: that goes last, if it can."""
-    if not path.is_dir():
-        aside.replace(path)
-        return
-    old = _new_aside(path).with_suffix(".old")
-    with _locked(path):  # or the next writer would put it back in the midst of this
-        path.rename(old)
-        try:
-            aside.replace(path)
-        except OSError:
-            old.rename(path)
-            raise
-        _delete(old, path)
-
-
-def _delete(old: Path, path: Path) -> None:
-    """Deletes what lay at `path`, under a name from which it is not put back: of a half of it nothing is."""
-    unwanted = _new_aside(path)
-    old.rename(unwanted)
-    shutil.rmtree(unwanted, ignore_errors=True)
-
-
-def _new_aside(path: Path) -> Path:
-    return path.with_name(f"{_start_of_asides(path)}{os.urandom(3).hex()}.tmp")
-
-
-def _start_of_asides(path: Path) -> str:
-    """How the names of this machine's folders beside `path` begin: no other sees the lock of a folder on NFS."""
-    return f".{path.name}.{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-"
-
-
-def _clear_abandoned(path: Path) -> None:
-    """Deletes what processes of this machine that were killed in an `atomic_dir` of this path have left.
-
-    That may be gigabytes, of a model. What lay at the path is put back if they had nothing in its place yet.
-    """
-    try:
-        beside = list(path.parent.iterdir())
-    except PermissionError:  # a folder may be written to, and not read
-        return
-    for folder in beside:
-        if not re.fullmatch(rf"{re.escape(_start_of_asides(path))}[0-9a-f]{{6}}\.(tmp|old)", folder.name):
-            continue
-        with suppress(OSError):  # somebody fills it, or it is a file
-            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if folder.suffix == ".tmp":
-                    shutil.rmtree(folder, ignore_errors=True)
-                elif path.exists():
-                    _delete(folder, path)
-                else:
-                    folder.rename(path)
-            finally:
-                os.close(held)
 
 
 def refuse_to_replace(path: Path, *, unless_all_are: Collection[str]) -> None:

@@ -135,7 +135,7 @@ def _tell_of_few(splits: Splits, on_event: OnEvent) -> None:
 
     field = "data.synth.num_validation" if splits.is_synthetic else "data.validation"
     sizes = verdict_counts(Dataset.open(splits.validation).samples)
-    if note := note_of_few(*sizes, f"a larger {field} gives more"):
+    if note := note_of_few(*sizes, f"a larger {field} would do"):
         on_event(Note(note))
 
 

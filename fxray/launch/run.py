@@ -8,13 +8,13 @@ cannot change its result may differ. Until a phase has begun there is nothing to
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fxray.asides import clear_all_abandoned
 from fxray.config.load import dump_config, find_yaml, load_config, shipped_folder
 from fxray.config.schedule import load_stages
 from fxray.config.tree import Config, SftConfig
@@ -108,8 +108,7 @@ def open_run(root: Path, config: Config) -> Iterator[RunDirectory]:
         )
     with hold(root) as lease:
         adopt_config(root, config, _CONTINUE)
-        for leftover in list(root.rglob(".*.tmp")):
-            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        clear_all_abandoned(root)
         write_atomically(root / _VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
         yield RunDirectory(root, lease)
 

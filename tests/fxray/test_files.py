@@ -51,7 +51,7 @@ def test_two_that_fill_a_folder_do_not_meet_where_there_are_no_locks(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("fxray.files.fcntl.flock", refuse)
+    monkeypatch.setattr("fxray.asides.fcntl.flock", refuse)
     with atomic_dir(tmp_path / "d") as first:  # as by processes of one number in two containers
         (first / "x").write_text("first")
         with atomic_dir(tmp_path / "d") as second:
@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_replaced_or_deleted_is_not_lost(
     assert (tmp_path / "d" / "y").exists() == (refused == "replace")
 
 
-@pytest.mark.parametrize("refused", ["fxray.files.os.open", "pathlib.Path.rename"])
+@pytest.mark.parametrize("refused", ["fxray.asides.os.open", "pathlib.Path.rename"])
 def test_a_folder_that_cannot_be_begun_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:

@@ -1,5 +1,7 @@
 """What processes that were killed while they wrote a folder leave is cleared away or put back by the next."""
 
+import fcntl
+import os
 import platform
 import shutil
 import signal
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fxray.asides import clear_all_abandoned
 from fxray.files import atomic_dir, write_atomically
 
 FILLING = """
@@ -78,6 +81,30 @@ def test_a_folder_whose_writer_was_killed_as_it_took_its_place_is_put_back_by_th
             raise KeyError
     assert (tmp_path / "d" / "x").read_text() == ("old" if is_refused else "new")
     assert [each.name for each in tmp_path.iterdir()] == ["d"]
+
+
+def test_of_a_whole_folder_all_that_was_put_aside_is_put_back_or_deleted(tmp_path: Path) -> None:
+    for name in ("final", "step-000002"):
+        write_atomically(tmp_path / "grpo" / name / "x", "old")
+        subprocess.run([sys.executable, "-c", KILLED_BETWEEN, str(tmp_path / "grpo" / name)], check=False, timeout=60)
+    write_atomically(tmp_path / "grpo" / "final" / "x", "new")
+    write_atomically(tmp_path / "grpo" / ".mine.old", "not ours")
+    clear_all_abandoned(tmp_path)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    found = {str(file.relative_to(tmp_path)): file.read_text() for file in files}
+    assert found == {"grpo/final/x": "new", "grpo/step-000002/x": "old", "grpo/.mine.old": "not ours"}
+
+
+def test_a_folder_that_another_has_locked_is_replaced_without_a_wait(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "d" / "x", "old")
+    held = os.open(tmp_path / "d", os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with atomic_dir(tmp_path / "d") as folder:
+            (folder / "x").write_text("new")
+    finally:
+        os.close(held)
+    assert (tmp_path / "d" / "x").read_text() == "new"
 
 
 def test_a_folder_is_not_put_back_while_its_writer_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
