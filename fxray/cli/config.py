@@ -24,7 +24,7 @@ def show(config: ConfigOption, overrides: SetOption = None) -> None:
 
 @app.command()
 def check(config: ConfigOption, overrides: SetOption = None) -> None:
-    """Check a configuration field by field, against itself and the model's own limits, and that the model is whole.
+    """Check a configuration field by field, against itself, the model's own limits, the model's folder and the data.
 
     \b
     Example:
@@ -36,6 +36,7 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
     from fxray.config.problem import refuse
     from fxray.config.schedule import load_stages
     from fxray.grammar.prompts import template_warning
+    from fxray.launch.data import check_splits, named_splits
     from fxray.model.folder import check_model_folder, find_model_folder
     from rewards.custom import load_reward
     from rewards.stage import parts_off
@@ -54,8 +55,11 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
     off = ", ".join(parts_off(tree.data.view)) or "none"
     if folder is None:  # the machine that trains may be another
         typer.echo(f"note: model.path {tree.model.path} is not on this machine", err=True)
-    for name in ("train", "validation", "test"):
-        path = getattr(tree.data, name)
-        if path is not None and not path.is_file():
-            typer.echo(f"note: data.{name} {path} is not on this machine", err=True)
+    if splits := named_splits(tree):
+        files = {name: getattr(splits, name) for name in ("train", "validation", "test")}
+        elsewhere = [f"data.{name} {path}" for name, path in files.items() if not path.is_file()]
+        for name in elsewhere:
+            typer.echo(f"note: {name} is not on this machine", err=True)
+        for note in check_splits(tree, splits) if not elsewhere else ():
+            typer.echo(f"note: {note}", err=True)
     typer.echo(f"{config}: no problem found; stages {stages}; view {tree.data.view}, reward parts switched off: {off}")

@@ -40,7 +40,7 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
             training part is in another, or the file of an image is not there (told while nothing is trained).
         FxrayError: Another driver took the run over meanwhile.
     """
-    splits = _splits(config, run)
+    splits = named_splits(config) or _synthetic_splits(run)
     synth = config.data.synth
     if synth is not None and not all(path.exists() for path in (splits.train, splits.validation, splits.test)):
         from fxray.data.synth.write import synthesise
@@ -57,11 +57,11 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
             progress=lambda split, done, total: on_event(Step(f"{PHASE} {split}", done, total)),
         )
         on_event(PhaseDone(PHASE, time.monotonic() - start_s, str(run.data_file("train").parent)))
-    refuse_shared_samples(splits.train, (splits.validation, splits.test))
-    if not run.sft_adapter.is_dir():
-        _tell_of_few(splits, on_event)
-        if config.data.on_corrupt_image != "skip":
-            _refuse_incomplete(splits)
+    if run.sft_adapter.is_dir():
+        refuse_shared_samples(splits.train, (splits.validation, splits.test))
+    else:
+        for note in check_splits(config, splits):
+            on_event(Note(note))
     files = {name: getattr(splits, name) for name in ("train", "validation", "test")}
     contents = {name: _fingerprint(path) for name, path in files.items()}
     _refuse_other_contents(run.root, files, contents)
@@ -71,6 +71,22 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
         run.lease.check()
     write_atomically(run.root / DATA_FILE, json.dumps(record | facts, indent=2) + "\n")
     return splits
+
+
+def check_splits(config: Config, splits: Splits) -> list[str]:
+    """What a training looks for in its data before it trains anything.
+
+    Returns:
+        What the user should know: that the validation part is too small for the calibration at the end.
+
+    Raises:
+        DataError: A file is missing, empty or malformed, or a sample of the training part is in another, or the file
+            of an image is not there.
+    """
+    refuse_shared_samples(splits.train, (splits.validation, splits.test))
+    if config.data.on_corrupt_image != "skip":
+        _refuse_incomplete(splits)
+    return _notes_of_few(splits)
 
 
 def refuse_shared_samples(train: Path, others: Sequence[Path]) -> None:
@@ -128,15 +144,13 @@ def _refuse_incomplete(splits: Splits) -> None:
         refuse_missing_images(dataset, range(len(dataset)))
 
 
-def _tell_of_few(splits: Splits, on_event: OnEvent) -> None:
-    """Says so while nothing is trained where the validation part is too small for the calibration at the end."""
+def _notes_of_few(splits: Splits) -> list[str]:
     from fxray.data.dataset import Dataset
     from fxray.evaluate.fitting import note_of_few, verdict_counts
 
     field = "data.synth.num_validation" if splits.is_synthetic else "data.validation"
-    sizes = verdict_counts(Dataset.open(splits.validation).samples)
-    if note := note_of_few(*sizes, f"a larger {field} would do"):
-        on_event(Note(note))
+    note = note_of_few(*verdict_counts(Dataset.open(splits.validation).samples), f"a larger {field} would do")
+    return [note] if note else []
 
 
 def _fingerprint(path: Path) -> str:
@@ -179,9 +193,14 @@ def _refuse_other_contents(root: Path, files: Mapping[str, Path], contents: Mapp
             )
 
 
-def _splits(config: Config, run: RunDirectory) -> Splits:
+def named_splits(config: Config) -> Splits | None:
+    """The files that a configuration names; none where its data is synthetic."""
     data = config.data
     if data.train and data.validation and data.test:
         return Splits(data.train, data.validation, data.test, is_synthetic=False)
+    return None
+
+
+def _synthetic_splits(run: RunDirectory) -> Splits:
     train, validation, test = (run.data_file(split) for split in ("train", "validation", "test"))
     return Splits(train, validation, test, is_synthetic=True)

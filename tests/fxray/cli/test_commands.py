@@ -304,3 +304,20 @@ def test_the_run_folder_is_named_after_the_configuration(monkeypatch, tmp_path):
     )
     (tmp_path / "mine.yaml").write_text("extends: tiny\n")
     assert run("train", "-c", "mine.yaml").stdout.strip() == "runs/mine/page"
+
+
+def test_a_configuration_is_checked_with_the_data_that_are_here(datasets, tmp_path):
+    names = ("train", "validation", "test")
+    files = {name: f"data.{name}={datasets / name}.parquet" for name in names}
+
+    def check(**others):
+        settings = [word for item in ("data.synth=null", *(files | others).values()) for word in ("-s", item)]
+        return run("config", "check", "-c", "tiny", *settings)
+
+    assert "note: 1 real + 1 generated image for validation are too few" in check().stderr
+    with pytest.raises(DataError, match=r"train.parquet row 0: field sample_id: 4 samples are in .*train.parquet too"):
+        check(test=f"data.test={datasets / 'train.parquet'}")
+    (tmp_path / "cut.parquet").write_bytes((datasets / "test.parquet").read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"cut.parquet"):
+        check(test=f"data.test={tmp_path / 'cut.parquet'}")
+    assert "nowhere.parquet is not on this machine\n" in check(test="data.test=nowhere.parquet").stderr
