@@ -36,16 +36,15 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
     from fxray.config.problem import refuse
     from fxray.config.schedule import load_stages
     from fxray.grammar.prompts import template_warning
+    from fxray.launch.base_model import look_at_base
     from fxray.launch.data import check_splits, named_splits
-    from fxray.model.folder import check_model_folder, find_model_folder
     from rewards.custom import load_reward
     from rewards.stage import parts_off
 
     if not (tree.ray.address or os.environ.get("RAY_ADDRESS")):  # a run looks at the cluster that it joins
         refuse(find_store_problem(tree, tree.ray.object_store_mib * 2**20), where=config)
-    folder = find_model_folder(tree.model.path)
-    if folder is not None:
-        check_model_folder(folder)
+    if of_model := look_at_base(tree.model.path):
+        typer.echo(f"note: {of_model}", err=True)
     for function in tree.reward.functions:
         load_reward(function.path)
     of_adapter = adapter_warning(tree.model.path) if tree.model.lora else None
@@ -53,8 +52,6 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
         typer.echo(f"warning: {warning}", err=True)
     stages = ", ".join(stage.name for stage in load_stages(tree.grpo.schedule))
     off = ", ".join(parts_off(tree.data.view)) or "none"
-    if folder is None:  # the machine that trains may be another
-        typer.echo(f"note: model.path {tree.model.path} is not on this machine", err=True)
     if splits := named_splits(tree):
         files = {name: getattr(splits, name) for name in ("train", "validation", "test")}
         elsewhere = [f"data.{name} {path}" for name, path in files.items() if not path.is_file()]

@@ -10,7 +10,26 @@ from pathlib import Path
 from fxray.errors import CheckpointError, ModelError
 from fxray.files import write_atomically
 from fxray.launch.run import BASE_FILE, RunDirectory
-from fxray.model.folder import resolve_model_path, weights_fingerprint
+from fxray.model.folder import check_model_folder, find_model_folder, resolve_model_path, weights_fingerprint
+
+
+def look_at_base(path: str) -> str:
+    """Sees to it, before anything starts, that a base model which is here is whole.
+
+    Args:
+        path: `model.path`.
+
+    Returns:
+        That it is not here, as a note: the machine that trains may be another. Empty where it is.
+
+    Raises:
+        ModelError: It does not hold a complete model of a family that fxray drives.
+    """
+    folder = find_model_folder(path)
+    if folder is None:
+        return f"model.path {path} is not on this machine"
+    check_model_folder(folder)
+    return ""
 
 
 def keep_base(run: RunDirectory, model_path: Path) -> None:

@@ -66,6 +66,14 @@ class Values(Section):
     loguniform: tuple[float, float] | None = None
     """Drawn so that each power of ten is as likely; bounds above 0."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _stands_under_a_name(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            values = json.dumps(content if isinstance(content, list) else [content], default=str)
+            raise ValueError(f"values stand under grid, choice, uniform or loguniform, such as {{grid: {values}}}")
+        return content
+
     @model_validator(mode="after")
     def _is_one_of_them(self) -> "Values":
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]

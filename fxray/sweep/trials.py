@@ -18,14 +18,15 @@ from fxray.config.document import Document
 from fxray.config.limits import check
 from fxray.config.problem import refuse
 from fxray.config.tree import Config, DataConfig
-from fxray.errors import CheckpointError, ConfigError
+from fxray.errors import CheckpointError, ConfigError, ModelError
 from fxray.evaluate.captions import can_score_captions
 from fxray.evaluate.scores import METRICS
-from fxray.events import OnEvent, PhaseStarted, Step, ignore
+from fxray.events import Note, OnEvent, PhaseStarted, Step, ignore
 from fxray.experiments.data import NAMES
 from fxray.experiments.trainings import before_grpo, phases_of
 from fxray.files import write_atomically
 from fxray.grammar.views import VIEWS
+from fxray.launch.base_model import look_at_base
 from fxray.launch.phases import NO_FT, SFT
 from fxray.launch.run import RunDirectory
 from fxray.sweep.file import Setting, SweepFile, settings_of
@@ -91,7 +92,7 @@ def trials_of(file: SweepFile, configure: Configure, on_event: OnEvent = ignore)
     Raises:
         ConfigError: One cannot run, has not what is looked at, or is another one once more; it names the trial.
     """
-    trials, names = [], dict[str, str]()
+    trials, names, notes = [], dict[str, str](), dict[str, str]()
     for setting, seed in told(list(itertools.product(settings_of(file), file.sweep.seeds)), "check", on_event):
         name = f"{setting.name}+seed-{seed}"
         where = f"{file.path}, trial {name}"
@@ -100,7 +101,11 @@ def trials_of(file: SweepFile, configure: Configure, on_event: OnEvent = ignore)
             refuse(check(config), where=where)
             for function in config.reward.functions:
                 load_reward(function.path)
+            if config.model.path not in notes:
+                notes[config.model.path] = look_at_base(config.model.path)
             phases = [phase for phase in phases_of(config) if phase != NO_FT]
+        except ModelError as error:
+            raise ConfigError(f"model.path {error.where}: {error.message}", where=where, remedy=error.remedy) from error
         except ConfigError as error:
             raise ConfigError(error.message, where=where, remedy=error.remedy) from error
         if (same := names.setdefault(config.model_dump_json(), name)) != name:
@@ -108,6 +113,8 @@ def trials_of(file: SweepFile, configure: Configure, on_event: OnEvent = ignore)
         phase = file.sweep.phase or phases[-1]
         _refuse_what_is_not_measured(file, config, phase, phases, where)
         trials.append(Trial(name, setting, seed, config, phase))
+    for note in filter(None, notes.values()):
+        on_event(Note(note))
     return trials
 
 

@@ -7,6 +7,7 @@ import pytest
 from fxray.config.load import load_config
 from fxray.config.tree import SftConfig
 from fxray.errors import CheckpointError, ConfigError
+from fxray.events import Note
 from fxray.experiments.data import split_overrides
 from fxray.sweep.file import Values, load_sweep, settings_of, takes_whole_numbers
 from fxray.sweep.measure import SettingResult, TrialResult, ranked
@@ -126,9 +127,13 @@ def test_the_best_of_a_metric_of_faults_has_the_fewest(sweep_file):
         ("fields: {data.view: {grid: [full, label-only]}}", "answers have no boxes"),
         ("fields: {grpo.group_size: {grid: [4, 4.0]}}", "comes to the same as grpo.group-size-4+seed-0"),
         ("fields: {grpo.schedule: {grid: [paper, fixed-gamma]}}\nphase: gamma", "has none of that name"),
+        ("fields: {model.path: {grid: [tiny, empty]}}", "model.path empty: config.json cannot be read"),
     ],
 )
-def test_every_trial_is_checked_before_the_first_begins(base, sweep_file, text, said):
+def test_every_trial_is_checked_before_the_first_begins(base, sweep_file, text, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+
     def run(*given, **named):
         raise AssertionError("nothing may begin")
 
@@ -138,6 +143,18 @@ def test_every_trial_is_checked_before_the_first_begins(base, sweep_file, text, 
     assert "trial " in caught.value.where
     assert caught.value.remedy
     assert not base.out.exists()
+
+
+def test_a_model_that_is_elsewhere_is_told_once(base, sweep_file):
+    events = []
+    file = sweep_file("fields: {model.path: {grid: [tiny, nowhere]}}\nseeds: [0, 1]")
+    assert len(plan(file, base, events.append)) == 4
+    assert [event.text for event in events if isinstance(event, Note)] == ["model.path nowhere is not on this machine"]
+
+
+def test_values_without_a_name_are_told_which_they_may_stand_under(sweep_file):
+    with pytest.raises(ConfigError, match=r'such as \{grid: \[4, "x"\]\} .*mine.yaml:1'):
+        sweep_file("fields: {grpo.group_size: [4, x]}")
 
 
 @pytest.mark.parametrize(
