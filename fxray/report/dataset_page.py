@@ -51,7 +51,7 @@ def facts_of(statistics: Statistics) -> Sequence[tuple[str, str]]:
         "area of a box over its image": _spread(areas, 3),
         "words per caption": _spread(words, 1),
         "distinct captions": f"{statistics.num_distinct_captions:,} of {words.count:,}",
-        "generators, categories": f"{len(statistics.generators):,}, {len(statistics.categories):,}",
+        "generators, categories": f"{len(statistics.generators.keys() - {'real'}):,}, {len(statistics.categories):,}",
         "annotators": f"{len(statistics.annotators.keys() - {None}):,}",
     }
     return list(names.items())

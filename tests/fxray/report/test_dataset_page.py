@@ -47,6 +47,11 @@ def test_page_pictures_and_numbers(tmp_path):
         assert pixels.min() < 100 < 250 < pixels.max()  # something is drawn on white
 
 
+def test_a_photograph_counts_for_no_generator():
+    photograph = Sample("r", 10, 10, Annotation(Verdict.REAL), "real", "dog", "web", "r")
+    assert dict(facts_of(summarise([photograph, sample(1), sample(2, "flux")])))["generators, categories"] == "2, 1"
+
+
 @pytest.mark.filterwarnings("error")  # matplotlib's, of a letter that its font lacks
 def test_nasty_names_are_text(tmp_path):
     statistics = summarise([sample(k, name=NASTY, category=NASTY, caption="w " * 300) for k in range(3)])

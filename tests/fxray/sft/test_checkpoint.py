@@ -34,7 +34,14 @@ def test_a_checkpoint_of_settings_of_other_names_is_refused(settings: SftSetting
             read_state(tmp_path, settings)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"step": 1, "num_steps": 2, "corrupt_rows": [], "settings": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{}", "[]"),
+        '{"step": 1, "num_steps": 2, "corrupt_rows": [], "settings": {}}',
+        '{"step": 1, "num_steps": 2, "corrupt_rows": {}, "settings": [1]}',
+    ],
+)
 def test_a_damaged_state_is_refused(settings: SftSettings, tmp_path: Path, content: str) -> None:
     (tmp_path / "state.json").write_text(content)
 
