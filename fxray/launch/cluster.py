@@ -13,7 +13,8 @@ from types import FrameType
 from actors.placement import NODE_TYPES
 from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
-from fxray.launch.head import watched_head
+from fxray.launch.access import own_token
+from fxray.launch.head import await_head, watched_head
 from fxray.launch.leftovers import PARENT, own_folder
 from fxray.launch.raylet import own_groups, watched_raylet
 from fxray.listening import bound_socket
@@ -48,7 +49,9 @@ def ray_cluster(
         _stay_on_loopback()
     import ray
 
-    with nullcontext() if address else own_folder() as folder:
+    if address:
+        await_head(address)
+    with nullcontext() if address else own_token(), nullcontext() if address else own_folder() as folder:
         with _kept_handler(signal.SIGTERM), own_groups() if is_apart else nullcontext():
             _init(config, address, folder, min_cpus, environment)
         head = ray.get_runtime_context().gcs_address

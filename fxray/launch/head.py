@@ -13,12 +13,56 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from fxray.errors import HeadLostError
+from fxray.errors import HeadLostError, ResourceError
+from fxray.launch.access import REMEDY
 
 ASK_EVERY_S = 2.0
 ANSWER_DEADLINE_S = 5.0
+JOIN_DEADLINE_S = 30.0
 LEAVING_DEADLINE_S = 10.0
 """For the driver to let go of what it holds; what it waits for in Ray may never come."""
+
+
+def await_head(address: str) -> None:
+    """Returns when the head of a cluster takes calls of this process; Ray's own joining asks in vain for 12 minutes.
+
+    Args:
+        address: As `ray.address`; "auto" where no cluster runs is left to Ray, which says so at once.
+
+    Raises:
+        ResourceError: Nothing answers there, or it wants another token than the one here, if any.
+    """
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray._private.services import canonicalize_bootstrap_address
+    from ray.exceptions import AuthenticationError
+
+    try:
+        place = canonicalize_bootstrap_address(address)
+    except (OSError, ValueError) as error:
+        raise _not_joined(address, str(error)) from error
+    if place is None:
+        return
+    end_s, asked_for = time.monotonic() + JOIN_DEADLINE_S, "/ray.rpc.NodeInfoGcsService/GetClusterId"
+    while True:
+        try:
+            with init_grpc_channel(place) as channel:
+                channel.unary_unary(asked_for)(b"", timeout=ANSWER_DEADLINE_S)
+        except AuthenticationError as error:
+            raise _not_joined(address, "RAY_AUTH_MODE is token, and no token is here", REMEDY) from error
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise _not_joined(address, "it wants another token than the one here, if any", REMEDY) from error
+            if time.monotonic() > end_s:
+                silence = f"its head has not answered at {place} for {JOIN_DEADLINE_S:g} s: {error.details()}"
+                raise _not_joined(address, silence) from error
+            time.sleep(ASK_EVERY_S)
+        else:
+            return
+
+
+def _not_joined(address: str, why: str, remedy: str = "check the address and that the head node runs") -> ResourceError:
+    return ResourceError(f"Ray cannot be joined: {why}", where=f"ray.address {address}", remedy=remedy)
 
 
 @contextmanager

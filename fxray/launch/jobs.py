@@ -17,6 +17,7 @@ from fxray import __version__
 from fxray.config.tree import Config
 from fxray.counts import counted
 from fxray.errors import ConfigError, FxrayError, ResourceError
+from fxray.launch.access import REMEDY
 from fxray.launch.demand import missing
 from fxray.launch.package import CONFIG_FILE, write_package
 
@@ -47,18 +48,24 @@ def connect(address: str) -> Any:
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # or Ray prefers RAY_ADDRESS to what it is given
     import ray
     import requests
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):
         """Ray's own waits for ever, and asks as soon as it is made."""
 
         def _do_request(self, *request: Any, **options: Any) -> Any:
-            return super()._do_request(*request, timeout=ANSWER_DEADLINE_S, **options)
+            try:
+                return super()._do_request(*request, timeout=ANSWER_DEADLINE_S, **options)
+            except AuthenticationError as error:
+                why = "the cluster wants another token than the one here, if any"
+                raise ResourceError(why, where=address, remedy=REMEDY) from error
 
     try:
         client = Client(address)
-        answer = requests.get(f"{address.rstrip('/')}/api/version", timeout=ANSWER_DEADLINE_S)
-        theirs = answer.json().get("ray_version")
+        theirs = client._do_request("GET", "/api/version").json().get("ray_version")
+    except ResourceError:
+        raise
     except (ConnectionError, RuntimeError, requests.RequestException) as error:
         raise ResourceError(
             f"no Ray dashboard answers: {_first_line(error)}",
@@ -276,6 +283,8 @@ def _answers() -> Iterator[None]:
     """Turns a question that a dashboard does not answer, or answers with a fault of its own, into one error."""
     try:
         yield
+    except ResourceError:
+        raise
     except (OSError, RuntimeError) as error:
         raise ResourceError(
             f"the dashboard does not answer as it should: {_first_line(error)}",

@@ -16,10 +16,11 @@ from fxray.launch.cluster import _init, check_machine, ray_cluster
 from fxray.launch.leftovers import PARENT
 
 LISTENERS = """
-import json, os, psutil
+import json, os, psutil, subprocess, sys
 from fxray.config.tree import RayConfig
 from fxray.launch.cluster import check_machine, ray_cluster
 
+STRANGER = "import sys; from fxray.launch.head import await_head; await_head(sys.argv[1])"
 with ray_cluster(RayConfig(object_store_mib=128), min_cpus=2):
     import ray
 
@@ -30,7 +31,14 @@ with ray_cluster(RayConfig(object_store_mib=128), min_cpus=2):
     ray.get(ray.remote(Worker).remote().pid.remote(), timeout=120)
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     sockets = [socket for process in processes for socket in process.net_connections("tcp")]
-    print(json.dumps([socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN]))
+    listening = [socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN]
+    token = os.environ["RAY_AUTH_TOKEN"]
+    is_shown = any(token in word for process in processes for word in process.cmdline())
+    stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    command = [sys.executable, "-c", STRANGER, ray.get_runtime_context().gcs_address]
+    refused = subprocess.run(command, env=stranger, capture_output=True, text=True).stderr
+after = [name for name in os.environ if name.startswith("RAY_AUTH")]
+print(json.dumps([listening, is_shown, refused, after]))
 """
 
 LEAVES = """
@@ -118,11 +126,28 @@ def test_a_port_in_use_is_said_before_anything_starts(monkeypatch):
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_a_local_ray_listens_on_loopback_only():
+def test_a_local_ray_listens_on_loopback_only_and_to_nobody_else():
     done = subprocess.run([sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=240, check=True)
-    addresses = set(json.loads(done.stdout.splitlines()[-1]))
+    addresses, is_token_shown, refused, after = json.loads(done.stdout.splitlines()[-1])
     assert addresses
-    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert set(addresses) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert "Ray cannot be joined: it wants another token than the one here" in refused
+    assert not is_token_shown
+    assert after == []
+
+
+def test_a_head_that_does_not_answer_is_named_within_its_deadline(monkeypatch):
+    monkeypatch.setattr("fxray.launch.head.JOIN_DEADLINE_S", 0.1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody else may take it, and nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        said = r"Ray cannot be joined: its head has not answered at .* for 0.1 s"
+        with pytest.raises(ResourceError, match=said) as told, ray_cluster(RayConfig(address=address), min_cpus=1):
+            raise AssertionError
+    assert told.value.where == f"ray.address {address}"
+    said = "Ray cannot be joined: Invalid address format: nowhere"
+    with pytest.raises(ResourceError, match=said), ray_cluster(RayConfig(address="nowhere"), min_cpus=1):
+        raise AssertionError
 
 
 @pytest.mark.ray

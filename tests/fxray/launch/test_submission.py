@@ -1,4 +1,7 @@
-"""Training as a job on a cluster of its own, in whose Python fxray is not installed, only what it depends on."""
+"""Training as a job on a cluster of its own, in whose Python fxray is not installed, only what it depends on.
+
+The cluster takes calls with its token alone, as those of Ray 2.60 do by default.
+"""
 
 import json
 import os
@@ -24,6 +27,7 @@ from pyarrow.fs import FileSelector, FileSystem
 from actors.placement import NODE_TYPES
 from fxray.errors import FxrayError
 from fxray.launch import jobs
+from fxray.launch.access import read_again
 
 TOP = Path(__file__).resolve().parents[3]
 START_DEADLINE_S = 120
@@ -39,6 +43,8 @@ SMALLEST = (
     *("grpo.group_size=2", "grpo.prompts_per_step=2", "grpo.steps_per_stage=1", "grpo.max_new_tokens=8"),
     *("evaluate.max_new_tokens=8", "evaluate.num_bootstrap=10", "evaluate.gallery_size=1"),
 )
+
+WITH_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-the-cluster-alone-0123456789abcdef"}
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(540)]
 
@@ -63,11 +69,11 @@ def free_port() -> int:
 
 def environment(**changes: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
-    return kept | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | changes
+    return kept | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | WITH_TOKEN | changes
 
 
-def run(command: list[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
-    options = {"cwd": folder, "env": environment(), "capture_output": True, "text": True, "timeout": 400}
+def run(command: list[str | Path], folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    options = {"cwd": folder, "env": environment(**changes), "capture_output": True, "text": True, "timeout": 400}
     return subprocess.run(command, check=False, **options)
 
 
@@ -153,16 +159,24 @@ def end_family(node: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture
-def client(cluster, monkeypatch) -> Any:
+def client(cluster, monkeypatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", cluster.address)
-    return jobs.connect(cluster.address)
+    for name, value in WITH_TOKEN.items():
+        monkeypatch.setenv(name, value)
+    read_again()
+    yield jobs.connect(cluster.address)
+    monkeypatch.undo()
+    read_again()
 
 
 def await_dashboard(address: str, log: Path) -> None:
     end = time.monotonic() + START_DEADLINE_S
     while time.monotonic() < end:
         try:
-            with urllib.request.urlopen(f"{address}/api/v0/nodes", timeout=5) as answer:
+            headers = {"Authorization": f"Bearer {WITH_TOKEN['RAY_AUTH_TOKEN']}"}
+            with urllib.request.urlopen(
+                urllib.request.Request(f"{address}/api/v0/nodes", headers=headers), timeout=5
+            ) as answer:
                 if b'"ALIVE"' in answer.read():
                     return
         except OSError:
@@ -171,9 +185,9 @@ def await_dashboard(address: str, log: Path) -> None:
     pytest.fail(f"no dashboard within {START_DEADLINE_S} s: {log.read_text()[-2000:]}")
 
 
-def fxray(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
+def fxray(cluster: Cluster, *words: str, **changes: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fxray", *words, "--address", cluster.address]
-    return run(command, cluster.folder)
+    return run(command, cluster.folder, **changes)
 
 
 def submit(cluster: Cluster, run_dir: Path | str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -226,6 +240,15 @@ def test_a_job_that_was_stopped_is_reported_so(cluster, client):
     assert (followed.returncode, followed.stderr.splitlines()[-1]) == (1, "to-stop stopped")
     with pytest.raises(FxrayError, match="nope: the cluster has no such job"):
         jobs.stop(client, "nope")
+
+
+@pytest.mark.parametrize("changes", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "another-0123456789abcdef"}])
+def test_a_cluster_that_wants_another_token_says_so(cluster, changes):
+    refused = fxray(cluster, "job", "list", **changes)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {cluster.address}: the cluster wants another token than the one here")
+    assert "ray get-auth-token" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.long
