@@ -24,7 +24,7 @@ from fxray.data.formats.record import Finding
 from fxray.data.images import decode_image, open_image, read_image_file
 from fxray.data.separators import remedy_for_columns
 from fxray.errors import DataError
-from fxray.evaluate.predictions import Prediction, read_predictions
+from fxray.evaluate.predictions import Prediction, read_with_fields
 from fxray.grammar.lenient import VERDICT_WORDS
 from fxray.schema import Box, Region, Sample, Verdict
 
@@ -37,7 +37,10 @@ _LABELS = VERDICT_WORDS | {"0": Verdict.REAL, "1": Verdict.GENERATED}
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What was read: one prediction per sample that the file speaks of, and whether such a file can hold boxes."""
+    """What was read: one prediction per sample that the file speaks of, and whether it can hold boxes.
+
+    JSON lines and Parquet can where any record has `regions`, be they none.
+    """
 
     predictions: list[Prediction]
     has_boxes: bool
@@ -62,7 +65,8 @@ def read_any(path: Path, samples: Sequence[Sample], *, threshold: float) -> Fore
         return Foreign(read_csv(path, threshold=threshold), has_boxes=False)
     if path.suffix.lower() == ".json":
         return Foreign(read_coco_results(path, samples, threshold=threshold), has_boxes=True)
-    return Foreign(read_predictions(path), has_boxes=True)
+    predictions, filled = read_with_fields(path)
+    return Foreign(predictions, has_boxes="regions" in filled)
 
 
 def read_csv(path: Path, *, threshold: float) -> list[Prediction]:

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -14,7 +16,7 @@ from fxray.data.exports import export_dataset
 from fxray.data.formats.catalogue import find
 from fxray.errors import DataError
 from fxray.evaluate.foreign import boxes_of_mask, read_any
-from fxray.evaluate.predictions import Prediction
+from fxray.evaluate.predictions import Prediction, write_predictions
 from fxray.events import ignore
 from fxray.schema import Annotation, Box, Region, Sample, Verdict
 
@@ -91,6 +93,18 @@ def test_a_file_of_no_known_ending_names_all_forms_that_are_read(tmp_path: Path)
     message = told(tmp_path / "p.txt")
     for form in ("Parquet", "*.jsonl", "*.csv", "*.json and", "folders of masks"):
         assert form in message
+
+
+@pytest.mark.parametrize("regions", [{}, {"regions": None}])
+def test_a_file_that_never_speaks_of_regions_holds_no_boxes(tmp_path: Path, regions: dict[str, None]) -> None:
+    rows = [{"sample_id": name, "verdict": "generated"} | regions for name in ("a/1", "b")]
+    file, table = tmp_path / "p.jsonl", tmp_path / "p.parquet"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    assert [read_any(each, SAMPLES, threshold=0.5).has_boxes for each in (file, table)] == [False, False]
+    file.write_text("\n".join(map(json.dumps, [*rows, {"sample_id": "c", "verdict": "real", "regions": []}])))
+    write_predictions([Prediction("b", REAL)], table)
+    assert [read_any(each, SAMPLES, threshold=0.5).has_boxes for each in (file, table)] == [True, True]
 
 
 IMAGES = [{"id": 7, "sample_id": "a/1", "file_name": "images/00.png"}, {"id": 1, "file_name": "c"}, {"id": 2}]
