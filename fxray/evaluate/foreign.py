@@ -55,7 +55,8 @@ def read_any(path: Path, samples: Sequence[Sample], *, threshold: float) -> Fore
         threshold: Score from which an image counts as generated, where only a score says so.
 
     Raises:
-        DataError: It is missing or not of its format, or rows of it cannot be read; up to ten are listed.
+        DataError: It is missing or not of its format, its boxes are no pixels, or rows of it cannot be read; up to ten
+            are listed.
     """
     if path.is_dir():
         return Foreign(read_masks(path, samples), has_boxes=True)
@@ -64,9 +65,23 @@ def read_any(path: Path, samples: Sequence[Sample], *, threshold: float) -> Fore
     if path.suffix.lower() == ".csv":
         return Foreign(read_csv(path, threshold=threshold), has_boxes=False)
     if path.suffix.lower() == ".json":
-        return Foreign(read_coco_results(path, samples, threshold=threshold), has_boxes=True)
-    predictions, filled = read_with_fields(path)
-    return Foreign(predictions, has_boxes="regions" in filled)
+        predictions, has_boxes = read_coco_results(path, samples, threshold=threshold), True
+    else:
+        predictions, filled = read_with_fields(path)
+        has_boxes = "regions" in filled
+    _refuse_fractions(predictions, path)
+    return Foreign(predictions, has_boxes)
+
+
+def _refuse_fractions(predictions: Sequence[Prediction], path: Path) -> None:
+    """Sees to it that boxes of other detectors are not all within the first pixel, where no score would find them."""
+    ends = [max(region.box) for said in predictions if said.answer is None for region in said.regions]
+    if ends and max(ends) <= 1:
+        raise DataError(
+            f"none of {counted(len(ends), 'box', 'boxes')} ends beyond 1, as if they were parts of the sides",
+            where=str(path),
+            remedy="write boxes in pixels of the upright image",
+        )
 
 
 def read_csv(path: Path, *, threshold: float) -> list[Prediction]:

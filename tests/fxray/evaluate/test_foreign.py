@@ -107,6 +107,18 @@ def test_a_file_that_never_speaks_of_regions_holds_no_boxes(tmp_path: Path, regi
     assert [read_any(each, SAMPLES, threshold=0.5).has_boxes for each in (file, table)] == [True, True]
 
 
+def test_boxes_in_parts_of_the_sides_are_refused(tmp_path: Path) -> None:
+    file, coco = tmp_path / "p.jsonl", tmp_path / "p.json"
+    rows = [{"sample_id": n, "verdict": "generated", "regions": [{"box": [0.1, 0.2, 0.5, 1.0]}]} for n in ("b", "c")]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    coco.write_text(json.dumps([{"image_id": "b", "bbox": [0.1, 0.2, 0.4, 0.8], "score": 0.9}]))
+    assert "none of 2 boxes ends beyond 1, as if they were parts of the sides" in told(file)
+    assert "none of 1 box ends beyond 1" in told(coco)
+    for more in ({"regions": [{"box": [0, 0, 1, 1]}, {"box": [0, 0, 1.5, 1]}]}, {"answer": "a policy that gave up"}):
+        file.write_text(json.dumps(rows[0] | more))  # pixels, and what a model of ours says in whole numbers
+        assert len(read(file)) == 1
+
+
 IMAGES = [{"id": 7, "sample_id": "a/1", "file_name": "images/00.png"}, {"id": 1, "file_name": "c"}, {"id": 2}]
 
 
