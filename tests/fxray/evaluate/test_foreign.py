@@ -132,6 +132,7 @@ def test_coco_results_by_sample_id_or_by_the_images_of_the_file_beside_them(tmp_
     file.write_text(json.dumps(results))
     (tmp_path / "annotations.json").write_text(json.dumps({"images": IMAGES, "annotations": []}))
     first, second, third = read(file)
+    assert read_any(file, SAMPLES, threshold=0.5).has_boxes
     assert [region.box for region in first.regions] == [Box(1, 2, 4, 6), Box(0, 0, 5, 5)]
     assert (first.verdict, first.probability, first.box_scores) == (GENERATED, 0.7, (0.4, 0.7))
     assert second == Prediction("b", REAL, probability=0.0)
@@ -197,6 +198,8 @@ def test_every_fault_of_coco_results_is_listed(tmp_path: Path) -> None:
     message = told(file)
     assert "5 faults: result 1: image_id 4 is not in the dataset; result 2: bbox [1, 2, 0, 4] has no area" in message
     assert "result 3: score nan is no finite number; result 4: field 'bbox' is missing; result 5:" in message
+    file.write_text(json.dumps([good | {"bbox": [1, 2, 3, 0]}, good | {"bbox": [1, 2, 3, -4]}]))
+    assert "2 faults: result 0: bbox [1, 2, 3, 0] has no area; result 1: bbox [1, 2, 3, -4] has no area" in told(file)
     file.write_text(json.dumps([good | {"score": 10**400}]))
     assert "no finite number" in told(file)
     file.write_text("{}")
@@ -225,6 +228,7 @@ def test_masks_become_boxes(tmp_path: Path) -> None:
     save_mask(tmp_path, "b.png")
     save_mask(tmp_path, "c.png", (0, 0, 2, 2), (2, 2, 4, 4))  # they touch at a corner
     first, second, third = read(tmp_path)
+    assert read_any(tmp_path, SAMPLES, threshold=0.5).has_boxes
     assert [region.box for region in first.regions] == [Box(0, 0, 3, 4), Box(10, 5, 20, 10)]
     assert (first.verdict, second) == (GENERATED, Prediction("b", REAL))
     assert [region.box for region in third.regions] == [Box(0, 0, 4, 4)]
