@@ -228,6 +228,10 @@ def test_a_calibration_of_other_weights_is_refused_and_one_that_knows_none_is_ta
     [
         ({"slope": -1}, "field slope: Input should be greater than or equal to 0"),
         ({"slope": "NaN"}, "field slope"),
+        ({"intercept": math.nan}, "field intercept"),
+        ({"threshold": math.inf}, "field threshold"),
+        ({"max_fpr": 1.5}, "field max_fpr"),
+        ({"num_real": 0}, "field num_real"),
         ({"extra": 1}, "field extra"),
         ({"format": 2}, "field format"),
         (None, "Invalid JSON"),

@@ -1,6 +1,6 @@
 import pytest
 
-from fxray.data.formats.fields import number, one_verdict, size, tags_among, texts
+from fxray.data.formats.fields import caption_in, number, one_verdict, size, tags_among, texts
 from fxray.data.formats.record import FieldProblem
 
 
@@ -31,3 +31,11 @@ def test_a_class_that_is_named_like_a_tag_is_one_in_any_case():
 def test_a_size_of_nothing_is_none():
     assert size("20", 10.0) == (20, 10)
     assert [size(0, 10), size(10, 0), size(-1, 10), size(None, 10), size("x", 1)] == [None] * 5
+
+
+def test_of_several_texts_the_first_name_that_is_filled_is_the_caption():
+    texts = {"explanation": "d", "text": "c", "description": "b", "caption": "a"}
+    for name, expected in (("caption", "a"), ("description", "b"), ("text", "c"), ("explanation", "d")):
+        assert caption_in(texts) == expected
+        texts[name] = " "
+    assert caption_in(texts) is None

@@ -134,6 +134,15 @@ def test_what_a_person_skipped_is_not_taken_from_a_prediction(picture, written, 
     assert sample.annotator is None
 
 
+@pytest.mark.parametrize("kind", ["rating", "number", "taxonomy", "relation", "pairwise"])
+def test_what_is_no_shape_is_passed_over(picture, written, imported, kind):
+    picture("a.png")
+    other = {"id": "n", "type": kind, "from_name": "n", "to_name": "image", "value": {kind: 3}}
+    found = imported("labelstudio", written("t.json", [task(1, "a.png", BOX, other)]))
+    assert found.findings == []
+    assert found.samples["a.png"].annotation.regions == (Region(Box(10, 10, 110, 50), "Hand"),)
+
+
 def test_labels_of_any_region_may_tag_the_image(picture, written, imported):
     picture("a.png")
     flaw = BOX | {"id": "x", "value": BOX["value"] | {"rectanglelabels": ["Texture errors"]}}

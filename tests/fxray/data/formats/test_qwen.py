@@ -120,6 +120,7 @@ HAND_TOKENS, SKY_TOKENS = (TOKENS.format(region.caption, *map(int, region.box)) 
         f"{HAND}\n{SKY}",
         f"Two flaws: {HAND}, and {SKY} (the rest [I think] is fine).",
         f"[{HAND}] [{SKY}]",
+        f"Flaws [two]:\n```\n[{HAND}, {SKY}]\n```",
         f"First:\n```json\n[{HAND}]\n```\nand\n```json\n{SKY}\n```",
         f"<think>{HAND_TOKENS} and {SKY_TOKENS}</think><tag>none</tag><verdict>generated</verdict>",
         f"{HAND_TOKENS}{SKY_TOKENS}",
