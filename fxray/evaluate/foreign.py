@@ -21,10 +21,10 @@ from fxray.counts import counted
 from fxray.data.formats import stream
 from fxray.data.formats.coco import ANNOTATIONS
 from fxray.data.formats.record import Finding
-from fxray.data.images import decode_image, read_image_file
+from fxray.data.images import decode_image, open_image, read_image_file
 from fxray.data.separators import remedy_for_columns
 from fxray.errors import DataError
-from fxray.evaluate.predictions import Prediction, read_predictions
+from fxray.evaluate.predictions import Prediction, read_with_fields
 from fxray.grammar.lenient import VERDICT_WORDS
 from fxray.schema import Box, Region, Sample, Verdict
 
@@ -37,7 +37,10 @@ _LABELS = VERDICT_WORDS | {"0": Verdict.REAL, "1": Verdict.GENERATED}
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What was read: one prediction per sample that the file speaks of, and whether such a file can hold boxes."""
+    """What was read: one prediction per sample that the file speaks of, and whether it can hold boxes.
+
+    JSON lines and Parquet can where any record has `regions`, be they none.
+    """
 
     predictions: list[Prediction]
     has_boxes: bool
@@ -52,7 +55,8 @@ def read_any(path: Path, samples: Sequence[Sample], *, threshold: float) -> Fore
         threshold: Score from which an image counts as generated, where only a score says so.
 
     Raises:
-        DataError: It is missing or not of its format, or rows of it cannot be read; up to ten are listed.
+        DataError: It is missing or not of its format, its boxes are no pixels, or rows of it cannot be read; up to ten
+            are listed.
     """
     if path.is_dir():
         return Foreign(read_masks(path, samples), has_boxes=True)
@@ -61,8 +65,23 @@ def read_any(path: Path, samples: Sequence[Sample], *, threshold: float) -> Fore
     if path.suffix.lower() == ".csv":
         return Foreign(read_csv(path, threshold=threshold), has_boxes=False)
     if path.suffix.lower() == ".json":
-        return Foreign(read_coco_results(path, samples, threshold=threshold), has_boxes=True)
-    return Foreign(read_predictions(path), has_boxes=True)
+        predictions, has_boxes = read_coco_results(path, samples, threshold=threshold), True
+    else:
+        predictions, filled = read_with_fields(path)
+        has_boxes = "regions" in filled
+    _refuse_fractions(predictions, path)
+    return Foreign(predictions, has_boxes)
+
+
+def _refuse_fractions(predictions: Sequence[Prediction], path: Path) -> None:
+    """Sees to it that boxes of other detectors are not all within the first pixel, where no score would find them."""
+    ends = [max(region.box) for said in predictions if said.answer is None for region in said.regions]
+    if ends and max(ends) <= 1:
+        raise DataError(
+            f"none of {counted(len(ends), 'box', 'boxes')} ends beyond 1, as if they were parts of the sides",
+            where=str(path),
+            remedy="write boxes in pixels of the upright image",
+        )
 
 
 def read_csv(path: Path, *, threshold: float) -> list[Prediction]:
@@ -187,8 +206,9 @@ def read_masks(folder: Path, samples: Sequence[Sample]) -> list[Prediction]:
         samples: The truth; each needs its mask, a black one where nothing is found.
 
     Raises:
-        DataError: See `read_any`; also for masks of other sizes, missing ones, ones of no sample, and where all are
-            dark but not all are black, as masks of 0 and 1 or of class colours are.
+        DataError: See `read_any`; also for masks of other sizes, missing ones, ones of no sample, ones that are white
+            where they are transparent, and where all are dark but not all are of one colour, as masks of 0 and 1, of
+            class colours, of 0 and 255 in 16 bits, or of transparency alone are.
     """
     files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.png"))}
     if samples and not files:
@@ -196,23 +216,23 @@ def read_masks(folder: Path, samples: Sequence[Sample]) -> list[Prediction]:
         remedy = f"give the file itself: {' or '.join(others)}" if others else "write <sample_id>.png for each sample"
         raise DataError("a folder holds masks, and there is no PNG in this one", where=str(folder), remedy=remedy)
     faults = [f"{name}.png is of no sample" for name in files.keys() - {sample.sample_id for sample in samples}]
-    predictions, brightest = list[Prediction](), 0
+    predictions, brightest, says_more = list[Prediction](), 0, False
     for sample in samples:
         try:
-            grey_HW = _mask(files, folder, sample)
+            grey_HW, is_plain = _mask(files, folder, sample)
         except DataError as error:
             faults.append(f"{sample.sample_id}.png: {error.message}")
             continue
-        brightest = max(brightest, int(grey_HW.max()))
+        brightest, says_more = max(brightest, int(grey_HW.max())), says_more or not is_plain
         boxes = [Region(box, "") for box in boxes_of_mask(grey_HW >= MASK_LEVEL)]
         verdict = Verdict.GENERATED if boxes else Verdict.REAL
         predictions.append(Prediction(sample.sample_id, verdict, tuple(boxes)))
     _refuse(sorted(faults), folder, "write one mask per sample, as large as its upright image")
-    if 0 < brightest < MASK_LEVEL:
+    if brightest < MASK_LEVEL and (brightest or says_more):
         raise DataError(
             f"the brightest pixel of all masks is {brightest} of 255, and only pixels from {MASK_LEVEL} up are masked",
             where=str(folder),
-            remedy="write 255 where something is found, 0 elsewhere",
+            remedy="write grey of 8 bits, 255 where something is found, 0 elsewhere",
         )
     return predictions
 
@@ -225,16 +245,23 @@ def boxes_of_mask(is_masked_HW: NDArray[np.bool_]) -> list[Box]:
     return [Box(float(x.start), float(y.start), float(x.stop), float(y.stop)) for y, x in find_objects(numbered)]
 
 
-def _mask(files: Mapping[str, Path], folder: Path, sample: Sample) -> NDArray[np.uint8]:
-    """The grey levels of a sample's mask."""
+def _mask(files: Mapping[str, Path], folder: Path, sample: Sample) -> tuple[NDArray[np.uint8], bool]:
+    """The grey levels of a sample's mask, and whether its file is of one colour."""
     file = files.get(sample.sample_id)
     if file is None:
         raise DataError("there is no such mask")
-    image = decode_image(read_image_file(file, str(folder)), str(file)).convert("L")
+    encoded = read_image_file(file, str(folder))
+    image = decode_image(encoded, str(file)).convert("L")
     if image.size != (sample.width_px, sample.height_px):
         size = f"{image.width}x{image.height}"
         raise DataError(f"{size} px, expected {sample.width_px}x{sample.height_px}")
-    return np.asarray(image)
+    stored, grey_HW = open_image(encoded, str(file)), np.asarray(image)
+    pixels = np.asarray(stored)
+    if stored.has_transparency_data:
+        is_seen_HW = np.asarray(stored.convert("RGBA"))[..., 3] > 0
+        if (~is_seen_HW & (grey_HW >= MASK_LEVEL)).any():
+            raise DataError("white where it is transparent, so it says both that something is found there and not")
+    return grey_HW, bool((pixels == pixels[0, 0]).all())
 
 
 def _from_row(row: Mapping[str, str | None], threshold: float) -> Prediction:

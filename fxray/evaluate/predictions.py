@@ -199,10 +199,19 @@ def read_predictions(path: Path) -> list[Prediction]:
     Raises:
         DataError: The file is missing, is no predictions file, or records in it are not; names rows and fields.
     """
+    return read_with_fields(path)[0]
+
+
+def read_with_fields(path: Path) -> tuple[list[Prediction], set[str]]:
+    """As `read_predictions`, with the names of the fields that any record fills: one that none has is not spoken of.
+
+    Raises:
+        DataError: As there.
+    """
     if not path.is_file():
         raise DataError("no such predictions file", where=str(path), remedy="write it with `fxray evaluate`")
     predictions: dict[str, Prediction] = {}
-    faults = list[DataError]()
+    faults, filled = list[DataError](), set[str]()
     rows = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path)
     for where, record in rows:
         try:
@@ -213,10 +222,11 @@ def read_predictions(path: Path) -> list[Prediction]:
                 name, remedy = prediction.sample_id, "keep one row per sample"
                 raise DataError(f"sample {name!r} was predicted before", where=where, remedy=remedy)
             predictions[prediction.sample_id] = prediction
+            filled |= {name for name, value in record.items() if value is not None}
         except DataError as error:
             faults.append(error)
     _refuse(faults, path)
-    return list(predictions.values())
+    return list(predictions.values()), filled
 
 
 def _refuse(faults: Sequence[DataError], path: Path) -> None:

@@ -123,7 +123,9 @@ def _box(box: Box, width_px: int | None, height_px: int | None) -> Iterator[Faul
     covered = area(box) / (width_px * height_px)
     if covered > COVERING_FRAC:
         yield Fault("box-covers-image", "regions", f"{value} covers {covered:.0%} of the {size}", value)
-    if min(box.x_max - box.x_min, box.y_max - box.y_min) < TINY_SIDE_PX:
+    if max(box) <= 1 < min(width_px, height_px):
+        yield Fault("box-in-one-pixel", "regions", f"{value}, expected pixels, and not parts of the sides", value)
+    elif min(box.x_max - box.x_min, box.y_max - box.y_min) < TINY_SIDE_PX:
         yield Fault("box-tiny", "regions", f"{value}, expected sides of at least {TINY_SIDE_PX} px", value)
 
 

@@ -56,6 +56,7 @@ _ALL = (
     Rule("box-outside", _E, "box outside the image", "give pixels of the upright image; were they scaled or turned?"),
     Rule("box-degenerate", _E, "box without an area", "mend the box, or drop the region"),
     Rule("box-covers-image", _W, "box over the whole image", "a flaw has a place: draw a smaller box"),
+    Rule("box-in-one-pixel", _W, "box inside the first pixel", "if boxes are parts of sides, import with --boxes-unit"),
     Rule("box-tiny", _N, "box smaller than 4 pixels a side", "look whether the box slipped"),
     Rule("caption-empty", _E, "caption blank", "write one plain line that starts with a noun"),
     Rule("caption-markup", _E, "line break or marker in a caption", "write one plain line that starts with a noun"),

@@ -85,6 +85,10 @@ def test_what_is_cut_off_is_out_of_view():
     assert cropped.in_view(Box(0, 0, 20, 50)) == Box(10, 10, 20, 50)
     assert cropped.to_original(Box(0, 0, 80, 80)) == Box(10, 10, 90, 90)
     assert cropped.to_original(Box(70, 70, 90, 90)) == Box(80, 80, 90, 90)
+    smaller = resize(Image.new("RGB", (128, 64)), 0.5)
+    assert smaller.window == Box(0, 0, 128, 64)
+    assert smaller.to_original(Box(0, 0, 8, 9)) == Box(0, 0, 16, 18)
+    assert smaller.from_original(Box(0, 0, 16, 18)) == Box(0, 0, 8, 9)
 
 
 @given(st.integers(1, 40), st.integers(1, 40))

@@ -57,7 +57,8 @@ def test_annotators_are_judged_each_and_together():
     assert ana.is_passed
     assert (ben.mean_iou, ben.box_share, ben.tag_accuracy) == pytest.approx((0.1 / 3, 0, 1 / 3))
     assert ben.failures == ("boxes",)  # a third of the tags is enough
-    assert (overall.mean_iou, overall.box_share) == pytest.approx((1.6 / 5, 2 / 5))
+    assert (overall.mean_iou, overall.box_share, overall.tag_accuracy) == pytest.approx((1.6 / 5, 2 / 5, 2 / 3))
+    assert (overall.num_images, overall.num_boxes, overall.num_reference_boxes) == (2, 5, 4)
     assert overall.failures == ("boxes",)
     worse = replace(poor, annotation=replace(poor.annotation, tags=(A, C)))
     assert judge(compare([worse], references), PAPER)[0].failures == ("boxes", "tags")
@@ -70,6 +71,15 @@ def test_the_threshold_itself_is_enough():
     assert judge(compare([at], references), Thresholds(0.21, 0.5, 0))[0].box_share == 0
     half = marked("a", (0, 0, 10, 10), (50, 50, 60, 60))
     assert judge(compare([half], references), PAPER)[0].is_passed  # one of two boxes
+
+
+def test_thirds_that_add_up_to_a_little_less_are_a_third():
+    marks = [marked(f"a{k}", (0, 0, 9, 9), tags=(A, B)) for k in range(15)]
+    references = ids(*(marked(f"a{k}", (0, 0, 9, 9), tags=(B, C)) for k in range(15)))
+    overall, (nobody,) = judge(compare(marks, references), PAPER)
+    assert overall.tag_accuracy < 1 / 3
+    assert overall.is_passed
+    assert nobody.annotator == "(unknown)"
 
 
 def test_without_any_box_there_is_nothing_to_fail():

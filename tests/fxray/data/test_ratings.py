@@ -116,3 +116,9 @@ def test_the_lot_depends_on_seed_and_id_alone(names, seed):
     again = [image(f"s{k}") for k in range(12)]
     assert kept == {again[row].sample_id for row in choose(again, ratings, top=4, seed=seed)[0]}
     assert len(kept) == 4
+
+
+def test_the_lot_is_another_with_another_seed():
+    samples = [image(f"s{k}") for k in range(4)]
+    ratings = {sample.sample_id: (3.0, 3.0, 3.0) for sample in samples}
+    assert {choose(samples, ratings, top=1, seed=seed)[0][0] for seed in range(30)} == {0, 1, 2, 3}

@@ -120,6 +120,7 @@ def test_pycocotools_loads_the_files_and_scores_the_results(dataset, guesses, tm
         ([10, 20.25, 50.5, 59.75], FLAWS[0].caption),
         ([0, 0, 200, 100], FLAWS[1].caption),
     ]
+    assert [each["area"] for each in loaded] == [50.5 * 59.75, 200 * 100]
     results = truth.loadRes(str(tmp_path / "out" / "results.json"))
     assert [each["bbox"] for each in results.dataset["annotations"]] == [[12, 22, 50, 60]]
     scored = COCOeval(truth, results, "bbox")

@@ -80,6 +80,13 @@ def test_an_empty_distribution_says_nothing_and_json_says_null():
     assert numbers["num_generated"] == 0
 
 
+def test_the_json_says_width_and_height_apart():
+    numbers = summarise(SAMPLES).to_json()
+    means = [numbers[f"box_{name}_frac"]["mean"] for name in ("width", "height", "area")]
+    assert means == pytest.approx([0.5, 2 / 3, 1 / 3])
+    assert (numbers["width_px"]["mean"], numbers["height_px"]["mean"]) == (80, 40)
+
+
 def test_summaries():
     assert Summary.of([1, 2, 3, 10]) == Summary(4, 4, 1, 2.5, pytest.approx(8.95), 10)
     assert json.dumps(summarise(SAMPLES).to_json(), allow_nan=False).count("flux") == 3

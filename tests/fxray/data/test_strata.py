@@ -25,6 +25,12 @@ def test_what_is_left_goes_to_the_largest_remainders():
         assert (sum(row < 11 for row in rows), len(rows)) == (1, 3)
 
 
+def test_equal_remainders_are_settled_by_lot():
+    strata = {"a": [(0, "a0"), (1, "a1")], "b": [(2, "b2"), (3, "b3")]}
+    drawn = {tuple(draw_rows(strata, fraction=0.25, seed=seed)) for seed in range(40)}  # one of two halves
+    assert drawn == {(0,), (1,), (2,), (3,)}
+
+
 def test_the_order_of_the_rows_does_not_matter():
     ids = {row: name for members in STRATA.values() for row, name in members}
     drawn = {ids[row] for row in draw_rows(STRATA, fraction=0.25, seed=3)}

@@ -62,3 +62,10 @@ def test_without_a_verdict_there_is_no_probability():
     found = sample([("the end", None)], ())
     assert (found.probability, found.standard_error) == (None, None)
     assert found.sentence() == "1 answer drawn at random: 0 generated, 0 real, 1 no verdict."
+
+
+def test_one_answer_has_a_probability_and_no_error_of_it():
+    found = sample([(REAL, 0.1)], ())
+    assert (found.probability, found.standard_error, found.as_record()["standard_error"]) == (0.1, None, None)
+    assert "10 % of the model's weight is on generated" in found.sentence()
+    assert found.sentence().endswith("overlap with the regions above 1.00.")  # neither has any

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fxray.detect.detection import Picture, Versions
 from fxray.detect.detector import Detector
-from fxray.detect.stability import try_changes
+from fxray.detect.stability import in_words, try_changes
 from fxray.engine.engine import Answers, Question
 from fxray.grpo.types import Rollout, SamplingSettings
 
@@ -71,3 +71,13 @@ def test_the_table_reads_aloud_and_the_record_is_json(stability):
     assert (record["num_changes"], record["num_flips"]) == (9, 3)
     assert record["trials"][4]["change"] == "resize-0.5"
     assert record["trials"][4]["verdict"] == "real"
+
+
+def test_an_answer_without_a_verdict_is_said_as_one():
+    assert in_words(None, [("cropped", None)], ()).startswith('The answer stays "no verdict" under all of 1 change.')
+    flipped = in_words(None, [("cropped", "real"), ("blurred", None)], ("WebP",))
+    assert flipped == (
+        'The answer "no verdict" does not hold under 1 of 2 changes: "real" when cropped. '
+        "Not tried, as the image is too long: WebP."
+    )
+    assert '"no verdict" when cropped' in in_words("real", [("cropped", None)], ())

@@ -14,6 +14,11 @@ def test_intervals_of_a_mean_cover_it_95_times_in_100() -> None:
     assert 0.92 <= coverage <= 0.97
 
 
+def test_an_interval_leaves_out_a_fortieth_of_the_draws_on_each_side() -> None:
+    draws = np.random.default_rng(0).permutation(np.arange(1001.0))[:, None]
+    assert interval(draws) == (pytest.approx([25]), pytest.approx([975]))
+
+
 def test_the_width_is_that_of_the_normal_approximation() -> None:
     values = np.random.default_rng(0).integers(0, 2, size=(400, 1)).astype(float)
     (low,), (high,) = interval(bootstrap_means(values, num_bootstrap=4000, seed=0))

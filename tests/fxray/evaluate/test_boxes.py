@@ -40,6 +40,14 @@ def test_the_order_of_tied_boxes_does_not_matter(images, random) -> None:
     assert np.array_equal(precisions(images), precisions(shuffled), equal_nan=True)
 
 
+@pytest.mark.parametrize("predicted", [[[], []], [[Box(0, 0, 5, 5)], [Box(0, 0, 5, 5)]]])
+def test_a_resample_without_a_true_box_has_no_precision_and_leaves_the_others_alone(predicted: list[list[Box]]) -> None:
+    hits = find_hits(predicted, [[0.5] * len(boxes) for boxes in predicted], [[Box(0, 0, 5, 5)], []])
+    found = average_precisions(hits, np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]]))
+    expected = [1, np.nan, 0.5] if predicted[0] else [0, np.nan, 0]  # true boxes that nothing finds are a 0
+    assert np.array_equal(found, [expected] * len(AP_THRESHOLDS), equal_nan=True)
+
+
 def many_boxes(num_images: int, num_boxes: int) -> BoxHits:
     rng = np.random.default_rng(0)
     num = num_images * num_boxes

@@ -87,6 +87,24 @@ def test_a_share_says_of_how_many_images_it_is():
     assert list(table.columns[1].cells) == [str(number) for number in expected]
 
 
+def test_decisions_by_hand_where_probabilities_lie_on_the_limits_and_some_images_have_none():
+    as_it_is = fitted(*overconfident(512, seed=1)).model_copy(
+        update={"slope": 1.0, "intercept": 0.0, "threshold": 0.5, "unsure_low": 0.5, "unsure_high": 0.8}
+    )
+    raw, truth = [0.5, 0.5, 0.9, 0.9, 0.1, 0.1, None, None], np.arange(8) % 2 == 1
+    scores = score_calibrated(as_it_is, raw, truth, num_bootstrap=10, seed=0)
+    assert {name: estimate.value for name, estimate in scores.decisions.items()} == pytest.approx(
+        {"fpr": 2 / 3, "tpr": 2 / 3, "unsure": 2 / 6, "error_unsure": 1 / 2, "error_decided": 2 / 4}
+    )
+    assert scores.num_images == {"fpr": 3, "tpr": 3, "unsure": 6, "error_unsure": 2, "error_decided": 4}
+    assert scores.to_json()["decisions"]["fpr"]["value"] == pytest.approx(2 / 3)
+    no_band = as_it_is.model_copy(update={"unsure_high": 0.5})
+    decisions = score_calibrated(no_band, raw, truth, num_bootstrap=10, seed=0).decisions
+    assert decisions["unsure"].value == 0
+    assert math.isnan(decisions["error_unsure"].value)
+    assert score_calibrated(as_it_is, [None, None], truth[:2], num_bootstrap=10, seed=0) is None
+
+
 @pytest.mark.parametrize(("share", "said"), [(0.001, "0.1 %"), (0.015, "1.5 %"), (0.05, "5 %"), (0.0, "0 %")])
 def test_the_shares_that_were_asked_for_are_told_as_they_were(share, said):
     calibration = fitted(*overconfident(512, seed=1)).model_copy(update={"max_fpr": share, "max_error": share})
@@ -100,7 +118,8 @@ def test_classes_that_part_without_an_error_give_finite_numbers_and_backward_ran
     truth = np.arange(60) % 2 == 0
     slope, intercept = fit_platt(np.where(truth, 1.0, 0.0), truth)
     assert 0.05 < slope < 1
-    assert sigmoid(slope * logit(1.0) + intercept) == pytest.approx(31 / 32, abs=1e-3)  # Platt's target
+    assert sigmoid(slope * logit(1.0) + intercept) == pytest.approx(31 / 32, abs=1e-3)  # Platt's targets
+    assert sigmoid(slope * logit(0.0) + intercept) == pytest.approx(1 / 32, abs=1e-3)
     assert fit_platt(np.where(truth, 0.1, 0.9), truth)[0] == 0
 
 
@@ -168,11 +187,15 @@ def test_three_answers_follow_from_a_probability():
 
 
 @pytest.mark.parametrize(
-    ("num_real", "max_fpr", "message"),
-    [(19, 0.05, "at least 20 and 20"), (30, 0.01, "at least 100 and 20 for a false-positive rate of 0.01")],
+    ("num_real", "num_generated", "max_fpr", "message"),
+    [
+        (19, 40, 0.05, "19 real and 40 generated images with a probability, expected at least 20 and 20"),
+        (40, 19, 0.05, "40 real and 19 generated images with a probability, expected at least 20 and 20"),
+        (30, 40, 0.01, "at least 100 and 20 for a false-positive rate of 0.01"),
+    ],
 )
-def test_too_few_images_are_refused(num_real, max_fpr, message):
-    truth = np.arange(num_real + 40) >= num_real
+def test_too_few_images_are_refused(num_real, num_generated, max_fpr, message):
+    truth = np.arange(num_real + num_generated) >= num_real
     with pytest.raises(DataError, match=message):
         fitted(np.full(len(truth), 0.5), truth, max_fpr=max_fpr)
 
@@ -205,6 +228,10 @@ def test_a_calibration_of_other_weights_is_refused_and_one_that_knows_none_is_ta
     [
         ({"slope": -1}, "field slope: Input should be greater than or equal to 0"),
         ({"slope": "NaN"}, "field slope"),
+        ({"intercept": math.nan}, "field intercept"),
+        ({"threshold": math.inf}, "field threshold"),
+        ({"max_fpr": 1.5}, "field max_fpr"),
+        ({"num_real": 0}, "field num_real"),
         ({"extra": 1}, "field extra"),
         ({"format": 2}, "field format"),
         (None, "Invalid JSON"),

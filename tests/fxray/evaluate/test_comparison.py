@@ -16,7 +16,7 @@ from fxray.evaluate.evaluation import Evaluation, evaluate
 from fxray.evaluate.predictions import Prediction
 from fxray.evaluate.scores import SampleScores, score_samples
 from fxray.evaluate.table import generator_table, stage_table
-from fxray.schema import Annotation, Box, Region, Sample, Verdict
+from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
 TRUTH = Box(0, 0, 50, 100)
 
@@ -87,6 +87,62 @@ def test_an_evaluation_by_hand() -> None:
     assert 0.78 < accuracy.low < accuracy.value < accuracy.high < 0.97
     iou = evaluation.overall.metrics["iou"]
     assert (iou.low, iou.high) == (pytest.approx(0.2), pytest.approx(0.2))
+
+
+def test_the_parts_of_an_evaluation_by_hand() -> None:
+    def row(name: str, category: str, *boxes: Box, tags: tuple[Tag, ...] = ()) -> Sample:
+        verdict = Verdict.REAL if name.startswith("r") else Verdict.GENERATED
+        regions = tuple(Region(box, "Flaw") for box in boxes)
+        return Sample(
+            name, 20, 10, Annotation(verdict, regions, tags), "real" if name[0] == "r" else "SD1.5", category, "s"
+        )
+
+    truth = [
+        row("r1", "cat"),
+        row("g1", "cat", Box(0, 0, 10, 1), tags=(Tag.STRUCTURE, Tag.OTHER)),  # 10 of 200 px
+        row("g2", "dog", Box(0, 0, 10, 2), Box(0, 0, 10, 3), tags=(Tag.OTHER,)),  # 30: one lies in the other
+        row("g3", "dog", Box(0, 0, 10, 2), Box(10, 0, 20, 2), Box(0, 8, 1, 9)),  # 41
+        row("g4", "dog"),
+    ]
+    said = [
+        Prediction(name, verdict, seconds=seconds, probability=probability)
+        for name, verdict, seconds, probability in (
+            ("g4", Verdict.GENERATED, 3.0, 0.9),
+            ("g3", Verdict.REAL, None, 0.4),
+            ("g2", None, 1.0, None),
+            ("g1", Verdict.GENERATED, None, 0.8),
+            ("r1", Verdict.REAL, None, 0.1),
+        )
+    ]
+    found = evaluate(said, truth, num_bootstrap=10, seed=0)
+    assert (found.num_real, found.num_generated, found.num_sources, found.num_unread) == (1, 4, 1, 1)
+    assert found.seconds_per_image == 2
+    assert found.scores.probabilities_N.tolist()[:2] == [0.1, 0.8]  # in the order of the samples
+    assert found.probabilities is not None
+    assert (found.probabilities.metrics["auroc"].value, found.probabilities.num_without) == (1, 1)
+    shares = {
+        name: (part.num_samples, part.metrics["accuracy"].value)
+        for parts in (found.by_generator, found.by_group, found.by_category, found.by_tag, found.by_size)
+        for name, part in parts.items()
+    }
+    assert shares == {
+        "SD1.5": (4, 1 / 2), "real": (1, 1), "Diffusion": (4, 1 / 2), "Real": (1, 1), "cat": (2, 1), "dog": (3, 1 / 3),
+        "structure errors": (1, 1), "other anomalies": (2, 1 / 2),
+        "flaws up to 5 %": (1, 1), "flaws of 5 to 20 %": (1, 0), "flaws over 20 %": (1, 0),
+    }  # fmt: skip
+    written = found.to_json()
+    assert written["by_size"]["flaws up to 5 %"]["num_samples"] == 1
+    assert written["probabilities"]["auroc"]["value"] == 1
+    without = evaluate(said, truth, num_bootstrap=10, seed=0, has_boxes=False).overall.metrics
+    assert all(math.isnan(without[name].value) for name in ("box_ap", "box_ap_10", "iou", "hallucination"))
+    assert without["accuracy"].value == 3 / 5
+
+
+def test_a_detector_that_flags_nothing_has_an_f1_of_0() -> None:
+    said = [Prediction(sample.sample_id, Verdict.REAL) for sample in samples(4)]
+    found = evaluate(said, samples(4), num_bootstrap=50, seed=0).overall.metrics
+    assert (found["f1"].value, found["f1"].low, found["f1"].high) == (0, 0, 0)
+    assert math.isnan(found["precision"].value)
 
 
 def test_groups_are_the_papers_or_planted() -> None:
@@ -255,6 +311,8 @@ def test_tables_say_synthetic_where_it_is_and_only_there() -> None:
     planted = compare([stage("sft", 10, is_synthetic=True), stage("gamma", 30, is_synthetic=True)])
     assert "SYNTHETIC" in rendered(stage_table(planted))
     assert "SYNTHETIC" in rendered(generator_table(planted.evaluations[0]))
+    mixed = compare([stage("sft", 10), stage("gamma", 30, is_synthetic=True)])
+    assert "SYNTHETIC" in rendered(stage_table(mixed))
     foreign = compare([stage("sft", 10), stage("gamma", 30)])
     text = rendered(stage_table(foreign))
     assert "SYNTHETIC" not in text

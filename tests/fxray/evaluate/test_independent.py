@@ -164,10 +164,18 @@ def test_captions_are_scored_as_by_sacrebleu_and_rouge_score() -> None:
 
 @pytest.mark.skipif(not can_score_captions(), reason="needs fxray[captions]")
 def test_short_captions_have_no_bleu_and_long_ones_that_are_wrong_have_one() -> None:
-    short, wrong = [("bent hand", "bent hand")], [("nothing of this is true", "a hand with six fingers")]
+    short, wrong = [("a bent hand", "a bent hand")], [("nothing of this is true", "a hand with six fingers")]
     found = bleu(np.array([bleu_counts(short), bleu_counts(wrong), bleu_counts([])], float))
     assert np.isnan(found).tolist() == [True, False, True]
     assert found[1] == 0
+
+
+@pytest.mark.skipif(not can_score_captions(), reason="needs fxray[captions]")
+def test_captions_that_say_less_pay_for_it_in_bleu() -> None:
+    less, more = "a hand with six", "a hand with six long fingers"  # each n-gram of less is in more
+    found = bleu(np.array([bleu_counts([(less, more)]), bleu_counts([(more, less)])], float))
+    assert found[0] == pytest.approx(np.exp(1 - 6 / 4))
+    assert found[1] == pytest.approx((4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
 
 
 @pytest.mark.skipif(not can_score_captions(), reason="needs fxray[captions]")

@@ -1,6 +1,7 @@
 """Prediction files: any detector can write one, every mistake in one is named, boxes come out in original pixels."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ FULL = Prediction(
     seconds=0.25,
 )
 BARE = Prediction("b", None)
+SCORED = replace(FULL, sample_id="c", probability=0.75, box_scores=(-2.5, 7.0), is_strict=True)
 
 STRICT = (
     "<think>\n<|object_ref_start|>Leg bent twice<|object_ref_end|><|box_start|>(28,14),(56,84)<|box_end|>\n</think>\n"
@@ -34,8 +36,8 @@ STRICT = (
 
 @pytest.mark.parametrize("name", ["p.parquet", "p.jsonl"])
 def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
-    write_predictions([FULL, BARE], tmp_path / name)
-    assert read_predictions(tmp_path / name) == [FULL, BARE]
+    write_predictions([FULL, BARE, SCORED], tmp_path / name)
+    assert read_predictions(tmp_path / name) == [FULL, BARE, SCORED]
 
 
 @pytest.mark.parametrize("name", ["p.parquet", "p.jsonl"])
@@ -76,6 +78,8 @@ def test_the_parquet_file_says_what_it_is(tmp_path: Path) -> None:
         ({"regions": [{"box": [1, 2, 3, float("nan")]}]}, "regions.0.box.3"),
         ({"regions": [{"box": [1, 2, 3, "4"]}]}, "regions.0.box.3"),
         ({"regions": [{"box": [5, 2, 3, 4]}]}, "regions.0.box"),
+        ({"regions": [{"box": [1, 2, 3, 2]}]}, "regions.0.box"),  # no area
+        ({"regions": [{"box": [1, 2, 3, 4], "score": 1}, {"box": [1, 2, 3, 4]}]}, "regions"),  # one alone is ranked
         ({"tags": ["ugly"]}, "tags.0"),
         ({"is_strict": "yes"}, "is_strict"),
         ({"seconds": -1}, "seconds"),

@@ -3,7 +3,14 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
-from fxray.evaluate.probabilities import NUM_BINS, Bin, probability_metrics, reliability_bins, score_probabilities
+from fxray.evaluate.probabilities import (
+    NUM_BINS,
+    Bin,
+    probability_gains,
+    probability_metrics,
+    reliability_bins,
+    score_probabilities,
+)
 
 
 def metrics_of(probabilities, truth, counts=None):
@@ -64,6 +71,29 @@ def test_a_perfect_and_a_useless_ranking():
     perfect, useless = metrics_of([0, 0.1, 0.2, 0.8, 0.9, 1], truth), metrics_of([0.5] * 6, truth)
     assert [float(perfect[name][0]) for name in ("auroc", "average_precision", "tpr_at_1_fpr")] == [1, 1, 1]
     assert [float(useless[name][0]) for name in ("auroc", "average_precision", "tpr_at_5_fpr")] == [0.5, 0.5, 0]
+
+
+def test_one_false_alarm_of_a_hundred_is_1_per_cent_and_of_99_more():
+    for num_real, expected in ((100, 1.0), (99, 0.5)):  # the real image stands between the two generated ones
+        found = metrics_of([0.9, 0.8, 0.7] + [0.1] * (num_real - 1), [True, False, True] + [False] * (num_real - 1))
+        assert found["tpr_at_1_fpr"][0] == expected
+        assert found["tpr_at_5_fpr"][0] == 1
+
+
+def test_a_real_image_with_a_probability_of_1_is_all_wrong():
+    found = metrics_of([1.0, 0.0], [False, True])
+    assert (found["ece"][0], found["brier"][0]) == (1, 1)
+
+
+def test_gains_of_probabilities_by_hand():
+    truth = np.array([False, False, True, True])
+    before, after = np.array([0.5, 0.5, 0.5, 0.5]), np.array([0.0, 0.6, 0.4, 1.0])
+    gains = probability_gains(before, after, truth, num_bootstrap=50, seed=0)
+    assert gains["auroc"].value == pytest.approx(3 / 4 - 1 / 2)
+    assert gains["brier"].value == pytest.approx((0.36 + 0.36) / 4 - 1 / 4)
+    assert gains["brier"].low < gains["brier"].value < gains["brier"].high
+    same = probability_gains(after, after, truth, num_bootstrap=50, seed=0)
+    assert all((gain.value, gain.low, gain.high) == (0, 0, 0) for gain in same.values())  # the draws are pairs
 
 
 @pytest.mark.parametrize("is_generated", [False, True])

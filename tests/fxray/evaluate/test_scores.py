@@ -9,9 +9,10 @@ import pytest
 
 from fxray.errors import DataError
 from fxray.evaluate.boxes import AP_THRESHOLDS, average_precisions
+from fxray.evaluate.captions import can_score_captions
 from fxray.evaluate.predictions import Prediction
 from fxray.evaluate.scores import score_samples
-from fxray.schema import Annotation, Box, Region, Sample, Verdict
+from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
 
 def sample(sample_id: str, *boxes: Box, verdict: Verdict = Verdict.GENERATED) -> Sample:
@@ -117,6 +118,64 @@ def test_a_box_outside_the_image_is_a_false_one() -> None:
     assert outside == inside == pytest.approx([0.1] * len(AP_THRESHOLDS))
 
 
+def test_a_box_over_the_border_is_ranked_as_what_lies_inside() -> None:
+    hits = score_samples([predicted("a", Box(-90, -90, 5, 10))], [sample("a", LEFT)]).hits
+    assert hits is not None
+    assert hits.is_hit_TD.all()
+
+
+def test_boxes_on_a_real_image_are_one_hallucination_however_many() -> None:
+    real = [sample(name, verdict=Verdict.REAL) for name in "ab"]
+    values = score_samples([predicted("a", LEFT, TOP, CORNER), predicted("b")], real).values
+    assert values["hallucination"].tolist() == [1, 0]
+    assert values["boxes_per_real_image"].tolist() == [3, 0]
+
+
+@pytest.mark.parametrize("has_boxes", [True, False])
+def test_a_detector_that_gives_no_tags_or_captions_is_not_scored_on_them(has_boxes: bool) -> None:
+    flaw, tags = (Region(LEFT, "A hand with six long fingers"),), (Tag.STRUCTURE,)
+    truth = [Sample(name, 10, 10, Annotation(Verdict.GENERATED, flaw, tags), "x", "y", "z") for name in "ab"]
+    mute = [Prediction(name, Verdict.GENERATED, (Region(LEFT, ""),)) for name in "ab"]
+    scores = score_samples(mute, truth, has_boxes=has_boxes)
+    assert scores.bleu_counts_N10 is None
+    assert (scores.hits is None) == (not has_boxes)
+    assert np.isnan([scores.values["rouge_l"], scores.values["tag_f1"]]).all()
+    spoken = [replace(mute[0], tags=tags, regions=flaw), mute[1]]  # one that is silent of an image is wrong there
+    scores = score_samples(spoken, truth, has_boxes=has_boxes)
+    assert scores.values["tag_f1"].tolist() == [1, 0]
+    is_scored = has_boxes and can_score_captions()
+    assert np.array_equal(scores.values["rouge_l"], [1, 0] if is_scored else [np.nan] * 2, equal_nan=True)
+    assert (scores.bleu_counts_N10 is None) == (not is_scored)
+
+
+def test_scores_of_a_part_are_those_of_its_samples() -> None:
+    said = "A hand with six long fingers"
+    truth = [
+        Sample(str(i), 10, 10, Annotation(Verdict.GENERATED, (Region(box, said),), (Tag.OTHER,)), f"g{i}", "y", "z")
+        for i, box in enumerate((LEFT, TOP, CORNER, LEFT))
+    ]
+    answers = [
+        Prediction(str(i), Verdict.GENERATED, tuple(Region(b, said) for b in boxes), (Tag.OTHER,), probability=i / 8)
+        for i, boxes in enumerate(([LEFT], [TOP, CORNER], [], [CORNER, LEFT, TOP]))
+    ]
+    is_in = np.array([False, True, False, True])
+    part, alone = score_samples(answers, truth).part(is_in), score_samples(answers[1::2], truth[1::2])
+    assert part.sample_ids == alone.sample_ids == ("1", "3")
+    assert part.generators == alone.generators
+    assert part.values.keys() == alone.values.keys()
+    assert part.hits is not None
+    assert alone.hits is not None
+    pairs = [(part.is_generated_N, alone.is_generated_N), (part.probabilities_N, alone.probabilities_N)]
+    pairs += [(part.values[name], alone.values[name]) for name in part.values]
+    pairs += [(getattr(part.hits, name), getattr(alone.hits, name)) for name in part.hits.__slots__]
+    assert part.probabilities_N.tolist() == [1 / 8, 3 / 8]
+    if can_score_captions():
+        pairs.append((part.bleu_counts_N10, alone.bleu_counts_N10))
+        assert part.bleu_counts_N10 is not None
+        assert part.bleu_counts_N10[:, -1].tolist() == [6, 6]
+    assert all(np.array_equal(one, other, equal_nan=True) for one, other in pairs)
+
+
 def test_the_grammar_decides_the_parse_rate_where_there_is_one() -> None:
     answers = [
         Prediction("strict", Verdict.REAL, is_strict=True),
@@ -140,5 +199,7 @@ def test_predictions_and_samples_must_be_the_same() -> None:
         score_samples([predicted("a")], [sample("a"), sample("b")])
     with pytest.raises(DataError, match="1 sample is not in the dataset, such as 'c'"):
         score_samples([predicted("a"), predicted("c")], [sample("a")])
+    with pytest.raises(DataError, match="sample 'a' is answered 2 times"):
+        score_samples([predicted("b"), predicted("a"), predicted("a", LEFT)], [sample("a"), sample("b")])
     with pytest.raises(DataError, match="no sample"):
         score_samples([], [])

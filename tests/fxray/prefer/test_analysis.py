@@ -209,6 +209,37 @@ def test_bounds_of_scores_narrow_with_the_root_of_the_votes():
     assert widths[0] / widths[1] == pytest.approx([10, 10, 10], rel=0.01)
 
 
+def test_bounds_of_a_chain_of_sources_come_from_what_was_compared_alone():
+    wins = np.array([[0, 5.0, 0], [5.0, 0, 5.0], [0, 5.0, 0]])  # the outer two were never compared
+    scores = bradley_terry(wins[None], wins > 0)[0]
+    low, high = score_bounds(scores, wins, wins > 0)
+    # Eleven votes a pair with the prior, each of weight 1/4; of a path of three the pseudo-inverse has 5, 2, 5 ninths.
+    half = 1.959964 * np.sqrt(np.array([5, 2, 5]) / 9 / (11 / 4))
+    assert scores == pytest.approx([0, 0, 0], abs=1e-9)
+    assert (high, low) == (pytest.approx(half), pytest.approx(-half))
+    wins = np.array([[0, 7.0, 0], [3.0, 0, 7.0], [0, 3.0, 0]])  # of a chain each step is the log-odds of its pair
+    step = math.log((7 + PRIOR_VOTES) / (3 + PRIOR_VOTES))
+    assert bradley_terry(wins[None], wins > 0)[0] == pytest.approx([step, 0, -step], abs=1e-6)
+
+
+def test_sources_in_two_groups_that_were_never_compared_have_no_scores():
+    wins = np.kron(np.eye(2), np.array([[0, 7.0], [3.0, 0]]))
+    assert np.isnan(bradley_terry(wins[None], wins > 0)).all()
+    assert np.isfinite(bradley_terry(wins[None, :2, :2], wins[:2, :2] > 0)).all()
+
+
+def test_sources_that_won_as_often_as_they_lost_stand_in_the_matrix():
+    ballots, raters = unanimous(2, 3)
+    ballots = [replace(b, preferred="first" if k % 2 else "second") for k, b in enumerate(ballots)]
+    found = analyse(ballots, raters, ["Humans", "far"], **OPTIONS)
+    assert [(cell.row, cell.share.value, cell.num_won, cell.num_lost) for cell in found.cells] == [
+        ("Humans", 0.5, 3, 3),
+        ("far", 0.5, 3, 3),
+    ]
+    low, high = wilson(3, 6)
+    assert all(cell.share.low <= low < high <= cell.share.high for cell in found.cells)
+
+
 def test_nothing_to_count_is_one_error(store):
     invite(store, "ana")
     with pytest.raises(DataError, match=r"0 votes of 1 rater \(human\)"):

@@ -59,6 +59,20 @@ def test_no_check_is_made_where_the_wrong_side_could_be_right():
     assert spoil(replace(marked, annotation=everywhere), ["other"]) == ()
 
 
+@pytest.mark.parametrize(
+    ("box", "wrong"),
+    [
+        (Box(0, 0, 12, 5), Box(WIDTH_PX - 12, HEIGHT_PX - 5, WIDTH_PX, HEIGHT_PX)),
+        (Box(WIDTH_PX - 4, HEIGHT_PX - 5, WIDTH_PX, HEIGHT_PX), Box(0, 0, 4, 5)),
+        (Box(8, 4, 14, 7), Box(WIDTH_PX - 6, HEIGHT_PX - 3, WIDTH_PX, HEIGHT_PX)),
+        (Box(0, HEIGHT_PX - 12, WIDTH_PX, HEIGHT_PX - 2), Box(0, 0, WIDTH_PX, 10)),
+    ],
+)
+def test_a_spoiled_box_keeps_its_size_and_lies_as_far_off_as_there_is_room(box, wrong):
+    marked = replace(sample(0), annotation=Annotation(Verdict.GENERATED, (Region(box, "Hand fused"),)))
+    assert spoil(marked, ["Sky torn", "Wall bent"]) == (Region(wrong, "Sky torn"),)
+
+
 def test_equal_annotations_are_left_out_and_counted(files, tmp_path):
     sources = [Source("near", files / "near.parquet"), Source("again", files / "near.parquet"), Source("Humans", None)]
     made = create(tmp_path / "s.db", files, sources)

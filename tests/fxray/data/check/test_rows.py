@@ -74,6 +74,8 @@ def test_a_good_row_has_no_fault() -> None:
         ({"regions": [REGION | {"x_min": 0.0, "y_min": 0.0, "x_max": 100.0, "y_max": 80.0}]}, ["box-covers-image"]),
         ({"regions": [REGION | {"x_min": 0.0, "y_min": 0.0, "x_max": 100.0, "y_max": 75.0}]}, []),
         ({"regions": [REGION | {"x_max": 13.9}]}, ["box-tiny"]),
+        ({"regions": [REGION | {"x_min": 0.0, "y_min": 0.2, "x_max": 1.0, "y_max": 0.9}]}, ["box-in-one-pixel"]),
+        ({"regions": [REGION | {"x_min": 0.0, "y_min": 0.2, "x_max": 1.1, "y_max": 0.9}]}, ["box-tiny"]),
         ({"regions": [REGION | {"caption": " "}]}, ["caption-empty"]),
         ({"regions": [REGION | {"caption": "hand\nfused"}]}, ["caption-markup"]),
         ({"regions": [REGION | {"caption": "hand <|box_start|>"}]}, ["caption-markup"]),

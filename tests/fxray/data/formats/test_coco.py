@@ -139,9 +139,11 @@ def test_what_cannot_be_read_is_named(picture, written, imported):
         annotation(3, 5, None, segmentation={"counts": "abc", "size": [100, 200]}),
         annotation(4, 99, [1, 2, 3, 4]),
         {"id": 5, "caption": "an image caption"},
+        annotation(6, 1, [5, 6, 7, 8]),
     ]
     found = imported("coco", written("c.json", {"images": images, "annotations": rows, "categories": CATEGORIES}))
     assert list(found.samples) == ["a.png"]
+    assert [region.box for region in found.samples["a.png"].annotation.regions] == [Box(1, 2, 4, 6), Box(5, 6, 12, 14)]
     assert [(finding["row"], finding["field"]) for finding in found.findings] == [
         ("annotation 4 (id 5)", "image_id"),
         ("image 1 (id two)", "file_name"),

@@ -65,6 +65,9 @@ def test_boxes_are_of_the_displayed_image(picture, written, imported):
     [
         (image(BOX.format("").replace("z_order", 'rotation="30" z_order')), "box[0].rotation"),
         (image('<points label="eye" points="1,2"/>'), "points[0]"),
+        (image('<polygon label="eye"/>'), "polygon[0].points"),
+        (image('<polygon label="eye" points="1,2;3"/>'), "polygon[0].points"),
+        (image('<box xtl="1" ytl="2" xbr="3" ybr="4"/>'), "box[0]"),  # nothing says what is wrong there
         (image('<box label="face" xtl="1" ytl="2" xbr="nan" ybr="4"/>'), "box[0].xbr"),
         (image('<box label="face" xtl="1" ytl="2" xbr="1" ybr="4"/>'), "box[0]"),
         (image("", "gone.png"), "name"),

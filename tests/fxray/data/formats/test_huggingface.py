@@ -63,6 +63,7 @@ def test_what_cannot_be_read_is_named(picture, tmp_path, imported):
         good | {"regions": [region | {"box": [1, 2]}]},
         good | {"regions": [region | {"caption": None}]},
         good | {"image": {"bytes": b"no image", "path": "b.png"}},
+        good | {"image": None},
     ]
     write(tmp_path / "set" / "train.parquet", rows)
     (tmp_path / "set" / "torn.parquet").write_bytes((tmp_path / "set" / "train.parquet").read_bytes()[:-50])
@@ -74,6 +75,7 @@ def test_what_cannot_be_read_is_named(picture, tmp_path, imported):
         ("row 2", "regions[0].box"),
         ("row 3", "regions[0].box"),
         ("row 4", "image"),
+        ("row 5", "image"),
     ]
 
 
@@ -145,3 +147,24 @@ def test_an_export_closes_a_row_group_before_it_is_large(picture, tmp_path, impo
     export_dataset(find("huggingface"), dataset.path, tmp_path / "out", on_event=ignore)
     (file,) = (tmp_path / "out" / "data").iterdir()
     assert pq.read_metadata(file).num_row_groups == 3
+
+
+@pytest.mark.parametrize(("num_images", "per_file"), [(0.5, [1, 1, 1, 1]), (1.5, [2, 2]), (9, [4])])
+def test_an_export_of_several_files_holds_every_row_once(
+    picture, tmp_path, imported, monkeypatch, num_images, per_file
+):
+    content = [picture(name).read_bytes() for name in ("a.png", "a.png", "b.png", "a.png")]  # equal ones lie there once
+    monkeypatch.setattr(huggingface, "MAX_FILE_BYTES", num_images * len(content[0]))
+    rows = [
+        {"image": {"bytes": each, "path": f"{n}.png"}, "label": "real", "regions": []} for n, each in enumerate(content)
+    ]
+    write(tmp_path / "set" / "a.parquet", rows)
+    dataset = imported("huggingface", tmp_path / "set").dataset
+    export_dataset(find("huggingface"), dataset.path, tmp_path / "out", on_event=ignore)
+    files = sorted((tmp_path / "out" / "data").iterdir())
+    assert [pq.read_metadata(file).num_rows for file in files] == per_file
+    assert [file.name for file in files] == [f"train-{k:05d}-of-{len(files):05d}.parquet" for k in range(len(files))]
+    again = imported("huggingface", tmp_path / "out").dataset
+    assert [sample.sample_id for sample in again.samples] == [sample.sample_id for sample in dataset.samples]
+    assert [again.image_bytes(row) for row in range(4)] == content
+    assert "4 images: 4 real" in (tmp_path / "out" / "README.md").read_text()

@@ -122,6 +122,50 @@ def test_of_several_annotations_the_last_counts_and_that_is_said(picture, writte
     assert "the last one is read" in finding["reason"]
 
 
+def test_what_a_person_skipped_is_not_taken_from_a_prediction(picture, written, imported):
+    picture("a.png")
+    skipped = {"was_cancelled": True, "result": []}
+    guessed = task(2, "a.png", annotations=[skipped], predictions=[{"result": [BOX]}])
+    unseen = guessed | {"id": 3, "annotations": []}
+    found = imported("labelstudio", written("t.json", [guessed, unseen]))
+    assert [(each["row"], each["value"]) for each in found.findings] == [("task 0", "cancelled")]
+    (sample,) = found.samples.values()
+    assert sample.annotation.regions == (Region(Box(10, 10, 110, 50), "Hand"),)
+    assert sample.annotator is None
+
+
+@pytest.mark.parametrize("kind", ["rating", "number", "taxonomy", "relation", "pairwise"])
+def test_what_is_no_shape_is_passed_over(picture, written, imported, kind):
+    picture("a.png")
+    other = {"id": "n", "type": kind, "from_name": "n", "to_name": "image", "value": {kind: 3}}
+    found = imported("labelstudio", written("t.json", [task(1, "a.png", BOX, other)]))
+    assert found.findings == []
+    assert found.samples["a.png"].annotation.regions == (Region(Box(10, 10, 110, 50), "Hand"),)
+
+
+def test_labels_of_any_region_may_tag_the_image(picture, written, imported):
+    picture("a.png")
+    flaw = BOX | {"id": "x", "value": BOX["value"] | {"rectanglelabels": ["Texture errors"]}}
+    found = imported("labelstudio", written("t.json", [task(1, "a.png", flaw, BOX)]))
+    assert found.samples["a.png"].annotation.tags == (Tag.TEXTURE,)
+
+
+def test_files_of_one_task_each_and_an_image_by_another_name(picture, written, imported):
+    picture("t/a.png"), picture("t/b.png")
+    one = task(1, "a.png", BOX, data={"photo": "a.png", "text": "hello", "source": "camera"})
+    one["annotations"][0]["completed_by"] = {"id": 7, "email": "ana@example.org"}
+    other = task(2, "b.png", BOX)
+    other["annotations"][0]["completed_by"] = {"id": 7}
+    src = written("t/1.json", one).parent
+    written("t/2.json", other)
+    found = imported("labelstudio", src)
+    assert found.findings == []
+    assert {name: (sample.annotator, sample.source) for name, sample in found.samples.items()} == {
+        "a.png": ("ana@example.org", "camera"),
+        "b.png": ("7", "b.png"),
+    }
+
+
 def test_the_short_export_is_refused_with_the_way_out(picture, written, imported):
     picture("a.png")
     short = {"image": "a.png", "id": 2, "label": [BOX["value"]], "annotator": 1, "annotation_id": 2}

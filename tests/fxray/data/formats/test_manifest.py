@@ -33,6 +33,47 @@ def test_json_lines_are_read_and_a_photograph_is_turned(picture, written, import
     assert sample.annotation.regions == (Region(Box(0, 150, 100, 200), "foot cut"),)
 
 
+@pytest.mark.parametrize(
+    ("box", "kept", "is_told"),
+    [
+        ([-1, 0, 20, 101], Box(0, 0, 20, 100), False),  # tools round
+        ([-1.5, 0, 20, 30], Box(0, 0, 20, 30), True),
+        ([0, 90, 20, 102], Box(0, 90, 20, 100), True),
+        ([-1e300, -1e300, 1e300, 1e300], Box(0, 0, 200, 100), True),
+    ],
+)
+def test_a_box_over_the_border_is_cut_there_and_told(picture, written, imported, box, kept, is_told):
+    picture("a.png")
+    row = {"image": "a.png", "regions": [{"box": box, "caption": "x"}]}
+    found = imported("manifest", written("list.jsonl", json.dumps(row)))
+    assert [region.box for region in found.samples["a.png"].annotation.regions] == [kept]
+    assert [(each["field"], each["is_warning"]) for each in found.findings] == [("regions[0].box", True)] * is_told
+
+
+@pytest.mark.parametrize(
+    ("unit", "box"),
+    [("percent", [5, 10, 30, 40]), ("permille", [50, 100, 300, 400]), ("fraction", [0.05, 0.1, 0.3, 0.4])],
+)
+@pytest.mark.parametrize(("frame", "expected"), [("displayed", [5, 20, 30, 80]), ("stored", [60, 10, 90, 60])])
+def test_parts_of_the_sides_are_of_the_raster_that_is_said(picture, written, imported, unit, box, frame, expected):
+    picture("a.jpg", orientation=6)  # 200x100 as stored, 100x200 upright: what is left as stored is on top
+    row = {"image": "a.jpg", "regions": [{"box": box, "caption": "x"}]}
+    found = imported("manifest", written("list.jsonl", json.dumps(row)), unit=unit, frame=frame)
+    assert [*found.samples["a.jpg"].annotation.regions[0].box] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_a_row_says_comes_before_what_is_said_of_all_rows(picture, written, imported):
+    picture("a.png"), picture("b.png")
+    told = {"label": "real", "generator": "camera", "category": "cat", "source": "home"}
+    rows = [{"image": "a.png"} | told, {"image": "b.png"}]
+    of_all = {"label": Verdict.GENERATED, "generator": "sdxl", "category": "dog", "source": "web", "id_prefix": "x/"}
+    found = imported("manifest", written("list.jsonl", "\n".join(map(json.dumps, rows))), **of_all)
+    assert {
+        name: (each.annotation.verdict, each.generator, each.category, each.source)
+        for name, each in found.samples.items()
+    } == {"x/a.png": (Verdict.REAL, "camera", "cat", "home"), "x/b.png": (Verdict.GENERATED, "sdxl", "dog", "web")}
+
+
 def test_nan_is_what_a_row_lacks(picture, written, imported):
     """As pandas has it, and Python's json writes it; as a text it would be one source for all rows."""
     names = ("sample_id", "generator", "category", "source", "annotator", "tags", "regions")

@@ -60,6 +60,14 @@ def test_an_empty_field_hides_no_other(picture, written, imported):
     assert found.samples["a.png"].annotation.verdict is Verdict.REAL
 
 
+def test_an_earlier_answer_without_boxes_is_passed_over(picture, written, imported):
+    picture("a.png")
+    answers = [{"from": "gpt", "value": text} for text in ("Shall I look for flaws?", json.dumps(HOUSE))]
+    found = imported("qwen", written("a.jsonl", lines({"image": "a.png", "conversations": answers, "source": "s1"})))
+    sample = found.samples["a.png"]
+    assert (sample.annotation.regions, sample.source) == ((Region(Box(135, 14, 186.5, 90), "house"),), "s1")
+
+
 def test_a_fenced_answer_with_verdict_and_tags_is_read(picture, written, imported):
     picture("a.png")
     box = '{"bbox_2d": [1, 2, 30, 40], "label": "hand", "caption": "hand fused — 手"}'
@@ -112,6 +120,7 @@ HAND_TOKENS, SKY_TOKENS = (TOKENS.format(region.caption, *map(int, region.box)) 
         f"{HAND}\n{SKY}",
         f"Two flaws: {HAND}, and {SKY} (the rest [I think] is fine).",
         f"[{HAND}] [{SKY}]",
+        f"Flaws [two]:\n```\n[{HAND}, {SKY}]\n```",
         f"First:\n```json\n[{HAND}]\n```\nand\n```json\n{SKY}\n```",
         f"<think>{HAND_TOKENS} and {SKY_TOKENS}</think><tag>none</tag><verdict>generated</verdict>",
         f"{HAND_TOKENS}{SKY_TOKENS}",

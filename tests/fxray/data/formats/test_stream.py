@@ -132,4 +132,4 @@ def test_a_list_and_json_lines_are_told_apart_by_what_they_hold(picture, written
     said = {"messages": [{"role": "assistant", "content": "real"}]} if form != "manifest" else {}
     rows = [{"image": image} | said for image in ("a.png", "b.png")]
     text = json.dumps(rows, indent=1) if is_list else "\n".join(map(json.dumps, rows))
-    assert list(imported(form, written(name, "\ufeff" + text)).samples) == ["a.png", "b.png"]
+    assert list(imported(form, written(name, "\ufeff\n " + text)).samples) == ["a.png", "b.png"]

@@ -28,11 +28,11 @@ def test_polygons_become_boxes_and_every_image_is_generated(picture, written, im
 
 
 def test_twins_of_two_sizes_and_second_annotations_are_joined(picture, written, imported):
-    picture("a.jpg", size=(100, 50)), picture("a.png", size=(200, 100)), picture("b.png")
+    picture("a.jpg", size=(100, 25)), picture("a.png", size=(200, 100)), picture("b.png")
     src = written(
         "train.json",
         [
-            entry("a.jpg", HAND | {"segmentation": [[5, 10, 30, 15, 20, 40]]}),
+            entry("a.jpg", HAND | {"segmentation": [[5, 5, 30, 7.5, 20, 20]]}),
             entry("b.png", EYE),
             entry("a.png", EYE),
             entry("b.png", HAND),
@@ -44,6 +44,15 @@ def test_twins_of_two_sizes_and_second_annotations_are_joined(picture, written, 
         "b.png": [Box(1, 1, 7, 9), Box(10, 20, 60.5, 80)],
     }
     assert (found.summary.num_images, found.findings) == (2, [])
+
+
+def test_names_that_differ_before_the_last_dot_are_no_twins(picture, written, imported):
+    picture("v1.0.png"), picture("v1.1.png")
+    found = imported("synthscars", written("train.json", [entry("v1.0.png", HAND), entry("v1.1.png", EYE)]))
+    assert {name: sample.annotation.regions[0].caption for name, sample in found.samples.items()} == {
+        "v1.0.png": "hand with six fingers — 手",
+        "v1.1.png": "left eye",
+    }
 
 
 def test_boxes_are_of_the_stored_raster(picture, written, imported):

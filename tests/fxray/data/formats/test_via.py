@@ -19,11 +19,13 @@ def test_shapes_become_boxes(picture, written, imported):
     picture("a.png"), picture("b.png")
     polygon = {"name": "polygon", "all_points_x": [1, 30, 9.5], "all_points_y": [2, 4, 40]}
     circle = {"name": "circle", "cx": 100, "cy": 50, "r": 5.5}
+    ellipse = {"name": "ellipse", "cx": 100, "cy": 50, "rx": 10, "ry": 5.5, "theta": 0}
     first = entry(
         "a.png",
         region(RECT, kind="", caption="hand merged — 手"),
         region(polygon, type="ear"),
         region(circle, type="eye"),
+        region(ellipse, type="mouth"),
         label="fake",
         tags={"texture errors": True, "other anomalies": False},
     )
@@ -34,6 +36,7 @@ def test_shapes_become_boxes(picture, written, imported):
         Region(Box(10, 20, 60, 80), "hand merged — 手"),
         Region(Box(1, 2, 30, 40), "ear"),
         Region(Box(94.5, 44.5, 105.5, 55.5), "eye"),
+        Region(Box(90, 44.5, 110, 55.5), "mouth"),
     )
     assert (annotation.verdict, annotation.tags) == (Verdict.GENERATED, (Tag.TEXTURE,))
     assert found.samples["b.png"].annotation.regions == (Region(Box(10, 20, 60, 80), "nose"),)

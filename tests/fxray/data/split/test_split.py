@@ -126,6 +126,12 @@ def test_generators_are_spread_over_the_folds(tmp_path: Path) -> None:
 def test_fixed_parts_have_their_shares(tmp_path: Path) -> None:
     result = make(tmp_path, balanced(100), scheme=Scheme.FIXED)
     assert part_counts(result) == {"train": 60, "validation": 20, "test": 20}
+    two = {
+        "scheme": Scheme.FIXED,
+        "fractions": (0.8, 0.0, 0.2),
+        "validation_frac": 0.1,
+    }  # the latter is of other schemes
+    assert part_counts(make(tmp_path, balanced(100), **two)) == {"train": 80, "test": 20}
 
 
 def test_validation_is_a_share_of_the_training_rows(tmp_path: Path) -> None:

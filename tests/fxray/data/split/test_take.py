@@ -53,6 +53,9 @@ def test_images_beside_the_dataset_stay_there(tmp_path: Path) -> None:
     opened = Dataset.open(test)
     for i, sample in enumerate(opened.samples):
         assert opened.image_bytes(i) == encoded(picture(int(sample.sample_id[1:])))
+        beside = opened.image_file(i)
+        assert beside is not None
+        assert beside.samefile(tmp_path / "images" / f"{sample.sample_id[1:]}.jpg")
     assert [p.name for p in (tmp_path / "link" / "f0").iterdir() if p.suffix != ".parquet"] == []
 
 
