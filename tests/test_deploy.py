@@ -6,6 +6,7 @@ hand, from KubeRay's published types; the rest is read by the code with which Ra
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,18 @@ def test_machines_of_ones_own_offer_every_role(kind):
     start = yaml.safe_load((TOP / "cluster.yaml").read_text())[f"{kind}_start_ray_commands"][-1]
     (offered,) = re.findall(r"--resources='(.*?)'", start)
     assert json.loads(offered) == dict.fromkeys(NODE_TYPES, 1)
+
+
+def test_no_cluster_tells_rays_makers_how_it_is_used(monkeypatch):
+    from ray._common.usage.usage_lib import usage_stats_enabled
+    from ray.scripts.scripts import start
+
+    for name, value in re.findall(r"(RAY_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text()):
+        monkeypatch.setenv(name, value)
+    assert not usage_stats_enabled()
+    for config in (yaml.safe_load((TOP / "cluster.yaml").read_text()), cloud_config()):
+        words = shlex.split(config["head_start_ray_commands"][-1].partition("&& ray start ")[2])
+        assert start.make_context("start", words, resilient_parsing=True).params["disable_usage_stats"]
 
 
 def test_the_image_takes_what_the_package_is_built_from():

@@ -116,12 +116,14 @@ def count_activations(
         layer, block, ends = layer + size.tokens * of_token, block + patches * of_patch, ends + patches * of_projected
     logits = min(size.learnt_tokens * shape.vocab_size, max_logits) * (bytes_per_number if is_on_gpu else FLOAT32_BYTES)
     is_chunked = size.learnt_tokens * shape.vocab_size > max_logits
-    inputs = shape.num_hidden_layers * size.tokens * shape.hidden_size
-    inputs += shape.vision.depth * patches * shape.vision.hidden_size
+    # Embeddings that are trained are float32, and so is what the language model's layers hand on.
+    handed_on = shape.hidden_size * (bytes_per_number if rank else FLOAT32_BYTES)
+    inputs = shape.num_hidden_layers * size.tokens * handed_on
+    inputs += shape.vision.depth * patches * shape.vision.hidden_size * bytes_per_number
     saved_logits = 0 if is_chunked else logits
     copies = COMPILED_COPIES if is_on_gpu else CHUNK_COPIES if is_chunked and rank else LOGITS_COPIES
     if is_checkpointed:
-        kept, recomputed = inputs * bytes_per_number, max(0, max(layer + gradients, block) - saved_logits)
+        kept, recomputed = inputs, max(0, max(layer + gradients, block) - saved_logits)
     else:
         kept, recomputed = shape.num_hidden_layers * layer + shape.vision.depth * block, 0
     return Activations(kept + ends + saved_logits, recomputed, copies * logits - saved_logits)

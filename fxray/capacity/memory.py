@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from fxray.capacity.activations import Activations, Pass, count_activations
 from fxray.capacity.devices import GIB
 from fxray.capacity.trained import FLOAT32_BYTES, count_trained
-from fxray.capacity.weights import count_adapter, count_weights
+from fxray.capacity.weights import count_adapter, count_weights, language_linears, merger_linears, vision_linears
 from fxray.config.limits import BYTES_PER_NUMBER, PROMPT_TOKENS, image_tokens
 from fxray.config.model_shape import ModelShape
 from fxray.config.schedule import load_stages
@@ -228,8 +228,7 @@ def _training_parts(
         Part("optimizer", num_copies * of_trained // of_optimizer),
         Part("activations", activations.kept + activations.recomputed, rests=False),
         Part("logits", activations.peak - activations.kept - activations.recomputed, rests=False),
-        # Autocast keeps a copy in the narrow type of what is trained, until the pass is over.
-        Part("weights cast for a pass", trained.num_trained * number if is_cast else 0, rests=False),
+        Part("weights cast for a pass", _num_cast(config, shape) * number if is_cast else 0, rests=False),
         # It comes whole before it is added to the others, beside a copy of the head for logits that are made again.
         Part("gradient of the head", of_head if trained.is_whole else 0, rests=False),
     ]
@@ -242,6 +241,14 @@ def _training_parts(
     if config.learner.gpus_per_rank > 0:
         parts.append(Part("CUDA context and fragmentation (assumed)", CONTEXT_BYTES))
     return tuple(part for part in parts if part.num_bytes > 0)
+
+
+def _num_cast(config: Config, shape: ModelShape) -> int:
+    """Trained weights of which there is a copy in the narrow type: until the backward pass, or of the layer at work."""
+    if not config.model.gradient_checkpointing:
+        return count_weights(shape).total
+    layers = language_linears(shape), vision_linears(shape), merger_linears(shape)
+    return max(sum(linear.num_weights for linear in layer) for layer in layers)
 
 
 def _largest_activations(config: Config, shape: ModelShape, sizes: Sequence[Pass], *, is_dropping: bool) -> Activations:

@@ -207,6 +207,14 @@ def _sharing(config: Config) -> Iterator[Problem]:
             f"must be rollout.num_workers = {rollout.num_workers} where each engine shares its GPU with a rank",
             "set both to the number of GPUs, or give engines and ranks GPUs of their own",
         )
+    if not rollout.sleep:
+        yield Problem(
+            "rollout.sleep",
+            "false",
+            f"must be true where {rollout.num_workers} engines share their GPUs with ranks, or two ranks may get the "
+            "same GPU: they are placed once all engines rest",
+            "set rollout.sleep to true, or give engines and ranks GPUs of their own",
+        )
     if of_worker <= 0.5 or abs(of_worker + of_rank - 1) > 1e-9:
         yield Problem(
             "rollout.gpus_per_worker",

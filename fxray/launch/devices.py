@@ -1,10 +1,11 @@
 """The GPUs of a cluster, looked at before anything is loaded onto them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fxray.capacity.plan import refuse_what_does_not_fit
+from fxray.config.problem import Problem
 from fxray.config.tree import Config
 from fxray.errors import DeadlineError, ResourceError
 
@@ -33,11 +34,34 @@ def num_gpus(config: Config) -> float:
     return max(grpo, config.sft.num_workers * math.ceil(learner.gpus_per_rank))
 
 
-def num_cluster_gpus() -> float:
-    """GPUs of the cluster that this process has joined."""
+def gpus_of_nodes() -> list[float]:
+    """GPUs of each node that has any, of the cluster that this process has joined."""
     import ray
 
-    return float(ray.cluster_resources().get("GPU", 0))
+    found = (node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
+    return [float(num_gpus) for num_gpus in found if num_gpus]
+
+
+def find_placement_problem(config: Config, nodes: Sequence[float]) -> list[Problem]:
+    """Why Ray could put two ranks on one GPU: they share those of several engines, and other nodes have GPUs too.
+
+    Args:
+        config: A checked one.
+        nodes: GPUs of each node that has any.
+    """
+    num_engines = config.rollout.num_workers
+    if not config.rollout.sleep or num_engines == 1 or len(nodes) < 2 or sum(nodes) <= num_engines:
+        return []
+    return [
+        Problem(
+            "rollout.num_workers",
+            str(num_engines),
+            f"must be {sum(nodes):g}, all GPUs of the {len(nodes)} nodes, where engines and ranks take turns, or two "
+            "ranks may get the same GPU of a node that has no engine",
+            "set rollout.num_workers and learner.num_ranks to it, give engines and ranks GPUs of their own, or join a "
+            "single node",
+        )
+    ]
 
 
 def largest_store_bytes() -> int:

@@ -106,16 +106,24 @@ class Fleet(Policies):
         Raises:
             LearnerLostError: A rank died or hung while it came up.
         """
-        learner = self.hire_learner()
         if not self._has_learner_started:
             if self._session.config.rollout.sleep:  # an engine that starts counts the memory that it finds
                 self.pool.rest()
-            learner.start()
+            self._hire().start()
             self._has_learner_started = True
-        return learner
+        return self._hire()
 
-    def hire_learner(self) -> "LearnerGroup":
-        """Asks for the learner's processes, if they are not there: they import what they need while engines start."""
+    def hire_learner(self) -> None:
+        """Asks for the learner's processes early: they import what they need while engines start.
+
+        Several engines that share their GPUs with ranks must have their places first. Of ranks that want a part of a
+        GPU each, Ray puts two on one that is free, and there is no room left for an engine.
+        """
+        rollout = self._session.config.rollout
+        if not (rollout.sleep and rollout.num_workers > 1):
+            self._hire()
+
+    def _hire(self) -> "LearnerGroup":
         if self._learner is None:
             session = self._session
             self._learner = start.learner_group(session.config, session.model_path, session.run.sft_adapter)

@@ -17,7 +17,7 @@ from fxray.config.tree import Config
 from fxray.events import Event, OnEvent, PhaseDone
 from fxray.launch.cluster import check_machine, ray_cluster
 from fxray.launch.data import Splits, prepare_data
-from fxray.launch.devices import check_gpus, largest_store_bytes, num_cluster_gpus
+from fxray.launch.devices import check_gpus, find_placement_problem, gpus_of_nodes, largest_store_bytes
 from fxray.launch.run import RunDirectory, open_run
 from fxray.launch.watch import watch_run
 
@@ -73,9 +73,11 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
         splits = prepare_data(config, run, watch.on_event)
         refuse([*warmup_problems(config, len(Dataset.open(splits.train)))], where="configuration")
         with ray_cluster(config.ray, min_cpus=num_cpus(config)), watch.exporting():
-            refuse(find_store_problem(config, largest_store_bytes()), where="Ray")
+            nodes = gpus_of_nodes()
+            store_problems = find_store_problem(config, largest_store_bytes())
+            refuse([*store_problems, *find_placement_problem(config, nodes)], where="Ray")
             # Where nodes come when they are needed, the look asks for a GPU, so that one with it comes.
-            check_gpus(config, math.inf if config.ray.autoscales else num_cluster_gpus())
+            check_gpus(config, math.inf if config.ray.autoscales else sum(nodes))
             yield Session(config, run, stages, splits, model_path, partial(_tell, run, watch.on_event))
 
 

@@ -8,6 +8,7 @@ Legend: P prompt tokens, G answers, T tokens of the flat sequence, R answer toke
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,15 +54,15 @@ class PackedPolicy(torch.nn.Module):
         A bfloat16 base multiplies in bfloat16, adapters included, as the sampler does; norms, softmax and all
         log-probabilities are float32.
         """
-        with torch.autocast(batch.input_ids_T.device.type, torch.bfloat16, enabled=self._is_bfloat16):
-            return self._logprobs(batch, temperature)
-
-    def _logprobs(self, batch: PackedBatch, temperature: float) -> torch.Tensor:
         core: VisionLanguageModel = self.model.get_base_model()
-        hidden_TD = _hidden_states(core, batch)
-        answers = hidden_TD.index_select(0, batch.predictor_R)
         head: torch.nn.Module = self._heads[self._cores.index(core)]
-        chosen: torch.Tensor = head(answers, batch.target_R, temperature)
+        narrow = partial(torch.autocast, batch.input_ids_T.device.type, torch.bfloat16, enabled=self._is_bfloat16)
+        # Autocast would keep a copy of all weights that are trained until the pass is over, though each multiplies
+        # once; where layers are made again, nothing else does. The head multiplies once for each chunk.
+        with narrow(cache_enabled=False):
+            answers = _hidden_states(core, batch).index_select(0, batch.predictor_R)
+        with narrow():
+            chosen: torch.Tensor = head(answers, batch.target_R, temperature)
         return chosen
 
 

@@ -20,6 +20,7 @@ VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4
 
 ONE_OF_EACH = ["rollout.num_workers=1", "learner.num_ranks=1"]
 SHARED = ["rollout.gpus_per_worker=0.5", "learner.gpus_per_rank=0.5"]
+TURNS = [*SHARED, "rollout.sleep=true"]
 
 
 def problems(*overrides):
@@ -49,11 +50,21 @@ def problems(*overrides):
         (["learner.gpus_per_rank=2"], "learner.gpus_per_rank", "at most 1"),
         (["rollout.sleep=true"], "rollout.sleep", "do not share a GPU"),
         (
-            [*SHARED, "rollout.gpus_per_worker=0.6", "learner.gpus_per_rank=0.4", "rollout.num_workers=2"],
+            [*TURNS, "rollout.gpus_per_worker=0.6", "learner.gpus_per_rank=0.4", "rollout.num_workers=2"],
             "learner.num_ranks",
             "must be rollout.num_workers = 2",
         ),
-        ([*SHARED, "rollout.num_workers=2", "learner.num_ranks=2"], "rollout.gpus_per_worker", "above 0.5, and 1"),
+        ([*TURNS, "rollout.num_workers=2", "learner.num_ranks=2"], "rollout.gpus_per_worker", "above 0.5, and 1"),
+        (
+            [
+                "rollout.gpus_per_worker=0.6",
+                "learner.gpus_per_rank=0.4",
+                "rollout.num_workers=2",
+                "learner.num_ranks=2",
+            ],
+            "rollout.sleep",
+            "must be true where 2 engines share",
+        ),
         (
             ["rollout.gpus_per_worker=0.5", "rollout.num_workers=2", "learner.gpus_per_rank=1"],
             "rollout.gpus_per_worker",

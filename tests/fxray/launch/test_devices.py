@@ -3,7 +3,7 @@ import pytest
 from fxray.capacity.devices import GIB
 from fxray.config.load import load_config
 from fxray.errors import ResourceError
-from fxray.launch.devices import FoundGpu, check_gpus, look_at_gpu, num_gpus
+from fxray.launch.devices import FoundGpu, check_gpus, find_placement_problem, look_at_gpu, num_gpus
 
 H100 = FoundGpu("NVIDIA H100", int(79.1 * GIB), has_bfloat16=True)
 
@@ -59,6 +59,19 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
     with pytest.raises(ResourceError, match=message) as caught:
         check_gpus(config(), available, look=lambda _: found)
     assert remedy in caught.value.remedy
+
+
+def test_ranks_that_take_turns_with_engines_may_not_find_a_node_that_has_none() -> None:
+    """Ray packs four ranks of .4 onto two GPUs of a second node, while four engines of .6 are on the first."""
+    turns = ["rollout.gpus_per_worker=0.6", "learner.gpus_per_rank=0.4", "rollout.sleep=true"]
+    four = config("qwen2.5-vl-7b", *turns, "rollout.num_workers=4", "learner.num_ranks=4")
+    (problem,) = find_placement_problem(four, [4, 4])
+    assert (problem.field, problem.value) == ("rollout.num_workers", "4")
+    assert "must be 8" in problem.bound
+    for nodes in ([8], [2, 2]):
+        assert find_placement_problem(four, nodes) == []
+    assert find_placement_problem(config("qwen2.5-vl-7b", *turns), [4, 4]) == []
+    assert find_placement_problem(config("qwen2.5-vl-7b", "rollout.num_workers=4"), [4, 4]) == []
 
 
 def test_a_process_without_a_gpu_says_what_torch_is_built_for() -> None:

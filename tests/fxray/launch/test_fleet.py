@@ -36,6 +36,31 @@ def step(fleet: Any, policy_version: int) -> None:
     fleet.observe(seconds | {"policy_version": float(policy_version), "num_groups": 4.0})
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], ["hired", "answered", "started"]),
+        (["rollout.sleep=true"], ["hired", "answered", "engines rest", "started"]),
+        (["rollout.sleep=true", "rollout.num_workers=2"], ["answered", "engines rest", "hired", "started"]),
+    ],
+)
+def test_ranks_that_share_the_gpus_of_several_engines_get_their_places_after_them(
+    monkeypatch: pytest.MonkeyPatch, overrides: list[str], expected: list[str]
+) -> None:
+    fleet, order = fleet_of(monkeypatch), list[str]()
+    shared = ["rollout.gpus_per_worker=0.6", "learner.gpus_per_rank=0.4", "rollout.num_workers=1"]
+    run = SimpleNamespace(sft_adapter=None)
+    fleet._session = SimpleNamespace(config=load_config("tiny", [*shared, *overrides]), model_path=None, run=run)
+    fleet._has_learner_started = False
+    fleet.pool = SimpleNamespace(rest=lambda: order.append("engines rest"))
+    group = SimpleNamespace(start=lambda: order.append("started"))
+    monkeypatch.setattr("fxray.launch.fleet.start.learner_group", lambda *_: order.append("hired") or group)
+    fleet.hire_learner()
+    order.append("answered")
+    assert fleet.learner is fleet.learner is group
+    assert order == expected
+
+
 def test_steps_that_were_made_before_are_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet, lost = fleet_of(monkeypatch), lost_learner("no answer within 1800 s", remedy="raise learner.step_deadline_s")
     step(fleet, 11)
