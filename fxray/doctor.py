@@ -20,7 +20,7 @@ from fxray.errors import FxrayError
 from fxray.processors import num_processors
 
 MATRIX = {
-    "ray": ("2.58.1",),
+    "ray": ("2.58.1", "2.59", "2.60"),
     "transformers": ("5.19.0", "5.17"),
     "peft": ("0.21.2",),
     "deepspeed": ("0.19.8",),

@@ -7,6 +7,7 @@ hand, from KubeRay's published types; the rest is read by the code with which Ra
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -165,8 +166,12 @@ def test_the_job_runs_on_the_cluster_beside_it_with_options_that_exist():
 def test_images_and_versions_are_those_of_this_checkout():
     text = (DEPLOY / "raycluster.yaml").read_text()
     assert set(re.findall(r"fxray:([\d.]+)$", text, re.MULTILINE)) == {__version__}
-    (ray_version,) = re.findall(r'"ray\[[^]]*\]==([\d.]+)"', (TOP / "pyproject.toml").read_text())
+    (ray_version,) = re.findall(r"^ray==([\d.]+)$", (TOP / "constraints" / "cpu.txt").read_text(), re.MULTILINE)
     assert documents("raycluster.yaml")["RayCluster"]["spec"]["rayVersion"] == ray_version
+    for file in (TOP / "cluster.yaml", DEPLOY / "Dockerfile"):
+        (command,) = re.findall(r"\$\((grep .*)\)", file.read_text().replace('"$HOME/fxray/', str(TOP) + '/"'))
+        found = subprocess.run(["sh", "-c", command], cwd=TOP, capture_output=True, text=True, check=True).stdout
+        assert found == f"ray=={ray_version}\n"
 
 
 def test_the_cloud_part_of_the_cluster_file_is_one_that_ray_accepts():

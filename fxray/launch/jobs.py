@@ -75,9 +75,9 @@ def connect(address: str) -> Any:
         ) from error
     if theirs != ray.__version__:
         raise ResourceError(
-            f"the cluster runs Ray {theirs}, this fxray needs {ray.__version__}",
+            f"the cluster runs Ray {theirs}, and here is {ray.__version__}",
             where=address,
-            remedy="install the same Ray on both sides; the set-up commands of cluster.yaml and deploy/Dockerfile do",
+            remedy=f"install the same on both sides, as here: pip install ray=={theirs}",
         )
     return client
 
