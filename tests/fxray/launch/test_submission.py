@@ -44,7 +44,6 @@ SMALLEST = (
     *("evaluate.max_new_tokens=8", "evaluate.num_bootstrap=10", "evaluate.gallery_size=1"),
 )
 
-WITH_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-the-cluster-alone-0123456789abcdef"}
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(540)]
 
@@ -67,9 +66,17 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def with_token() -> dict[str, str]:
+    """The cluster's token: that of a Ray which tests of this process share, where one is up."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", "of-the-cluster-0123456789abcdef"),
+    }
+
+
 def environment(**changes: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
-    return kept | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | WITH_TOKEN | changes
+    return kept | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | with_token() | changes
 
 
 def run(command: list[str | Path], folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -161,7 +168,7 @@ def end_family(node: subprocess.Popen[bytes]) -> None:
 @pytest.fixture
 def client(cluster, monkeypatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", cluster.address)
-    for name, value in WITH_TOKEN.items():
+    for name, value in with_token().items():
         monkeypatch.setenv(name, value)
     read_again()
     yield jobs.connect(cluster.address)
@@ -173,7 +180,7 @@ def await_dashboard(address: str, log: Path) -> None:
     end = time.monotonic() + START_DEADLINE_S
     while time.monotonic() < end:
         try:
-            headers = {"Authorization": f"Bearer {WITH_TOKEN['RAY_AUTH_TOKEN']}"}
+            headers = {"Authorization": f"Bearer {with_token()['RAY_AUTH_TOKEN']}"}
             with urllib.request.urlopen(
                 urllib.request.Request(f"{address}/api/v0/nodes", headers=headers), timeout=5
             ) as answer:
