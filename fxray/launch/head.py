@@ -40,7 +40,7 @@ def await_head(address: str) -> None:
     try:
         place = canonicalize_bootstrap_address(address)
     except (OSError, ValueError) as error:
-        raise _not_joined(address, str(error)) from error
+        raise _not_joined(address, str(error), "give HOST:PORT of the head node, or auto on a node") from error
     if place is None:
         return
     end_s, asked_for = time.monotonic() + JOIN_DEADLINE_S, "/ray.rpc.NodeInfoGcsService/GetClusterId"

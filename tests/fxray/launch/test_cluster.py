@@ -150,8 +150,9 @@ def test_a_head_that_does_not_answer_is_named_within_its_deadline(monkeypatch):
             raise AssertionError
     assert told.value.where == f"ray.address {address}"
     said = "Ray cannot be joined: Invalid address format: nowhere"
-    with pytest.raises(ResourceError, match=said), ray_cluster(RayConfig(address="nowhere"), min_cpus=1):
+    with pytest.raises(ResourceError, match=said) as told, ray_cluster(RayConfig(address="nowhere"), min_cpus=1):
         raise AssertionError
+    assert "HOST:PORT" in told.value.remedy
 
 
 @pytest.mark.ray
