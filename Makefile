@@ -1,6 +1,6 @@
 # Each target sets up what it needs, from a fresh clone, and does nothing twice.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-rehearsal test-null-gpu test-vllm test-swift test-page lint format bench lock clean
+.PHONY: help setup demo test test-long test-rehearsal cuda-torch test-null-gpu test-vllm test-swift test-page lint format bench lock clean
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 PYTEST_ARGS ?=
@@ -35,9 +35,11 @@ test-long: setup  ## Run the tests that take minutes each: autoscaler, machines 
 test-rehearsal: setup  ## Run the GPU tests on the CPU with a tiny model, to see that they still fit the code
 	@$(BIN)/python -m pytest tests/gpu --rehearse $(PYTEST_ARGS)
 
-test-null-gpu: setup  ## Run the GPU code with PyTorch's CUDA build on a GPU that does nothing: memory, compiling, waits (5 GB)
+cuda-torch: setup
 	@sed '/+cpu$$/d; /^triton==/d' constraints/cpu.txt > $(CUDA).txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CUDA).txt --target $(CUDA) $(TORCH)
+
+test-null-gpu: cuda-torch  ## Run the GPU code with PyTorch's CUDA build on a GPU that does nothing: memory, compiling, waits (5 GB)
 	@PYTHONPATH=$(CURDIR)/$(CUDA):$(CURDIR) $(BIN)/python tests/gpu/null/launch.py -m pytest tests/gpu --null $(PYTEST_ARGS)
 
 test-vllm: setup  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)

@@ -2,13 +2,15 @@
 
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+from fxray.large_imports import without_collection
 
 # How long one example takes says more about what else the machine does than about the code.
 hypothesis.settings.register_profile("fxray", deadline=None)
@@ -22,6 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rehearse", action="store_true", help="run tests/gpu on a CPU, with a tiny model")
     parser.addoption("--null", action="store_true", help="of tests/gpu what holds where kernels do nothing")
     parser.addoption("--like", default="qwen2.5-vl-3b", help="the shape that tests/gpu runs, as `fxray model random`")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """The tests' files import what a training imports."""
+    with without_collection():
+        return (yield)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
