@@ -132,7 +132,8 @@ def measure(job: Job, on_event: OnEvent) -> None:
     }
     seconds = predict["seconds"] / len(test)
     with atomic_dir(job.out) as aside:
-        write_predictions((replace(prediction, seconds=seconds) for prediction in said), aside / PREDICTIONS)
+        timed = (replace(prediction, seconds=seconds) for prediction in said)
+        write_predictions(timed, aside / PREDICTIONS, has_boxes=job.entry.has_masks)
         if numbers:
             make_folder(aside / UNDER)
         for name, found in numbers.items():

@@ -4,7 +4,7 @@ One record per sample, the same fields as a Parquet row or as a JSON line:
 
     sample_id  str           id in the dataset
     verdict    str or null   "real", "generated", or null where none could be read
-    regions    list          {"box": [x_min, y_min, x_max, y_max] in pixels of the upright original, "caption": str,
+    regions    list or null  {"box": [x_min, y_min, x_max, y_max] in pixels of the upright original, "caption": str,
                              "score": float or null, what ranks the box; all of an answer's boxes have one, or none}
     tags       list of str   names of `fxray.schema.Tag`
     answer     str or null   raw text of the model
@@ -179,13 +179,19 @@ def from_answer(
     )
 
 
-def write_predictions(predictions: Iterable[Prediction], path: Path) -> None:
+def write_predictions(predictions: Iterable[Prediction], path: Path, *, has_boxes: bool = True) -> None:
     """Writes a predictions file whole or not at all: JSON lines where the name ends in .jsonl, else Parquet.
+
+    Args:
+        predictions: One per sample.
+        path: Where to.
+        has_boxes: False for a detector that was taught none: whoever reads the file does not take it for one that
+            found nothing.
 
     Raises:
         ResourceError: The disk is full or not writable.
     """
-    records = [_as_record(prediction) for prediction in predictions]
+    records = [_as_record(prediction, has_boxes) for prediction in predictions]
     with atomic_path(path) as aside:
         if path.suffix == ".jsonl":
             aside.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
@@ -243,14 +249,16 @@ def _refuse(faults: Sequence[DataError], path: Path) -> None:
         raise DataError(f"{len(faults)} faults: {listed}{rest}", where=str(path), remedy=faults[0].remedy)
 
 
-def _as_record(prediction: Prediction) -> dict[str, Any]:
+def _as_record(prediction: Prediction, has_boxes: bool) -> dict[str, Any]:
     return {
         "sample_id": prediction.sample_id,
         "verdict": prediction.verdict.value if prediction.verdict else None,
         "regions": [
             {"box": list(map(float, region.box)), "caption": region.caption, "score": score}
             for region, score in zip_longest(prediction.regions, prediction.box_scores)
-        ],
+        ]
+        if has_boxes
+        else None,
         "tags": [tag.value for tag in prediction.tags],
         "answer": prediction.answer,
         "faults": list(prediction.faults),

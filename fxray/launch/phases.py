@@ -19,6 +19,7 @@ from fxray.errors import CheckpointError, ConfigError, DataError
 from fxray.evaluate.calibration import Calibration, open_calibration
 from fxray.evaluate.predictions import write_predictions
 from fxray.events import Note, OnEvent, ignore
+from fxray.grammar.views import VIEWS
 from fxray.launch.calibration import calibrate_phase, chosen_phase, refuse_test_images, splits_of_finished
 from fxray.launch.cluster import ray_cluster
 from fxray.launch.data import refuse_missing_images
@@ -172,7 +173,7 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
             phase="evaluate",
             on_event=on_event,
         )
-    write_predictions(predictions, out)
+    write_predictions(predictions, out, has_boxes=VIEWS[config.data.view].has_regions)
     return out
 
 
@@ -300,4 +301,4 @@ def _answer(session: Session, fleet: Fleet, name: str, split: Split = "test") ->
             phase=phase,
             on_event=session.on_event,
         )
-        write_predictions(predictions, path)
+        write_predictions(predictions, path, has_boxes=VIEWS[session.config.data.view].has_regions)

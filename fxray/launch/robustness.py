@@ -10,6 +10,7 @@ answered. Boxes of a changed image are in its own pixels, and so is the truth th
 import io
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ def _measure(
         policies.use_policy(adapter, 0)
         said = own if own is not None else _answer(policies, config, model_path, dataset, rows, ORIGINAL, on_event)
         original = _score(config, said, samples, ORIGINAL)
-        _keep(root / ORIGINAL, said, original.to_json() | {"gain": None}, key)
+        keep = partial(_keep, key=key, has_boxes=VIEWS[config.data.view].has_regions)
+        keep(root / ORIGINAL, said, original.to_json() | {"gain": None})
         for change in changes:
             aside = root / f".{change.name}.tmp"
             try:
@@ -145,7 +147,7 @@ def _measure(
                 aside.unlink(missing_ok=True)
             scored = _score(config, said, changed.samples, change.name)
             gain = measure_gain(original, scored)
-            _keep(root / change.name, said, scored.to_json() | {"gain": gain.to_json()}, key)
+            keep(root / change.name, said, scored.to_json() | {"gain": gain.to_json()})
 
 
 def _readable_rows(config: Config, dataset: Dataset, rows: Sequence[int], on_event: OnEvent) -> list[int]:
@@ -217,9 +219,11 @@ def _score(config: Config, said: Sequence[Prediction], samples: Sequence[Sample]
     )
 
 
-def _keep(folder: Path, said: Sequence[Prediction], numbers: dict[str, Any], key: dict[str, Any]) -> None:
+def _keep(
+    folder: Path, said: Sequence[Prediction], numbers: dict[str, Any], *, key: dict[str, Any], has_boxes: bool
+) -> None:
     with atomic_dir(folder) as aside:
-        write_predictions(said, aside / ANSWERS)
+        write_predictions(said, aside / ANSWERS, has_boxes=has_boxes)
         write_atomically(aside / NUMBERS, json.dumps({"key": key} | numbers, indent=2) + "\n")
 
 

@@ -112,6 +112,13 @@ def test_the_command_writes_one_table(toy_sets, finished):
     assert numbers["frequency"]["gain_of_balanced_accuracy"]["value"] >= 0
 
 
+def test_a_baseline_that_points_at_no_place_is_not_scored_for_boxes(toy_sets, finished):
+    given = ["evaluate", "--predictions", finished[0] / "frequency" / "predictions.parquet", "--data", toy_sets[1]]
+    result = CliRunner().invoke(app, [*map(str, given), "--json", "--num-bootstrap", "5"])
+    overall = json.loads(result.stdout)["overall"]
+    assert (overall["accuracy"]["value"], overall["iou"]["value"]) == (1.0, None)
+
+
 def test_settings_that_a_baseline_has_not_are_neither_told_of_it_nor_a_reason_to_fit_it_anew(
     toy_sets, finished, monkeypatch
 ):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fxray.data.frame import Frame
 from fxray.errors import DataError
-from fxray.evaluate.predictions import Prediction, from_answer, read_predictions, write_predictions
+from fxray.evaluate.predictions import Prediction, from_answer, read_predictions, read_with_fields, write_predictions
 from fxray.schema import Box, Region, Tag, Verdict
 
 FULL = Prediction(
@@ -38,6 +38,16 @@ STRICT = (
 def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
     write_predictions([FULL, BARE, SCORED], tmp_path / name)
     assert read_predictions(tmp_path / name) == [FULL, BARE, SCORED]
+
+
+@pytest.mark.parametrize("has_boxes", [True, False])
+@pytest.mark.parametrize("name", ["p.parquet", "p.jsonl"])
+def test_the_file_of_a_detector_that_was_taught_no_boxes_does_not_speak_of_them(
+    tmp_path: Path, name: str, has_boxes: bool
+) -> None:
+    write_predictions([BARE], tmp_path / name, has_boxes=has_boxes)
+    predictions, filled = read_with_fields(tmp_path / name)
+    assert (predictions, "regions" in filled) == ([BARE], has_boxes)
 
 
 @pytest.mark.parametrize("name", ["p.parquet", "p.jsonl"])
