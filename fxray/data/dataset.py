@@ -19,6 +19,7 @@ from fxray.data.check.rules import RULES, Severity
 from fxray.data.images import decode_image, image_beside, read_image_file
 from fxray.errors import DataError
 from fxray.files import atomic_path
+from fxray.large_imports import without_collection
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
 SCHEMA_VERSION = "2"
@@ -108,18 +109,8 @@ class Dataset:
             ) from error
         if table.num_rows == 0:
             raise DataError("dataset without rows, expected at least one", where=str(path), remedy=_REWRITE)
-        samples, seen = [], dict[str, int]()
-        for number, fields in enumerate(_records(table)):
-            sample = _read_sample(fields, f"{path} row {number}")
-            if sample.sample_id in seen:
-                raise DataError(
-                    f"field sample_id: {sample.sample_id!r} also names row {seen[sample.sample_id]}",
-                    where=f"{path} row {number}",
-                    remedy="give each row an id of its own",
-                )
-            seen[sample.sample_id] = number
-            samples.append(sample)
-        return cls(path, samples, table["image_path"].to_pylist())
+        with without_collection():  # it looks in vain, over and over, through objects by the million
+            return cls(path, _read_samples(table, path), table["image_path"].to_pylist())
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -244,6 +235,26 @@ def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
             group, num_images = [], 0
     if group:
         yield group
+
+
+def _read_samples(table: pa.Table, path: Path) -> list[Sample]:
+    """All rows.
+
+    Raises:
+        DataError: One is malformed, or two have the same id.
+    """
+    samples, seen = list[Sample](), dict[str, int]()
+    for number, fields in enumerate(_records(table)):
+        sample = _read_sample(fields, f"{path} row {number}")
+        if sample.sample_id in seen:
+            raise DataError(
+                f"field sample_id: {sample.sample_id!r} also names row {seen[sample.sample_id]}",
+                where=f"{path} row {number}",
+                remedy="give each row an id of its own",
+            )
+        seen[sample.sample_id] = number
+        samples.append(sample)
+    return samples
 
 
 def _records(table: pa.Table) -> Iterator[dict[str, Any]]:

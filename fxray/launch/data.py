@@ -5,14 +5,14 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fxray.config.tree import Config
 from fxray.counts import counted
 from fxray.errors import DataError
-from fxray.events import Note, OnEvent, PhaseDone, PhaseStarted, Step
+from fxray.events import Note, OnEvent, PhaseDone, PhaseStarted, Step, ignore
 from fxray.files import write_atomically
 from fxray.launch.run import DATA_FILE, RunDirectory
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from fxray.data.dataset import Dataset
 
 PHASE = "data"
+SILENT_S = 3.0
+"""Nothing is told of a look at files that takes less."""
+_LOOKED_AT = 1000
+"""Files between two looks at the clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,24 @@ class Splits:
     validation: Path
     test: Path
     is_synthetic: bool
+    _opened: dict[Path, "Dataset"] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def paths(self) -> tuple[Path, Path, Path]:
+        """All three."""
+        return self.train, self.validation, self.test
+
+    def open(self, path: Path) -> "Dataset":
+        """The dataset of one of the files, which is read once: each of many rows takes its time.
+
+        Raises:
+            DataError: As `Dataset.open` says.
+        """
+        from fxray.data.dataset import Dataset
+
+        if path not in self._opened:
+            self._opened[path] = Dataset.open(path)
+        return self._opened[path]
 
 
 def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits:
@@ -42,7 +64,7 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
     """
     splits = named_splits(config) or _synthetic_splits(run)
     synth = config.data.synth
-    if synth is not None and not all(path.exists() for path in (splits.train, splits.validation, splits.test)):
+    if synth is not None and not all(path.exists() for path in splits.paths):
         from fxray.data.synth.write import synthesise
 
         start_s = time.monotonic()
@@ -58,12 +80,12 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
         )
         on_event(PhaseDone(PHASE, time.monotonic() - start_s, str(run.data_file("train").parent)))
     if run.sft_adapter.is_dir():
-        refuse_shared_samples(splits.train, (splits.validation, splits.test))
+        refuse_shared_samples(*map(splits.open, splits.paths))
     else:
-        for note in check_splits(config, splits):
+        for note in check_splits(config, splits, on_event):
             on_event(Note(note))
     files = {name: getattr(splits, name) for name in ("train", "validation", "test")}
-    contents = {name: _fingerprint(path) for name, path in files.items()}
+    contents = {name: _fingerprint(splits.open(path)) for name, path in files.items()}
     _refuse_other_contents(run.root, files, contents)
     record = {name: _name_in(run.root, path) for name, path in files.items()}
     facts = {"is_synthetic": splits.is_synthetic, "contents": contents}
@@ -73,8 +95,13 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
     return splits
 
 
-def check_splits(config: Config, splits: Splits) -> list[str]:
+def check_splits(config: Config, splits: Splits, on_event: OnEvent = ignore) -> list[str]:
     """What a training looks for in its data before it trains anything.
+
+    Args:
+        config: For what may be wrong.
+        splits: The data.
+        on_event: Told of the progress where it takes long.
 
     Returns:
         What the user should know: that the validation part is too small for the calibration at the end.
@@ -83,85 +110,84 @@ def check_splits(config: Config, splits: Splits) -> list[str]:
         DataError: A file is missing, empty or malformed, or a sample of the training part is in another, or the file
             of an image is not there.
     """
-    refuse_shared_samples(splits.train, (splits.validation, splits.test))
+    refuse_shared_samples(*map(splits.open, splits.paths))
     if config.data.on_corrupt_image != "skip":
-        _refuse_incomplete(splits)
+        _refuse_incomplete(splits, on_event)
     return _notes_of_few(splits)
 
 
-def refuse_shared_samples(train: Path, others: Sequence[Path]) -> None:
-    """Opens the files and sees to it that no sample that trains is in the others.
+def refuse_shared_samples(train: "Dataset", *others: "Dataset") -> None:
+    """Sees to it that no sample that trains is in the others.
 
     It goes by `sample_id`, which costs nothing. Copies under another id, look-alikes and shared sources are for
     `fxray data check` to find, which reads every image.
 
     Raises:
-        DataError: A file is missing, empty or malformed, or a sample is in two.
+        DataError: One is in two.
     """
-    from fxray.data.dataset import Dataset
-
-    trained = {sample.sample_id: row for row, sample in enumerate(Dataset.open(train).samples)}
-    for path in others:
-        shared = [
-            (row, sample.sample_id)
-            for row, sample in enumerate(Dataset.open(path).samples)
-            if sample.sample_id in trained
-        ]
+    trained = {sample.sample_id: row for row, sample in enumerate(train.samples)}
+    for other in others:
+        shared = [(row, s.sample_id) for row, s in enumerate(other.samples) if s.sample_id in trained]
         if shared:
             row, sample_id = shared[0]
             raise DataError(
-                f"field sample_id: {counted(len(shared), 'sample is', 'samples are')} in {train} too, such as "
-                f"{sample_id!r} in its row "
-                f"{trained[sample_id]}",
-                where=f"{path} row {row}",
+                f"field sample_id: {counted(len(shared), 'sample is', 'samples are')} in {train.path} too, such as "
+                f"{sample_id!r} in its row {trained[sample_id]}",
+                where=f"{other.path} row {row}",
                 remedy="split again: fxray data split; where ids only happen to be equal, make them unique",
             )
 
 
-def refuse_missing_images(dataset: "Dataset", rows: Sequence[int]) -> None:
+def refuse_missing_images(dataset: "Dataset", rows: Sequence[int], on_event: OnEvent = ignore) -> None:
     """Sees to it that the image files of rows are there: a dataset's file that was moved has left them behind.
+
+    Args:
+        dataset: Whose.
+        rows: Which.
+        on_event: Told of the progress where it takes long, as on a network's disk.
 
     Raises:
         DataError: One is not; the message says how many.
     """
-    files = {row: file for row in rows if (file := dataset.image_file(row)) is not None}
-    gone = [row for row, file in files.items() if not os.path.exists(file)]  # noqa: PTH110 - paths of rows may be none
+    gone, told_s = list[int](), time.monotonic()
+    for done, row in enumerate(rows, start=1):
+        file = dataset.image_file(row)
+        if file is not None and not os.path.exists(file):  # noqa: PTH110 - paths of rows may be none
+            gone.append(row)
+        if done % _LOOKED_AT == 0 and time.monotonic() - told_s > SILENT_S:
+            on_event(Step(f"{PHASE} looks for images of {dataset.path.name}", done, len(rows)))
+            told_s = time.monotonic()
     if gone:
         raise DataError(
-            f"{files[gone[0]]} is not there; {counted(len(gone), 'image is', 'images are')} missing of {len(rows)}",
+            f"{dataset.image_file(gone[0])} is not there; {counted(len(gone), 'image is', 'images are')} missing of "
+            f"{len(rows)}",
             where=f"{dataset.path} row {gone[0]} field image_path",
             remedy="paths of images count from the dataset's file: move it back, write it anew by fxray data take, or "
             "set data.on_corrupt_image=skip to leave such images out",
         )
 
 
-def _refuse_incomplete(splits: Splits) -> None:
+def _refuse_incomplete(splits: Splits, on_event: OnEvent) -> None:
     """Looks for the images of all splits: a missing one of the test split would end a run after hours of training."""
-    from fxray.data.dataset import Dataset
-
-    for path in (splits.train, splits.validation, splits.test):
-        dataset = Dataset.open(path)
-        refuse_missing_images(dataset, range(len(dataset)))
+    for dataset in map(splits.open, splits.paths):
+        refuse_missing_images(dataset, range(len(dataset)), on_event)
 
 
 def _notes_of_few(splits: Splits) -> list[str]:
-    from fxray.data.dataset import Dataset
     from fxray.evaluate.fitting import note_of_few, verdict_counts
 
     field = "data.synth.num_validation" if splits.is_synthetic else "data.validation"
-    note = note_of_few(*verdict_counts(Dataset.open(splits.validation).samples), f"a larger {field} would do")
+    note = note_of_few(*verdict_counts(splits.open(splits.validation).samples), f"a larger {field} would do")
     return [note] if note else []
 
 
-def _fingerprint(path: Path) -> str:
+def _fingerprint(dataset: "Dataset") -> str:
     """SHA-256 of what a dataset teaches of its images, row by row, and of the size of its file.
 
     Images are not read: that takes minutes where there are many, and others are hardly ever as large to the byte.
     """
-    from fxray.data.dataset import Dataset
-
-    total = hashlib.sha256(f"{path.stat().st_size}".encode())
-    for sample in Dataset.open(path).samples:
+    total = hashlib.sha256(f"{dataset.path.stat().st_size}".encode())
+    for sample in dataset.samples:
         truth = sample.annotation
         regions = [[*region.box, region.caption] for region in truth.regions]
         facts = (sample.sample_id, sample.width_px, sample.height_px, truth.verdict, regions, truth.tags, sample.source)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from fxray.checkpoints import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, MODEL_WEIGHTS_FILE
 from fxray.config.tree import Config
 from fxray.counts import counted
-from fxray.data.dataset import Dataset
 from fxray.engine.binding import read_weights
 from fxray.errors import CheckpointError, DataError, LearnerLostError, WorkerDiedError
 from fxray.events import OnEvent
@@ -96,7 +95,7 @@ class Fleet(Policies):
         if path not in self._prompts:
             config, on_event = self._session.config, self._session.on_event
             fetch = start.image_fetcher(config, path, self._skip, on_event)
-            self._prompts[path] = PromptSource(Dataset.open(path), fetch, config, self._session.model_path)
+            self._prompts[path] = PromptSource(self._session.splits.open(path), fetch, config, self._session.model_path)
         return self._prompts[path]
 
     @property

@@ -153,7 +153,7 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
     policy = None if adapter is None else read_policy(adapter, 0)
     rows = rows_to_answer(len(dataset), config.evaluate.num_samples)
     if config.data.on_corrupt_image != "skip":
-        refuse_missing_images(dataset, rows)
+        refuse_missing_images(dataset, rows, on_event)
 
     on_bad = partial(leave_out, config=config, on_event=on_event)
     with (

@@ -53,7 +53,6 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
         CheckpointError: The run was begun with another base model.
         ResourceError: Ray cannot be started, or its GPUs are too few or too small.
     """
-    from fxray.data.dataset import Dataset
     from fxray.launch.base_model import keep_base
     from fxray.model.folder import resolve_model_path
     from rewards.custom import load_reward
@@ -71,7 +70,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     ):
         keep_base(run, model_path)
         splits = prepare_data(config, run, watch.on_event)
-        refuse([*warmup_problems(config, len(Dataset.open(splits.train)))], where="configuration")
+        refuse([*warmup_problems(config, len(splits.open(splits.train)))], where="configuration")
         with ray_cluster(config.ray, min_cpus=num_cpus(config)), watch.exporting():
             nodes = gpus_of_nodes()
             store_problems = find_store_problem(config, largest_store_bytes())

@@ -68,6 +68,6 @@ def train_sft(session: Session) -> None:
         session.on_event(event)
 
     settings = sft_settings(session.config, session.model_path, session.splits.train)
-    refuse_unlearnable(settings, session.on_event)
+    refuse_unlearnable(session.splits.open(session.splits.train), settings, session.on_event)
     with closing(log), session.phase(PHASE, str(run.sft_adapter)):
         run_sft(settings, run_dir=run.root, on_event=record)

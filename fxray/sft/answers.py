@@ -20,17 +20,18 @@ SILENT_S = 3.0
 _EVERY = 500
 
 
-def refuse_unlearnable(settings: SftSettings, on_event: OnEvent) -> None:
+def refuse_unlearnable(dataset: Dataset, settings: SftSettings, on_event: OnEvent) -> None:
     """Sees to it that every answer that the job will draw can be said, and is short enough. No image is read.
 
     Args:
+        dataset: What it draws from.
         settings: The job.
         on_event: Told of the progress where it takes long.
 
     Raises:
         DataError: Some answers are too long, or cannot be said in the grammar: how many, and the first of them.
     """
-    samples, start_s = Dataset.open(Path(settings.dataset_path)).samples, time.monotonic()
+    samples, start_s = dataset.samples, time.monotonic()
     model_path = Path(settings.model_path)
     tokenizer, sight = load_tokenizer(model_path), sight_of(model_path)
     num_drawn = settings.num_steps(len(samples)) * settings.batch_size
@@ -44,7 +45,7 @@ def refuse_unlearnable(settings: SftSettings, on_event: OnEvent) -> None:
         if done % _EVERY == 0 and time.monotonic() - start_s > SILENT_S:
             on_event(Step(PHASE, done, len(rows)))
     if errors:
-        raise _of_all(errors, len(rows), settings.dataset_path)
+        raise _of_all(errors, len(rows), str(dataset.path))
     if (elapsed_s := time.monotonic() - start_s) > SILENT_S:
         on_event(PhaseDone(PHASE, elapsed_s))
 

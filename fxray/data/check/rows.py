@@ -20,6 +20,7 @@ MAX_COORDINATE_PX = 2**31
 
 _TEXTS = ("label", "generator", "category", "source")
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
+_VERDICTS, _TAGS = frozenset(Verdict), frozenset(tag.value for tag in Tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def _id_and_texts(fields: Mapping[str, Any]) -> Iterator[Fault]:
     if fields.get("annotator") == "":
         yield _value(fields, "annotator", "a name, or null where it is not known")
     label = fields.get("label")
-    if isinstance(label, str) and label not in set(Verdict):
+    if isinstance(label, str) and label not in _VERDICTS:
         yield Fault("label", "label", f"{shown(label)}, expected {' or '.join(Verdict)}", label)
 
 
@@ -64,8 +65,7 @@ def _tags(fields: Mapping[str, Any]) -> Iterator[Fault]:
     if not isinstance(tags, list | tuple):
         yield _value(fields, "tags", "a list")
         return
-    names = {tag.value for tag in Tag}
-    if any(not isinstance(tag, str) or tag not in names for tag in tags) or len(set(tags)) < len(tags):
+    if any(not isinstance(tag, str) or tag not in _TAGS for tag in tags) or len(set(tags)) < len(tags):
         yield Fault("tag", "tags", f"{shown(tags)}, expected some of {', '.join(Tag)}, each once", tags)
 
 
@@ -79,8 +79,9 @@ def _regions(fields: Mapping[str, Any]) -> Iterator[Fault]:
     if label == Verdict.GENERATED and "regions" in fields and not regions:
         yield Fault("generated-without-regions", "regions", "none, expected at least one", regions)
     seen, captions, repeated = set[tuple[Any, ...]](), set[str](), list[str]()
+    width_px, height_px = _pixels(fields.get("width_px")), _pixels(fields.get("height_px"))
     for number, region in enumerate(regions):
-        faults = list(_region(region, _pixels(fields.get("width_px")), _pixels(fields.get("height_px"))))
+        faults = list(_region(region, width_px, height_px))
         yield from faults
         if any(fault.rule == "value" for fault in faults):
             continue
@@ -97,11 +98,11 @@ def _regions(fields: Mapping[str, Any]) -> Iterator[Fault]:
 
 def _region(region: Any, width_px: int | None, height_px: int | None) -> Iterator[Fault]:
     expected = "four numbers and a caption"
-    if not isinstance(region, Mapping) or any(region.get(name) is None for name in (*_CORNERS, "caption")):
+    if not isinstance(region, dict | Mapping) or any(region.get(name) is None for name in (*_CORNERS, "caption")):
         yield Fault("value", "regions", f"{shown(region)}, expected {expected}", region)
         return
     corners = [region[name] for name in _CORNERS]
-    if not all(isinstance(corner, Real) for corner in corners) or not isinstance(region["caption"], str):
+    if not all(isinstance(corner, float | Real) for corner in corners) or not isinstance(region["caption"], str):
         yield Fault("value", "regions", f"{shown(region)}, expected {expected}", region)
         return
     yield from _box(Box(*map(float, corners)), width_px, height_px)
@@ -109,24 +110,26 @@ def _region(region: Any, width_px: int | None, height_px: int | None) -> Iterato
 
 
 def _box(box: Box, width_px: int | None, height_px: int | None) -> Iterator[Fault]:
-    value = tuple(round(corner, 3) if math.isfinite(corner) else corner for corner in box)
-    size = f"{width_px}x{height_px} px image"
-    expected = f"{value}, expected boxes with an area inside the {size}"
+    def fault(rule: str, says: str) -> Fault:
+        value = tuple(round(corner, 3) if math.isfinite(corner) else corner for corner in box)
+        return Fault(rule, "regions", f"{value}{says}", value)
+
+    size = f"the {width_px}x{height_px} px image"
     if not (box.x_min < box.x_max and box.y_min < box.y_max):
-        yield Fault("box-degenerate", "regions", expected, value)
+        yield fault("box-degenerate", f", expected boxes with an area inside {size}")
         return
     if width_px is None or height_px is None:
         return
     if not (box.x_min >= 0 and box.x_max <= width_px and box.y_min >= 0 and box.y_max <= height_px):
-        yield Fault("box-outside", "regions", expected, value)
+        yield fault("box-outside", f", expected boxes with an area inside {size}")
         return
     covered = area(box) / (width_px * height_px)
     if covered > COVERING_FRAC:
-        yield Fault("box-covers-image", "regions", f"{value} covers {covered:.0%} of the {size}", value)
+        yield fault("box-covers-image", f" covers {covered:.0%} of {size}")
     if max(box) <= 1 < min(width_px, height_px):
-        yield Fault("box-in-one-pixel", "regions", f"{value}, expected pixels, and not parts of the sides", value)
+        yield fault("box-in-one-pixel", ", expected pixels, and not parts of the sides")
     elif min(box.x_max - box.x_min, box.y_max - box.y_min) < TINY_SIDE_PX:
-        yield Fault("box-tiny", "regions", f"{value}, expected sides of at least {TINY_SIDE_PX} px", value)
+        yield fault("box-tiny", f", expected sides of at least {TINY_SIDE_PX} px")
 
 
 def _caption(caption: str) -> Iterator[Fault]:

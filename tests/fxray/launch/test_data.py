@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from fxray.config.load import load_config
-from fxray.data.dataset import Row, write_dataset
+from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import CheckpointError, DataError, FxrayError
-from fxray.events import Note, ignore
+from fxray.events import Event, Note, Step, ignore
+from fxray.launch import data
 from fxray.launch.calibration import recorded_splits
-from fxray.launch.data import Splits, prepare_data, refuse_shared_samples
+from fxray.launch.data import Splits, prepare_data, refuse_missing_images, refuse_shared_samples
 from fxray.launch.lease import LEASE_FILE
 from fxray.launch.run import open_run
 from fxray.schema import Annotation, Sample, Verdict
@@ -27,7 +28,7 @@ def splits_of(folder: Path, train: str, validation: str, test: str) -> Splits:
 
 
 def refuse_shared(splits: Splits) -> None:
-    refuse_shared_samples(splits.train, (splits.validation, splits.test))
+    refuse_shared_samples(*map(splits.open, splits.paths))
 
 
 def test_what_trains_is_not_what_is_scored(tmp_path: Path) -> None:
@@ -40,6 +41,28 @@ def test_what_trains_is_not_what_is_scored(tmp_path: Path) -> None:
         DataError, match=r"test.parquet row 0: .* 2 samples .*train.parquet too, such as 'b' in its row 1"
     ):
         refuse_shared(splits_of(tmp_path, "abc", "d", "ba"))
+
+
+def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = splits_of(tmp_path, "abc", "d", "e")
+    config = load_config("tiny", ["data.synth=null", *(f"data.{path.stem}={path}" for path in splits.paths)])
+    opened, open_file = list[Path](), Dataset.open
+    monkeypatch.setattr(Dataset, "open", lambda path: opened.append(path) or open_file(path))
+    with open_run(tmp_path / "run", config) as run:
+        again = prepare_data(config, run, ignore)
+    assert [len(again.open(path)) for path in again.paths] == [3, 1, 1]
+    assert sorted(opened) == sorted(splits.paths)
+
+
+def test_a_look_for_images_that_takes_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits, told = splits_of(tmp_path, "abcde", "fg", "hi"), list[Event]()
+    dataset = splits.open(splits.train)
+    monkeypatch.setattr(data, "_LOOKED_AT", 2)
+    refuse_missing_images(dataset, range(5), told.append)
+    assert told == []
+    monkeypatch.setattr(data, "SILENT_S", -1.0)
+    refuse_missing_images(dataset, range(5), told.append)
+    assert told == [Step("data looks for images of train.parquet", done, 5) for done in (2, 4)]
 
 
 def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path) -> None:

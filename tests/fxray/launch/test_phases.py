@@ -128,7 +128,7 @@ def test_an_image_that_cannot_be_read_is_left_out_of_answers_where_the_configura
     monkeypatch.setattr(phases, "image_fetcher", lambda config, data, on_bad, on_event: on_bad)
     monkeypatch.setattr(phases, "PromptSource", lambda dataset, fetch, config, path: fetch)
     monkeypatch.setattr(phases, "answer_split", lambda generator, fetch, *rest, **named: fetch(bad) or [])
-    monkeypatch.setattr(phases, "write_predictions", lambda said, out: asked.append(out))
+    monkeypatch.setattr(phases, "write_predictions", lambda said, out, **named: asked.append(out))
     config, out = load_config("tiny", [f"data.on_corrupt_image={what}"]), tmp_path / "out.parquet"
     one_remedy = r"^row 3: cannot be read\n  remedy: put the image there, or set data.on_corrupt_image=skip to.*$"
     refused = pytest.raises(DataError, match=one_remedy) if what == "error" else nullcontext()

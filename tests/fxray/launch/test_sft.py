@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from fxray.config.load import load_config
-from fxray.data.dataset import Row, write_dataset
+from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import DataError
 from fxray.events import Note, Step, ignore
 from fxray.launch import sft
@@ -33,7 +33,7 @@ def test_a_training_with_templates_by_class_warns_at_its_start(
     session = SimpleNamespace(
         config=load_config("tiny", [f"data.templates={templates}"]),
         run=RunDirectory(tmp_path),
-        splits=SimpleNamespace(train=tmp_path),
+        splits=SimpleNamespace(train=tmp_path, open=lambda _: None),
         model_path=tmp_path,
         phase=lambda *_: nullcontext(),
         on_event=told.append,
@@ -48,7 +48,7 @@ def test_an_sft_that_is_done_leaves_no_one_writing_its_metrics(tmp_path: Path, m
     session = SimpleNamespace(
         config=load_config("tiny"),
         run=RunDirectory(tmp_path),
-        splits=SimpleNamespace(train=tmp_path),
+        splits=SimpleNamespace(train=tmp_path, open=lambda _: None),
         model_path=tmp_path,
         phase=lambda *_: nullcontext(),
         on_event=ignore,
@@ -72,7 +72,7 @@ def test_answers_that_are_too_long_end_a_run_before_it_has_begun_and_it_takes_a_
             session = SimpleNamespace(
                 config=config,
                 run=run,
-                splits=SimpleNamespace(train=tmp_path / "a.parquet"),
+                splits=SimpleNamespace(train=tmp_path / "a.parquet", open=Dataset.open),
                 model_path=random_model_dir,
                 phase=lambda *_: nullcontext(),
                 on_event=ignore,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from fxray.data.dataset import Row, write_dataset
+from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.data.order import rows_of_step
 from fxray.errors import DataError
-from fxray.events import Event, PhaseDone, Step, ignore
+from fxray.events import Event, OnEvent, PhaseDone, Step, ignore
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 from fxray.sft import answers
 from fxray.sft.answers import refuse_unlearnable
@@ -39,9 +39,13 @@ def long_settings(settings: SftSettings, tmp_path: Path) -> SftSettings:
     )
 
 
+def refuse(settings: SftSettings, on_event: OnEvent) -> None:
+    refuse_unlearnable(Dataset.open(Path(settings.dataset_path)), settings, on_event)
+
+
 def test_all_answers_that_are_too_long_are_counted_and_the_first_named(long_settings: SftSettings) -> None:
     with pytest.raises(DataError, match="7 of 16 answers cannot be learnt") as caught:
-        refuse_unlearnable(long_settings, ignore)
+        refuse(long_settings, ignore)
     message = caught.value.message
     assert [row for row in TOO_LONG if f"sample cat-{row}: the answer has" in message] == list(TOO_LONG[:5])
     assert message.endswith("256 are allowed (sft.max_answer_tokens); and 2 more")
@@ -52,8 +56,8 @@ def test_all_answers_that_are_too_long_are_counted_and_the_first_named(long_sett
 @pytest.mark.parametrize("remedy", [{"max_answer_tokens": 2048}, {"on_long_answer": "drop-regions"}])
 def test_its_remedies_are_ones(long_settings: SftSettings, remedy: dict[str, object]) -> None:
     with pytest.raises(DataError):
-        refuse_unlearnable(long_settings, ignore)
-    assert refuse_unlearnable(replace(long_settings, **remedy), ignore) is None
+        refuse(long_settings, ignore)
+    refuse(replace(long_settings, **remedy), ignore)
 
 
 @pytest.mark.parametrize("bound", [{"max_steps": 2}, {"epochs": 0.5}])
@@ -63,16 +67,16 @@ def test_rows_that_are_not_drawn_may_be_of_any_length(long_settings: SftSettings
     num_too_long = sum(row in TOO_LONG for step in steps for _, row in step)
     assert 0 < num_too_long < len(TOO_LONG)
     with pytest.raises(DataError, match=f"{num_too_long} of 8 answers cannot"):
-        refuse_unlearnable(drawn, ignore)
+        refuse(drawn, ignore)
 
 
 def test_what_takes_long_is_told(long_settings: SftSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Event] = []
     monkeypatch.setattr(answers, "_EVERY", 8)
     fits = replace(long_settings, max_answer_tokens=2048)
-    refuse_unlearnable(fits, told.append)
+    refuse(fits, told.append)
     assert told == []
     monkeypatch.setattr(answers, "SILENT_S", -1.0)
-    refuse_unlearnable(fits, told.append)
+    refuse(fits, told.append)
     assert told[:2] == [Step("sft answers", 8, 16), Step("sft answers", 16, 16)]
     assert [type(event) for event in told[2:]] == [PhaseDone]
