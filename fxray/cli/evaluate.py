@@ -172,6 +172,7 @@ def _score(
     seed: int,
 ) -> "Evaluation":
     """Scores a file of predictions, of whatever format, on the samples that a model is asked; 0 means all."""
+    from fxray.cli.progress import show_progress
     from fxray.data.dataset import Dataset
     from fxray.evaluate.evaluation import evaluate as score
     from fxray.evaluate.foreign import read_any
@@ -185,14 +186,16 @@ def _score(
         asked = [samples[row] for row in rows_to_answer(len(samples), num_samples)]
         left_out = {sample.sample_id for sample in samples} - {sample.sample_id for sample in asked}
         said = [prediction for prediction in said if prediction.sample_id not in left_out]
-    return score(
-        said,
-        asked,
-        num_bootstrap=num_bootstrap,
-        seed=seed,
-        name=name,
-        has_boxes=has_boxes and read.has_boxes,
-    )
+    with show_progress() as on_event:
+        return score(
+            said,
+            asked,
+            num_bootstrap=num_bootstrap,
+            seed=seed,
+            name=name,
+            has_boxes=has_boxes and read.has_boxes,
+            on_event=on_event,
+        )
 
 
 def _has_boxes(view: str) -> bool:

@@ -56,9 +56,9 @@ class Meter:
         self._recent_s: deque[float] = deque(maxlen=RECENT_STEPS)
 
     def advance(self, event: Step) -> None:
-        """A step is done; one of another phase than the present starts that phase."""
+        """A step is done; one of another phase than the present starts that phase, how long ago is not known."""
         if event.phase != self.phase:
-            self.start(PhaseStarted(event.phase, event.num_steps, max(0, event.step - 1)))
+            self.start(PhaseStarted(event.phase, event.num_steps, event.step))
         now = self._clock()
         if event.step > self.step:
             self._recent_s.append((now - self._last_s) / (event.step - self.step))

@@ -1,12 +1,14 @@
 """Scores of one detector on one set of samples, with intervals, overall and by generator."""
 
 import math
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fxray.evaluate.bootstrap import note_of_sources
 from fxray.evaluate.calibration import Calibration
@@ -16,7 +18,12 @@ from fxray.evaluate.groups import GROUPS, SIZES, group_of, has_planted_defects, 
 from fxray.evaluate.predictions import Prediction
 from fxray.evaluate.probabilities import ProbabilityScores, score_probabilities
 from fxray.evaluate.scores import SampleScores, score_samples
+from fxray.events import OnEvent, Step, ignore
 from fxray.schema import Sample, Tag
+
+PHASE = "scoring"
+SILENT_S = 3.0
+"""Nothing is told of what takes less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,7 @@ def evaluate(
     is_synthetic: bool = False,
     has_boxes: bool = True,
     calibration: Calibration | None = None,
+    on_event: OnEvent = ignore,
 ) -> Evaluation:
     """Scores a detector.
 
@@ -133,6 +141,7 @@ def evaluate(
         is_synthetic: Whether defects are planted; those of `fxray data synth` are known without being told.
         has_boxes: False for a detector that was taught none: IoU and boxes are not reported.
         calibration: Of the detector, fitted on other samples.
+        on_event: Told of the progress where it takes long: of ten thousand samples, some ten seconds.
 
     Raises:
         DataError: There is no sample, or the predictions are not those of just these samples.
@@ -142,14 +151,16 @@ def evaluate(
     pairs = zip(scores.generators, scores.is_generated_N.tolist(), strict=True)
     groups = [group_of(generator, is_generated=fake, is_synthetic=is_synthetic) for generator, fake in pairs]
     seconds = [p.seconds for p in predictions if p.seconds is not None]
-
-    def slices(keys: Sequence[Collection[str]], order: Iterable[str]) -> dict[str, Slice]:
-        return {key: part(is_in) for key in order if any(is_in := [key in each for each in keys])}
-
-    def part(is_in: Sequence[bool]) -> Slice:
-        return Slice(sum(is_in), estimate_means(scores.part(np.array(is_in)), **resampling))
-
+    cuts = {
+        "overall": {"": np.ones(len(samples), bool)},
+        "by_generator": _cut([[g] for g in scores.generators], sorted(set(scores.generators))),
+        "by_group": _cut([[g] for g in groups], GROUPS),
+        "by_category": _cut([[s.category] for s in samples], sorted({s.category for s in samples})),
+        "by_tag": _cut([s.annotation.tags for s in samples], list(Tag)),
+        "by_size": _cut([[size_of(sample)] for sample in samples], SIZES),
+    }
     resampling = {"num_bootstrap": num_bootstrap, "seed": seed}
+    slices = _score_cuts(scores, cuts, on_event, **resampling)
     by_id = {prediction.sample_id: prediction.probability for prediction in predictions}
     own = [by_id[sample_id] for sample_id in scores.sample_ids]
     calibrated = score_calibrated(calibration, own, scores.is_generated_N, **resampling) if calibration else None
@@ -159,12 +170,12 @@ def evaluate(
         num_real=int((~scores.is_generated_N).sum()),
         num_generated=int(scores.is_generated_N.sum()),
         num_sources=len({sample.source for sample in samples}),
-        overall=part([True] * len(samples)),
-        by_generator=slices([[g] for g in scores.generators], sorted(set(scores.generators))),
-        by_group=slices([[g] for g in groups], GROUPS),
-        by_category=slices([[s.category] for s in samples], sorted({s.category for s in samples})),
-        by_tag=slices([s.annotation.tags for s in samples], list(Tag)),
-        by_size=slices([[size_of(sample)] for sample in samples], SIZES),
+        overall=slices["overall"][""],
+        by_generator=slices["by_generator"],
+        by_group=slices["by_group"],
+        by_category=slices["by_category"],
+        by_tag=slices["by_tag"],
+        by_size=slices["by_size"],
         num_unread=sum(p.verdict is None for p in predictions),
         fault_counts=dict(Counter(fault for p in predictions for fault in p.faults).most_common()),
         seconds_per_image=float(np.mean(seconds)) if seconds else math.nan,
@@ -174,3 +185,22 @@ def evaluate(
         calibrated=calibrated,
         scores=scores,
     )
+
+
+def _cut(keys: Sequence[Collection[str]], order: Iterable[str]) -> dict[str, NDArray[np.bool_]]:
+    """Which samples have each key, bool [N]; only keys that one has."""
+    return {key: np.array(is_in) for key in order if any(is_in := [key in each for each in keys])}
+
+
+def _score_cuts(
+    scores: SampleScores, cuts: Mapping[str, Mapping[str, NDArray[np.bool_]]], on_event: OnEvent, **resampling: int
+) -> dict[str, dict[str, Slice]]:
+    """The slices of each way to cut, by its name and key."""
+    slices: dict[str, dict[str, Slice]] = {name: {} for name in cuts}
+    parts = [(name, key, is_in_N) for name, cut in cuts.items() for key, is_in_N in cut.items()]
+    start_s = time.monotonic()
+    for done, (name, key, is_in_N) in enumerate(parts, start=1):
+        slices[name][key] = Slice(int(is_in_N.sum()), estimate_means(scores.part(is_in_N), **resampling))
+        if time.monotonic() - start_s > SILENT_S:
+            on_event(Step(PHASE, done, len(parts)))
+    return slices

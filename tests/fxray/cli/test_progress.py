@@ -49,7 +49,9 @@ def test_steps_without_an_announced_phase_begin_one(clock):
     meter = Meter(clock)
     steps(meter.advance, clock, "train", [100], 200, 1)
     steps(meter.advance, clock, "test", [50], 60, 1)
-    assert (meter.phase, meter.position()) == ("test", "50/60")
+    assert (meter.phase, meter.position(), meter.left_s) == ("test", "50/60", None)
+    steps(meter.advance, clock, "test", [52], 60, 1)
+    assert meter.left_s == 4
 
 
 def test_facts_name_the_reward_and_its_parts(clock):

@@ -16,6 +16,7 @@ from fxray.evaluate.evaluation import Evaluation, evaluate
 from fxray.evaluate.predictions import Prediction
 from fxray.evaluate.scores import SampleScores, score_samples
 from fxray.evaluate.table import generator_table, stage_table
+from fxray.events import Event, Step
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
 TRUTH = Box(0, 0, 50, 100)
@@ -89,7 +90,7 @@ def test_an_evaluation_by_hand() -> None:
     assert (iou.low, iou.high) == (pytest.approx(0.2), pytest.approx(0.2))
 
 
-def test_the_parts_of_an_evaluation_by_hand() -> None:
+def test_the_parts_of_an_evaluation_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     def row(name: str, category: str, *boxes: Box, tags: tuple[Tag, ...] = ()) -> Sample:
         verdict = Verdict.REAL if name.startswith("r") else Verdict.GENERATED
         regions = tuple(Region(box, "Flaw") for box in boxes)
@@ -133,6 +134,12 @@ def test_the_parts_of_an_evaluation_by_hand() -> None:
     written = found.to_json()
     assert written["by_size"]["flaws up to 5 %"]["num_samples"] == 1
     assert written["probabilities"]["auroc"]["value"] == 1
+    told = list[Event]()
+    assert evaluate(said, truth, num_bootstrap=10, seed=0, on_event=told.append).to_json() == written
+    assert told == []
+    monkeypatch.setattr("fxray.evaluate.evaluation.SILENT_S", -1.0)
+    evaluate(said, truth, num_bootstrap=10, seed=0, on_event=told.append)
+    assert told == [Step("scoring", done, 12) for done in range(1, 13)]  # the 11 parts above, and all
     without = evaluate(said, truth, num_bootstrap=10, seed=0, has_boxes=False).overall.metrics
     assert all(math.isnan(without[name].value) for name in ("box_ap", "box_ap_10", "iou", "hallucination"))
     assert without["accuracy"].value == 3 / 5
