@@ -17,6 +17,12 @@ from fxray.config.validate import validate
 from fxray.errors import ConfigError
 
 DATA_FILES: tuple[Keys, ...] = (("data", "train"), ("data", "validation"), ("data", "test"))
+_OTHER_KINDS = {
+    "stages": ("a schedule of rewards", "give a configuration, and the schedule by --set grpo.schedule={path}"),
+    "fields": ("a sweep", "give it to `fxray sweep`"),
+    "kind": ("an experiment", "give it to `fxray reproduce`"),
+}
+"""Fields that files of other kinds have and no configuration has: what they are, and where they go."""
 
 
 def shipped_folder() -> Path:
@@ -78,7 +84,9 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = (), above: 
             value, bound, place and remedy.
     """
     path = find_yaml(path_or_name)
-    document = _override(_with_parent(path), overrides, above or {})
+    document = _with_parent(path)
+    _refuse_other_kind(document, path)
+    document = _override(document, overrides, above or {})
     return validate(Config, document, where=str(path))
 
 
@@ -100,6 +108,17 @@ def dump_differences(path_or_name: str | Path, overrides: Sequence[str], above: 
     name = str(path_or_name if extends is None else extends.value) if parent is None else str(parent.resolve())
     differences = _override(document, overrides, above)
     return yaml.safe_dump({"extends": name, **nest(differences)}, sort_keys=False, allow_unicode=True)
+
+
+def _refuse_other_kind(document: Document, path: Path) -> None:
+    """Tells a file of another command by a field that no configuration has, in place of all that it lacks.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    for field, (kind, remedy) in _OTHER_KINDS.items():
+        if any(keys[0] == field for keys in document):
+            raise ConfigError(f"is {kind}, expected a configuration", where=str(path), remedy=remedy.format(path=path))
 
 
 def _override(document: Document, overrides: Sequence[str], above: Document) -> Document:

@@ -5,7 +5,7 @@ import pytest
 
 from fxray.config.document import Entry
 from fxray.config.limits import check
-from fxray.config.load import dump_differences, load_config
+from fxray.config.load import dump_differences, load_config, shipped_folder
 from fxray.config.tree import Config
 from fxray.errors import ConfigError
 
@@ -36,6 +36,23 @@ def test_an_unknown_key_names_the_file_the_line_and_the_nearest_key(tmp_path):
     message = refused(path)
     assert f"{path}: grpo.grup_size is not a field ({path}:4)" in message
     assert "did you mean `grpo.group_size`?" in message
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "remedy"),
+    [
+        ("schedules", "a schedule of rewards", "--set grpo.schedule="),
+        ("sweeps", "a sweep", "`fxray sweep`"),
+        ("experiments", "an experiment", "`fxray reproduce`"),
+    ],
+)
+def test_a_file_of_another_command_is_told_as_such(folder, kind, remedy):
+    files = sorted((shipped_folder() / folder).glob("*.yaml"))
+    assert files
+    for file in files:
+        with pytest.raises(ConfigError, match=f"is {kind}, expected a configuration") as caught:
+            load_config(file)
+        assert remedy in caught.value.remedy
 
 
 def test_a_key_like_no_other_gets_the_fields_of_its_section(tmp_path):
