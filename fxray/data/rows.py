@@ -3,6 +3,7 @@
 Boxes come to pixels of the upright image, words to labels and tags; what cannot be read becomes a finding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -109,8 +110,19 @@ def _annotation(record: Record, reading: Reading, probe: Probe, notes: _Notes) -
         first = record.regions[0]
         raise FieldProblem(first.field, counted(len(record.regions), "region"), "expected none, as the label is real")
     unit = reading.unit or record.unit
+    if unit == "pixels":
+        _refuse_fractions(record.regions)
     regions = tuple(_region(region, unit, reading.frame, probe, notes) for region in record.regions)
     return Annotation(verdict, regions, _tags(record))
+
+
+def _refuse_fractions(regions: Sequence[RawRegion]) -> None:
+    """Keeps parts of the sides from being read as pixels, where they would all lie in the first one."""
+    corners = [corner for region in regions for corner in region.corners]
+    if corners and 0 <= min(corners) <= max(corners) <= 1 and any(corner % 1 for corner in corners):
+        first = regions[0]
+        reason = "no box of the row ends beyond the first pixel; of parts of the sides say so: --boxes-unit fraction"
+        raise FieldProblem(first.field, tuple(round(corner, 3) for corner in first.corners), reason)
 
 
 def _verdict(record: Record, reading: Reading) -> Verdict:

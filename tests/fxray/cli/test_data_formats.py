@@ -129,6 +129,29 @@ def test_a_mapping_gives_the_frame_and_options_override_it(photos, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("box", "is_read"),
+    [([0, 0, 0.5, 1], False), ([0.1, 0.2, 0.5, 0.5], False), ([0, 0, 1, 1], True), ([0, 0, 1.5, 2], True)],
+)
+def test_parts_of_the_sides_are_not_read_as_pixels(photos, tmp_path, box, is_read):
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    rows = [{"f": "a.png", "r": [{"box": each, "caption": "sky"}]} for each in (box, [0, 0, 10, 10])]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "layout.yaml").write_text("fields: {image: f, regions: r}\n")
+    words = [
+        "data",
+        "import",
+        "mapping",
+        tmp_path / "rows.json",
+        tmp_path / "out",
+        "--mapping",
+        tmp_path / "layout.yaml",
+    ]
+    result = run(*words, "--label", "generated")
+    assert len(Dataset.open(tmp_path / "out" / "dataset.parquet")) == 1 + is_read
+    assert ("say so: --boxes-unit fraction" in result.stderr) is not is_read
+
+
+@pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         (["import", "yolo", "photos", "out"], ConfigError, "expected one that is read: swift, coco"),
