@@ -101,16 +101,17 @@ class Dataset:
         """
         refuse_no_file(path)
         try:
-            columns = check_schema(pq.read_schema(path), path)
-            table = pq.read_table(path, columns=[name for name in columns if name != "image"])
+            with pq.ParquetFile(path) as file, without_collection():  # which looks in vain through millions of objects
+                columns = check_schema(file.schema_arrow, path)
+                batches = file.iter_batches(ROWS_PER_GROUP_WITHOUT_PIXELS, columns=[c for c in columns if c != "image"])
+                samples, image_paths = _read_samples(batches, path)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
             raise DataError(
                 f"not a readable Parquet file: {str(error)[:200]}", where=str(path), remedy="write the file again"
             ) from error
-        if table.num_rows == 0:
+        if not samples:
             raise DataError("dataset without rows, expected at least one", where=str(path), remedy=_REWRITE)
-        with without_collection():  # it looks in vain, over and over, through objects by the million
-            return cls(path, _read_samples(table, path), table["image_path"].to_pylist())
+        return cls(path, samples, image_paths)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -237,14 +238,14 @@ def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield group
 
 
-def _read_samples(table: pa.Table, path: Path) -> list[Sample]:
-    """All rows.
+def _read_samples(batches: Iterable[pa.RecordBatch], path: Path) -> tuple[list[Sample], list[str | None]]:
+    """All rows, and where each has its image; as dictionaries, a few at a time, for these take several times the room.
 
     Raises:
         DataError: One is malformed, or two have the same id.
     """
-    samples, seen = list[Sample](), dict[str, int]()
-    for number, fields in enumerate(_records(table)):
+    samples, image_paths, seen = list[Sample](), list[str | None](), dict[str, int]()
+    for number, fields in enumerate(fields for batch in batches for fields in batch.to_pylist()):
         sample = _read_sample(fields, f"{path} row {number}")
         if sample.sample_id in seen:
             raise DataError(
@@ -254,13 +255,8 @@ def _read_samples(table: pa.Table, path: Path) -> list[Sample]:
             )
         seen[sample.sample_id] = number
         samples.append(sample)
-    return samples
-
-
-def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Its rows, a few at a time: all of them as dictionaries would take several times the room of the samples."""
-    for batch in table.to_batches(max_chunksize=ROWS_PER_GROUP_WITHOUT_PIXELS):
-        yield from batch.to_pylist()
+        image_paths.append(fields["image_path"])
+    return samples, image_paths
 
 
 def refuse_no_file(path: Path) -> None:

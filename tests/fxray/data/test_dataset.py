@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,17 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_opening_reads_no_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path / "a.parquet", [_row(number) for number in range(40)])
-    asked: list[Any] = []
-    read_table = pq.read_table
-    monkeypatch.setattr(dataset.pq, "read_table", lambda *a, **k: asked.append(k["columns"]) or read_table(*a, **k))
+    read, batches = list[tuple[int, list[str]]](), pq.ParquetFile.iter_batches
+
+    def note(*arguments: Any, **options: Any) -> Iterator[pa.RecordBatch]:
+        for batch in batches(*arguments, **options):
+            read.append((batch.num_rows, batch.schema.names))
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", note)
+    monkeypatch.setattr(pq, "read_table", lambda *_, **__: pytest.fail("a file is read row group by row group"))
     Dataset.open(tmp_path / "a.parquet")
-    assert len(asked) == 1
-    assert "image" not in asked[0]
+    assert read == [(40, [name for name in SCHEMA.names if name != "image"])]  # three row groups at once
 
 
 def test_an_image_costs_one_small_row_group(tmp_path: Path) -> None:
