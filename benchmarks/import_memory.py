@@ -1,9 +1,10 @@
-"""Peak memory of an import, and of opening a dataset, against their size.
+"""Peak memory of an import, and memory and time of opening a dataset, against their size.
 
     .venv/bin/python benchmarks/import_memory.py --num-rows 4000
 
 A COCO file with as many small images as rows and five regions each is imported by one process, at 1, 4 and 16 times the
-number of rows. A dataset of 200,000 rows with 5 or 6 regions each, as many as the paper's, is then opened.
+number of rows. Datasets of 200,000 rows with 5 or 6 regions each, as many as the paper's, are then opened: one whose
+images are files, and one that holds them.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from PIL import Image
@@ -31,10 +33,12 @@ import_dataset(find("coco"), src, dst, images=src.parent, reading=reading, is_st
 """
 START = "import fxray.data.imports, fxray.data.formats.coco, PIL.PngImagePlugin"
 OPEN = """
-import sys
+import sys, time
 from pathlib import Path
 from fxray.data.dataset import Dataset
-print(len(Dataset.open(Path(sys.argv[1]))), file=sys.stderr)
+start_s = time.perf_counter()
+Dataset.open(Path(sys.argv[1]))
+print(time.perf_counter() - start_s)
 """
 CAPTION = "Left hind leg twisted, merges with the floor, claws missing"
 
@@ -61,8 +65,8 @@ def make_coco(folder: Path, num_rows: int) -> Path:
     return path
 
 
-def make_dataset(path: Path, num_rows: int) -> None:
-    """Writes a dataset whose images are files that nobody reads here."""
+def make_dataset(path: Path, num_rows: int, *, is_inside: bool) -> None:
+    """Writes a dataset whose images are files, or in it; nobody reads them here."""
     from fxray.data.dataset import Row, join_datasets, write_dataset
     from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
@@ -82,7 +86,8 @@ def make_dataset(path: Path, num_rows: int) -> None:
                     f"category {number % 1000}",
                     f"source {number}",
                 ),
-                image_path=f"images/{number % 256:02x}/{number:064x}.png",
+                image=bytes(1000) if is_inside else None,
+                image_path=None if is_inside else f"images/{number % 256:02x}/{number:064x}.png",
             )
             for number in range(start, stop)
         ]
@@ -94,10 +99,11 @@ def make_dataset(path: Path, num_rows: int) -> None:
     join_datasets(path, parts)
 
 
-def peak_mib(code: str, *arguments: Path) -> float:
-    """Peak resident memory of a fresh process that runs the code, in MiB."""
+def measure(code: str, *arguments: Path) -> tuple[str, float]:
+    """What a fresh process that runs the code prints, and its peak resident memory in MiB."""
     run = subprocess.run([sys.executable, "-c", code + SHOW, *map(str, arguments)], check=True, capture_output=True)
-    return int(run.stdout.split()[-1]) / 1024
+    *printed, peak_kib = run.stdout.decode().split()
+    return " ".join(printed), int(peak_kib) / 1024
 
 
 def main() -> None:
@@ -105,19 +111,25 @@ def main() -> None:
     parser.add_argument("--num-rows", type=int, default=4000)
     parser.add_argument("--num-opened", type=int, default=200_000)
     arguments = parser.parse_args()
-    print(f"imports alone: {peak_mib(START):.0f} MiB")
+    print(f"imports alone: {measure(START)[1]:.0f} MiB")
     for times in (1, 4, 16):
         with tempfile.TemporaryDirectory(prefix="fxray-bench-") as name:
             num_rows = times * arguments.num_rows
             src = make_coco(Path(name) / "src", num_rows)
-            mib = peak_mib(IMPORT, src, Path(name) / "set")
+            _, mib = measure(IMPORT, src, Path(name) / "set")
             print(
                 f"{times:>3} x: {num_rows:>7} rows, {src.stat().st_size / 1e6:4.0f} MB of JSON: {mib:.0f} MiB",
                 flush=True,
             )
-    with tempfile.TemporaryDirectory(prefix="fxray-bench-") as name:
-        make_dataset(Path(name) / "set.parquet", arguments.num_opened)
-        print(f"Dataset.open of {arguments.num_opened} rows: {peak_mib(OPEN, Path(name) / 'set.parquet'):.0f} MiB")
+    for is_inside in (False, True):
+        with tempfile.TemporaryDirectory(prefix="fxray-bench-") as name:
+            make_dataset(Path(name) / "set.parquet", arguments.num_opened, is_inside=is_inside)
+            rounds = [measure(OPEN, Path(name) / "set.parquet") for _ in range(3)]
+        seconds, mib = median(float(printed) for printed, _ in rounds), max(peak for _, peak in rounds)
+        where = "inside" if is_inside else "beside it"
+        print(
+            f"Dataset.open of {arguments.num_opened} rows, images {where}: {seconds:.1f} s, {mib:.0f} MiB", flush=True
+        )
 
 
 if __name__ == "__main__":
