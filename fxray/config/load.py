@@ -111,13 +111,16 @@ def dump_differences(path_or_name: str | Path, overrides: Sequence[str], above: 
 
 
 def _refuse_other_kind(document: Document, path: Path) -> None:
-    """Tells a file of another command by a field that no configuration has, in place of all that it lacks.
+    """Tells a file of another command, by what it has and what it has not, in place of all that it lacks.
 
     Raises:
         ConfigError: It is one.
     """
+    fields = {keys[0] for keys in document}
+    if fields & Config.model_fields.keys():
+        return
     for field, (kind, remedy) in _OTHER_KINDS.items():
-        if any(keys[0] == field for keys in document):
+        if field in fields:
             raise ConfigError(f"is {kind}, expected a configuration", where=str(path), remedy=remedy.format(path=path))
 
 

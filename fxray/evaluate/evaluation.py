@@ -151,16 +151,8 @@ def evaluate(
     pairs = zip(scores.generators, scores.is_generated_N.tolist(), strict=True)
     groups = [group_of(generator, is_generated=fake, is_synthetic=is_synthetic) for generator, fake in pairs]
     seconds = [p.seconds for p in predictions if p.seconds is not None]
-    cuts = {
-        "overall": {"": np.ones(len(samples), bool)},
-        "by_generator": _cut([[g] for g in scores.generators], sorted(set(scores.generators))),
-        "by_group": _cut([[g] for g in groups], GROUPS),
-        "by_category": _cut([[s.category] for s in samples], sorted({s.category for s in samples})),
-        "by_tag": _cut([s.annotation.tags for s in samples], list(Tag)),
-        "by_size": _cut([[size_of(sample)] for sample in samples], SIZES),
-    }
     resampling = {"num_bootstrap": num_bootstrap, "seed": seed}
-    slices = _score_cuts(scores, cuts, on_event, **resampling)
+    slices = _score_cuts(scores, _cuts(samples, scores.generators, groups), on_event, **resampling)
     by_id = {prediction.sample_id: prediction.probability for prediction in predictions}
     own = [by_id[sample_id] for sample_id in scores.sample_ids]
     calibrated = score_calibrated(calibration, own, scores.is_generated_N, **resampling) if calibration else None
@@ -185,6 +177,20 @@ def evaluate(
         calibrated=calibrated,
         scores=scores,
     )
+
+
+def _cuts(
+    samples: Sequence[Sample], generators: Sequence[str], groups: Sequence[str]
+) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Every way to cut the samples into slices, by its name."""
+    return {
+        "overall": {"": np.ones(len(samples), bool)},
+        "by_generator": _cut([[g] for g in generators], sorted(set(generators))),
+        "by_group": _cut([[g] for g in groups], GROUPS),
+        "by_category": _cut([[s.category] for s in samples], sorted({s.category for s in samples})),
+        "by_tag": _cut([s.annotation.tags for s in samples], list(Tag)),
+        "by_size": _cut([[size_of(sample)] for sample in samples], SIZES),
+    }
 
 
 def _cut(keys: Sequence[Collection[str]], order: Iterable[str]) -> dict[str, NDArray[np.bool_]]:

@@ -268,8 +268,7 @@ def _refuse_trained_on(experiments: Mapping[str, Experiment], train: Path, setti
     """
     tests = dict.fromkeys(test for experiment in experiments.values() for test in experiment.outside)
     files = [setting.outside[test] for test in tests if test in setting.outside]
-    if files:
-        refuse_shared_samples(*map(Dataset.open, (train, *files)))
+    refuse_shared_samples(*map(Dataset.open, (train, *files)))
     for file in files:
         note_shared_sources(train, file, on_event)
 

@@ -55,6 +55,12 @@ def test_a_file_of_another_command_is_told_as_such(folder, kind, remedy):
         assert remedy in caught.value.remedy
 
 
+def test_a_configuration_with_a_wrong_field_is_no_file_of_another_command(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: tiny\nkind: folds\n")
+    with pytest.raises(ConfigError, match="kind is not a field"):
+        load_config(tmp_path / "mine.yaml")
+
+
 def test_a_key_like_no_other_gets_the_fields_of_its_section(tmp_path):
     assert "the fields here are epochs, max_steps, learning_rate" in refused(
         write(tmp_path, MINIMAL + "sft: {lr: 1}\n")
