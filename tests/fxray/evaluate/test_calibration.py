@@ -159,7 +159,15 @@ def test_threshold_and_band_are_those_of_a_search_cut_by_cut(seed):
     assert threshold == next(cut for cut in cuts if (probabilities[~truth] >= cut).mean() <= 0.2)
     below = [c for c in cuts if c <= threshold and (c == 0 or truth[probabilities < c].mean() <= 0.3)]
     above = [c for c in cuts if c >= threshold and (c == NEVER or (~truth[probabilities >= c]).mean() <= 0.3)]
-    assert choose_band(probabilities, truth, threshold, 0.3) == (below[-1], above[0])
+    assert choose_band(probabilities, truth, threshold, 0.3) == (min(below[-1], 0.5), max(above[0], 0.5))
+
+
+def test_no_image_is_called_what_its_own_probability_speaks_against():
+    # of 51 images below .9 one is generated, and one of 51 from .1 up is real
+    sure = np.array([*[0.05] * 50, 0.8, *[0.95] * 50])
+    truth = np.arange(101) >= 50
+    assert choose_band(sure, truth, 0.9, 0.1) == (0.5, 0.9)
+    assert choose_band(1 - sure, ~truth, 0.1, 0.1) == (0.1, 0.5)
 
 
 def test_a_threshold_and_a_band_of_200_000_images_take_seconds():

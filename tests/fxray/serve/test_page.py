@@ -66,8 +66,8 @@ def test_an_unsure_answer_says_so_and_what_its_probability_rests_on(page):
     choose(page, ("unsure.png", png(300, 200)))
     assert page.locator(".headline").inner_text() == "Unsure"
     said = page.locator(".weight").inner_text()
-    assert "Probability that it is generated: 87 %, calibrated on 512 images of validation.parquet (40 sources," in said
-    assert "From 30 % to 80 % it is unsure." in said
+    assert "Probability that it is generated: 87\N{NO-BREAK SPACE}%, calibrated on 512 images of validation" in said
+    assert "From 30\N{NO-BREAK SPACE}% to 80\N{NO-BREAK SPACE}% it is unsure." in said
     band, scale = page.locator(".band").bounding_box(), page.locator(".scale").bounding_box()
     assert band["width"] / scale["width"] == pytest.approx(0.5, abs=0.01)
 
@@ -269,7 +269,7 @@ def test_what_becomes_of_the_answer_is_shown_when_asked_for(page):
     panel = page.locator(".stability")
     assert "“Looks generated” does not hold under 1 of 9 changes." in panel.inner_text()
     assert [row.split("\t") for row in panel.locator("tr.flipped").all_inner_texts()] == [
-        ["resized to 50%", "real", "20 %", "0.00"]
+        ["resized to 50%", "real", "20\N{NO-BREAK SPACE}%", "0.00"]
     ]
     assert panel.locator("tbody tr").count() == 10
 

@@ -26,11 +26,11 @@ export const kindOf = (detection) => detection.assessment ?? "none";
 
 export const verdictOf = (detection) => VERDICTS[kindOf(detection)];
 
-/** Whole percent, but never 0 or 100: nothing here is certain. */
+/** Whole percent on one line, but never 0 or 100: nothing here is certain. */
 export function percent(fraction) {
-  if (fraction > 0.99) return "over 99 %";
-  if (fraction < 0.01) return "under 1 %";
-  return `${Math.round(fraction * 100)} %`;
+  if (fraction > 0.99) return "over 99\u00a0%";
+  if (fraction < 0.01) return "under 1\u00a0%";
+  return `${Math.round(fraction * 100)}\u00a0%`;
 }
 
 /** A calibrated probability may speak against what the answer marks, or fails to mark. */
