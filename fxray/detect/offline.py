@@ -8,9 +8,13 @@ from fxray.detect.detection import Detection, Picture, open_picture
 from fxray.detect.detector import Detector
 from fxray.detect.finding import Finding
 from fxray.detect.reading import EARLY_BYTES, Opened, Read, ReadAhead, Wanted, open_file, read_file
-from fxray.detect.sampling import draw_answers
+from fxray.detect.sampling import Sampled, draw_answers
 from fxray.detect.stability import try_changes
 from fxray.errors import DataError, FxrayError
+
+ASKED_AGAIN_AT_ONCE = 8
+"""Images that are asked about more than once at one time: they are held decoded, and an engine that draws few answers
+at a time is hardly busy."""
 
 
 def detect_files(detector: Detector, files: Sequence[str], wanted: Wanted = Wanted()) -> Iterator[Finding]:  # noqa: B008
@@ -28,9 +32,9 @@ def detect_files(detector: Detector, files: Sequence[str], wanted: Wanted = Want
         DeadlineError: The disk does not answer.
     """
     if wanted.stability or wanted.num_samples:
-        for file in files:
-            for finding in _streamed(detector, [file], wanted):
-                yield _asked_again(detector, finding, wanted)
+        for start in range(0, len(files), ASKED_AGAIN_AT_ONCE):
+            few = files[start : start + ASKED_AGAIN_AT_ONCE]
+            yield from _asked_again(detector, list(in_order(_streamed(detector, few, wanted), few)), wanted)
         return
     yield from _streamed(detector, files, wanted)
 
@@ -54,22 +58,38 @@ def _streamed(detector: Detector, files: Sequence[str], wanted: Wanted) -> Itera
         ahead.close()
 
 
-def _asked_again(detector: Detector, finding: Finding, wanted: Wanted) -> Finding:
-    """A finding with more answers to its image; as it is without an answer, or if the file is gone or changed since."""
-    found = finding.detection
-    if found is None:
-        return finding
+def _asked_again(detector: Detector, findings: Sequence[Finding], wanted: Wanted) -> list[Finding]:
+    """Findings with more answers to their images, those of all images drawn in one batch."""
+    pictures = [_still_there(finding) for finding in findings]
+    drawn: Iterator[Sampled] = iter(())
+    asked = [
+        (picture, finding.detection.regions)
+        for picture, finding in zip(pictures, findings, strict=True)
+        if picture and finding.detection
+    ]
+    if wanted.num_samples and asked:
+        drawn = iter(draw_answers(detector, asked, wanted.num_samples))
+    return [
+        replace(
+            finding,
+            stability=try_changes(detector, picture, finding.detection) if wanted.stability else None,
+            sampled=next(drawn, None),
+        )
+        if picture and finding.detection
+        else finding
+        for picture, finding in zip(pictures, findings, strict=True)
+    ]
+
+
+def _still_there(finding: Finding) -> Picture | None:
+    """The image of a finding; None without an answer, or if the file is gone or changed since."""
+    if finding.detection is None:
+        return None
     try:
         picture = open_picture(finding.file)
     except DataError:
-        return finding
-    if picture.sha256 != finding.sha256:
-        return finding
-    if wanted.stability:
-        finding = replace(finding, stability=try_changes(detector, picture, found))
-    if wanted.num_samples:
-        finding = replace(finding, sampled=draw_answers(detector, picture, found.regions, wanted.num_samples))
-    return finding
+        return None
+    return picture if picture.sha256 == finding.sha256 else None
 
 
 def in_order(findings: Iterator[Finding], files: Sequence[str]) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ on others: the mean of their probabilities estimates the model's own over all th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from fxray.detect.finding import percent
 from fxray.engine.engine import Question
 from fxray.evaluate.predictions import from_answer
 from fxray.geometry import union_iou
-from fxray.grpo.types import SamplingSettings
+from fxray.grpo.types import Rollout, SamplingSettings
 from fxray.schema import Region, Verdict
 
 TEMPERATURE = 1.0
@@ -86,29 +87,39 @@ class Sampled:
         return [value for value in self.probabilities if value is not None]
 
 
-def draw_answers(detector: Detector, picture: Picture, regions: tuple[Region, ...], num_samples: int) -> Sampled:
-    """Asks about an image so many times; the same image gives the same draws.
+def draw_answers(
+    detector: Detector, asked: Sequence[tuple[Picture, tuple[Region, ...]]], num_samples: int
+) -> list[Sampled]:
+    """Asks about each image so many times, all in one batch; the same image gives the same draws.
 
     Args:
         detector: The model.
-        picture: The image.
-        regions: Of its greedy answer, in its pixels.
-        num_samples: At least 1.
+        asked: Images, each with the regions of its greedy answer, in its pixels.
+        num_samples: Of each; at least 1.
 
     Raises:
-        DataError: The image is more than 200 times longer than broad.
+        DataError: An image is more than 200 times longer than broad.
     """
-    frame = detector.frame_of(picture)
     settings = SamplingSettings(num_samples, TEMPERATURE, detector.max_new_tokens, asks_probability=True)
-    (answers,) = detector.source.generate(
-        [Question(detector.prompt, picture.image, seed=0, where=picture.name)], settings
-    )
+    questions = [Question(detector.prompt, picture.image, seed=0, where=picture.name) for picture, _ in asked]
+    answers = detector.source.generate(questions, settings)
+    return [
+        _compared(detector, picture, regions, each.rollouts)
+        for (picture, regions), each in zip(asked, answers, strict=True)
+    ]
+
+
+def _compared(
+    detector: Detector, picture: Picture, regions: tuple[Region, ...], rollouts: Sequence[Rollout]
+) -> Sampled:
+    """Draws of one image beside the regions of its greedy answer."""
+    frame = detector.frame_of(picture)
     said = [
         from_answer(
             picture.name, frame, rollout.text, is_finished=rollout.is_finished, probability=rollout.probability,
             view=detector.view,
         )
-        for rollout in answers.rollouts
+        for rollout in rollouts
     ]  # fmt: skip
     greedy = [region.box for region in regions]
     return Sampled(
