@@ -30,7 +30,7 @@ def problems(*overrides):
 @pytest.mark.parametrize(
     ("overrides", "field", "bound"),
     [
-        (["model.min_pixels=20000"], "model.min_pixels", "at most model.max_pixels = 12544"),
+        (["model.min_pixels=20000"], "model.min_pixels", "at most model.max_pixels = 12600"),
         (["model.max_pixels=700", "model.min_pixels=700"], "model.max_pixels", "at least 784"),
         (["rollout.max_model_len=279"], "rollout.max_model_len", "at least 280: 56 image tokens"),
         (["evaluate.max_new_tokens=361"], "rollout.max_model_len", "at least 513"),

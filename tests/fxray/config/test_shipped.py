@@ -6,6 +6,7 @@ import pytest
 from fxray.config.limits import check
 from fxray.config.load import dump_config, load_config, shipped_folder
 from fxray.config.schedule import load_stages
+from fxray.data.frame import smart_frame
 
 NAMES = sorted(path.stem for path in shipped_folder().glob("*.yaml"))
 
@@ -61,3 +62,13 @@ def test_the_paper_schedule_is_table_1():
 
 def test_shipped_configurations_lie_beside_the_sources_of_a_checkout():
     assert shipped_folder() == Path(__file__).resolve().parents[3] / "configs"
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-long"])
+def test_the_tiny_model_sees_squares_of_every_size_as_those_that_it_learns_from(name: str) -> None:
+    model = load_config(name).model
+    sides = {
+        smart_frame(side, side, min_pixels=model.min_pixels, max_pixels=model.max_pixels).model_width_px
+        for side in range(1, 2000)
+    }
+    assert sides == {112}
