@@ -13,11 +13,11 @@ import numpy as np
 from fxray.data.dataset import Dataset
 from fxray.detect.detection import Picture, open_picture
 from fxray.detect.detector import Detector
+from fxray.detect.offline import ASKED_AGAIN_AT_ONCE as AT_ONCE
 from fxray.detect.sampling import draw_answers
 from fxray.evaluate.probabilities import probability_gains, probability_metrics
 from fxray.schema import Region, Verdict
 
-AT_ONCE = 8
 SHOWN = ("auroc", "tpr_at_5_fpr", "brier")
 
 

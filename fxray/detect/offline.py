@@ -8,13 +8,13 @@ from fxray.detect.detection import Detection, Picture, open_picture
 from fxray.detect.detector import Detector
 from fxray.detect.finding import Finding
 from fxray.detect.reading import EARLY_BYTES, Opened, Read, ReadAhead, Wanted, open_file, read_file
-from fxray.detect.sampling import Sampled, draw_answers
+from fxray.detect.sampling import draw_answers
 from fxray.detect.stability import try_changes
 from fxray.errors import DataError, FxrayError
 
 ASKED_AGAIN_AT_ONCE = 8
-"""Images that are asked about more than once at one time: they are held decoded, and an engine that draws few answers
-at a time is hardly busy."""
+"""Images of one batch where each is asked about more than once: an engine that draws few answers is hardly busy, and
+those that answers are drawn of are all held decoded."""
 
 
 def detect_files(detector: Detector, files: Sequence[str], wanted: Wanted = Wanted()) -> Iterator[Finding]:  # noqa: B008
@@ -34,7 +34,11 @@ def detect_files(detector: Detector, files: Sequence[str], wanted: Wanted = Want
     if wanted.stability or wanted.num_samples:
         for start in range(0, len(files), ASKED_AGAIN_AT_ONCE):
             few = files[start : start + ASKED_AGAIN_AT_ONCE]
-            yield from _asked_again(detector, list(in_order(_streamed(detector, few, wanted), few)), wanted)
+            findings = list(in_order(_streamed(detector, few, wanted), few))
+            if wanted.num_samples:
+                findings = _with_samples(detector, findings, wanted.num_samples)
+            for finding in findings:
+                yield _with_stability(detector, finding) if wanted.stability else finding
         return
     yield from _streamed(detector, files, wanted)
 
@@ -58,27 +62,24 @@ def _streamed(detector: Detector, files: Sequence[str], wanted: Wanted) -> Itera
         ahead.close()
 
 
-def _asked_again(detector: Detector, findings: Sequence[Finding], wanted: Wanted) -> list[Finding]:
-    """Findings with more answers to their images, those of all images drawn in one batch."""
-    pictures = [_still_there(finding) for finding in findings]
-    drawn: Iterator[Sampled] = iter(())
-    asked = [
-        (picture, finding.detection.regions)
-        for picture, finding in zip(pictures, findings, strict=True)
-        if picture and finding.detection
-    ]
-    if wanted.num_samples and asked:
-        drawn = iter(draw_answers(detector, asked, wanted.num_samples))
-    return [
-        replace(
-            finding,
-            stability=try_changes(detector, picture, finding.detection) if wanted.stability else None,
-            sampled=next(drawn, None),
-        )
-        if picture and finding.detection
-        else finding
-        for picture, finding in zip(pictures, findings, strict=True)
-    ]
+def _with_samples(detector: Detector, findings: Sequence[Finding], num_samples: int) -> list[Finding]:
+    """Findings with answers drawn at random, of all images in one batch; those without an image stay as they are."""
+    asked = {
+        finding.file: (picture, finding.detection.regions)
+        for finding in findings
+        if finding.detection and (picture := _still_there(finding))
+    }
+    drawn = draw_answers(detector, list(asked.values()), num_samples) if asked else []
+    sampled = dict(zip(asked, drawn, strict=True))
+    return [replace(finding, sampled=sampled.get(finding.file)) for finding in findings]
+
+
+def _with_stability(detector: Detector, finding: Finding) -> Finding:
+    """A finding with the answers to changed copies of its image; one without an image stays as it is."""
+    picture = _still_there(finding)
+    if picture is None or finding.detection is None:
+        return finding
+    return replace(finding, stability=try_changes(detector, picture, finding.detection))
 
 
 def _still_there(finding: Finding) -> Picture | None:
