@@ -100,6 +100,20 @@ class Calibration(_Frozen):
             return "generated"
         return "real" if probability < self.unsure_low else "unsure"
 
+    @property
+    def never_said(self) -> list[str]:
+        """The verdicts that it gives no image, each with the reason, in words."""
+        sides = [
+            ("real", self.unsure_low <= 0, "the lowest", "generated"),
+            ("generated", self.unsure_high > 1, "the highest", "real"),
+        ]
+        limit = f"{100 * self.max_error:g} %"
+        return [
+            f"no image is called {verdict}: of those with {end} probabilities over {limit} were {other}"
+            for verdict, is_given_up, end, other in sides
+            if is_given_up
+        ]
+
     def sentence(self) -> str:
         """What the probability rests on, in words."""
         sources = counted(self.num_sources, "source")

@@ -242,7 +242,7 @@ def _calibrate(session: Session, name: str) -> None:
     evaluation = session.config.evaluate
     _tell_of_fewer(session.config, session.splits.validation, session.on_event)
     try:
-        calibrate_phase(
+        fitted = calibrate_phase(
             session.config,
             session.run,
             name,
@@ -252,6 +252,10 @@ def _calibrate(session: Session, name: str) -> None:
         )
     except DataError as error:
         session.on_event(Note(f"not calibrated: {error.message} ({error.where})", is_warning=True))
+        return
+    for gap in fitted.never_said:
+        remedy = "train longer, or allow more with `fxray calibrate --max-error`"
+        session.on_event(Note(f"{gap}; {remedy}", is_warning=True))
 
 
 def _tell_of_fewer(config: Config, validation: Path, on_event: OnEvent) -> None:

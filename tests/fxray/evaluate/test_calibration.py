@@ -180,6 +180,24 @@ def test_a_threshold_and_a_band_of_200_000_images_take_seconds():
     assert low < threshold <= high
 
 
+def test_a_verdict_that_is_never_given_is_said_in_words_and_below_the_table():
+    order, rising = np.arange(90), np.linspace(0.1, 0.9, 90)
+    for gaps, raw, truth in (
+        (["generated", "real"], rising, order % 2 == 0),  # the lowest was generated, and the highest real
+        (["real"], rising, (order % 2 == 0) | (order > 60)),
+        (["generated"], rising, (order % 2 == 0) & (order > 30)),
+        ([], *overconfident(512, seed=1)),
+    ):
+        calibration = fitted(raw, truth)
+        said = calibration.never_said
+        assert sorted(text.split(":")[0] for text in said) == [f"no image is called {gap}" for gap in gaps]
+        assert {calibration.assess(p) for p in (0.0, 1.0)}.isdisjoint(gaps)
+        assert all("over 10 % were" in text for text in said)
+        scores = score_calibrated(calibration, [0.2, 0.9], np.array([False, True]), num_bootstrap=10, seed=0)
+        caption = str(decision_table(scores, is_synthetic=False).caption)
+        assert [line for line in caption.splitlines() if line.startswith("no image")] == said
+
+
 def test_three_answers_follow_from_a_probability():
     calibration = fitted(*overconfident(512, seed=1)).model_copy(
         update={"threshold": 0.6, "unsure_low": 0.4, "unsure_high": 0.7}

@@ -26,8 +26,8 @@ FLAW = (Region(Box(1, 1, 5, 5), "Hand bent"),)
 PIXELS = b"P6 10 10 255\n" + bytes(300)
 
 
-def write_split(run: RunDirectory, name: str, size: int, seed: int, prefix: str) -> None:
-    """Images, and answers that are too sure of themselves by a factor of three in their log-odds."""
+def write_split(run: RunDirectory, name: str, size: int, seed: int, prefix: str, *, upside_down: bool = False) -> None:
+    """Images, and answers that are too sure of themselves by a factor of three in their log-odds, or that are wrong."""
     rng = np.random.default_rng(seed)
     odds = rng.normal(0, 1.5, size)
     truth = rng.random(size) < 1 / (1 + np.exp(-odds))
@@ -39,7 +39,7 @@ def write_split(run: RunDirectory, name: str, size: int, seed: int, prefix: str)
         for i, t in enumerate(truth)
     ]  # fmt: skip
     write_dataset(run.data_file(name), [Row(sample, image=PIXELS) for sample in samples])
-    said = 1 / (1 + np.exp(-3 * odds))
+    said = 1 / (1 + np.exp((3 if upside_down else -3) * odds))
     answers = [
         Prediction(s.sample_id, Verdict.GENERATED if p > 0.5 else Verdict.REAL, probability=p)
         for s, p in zip(samples, said.tolist(), strict=True)
@@ -115,6 +115,20 @@ def test_a_calibration_for_other_bounds_than_the_configurations_stays_and_is_tol
     assert [note.is_warning for note in told] == [True]
     assert "alpha stays calibrated for max_fpr 0.05" in told[0].text
     assert "the configuration says 0.01 and 0.1" in told[0].text
+
+
+def test_training_warns_of_a_verdict_that_its_detector_will_never_give(run: RunDirectory) -> None:
+    write_split(run, "validation", 300, 0, "validation", upside_down=True)
+    told: list[Note] = []
+    config = load_config("tiny")
+    session = SimpleNamespace(run=run, config=config, on_event=told.append, splits=recorded_splits(run.root))
+    _calibrate(session, "alpha")
+    calibration = open_calibration(run.adapter("alpha"))
+    assert calibration is not None
+    assert len(calibration.never_said) == len(told) >= 1
+    assert all(note.is_warning for note in told)
+    assert told[0].text.startswith("no image is called")
+    assert told[0].text.endswith("--max-error`")
 
 
 @pytest.mark.parametrize(("num_samples", "said"), [(0, 0), (300, 0), (200, 1)])
