@@ -135,6 +135,9 @@ class SftConfig(Section):
     """Bound on a training answer; nothing is ever cut inside an image or a region."""
     on_long_answer: Literal["error", "drop-regions"] = "error"
     """What a longer answer does: stop the run, or lose its last regions, whole, until it fits; one always stays."""
+    augment_share: Fraction = 0.0
+    """Share of the images that are learnt as they may reach a detector: cropped, made smaller, blurred or noisy, saved
+    again. Another draw in each epoch; regions move with the pixels. GRPO asks about images as they are."""
 
 
 class GrpoConfig(Section):

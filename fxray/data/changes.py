@@ -110,12 +110,23 @@ def resize(image: Image.Image, factor: float) -> Changed:
     return _whole(image.resize(_scaled(image, factor), Image.Resampling.LANCZOS), image)
 
 
+def crop(image: Image.Image, left: int, top: int, width: int, height: int) -> Changed:
+    """A window of an image, in its pixels; nothing is resampled."""
+    window = Box(float(left), float(top), float(left + width), float(top + height))
+    return Changed(image.crop((left, top, left + width, top + height)), 1.0, 1.0, window.x_min, window.y_min, window)
+
+
+def crop_anywhere(image: Image.Image, frac: float, rng: np.random.Generator) -> Changed:
+    """A window of `frac` of width and height, at least a pixel of each, wherever `rng` puts it."""
+    width, height = _scaled(image, frac)
+    left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
+    return crop(image, left, top, width, height)
+
+
 def crop_to_centre(image: Image.Image, frac: float) -> Changed:
     """The middle `frac` of width and height, at least a pixel of each; nothing is resampled."""
     width, height = _scaled(image, frac)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    window = Box(float(left), float(top), float(left + width), float(top + height))
-    return Changed(image.crop((left, top, left + width, top + height)), 1.0, 1.0, float(left), float(top), window)
+    return crop(image, (image.width - width) // 2, (image.height - height) // 2, width, height)
 
 
 def take_screenshot(image: Image.Image, scale: float, quality: int) -> Changed:
@@ -129,11 +140,7 @@ def take_screenshot(image: Image.Image, scale: float, quality: int) -> Changed:
 
 def crop_at_random(image: Image.Image, frac: float) -> Changed:
     """A window of `frac` of width and height anywhere in the image; nothing is resampled."""
-    width, height = _scaled(image, frac)
-    rng = _random(image)
-    left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
-    window = Box(float(left), float(top), float(left + width), float(top + height))
-    return Changed(image.crop((left, top, left + width, top + height)), 1.0, 1.0, float(left), float(top), window)
+    return crop_anywhere(image, frac, _random(image))
 
 
 def save_as_webp(image: Image.Image, quality: int) -> Changed:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerFast
 
+from fxray.data.augment import augment, drawn
 from fxray.data.dataset import Dataset
 from fxray.data.frame import Frame, Sight
 from fxray.data.images import decode_image
@@ -20,8 +21,12 @@ from fxray.model.batch import PackedRow
 from fxray.model.images import preprocess
 from fxray.model.prompts import encode_prompt, render_prompt
 from fxray.schema import Sample
-from fxray.sft.encode import frame_of, taught_answer
+from fxray.sft.encode import TaughtAnswer, frame_of, taught_answer
 from fxray.sft.settings import SftSettings
+
+Patches = tuple[torch.Tensor, torch.Tensor]
+"""Pixel values and grid of one image, as the model takes them."""
+_Seen = tuple[Frame, TaughtAnswer, Patches]
 
 READ_DEADLINE_S = 600
 CACHE_BYTES = 2**30
@@ -46,7 +51,7 @@ class ExampleReader:
     """Reads and encodes the rows of one rank.
 
     Images are kept preprocessed in memory as long as they fit into `CACHE_BYTES`; on small data that saves the work of
-    every epoch but the first.
+    every epoch but the first. An image that is changed (`augment_share`) is read anew.
 
     Args:
         settings: The job.
@@ -96,24 +101,41 @@ class ExampleReader:
 
     def _example(self, epoch: int, row: int) -> Example:
         s, sample = self._settings, self._dataset.samples[row]
-        frame = frame_of(sample, s, self._sight)
         template = draw_template(s.templates, sample.annotation.verdict, (s.seed, sample.sample_id, epoch))
+        rng = drawn(s.augment_share, s.seed, sample.sample_id, epoch)
+        seen = (self._changed(row, sample, rng) if rng else None) or self._unchanged(row, sample)
+        frame, answer, (pixel_values, grid_thw) = seen
         prompt = self._encode_prompt(template.index, frame.num_tokens)
-        answer = taught_answer(self._tokenizer, sample, frame, s)
-        pixel_values, grid_thw = self._read_patches(row, sample, frame)
         token_ids = np.array(answer.token_ids, dtype=np.int32)
         packed = PackedRow(sample.sample_id, prompt, (token_ids,), pixel_values, grid_thw)
         return Example(packed, row not in self.corrupt_rows, answer.num_dropped_regions)
+
+    def _unchanged(self, row: int, sample: Sample) -> _Seen:
+        frame = frame_of(sample, self._settings, self._sight)
+        answer = taught_answer(self._tokenizer, sample, frame, self._settings)
+        return frame, answer, self._read_patches(row, sample, frame)
+
+    def _changed(self, row: int, sample: Sample, rng: np.random.Generator) -> _Seen | None:
+        """A sample as it might arrive; None where its image cannot be read, or where it would take more tokens."""
+        try:
+            image, moved = augment(self._decode(row, sample), sample, rng)
+            frame = frame_of(moved, self._settings, self._sight)
+            answer = taught_answer(self._tokenizer, moved, frame, self._settings)
+        except DataError:
+            return None
+        if frame.num_tokens > frame_of(sample, self._settings, self._sight).num_tokens:
+            return None
+        return frame, answer, self._preprocess(image)
 
     def _encode_prompt_anew(self, template_index: int, num_image_tokens: int) -> NDArray[np.int32]:
         token_ids = encode_prompt(self._tokenizer, self._prompts[template_index], num_image_tokens)
         return np.array(token_ids, dtype=np.int32)
 
-    def _read_patches(self, row: int, sample: Sample, frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read_patches(self, row: int, sample: Sample, frame: Frame) -> Patches:
         if row in self._patches:
             return self._patches[row]
         try:
-            patches = self._preprocess(row, sample)
+            patches = self._preprocess(self._decode(row, sample))
         except DataError as error:
             if self._settings.on_corrupt_image == "error":
                 raise
@@ -125,7 +147,7 @@ class ExampleReader:
             self._cached_bytes += num_bytes
         return patches
 
-    def _preprocess(self, row: int, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
+    def _decode(self, row: int, sample: Sample) -> Image.Image:
         where = f"row {row}, sample {sample.sample_id}"
         image = decode_image(self._dataset.image_bytes(row), where)
         if image.size != (sample.width_px, sample.height_px):
@@ -134,13 +156,15 @@ class ExampleReader:
                 where=where,
                 remedy="write the dataset anew; its boxes would not fit the image",
             )
+        return image
+
+    def _preprocess(self, image: Image.Image) -> Patches:
         pixel_values, grid_thw = preprocess(self._image_processor, [image])
         return pixel_values, grid_thw[0]
 
-    def _blank(self, frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
-        image = Image.new("RGB", (frame.width_px, frame.height_px))
-        pixel_values, grid_thw = preprocess(self._image_processor, [image])
-        return torch.zeros_like(pixel_values), grid_thw[0]
+    def _blank(self, frame: Frame) -> Patches:
+        pixel_values, grid_thw = self._preprocess(Image.new("RGB", (frame.width_px, frame.height_px)))
+        return torch.zeros_like(pixel_values), grid_thw
 
 
 def token_weights(examples: Sequence[Example]) -> torch.Tensor:

@@ -61,6 +61,7 @@ class SftSettings:
         step_deadline_s: For any step.
         max_answer_tokens: Bound on an answer.
         on_long_answer: Stop at a longer answer, or drop its last regions until it fits.
+        augment_share: Share of the samples whose image is changed as on its way through the net.
         templates: Which sets of chat templates there are.
         view: What answers speak of.
         region_order: Regions of an answer as annotated, or by position.
@@ -96,6 +97,7 @@ class SftSettings:
     step_deadline_s: float
     max_answer_tokens: int
     on_long_answer: LongAnswer
+    augment_share: float
     templates: TemplateSetting
     view: ViewName
     region_order: RegionOrder

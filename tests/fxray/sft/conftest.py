@@ -83,6 +83,7 @@ def settings(random_model_dir: Path, dataset_path: Path) -> SftSettings:
         step_deadline_s=280,
         max_answer_tokens=200,
         on_long_answer="error",
+        augment_share=0.0,
         templates="shared",
         view="full",
         region_order="annotation",

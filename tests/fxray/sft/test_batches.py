@@ -266,3 +266,50 @@ def test_an_image_of_another_size_than_its_row_says_is_not_learnt(
 
 def test_a_step_that_takes_too_long_to_read_is_named() -> None:
     assert "samples of step 7 took more than 600 s" in str(late(7))
+
+
+def test_changed_images_are_the_same_on_every_reader_and_never_longer(settings: SftSettings) -> None:
+    changing = replace(settings, augment_share=1.0)
+    plain = {e.row.sample_id: e.row for step in range(12) for e in make_reader(settings).read(step)}
+    reader, again = make_reader(changing), make_reader(changing)
+    pixels: dict[str, list[torch.Tensor]] = {}
+    for step in range(12):  # two epochs
+        for example, other in zip(reader.read(step), again.read(step), strict=True):
+            row = example.row
+            assert torch.equal(row.pixel_values, other.row.pixel_values)
+            assert row.answers[0].tolist() == other.row.answers[0].tolist()
+            assert row.grid_thw.prod() <= plain[row.sample_id].grid_thw.prod()
+            pixels.setdefault(row.sample_id, []).append(row.pixel_values)
+    differ = [first.shape != second.shape or not torch.equal(first, second) for first, second in pixels.values()]
+    assert len(differ) == 24
+    assert sum(differ) > 16  # a sixteenth keeps its pixels, and so does what would be longer
+
+
+def test_answers_of_changed_images_name_the_squares_where_they_are_now(settings: SftSettings) -> None:
+    path = Path(settings.model_path)
+    tokenizer, samples = load_tokenizer(path), Dataset.open(Path(settings.dataset_path)).samples
+    captions = {sample.sample_id: [region.caption for region in sample.annotation.regions] for sample in samples}
+    moved = 0
+    plain, changed = make_reader(settings), make_reader(replace(settings, augment_share=1.0))
+    for step in range(6):
+        answers = {e.row.sample_id: tokenizer.decode(e.row.answers[0]) for e in plain.read(step)}
+        for example in changed.read(step):
+            text = tokenizer.decode(example.row.answers[0])
+            said = parse(text)
+            assert said.faults == ()
+            assert [region.caption for region in said.regions] == captions[example.row.sample_id]
+            _, rows, columns = example.row.grid_thw.tolist()
+            assert all(r.box.x_max <= 14 * columns and r.box.y_max <= 14 * rows for r in said.regions)
+            moved += text != answers[example.row.sample_id]
+    assert moved >= 6
+
+
+def test_a_corrupt_image_that_would_be_changed_is_left_out(settings: SftSettings, corrupt_dataset_path: Path) -> None:
+    skipping = replace(
+        settings, dataset_path=str(corrupt_dataset_path), augment_share=1.0, on_corrupt_image="skip", batch_size=8
+    )
+    reader = make_reader(skipping)
+    assert [e.row.sample_id for e in reader.read(0) if not e.is_learnt] == ["sample-2"]
+    assert list(reader.corrupt_rows) == [2]
+    with pytest.raises(DataError, match="sample-2"):
+        make_reader(replace(skipping, on_corrupt_image="error")).read(0)
