@@ -8,11 +8,9 @@ images below 100 KB inside the answer, through the driver's memory; larger ones 
 """
 
 import hashlib
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,16 +23,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.failures import DEATHS, FailureBudget, forget_frames, words_of
 from fxray.counts import counted
 from fxray.data.dataset import Dataset
+from fxray.data.room import MOST_THREADS, PixelRoom
 from fxray.errors import DataError, FxrayError
 from fxray.grpo.types import ImageRef
 from fxray.processors import num_processors
 
 MOST_AT_ONCE = 64
 """Images that the actor reads in one call."""
-MOST_THREADS = 8
-"""That decode at the same time: each holds a whole image."""
-MOST_PIXELS = 200_000_000
-"""Of the images that are decoded at the same time, unless one has more: each takes 4 bytes, and is there twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +66,7 @@ class ImageStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._good: set[int] = set()
-        self._room, self._pixels = threading.Condition(), 0
+        self._room = PixelRoom()
         self._threads = ThreadPoolExecutor(max(1, min(MOST_THREADS, num_processors() // 2)), "decoding")
 
     @cached_property
@@ -92,10 +87,10 @@ class ImageStore:
         facts: list[FoundImage | BadImage] = []
         contents: list[bytes] = []
         known: dict[bytes, int] = {}
-        encoded = [self._read(row) for row in rows]  # by one thread: a Parquet file has one place where it reads
-        for row, content in zip(rows, self._threads.map(self._prove, rows, encoded), strict=True):
+        dataset = self._dataset  # before threads ask for it
+        for row, content in zip(rows, self._threads.map(self._read, rows), strict=True):
             if isinstance(content, DataError):
-                facts.append(BadImage(row, self._dataset.samples[row].sample_id, content))
+                facts.append(BadImage(row, dataset.samples[row].sample_id, content))
                 continue
             index = known.setdefault(hashlib.sha256(content).digest(), len(contents))
             if index == len(contents):
@@ -104,35 +99,17 @@ class ImageStore:
         return (facts, *contents, *[b""] * (len(rows) - len(contents)))
 
     def _read(self, row: int) -> bytes | DataError:
+        """The encoded image of a row, decoded once, so that engines and learner are spared those that cannot be."""
+        sample = self._dataset.samples[row]
         try:
-            return self._dataset.image_bytes(row)
+            encoded = self._dataset.image_bytes(row)
+            if row not in self._good:
+                with self._room.taken(sample.width_px * sample.height_px):
+                    self._dataset.decode(row, encoded)
         except DataError as error:
             return error
-
-    def _prove(self, row: int, encoded: bytes | DataError) -> bytes | DataError:
-        """Decodes an image once, so that engines and learner are spared those that cannot be."""
-        if isinstance(encoded, bytes) and row not in self._good:
-            sample = self._dataset.samples[row]
-            try:
-                with self._room_for(sample.width_px * sample.height_px):
-                    self._dataset.decode(row, encoded)
-            except DataError as error:
-                return error
-            self._good.add(row)
+        self._good.add(row)
         return encoded
-
-    @contextmanager
-    def _room_for(self, pixels: int) -> Iterator[None]:
-        """Waits until so many more may be held; an image alone always may."""
-        with self._room:
-            self._room.wait_for(lambda: self._pixels == 0 or self._pixels + pixels <= MOST_PIXELS)
-            self._pixels += pixels
-        try:
-            yield
-        finally:
-            with self._room:
-                self._pixels -= pixels
-                self._room.notify_all()
 
 
 class ImageSource:

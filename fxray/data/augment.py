@@ -5,6 +5,8 @@ repeated. Blur and JPEG in training make detectors of generated images hold unde
 "CNN-generated images are surprisingly easy to spot... for now", CVPR 2020, section 4.2).
 """
 
+from functools import partial
+
 import numpy as np
 from PIL import Image
 
@@ -87,5 +89,5 @@ def _softened(image: Image.Image, _: Sample, rng: np.random.Generator) -> Change
 def _saved(image: Image.Image, _: Sample, rng: np.random.Generator) -> Changed:
     """JPEG or WebP; an image that is longer than a WebP may be stays as it is."""
     quality = int(rng.integers(QUALITIES[0], QUALITIES[1] + 1))
-    save = save_as_jpeg if rng.random() < 0.5 else save_as_webp
+    save = save_as_jpeg if rng.random() < 0.5 else partial(save_as_webp, effort=0)
     return save(image, quality) if max(image.size) <= MAX_WEBP_SIDE_PX else crop(image, 0, 0, image.width, image.height)

@@ -4,6 +4,7 @@ Opening reads everything but the pixels. Row groups with images inside are small
 hundred kilobytes.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,7 @@ class Dataset:
         self.samples = samples
         self._image_paths = image_paths
         self._file: pq.ParquetFile | None = None
+        self._reading = threading.Lock()  # a Parquet file has one place where it reads
 
     @classmethod
     def open(cls, path: Path) -> "Dataset":
@@ -117,7 +119,10 @@ class Dataset:
         return len(self.samples)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_file", "_reading")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _file=None, _reading=threading.Lock())
 
     def image_file(self, row: int) -> Path | None:
         """The image file of a row, or None where its image is inside the dataset file."""
@@ -125,7 +130,7 @@ class Dataset:
         return None if relative is None else image_beside(self.path, relative)
 
     def image_bytes(self, row: int) -> bytes:
-        """The encoded image of a row, read from its row group or from the file beside the dataset.
+        """The encoded image of a row, read from its row group or from the file beside the dataset; threads may ask.
 
         Raises:
             DataError: The row has no image, its part of the dataset file is damaged, or the image's own file is
@@ -135,6 +140,13 @@ class Dataset:
         file = self.image_file(row)
         if file is not None:
             return read_image_file(file, f"{where} field image_path")
+        with self._reading:
+            content = self._image_inside(row, where)
+        if not content:
+            raise DataError("fields image and image_path are both empty, expected one", where=where, remedy=_REWRITE)
+        return content
+
+    def _image_inside(self, row: int, where: str) -> bytes | None:
         if self._file is None:
             self._file = pq.ParquetFile(self.path, memory_map=True)
             counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
@@ -151,10 +163,8 @@ class Dataset:
             raise DataError(
                 f"its part of the file cannot be read: {str(error)[:200]}", where=where, remedy="write the file again"
             ) from error
-        content = batch.column(0)[offset].as_py()
-        if not content:
-            raise DataError("fields image and image_path are both empty, expected one", where=where, remedy=_REWRITE)
-        return bytes(content)
+        content: bytes | None = batch.column(0)[offset].as_py()
+        return content
 
     def decode(self, row: int, encoded: bytes) -> Image.Image:
         """The image of a row as upright RGB, from its bytes: of the size that the row says, or its boxes would not fit.

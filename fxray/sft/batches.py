@@ -1,8 +1,11 @@
 """What each worker reads: its own rows of each step, straight from the dataset file, ahead of the training."""
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,20 +16,19 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerFast
 from fxray.data.augment import augment, drawn
 from fxray.data.dataset import Dataset
 from fxray.data.frame import Frame, Sight
-from fxray.data.images import decode_image
 from fxray.data.order import rows_of_step
+from fxray.data.room import MOST_THREADS, PixelRoom
 from fxray.errors import DataError, DeadlineError
 from fxray.grammar.prompts import draw_template, templates_of
 from fxray.model.batch import PackedRow
 from fxray.model.images import preprocess
 from fxray.model.prompts import encode_prompt, render_prompt
 from fxray.schema import Sample
-from fxray.sft.encode import TaughtAnswer, frame_of, taught_answer
+from fxray.sft.encode import frame_of, taught_answer
 from fxray.sft.settings import SftSettings
 
 Patches = tuple[torch.Tensor, torch.Tensor]
 """Pixel values and grid of one image, as the model takes them."""
-_Seen = tuple[Frame, TaughtAnswer, Patches]
 
 READ_DEADLINE_S = 600
 CACHE_BYTES = 2**30
@@ -47,11 +49,20 @@ class Example:
     num_dropped_regions: int = 0
 
 
+class _Seen(NamedTuple):
+    """An image, and the sample that it is now."""
+
+    sample: Sample
+    frame: Frame
+    patches: Patches
+
+
 class ExampleReader:
     """Reads and encodes the rows of one rank.
 
     Images are kept preprocessed in memory as long as they fit into `CACHE_BYTES`; on small data that saves the work of
-    every epoch but the first. An image that is changed (`augment_share`) is read anew.
+    every epoch but the first. An image that is changed (`augment_share`) is read anew. Several threads work on
+    images, as many as the process computes with.
 
     Args:
         settings: The job.
@@ -82,7 +93,9 @@ class ExampleReader:
         self._prompts = [render_prompt(tokenizer, template) for template in templates_of(settings.view)]
         self._encode_prompt = lru_cache(maxsize=4096)(self._encode_prompt_anew)
         self._patches: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._cached_bytes = 0
+        self._cached_bytes, self._caching = 0, threading.Lock()
+        self._threads = ThreadPoolExecutor(max(1, min(MOST_THREADS, torch.get_num_threads())), "seeing")
+        self._room = PixelRoom()
         self.corrupt_rows: dict[int, str] = {}
 
     def read(self, step: int) -> list[Example]:
@@ -96,67 +109,68 @@ class ExampleReader:
         s = self._settings
         rows = rows_of_step(s.seed, "sft", num_rows=len(self._dataset.samples), batch_size=s.batch_size, step=step)
         share = s.batch_size // self._num_ranks
-        examples = [self._example(epoch, row) for epoch, row in rows[self._rank * share : (self._rank + 1) * share]]
+        visits = rows[self._rank * share : (self._rank + 1) * share]
+        seen = self._threads.map(self._see, visits)
+        examples = [self._example(epoch, row, each) for (epoch, row), each in zip(visits, seen, strict=True)]
         return sorted(examples, key=lambda example: len(example.row.answers[0]))
 
-    def _example(self, epoch: int, row: int) -> Example:
+    def _example(self, epoch: int, row: int, seen: _Seen) -> Example:
+        """A visit with its answer and prompt; by one thread, for a tokenizer is not for several."""
         s, sample = self._settings, self._dataset.samples[row]
         template = draw_template(s.templates, sample.annotation.verdict, (s.seed, sample.sample_id, epoch))
-        rng = drawn(s.augment_share, s.seed, sample.sample_id, epoch)
-        seen = (self._changed(row, sample, rng) if rng else None) or self._unchanged(row, sample)
-        frame, answer, (pixel_values, grid_thw) = seen
-        prompt = self._encode_prompt(template.index, frame.num_tokens)
+        try:
+            answer = taught_answer(self._tokenizer, seen.sample, seen.frame, s)
+        except DataError:
+            if seen.sample is sample:
+                raise
+            seen = self._as_it_is(row)  # whose answer is known to be short enough
+            answer = taught_answer(self._tokenizer, seen.sample, seen.frame, s)
+        prompt = self._encode_prompt(template.index, seen.frame.num_tokens)
         token_ids = np.array(answer.token_ids, dtype=np.int32)
-        packed = PackedRow(sample.sample_id, prompt, (token_ids,), pixel_values, grid_thw)
+        packed = PackedRow(sample.sample_id, prompt, (token_ids,), *seen.patches)
         return Example(packed, row not in self.corrupt_rows, answer.num_dropped_regions)
 
-    def _unchanged(self, row: int, sample: Sample) -> _Seen:
-        frame = frame_of(sample, self._settings, self._sight)
-        answer = taught_answer(self._tokenizer, sample, frame, self._settings)
-        return frame, answer, self._read_patches(row, sample, frame)
+    def _see(self, visit: tuple[int, int]) -> _Seen:
+        """The image of a visit, by one of several threads."""
+        epoch, row = visit
+        sample = self._dataset.samples[row]
+        with self._room.taken(sample.width_px * sample.height_px):
+            rng = drawn(self._settings.augment_share, self._settings.seed, sample.sample_id, epoch)
+            return (self._changed(row, rng) if rng else None) or self._as_it_is(row)
 
-    def _changed(self, row: int, sample: Sample, rng: np.random.Generator) -> _Seen | None:
-        """A sample as it might arrive; None where its image cannot be read, or where it would take more tokens."""
+    def _changed(self, row: int, rng: np.random.Generator) -> _Seen | None:
+        """An image as it might arrive; None where it cannot be read, or where it would make more tokens."""
+        sample = self._dataset.samples[row]
         try:
-            image, moved = augment(self._decode(row, sample), sample, rng)
-            frame = frame_of(moved, self._settings, self._sight)
-            answer = taught_answer(self._tokenizer, moved, frame, self._settings)
+            image, moved = augment(self._dataset.decode(row, self._dataset.image_bytes(row)), sample, rng)
+            frame = self._frame_of(moved)
         except DataError:
             return None
-        if frame.num_tokens > frame_of(sample, self._settings, self._sight).num_tokens:
+        if frame.num_tokens > self._frame_of(sample).num_tokens:
             return None
-        return frame, answer, self._preprocess(image)
+        return _Seen(moved, frame, self._preprocess(image))
 
-    def _encode_prompt_anew(self, template_index: int, num_image_tokens: int) -> NDArray[np.int32]:
-        token_ids = encode_prompt(self._tokenizer, self._prompts[template_index], num_image_tokens)
-        return np.array(token_ids, dtype=np.int32)
-
-    def _read_patches(self, row: int, sample: Sample, frame: Frame) -> Patches:
+    def _as_it_is(self, row: int) -> _Seen:
+        sample = self._dataset.samples[row]
+        frame = self._frame_of(sample)
         if row in self._patches:
-            return self._patches[row]
+            return _Seen(sample, frame, self._patches[row])
         try:
-            patches = self._preprocess(self._decode(row, sample))
+            patches = self._preprocess(self._dataset.decode(row, self._dataset.image_bytes(row)))
         except DataError as error:
             if self._settings.on_corrupt_image == "error":
                 raise
             self.corrupt_rows[row] = f"{error.where}: {error.message}"
             patches = self._blank(frame)
         num_bytes = patches[0].numel() * patches[0].element_size()
-        if self._cached_bytes + num_bytes <= CACHE_BYTES:
-            self._patches[row] = patches
-            self._cached_bytes += num_bytes
-        return patches
+        with self._caching:
+            if self._cached_bytes + num_bytes <= CACHE_BYTES:
+                self._patches[row] = patches
+                self._cached_bytes += num_bytes
+        return _Seen(sample, frame, patches)
 
-    def _decode(self, row: int, sample: Sample) -> Image.Image:
-        where = f"row {row}, sample {sample.sample_id}"
-        image = decode_image(self._dataset.image_bytes(row), where)
-        if image.size != (sample.width_px, sample.height_px):
-            raise DataError(
-                f"the image is {image.width}x{image.height} px, its row says {sample.width_px}x{sample.height_px}",
-                where=where,
-                remedy="write the dataset anew; its boxes would not fit the image",
-            )
-        return image
+    def _frame_of(self, sample: Sample) -> Frame:
+        return frame_of(sample, self._settings, self._sight)
 
     def _preprocess(self, image: Image.Image) -> Patches:
         pixel_values, grid_thw = preprocess(self._image_processor, [image])
@@ -165,6 +179,10 @@ class ExampleReader:
     def _blank(self, frame: Frame) -> Patches:
         pixel_values, grid_thw = self._preprocess(Image.new("RGB", (frame.width_px, frame.height_px)))
         return torch.zeros_like(pixel_values), grid_thw
+
+    def _encode_prompt_anew(self, template_index: int, num_image_tokens: int) -> NDArray[np.int32]:
+        token_ids = encode_prompt(self._tokenizer, self._prompts[template_index], num_image_tokens)
+        return np.array(token_ids, dtype=np.int32)
 
 
 def token_weights(examples: Sequence[Example]) -> torch.Tensor:

@@ -1,9 +1,12 @@
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from PIL import Image
 
 from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.data.frame import Sight, sight_of, smart_frame
@@ -201,7 +204,7 @@ def test_dropped_regions_are_counted(settings: SftSettings) -> None:
 def test_a_corrupt_image_stops_the_job_and_names_its_row(settings: SftSettings, corrupt_dataset_path: Path) -> None:
     reader = make_reader(replace(settings, dataset_path=str(corrupt_dataset_path), batch_size=8))
 
-    with pytest.raises(DataError, match="row 2, sample sample-2"):
+    with pytest.raises(DataError, match=r"row 2 \(sample 'sample-2'\)"):
         reader.read(0)
 
 
@@ -255,7 +258,7 @@ def test_an_image_of_another_size_than_its_row_says_is_not_learnt(
     write_dataset(tmp_path / "odd.parquet", rows)
     settings = replace(settings, dataset_path=str(tmp_path / "odd.parquet"), batch_size=8)
 
-    with pytest.raises(DataError, match="the image is 84x56 px, its row says 8"):
+    with pytest.raises(DataError, match="image is 84x56 px upright, expected 8"):
         make_reader(settings).read(0)
     reader = make_reader(replace(settings, on_corrupt_image="skip"))
     examples = reader.read(0)
@@ -313,3 +316,29 @@ def test_a_corrupt_image_that_would_be_changed_is_left_out(settings: SftSettings
     assert list(reader.corrupt_rows) == [2]
     with pytest.raises(DataError, match="sample-2"):
         make_reader(replace(skipping, on_corrupt_image="error")).read(0)
+
+
+def test_several_threads_read_the_same_as_one(settings: SftSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    changing = replace(settings, augment_share=0.5)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    one = make_reader(changing)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    several, (lock, now, most) = make_reader(changing), (threading.Lock(), [], [])
+    decode = Dataset.decode
+
+    def slow(dataset: Dataset, row: int, encoded: bytes) -> Image.Image:
+        with lock:
+            now.append(row)
+            most.append(len(now))
+        time.sleep(0.02)
+        with lock:
+            now.remove(row)
+        return decode(dataset, row, encoded)
+
+    monkeypatch.setattr(Dataset, "decode", slow)
+    for step in (0, 1, 7):
+        for expected, got in zip(one.read(step), several.read(step), strict=True):
+            assert expected.row.sample_id == got.row.sample_id
+            assert torch.equal(expected.row.pixel_values, got.row.pixel_values)
+            assert expected.row.answers[0].tolist() == got.row.answers[0].tolist()
+    assert 1 < max(most) <= 4

@@ -221,7 +221,7 @@ def test_what_a_worker_refuses_ends_the_job_at_once(
     settings = replace(settings, dataset_path=str(corrupt_dataset_path), batch_size=8)
     events: list[Event] = []
 
-    with pytest.raises(DataError, match="row 2, sample sample-2"):
+    with pytest.raises(DataError, match="row 2 \\(sample 'sample-2'\\)"):
         run_sft(settings, run_dir=tmp_path, on_event=events.append)
 
     assert events == [COMING_UP, PhaseStarted("sft", 1, 0)]
