@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.failures import DEATHS, FailureBudget, forget_frames, words_of
 from fxray.counts import counted
 from fxray.data.dataset import Dataset
-from fxray.data.room import MOST_THREADS, PixelRoom
+from fxray.data.decoding import MOST_THREADS, PixelRoom
 from fxray.errors import DataError, FxrayError
 from fxray.grpo.types import ImageRef
 from fxray.processors import num_processors

@@ -28,6 +28,7 @@ from actors.learner import (
     learnable_answers,
 )
 from fxray.ahead import read_ahead
+from fxray.data.decoding import by_threads
 from fxray.data.images import decode_image
 from fxray.errors import CheckpointError, FxrayError, LearnerLostError
 from fxray.grpo.loss import grpo_loss, token_weights
@@ -35,7 +36,7 @@ from fxray.grpo.types import PolicyBlob, UpdateSettings
 from fxray.model.batch import PackedBatch, PackedRow, pack
 from fxray.model.family import VisionLanguageModel
 from fxray.model.folder import resolve_model_path
-from fxray.model.images import load_image_processor, preprocess, split_images
+from fxray.model.images import load_image_processor, preprocess
 from fxray.model.load import DTYPES, load_model
 from fxray.model.memory import let_segments_grow, memory_told
 from fxray.model.packed import PackedPolicy
@@ -284,11 +285,8 @@ class LearnerWorker:
             encoded = fetch_images([prompt.image.handle for prompt in prompts], self._name_of(each))
         except FxrayError as error:
             raise LearnerLostError(error.message, where=error.where, remedy=error.remedy) from error
-        images = [
-            decode_image(image, f"sample {prompt.sample_id}") for prompt, image in zip(prompts, encoded, strict=True)
-        ]
-        pixel_values, grid_thw = preprocess(self._image_processor, images)
-        patches = split_images(pixel_values, grid_thw)
+        names = [f"sample {prompt.sample_id}" for prompt in prompts]
+        seen = by_threads(self._see, torch.get_num_threads(), encoded, names)
         return [
             PackedRow(
                 group.rollouts.prompt.sample_id,
@@ -297,8 +295,13 @@ class LearnerWorker:
                 pixels,
                 grid,
             )
-            for group, pixels, grid in zip(each.groups, patches, grid_thw, strict=True)
+            for group, (pixels, grid) in zip(each.groups, seen, strict=True)
         ]
+
+    def _see(self, encoded: bytes, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixel values and grid of an image."""
+        pixel_values, grid_thw = preprocess(self._image_processor, [decode_image(encoded, name)])
+        return pixel_values, grid_thw[0]
 
     def export_policy(self, version: int) -> tuple[PolicyBlob | None, object]:
         """The policy ready to travel, and apart from it the pieces of whole weights; only rank 0 gives them."""

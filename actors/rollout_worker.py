@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from actors.encoded_images import fetch_images
+from fxray.data.decoding import by_threads
 from fxray.data.images import decode_image
 from fxray.engine.engine import Engine, Question
 from fxray.engine.settings import EngineSettings
 from fxray.errors import DeadlineError, SyncError
 from fxray.grpo.types import PolicyBlob, PromptGroup, Rollout, RolloutGroup, SamplingSettings, SyncProof, WeightsBlob
+from fxray.processors import num_processors
 from fxray.tensor_file import Bytes
 
 HEALTH = "health"
@@ -140,9 +142,10 @@ class RolloutWorker:
             FxrayError: They are lost, or the engine fails.
         """
         encoded = fetch_images([job.image for job in jobs], f"groups {jobs[0].group_id} to {jobs[-1].group_id}")
+        names, threads = [job.sample_id for job in jobs], self._settings.threads or num_processors()
+        images = by_threads(decode_image, threads, encoded, names)  # those of the engine, which has nothing to do yet
         questions = [
-            Question(job.prompt, decode_image(content, job.sample_id), job.seed, job.sample_id)
-            for job, content in zip(jobs, encoded, strict=True)
+            Question(job.prompt, image, job.seed, job.sample_id) for job, image in zip(jobs, images, strict=True)
         ]
         version = self._engine.policy_version
         return [

@@ -42,12 +42,6 @@ def preprocess(image_processor: BaseImageProcessor, images: Sequence[Image.Image
     )
 
 
-def split_images(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The pixel values that `preprocess` gave, image by image."""
-    are_tiles = pixel_values.dim() > 2
-    return pixel_values.split((image_grid_thw[:, 0] if are_tiles else image_grid_thw.prod(-1)).tolist())
-
-
 def count_image_tokens(image_grid_thw: torch.Tensor, merge_size: int) -> list[int]:
     """How many tokens each image makes, from its grid of patches and the side of the square that is merged into one."""
     return (image_grid_thw.prod(-1) // merge_size**2).tolist()

@@ -15,9 +15,9 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerFast
 
 from fxray.data.augment import augment, drawn
 from fxray.data.dataset import Dataset
+from fxray.data.decoding import MOST_THREADS, PixelRoom
 from fxray.data.frame import Frame, Sight
 from fxray.data.order import rows_of_step
-from fxray.data.room import MOST_THREADS, PixelRoom
 from fxray.errors import DataError, DeadlineError
 from fxray.grammar.prompts import draw_template, templates_of
 from fxray.model.batch import PackedRow

@@ -193,7 +193,7 @@ def test_images_that_are_too_large_together_are_decoded_one_after_the_other(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_store, "num_processors", lambda: 16)
-    monkeypatch.setattr("fxray.data.room.MOST_PIXELS", 450)  # two of 20 x 10, not three
+    monkeypatch.setattr("fxray.data.decoding.MOST_PIXELS", 450)  # two of 20 x 10, not three
     rows, lock, now, most = [0, 1, 3, 6], threading.Lock(), [], []
 
     def decode(_: Dataset, row: int, __: bytes) -> None:
@@ -208,7 +208,7 @@ def test_images_that_are_too_large_together_are_decoded_one_after_the_other(
     facts, *_ = ImageStore(dataset).read(rows)
     assert [fact.row for fact in facts] == rows
     assert max(most) == 2
-    monkeypatch.setattr("fxray.data.room.MOST_PIXELS", 100)
+    monkeypatch.setattr("fxray.data.decoding.MOST_PIXELS", 100)
     most.clear()
     facts, *_ = ImageStore(dataset).read(rows)
     assert [fact.row for fact in facts] == rows
