@@ -92,7 +92,7 @@ class ExampleReader:
         self._rank, self._num_ranks = rank, num_ranks
         self._prompts = [render_prompt(tokenizer, template) for template in templates_of(settings.view)]
         self._encode_prompt = lru_cache(maxsize=4096)(self._encode_prompt_anew)
-        self._patches: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._patches: dict[int, Patches] = {}
         self._cached_bytes, self._caching = 0, threading.Lock()
         self._threads = ThreadPoolExecutor(max(1, min(MOST_THREADS, torch.get_num_threads())), "seeing")
         self._room = PixelRoom()
