@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.steps < 1:
+        parser.error("--steps: at least 1")
     print(f"{BATCH_SIZE} samples a step, medians of {arguments.steps} after 1, in one run")
     print("side px   share  " + "".join(f"{count:>4} threads" for count in arguments.threads))
     with tempfile.TemporaryDirectory() as folder:

@@ -40,6 +40,8 @@ def calibrate(
         name, calibration, report = phases.calibrate(
             folder, stage, overrides or (), max_fpr=max_fpr, max_error=max_error, on_event=on_event
         )
+    for gap in calibration.never_said:
+        typer.echo(f"warning: {gap}", err=True)
     found = next((evaluation for evaluation in report.comparison.evaluations if evaluation.name == name), None)
     scores = found.calibrated if found else None
     if as_json:

@@ -83,7 +83,7 @@ def _shrunk(image: Image.Image, _: Sample, rng: np.random.Generator) -> Changed:
 def _softened(image: Image.Image, _: Sample, rng: np.random.Generator) -> Changed:
     if rng.random() < 0.5:
         return blur(image, rng.uniform(*BLUR_SIGMAS_PX))
-    return add_noise(image, rng.uniform(*NOISE_SIGMAS))
+    return add_noise(image, rng.uniform(*NOISE_SIGMAS), rng)
 
 
 def _saved(image: Image.Image, _: Sample, rng: np.random.Generator) -> Changed:

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageFilter
 
+from fxray.data.images import decode_image
 from fxray.errors import DataError
 from fxray.geometry import clip
 from fxray.schema import Box, Region, Sample
@@ -27,6 +28,8 @@ CROP_FRAC = 0.8
 """Of width and height, around the centre."""
 SCREEN_SCALE, SCREEN_QUALITY = 0.9, 80
 SOCIAL_SIDE_PX, SOCIAL_QUALITY = 1080, 75
+ROWS_OF_NOISE = 64
+"""Drawn at a time: numbers of 64 bits for all of a photograph are 24 bytes a pixel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ def save_as_webp(image: Image.Image, quality: int, effort: int = 4) -> Changed:
     _refuse_longer(image, MAX_WEBP_SIDE_PX, "WebP")
     encoded = io.BytesIO()
     image.save(encoded, "WEBP", quality=quality, method=effort)
-    return _whole(Image.open(encoded).convert("RGB"), image)
+    return _whole(decode_image(encoded.getvalue(), "a changed image"), image)
 
 
 def blur(image: Image.Image, sigma_px: float) -> Changed:
@@ -165,12 +168,21 @@ def blur(image: Image.Image, sigma_px: float) -> Changed:
     return _whole(image.filter(ImageFilter.GaussianBlur(sigma_px)), image)
 
 
-def add_noise(image: Image.Image, sigma: float) -> Changed:
-    """Gaussian noise on each channel, in levels of 255, rounded and cut off at black and white."""
-    pixels = _random(image).normal(0.0, sigma, (image.height, image.width, 3))
-    pixels += np.asarray(image)
-    np.clip(np.rint(pixels, out=pixels), 0, 255, out=pixels)
-    return _whole(Image.fromarray(pixels.astype(np.uint8)), image)
+def add_noise(image: Image.Image, sigma: float, rng: np.random.Generator | None = None) -> Changed:
+    """Gaussian noise on each channel, in levels of 255, rounded and cut off at black and white.
+
+    Args:
+        image: RGB pixels.
+        sigma: In levels.
+        rng: Of the noise; the pixels seed it where it is None.
+    """
+    rng, pixels = rng or _random(image), np.array(image)
+    for top in range(0, image.height, ROWS_OF_NOISE):
+        rows = pixels[top : top + ROWS_OF_NOISE]
+        noisy = rng.normal(0.0, sigma, rows.shape)
+        noisy += rows
+        rows[...] = np.clip(np.rint(noisy, out=noisy), 0, 255, out=noisy)
+    return _whole(Image.fromarray(pixels), image)
 
 
 def share_twice(image: Image.Image, side_px: int, quality: int) -> Changed:
@@ -263,7 +275,7 @@ def _through_jpeg(image: Image.Image, quality: int) -> Image.Image:
     _refuse_longer(image, MAX_JPEG_SIDE_PX, "JPEG")
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
-    return Image.open(encoded).convert("RGB")
+    return decode_image(encoded.getvalue(), "a changed image")
 
 
 def _refuse_longer(image: Image.Image, max_side_px: int, name: str) -> None:

@@ -147,15 +147,15 @@ class Dataset:
         return content
 
     def _image_inside(self, row: int, where: str) -> bytes | None:
-        if self._file is None:
-            self._file = pq.ParquetFile(self.path, memory_map=True)
-            counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-            self._places = [(group, offset) for group, count in enumerate(counts) for offset in range(count)]
-        group, offset = self._places[row]
-        batch_rows = max(1, self._file.metadata.row_group(group).num_rows // ROWS_PER_GROUP)
-        batches = self._file.iter_batches(batch_rows, [group], ["image"], use_threads=False)  # ends at the row's own
         try:
-            for batch in batches:
+            if self._file is None:
+                self._file = pq.ParquetFile(self.path, memory_map=True)
+                counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+                self._places = [(group, offset) for group, count in enumerate(counts) for offset in range(count)]
+            group, offset = self._places[row]
+            batch_rows = max(1, self._file.metadata.row_group(group).num_rows // ROWS_PER_GROUP)
+            # Ends at the row's own batch.
+            for batch in self._file.iter_batches(batch_rows, [group], ["image"], use_threads=False):
                 if offset < batch.num_rows:
                     break
                 offset -= batch.num_rows

@@ -103,16 +103,17 @@ class Calibration(_Frozen):
     @property
     def never_said(self) -> list[str]:
         """The verdicts that it gives no image, each with the reason, in words."""
-        sides = [
-            ("real", self.unsure_low <= 0, "the lowest", "generated"),
-            ("generated", self.unsure_high > 1, "the highest", "real"),
-        ]
-        limit = f"{100 * self.max_error:g} %"
-        return [
-            f"no image is called {verdict}: of those with {end} probabilities over {limit} were {other}"
-            for verdict, is_given_up, end, other in sides
-            if is_given_up
-        ]
+        error, fpr = f"{100 * self.max_error:g} %", f"{100 * self.max_fpr:g} %"
+        said = list[str]()
+        if self.threshold <= 0:
+            said.append(f"no image is called real: {fpr} of the real ones may count as generated")
+        elif self.unsure_low <= 0:
+            said.append(f"no image is called real: of those with the lowest probabilities over {error} were generated")
+        if self.threshold > 1:
+            said.append(f"no image is called generated: over {fpr} of the real ones share the highest probability")
+        elif self.unsure_high > 1:
+            said.append(f"no image is called generated: of those with the highest probabilities over {error} were real")
+        return said
 
     def sentence(self) -> str:
         """What the probability rests on, in words."""

@@ -74,7 +74,6 @@ def decision_table(scores: CalibratedScores, *, is_synthetic: bool) -> Table:
     notes = [
         f"generated from {used.threshold:.3f}, for at most {max_fpr} false alarms on the validation split",
         f"unsure from {used.unsure_low:.3f} to {used.unsure_high:.3f}, for at most {max_error} wrong beyond",
-        *used.never_said,
     ]
     table = _empty("Decisions on the test split", "what", {"share": "share"}, is_synthetic=is_synthetic, notes=notes)
     for name, estimate in scores.decisions.items():

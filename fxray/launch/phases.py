@@ -254,7 +254,7 @@ def _calibrate(session: Session, name: str) -> None:
         session.on_event(Note(f"not calibrated: {error.message} ({error.where})", is_warning=True))
         return
     for gap in fitted.never_said:
-        remedy = "train longer, or allow more with `fxray calibrate --max-error`"
+        remedy = "train longer, or set other bounds with `fxray calibrate`"
         session.on_event(Note(f"{gap}; {remedy}", is_warning=True))
 
 

@@ -164,7 +164,7 @@ class ExampleReader:
             patches = self._blank(frame)
         num_bytes = patches[0].numel() * patches[0].element_size()
         with self._caching:
-            if self._cached_bytes + num_bytes <= CACHE_BYTES:
+            if row not in self._patches and self._cached_bytes + num_bytes <= CACHE_BYTES:
                 self._patches[row] = patches
                 self._cached_bytes += num_bytes
         return _Seen(sample, frame, patches)

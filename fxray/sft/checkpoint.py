@@ -65,7 +65,7 @@ def read_state(folder: Path, settings: SftSettings) -> SftState:
         content = json.loads((folder / STATE_FILE).read_text())
         corrupt_rows = {int(row): str(problem) for row, problem in content["corrupt_rows"].items()}
         state = SftState(int(content["step"]), int(content["num_steps"]), corrupt_rows)
-        before = dict(content["settings"])
+        before = {"augment_share": 0.0} | dict(content["settings"])  # which checkpoints from before it lack
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(f"{STATE_FILE} cannot be read: {error!r}", where=str(folder)) from error
     now = json.loads(json.dumps(settings.identity()))

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from fxray.data.augment import augment, drawn
+from fxray.data.changes import Changed, add_noise
 from fxray.geometry import area
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
@@ -34,6 +35,23 @@ def test_a_key_gives_the_same_pixels_each_time_and_another_key_others() -> None:
     assert first[1] == again[1]
     assert first[0].tobytes() == again[0].tobytes()
     assert first[0].tobytes() != other[0].tobytes()
+
+
+def test_noise_is_drawn_by_the_key_and_not_by_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noise(image: Image.Image, sigma: float, rng: np.random.Generator | None = None) -> Changed:
+        assert rng is not None
+        fields.append(np.asarray(add_noise(grey, sigma, rng).image).astype(float) - 128)
+        return add_noise(image, sigma, rng)
+
+    fields: list[np.ndarray] = []
+    grey = Image.new("RGB", (200, 160), (128, 128, 128))
+    monkeypatch.setattr("fxray.data.augment.add_noise", noise)
+    image, sample = red_squares()
+    for epoch in range(40):
+        augment(image, sample, generator(epoch))
+    assert len(fields) > 4
+    together = np.corrcoef([field.ravel() for field in fields])
+    assert np.abs(together[np.triu_indices(len(fields), 1)]).max() < 0.05
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -148,6 +148,20 @@ def test_noise_is_as_strong_as_it_says_and_sharing_makes_small():
     assert share_twice(Image.new("RGB", (2000, 1000)), 1080, 75).image.size == (972, 486)
 
 
+def test_noise_is_drawn_in_bands_as_in_one_piece():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (130, 40, 3), np.uint8))
+    drawn = np.random.default_rng(7).normal(0.0, 8.0, (130, 40, 3))
+    expected = np.clip(np.rint(np.asarray(image) + drawn), 0, 255)
+    assert (np.asarray(add_noise(image, 8.0, np.random.default_rng(7)).image) == expected).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("save", [save_as_jpeg, save_as_webp])
+def test_a_large_photograph_is_no_bomb(save, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert save(Image.new("RGB", (40, 30)), 80).image.size == (40, 30)
+
+
 def test_what_is_longer_than_a_jpeg_may_be_is_told():
     longest = Image.new("RGB", (65_500, 1))
     assert save_as_jpeg(longest, 90).image.size == longest.size

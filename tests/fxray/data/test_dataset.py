@@ -281,3 +281,11 @@ def test_a_bad_row_leaves_the_old_file_whole(tmp_path: Path) -> None:
         write_dataset(tmp_path / "a.parquet", [_row(0), _row(1, width_px=-3)])
     assert (tmp_path / "a.parquet").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_an_image_of_a_file_that_is_gone_is_one_error(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a.parquet", [_row(0)])
+    dataset = Dataset.open(tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").unlink()
+    with pytest.raises(DataError, match=r"a\.parquet row 0: its part of the file cannot be read"):
+        dataset.image_bytes(0)

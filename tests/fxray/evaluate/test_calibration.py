@@ -180,22 +180,38 @@ def test_a_threshold_and_a_band_of_200_000_images_take_seconds():
     assert low < threshold <= high
 
 
-def test_a_verdict_that_is_never_given_is_said_in_words_and_below_the_table():
-    order, rising = np.arange(90), np.linspace(0.1, 0.9, 90)
-    for gaps, raw, truth in (
-        (["generated", "real"], rising, order % 2 == 0),  # the lowest was generated, and the highest real
-        (["real"], rising, (order % 2 == 0) | (order > 60)),
-        (["generated"], rising, (order % 2 == 0) & (order > 30)),
-        ([], *overconfident(512, seed=1)),
-    ):
-        calibration = fitted(raw, truth)
-        said = calibration.never_said
-        assert sorted(text.split(":")[0] for text in said) == [f"no image is called {gap}" for gap in gaps]
-        assert {calibration.assess(p) for p in (0.0, 1.0)}.isdisjoint(gaps)
-        assert all("over 10 % were" in text for text in said)
-        scores = score_calibrated(calibration, [0.2, 0.9], np.array([False, True]), num_bootstrap=10, seed=0)
-        caption = str(decision_table(scores, is_synthetic=False).caption)
-        assert [line for line in caption.splitlines() if line.startswith("no image")] == said
+def sure(num_real: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nearly all generated images share the highest probability, with so many real ones."""
+    truth = np.arange(1000) % 2 == 0
+    raw = np.where(truth, 0.9, 0.1) + np.random.default_rng(0).uniform(-0.05, 0.05, 1000)
+    raw[np.flatnonzero(truth)[:450]] = 1.0
+    raw[np.flatnonzero(~truth)[:num_real]] = 1.0
+    return raw, truth
+
+
+RISING = np.linspace(0.1, 0.9, 90)
+ODD = np.arange(90) % 2 == 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "truth", "bounds", "said"),
+    [
+        (RISING, ~ODD, {}, {"real": "over 10 % were generated", "generated": "over 5 % of the real ones share"}),
+        (RISING, ~ODD | (RISING > 0.7), {}, {"real": "over 10 % were generated"}),
+        (*sure(40), {}, {"generated": "over 5 % of the real ones share"}),
+        (*sure(20), {}, {}),
+        (*sure(20), {"max_error": 0.0}, {"generated": "over 0 % were real"}),
+        (*sure(20), {"max_fpr": 1.0}, {"real": "100 % of the real ones may count"}),
+        (*sure(20), {"max_fpr": 0.0, "max_error": 1.0}, {"generated": "over 0 % of the real ones share"}),
+        (*overconfident(512, seed=1), {}, {}),
+    ],
+)
+def test_a_verdict_that_is_never_given_is_said_with_the_true_reason(raw, truth, bounds, said):
+    calibration = fitted(raw, truth, **bounds)
+    assert {calibration.assess(calibration.probability(p)) for p in raw}.isdisjoint(said)
+    sentences = dict(text.removeprefix("no image is called ").split(": ", 1) for text in calibration.never_said)
+    assert sentences.keys() == said.keys()
+    assert all(reason in sentences[verdict] for verdict, reason in said.items())
 
 
 def test_three_answers_follow_from_a_probability():

@@ -128,7 +128,7 @@ def test_training_warns_of_a_verdict_that_its_detector_will_never_give(run: RunD
     assert len(calibration.never_said) == len(told) >= 1
     assert all(note.is_warning for note in told)
     assert told[0].text.startswith("no image is called")
-    assert told[0].text.endswith("--max-error`")
+    assert told[0].text.endswith("or set other bounds with `fxray calibrate`")
 
 
 @pytest.mark.parametrize(("num_samples", "said"), [(0, 0), (300, 0), (200, 1)])

@@ -342,3 +342,12 @@ def test_several_threads_read_the_same_as_one(settings: SftSettings, monkeypatch
             assert torch.equal(expected.row.pixel_values, got.row.pixel_values)
             assert expected.row.answers[0].tolist() == got.row.answers[0].tolist()
     assert 1 < max(most) <= 4
+
+
+def test_a_row_that_two_threads_read_at_once_is_counted_once(
+    settings: SftSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    reader = make_reader(replace(settings, batch_size=96))  # each of the 24 rows four times
+    reader.read(0)
+    assert reader._cached_bytes == sum(pixels.numel() * pixels.element_size() for pixels, _ in reader._patches.values())

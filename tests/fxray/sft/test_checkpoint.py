@@ -24,6 +24,17 @@ def test_a_checkpoint_of_other_settings_names_them(settings: SftSettings, tmp_pa
         read_state(tmp_path, replace(settings, learning_rate=1e-5, seed=1))
 
 
+def test_a_checkpoint_from_before_images_were_changed_goes_on_without(settings: SftSettings, tmp_path: Path) -> None:
+    state = SftState(7, 12, {})
+    write_state(tmp_path, state, settings)
+    content = json.loads((tmp_path / "state.json").read_text())
+    assert content["settings"].pop("augment_share") == 0.0
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    assert read_state(tmp_path, settings) == state
+    with pytest.raises(CheckpointError, match="other values of augment_share"):
+        read_state(tmp_path, replace(settings, augment_share=0.5))
+
+
 def test_a_checkpoint_of_settings_of_other_names_is_refused(settings: SftSettings, tmp_path: Path) -> None:
     write_state(tmp_path, SftState(7, 12, {}), settings)
     content = json.loads((tmp_path / "state.json").read_text())
