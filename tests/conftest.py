@@ -49,8 +49,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def kind(item: pytest.Item) -> int:
         return max((SLOW_MARKERS.index(m) + 1 for m in SLOW_MARKERS if item.get_closest_marker(m)), default=0)
 
-    # One of several processes shall not be left with a long test at the end.
-    items.sort(key=kind, reverse="PYTEST_XDIST_WORKER" in os.environ)
+    # One of several processes shall not be left with a long test at the end; and who starts a Ray in this process comes
+    # before those who share one, which stays up.
+    sign = -1 if "PYTEST_XDIST_WORKER" in os.environ else 1
+    items.sort(key=lambda item: (sign * kind(item), "cluster" in getattr(item, "fixturenames", ())))
 
 
 def _refuse_unwritten_marks(items: list[pytest.Item]) -> None:
