@@ -2,6 +2,8 @@
 
 import os
 import resource
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -225,6 +227,27 @@ def peak_kib() -> Callable[[], int]:
     """This process's peak of resident memory since the test began; what other tests took is forgotten."""
     Path("/proc/self/clear_refs").write_text("5")
     return lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+
+class Overlap:
+    """How many threads were inside at the same time, at most."""
+
+    def __init__(self) -> None:
+        self._lock, self._now, self.most = threading.Lock(), 0, 0
+
+    def stay(self, seconds: float) -> None:
+        """Lets the calling thread be inside for so long."""
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(seconds)
+        with self._lock:
+            self._now -= 1
+
+
+@pytest.fixture
+def overlap() -> Overlap:
+    return Overlap()
 
 
 @pytest.fixture(scope="session")

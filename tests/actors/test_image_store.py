@@ -1,7 +1,6 @@
 import io
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -189,27 +188,14 @@ def test_the_images_of_a_damaged_page_are_bad_ones(dataset: Path, tmp_path: Path
     assert str(fact.error).startswith(f"{damaged} row 1: its part of the file cannot be read: ")
 
 
+@pytest.mark.parametrize(("most_pixels", "most_at_once"), [(450, 2), (100, 1)])  # images of 20 x 10
 def test_images_that_are_too_large_together_are_decoded_one_after_the_other(
-    dataset: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, overlap: Any, most_pixels: int, most_at_once: int
 ) -> None:
     monkeypatch.setattr(image_store, "num_processors", lambda: 16)
-    monkeypatch.setattr("fxray.data.decoding.MOST_PIXELS", 450)  # two of 20 x 10, not three
-    rows, lock, now, most = [0, 1, 3, 6], threading.Lock(), [], []
-
-    def decode(_: Dataset, row: int, __: bytes) -> None:
-        with lock:
-            now.append(row)
-            most.append(len(now))
-        time.sleep(0.05)
-        with lock:
-            now.remove(row)
-
-    monkeypatch.setattr(Dataset, "decode", decode)
+    monkeypatch.setattr("fxray.data.decoding.MOST_PIXELS", most_pixels)
+    monkeypatch.setattr(Dataset, "decode", lambda *_: overlap.stay(0.05))
+    rows = [0, 1, 3, 6]
     facts, *_ = ImageStore(dataset).read(rows)
     assert [fact.row for fact in facts] == rows
-    assert max(most) == 2
-    monkeypatch.setattr("fxray.data.decoding.MOST_PIXELS", 100)
-    most.clear()
-    facts, *_ = ImageStore(dataset).read(rows)
-    assert [fact.row for fact in facts] == rows
-    assert max(most) == 1
+    assert overlap.most == most_at_once

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fxray.data.augment import augment, drawn
-from fxray.data.changes import Changed, add_noise
+from fxray.data.changes import MAX_WEBP_SIDE_PX, Changed, add_noise
 from fxray.geometry import area
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
@@ -93,7 +93,10 @@ def test_a_crop_keeps_at_least_half_of_each_region(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_image_longer_than_a_webp_is_changed_too() -> None:
-    annotation = Annotation(Verdict.REAL, (), ())
-    sample = Sample("long", 40_000, 300, annotation, "squares", "", "seed")
+    sample = Sample("long", 40_000, 300, Annotation(Verdict.REAL, (), ()), "squares", "", "seed")
+    widths = []
     for key in range(8):
-        augment(Image.new("RGB", (40_000, 300)), sample, generator(key))
+        changed, moved = augment(Image.new("RGB", (40_000, 300)), sample, generator(key))
+        assert (moved.width_px, moved.height_px) == changed.size
+        widths.append(changed.width)
+    assert max(widths) > MAX_WEBP_SIDE_PX > min(widths)

@@ -1,5 +1,6 @@
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -8,23 +9,15 @@ from fxray.data.decoding import PixelRoom, by_threads
 from fxray.errors import DataError
 
 
-def test_results_come_in_order_from_as_many_threads_as_there_may_be() -> None:
-    lock, now, most = threading.Lock(), [], []
-
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_results_come_in_order_from_as_many_threads_as_there_may_be(num_threads: int, overlap: Any) -> None:
     def slow(number: int, text: str) -> str:
-        with lock:
-            now.append(number)
-            most.append(len(now))
-        time.sleep(0.02 if number % 3 == 0 else 0.005)
-        with lock:
-            now.remove(number)
+        overlap.stay(0.02 if number % 3 == 0 else 0.005)
         return f"{number} {text}"
 
-    for num_threads in (1, 3):
-        most.clear()
-        assert by_threads(slow, num_threads, range(9), "abcdefghi") == [f"{i} {c}" for i, c in enumerate("abcdefghi")]
-        assert max(most) == num_threads
-    assert by_threads(slow, 4, [], []) == []
+    assert by_threads(slow, num_threads, range(9), "abcdefghi") == [f"{i} {c}" for i, c in enumerate("abcdefghi")]
+    assert overlap.most == num_threads
+    assert by_threads(slow, num_threads, [], []) == []
 
 
 def test_what_goes_wrong_first_is_told_whatever_is_done_first() -> None:

@@ -1,7 +1,6 @@
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from fxray.model.load import load_model
 from fxray.model.packed import PackedPolicy
 from fxray.model.prompts import load_tokenizer
 from fxray.sft import batches
-from fxray.sft.batches import ExampleReader, late, token_weights
+from fxray.sft.batches import Example, ExampleReader, late, token_weights
 from fxray.sft.settings import SftSettings
 
 
@@ -318,30 +317,26 @@ def test_a_corrupt_image_that_would_be_changed_is_left_out(settings: SftSettings
         make_reader(replace(skipping, on_corrupt_image="error")).read(0)
 
 
-def test_several_threads_read_the_same_as_one(settings: SftSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    changing = replace(settings, augment_share=0.5)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    one = make_reader(changing)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    several, (lock, now, most) = make_reader(changing), (threading.Lock(), [], [])
-    decode = Dataset.decode
+def test_several_threads_read_the_same_as_one(
+    settings: SftSettings, monkeypatch: pytest.MonkeyPatch, overlap: Any
+) -> None:
+    changing, decode = replace(settings, augment_share=0.5), Dataset.decode
 
     def slow(dataset: Dataset, row: int, encoded: bytes) -> Image.Image:
-        with lock:
-            now.append(row)
-            most.append(len(now))
-        time.sleep(0.02)
-        with lock:
-            now.remove(row)
+        overlap.stay(0.02)
         return decode(dataset, row, encoded)
 
     monkeypatch.setattr(Dataset, "decode", slow)
-    for step in (0, 1, 7):
-        for expected, got in zip(one.read(step), several.read(step), strict=True):
-            assert expected.row.sample_id == got.row.sample_id
-            assert torch.equal(expected.row.pixel_values, got.row.pixel_values)
-            assert expected.row.answers[0].tolist() == got.row.answers[0].tolist()
-    assert 1 < max(most) <= 4
+    read: list[list[Example]] = []
+    for num_threads in (1, 4):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=num_threads: count)
+        reader, overlap.most = make_reader(changing), 0
+        read.append([example for step in (0, 1, 7) for example in reader.read(step)])
+        assert min(num_threads, 2) <= overlap.most <= num_threads
+    for expected, got in zip(*read, strict=True):
+        assert expected.row.sample_id == got.row.sample_id
+        assert torch.equal(expected.row.pixel_values, got.row.pixel_values)
+        assert expected.row.answers[0].tolist() == got.row.answers[0].tolist()
 
 
 def test_a_row_that_two_threads_read_at_once_is_counted_once(
