@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig
 
 from fxray.capacity.activations import Activations, Pass, count_activations
@@ -111,6 +112,15 @@ def pixels(model: Any, size: Pass) -> torch.Tensor:
     return torch.randn(size.patches, 3 * 2 * model.config.vision_config.patch_size**2)
 
 
+class LeftOutProducts(TorchDispatchMode):
+    """Products have bytes, but no values: a CPU without bfloat16 takes four fifths of a pass for them."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.mm.default:
+            return args[0].new_zeros(len(args[0]), args[1].shape[1])
+        return args[0] if function is torch.ops.aten.addmm_.default else function(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize(
     ("dtype", "is_checkpointed", "dropout"),
     [
@@ -135,7 +145,7 @@ def test_predicted_and_counted_bytes_of_a_pass_differ_by_less_than_15_percent(
     peft_model = attach_adapter(model, rank=RANK, alpha=32, dropout=dropout, seed=0).train()
     policy, batch = PackedPolicy(peft_model), pack(model, rows(model, size))
     assert len(batch.input_ids_T) == size.tokens
-    with footprint(CPU) as whole:
+    with LeftOutProducts(), footprint(CPU) as whole:
         with footprint(CPU) as forward:
             logprobs = policy(batch, 1.0)
         logprobs.sum().backward()
