@@ -16,6 +16,7 @@ from fxray.engine.engine import Engine, Question
 from fxray.engine.settings import EngineSettings
 from fxray.errors import DeadlineError, SyncError
 from fxray.grpo.types import PolicyBlob, PromptGroup, Rollout, RolloutGroup, SamplingSettings, SyncProof, WeightsBlob
+from fxray.large_imports import large_imports
 from fxray.processors import num_processors
 from fxray.tensor_file import Bytes
 
@@ -105,7 +106,8 @@ class RolloutWorker:
         Raises:
             ModelError: vLLM cannot drive the model with these settings.
         """
-        self._engine = Engine(self._settings)
+        with large_imports():
+            self._engine = Engine(self._settings)
         self._engine.sleep()
 
     @ray.method(concurrency_group=HEALTH)

@@ -46,7 +46,7 @@ def without_packages(*names: str) -> Iterator[None]:
 
 @contextmanager
 def large_imports() -> Iterator[None]:
-    """Imports of transformers in a process that learns, in less time.
+    """Imports of transformers in a process that only learns, or only answers, in less time.
 
     transformers imports scikit-learn for assisted decoding and SciPy for object detection, and accelerate boto3 for
     SageMaker.

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,8 @@ def test_groups_are_the_same_from_one_worker_from_two_and_around_a_kill(
     assert [group.prompt for group in alone] == asked
     assert {group.policy_version for group in alone} == {1}
     assert all(len(set(group)) == 4 for group in texts(alone))
+    unused = {"boto3", "scipy", "sklearn"}  # a sixth to a third of what the processor does until an engine is up
+    assert not ray.get(warm.__ray_call__.remote(lambda _: unused & sys.modules.keys()))
 
     doomed = pool(lambda _: actor.options(num_cpus=0).remote(settings, next(names)), 1)
     PolicyPublisher(doomed).publish(adapter)
