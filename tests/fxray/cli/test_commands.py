@@ -321,3 +321,5 @@ def test_a_configuration_is_checked_with_the_data_that_are_here(datasets, tmp_pa
     with pytest.raises(DataError, match=r"cut.parquet"):
         check(test=f"data.test={tmp_path / 'cut.parquet'}")
     assert "nowhere.parquet is not on this machine\n" in check(test="data.test=nowhere.parquet").stderr
+    with pytest.raises(DataError, match="is a folder, expected a dataset file"):
+        check(test=f"data.test={datasets}")
