@@ -24,6 +24,12 @@ def test_csv_is_read(picture, written, imported):
     assert (real.annotation.verdict, real.generator, real.source) == (Verdict.REAL, "real", "c.png")
 
 
+def test_a_backslash_may_be_part_of_a_name_or_stand_between_folders(picture, written, imported):
+    picture("a\\b.png"), picture("c/d.png")
+    found = imported("manifest", written("list.csv", "image\na\\b.png\nc\\d.png\n"))
+    assert (sorted(found.samples), found.findings) == (["a\\b.png", "c\\d.png"], [])
+
+
 def test_json_lines_are_read_and_a_photograph_is_turned(picture, written, imported):
     picture("a.jpg", orientation=8)
     row = {"image": "a.jpg", "regions": [{"box": [0, 150, 100, 200], "caption": "foot cut"}]}
