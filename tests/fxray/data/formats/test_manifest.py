@@ -123,6 +123,20 @@ def test_what_cannot_be_read_is_named(picture, written, imported, row, field):
     assert all(len(finding["value"]) <= 120 for finding in found.findings)
 
 
+def test_an_import_without_a_row_shows_each_reason(picture, written, imported):
+    picture("a.png")
+    gone, odd = "".join(f"{name}.png,real\n" for name in "bcde"), "a.png,perhaps\n" * 9
+    with pytest.raises(DataError, match=r"(?s)13 entries.*b\.png.*perhaps.*c\.png.*and 10 more"):
+        imported("manifest", written("list.csv", f"image,label\n{gone}{odd}"))
+
+
+def test_a_list_that_is_no_utf_8_is_called_so(written, imported):
+    src = written("list.csv", "")
+    src.write_text("image\nBär.png\n", encoding="latin-1")
+    with pytest.raises(DataError, match="no UTF-8, as which it has to be saved"):
+        imported("manifest", src)
+
+
 def test_a_box_over_the_border_is_cut_there_and_that_is_said(picture, written, imported):
     picture("a.png")
     far = {
