@@ -31,6 +31,9 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
       fxray config check --config configs/qwen2.5-vl-32b.yaml
     """
     tree = checked_config(config, overrides)
+    from fxray.launch.namesakes import refuse_namesakes
+
+    refuse_namesakes()
     from fxray.capacity.trained import find_store_problem
     from fxray.config.model_shape import adapter_warning
     from fxray.config.problem import refuse
