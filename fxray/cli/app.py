@@ -101,6 +101,7 @@ def options(
 def main() -> NoReturn:
     """Runs the command line and exits."""
     signal.signal(signal.SIGTERM, _leave)
+    sys.unraisablehook = _pass_over_stops
     # Ray would print on stdout that a worker died, which fxray tells in its own words. It reads this when imported.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     for stream in (sys.stdin, sys.stdout):
@@ -162,3 +163,9 @@ def report_error(error: FxrayError) -> int:
 def _leave(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
     """Lets a terminated command clean up: Ray, locks, temporary files."""
     sys.exit(128 + signum)
+
+
+def _pass_over_stops(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Prints what Python cannot raise; but no traceback of who is stopped again while Ray shuts down at its exit."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt | SystemExit):
+        sys.__unraisablehook__(unraisable)

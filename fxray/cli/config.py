@@ -31,6 +31,9 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
       fxray config check --config configs/qwen2.5-vl-32b.yaml
     """
     tree = checked_config(config, overrides)
+    from fxray.launch.namesakes import refuse_namesakes
+
+    refuse_namesakes()
     from fxray.capacity.trained import find_store_problem
     from fxray.config.model_shape import adapter_warning
     from fxray.config.problem import refuse
@@ -54,7 +57,7 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
     off = ", ".join(parts_off(tree.data.view)) or "none"
     if splits := named_splits(tree):
         files = {name: getattr(splits, name) for name in ("train", "validation", "test")}
-        elsewhere = [f"data.{name} {path}" for name, path in files.items() if not path.is_file()]
+        elsewhere = [f"data.{name} {path}" for name, path in files.items() if not path.exists()]
         for name in elsewhere:
             typer.echo(f"note: {name} is not on this machine", err=True)
         for note in check_splits(tree, splits) if not elsewhere else ():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxray.cli.arguments import JsonOption, SetOption, ThresholdOption, checked_config, within
+from fxray.cli.arguments import JsonOption, SetOption, checked_config, within
 from fxray.cli.tables import print_table, show_report
 
 if TYPE_CHECKING:
@@ -30,7 +30,12 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Other predictions of the same samples: also say what --predictions gains."),
     ] = None,
-    threshold: ThresholdOption = 0.5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Score from which an image counts as generated, where a file has no verdicts. [default: 0.5]"
+        ),
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option("--config", "-c", metavar="FILE", help="Let this configuration's model answer first."),
@@ -82,8 +87,8 @@ def evaluate(
         raise typer.BadParameter("give --data, and either --predictions or --config")
     if view is not None and config is not None:
         raise typer.BadParameter("--view goes with --predictions; a configuration has its own: --set data.view=...")
-    if not math.isfinite(threshold):
-        raise typer.BadParameter(f"--threshold {threshold}: expected a finite number")
+    if threshold is not None:
+        _check_threshold(threshold, predictions, against)
     if config is None and (idle := _given(adapter=adapter, out=out, set=overrides)):
         raise typer.BadParameter(f"--{idle[0]} goes with --config; --predictions are answered already")
     answers = predictions or _answers_file(out)
@@ -97,7 +102,7 @@ def evaluate(
         data=data,
         num_samples=settings.num_samples,
         has_boxes=_has_boxes(tree.data.view if tree else view or "full"),
-        threshold=threshold,
+        threshold=0.5 if threshold is None else threshold,
         num_bootstrap=num_bootstrap or settings.num_bootstrap,
         seed=seed if seed is not None else tree.seed if tree else 0,
     )
@@ -109,6 +114,16 @@ def evaluate(
     evaluation = score(answers, name=name)
     gain = measure_gain(before, evaluation) if before else None
     _show(evaluation, gain, as_json=as_json)
+
+
+def _check_threshold(threshold: float, *files: Path | None) -> None:
+    """Sees to it that it is a number, and that one of the files may have scores without verdicts."""
+    if not math.isfinite(threshold):
+        raise typer.BadParameter(f"--threshold {threshold}: expected a finite number")
+    if not any(file.suffix.lower() in (".csv", ".json") for file in files if file):
+        raise typer.BadParameter(
+            "--threshold goes with scores in .csv and .json; other predictions have their verdicts"
+        )
 
 
 def _given(**options: object) -> list[str]:

@@ -132,20 +132,24 @@ class ImportJob:
         """
         on_event(PhaseStarted("join", num_parts))
         num_rows, num_refused, num_warnings = 0, 0, 0
-        first: list[Finding] = []
+        first: list[Finding] = []  # three of them, with three reasons where there are so many
+        reasons: dict[str, Finding] = {}
         with atomic_path(self.root / FINDINGS) as aside, aside.open("w", encoding="utf-8") as out:
             for finding in self._findings(num_parts):
                 out.write(json.dumps(asdict(finding), ensure_ascii=False).encode("utf-8", "replace").decode() + "\n")
                 num_warnings += finding.is_warning
                 num_refused += not finding.is_warning
-                if not finding.is_warning and len(first) < 3:
-                    first.append(finding)
+                if not finding.is_warning:
+                    first = first if len(first) == 3 else [*first, finding]
+                    if len(reasons) < 3:
+                        reasons.setdefault(finding.reason, finding)
         for number in range(num_parts):
             num_rows += json.loads(self._done(number).read_bytes())["num_rows"]
         if (is_strict and num_refused) or num_rows == 0:
             shutil.rmtree(self.root / FOLDER, ignore_errors=True)
             shutil.rmtree(self._work)
-            raise _refused(self.root / FINDINGS, num_rows, num_refused, first)
+            shown = list(dict.fromkeys([*reasons.values(), *first]))[:3]
+            raise _refused(self.root / FINDINGS, num_rows, num_refused, shown)
         parts = [path for number in range(num_parts) if (path := self._part(number)).exists()]
         join_datasets(self.root / DATASET, parts)
         num_images, num_bytes = _write_sums(self.root)

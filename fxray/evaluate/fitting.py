@@ -52,7 +52,7 @@ def fit_calibration(
         DataError: There are too few images of a class, or too few real ones for so small a `max_fpr`.
     """
     num_generated, num_real = int(is_generated_N.sum()), int((~is_generated_N).sum())
-    _refuse_too_few(num_real, num_generated, num_without, max_fpr, data)
+    refuse_too_few(num_real, num_generated, max_fpr, data, num_without)
     slope, intercept = fit_platt(raw_N, is_generated_N)
     probabilities_N = np.array([sigmoid(slope * logit(raw) + intercept) for raw in raw_N])
     threshold = choose_threshold(probabilities_N, is_generated_N, max_fpr)
@@ -76,38 +76,60 @@ def fit_calibration(
     )
 
 
-def verdict_counts(samples: Sequence[Sample]) -> tuple[int, int]:
-    """Real and generated images."""
-    num_generated = sum(sample.annotation.verdict is Verdict.GENERATED for sample in samples)
-    return len(samples) - num_generated, num_generated
+def verdict_counts(samples: Sequence[Sample], rows: Sequence[int] | None = None) -> tuple[int, int]:
+    """Real and generated images, of all rows or of some."""
+    rows = range(len(samples)) if rows is None else rows
+    num_generated = sum(samples[row].annotation.verdict is Verdict.GENERATED for row in rows)
+    return len(rows) - num_generated, num_generated
 
 
-def note_of_few(num_real: int, num_generated: int, remedy: str) -> str | None:
+def fewest_real(max_fpr: float) -> int:
+    """Real images that it takes to choose a threshold for so small a share of false alarms."""
+    return max(MIN_IMAGES, int(np.ceil(1 / max_fpr - 1e-9)) if max_fpr > 0 else MIN_IMAGES)
+
+
+def note_of_few(num_real: int, num_generated: int, remedy: str, max_fpr: float = 1.0) -> str | None:
     """Says that a validation part is too small for the calibration with which training ends; None where it is not."""
-    if min(num_real, num_generated) >= MIN_IMAGES:
+    needed = fewest_real(max_fpr)
+    if num_real >= needed and num_generated >= MIN_IMAGES:
         return None
+    of_real = f"{needed} real and {MIN_IMAGES} generated ones at least for evaluate.max_fpr {max_fpr:g}"
+    takes = f"{MIN_IMAGES} of each at least" if needed == MIN_IMAGES else of_real
     return (
         f"{num_real} real + {counted(num_generated, 'generated image')} for validation are too few to calibrate a "
-        f"detector, which takes {MIN_IMAGES} of each at least; {remedy}"
+        f"detector, which takes {takes}; {remedy}"
     )
 
 
-def _refuse_too_few(num_real: int, num_generated: int, num_without: int, max_fpr: float, data: str) -> None:
-    """Raises what `fit_calibration` says of too few images."""
-    needed = max(MIN_IMAGES, int(np.ceil(1 / max_fpr - 1e-9)) if max_fpr > 0 else MIN_IMAGES)
-    if num_generated < MIN_IMAGES or num_real < needed:
-        without = (
-            f"; {counted(num_without, 'answer has', 'answers have')} none, as those without a verdict"
-            if num_without
-            else ""
-        )
-        raise DataError(
-            f"{num_real} real and {counted(num_generated, 'generated image')} with a probability, expected at "
-            f"least {needed} and {MIN_IMAGES} for a false-positive rate of {max_fpr:g}{without}",
-            where=data,
-            remedy=("train longer, until answers hold a verdict; or " if num_without else "")
-            + "calibrate on more validation images, or with a larger --max-fpr",
-        )
+def refuse_too_few(
+    num_real: int, num_generated: int, max_fpr: float, data: str, num_without: int | None = None
+) -> None:
+    """Raises what `fit_calibration` says of too few images.
+
+    Args:
+        num_real: Real images.
+        num_generated: Generated ones.
+        max_fpr: Largest share of real images that may count as generated.
+        data: Name of the split.
+        num_without: Further images, whose answers say no probability; None before there are answers.
+
+    Raises:
+        DataError: They are too few.
+    """
+    needed = fewest_real(max_fpr)
+    if num_generated >= MIN_IMAGES and num_real >= needed:
+        return
+    with_probability = "" if num_without is None else " with a probability"
+    without = f"; {counted(num_without or 0, 'answer has', 'answers have')} none, as those without a verdict"
+    is_of_share = needed > MIN_IMAGES <= min(num_real, num_generated)
+    raise DataError(
+        f"{num_real} real and {counted(num_generated, 'generated image')}{with_probability}, expected at "
+        f"least {needed} and {MIN_IMAGES} for a false-positive rate of {max_fpr:g}{without if num_without else ''}",
+        where=data,
+        remedy=("train longer, until answers hold a verdict; or " if num_without else "")
+        + "calibrate on more validation images"
+        + (", or with a larger --max-fpr" if is_of_share else ""),
+    )
 
 
 def fit_platt(raw_N: NDArray[np.float64], is_generated_N: NDArray[np.bool_]) -> tuple[float, float]:

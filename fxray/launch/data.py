@@ -113,7 +113,7 @@ def check_splits(config: Config, splits: Splits, on_event: OnEvent = ignore) -> 
     refuse_shared_samples(*map(splits.open, splits.paths))
     if config.data.on_corrupt_image != "skip":
         _refuse_incomplete(splits, on_event)
-    return _notes_of_few(splits)
+    return _notes_of_few(config, splits)
 
 
 def refuse_shared_samples(train: "Dataset", *others: "Dataset") -> None:
@@ -173,11 +173,20 @@ def _refuse_incomplete(splits: Splits, on_event: OnEvent) -> None:
         refuse_missing_images(dataset, range(len(dataset)), on_event)
 
 
-def _notes_of_few(splits: Splits) -> list[str]:
+def _notes_of_few(config: Config, splits: Splits) -> list[str]:
     from fxray.evaluate.fitting import note_of_few, verdict_counts
+    from fxray.launch.evaluation import rows_to_answer
 
+    samples, max_fpr = splits.open(splits.validation).samples, config.evaluate.max_fpr
+    rows = rows_to_answer(len(samples), config.evaluate.num_samples)
+    asked = verdict_counts(samples, rows)
     field = "data.synth.num_validation" if splits.is_synthetic else "data.validation"
-    note = note_of_few(*verdict_counts(splits.open(splits.validation).samples), f"a larger {field} would do")
+    if len(rows) < len(samples):
+        is_small = note_of_few(*verdict_counts(samples), "", max_fpr)
+        field = f"{field} and evaluate.num_samples" if is_small else "evaluate.num_samples"
+    elif not note_of_few(*asked, ""):
+        field += " or evaluate.max_fpr"
+    note = note_of_few(*asked, f"a larger {field} would do", max_fpr)
     return [note] if note else []
 
 

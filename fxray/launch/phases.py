@@ -17,6 +17,7 @@ from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
 from fxray.errors import CheckpointError, ConfigError, DataError
 from fxray.evaluate.calibration import Calibration, open_calibration
+from fxray.evaluate.fitting import refuse_too_few, verdict_counts
 from fxray.evaluate.predictions import write_predictions
 from fxray.events import Note, OnEvent, ignore
 from fxray.grammar.views import VIEWS
@@ -208,7 +209,11 @@ def calibrate(
     splits = splits_of_finished(run_dir)
     with open_finished(run_dir, overrides) as (config, finished):
         name, run = chosen_phase(list(finished), stage, run_dir), RunDirectory(run_dir)
-        refuse_test_images(splits.validation, splits.test)
+        validation = refuse_test_images(splits.validation, splits.test)
+        max_fpr = config.evaluate.max_fpr if max_fpr is None else max_fpr
+        if not run.predictions(name, "validation").exists():
+            counts = verdict_counts(validation.samples, rows_to_answer(len(validation), config.evaluate.num_samples))
+            refuse_too_few(*counts, max_fpr, splits.validation.name)
         files: dict[Split, Path] = {"validation": splits.validation, "test": splits.test}
         for split, data in files.items():
             answers = run.predictions(name, split)
@@ -220,7 +225,7 @@ def calibrate(
             run,
             name,
             splits,
-            max_fpr=config.evaluate.max_fpr if max_fpr is None else max_fpr,
+            max_fpr=max_fpr,
             max_error=config.evaluate.max_error if max_error is None else max_error,
         )
         return name, calibration, write_report(run_dir)

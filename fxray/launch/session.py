@@ -18,6 +18,7 @@ from fxray.events import Event, OnEvent, PhaseDone
 from fxray.launch.cluster import check_machine, ray_cluster
 from fxray.launch.data import Splits, prepare_data
 from fxray.launch.devices import check_gpus, find_placement_problem, gpus_of_nodes, largest_store_bytes
+from fxray.launch.namesakes import refuse_namesakes
 from fxray.launch.run import RunDirectory, open_run
 from fxray.launch.watch import watch_run
 
@@ -46,8 +47,8 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     """Starts or continues a run, up to where Ray is there.
 
     Raises:
-        ConfigError: The configuration cannot run, a reward function cannot be loaded, or the directory belongs to
-            another one.
+        ConfigError: The configuration cannot run, a reward function cannot be loaded, a module in the current folder
+            has the name of one of fxray's, or the directory belongs to another configuration.
         DataError: A dataset is missing or malformed.
         ModelError: The base model cannot be read.
         CheckpointError: The run was begun with another base model.
@@ -58,6 +59,7 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
     from rewards.custom import load_reward
 
     refuse(check(config), where="configuration")
+    refuse_namesakes()
     stages = load_stages(config.grpo.schedule)
     for function in config.reward.functions:
         load_reward(function.path)

@@ -35,7 +35,8 @@ class Images:
         Raises:
             FieldProblem: It is a URL of a network, or there is no such file.
         """
-        path = text(name, field).replace("\\", "/")
+        written = text(name, field)
+        path = written.replace("\\", "/")
         if path.startswith("file://"):
             path = unquote(path.removeprefix("file://"))
         elif _SCHEME.match(path):
@@ -43,7 +44,7 @@ class Images:
         if "\0" in path:
             raise FieldProblem(field, name, "a zero byte, expected the path of a file")
         folders = (*beside, self.folder)
-        candidates = [folder / path for folder in folders]
+        candidates = [folder / form for folder in folders for form in dict.fromkeys((written, path))]
         if path.startswith(("/", "../")) or _DRIVE.match(path):  # of another machine: the name alone may be right
             candidates += [folder / path.rsplit("/", 1)[1] for folder in folders]
         for candidate in candidates:

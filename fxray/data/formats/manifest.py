@@ -83,7 +83,10 @@ def _csv_rows(path: Path) -> Iterator[Raw | Finding]:
                 yield _cells(place, row)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        problem = FieldProblem("file", error.reason, "no UTF-8, as which it has to be saved; the rest is unread")
+        yield Finding.of(Place(str(path)), problem)
+    except csv.Error as error:
         yield Finding.of(Place(str(path)), FieldProblem("file", str(error), "CSV breaks here; the rest is unread"))
 
 

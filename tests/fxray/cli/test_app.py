@@ -204,3 +204,13 @@ def test_a_machine_without_room_for_temporary_files_is_said(monkeypatch, capsys)
         app.main()
     assert left.value.code == 1
     assert re.match(r"error: No usable temporary directory found in .*\n  remedy: .*TMPDIR", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"), [("KeyboardInterrupt", False), ("SystemExit(1)", False), ("OSError", True)]
+)
+def test_who_is_stopped_again_while_it_ends_prints_no_traceback(error, is_told):
+    at_exit = f"import atexit, sys\n@atexit.register\ndef shut_down():\n    raise {error}\n"
+    program = f"{at_exit}from fxray.cli.app import main\nsys.argv[1:] = ['--version']\nmain()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ("Traceback" in done.stderr) is is_told

@@ -204,7 +204,8 @@ def test_predictions_of_other_samples_are_refused(datasets, tmp_path):
         ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--adapter", "adapter"],
         ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--out", "z.parquet"],
         ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--set", "seed=1"],
-        ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--threshold", "nan"],
+        ["evaluate", "--data", "x.parquet", "--predictions", "y.csv", "--threshold", "nan"],
+        ["evaluate", "--data", "x.parquet", "--predictions", "y.jsonl", "--threshold", "0.3"],
         ["prefer", "create", "s.db", "--data", "x.parquet", "--source", "a=truth", "--threshold", "nan"],
         ["detect", "x.png"],
         ["detect", "x.png", "--config", "tiny", "--run-dir", "runs/demo"],
@@ -321,3 +322,5 @@ def test_a_configuration_is_checked_with_the_data_that_are_here(datasets, tmp_pa
     with pytest.raises(DataError, match=r"cut.parquet"):
         check(test=f"data.test={tmp_path / 'cut.parquet'}")
     assert "nowhere.parquet is not on this machine\n" in check(test="data.test=nowhere.parquet").stderr
+    with pytest.raises(DataError, match="is a folder, expected a dataset file"):
+        check(test=f"data.test={datasets}")

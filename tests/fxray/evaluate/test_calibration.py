@@ -238,8 +238,9 @@ def test_three_answers_follow_from_a_probability():
 )
 def test_too_few_images_are_refused(num_real, num_generated, max_fpr, message):
     truth = np.arange(num_real + num_generated) >= num_real
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as refused:
         fitted(np.full(len(truth), 0.5), truth, max_fpr=max_fpr)
+    assert ("a larger --max-fpr" in str(refused.value)) == (max_fpr < 0.05)  # which helps nobody else
 
 
 def test_a_calibration_is_read_for_what_it_was_fitted_for_and_nothing_else(tmp_path):

@@ -173,6 +173,14 @@ def test_answers_without_probabilities_are_too_few(run: RunDirectory) -> None:
         of_run(run)
 
 
+def test_too_few_images_are_refused_before_any_is_answered(run: RunDirectory) -> None:
+    run.predictions("alpha", "validation").unlink()
+    with pytest.raises(
+        DataError, match=r"\d+ generated images, expected at least 10000 and 20 .*\n.*a larger --max-fpr"
+    ):
+        of_run(run, max_fpr=1e-4)
+
+
 def test_another_adapter_does_not_take_it_over(run: RunDirectory) -> None:
     of_run(run)
     config = load_config(run.root / "config.yaml")

@@ -11,7 +11,7 @@ from fxray.errors import CheckpointError, DataError, FxrayError
 from fxray.events import Event, Note, Step, ignore
 from fxray.launch import data
 from fxray.launch.calibration import recorded_splits
-from fxray.launch.data import Splits, prepare_data, refuse_missing_images, refuse_shared_samples
+from fxray.launch.data import Splits, check_splits, prepare_data, refuse_missing_images, refuse_shared_samples
 from fxray.launch.lease import LEASE_FILE
 from fxray.launch.run import open_run
 from fxray.schema import Annotation, Sample, Verdict
@@ -105,6 +105,31 @@ def test_a_validation_part_that_is_too_small_to_calibrate_is_told_until_sft_is_d
     assert all("data.synth.num_validation" in text for text in found)
     (tmp_path / "run/sft/adapter").mkdir(parents=True)
     assert notes() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["evaluate.num_samples=10"], "20 of each at least; a larger evaluate.num_samples would do"),
+        (
+            ["evaluate.num_samples=10", "evaluate.max_fpr=0.01"],
+            "a larger data.validation and evaluate.num_samples would",
+        ),
+        (
+            ["evaluate.max_fpr=0.01"],
+            "takes 100 real and 20 generated ones at least for evaluate.max_fpr 0.01; a larger",
+        ),
+        (["evaluate.max_fpr=0.05"], None),
+    ],
+)
+def test_what_is_too_small_for_the_settings_to_calibrate_is_told(
+    tmp_path: Path, settings: list[str], told: str | None
+) -> None:
+    files = splits_of(tmp_path, "a", "v", "z")
+    rows = [Sample(f"v{i}", 56, 56, Annotation(list(Verdict)[i % 2]), "real", "cat", f"v{i}") for i in range(40)]
+    write_dataset(files.validation, [Row(sample, b"-") for sample in rows])
+    (note,) = check_splits(load_config("tiny", settings), files) or [None]
+    assert note is None if told is None else told in note
 
 
 def test_images_that_are_missing_are_told_before_anything_is_trained(tmp_path: Path) -> None:

@@ -24,6 +24,12 @@ def test_csv_is_read(picture, written, imported):
     assert (real.annotation.verdict, real.generator, real.source) == (Verdict.REAL, "real", "c.png")
 
 
+def test_a_backslash_may_be_part_of_a_name_or_stand_between_folders(picture, written, imported):
+    picture("a\\b.png"), picture("c/d.png")
+    found = imported("manifest", written("list.csv", "image\na\\b.png\nc\\d.png\n"))
+    assert (sorted(found.samples), found.findings) == (["a\\b.png", "c\\d.png"], [])
+
+
 def test_json_lines_are_read_and_a_photograph_is_turned(picture, written, imported):
     picture("a.jpg", orientation=8)
     row = {"image": "a.jpg", "regions": [{"box": [0, 150, 100, 200], "caption": "foot cut"}]}
@@ -115,6 +121,20 @@ def test_what_cannot_be_read_is_named(picture, written, imported, row, field):
     found = imported("manifest", src)
     assert [(finding["row"], finding["field"]) for finding in found.findings] == [("line 3", field)]
     assert all(len(finding["value"]) <= 120 for finding in found.findings)
+
+
+def test_an_import_without_a_row_shows_each_reason(picture, written, imported):
+    picture("a.png")
+    gone, odd = "".join(f"{name}.png,real\n" for name in "bcde"), "a.png,perhaps\n" * 9
+    with pytest.raises(DataError, match=r"(?s)13 entries.*b\.png.*perhaps.*c\.png.*and 10 more"):
+        imported("manifest", written("list.csv", f"image,label\n{gone}{odd}"))
+
+
+def test_a_list_that_is_no_utf_8_is_called_so(written, imported):
+    src = written("list.csv", "")
+    src.write_text("image\nBär.png\n", encoding="latin-1")
+    with pytest.raises(DataError, match="no UTF-8, as which it has to be saved"):
+        imported("manifest", src)
 
 
 def test_a_box_over_the_border_is_cut_there_and_that_is_said(picture, written, imported):
