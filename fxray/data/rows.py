@@ -135,7 +135,8 @@ def _verdict(record: Record, reading: Reading) -> Verdict:
     try:
         return VERDICT_WORDS[record.label.strip().lower()]
     except KeyError:
-        raise FieldProblem("label", record.label, f"expected one of {', '.join(VERDICT_WORDS)}") from None
+        expected = f"expected one of {', '.join(VERDICT_WORDS)}; a mapping file says by `labels` what others mean"
+        raise FieldProblem("label", record.label, expected) from None
 
 
 def _tags(record: Record) -> tuple[Tag, ...]:

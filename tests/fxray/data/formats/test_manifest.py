@@ -123,6 +123,12 @@ def test_what_cannot_be_read_is_named(picture, written, imported, row, field):
     assert all(len(finding["value"]) <= 120 for finding in found.findings)
 
 
+def test_who_labels_with_words_of_their_own_hears_of_mappings(picture, written, imported):
+    picture("a.png")
+    (finding,) = imported("manifest", written("list.csv", "image,label\na.png,real\na.png,1\n")).findings
+    assert "a mapping file says by `labels` what others mean" in finding["reason"]
+
+
 def test_an_import_without_a_row_shows_each_reason(picture, written, imported):
     picture("a.png")
     gone, odd = "".join(f"{name}.png,real\n" for name in "bcde"), "a.png,perhaps\n" * 9
