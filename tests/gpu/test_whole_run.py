@@ -60,7 +60,7 @@ def test_a_whole_run_whose_learner_alone_has_a_gpu_goes_through_every_phase(tmp_
         check=False,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=660,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     steps = read_metrics(run_dir)
