@@ -26,7 +26,6 @@ from fxray.evaluate.calibration import Calibration, FittedFor, judge, read_calib
 from fxray.evaluate.predictions import Prediction, from_answer
 from fxray.grammar.probability import probability_generated, verdict_tokens
 from fxray.grammar.views import ViewName
-from fxray.large_imports import large_imports
 from fxray.serve.node_address import keep_to_this_node
 from fxray.serve.problems import Refusal, problem_of, unavailable
 from fxray.serve.wire import (
@@ -95,8 +94,7 @@ class DetectorReplica:
     async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         keep_to_this_node()
         self._spec, self._sight = spec, sight_of(spec.engine.model_path)
-        with large_imports():
-            self._engine = StreamingEngine(spec.engine)
+        self._engine = StreamingEngine(spec.engine)
         await self._engine.prepare()
         self._swap = asyncio.Lock()
         self._swaps: dict[Policy, asyncio.Task[None]] = {}  # that have begun, for all who wait for them
