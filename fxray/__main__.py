@@ -1,5 +1,12 @@
 """`python -m fxray` is the command line `fxray`."""
 
+import os
+import sys
+from pathlib import Path
+
+if sys.path[0] == os.getcwd() and not Path("fxray/__init__.py").exists():  # noqa: PTH109 - as Python writes it there
+    sys.path.append(sys.path.pop(0))  # a module there has no precedence, as it has none for `fxray`
+
 from fxray.cli import main
 
 if __name__ == "__main__":

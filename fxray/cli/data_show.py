@@ -19,7 +19,8 @@ SINGLE_SIDE_PX = 2048
 def show(
     data: Annotated[Path, typer.Argument(help="Dataset file.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="PNG file of the sheet; with --id a folder of one PNG each.")
+        Path | None,
+        typer.Option(metavar="PATH", help="PNG file of the sheet or of one --id; a folder where --id is several."),
     ] = None,
     ids: Annotated[
         list[str] | None, typer.Option("--id", metavar="ID", help="Draw this image, large. May be repeated.")
@@ -42,15 +43,13 @@ def show(
     """
     from fxray.data.dataset import Dataset
 
-    if out is not None and out.exists() and out.is_dir() != bool(ids):
-        raise typer.BadParameter(f"--out {out}: a file for the sheet, a folder with --id")
-    if out is not None and not ids and out.suffix.lower() != ".png":
-        raise typer.BadParameter(f"--out {out}: the sheet is a PNG; name it so: {out.with_suffix('.png')}")
+    if out is not None:
+        _check_out(out, num_ids=len(ids or ()))
     dataset = Dataset.open(data)
     faults: list[str] = []
     if ids:
-        folder = out or Path(f"{data.stem}-drawn")
-        for path in _draw_single(dataset, _rows_of(dataset, ids), folder, faults):
+        place = out or Path(f"{data.stem}-drawn")
+        for path in _draw_single(dataset, _rows_of(dataset, ids), place, faults):
             typer.echo(path)
     else:
         path = out or Path(f"{data.stem}.png")
@@ -60,6 +59,20 @@ def show(
     for fault in faults:
         typer.echo(f"not drawn: {fault}", err=True)
     raise typer.Exit(1 if faults else 0)
+
+
+def _check_out(out: Path, *, num_ids: int) -> None:
+    """Sees to it that a sheet goes into a PNG file, one image into such a file or a folder, and several into a folder.
+
+    Raises:
+        BadParameter: It would not.
+    """
+    is_png = out.suffix.lower() == ".png" and not out.is_dir()
+    if num_ids == 0 and not is_png:
+        fits = "a file, not a folder" if out.is_dir() else f"a PNG; name it so: {out.with_suffix('.png')}"
+        raise typer.BadParameter(f"--out {out}: the sheet is {fits}")
+    if (num_ids > 1 and is_png) or (num_ids and not is_png and out.is_file()):
+        raise typer.BadParameter(f"--out {out}: images by --id go into a folder, a single one also into a PNG file")
 
 
 def _rows_of(dataset: "Dataset", ids: Sequence[str]) -> list[int]:
@@ -111,12 +124,14 @@ def _draw_sheet(dataset: "Dataset", rows: Sequence[int], path: Path, columns: in
         sheet.save(aside, "PNG")
 
 
-def _draw_single(dataset: "Dataset", rows: Sequence[int], folder: Path, faults: list[str]) -> Iterator[Path]:
+def _draw_single(dataset: "Dataset", rows: Sequence[int], place: Path, faults: list[str]) -> Iterator[Path]:
+    """Draws images one by one, a single one into the file that is named, others into a folder."""
     from fxray.files import atomic_path
 
     for row in rows:
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset.samples[row].sample_id).lstrip(".")
-        path = folder / f"{row:06d}-{name[:80]}.png"
+        is_file = place.suffix.lower() == ".png" and not place.is_dir()
+        path = place if is_file else place / f"{row:06d}-{name[:80]}.png"
         panel = _panel(dataset, row, SINGLE_SIDE_PX, faults)
         with atomic_path(path) as aside:
             panel.save(aside, "PNG")

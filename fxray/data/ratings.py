@@ -68,8 +68,7 @@ def read_ratings(
             problems.append(f"line {line}, field {problem}")
     if not problems:  # a bad row also leaves its image with too few
         problems = [
-            f"lines {', '.join(str(line) for line, _ in given.values())}: {sample_id!r} has {len(given)} ratings, "
-            f"expected {per_image}"
+            f"{_lines(given)}: {sample_id!r} has {counted(len(given), 'rating')}, expected {per_image}"
             for sample_id, given in by_image.items()
             if len(given) != per_image
         ]
@@ -79,7 +78,7 @@ def read_ratings(
         raise DataError(
             f"{counted(len(problems), 'problem')} with ratings:\n  {listed}{more}",
             where=str(path),
-            remedy=f"mend these rows; each image needs {per_image} ratings by different raters (--ratings)",
+            remedy=f"mend these rows; each image needs {counted(per_image, 'rating')} by different raters (--ratings)",
         )
     return {sample_id: tuple(rating for _, rating in given.values()) for sample_id, given in by_image.items()}
 
@@ -132,6 +131,10 @@ def choose(
         lowest = min(_mean(ratings[samples[row].sample_id]) for row in chosen)
         table.append(Cell(category, generator, len(rows), len(chosen), lowest))
     return sorted(kept), table
+
+
+def _lines(given: Mapping[str, tuple[int, float]]) -> str:
+    return f"{'line' if len(given) == 1 else 'lines'} {', '.join(str(line) for line, _ in given.values())}"
 
 
 def _mean(given: Sequence[float]) -> float:

@@ -32,7 +32,7 @@ MASK_LEVEL = 128
 """Grey value, of 255, from which a pixel of a mask counts."""
 _MAX_LISTED = 10
 _FILES = {".parquet", ".jsonl", ".csv", ".json"}
-_LABELS = VERDICT_WORDS | {"0": Verdict.REAL, "1": Verdict.GENERATED}
+_LABELS = VERDICT_WORDS | {"0": Verdict.REAL, "1": Verdict.GENERATED, "0.0": Verdict.REAL, "1.0": Verdict.GENERATED}
 
 
 @dataclass(frozen=True, slots=True)

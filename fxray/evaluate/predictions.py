@@ -272,11 +272,11 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | DataError]
     """Records, and for lines that hold none what is wrong with them."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            where, remedy = f"{path}, line {number}", "write one object per line"
+            where, remedy = f"{path}, line {number}", "write one object per line, in UTF-8"
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = json.loads(str(line, "utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 yield where, DataError(f"not JSON: {error}", where=where, remedy=remedy)
                 continue

@@ -86,7 +86,7 @@ def _read_task(place: Place, task: Mapping[str, Any], images: Images) -> Record:
     verdicts = [choice for of_region, choice in chosen if not of_region and choice.strip().lower() in VERDICT_WORDS]
     tags = [choice for choice in choices if choice.strip().lower() in TAG_NAMES]
     return Record(
-        place=Place(place.file, f"{place.row} (id {task.get('id')})".strip()),
+        place=Place(place.file, f"{place.row} (id {task['id']})".strip()) if "id" in task else place,
         image=_find(data[key], f"data.{key}", images),
         image_field=f"data.{key}",
         name=_name(data[key]),

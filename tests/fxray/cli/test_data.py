@@ -196,6 +196,8 @@ def test_show_draws_a_sheet_or_single_images(data, tmp_path):
     single = run("show", data, "--id", "s3", "--id", "s2", "--out", tmp_path / "drawn").stdout.split()
     assert [Path(path).name for path in single] == ["000003-s3.png", "000002-s2.png"]
     assert Image.open(single[0]).width == 448
+    assert run("show", data, "--id", "s3", "--out", tmp_path / "one.png").stdout == f"{tmp_path / 'one.png'}\n"
+    assert Image.open(tmp_path / "one.png").tobytes() == Image.open(single[0]).tobytes()
     with pytest.raises(DataError, match=r"no sample 's33x'"):
         run("show", data, "--id", "s33x")
     with pytest.raises(DataError, match="no image of generator flux and annotator any"):
@@ -258,6 +260,8 @@ def test_names_are_text_and_never_markup(tmp_path):
 def test_a_place_of_the_wrong_kind_is_wrong_usage(data, tmp_path):
     assert run("show", data, "--out", tmp_path).exit_code == 2
     assert run("show", data, "--id", "s1", "--out", data).exit_code == 2
+    assert run("show", data, "--id", "s1", "--id", "s2", "--out", tmp_path / "both.png").exit_code == 2
+    assert not (tmp_path / "both.png").exists()
     (tmp_path / "ratings.csv").write_text("sample_id,rater,rating\n")
     assert run("select", data, tmp_path / "ratings.csv", tmp_path, "--top", 1).exit_code == 2
     reversed_scale = ["--top", 1, "--scale", 5, 1]

@@ -44,6 +44,7 @@ def test_ratings_are_read_whatever_their_order_and_further_columns(tmp_path):
         (rows("z", 1, 2, 3), r"line 2, field sample_id: 'z' is not in the dataset"),
         (rows("a", 1, 2, 6), r"line 4, field rating: 6, expected 1 to 5"),
         (rows("a", 1, 2) + "a,r1,3\n", r"line 4, field rater: 'r1' rated 'a' before, on line 3"),
+        (rows("a", 1), r"line 2: 'a' has 1 rating, expected 3"),
         (rows("a", 1, 2), r"lines 2, 3: 'a' has 2 ratings, expected 3"),
         (rows("a", 1, 2, 3, 4), r"lines 2, 3, 4, 5: 'a' has 4 ratings, expected 3"),
     ],

@@ -52,6 +52,8 @@ def test_a_csv_file_of_labels_or_scores(tmp_path: Path) -> None:
     assert not read_any(file, SAMPLES, threshold=0.5).has_boxes
     file.write_text("sample_id,label\na/1,1\nb,fake\n")
     assert read(file) == [Prediction("a/1", GENERATED), Prediction("b", GENERATED)]
+    file.write_text("sample_id,label\na/1,1.0\nb,0.0\n")  # as pandas writes them where one is missing
+    assert read(file) == [Prediction("a/1", GENERATED), Prediction("b", REAL)]
 
 
 def test_a_threshold_that_no_score_can_be_on_both_sides_of_is_refused_where_it_decides(tmp_path: Path) -> None:

@@ -125,6 +125,15 @@ def test_lines_that_are_no_objects_are_listed_with_the_other_faults(tmp_path: Pa
     assert third.startswith("line 3: not JSON")
 
 
+def test_lines_in_another_encoding_are_told_to_be(tmp_path: Path) -> None:
+    line = '{"sample_id": "a", "verdict": "real"}\n'
+    (tmp_path / "a.jsonl").write_text(line, encoding="utf-8-sig")
+    assert [said.sample_id for said in read_predictions(tmp_path / "a.jsonl")] == ["a"]
+    (tmp_path / "a.jsonl").write_text(line * 2, encoding="utf-16")
+    with pytest.raises(DataError, match=r"line 1: not JSON: 'utf-8' codec(.|\n)*in UTF-8"):
+        read_predictions(tmp_path / "a.jsonl")
+
+
 def test_one_sample_is_predicted_once(tmp_path: Path) -> None:
     write_predictions([BARE, BARE], tmp_path / "twice.parquet")
     with pytest.raises(DataError, match=r"row 1.*'b' was predicted before"):

@@ -203,6 +203,15 @@ def test_what_cannot_be_read_is_named(picture, written, imported, bad, field):
     assert len(found.samples) == 1
 
 
+@pytest.mark.parametrize(("ids", "place"), [({"id": 7}, "task 0 (id 7)"), ({}, "task 0")])
+def test_a_finding_names_a_tasks_id_if_it_has_one(picture, written, imported, ids, place):
+    picture("a.png")
+    outside = BOX | {"value": BOX["value"] | {"x": 150}}
+    lost = {"data": {"image": "a.png"}, "annotations": task(1, "", outside)["annotations"]} | ids
+    found = imported("labelstudio", written("export.json", [lost, task(1, "a.png", BOX)]))
+    assert [finding["row"] for finding in found.findings] == [place]
+
+
 def noted(control, *texts):
     return BOX | {"type": "textarea", "from_name": control, "value": {"text": list(texts)}}
 
