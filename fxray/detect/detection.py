@@ -10,12 +10,30 @@ from PIL import Image
 
 from fxray.data.images import decode_image, read_image_file, upright_rgb
 from fxray.data.probe import notes_on_size
+from fxray.draw import draw_annotation, fitted, plain_text
 from fxray.errors import DataError
 from fxray.evaluate.calibration import Assessment, Calibration
 from fxray.schema import Region, Tag, Verdict
 
 ImageSource = str | Path | bytes | Image.Image
 """A path, an encoded image, or pixels."""
+MAX_DRAWN_PX = 2048
+VERDICTS = {
+    "generated": "Looks generated",
+    "unsure": "Unsure",
+    "real": "Looks real",
+    "unread": "No verdict",
+    "failed": "Not examined",
+}
+"""Kinds of findings: an assessment, or why there is none."""
+_MAX_NAME_CHARACTERS = 1000
+_SENTENCES = {
+    "generated": "looks generated. This is evidence to be checked, not proof.",
+    "real": "looks real. That no flaw was found is evidence, not proof.",
+    "unsure": "unsure. What was found is no ground for a verdict.",
+    None: "no verdict, the model's answer could not be read.",
+}
+_REAL_YET_MARKED = "looks real, though the model marked flaws. This is evidence to be checked, not proof."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +86,9 @@ class Versions:
 class Detection:
     """What the detector says of one image. Evidence, never proof.
 
+        print(detection.as_text())
+        detection.draw("photo.jpg")  # a picture, which a notebook shows
+
     Attributes:
         name: Path of the image, or what it was called.
         sha256: Of the image file, in hex; empty for pixels that came without one.
@@ -116,6 +137,55 @@ class Detection:
         """What speaks against giving weight to the answer, whatever it is."""
         return notes_on_size(self.width_px, self.height_px)
 
+    def as_text(self) -> str:
+        """Some lines for a terminal or a notebook: assessment, probability, notes, flaws, tags."""
+        lines = [f"{plain_text(self.name, _MAX_NAME_CHARACTERS)}: {self._sentence()}"]
+        if self.probability is not None:
+            lines.append(f"  {self._probability_words(self.probability)}")
+        lines += [f"  note: {note}" for note in self.notes]
+        for number, region in enumerate(self.regions, start=1):
+            x_min, y_min, x_max, y_max = (round(value) for value in region.box)
+            caption = plain_text(region.caption) or "(no caption)"
+            lines.append(f"  {number}. {caption}  [x {x_min} to {x_max}, y {y_min} to {y_max}]")
+        if self.tags:
+            lines.append(f"  tags: {'; '.join(tag.value for tag in self.tags)}")
+        return "\n".join(lines)
+
+    def draw(self, image: ImageSource) -> Image.Image:
+        """The image with its boxes, and below them the assessment, tags and captions.
+
+        Args:
+            image: The one that was examined: a path, an encoded image, or pixels.
+
+        Returns:
+            A new RGB image, 448 to 2,048 pixels wide.
+
+        Raises:
+            DataError: It cannot be read, or is of another size than the one that was examined.
+        """
+        picture = open_picture(image, self.name if isinstance(image, bytes | Image.Image) else "").image
+        if picture.size != (self.width_px, self.height_px):
+            raise DataError(
+                f"is {picture.width}x{picture.height} px, the image that was examined {self.width_px}x{self.height_px}",
+                where=str(image) if isinstance(image, str | Path) else self.name,
+                remedy="give the image that this detection is of",
+            )
+        small, regions = fitted(picture, self.regions, MAX_DRAWN_PX)
+        said = verdict_words(self.assessment or "unread", self.probability)
+        return draw_annotation(small, heading=Path(self.name).name, verdict=said, regions=regions, tags=self.tags)
+
+    def _sentence(self) -> str:
+        if self.assessment == "real" and self.regions:  # a calibrated probability may speak against the answer
+            return _REAL_YET_MARKED
+        return _SENTENCES[self.assessment]
+
+    def _probability_words(self, probability: float) -> str:
+        """What it is, and what it rests on."""
+        if self.calibration is None:
+            weight = f"{percent(probability)} of the model's weight is on generated"
+            return f"{weight} (uncalibrated: no share of right verdicts is promised)"
+        return f"probability that it is generated: {percent(probability)}, {self.calibration.sentence()}"
+
     def as_record(self) -> dict[str, Any]:
         """Everything as plain values, ready for `json.dumps`."""
         return {
@@ -143,6 +213,18 @@ class Detection:
                 "adapter_sha256": self.versions.adapter_sha256 or None,
             },
         }
+
+
+def percent(fraction: float) -> str:
+    """Whole per cent, but never 0 or 100: nothing here is certain."""
+    if fraction > 0.99:
+        return "over 99 %"
+    return "under 1 %" if fraction < 0.01 else f"{round(100 * fraction)} %"
+
+
+def verdict_words(kind: str, probability: float | None) -> str:
+    """A key of `VERDICTS` and a probability in few words: "Unsure 75 %"."""
+    return VERDICTS[kind] if probability is None else f"{VERDICTS[kind]} {percent(probability)}"
 
 
 def open_picture(source: ImageSource, name: str = "") -> Picture:

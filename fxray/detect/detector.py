@@ -59,7 +59,8 @@ class Detector:
         from fxray import Detector
         detector = Detector.load("runs/demo")
         for detection in detector.detect(["photo.jpg"]):
-            print(detection.verdict, detection.probability, detection.regions)
+            print(detection.as_text())
+            detection.draw("photo.jpg").save("drawn.png")
 
     Attributes:
         source: Answers from the adapter that the detector is to use.

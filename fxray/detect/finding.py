@@ -15,14 +15,6 @@ if TYPE_CHECKING:
 
 MAX_NAME_CHARACTERS = 1000
 
-_SENTENCES = {
-    "generated": "looks generated. This is evidence to be checked, not proof.",
-    "real": "looks real. That no flaw was found is evidence, not proof.",
-    "unsure": "unsure. What was found is no ground for a verdict.",
-    None: "no verdict, the model's answer could not be read.",
-}
-_REAL_YET_MARKED = "looks real, though the model marked flaws. This is evidence to be checked, not proof."
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -63,19 +55,10 @@ class Finding:
 
     def as_text(self) -> str:
         """Some lines for a terminal."""
-        detection, name = self.detection, plain_text(self.file, MAX_NAME_CHARACTERS)
-        if detection is None:
+        name = plain_text(self.file, MAX_NAME_CHARACTERS)
+        if self.detection is None:
             return f"{name}: not examined: {plain_text(self.problem, MAX_NAME_CHARACTERS)}"
-        lines = [f"{name}: {_sentence(detection)}"]
-        if detection.probability is not None:
-            lines.append(f"  {probability_words(detection)}")
-        lines += [f"  note: {note}" for note in detection.notes]
-        for number, region in enumerate(detection.regions, start=1):
-            x_min, y_min, x_max, y_max = (round(value) for value in region.box)
-            caption = plain_text(region.caption) or "(no caption)"
-            lines.append(f"  {number}. {caption}  [x {x_min} to {x_max}, y {y_min} to {y_max}]")
-        if detection.tags:
-            lines.append(f"  tags: {'; '.join(tag.value for tag in detection.tags)}")
+        lines = [self.detection.as_text()]
         if self.provenance:
             lines += [f"  origin: {sentence}" for sentence in words_of(self.provenance.as_json())]
         if self.stability:
@@ -103,29 +86,7 @@ class Finding:
         return facts | {"provenance": self.provenance.as_json() if self.provenance else None}
 
 
-def _sentence(detection: Detection) -> str:
-    if detection.assessment == "real" and detection.regions:  # a calibrated probability may speak against the answer
-        return _REAL_YET_MARKED
-    return _SENTENCES[detection.assessment]
-
-
 def as_line(record: Mapping[str, Any]) -> str:
     """A record as JSON on one line. A file name that is no Unicode is escaped, as JSON can."""
     line = json.dumps(record, ensure_ascii=False)
     return line if line.isascii() or not any(0xD800 <= ord(c) < 0xE000 for c in line) else json.dumps(record)
-
-
-def percent(fraction: float) -> str:
-    """Whole per cent, but never 0 or 100: nothing here is certain."""
-    if fraction > 0.99:
-        return "over 99 %"
-    return "under 1 %" if fraction < 0.01 else f"{round(100 * fraction)} %"
-
-
-def probability_words(detection: Detection) -> str:
-    """The probability of a detection that has one, and what it rests on."""
-    assert detection.probability is not None
-    number = percent(detection.probability)
-    if detection.calibration is None:
-        return f"{number} of the model's weight is on generated (uncalibrated: no share of right verdicts is promised)"
-    return f"probability that it is generated: {number}, {detection.calibration.sentence()}"

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from fxray.data.images import decoding
-from fxray.detect.finding import percent
+from fxray.detect.detection import VERDICTS, percent
 from fxray.detect.provenance import words_of
 from fxray.draw import PALETTE, plain_text
 from fxray.errors import DataError
@@ -40,13 +40,6 @@ _OPTIONAL = (
     "sampled", "problem", "remedy", "is_lasting",
 )  # fmt: skip
 """Fields that findings without a detection do not have."""
-VERDICTS = {
-    "generated": "Looks generated",
-    "unsure": "Unsure",
-    "real": "Looks real",
-    "unread": "No verdict",
-    "failed": "Not examined",
-}
 
 
 def kind_of(record: Mapping[str, Any]) -> str:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from fxray.counts import counted
-from fxray.detect.detection import Picture
+from fxray.detect.detection import Picture, percent
 from fxray.detect.detector import Detector
-from fxray.detect.finding import percent
 from fxray.engine.engine import Question
 from fxray.evaluate.predictions import from_answer
 from fxray.geometry import union_iou

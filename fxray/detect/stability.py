@@ -6,9 +6,8 @@ from typing import Any
 
 from fxray.counts import counted
 from fxray.data.changes import CHANGES, Change, Changed
-from fxray.detect.detection import Detection, Picture
+from fxray.detect.detection import Detection, Picture, percent
 from fxray.detect.detector import Detector
-from fxray.detect.finding import percent
 from fxray.errors import DataError
 from fxray.evaluate.calibration import Assessment
 from fxray.geometry import union_iou

@@ -14,9 +14,9 @@ from pathlib import Path
 from fxray.data.exported import Exported, Guess
 from fxray.data.formats import coco
 from fxray.data.images import decode_image, read_image_file
-from fxray.detect.finding import percent
+from fxray.detect.detection import MAX_DRAWN_PX, verdict_words
 from fxray.detect.folder import Record
-from fxray.detect.page import VERDICTS, kind_of
+from fxray.detect.page import kind_of
 from fxray.draw import draw_annotation, fitted, plain_text
 from fxray.errors import DataError, ResourceError
 from fxray.files import atomic_dir, atomic_path, write_atomically
@@ -26,7 +26,6 @@ COLUMNS = (
     "file", "verdict", "assessment", "probability", "probability_kind", "num_regions", "tags", "captions", "faults",
     "width_px", "height_px", "sha256", "origin", "problem", "adapter_sha256",
 )  # fmt: skip
-MAX_DRAWN_PX = 2048
 MAX_STEM_BYTES = 80
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -149,7 +148,8 @@ def _draw(record: Record, base: Path, folder: Path) -> str:
     except DataError as error:
         return f"{record['file']}: {error.message}"
     heading = plain_text(Path(record["file"]).name)
-    panel = draw_annotation(image, heading=heading, verdict=_said(record), regions=regions, tags=tags_of(record))
+    said = verdict_words(kind_of(record), record["probability"])
+    panel = draw_annotation(image, heading=heading, verdict=said, regions=regions, tags=tags_of(record))
     try:
         with atomic_path(path) as aside:
             panel.save(aside, "PNG")
@@ -158,12 +158,6 @@ def _draw(record: Record, base: Path, folder: Path) -> str:
             raise
         return f"{record['file']}: {os.strerror(error.errno) if error.errno else error}"
     return ""
-
-
-def _said(record: Record) -> str:
-    """What the report says of an image: "Unsure 75 %"."""
-    said, probability = VERDICTS[kind_of(record)], record["probability"]
-    return said if probability is None else f"{said} {percent(probability)}"
 
 
 def regions_of(record: Record) -> tuple[Region, ...]:
