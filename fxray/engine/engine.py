@@ -4,7 +4,6 @@ import gc
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fxray.data.frame import processor_settings, shape_of, sight_of
 from fxray.engine.binding import REFUSALS, bind_policy, read_weights
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
 from fxray.engine.prompts import Prompts
 from fxray.engine.settings import EngineSettings
-from fxray.errors import ConfigError, FxrayError, ModelError, SyncError
+from fxray.engine.start import forbidden_bias, llm_arguments, register_class, start_of_vllm
+from fxray.errors import ConfigError, FxrayError, SyncError
 from fxray.files import write_atomically
 from fxray.grammar.probability import probability_generated, verdict_tokens
-from fxray.grpo.types import FORBIDDEN_TOKENS, AdapterBlob, PolicyBlob, Rollout, SamplingSettings, SyncProof
+from fxray.grpo.types import AdapterBlob, PolicyBlob, Rollout, SamplingSettings, SyncProof
 from fxray.large_imports import without_collection
 
 BASE_VERSION = -1
@@ -106,6 +105,8 @@ class Engine:
             gc.freeze()  # vLLM collects several times as it comes up
             arguments = llm_arguments(settings)
             with start_of_vllm(settings.model_path):
+                if is_cpu_build():
+                    register_class(settings.model_path)
                 self._llm = LLM(**arguments)
         if is_cpu_build() and settings.lora_rank:
             self._llm.collective_rpc("use_single_adapter_maths")
@@ -326,68 +327,3 @@ class Engine:
                 )
             )
         return Answers(np.asarray(output.prompt_token_ids, dtype=np.int32), tuple(rollouts))
-
-
-@contextmanager
-def start_of_vllm(model_path: Path) -> Iterator[None]:
-    """Tells of a start that fails in words.
-
-    Args:
-        model_path: Named in the error.
-
-    Raises:
-        ModelError: Whatever vLLM raised; a release that does not know a model may fail anywhere.
-    """
-    try:
-        yield
-    except (ValueError, RuntimeError, OSError, AssertionError, LookupError) as error:
-        raise ModelError(
-            f"vLLM cannot start: {error}",
-            where=str(model_path),
-            remedy="check the `rollout` section of the configuration against this machine's memory, and docs/models.md",
-        ) from error
-
-
-def forbidden_bias(tokenizer: Any) -> dict[int, float]:
-    """What is added to logits, by token: minus infinity for each of `FORBIDDEN_TOKENS` that the vocabulary has."""
-    vocabulary = tokenizer.get_vocab()
-    return {vocabulary[token]: float("-inf") for token in FORBIDDEN_TOKENS if token in vocabulary}
-
-
-def llm_arguments(settings: EngineSettings) -> dict[str, Any]:
-    """Keyword arguments of `vllm.LLM` and of vLLM's asynchronous engine."""
-    sight, family = sight_of(settings.model_path), shape_of(settings.model_path).family
-    arguments: dict[str, Any] = {
-        "model": str(settings.model_path),
-        "dtype": settings.dtype,
-        "max_model_len": settings.max_model_len,
-        "max_num_seqs": settings.max_num_seqs,
-        "block_size": settings.block_size,
-        "enforce_eager": settings.enforce_eager or is_cpu_build(),
-        "seed": settings.seed,
-        "worker_extension_cls": "fxray.engine.whole.WorkerExtension",
-        "logprobs_mode": "processed_logprobs",
-        "limit_mm_per_prompt": {"image": 1, "video": 0},
-        "mm_processor_kwargs": processor_settings(
-            sight, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels
-        ),
-        # Each image is asked about once per policy.
-        "mm_processor_cache_gb": 0,
-        "skip_mm_profiling": is_cpu_build(),
-        "disable_log_stats": True,
-        "tensor_parallel_size": settings.tensor_parallel_size,
-    }
-    if settings.lora_rank:
-        arguments |= {
-            "enable_lora": True,
-            "max_lora_rank": settings.lora_rank,
-            "max_loras": settings.max_adapters,
-            "max_cpu_loras": settings.max_adapters + 1,  # a new one is proved beside the one that it replaces
-            "enable_tower_connector_lora": family.adapts_vision,
-        }
-    if is_cpu_build():
-        return arguments | {"kv_cache_memory_bytes": settings.kv_cache_bytes}
-    return arguments | {
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "enable_sleep_mode": settings.can_sleep,
-    }

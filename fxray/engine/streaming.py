@@ -13,11 +13,12 @@ from PIL import Image
 
 from fxray.counts import counted
 from fxray.engine.binding import MixedWeightsError, bind_policy
-from fxray.engine.engine import BASE_VERSION, forbidden_bias, llm_arguments, start_of_vllm
+from fxray.engine.engine import BASE_VERSION
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
 from fxray.engine.prompts import Prompts
 from fxray.engine.settings import EngineSettings
+from fxray.engine.start import forbidden_bias, llm_arguments, start_of_vllm
 from fxray.errors import ConfigError, DeadlineError, WorkerDiedError
 from fxray.grammar.markers import BOX_END
 from fxray.grpo.types import AdapterBlob, PolicyBlob, Rollout, SyncProof

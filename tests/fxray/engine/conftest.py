@@ -71,9 +71,10 @@ def settings(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @contextmanager
-def running(settings: EngineSettings) -> Iterator[Callable[..., Any]]:
+def running(settings: EngineSettings, **environment: str) -> Iterator[Callable[..., Any]]:
     """Calls a method of an engine that lives in an actor: `engine("generate", questions, sampling)`."""
-    actor = ray.remote(EngineUnderTest).options(num_cpus=0).remote(settings)
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": environment}}
+    actor = ray.remote(EngineUnderTest).options(**options).remote(settings)
     try:
         yield lambda method, *args: ray.get(getattr(actor, method).remote(*args), timeout=280)
     finally:
@@ -81,9 +82,14 @@ def running(settings: EngineSettings) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture(scope="module")
-def engine(cluster: None, settings: EngineSettings) -> Iterator[Callable[..., Any]]:
-    """The engine that most tests share."""
-    with running(settings) as call:
+def vllms_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def engine(cluster: None, settings: EngineSettings, vllms_cache: Path) -> Iterator[Callable[..., Any]]:
+    """The engine that most tests share, which finds nothing in vLLM's cache."""
+    with running(settings, VLLM_CACHE_ROOT=str(vllms_cache)) as call:
         yield call
 
 

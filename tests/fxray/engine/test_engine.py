@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from fxray.engine.engine import BASE_VERSION, answer_seed
+from fxray.engine.environment import is_cpu_build
 from fxray.errors import ConfigError, SyncError
 from fxray.grammar.probability import VerdictTokens
 from fxray.grpo.types import SamplingSettings
@@ -52,6 +54,12 @@ class TestOneEngine:
         engine("use_base_model")
         drawn = engine("generate", questions, FOUR)
         assert twin.gap_nats(questions, drawn, FOUR, with_adapter=False) < TOLERANCE_NATS
+
+    def test_no_other_process_has_looked_at_the_models_class(self, engine: Call, vllms_cache: Path) -> None:
+        """It would have imported all of vLLM once more, and left its finding here."""
+        if not is_cpu_build():
+            pytest.skip("where there is CUDA, vLLM looks in another process")
+        assert not list(vllms_cache.rglob("*.json"))
 
     def test_the_probability_of_a_verdict_is_the_models_own(self, engine: Call, twin: Any) -> None:
         questions, asking = twin.questions(1, 2, 3), replace(GREEDY, asks_probability=True)

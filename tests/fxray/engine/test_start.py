@@ -1,4 +1,4 @@
-"""What an engine is made of, by the family of its base model; vLLM itself is not needed to know."""
+"""What an engine is made of, by the family of its base model, and how its start reads; vLLM is not needed to know."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from small_engine import small_engine
 
-from fxray.engine.engine import forbidden_bias, llm_arguments, start_of_vllm
+from fxray.engine.start import forbidden_bias, llm_arguments, start_of_vllm
 from fxray.errors import ModelError
 from fxray.model.folder import resolve_model_path
 
