@@ -51,6 +51,8 @@ def test_a_whole_run_whose_learner_alone_has_a_gpu_goes_through_every_phase(tmp_
         "rollout.probe_tolerance_nats=1000",
         "sft.num_workers=1",
         "learner.gpus_per_rank=1",
+        "grpo.max_new_tokens=16",  # garbage never ends by itself
+        "evaluate.max_new_tokens=16",
     ]
     overrides = [part for override in (*learns, size) for part in ("--set", override)]
     train = ["-m", "fxray", "train", "--config", "smoke", "--run-dir", str(run_dir), *overrides]

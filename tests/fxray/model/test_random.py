@@ -116,13 +116,13 @@ def test_writing_needs_little_memory(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from fxray.model.random import write_random_model as write\n"
         "peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) * 1024\n"
         "before, sizes = peak(), []\n"
-        "write(Path(sys.argv[1]), 'qwen2.5-vl-3b', num_layers=6, seed=0, progress=lambda *each: sizes.append(each))\n"
+        "write(Path(sys.argv[1]), 'qwen2.5-vl-3b', num_layers=3, seed=0, progress=lambda *each: sizes.append(each))\n"
         "print(sizes[-1][1], before, peak())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "model")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=True)
     num_bytes, before, peak = map(int, done.stdout.split())
-    assert num_bytes > 1.5e9
+    assert num_bytes > 1e9
     assert peak - before < num_bytes / 8
     assert peak < 900e6
 
