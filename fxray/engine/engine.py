@@ -105,8 +105,7 @@ class Engine:
             gc.freeze()  # vLLM collects several times as it comes up
             arguments = llm_arguments(settings)
             with start_of_vllm(settings.model_path):
-                if is_cpu_build():
-                    register_class(settings.model_path)
+                register_class(settings.model_path)
                 self._llm = LLM(**arguments)
         if is_cpu_build() and settings.lora_rank:
             self._llm.collective_rpc("use_single_adapter_maths")

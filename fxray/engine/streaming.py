@@ -18,7 +18,7 @@ from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
 from fxray.engine.prompts import Prompts
 from fxray.engine.settings import EngineSettings
-from fxray.engine.start import forbidden_bias, llm_arguments, start_of_vllm
+from fxray.engine.start import forbidden_bias, llm_arguments, register_class, start_of_vllm
 from fxray.errors import ConfigError, DeadlineError, WorkerDiedError
 from fxray.grammar.markers import BOX_END
 from fxray.grpo.types import AdapterBlob, PolicyBlob, Rollout, SyncProof
@@ -82,6 +82,7 @@ class StreamingEngine:
         self._changed = asyncio.Condition()
         arguments = llm_arguments(settings)
         with start_of_vllm(settings.model_path):
+            register_class(settings.model_path)
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, enable_log_requests=False))
         self._tokenizer = self._llm.get_tokenizer()
         self._box_end = self._tokenizer.convert_tokens_to_ids(BOX_END)

@@ -1,5 +1,6 @@
 """What an engine is made of, by the family of its base model, and how its start reads; vLLM is not needed to know."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from small_engine import small_engine
 
-from fxray.engine.start import forbidden_bias, llm_arguments, start_of_vllm
+from fxray.engine.start import forbidden_bias, llm_arguments, register_class, start_of_vllm
 from fxray.errors import ModelError
 from fxray.model.folder import resolve_model_path
 
@@ -34,3 +35,18 @@ def test_whatever_vllm_raises_at_its_start_is_told_with_the_model() -> None:
     with pytest.raises(ModelError, match="vLLM cannot start: out of range") as caught, start_of_vllm(Path("m")):
         raise IndexError("out of range")
     assert caught.value.where == "m"
+
+
+@pytest.mark.parametrize(("is_on_cpu", "registered"), [(True, {"Known": "a class"}), (False, {})])
+def test_a_class_that_vllm_knows_is_looked_at_here_on_a_cpu(tmp_path, monkeypatch, is_on_cpu, registered) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["Unknown", "Known"]}')
+    found: dict[str, str] = {}
+    models = {"Known": SimpleNamespace(load_model_cls=lambda: "a class"), "Other": None}
+    registry = SimpleNamespace(models=models, register_model=found.__setitem__)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(ModelRegistry=registry))
+    monkeypatch.setattr("fxray.engine.start.is_cpu_build", lambda: is_on_cpu)
+    register_class(tmp_path)
+    assert found == registered
+    (tmp_path / "config.json").write_text('{"architectures": null}')
+    register_class(tmp_path)
+    assert found == registered

@@ -17,6 +17,7 @@ import torch
 from fake_service import png
 
 from fxray.checkpoints import ADAPTER_CONFIG_FILE
+from fxray.engine.environment import is_cpu_build
 
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.ray, pytest.mark.vllm]
 PORT = 8791
@@ -66,7 +67,8 @@ def test_the_service_answers_streams_multiplexes_swaps_and_ends_what_has_begun(t
         "--also", f"other={other}", "--data-dir", str(tmp_path / "data"),
         "-s", "evaluate.max_new_tokens=24", "-s", "rollout.max_num_seqs=8",
     ]  # fmt: skip
-    environment = os.environ | {"RAY_worker_niceness": "0"}
+    vllms_cache = tmp_path / "cache"
+    environment = os.environ | {"RAY_worker_niceness": "0", "VLLM_CACHE_ROOT": str(vllms_cache)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     url = f"http://127.0.0.1:{PORT}"
     try:
@@ -76,6 +78,7 @@ def test_the_service_answers_streams_multiplexes_swaps_and_ends_what_has_begun(t
             first = client.post("/v1/detect", files=parts).json()["detections"]
             assert [found["width_px"] for found in first] == list(range(64, 70))
             assert {found["model"]["policy_version"] for found in first} == {0}
+            assert not is_cpu_build() or not list(vllms_cache.rglob("*.json"))  # no process looked at the class alone
 
             accept = {"accept": "text/event-stream"}
             events = client.post("/v1/detect", files=parts[:1], headers=accept).text.strip().split("\n\n")
