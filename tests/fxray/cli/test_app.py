@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,14 @@ def test_an_interrupted_command_leaves_with_the_signals_code_and_cleans_up(numbe
 
 def test_the_version_is_told():
     assert fxray("--version").stdout.startswith("fxray 0.")
+
+
+@pytest.mark.skipif(not version("torch").endswith("+cpu"), reason="torch itself is asked whether it sees a GPU")
+def test_a_configuration_is_checked_without_torch_which_takes_twice_as_long():
+    code = "import os, sys\nfrom fxray.cli import main\ntry:\n    main()\n"
+    code += "finally:\n    print('torch' in sys.modules, os.environ['DS_ACCELERATOR'])"
+    done = fxray("config", "check", "-c", "tiny", code=code)
+    assert done.stdout.splitlines()[-1] == "False cpu"
 
 
 def test_the_resolved_configuration_is_yaml_that_loads(tmp_path):
