@@ -25,7 +25,7 @@ def start_of_vllm(model_path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, RuntimeError, OSError, AssertionError, LookupError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError, AssertionError, LookupError) as error:
         raise ModelError(
             f"vLLM cannot start: {error}",
             where=str(model_path),

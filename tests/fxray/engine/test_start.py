@@ -31,9 +31,10 @@ def test_a_token_that_the_vocabulary_lacks_forbids_no_other() -> None:
     assert forbidden_bias(tokenizer) == {1: float("-inf"), 2: float("-inf")}
 
 
-def test_whatever_vllm_raises_at_its_start_is_told_with_the_model() -> None:
+@pytest.mark.parametrize("raised", [IndexError("out of range"), ImportError("out of range")])
+def test_whatever_vllm_raises_at_its_start_is_told_with_the_model(raised: Exception) -> None:
     with pytest.raises(ModelError, match="vLLM cannot start: out of range") as caught, start_of_vllm(Path("m")):
-        raise IndexError("out of range")
+        raise raised
     assert caught.value.where == "m"
 
 
