@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MAX_PANELS = 100
 PANEL_SIDE_PX, PANEL_ENLARGED_PX = 448, 600
 SINGLE_SIDE_PX = 2048
+OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def show(
@@ -68,9 +69,10 @@ def _check_out(out: Path, *, num_ids: int) -> None:
         BadParameter: It would not.
     """
     is_png = out.suffix.lower() == ".png" and not out.is_dir()
-    if num_ids == 0 and not is_png:
+    is_other = out.suffix.lower() in OTHER_PICTURES and not out.is_dir()
+    if (num_ids == 0 and not is_png) or is_other:
         fits = "a file, not a folder" if out.is_dir() else f"a PNG; name it so: {out.with_suffix('.png')}"
-        raise typer.BadParameter(f"--out {out}: the sheet is {fits}")
+        raise typer.BadParameter(f"--out {out}: {'a drawing' if num_ids else 'the sheet'} is {fits}")
     if (num_ids > 1 and is_png) or (num_ids and not is_png and out.is_file()):
         raise typer.BadParameter(f"--out {out}: images by --id go into a folder, a single one also into a PNG file")
 

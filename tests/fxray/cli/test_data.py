@@ -261,7 +261,8 @@ def test_a_place_of_the_wrong_kind_is_wrong_usage(data, tmp_path):
     assert run("show", data, "--out", tmp_path).exit_code == 2
     assert run("show", data, "--id", "s1", "--out", data).exit_code == 2
     assert run("show", data, "--id", "s1", "--id", "s2", "--out", tmp_path / "both.png").exit_code == 2
-    assert not (tmp_path / "both.png").exists()
+    assert run("show", data, "--id", "s1", "--out", tmp_path / "one.jpg").exit_code == 2
+    assert not list(tmp_path.glob("*.png")) + list(tmp_path.glob("*.jpg"))
     (tmp_path / "ratings.csv").write_text("sample_id,rater,rating\n")
     assert run("select", data, tmp_path / "ratings.csv", tmp_path, "--top", 1).exit_code == 2
     reversed_scale = ["--top", 1, "--scale", 5, 1]
