@@ -68,13 +68,18 @@ def _check_out(out: Path, *, num_ids: int) -> None:
     Raises:
         BadParameter: It would not.
     """
-    is_png = out.suffix.lower() == ".png" and not out.is_dir()
+    is_png = _is_png(out)
     is_other = out.suffix.lower() in OTHER_PICTURES and not out.is_dir()
     if (num_ids == 0 and not is_png) or is_other:
         fits = "a file, not a folder" if out.is_dir() else f"a PNG; name it so: {out.with_suffix('.png')}"
         raise typer.BadParameter(f"--out {out}: {'a drawing' if num_ids else 'the sheet'} is {fits}")
     if (num_ids > 1 and is_png) or (num_ids and not is_png and out.is_file()):
         raise typer.BadParameter(f"--out {out}: images by --id go into a folder, a single one also into a PNG file")
+
+
+def _is_png(path: Path) -> bool:
+    """Whether a place is for one drawing; any other is a folder."""
+    return path.suffix.lower() == ".png" and not path.is_dir()
 
 
 def _rows_of(dataset: "Dataset", ids: Sequence[str]) -> list[int]:
@@ -132,8 +137,7 @@ def _draw_single(dataset: "Dataset", rows: Sequence[int], place: Path, faults: l
 
     for row in rows:
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset.samples[row].sample_id).lstrip(".")
-        is_file = place.suffix.lower() == ".png" and not place.is_dir()
-        path = place if is_file else place / f"{row:06d}-{name[:80]}.png"
+        path = place if _is_png(place) else place / f"{row:06d}-{name[:80]}.png"
         panel = _panel(dataset, row, SINGLE_SIDE_PX, faults)
         with atomic_path(path) as aside:
             panel.save(aside, "PNG")

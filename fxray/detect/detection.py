@@ -26,7 +26,7 @@ VERDICTS = {
     "failed": "Not examined",
 }
 """Kinds of findings: an assessment, or why there is none."""
-_MAX_NAME_CHARACTERS = 1000
+MAX_NAME_CHARACTERS = 1000
 _SENTENCES = {
     "generated": "looks generated. This is evidence to be checked, not proof.",
     "real": "looks real. That no flaw was found is evidence, not proof.",
@@ -139,7 +139,7 @@ class Detection:
 
     def as_text(self) -> str:
         """Some lines for a terminal or a notebook: assessment, probability, notes, flaws, tags."""
-        lines = [f"{plain_text(self.name, _MAX_NAME_CHARACTERS)}: {self._sentence()}"]
+        lines = [f"{plain_text(self.name, MAX_NAME_CHARACTERS)}: {self._sentence()}"]
         if self.probability is not None:
             lines.append(f"  {self._probability_words(self.probability)}")
         lines += [f"  note: {note}" for note in self.notes]

@@ -5,15 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fxray.detect.detection import Detection
+from fxray.detect.detection import MAX_NAME_CHARACTERS, Detection
 from fxray.detect.provenance import Provenance, words_of
 from fxray.draw import plain_text
 
 if TYPE_CHECKING:
     from fxray.detect.sampling import Sampled
     from fxray.detect.stability import Stability
-
-MAX_NAME_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
