@@ -33,6 +33,9 @@ WINDOWS_NAME = "fxray_flash_windows"
 SHORT_ANSWER = 8
 """Shorter answers than this share a block, for a call costs more than their padding."""
 CAUSAL = (-1, 0)
+EVERYTHING = (2**30, 2**30)
+"""A window wider than any keys, which Flash Attention takes for none. Without one torch 2.14 may ask cuDNN: in the
+vision tower for the gradients alone, of an output that Flash Attention gave, and with a plan for each new length."""
 _IS_TOLD = "enable_gqa" in inspect.signature(varlen_attn).parameters
 flash_attention: Any = partial(varlen_attn, enable_gqa=True) if _IS_TOLD else varlen_attn
 """Heads share key heads; torch 2.11 lets them without being told."""
@@ -254,7 +257,15 @@ def window_attention(
         query_THD, key_THD, value_THD = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
         ends = cu_seq_lens_q.to(torch.int32)
         attended_THD = flash_attention(
-            query_THD, key_THD, value_THD, ends, ends, max_length_q, max_length_q, scale=scaling
+            query_THD,
+            key_THD,
+            value_THD,
+            ends,
+            ends,
+            max_length_q,
+            max_length_q,
+            scale=scaling,
+            window_size=EVERYTHING,
         )
         return attended_THD[None], None
     lengths = cu_seq_lens_q.diff().tolist()

@@ -98,9 +98,10 @@ def test_an_answer_does_not_see_its_neighbours(policy, rows):
     torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
 
-def sequence_by_sequence(query, key, value, query_ends, key_ends, max_q, max_k, *, scale, window_size=None):
+def sequence_by_sequence(query, key, value, query_ends, key_ends, max_q, max_k, *, scale, window_size):
     """What Flash Attention does with sequences whose queries are the last of their keys, or with windows."""
-    assert window_size in {(-1, 0), None}
+    is_causal = window_size == (-1, 0)
+    assert is_causal or min(window_size) > max_k
     assert (max_q, max_k) == (query_ends.diff().max(), key_ends.diff().max())
     parts = []
     for sequence in range(len(query_ends) - 1):
@@ -110,7 +111,7 @@ def sequence_by_sequence(query, key, value, query_ends, key_ends, max_q, max_k, 
         k, v = (tensor[span].transpose(0, 1).repeat_interleave(repeats, 0) for tensor in (key, value))
         logits = q @ k.transpose(1, 2) * scale
         may_see = torch.ones(logits.shape[1:], dtype=torch.bool)
-        if window_size:
+        if is_causal:
             may_see = may_see.tril(logits.shape[2] - logits.shape[1])
         parts.append((logits.masked_fill(~may_see, -torch.inf).softmax(-1) @ v).transpose(0, 1))
     return torch.cat(parts)

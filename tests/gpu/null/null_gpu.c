@@ -169,6 +169,7 @@ int cuDriverGetVersion(int *version) { return *version = CUDA_VERSION, SUCCESS; 
 int cuDeviceGet(int *device, int index) { return *device = index, SUCCESS; }
 int cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
 int cuCtxGetCurrent(void **context) { return *context = (void *)8, SUCCESS; }
+int cuCtxGetDevice(int *device) { return *device = 0, SUCCESS; }
 int cuDevicePrimaryCtxRetain(void **context, int device) { return *context = (void *)8, SUCCESS; }
 int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *is_active) {
   *flags = 0;
