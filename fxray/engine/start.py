@@ -34,16 +34,15 @@ def start_of_vllm(model_path: Path) -> Iterator[None]:
 
 
 def register_class(model_path: Path) -> None:
-    """On a CPU, lets vLLM look at the model's class in this process.
+    """Lets vLLM look at the model's class in this process.
 
     Where its cache does not know the class, as the first time on a machine and each time in a fresh container, vLLM
-    starts another process to look, which takes as long as the engine itself. It does so to leave CUDA untouched here.
+    starts another process to look, which takes as long as the engine itself. It does so to leave CUDA untouched here,
+    as the classes of fxray's families do anyway.
 
     Args:
         model_path: The base model; what vLLM does not know of it stays its own affair.
     """
-    if not is_cpu_build():
-        return
     from vllm import ModelRegistry
 
     for name in json.loads((model_path / "config.json").read_bytes()).get("architectures") or ():

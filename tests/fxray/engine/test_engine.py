@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from fxray.engine.engine import BASE_VERSION, answer_seed
-from fxray.engine.environment import is_cpu_build
 from fxray.errors import ConfigError, SyncError
 from fxray.grammar.probability import VerdictTokens
 from fxray.grpo.types import SamplingSettings
@@ -57,8 +56,6 @@ class TestOneEngine:
 
     def test_no_other_process_has_looked_at_the_models_class(self, engine: Call, vllms_cache: Path) -> None:
         """It would have imported all of vLLM once more, and left its finding here."""
-        if not is_cpu_build():
-            pytest.skip("where there is CUDA, vLLM looks in another process")
         assert not list(vllms_cache.rglob("*.json"))
 
     def test_the_probability_of_a_verdict_is_the_models_own(self, engine: Call, twin: Any) -> None:

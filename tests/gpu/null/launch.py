@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -87,10 +88,12 @@ def build(folder: Path) -> Path:
 
 
 def wanted() -> set[str]:
-    """Names that PyTorch's libraries want of CUDA's."""
+    """Names that PyTorch's libraries, and those of vLLM's CUDA build where it comes first, want of CUDA's."""
+    vllm = find_spec("vllm")
+    folders = [Path(folder) for folder in (vllm.submodule_search_locations or () if vllm else ())]
     found = {
         name
-        for library in (TORCH / "lib").glob("lib*.so")
+        for library in [*(TORCH / "lib").glob("lib*.so"), *(file for folder in folders for file in folder.glob("*.so"))]
         for name in symbols(library, "--undefined-only")
         if name.startswith(PREFIXES) and not name.startswith(OF_THE_REAL_ONES)
     }

@@ -1,4 +1,4 @@
-/* A GPU that is not there: CUDA's runtime, driver, cuBLAS, NCCL and NVML as far as PyTorch calls them, doing nothing.
+/* A GPU that is not there: CUDA's runtime, driver, cuBLAS, NCCL and NVML as far as PyTorch and vLLM call them, doing nothing.
  *
  * Preloaded, it makes PyTorch's CUDA build see one H100. Kernels, products and exchanges return at once, so values are
  * garbage. What the host does is real: PyTorch's allocator and what it counts, compiling with Triton, checks of types,
@@ -236,9 +236,21 @@ int cudaEventElapsedTime(float *ms, void *start, void *end) { return *ms = 0.001
 int cudaStreamCreate(void **stream) { return made(stream); }
 int cudaStreamCreateWithFlags(void **stream, unsigned flags) { return made(stream); }
 int cudaStreamCreateWithPriority(void **stream, unsigned flags, int priority) { return made(stream); }
-int cudaStreamIsCapturing(void *stream, int *status) { return *status = 0, SUCCESS; }
-int cudaStreamGetCaptureInfo(void *stream, int *status, ...) { return *status = 0, SUCCESS; }
-int cudaStreamGetCaptureInfo_v2(void *stream, int *status, ...) { return *status = 0, SUCCESS; }
+
+/* One stream may record a graph, which is nothing to launch either. */
+static void *recorded;
+static unsigned long long recording;
+int cudaStreamBeginCapture(void *stream, int mode) { return recorded = stream, ++recording, SUCCESS; }
+int cudaStreamEndCapture(void *stream, void **graph) { return recorded = NULL, made(graph); }
+int cudaStreamIsCapturing(void *stream, int *status) { return *status = recorded && stream == recorded, SUCCESS; }
+int cudaStreamGetCaptureInfo(void *stream, int *status, unsigned long long *id, void **graph, ...) {
+  if (id) *id = recording;
+  if (graph) *graph = (void *)24;
+  return cudaStreamIsCapturing(stream, status);
+}
+int cudaGraphInstantiateWithFlags(void **runnable, void *graph, unsigned long long flags) { return made(runnable); }
+int cudaGraphGetNodes(void *graph, void *nodes, size_t *count) { return *count = 1, SUCCESS; }
+
 int cudaStreamGetPriority(void *stream, int *priority) { return *priority = 0, SUCCESS; }
 int cudaLaunchHostFunc(void *stream, void (*function)(void *), void *data) { return function(data), SUCCESS; }
 
@@ -318,7 +330,7 @@ int ncclAllGather(const void *from, void *to, size_t count, unsigned type, ...) 
 int ncclAllReduce(const void *from, void *to, size_t count, unsigned type, ...) { return sent(to, from, count, type); }
 int ncclBroadcast(const void *from, void *to, size_t count, unsigned type, ...) { return sent(to, from, count, type); }
 
-/* --- NVML: PyTorch loads it for segments that grow, Ray asks it how many GPUs there are --- */
+/* --- NVML: PyTorch loads it for segments that grow, Ray asks it how many GPUs there are, vLLM what they can do --- */
 
 int nvmlInit_v2(void) { return SUCCESS; }
 int nvmlInitWithFlags(unsigned flags) { return SUCCESS; }
@@ -326,6 +338,7 @@ int nvmlShutdown(void) { return SUCCESS; }
 int nvmlDeviceGetCount_v2(unsigned *count) { return *count = 1, SUCCESS; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) { return *handle = (void *)16, SUCCESS; }
 int nvmlDeviceGetName(void *handle, char *name, unsigned size) { return strncpy(name, NAME, size), SUCCESS; }
+int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) { return *major = 9, *minor = 0, SUCCESS; }
 int nvmlDeviceGetHandleByPciBusId_v2(const char *id, void **handle) { return *handle = (void *)16, SUCCESS; }
 int nvmlDeviceGetNvLinkRemoteDeviceType(void) { return UNSUPPORTED; }
 int nvmlDeviceGetNvLinkRemotePciInfo_v2(void) { return UNSUPPORTED; }
