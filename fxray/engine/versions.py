@@ -7,7 +7,7 @@
 
 from typing import Any
 
-ACCEPTED = ((0, 26), (0, 32))
+ACCEPTED = ((0, 26), (0, 33))
 """First and last release, both included."""
 
 
