@@ -3,10 +3,7 @@
 import gc
 import json
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +15,7 @@ from PIL import Image
 from fxray.engine.binding import REFUSALS, bind_policy, read_weights
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
-from fxray.engine.prompts import Prompts, eyes
+from fxray.engine.prompts import Prompts
 from fxray.engine.settings import EngineSettings
 from fxray.engine.start import forbidden_bias, llm_arguments, register_class, start_of_vllm
 from fxray.errors import ConfigError, FxrayError, SyncError
@@ -98,8 +95,7 @@ class Engine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._num_loads = self._num_asked = 0
-        self._eyes = eyes(settings.threads)
+        self._num_loads = self._num_streamed = 0
         self._policy: tuple[Any, int] | None = None
         self._is_asleep = False
         with without_collection():
@@ -139,22 +135,16 @@ class Engine:
         """
         if not questions:
             return []
+        from vllm.exceptions import VLLMValidationError
+
         self._wake()
         prompts = [self._prompts.write(question.prompt, question.image) for question in questions]
-        wheres = [question.where for question in questions]
-        seen = list(self._eyes.map(self._see, prompts, wheres))
-        core, watched = self._llm.llm_engine, self._watched(sampling)
-        asked: list[str] = []
-        answers: dict[str, Answers] = {}
+        params = [self._sampling_params(question, sampling) for question in questions]
         try:
-            asked.extend(self._ask(*each, sampling) for each in zip(questions, seen, strict=True))
-            while len(answers) < len(asked):
-                for output in core.step():
-                    if output.finished:
-                        answers[output.request_id] = self._answers(output, watched)
-        finally:
-            core.abort_request([request_id for request_id in asked if request_id not in answers])
-        return [answers[request_id] for request_id in asked]
+            outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora_request)
+        except (ValueError, VLLMValidationError) as error:
+            raise self._refusal(error, f"samples {questions[0].where} to {questions[-1].where}") from error
+        return [self._answers(output, self._watched(sampling)) for output in outputs]
 
     def stream(self, questions: Questions, sampling: SamplingSettings) -> Iterator[tuple[str, Answers | ConfigError]]:
         """Draws a group of answers to each question, each given as soon as it is complete.
@@ -169,34 +159,33 @@ class Engine:
         Yields:
             `where` of a question, and its answers, or why vLLM refuses it.
         """
+        from vllm.exceptions import VLLMValidationError
+        from vllm.sampling_params import RequestOutputKind
+
         self._wake()
-        core, watched = self._llm.llm_engine, self._watched(sampling)
-        most = 2 * self._settings.max_num_seqs
-        coming: deque[tuple[Question, Future[Any]]] = deque()
+        watched = self._watched(sampling)
+        core, most = self._llm.llm_engine, 2 * self._settings.max_num_seqs
         asked: dict[str, str] = {}  # an image is forgotten once vLLM has what the model sees of it
         try:
             while True:
-                while len(asked) + len(coming) < most:
-                    question = questions.take(wait=not asked and not coming)
-                    if question is None:
-                        break
+                while len(asked) < most and (question := questions.take(wait=not asked)) is not None:
+                    self._num_streamed += 1
+                    request_id = f"stream-{self._num_streamed}"
+                    params = self._sampling_params(question, sampling)
+                    params.output_kind = RequestOutputKind.FINAL_ONLY
                     prompt = self._prompts.write(question.prompt, question.image)
-                    coming.append((question, self._eyes.submit(self._see, prompt, question.where)))
-                if not asked and not coming:
-                    return
-                is_idle = not asked  # it starts with all that there is: a step of few costs as much as one of many
-                while coming and (is_idle or coming[0][1].done()):
-                    question, seen = coming.popleft()
                     try:
-                        asked[self._ask(question, seen.result(), sampling)] = question.where
-                    except ConfigError as error:
-                        yield question.where, error
-                for output in core.step() if asked else ():
+                        core.add_request(request_id, prompt, params, lora_request=self._lora_request)
+                    except (ValueError, VLLMValidationError) as error:
+                        yield question.where, self._refusal(error, question.where)
+                    else:
+                        asked[request_id] = question.where
+                if not asked:
+                    return
+                for output in core.step():
                     if output.finished:
                         yield asked.pop(output.request_id), self._answers(output, watched)
         finally:
-            for _, seen in coming:
-                seen.cancel()
             core.abort_request(list(asked))
 
     def load_policy(self, blob: PolicyBlob, worker: str = "engine") -> SyncProof:
@@ -263,39 +252,9 @@ class Engine:
         if not engine.reset_prefix_cache():
             raise SyncError("the engine's cache of prefixes cannot be emptied: an answer is being drawn")
 
-    def _see(self, prompt: dict[str, Any], where: str) -> Any:
-        """What the model will see of a prompt with its image. `eyes` do this."""
-        with self._refusals(where):
-            return self._llm.llm_engine.renderer.render_cmpl([prompt])[0]
-
-    def _ask(self, question: Question, seen: Any, sampling: SamplingSettings) -> str:
-        """Hands a question to the engine, which answers it in its next steps.
-
-        Returns:
-            Under which name.
-        """
-        from vllm.sampling_params import RequestOutputKind
-
-        params = self._sampling_params(question, sampling)
-        params.output_kind = RequestOutputKind.FINAL_ONLY
-        self._num_asked += 1
-        name = f"question-{self._num_asked}"
-        with self._refusals(question.where):
-            self._llm.llm_engine.add_request(name, seen, params, lora_request=self._lora_request)
-        return name
-
-    @contextmanager
-    def _refusals(self, where: str) -> Iterator[None]:
-        from vllm.exceptions import VLLMValidationError
-
-        try:
-            yield
-        except (ValueError, VLLMValidationError) as error:
-            raise ConfigError(
-                f"vLLM refuses a prompt: {error}",
-                where=where,
-                remedy=f"raise rollout.max_model_len (now {self._settings.max_model_len}) or lower model.max_pixels",
-            ) from error
+    def _refusal(self, error: Exception, where: str) -> ConfigError:
+        remedy = f"raise rollout.max_model_len (now {self._settings.max_model_len}) or lower model.max_pixels"
+        return ConfigError(f"vLLM refuses a prompt: {error}", where=where, remedy=remedy)
 
     def _wake(self) -> None:
         if self._is_asleep:

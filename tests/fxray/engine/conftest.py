@@ -2,9 +2,7 @@
 
 import hashlib
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "actors"))
 from small_engine import small_engine
 
 from fxray.engine.engine import Answers, Engine, Question
-from fxray.engine.prompts import AtOnce
 from fxray.engine.settings import EngineSettings
 from fxray.grammar.probability import VerdictTokens
 from fxray.grammar.prompts import TEMPLATES
@@ -50,16 +47,6 @@ class EngineUnderTest(Engine):
             return todo.pop(0) if todo and (wait or next(is_ready)) else None
 
         return dict(self.stream(SimpleNamespace(take=take), sampling))
-
-    def look_by_threads(self, num_threads: int) -> None:
-        """As beside a GPU."""
-        self.looked: set[str] = set()
-        self._eyes = ThreadPoolExecutor(num_threads, "seeing", lambda: self.looked.add(threading.current_thread().name))
-
-    def who_looked(self) -> set[str]:
-        """Names of the threads that have looked at images, which now do so no more."""
-        self._eyes = AtOnce()
-        return self.looked
 
     def acknowledge_only(self, blob: AdapterBlob) -> Any:
         proof = self.load_policy(blob)

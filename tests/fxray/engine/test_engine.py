@@ -175,7 +175,7 @@ class TestOneEngine:
     def test_a_prompt_that_is_too_long_is_refused_and_the_engine_goes_on(self, engine: Call, twin: Any) -> None:
         good, bad = twin.questions(1, 2)
         bad = type(bad)(bad.prompt.replace("<|im_end|>", "x 1" * 400 + "<|im_end|>", 1), bad.image, 2, "row 17")
-        with pytest.raises(ConfigError, match="ConfigError: row 17: vLLM refuses") as caught:
+        with pytest.raises(ConfigError, match="row 17") as caught:
             engine("generate", [good, bad], FOUR)
         assert "rollout.max_model_len (now 256)" in str(caught.value)
         assert len(engine("generate", [good], FOUR)) == 1
@@ -191,21 +191,6 @@ class TestOneEngine:
         assert {where: answers.rollouts[0].text for where, answers in streamed.items()} == {
             where: answers.rollouts[0].text for where, answers in drawn.items()
         }
-
-    def test_threads_that_look_at_images_change_no_answer_and_pass_a_refusal_on(self, engine: Call, twin: Any) -> None:
-        questions = twin.questions(*range(40))
-        too_long = replace(questions[0], prompt=questions[0].prompt + "long " * 300, where="too long")
-        drawn = engine("generate", questions, GREEDY)
-        engine("look_by_threads", 4)
-        with pytest.raises(ConfigError, match="ConfigError: too long: vLLM refuses"):
-            engine("generate", [*questions, too_long], GREEDY)
-        again = engine("generate", questions, GREEDY)
-        streamed = engine("stream_all", [too_long, *questions, replace(too_long, where="last")], GREEDY)
-        assert len(engine("who_looked")) == 4
-        assert {type(streamed.pop(where)) for where in ("too long", "last")} == {ConfigError}
-        texts = {question.where: answers.rollouts[0].text for question, answers in zip(questions, drawn, strict=True)}
-        assert [answers.rollouts[0].text for answers in again] == list(texts.values())
-        assert {where: answers.rollouts[0].text for where, answers in streamed.items()} == texts
 
     def test_nothing_is_drawn_for_no_questions(self, engine: Call) -> None:
         assert engine("generate", [], FOUR) == []

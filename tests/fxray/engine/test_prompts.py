@@ -1,16 +1,13 @@
 """Prompts and log-probabilities, as they pass between fxray and vLLM."""
 
-import threading
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from fxray.engine.logprobs import read_logprobs
-from fxray.engine.prompts import Prompts, eyes
-from fxray.errors import ConfigError
+from fxray.engine.prompts import Prompts
 
 
 class Words:
@@ -34,22 +31,6 @@ def test_a_text_is_encoded_once_and_no_two_images_pass_for_one() -> None:
     assert tokenizer.asked == ["what is it"]
     assert first["multi_modal_uuids"] != second["multi_modal_uuids"]
     assert first["multi_modal_data"]["image"] is image
-
-
-@pytest.mark.parametrize(("is_cpu", "threads"), [(True, {"MainThread"}), (False, {"seeing_0"})])
-def test_only_beside_a_gpu_do_threads_look_at_images(is_cpu: bool, threads: set[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr("fxray.engine.prompts.is_cpu_build", lambda: is_cpu)
-
-    def look(number: int) -> str:
-        if number == 2:
-            raise ConfigError("too long", where="row 2")
-        return threading.current_thread().name
-
-    looking = eyes(1)
-    assert {looking.submit(look, number).result() for number in (1, 3)} == threads
-    with pytest.raises(ConfigError, match="row 2"):
-        looking.submit(look, 2).result()
-    looking.shutdown()
 
 
 def given(*places: dict[int, float]) -> Any:
