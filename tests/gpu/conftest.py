@@ -79,10 +79,12 @@ def start_engine(place: Place) -> Iterator[Callable[..., Any]]:
 
     with ray_cluster(RayConfig(num_cpus=2, object_store_mib=512), min_cpus=2):
 
-        def start(environment: dict[str, str] | None = None, *overrides: str) -> Callable[..., Any]:
+        def start(
+            environment: dict[str, str] | None = None, *overrides: str, kind: type[Engine] = Engine
+        ) -> Callable[..., Any]:
             config = load_config("smoke", place.overrides(*overrides))
             options = {"num_gpus": 1 if place.is_gpu else 0, "runtime_env": {"env_vars": environment or {}}}
-            actor = ray.remote(Engine).options(**options).remote(engine_settings(config, place.model))
+            actor = ray.remote(kind).options(**options).remote(engine_settings(config, place.model))
             return lambda method, *args: ray.get(getattr(actor, method).remote(*args), timeout=280)
 
         yield start

@@ -7,14 +7,10 @@ from typing import Any
 
 import pytest
 
-from fxray.config.load import load_config
-from fxray.config.tree import RayConfig
 from fxray.engine.engine import Engine
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.start import register_class
 from fxray.large_imports import large_imports
-from fxray.launch.cluster import ray_cluster
-from fxray.launch.start import engine_settings
 
 IS_NULL = "libcuda.so.1" in os.environ.get("LD_PRELOAD", "")
 
@@ -37,24 +33,24 @@ class Started(Engine):
         import torch
 
         imported = {name for name in ("scipy", "sklearn", "boto3") if name in sys.modules}
-        return {"touched": self.has_touched_cuda, "imported": imported, "bytes": torch.cuda.memory_allocated()}
+        return {
+            "can_sleep": self._settings.can_sleep,
+            "touched": self.has_touched_cuda,
+            "imported": imported,
+            "bytes": torch.cuda.memory_allocated(),
+        }
 
 
 @pytest.mark.null
-def test_an_engine_starts_without_a_second_process_and_without_scipy(place: Any, tmp_path: Path) -> None:
+def test_an_engine_starts_without_a_second_process_and_without_scipy(
+    place: Any, start_engine: Any, tmp_path: Path
+) -> None:
     if is_cpu_build():
         pytest.skip("wants vLLM's CUDA build")
-    import ray
-
-    overrides = place.overrides("rollout.enforce_eager=true", "rollout.sleep=true")
-    settings = engine_settings(load_config("smoke", overrides), place.model)
-    assert settings.can_sleep
     environment = {"VLLM_CACHE_ROOT": str(tmp_path), "VLLM_USE_FLASHINFER_SAMPLER": "0"}
-    with ray_cluster(RayConfig(num_cpus=2, object_store_mib=512), min_cpus=2):
-        actor = ray.remote(Started).options(num_gpus=1, runtime_env={"env_vars": environment}).remote(settings)
-        told = ray.get(actor.tell.remote(), timeout=280)
-        weights = sum(file.stat().st_size for file in place.model.glob("*.safetensors"))
-        assert told["touched"] is False
-        assert told["imported"] == set()
-        assert told["bytes"] > weights
-        assert not list(tmp_path.glob("modelinfos/*"))  # what a process that looked would have left
+    told = start_engine(environment, "rollout.enforce_eager=true", "rollout.sleep=true", kind=Started)("tell")
+    assert told["can_sleep"]
+    assert told["touched"] is False
+    assert told["imported"] == set()
+    assert told["bytes"] > sum(file.stat().st_size for file in place.model.glob("*.safetensors"))
+    assert not list(tmp_path.glob("modelinfos/*"))  # what a process that looked would have left

@@ -90,7 +90,7 @@ def test_windows_of_one_size_and_of_several_are_attended_to_apart(scaling):
             torch.testing.assert_close(got[:, part], alone.transpose(1, 2), rtol=1e-5, atol=1e-6)
 
 
-def flash(query, key, value, query_ends, key_ends, max_queries, max_keys, *, scale, window_size=None):
+def flash(query, key, value, query_ends, key_ends, max_queries, max_keys, *, scale, window_size):
     """What Flash Attention does: each sequence by itself, all of one type; in a causal window queries are the last.
 
     Without a window torch 2.14 may take another backend, and another one backwards than forwards.

@@ -3,10 +3,11 @@
  * Preloaded, it makes PyTorch's CUDA build see one H100. Kernels, products and exchanges return at once, so values are
  * garbage. What the host does is real: PyTorch's allocator and what it counts, compiling with Triton, checks of types,
  * shapes and devices, and every wait. `launch.py` builds it, with a function that returns 0 for each further name that
- * PyTorch's libraries want.
+ * PyTorch's libraries, and those of vLLM's CUDA build, want.
  *
  * Memory is address space without pages. Copies of up to a MiB are real, so that offsets and lengths mean something;
- * larger ones are left out, and a norm that the host reads is finite. Only one process is counted. No code here knows a stream or waits for anything. */
+ * larger ones are left out, and a norm that the host reads is finite. Only one process is counted. No code here waits for
+ * anything, or knows a stream but for the one that records a graph. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
