@@ -8,6 +8,7 @@ from typing import Any
 
 from fxray.data.frame import processor_settings, shape_of, sight_of
 from fxray.engine.environment import is_cpu_build
+from fxray.engine.root_cause import SharedOutput
 from fxray.engine.settings import EngineSettings
 from fxray.errors import ModelError
 from fxray.grpo.types import FORBIDDEN_TOKENS
@@ -23,11 +24,12 @@ def start_of_vllm(model_path: Path) -> Iterator[None]:
     Raises:
         ModelError: Whatever vLLM raised; a release that does not know a model may fail anywhere.
     """
+    output = SharedOutput.from_now()
     try:
         yield
     except (ValueError, RuntimeError, OSError, ImportError, AssertionError, LookupError) as error:
         raise ModelError(
-            f"vLLM cannot start: {error}",
+            f"vLLM cannot start: {output.root_cause() or error}",
             where=str(model_path),
             remedy="check the `rollout` section of the configuration against this machine's memory, and docs/models.md",
         ) from error

@@ -17,6 +17,7 @@ from fxray.engine.engine import BASE_VERSION
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
 from fxray.engine.prompts import Prompts
+from fxray.engine.root_cause import SharedOutput
 from fxray.engine.settings import EngineSettings
 from fxray.engine.start import forbidden_bias, llm_arguments, register_class, start_of_vllm
 from fxray.errors import ConfigError, DeadlineError, WorkerDiedError
@@ -80,6 +81,7 @@ class StreamingEngine:
         self._policies: dict[str, _Policy] = {}
         self._is_swapping = False
         self._changed = asyncio.Condition()
+        self._output = SharedOutput.from_now()
         arguments = llm_arguments(settings)
         with start_of_vllm(settings.model_path):
             register_class(settings.model_path)
@@ -148,9 +150,8 @@ class StreamingEngine:
                     remedy=f"raise rollout.max_model_len (now {self._settings.max_model_len}) or lower max_pixels",
                 ) from error
             except Exception as error:
-                raise WorkerDiedError(
-                    f"the engine gave no answer: {type(error).__name__}: {error}", where=where
-                ) from error
+                cause = self._output.root_cause() or f"{type(error).__name__}: {error}"
+                raise WorkerDiedError(f"the engine gave no answer: {cause}", where=where) from error
             finally:
                 await outputs.aclose()
             yield gathered.answer(self._decode(gathered.token_ids), policy.version)
@@ -234,7 +235,7 @@ class StreamingEngine:
         try:
             await self._llm.check_health()
         except Exception as error:
-            raise WorkerDiedError(f"the engine is dead: {error}") from error
+            raise WorkerDiedError(f"the engine is dead: {self._output.root_cause() or error}") from error
 
     def close(self) -> None:
         """Ends the engine's core."""

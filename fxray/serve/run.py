@@ -28,7 +28,7 @@ from fxray.serve.listener import KEEP_ALIVE_S
 _T = TypeVar("_T")
 _CALL_MARGIN_S = 30.0
 _POLL_S, _TELL_S = 1.0, 15.0
-_LOOK = "see the logs of Ray Serve, or try `fxray detect` first"
+_LOOK = "try `fxray detect` with the same settings; of a cluster, the logs of Ray Serve say more"
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -124,7 +124,8 @@ def _start(application: Any, config: Config, on_event: OnEvent, *, is_joined: bo
         _end(is_joined=is_joined)
         if isinstance(error, FxrayError) or not isinstance(error, (RuntimeError, TimeoutError)):
             raise
-        raise FxrayError(f"the service did not come up: {error}", remedy=_LOOK) from error
+        said, _, remedy = str(error).partition(" remedy: ")
+        raise FxrayError(f"the service did not come up: {said}", remedy=remedy or _LOOK) from error
     return handle
 
 
