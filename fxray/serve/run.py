@@ -144,9 +144,14 @@ def _wait_until_running(deadline_s: float, on_event: OnEvent) -> None:
     from ray.serve.schema import ApplicationStatus
 
     start_s = told_s = time.monotonic()
+    told: set[str] = set()
     while (found := serve.status().applications.get(NAME)) is None or found.status != ApplicationStatus.RUNNING:
         if found and found.status == ApplicationStatus.DEPLOY_FAILED:
-            raise RuntimeError(_why(found))
+            raise RuntimeError("; ".join(_failures(found)) or str(found.message))
+        for failure in _failures(found, " Retrying ") if found else ():
+            if failure not in told:
+                told.add(failure)
+                on_event(Note(f"trying again after {failure}", is_warning=True))
         parts = found.deployments.items() if found else ()
         states = [f"{name} {_states(part.replica_states)}" for name, part in parts]
         if (now := time.monotonic()) - start_s > 2 * deadline_s:
@@ -162,17 +167,21 @@ def _wait_until_running(deadline_s: float, on_event: OnEvent) -> None:
         time.sleep(_POLL_S)
 
 
-def _why(found: Any) -> str:
-    """What Ray Serve says of an application that failed: the errors of its parts, each without its traceback.
+def _failures(found: Any, having: str = "") -> list[str]:
+    """What Ray Serve says of an application's parts that do not start, each without its traceback.
 
     An error is the last line of a traceback that is not indented, with those below it.
+
+    Args:
+        found: The application.
+        having: Only of parts of which Serve's own words contain this.
     """
     said = []
     for name, part in found.deployments.items():
-        lines = part.message.rstrip().splitlines()
+        lines = part.message.rstrip().splitlines() if having in part.message.partition("\n")[0] else []
         if starts := [number for number, line in enumerate(lines) if not line.startswith(" ")]:
             said.append(f"{name}: {' '.join(' '.join(lines[starts[-1] :]).split())}")
-    return "; ".join(said) or str(found.message)
+    return said
 
 
 def _states(counts: Mapping[str, int]) -> str:
