@@ -34,14 +34,6 @@ monitor ends a process, nor where a node cannot make ready what the job brings (
 LOSSES = (*DEATHS, ObjectLostError)
 """The same, and what a call raises whose answer is gone with the node where it lay."""
 
-MOST_WORDS = 400
-"""Characters of what Ray says of a death."""
-KNOWN_TO_RAY = ("class_name:", "actor_id:", "namespace:", "name:", "ip:")
-FRAME = "  "
-"""How lines of a traceback begin, but its first and its last."""
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-ADVICE_OF_RAY = (" Some common causes include", " Refer to the documentation", " To see ")
-
 FALLS_WITHIN_S = 10.0
 """What a node does to its processes, it does to all of them within so many seconds."""
 
@@ -50,20 +42,6 @@ def dead_node(error: Exception) -> str:
     """Id of the node whose death ended an actor, where Ray says so; else empty."""
     found = re.search(r"node has died\. Node Id: (\w+)", str(error))
     return found[1] if found else ""
-
-
-def words_of(error: Exception) -> str:
-    """What Ray says of a death, in one line: without numbers that only Ray knows, and without its general advice.
-
-    Of a traceback, as where an actor's constructor raises or a node cannot make ready what the job brings, only the
-    last line is told, which says what was raised.
-    """
-    lines = _COLOUR.sub("", str(error)).splitlines()
-    told = [line.strip() for line in lines if not line.startswith(FRAME)]
-    text = " ".join(line for line in told if line and not line.startswith(KNOWN_TO_RAY))
-    for advice in ADVICE_OF_RAY:
-        text = text.partition(advice)[0]
-    return text[:MOST_WORDS]
 
 
 def is_of_one_machine(cause: object) -> bool:

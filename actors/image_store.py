@@ -20,13 +20,14 @@ import ray
 from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.failures import DEATHS, FailureBudget, forget_frames, words_of
+from actors.failures import DEATHS, FailureBudget, forget_frames
 from fxray.counts import counted
 from fxray.data.dataset import Dataset
 from fxray.data.decoding import MOST_THREADS, PixelRoom
 from fxray.errors import DataError, FxrayError
 from fxray.grpo.types import ImageRef
 from fxray.processors import num_processors
+from fxray.ray_words import words_of
 
 MOST_AT_ONCE = 64
 """Images that the actor reads in one call."""

@@ -8,10 +8,11 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayTaskError
 
-from actors.failures import LOSSES, forget_frames, words_of
+from actors.failures import LOSSES, forget_frames
 from actors.health import Health
 from fxray import spans
 from fxray.errors import DeadlineError, FxrayError, LearnerLostError
+from fxray.ray_words import words_of
 from fxray.spans import Span
 from fxray.waiting import waiting_for
 

@@ -29,7 +29,7 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.failures import LOSSES, FailureBudget, dead_node, forget_frames, words_of
+from actors.failures import LOSSES, FailureBudget, dead_node, forget_frames
 from actors.placement import node_share
 from fxray import spans
 from fxray.capacity.leases import SHARE_S, share_size
@@ -38,6 +38,7 @@ from fxray.data.frame import Frame
 from fxray.errors import DeadlineError, FxrayError
 from fxray.events import Note, OnEvent, ignore
 from fxray.grpo.types import GroupScore, RolloutGroup
+from fxray.ray_words import words_of
 from fxray.schema import Annotation
 from fxray.spans import Span
 from fxray.waiting import waiting_for

@@ -4,9 +4,8 @@
                  ▲           │ worker lost: its groups go back to the queue, another one is hired
                  └───────────┘ who joins proves the newest policy before its first lease
 
-A group is settled when its draw has arrived, so none is lost and none doubled, and as an answer depends on its group's
-seed and index alone, a group is the same whoever drew it. Who is there, answers and stays: `actors/crew.py`. How many
-there should be: `actors/scaling.py`. One thread at a time may use a pool.
+A group is settled when its draw has arrived, so none is lost and none doubled, and a group is the same whoever drew it.
+Who is there, answers and stays: `actors/crew.py`. How many: `actors/scaling.py`. One thread at a time may use a pool.
 """
 
 import math
@@ -36,7 +35,7 @@ from actors.errands import (
     may_start,
     missing_groups,
 )
-from actors.failures import DEATHS, LOSSES, FailureBudget, forget_frames, is_of_one_machine, words_of
+from actors.failures import DEATHS, LOSSES, FailureBudget, forget_frames, is_of_one_machine
 from actors.nodes import Nodes
 from actors.rollout_worker import Job
 from actors.scaling import Scaler
@@ -47,6 +46,7 @@ from fxray.counts import counted
 from fxray.errors import FxrayError
 from fxray.events import Note, OnEvent, ignore
 from fxray.grpo.types import PolicyBlob, PromptGroup, RolloutGroup, SamplingSettings, SyncProof
+from fxray.ray_words import words_of
 from fxray.spans import Fact
 from fxray.waiting import waiting_for
 

@@ -113,7 +113,7 @@ class _Watch:
         self._path, self._settings, self._on_event = path, settings, on_event
         self._num_read_bytes = 0
         self._last_step = -1
-        self._num_restart_bytes = 0
+        self._num_failures = 0
         self._await_start()
 
     def tell(self, last_step: int | None = None) -> None:
@@ -134,10 +134,9 @@ class _Watch:
                 self._last_step = record["first_step"]
                 self._on_event(PhaseStarted(PHASE, num_steps, record["first_step"]))
             else:
-                text = f"an SFT worker died; the job goes on from step {record['first_step']}"
-                self._on_event(Note(text, is_warning=True))
-        if (num_bytes := self._restarts_bytes()) > self._num_restart_bytes:
-            self._num_restart_bytes = num_bytes
+                self._on_event(Note(f"SFT goes on from step {record['first_step']}"))
+        for failure in self._new_failures():
+            self._on_event(Note(f"an SFT worker failed, and is started again: {failure}", is_warning=True))
             self._await_start()
         if time.monotonic() > self._deadline_s:
             raise DeadlineError(
@@ -156,10 +155,12 @@ class _Watch:
         self._has_started = False
         self._deadline_s = time.monotonic() + self._settings.start_deadline_s
 
-    def _restarts_bytes(self) -> int:
-        """Size of the file that grows whenever workers have failed and are started again."""
+    def _new_failures(self) -> list[str]:
+        """Lines of the file that grows whenever workers have failed and are started again."""
         file = self._path.with_name(checkpoint.RESTARTS_FILE)
-        return file.stat().st_size if file.exists() else 0
+        lines = file.read_text("utf-8", "replace").splitlines() if file.exists() else []
+        new, self._num_failures = lines[self._num_failures :], len(lines)
+        return new
 
     def _new_records(self) -> Iterator[dict[str, Any]]:
         if not self._path.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.train import (
     CheckpointConfig,
     ControllerError,
@@ -20,11 +20,13 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.config import LoggingConfig
 
 from fxray.errors import DeadlineError, FxrayError, ResourceError, WorkerDiedError
 from fxray.files import append_line, as_refusal
 from fxray.large_imports import large_imports
+from fxray.ray_words import words_of
 from fxray.sft.checkpoint import RESTARTS_FILE
 from fxray.sft.settings import SftSettings
 
@@ -78,15 +80,23 @@ class StopAtRefusal(UserCallback):
 
 
 class TellOfRestart(UserCallback):
-    """Adds a line to a file when workers have failed, so that the driver knows that they are started again."""
+    """Adds a line to a file when workers have failed, so that the driver knows why they are started again."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
-        """Tells which ranks failed; a full disk is the next checkpoint's affair."""
+        """Tells which rank failed, and of what; a full disk is the next checkpoint's affair."""
         with suppress(ResourceError):
-            append_line(self._file, f"{sorted(worker_exceptions)}")
+            append_line(self._file, _first_failure(worker_exceptions))
+
+
+def _first_failure(errors: dict[int, Exception]) -> str:
+    """What one rank failed of, in one line: one whose process is gone, of which the others failed, before them."""
+    rank, error = min(errors.items(), key=lambda each: (not isinstance(each[1], RayTrainError), each[0]))
+    failure = getattr(error, "health_check_failure", error)
+    kind = "" if isinstance(failure, RayError | RayTrainError) else f"{type(failure).__name__}: "
+    return f"rank {rank}: {kind}{words_of(failure)}"
 
 
 def make_trainer(settings: SftSettings, attempt_dir: Path, *, start_from: Path | None, mark: str) -> TorchTrainer:

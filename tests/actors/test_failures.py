@@ -5,9 +5,10 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError, RuntimeEnvSetupError
 
-from actors.failures import FailureBudget, dead_node, words_of
+from actors.failures import FailureBudget, dead_node
 from actors.health import Health
 from fxray.errors import WorkerDiedError
+from fxray.ray_words import words_of
 
 DEATHS = (
     ActorDiedError(),

@@ -27,6 +27,7 @@ from fxray.sft.trainer import TellOfRestart
 
 NUM_STEPS = 30
 COMING_UP = Note("1 SFT worker coming up")
+WHY = {signal.SIGKILL: "The actor died unexpectedly", signal.SIGSTOP: "health check"}
 DRIVER = Path(__file__).parent / "job_driver.py"
 
 
@@ -126,14 +127,14 @@ def test_a_torn_progress_line_is_passed_over(settings: SftSettings, tmp_path: Pa
     assert events == [
         PhaseStarted("sft", 2, 0),
         Step("sft", 1, 2, {"loss": 3.5}),
-        Note("an SFT worker died; the job goes on from step 1", is_warning=True),
+        Note("SFT goes on from step 1"),
         Step("sft", 2, 2, {"loss": 2.5}),
     ]
 
 
 def test_workers_that_start_again_have_the_time_of_a_start(settings: SftSettings, tmp_path: Path) -> None:
-    progress = tmp_path / PROGRESS_FILE
-    watch = _Watch(progress, replace(settings, start_deadline_s=60, step_deadline_s=0.2), lambda _: None)
+    progress, told = tmp_path / PROGRESS_FILE, []
+    watch = _Watch(progress, replace(settings, start_deadline_s=60, step_deadline_s=0.2), told.append)
     append_line(progress, '{"first_step": 0, "num_steps": 9}')
     append_line(progress, '{"step": 1, "num_steps": 9, "metrics": {}}')
     watch.tell()
@@ -146,6 +147,10 @@ def test_workers_that_start_again_have_the_time_of_a_start(settings: SftSettings
     time.sleep(0.3)  # they hang
     with pytest.raises(DeadlineError, match=r"no SFT step was done for 0.2 s"):
         watch.tell()
+    assert told[-2:] == [
+        Note("an SFT worker failed, and is started again: rank 1: WorkerDiedError: died", is_warning=True),
+        Note("SFT goes on from step 1"),
+    ]
 
 
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings: SftSettings, tmp_path: Path) -> None:
@@ -196,9 +201,11 @@ def test_a_job_whose_worker_dies_or_hangs_ends_with_the_same_weights(
     run_sft(long_settings, run_dir=tmp_path, on_event=kill_on_the_way)
 
     assert [event.step for event in events if isinstance(event, Step)] == list(range(1, NUM_STEPS + 1))
-    coming_up, died = [event for event in events if isinstance(event, Note)]
+    coming_up, failed, goes_on = [event for event in events if isinstance(event, Note)]
     assert coming_up == COMING_UP
-    assert died.text.startswith("an SFT worker died; the job goes on from step ")
+    assert failed.text.startswith("an SFT worker failed, and is started again: rank ")
+    assert WHY[sign] in failed.text
+    assert goes_on.text.startswith("SFT goes on from step ")
     assert adapter_bytes(tmp_path) == adapter_bytes(uninterrupted[0])
 
 
