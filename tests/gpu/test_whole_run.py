@@ -16,6 +16,14 @@ from fxray.metrics import read_metrics
 TOP = Path(__file__).parents[2]
 NULL = "(null)"
 """In the name of the GPU that does nothing, tests/gpu/null."""
+TURNS = [
+    "sft.num_workers=2",
+    "learner.num_ranks=2",
+    "learner.gpus_per_rank=0.4",
+    "rollout.num_workers=2",
+    "rollout.gpus_per_worker=0.6",
+    "rollout.sleep=true",
+]
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(720)]
 
 
@@ -41,16 +49,19 @@ def test_a_whole_run_on_one_gpu_is_killed_and_goes_on(place: Any, tmp_path: Path
 
 
 @pytest.mark.null
-def test_a_whole_run_whose_learner_alone_has_a_gpu_goes_through_every_phase(tmp_path: Path) -> None:
-    """On the null GPU its weights are garbage, which the probe is told to bear; engines answer on the CPU."""
+@pytest.mark.parametrize("num_gpus", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_whole_run_whose_ranks_alone_compute_on_gpus_goes_through_every_phase(tmp_path: Path, num_gpus: int) -> None:
+    """On the null GPU its weights are garbage, which the probe is told to bear; engines answer on the CPU.
+
+    Of two, each is shared: a rank of the learner has what one of two engines leaves of it.
+    """
     if NULL not in torch.cuda.get_device_name():
         pytest.skip("where there is a GPU, engines have a share of it, as in the test above")
     run_dir, size = tmp_path / "run", "data.synth={num_train: 64, num_validation: 16, num_test: 8, size_px: 168}"
     learns = [
         "model.dtype=bfloat16",
         "rollout.probe_tolerance_nats=1000",
-        "sft.num_workers=1",
-        "learner.gpus_per_rank=1",
+        *(TURNS if num_gpus == 2 else ["sft.num_workers=1", "learner.gpus_per_rank=1"]),
         "grpo.max_new_tokens=16",  # garbage never ends by itself
         "evaluate.max_new_tokens=16",
     ]
@@ -59,6 +70,7 @@ def test_a_whole_run_whose_learner_alone_has_a_gpu_goes_through_every_phase(tmp_
     done = subprocess.run(
         [sys.executable, "tests/gpu/null/launch.py", *train],
         cwd=TOP,
+        env=os.environ | {"NULL_GPUS": f"{num_gpus}"},
         check=False,
         capture_output=True,
         text=True,

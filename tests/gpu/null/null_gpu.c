@@ -1,13 +1,13 @@
 /* A GPU that is not there: CUDA's runtime, driver, cuBLAS, NCCL and NVML as far as PyTorch and vLLM call them, doing nothing.
  *
- * Preloaded, it makes PyTorch's CUDA build see one H100. Kernels, products and exchanges return at once, so values are
- * garbage. What the host does is real: PyTorch's allocator and what it counts, compiling with Triton, checks of types,
- * shapes and devices, and every wait. `launch.py` builds it, with a function that returns 0 for each further name that
- * PyTorch's libraries, and those of vLLM's CUDA build, want.
+ * Preloaded, it makes PyTorch's CUDA build see one H100, or several. Kernels, products and exchanges return at once, so
+ * values are garbage. What the host does is real: PyTorch's allocator and what it counts, compiling with Triton, checks of
+ * types, shapes and devices, and every wait. `launch.py` builds it, with a function that returns 0 for each further name
+ * that PyTorch's libraries, and those of vLLM's CUDA build, want.
  *
  * Memory is address space without pages. Copies of up to a MiB are real, so that offsets and lengths mean something;
  * larger ones are left out, and a norm that the host reads is finite. Only one process is counted. No code here waits for
- * anything, or knows a stream but for the one that records a graph. */
+ * anything, or knows more of a stream than its device, and which one records a graph. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -23,7 +23,7 @@
 #define SPAN (16ull << 40)
 #define PIECE (2ull << 20)
 #define COPIED (1u << 20)
-enum { SUCCESS = 0, OUT_OF_MEMORY = 2, UNSUPPORTED = 3, CUDA_VERSION = 13000 };
+enum { SUCCESS = 0, OUT_OF_MEMORY = 2, UNSUPPORTED = 3, NO_SUCH_DEVICE = 101, INVALID_HANDLE = 400, CUDA_VERSION = 13000 };
 
 /* --- memory: pieces of one reserved span, never given out twice --- */
 
@@ -163,14 +163,24 @@ int cuPointerGetAttribute(void *found, int attribute, size_t pointer) {
 
 /* --- the device --- */
 
-int cudaGetDeviceCount(int *count) { return *count = 1, SUCCESS; }
-int cudaGetDevice(int *device) { return *device = 0, SUCCESS; }
+/* As many as NULL_GPUS says, one where it does not; a process sees those of CUDA_VISIBLE_DEVICES. */
+static int installed(void) { return getenv("NULL_GPUS") ? atoi(getenv("NULL_GPUS")) : 1; }
+static int visible(void) {
+  const char *told = getenv("CUDA_VISIBLE_DEVICES");
+  int count = told ? *told != 0 : installed();
+  while (told && *told) count += *told++ == ',';
+  return count;
+}
+int cudaGetDeviceCount(int *count) { return *count = visible(), SUCCESS; }
+static __thread int current;
+int cudaSetDevice(int device) { return device < visible() ? (current = device, SUCCESS) : NO_SUCH_DEVICE; }
+int cudaGetDevice(int *device) { return *device = current, SUCCESS; }
 int cudaDriverGetVersion(int *version) { return *version = CUDA_VERSION, SUCCESS; }
 int cuDriverGetVersion(int *version) { return *version = CUDA_VERSION, SUCCESS; }
 int cuDeviceGet(int *device, int index) { return *device = index, SUCCESS; }
-int cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
+int cuDeviceGetCount(int *count) { return *count = visible(), SUCCESS; }
 int cuCtxGetCurrent(void **context) { return *context = (void *)8, SUCCESS; }
-int cuCtxGetDevice(int *device) { return *device = 0, SUCCESS; }
+int cuCtxGetDevice(int *device) { return *device = current, SUCCESS; }
 int cuDevicePrimaryCtxRetain(void **context, int device) { return *context = (void *)8, SUCCESS; }
 int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *is_active) {
   *flags = 0;
@@ -234,9 +244,14 @@ int cudaEventCreate(void **event) { return made(event); }
 int cudaEventCreateWithFlags(void **event, unsigned flags) { return made(event); }
 int cudaEventDestroy(void *event) { return free(event), SUCCESS; }
 int cudaEventElapsedTime(float *ms, void *start, void *end) { return *ms = 0.001f, SUCCESS; }
-int cudaStreamCreate(void **stream) { return made(stream); }
-int cudaStreamCreateWithFlags(void **stream, unsigned flags) { return made(stream); }
-int cudaStreamCreateWithPriority(void **stream, unsigned flags, int priority) { return made(stream); }
+
+/* A stream knows its device, and takes kernels of no other. */
+int cudaStreamCreate(int **stream) { return made((void **)stream) ? OUT_OF_MEMORY : (**stream = current, SUCCESS); }
+int cudaStreamCreateWithFlags(int **stream, unsigned flags) { return cudaStreamCreate(stream); }
+int cudaStreamCreateWithPriority(int **stream, unsigned flags, int priority) { return cudaStreamCreate(stream); }
+static int launched(const int *stream) {
+  return stream > (const int *)cudaStreamPerThread && *stream != current ? INVALID_HANDLE : SUCCESS;
+}
 
 /* One stream may record a graph, which is nothing to launch either. */
 static void *recorded;
@@ -255,8 +270,8 @@ int cudaGraphGetNodes(void *graph, void *nodes, size_t *count) { return *count =
 int cudaStreamGetPriority(void *stream, int *priority) { return *priority = 0, SUCCESS; }
 int cudaLaunchHostFunc(void *stream, void (*function)(void *), void *data) { return function(data), SUCCESS; }
 
-int cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared, void *stream) { return SUCCESS; }
-int __cudaLaunchKernel(void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared, void *stream) { return SUCCESS; }
+int cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared, int *stream) { return launched(stream); }
+int __cudaLaunchKernel(void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared, int *stream) { return launched(stream); }
 int __cudaGetKernel(void **kernel, const void *entry) { return *kernel = (void *)entry, SUCCESS; }
 int cudaLibraryLoadData(void **library, ...) { return made(library); }
 int cudaLibraryGetKernel(void **kernel, ...) { return made(kernel); }
@@ -314,29 +329,41 @@ int cublasLtMatmulAlgoGetHeuristic(void *lt, void *product, void *a, void *b, vo
   return *num_found = 1, SUCCESS;
 }
 
-/* --- NCCL with a single rank: what it sends is what it gets --- */
+/* --- NCCL: no rank hears of another; what it sends is what it gets, from each --- */
 
+typedef struct { int count, rank; } communicator;
+typedef struct { char bytes[128]; } meeting;
+static int joined(communicator **made, int count, int rank) {
+  if (!(*made = malloc(sizeof **made))) return OUT_OF_MEMORY;
+  **made = (communicator){count, rank};
+  return SUCCESS;
+}
+int ncclCommInitRank(communicator **made, int count, meeting at, int rank) { return joined(made, count, rank); }
+int ncclCommInitRankConfig(communicator **made, int count, meeting at, int rank, ...) { return joined(made, count, rank); }
+int ncclCommInitRankScalable(communicator **made, int count, int rank, ...) { return joined(made, count, rank); }
+int ncclCommCount(communicator *of, int *count) { return *count = of->count, SUCCESS; }
+int ncclCommUserRank(communicator *of, int *rank) { return *rank = of->rank, SUCCESS; }
 int ncclGetVersion(int *version) { return *version = 22800, SUCCESS; }
 int ncclCommGetAsyncError(void *communicator, int *error) { return *error = 0, SUCCESS; }
-int ncclCommCount(void *communicator, int *count) { return *count = 1, SUCCESS; }
-int ncclCommUserRank(void *communicator, int *rank) { return *rank = 0, SUCCESS; }
-int ncclCommInitRank(void **communicator, ...) { return made(communicator); }
-int ncclCommInitRankConfig(void **communicator, ...) { return made(communicator); }
-int ncclCommInitRankScalable(void **communicator, ...) { return made(communicator); }
-static int sent(void *to, const void *from, size_t count, unsigned type) {
+static size_t bytes_of(size_t count, unsigned type) {
   static const size_t sizes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2, 1, 1};
-  return to == from ? SUCCESS : copied(to, from, count * sizes[type]);
+  return count * sizes[type];
 }
-int ncclAllGather(const void *from, void *to, size_t count, unsigned type, ...) { return sent(to, from, count, type); }
-int ncclAllReduce(const void *from, void *to, size_t count, unsigned type, ...) { return sent(to, from, count, type); }
-int ncclBroadcast(const void *from, void *to, size_t count, unsigned type, ...) { return sent(to, from, count, type); }
+static int sent(void *to, const void *from, size_t size) { return to == from ? SUCCESS : copied(to, from, size); }
+int ncclAllGather(const void *from, char *to, size_t count, unsigned type, communicator *of, void *stream) {
+  size_t size = bytes_of(count, type);
+  for (int rank = 0; rank < of->count; rank++) sent(to + rank * size, from, size);
+  return SUCCESS;
+}
+int ncclAllReduce(const void *from, void *to, size_t count, unsigned type, ...) { return sent(to, from, bytes_of(count, type)); }
+int ncclBroadcast(const void *from, void *to, size_t count, unsigned type, ...) { return sent(to, from, bytes_of(count, type)); }
 
 /* --- NVML: PyTorch loads it for segments that grow, Ray asks it how many GPUs there are, vLLM what they can do --- */
 
 int nvmlInit_v2(void) { return SUCCESS; }
 int nvmlInitWithFlags(unsigned flags) { return SUCCESS; }
 int nvmlShutdown(void) { return SUCCESS; }
-int nvmlDeviceGetCount_v2(unsigned *count) { return *count = 1, SUCCESS; }
+int nvmlDeviceGetCount_v2(unsigned *count) { return *count = installed(), SUCCESS; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) { return *handle = (void *)16, SUCCESS; }
 int nvmlDeviceGetName(void *handle, char *name, unsigned size) { return strncpy(name, NAME, size), SUCCESS; }
 int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) { return *major = 9, *minor = 0, SUCCESS; }
