@@ -112,7 +112,9 @@ class DetectorReplica:
             CheckpointError: There is no adapter in the folder, or the calibration beside it is not of it.
             SyncError: The adapter is not in use; the one before goes on answering.
             DeadlineError: Answers that had begun did not end in time.
+            WorkerDiedError: The engine is dead, which Ray Serve may not have noticed yet.
         """
+        await self._engine.check_alive()
         if policy.name not in self._current:
             self._current[policy.name] = self._base_model(policy.name)
         if self._is_newer(policy):
