@@ -152,7 +152,12 @@ class Detector:
         """
         image = picture.image
         return smart_frame(
-            image.width, image.height, min_pixels=self.min_pixels, max_pixels=self.max_pixels, sight=self.sight
+            image.width,
+            image.height,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
+            sight=self.sight,
+            where=picture.name,
         )
 
     def examine(self, pictures: Sequence[Picture]) -> list[Detection]:

@@ -145,6 +145,9 @@ def test_paths_bytes_and_pixels_are_the_same_to_python(tmp_path: Path, detector:
     }
     with pytest.raises(DataError, match="no image Pillow knows"):
         detector.detect([b"no image"])
+    (tmp_path / "line.png").write_bytes(png(0, (3, 900)))
+    with pytest.raises(DataError, match=r"line\.png: an image of 3x900 px is longer than 200 times"):
+        detector.detect([tmp_path / "a.png", tmp_path / "line.png"])
     assert fxray.Detector is Detector
     with pytest.raises(AttributeError, match="has no attribute 'Detectors'"):
         fxray.Detectors  # noqa: B018

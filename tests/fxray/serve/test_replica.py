@@ -183,6 +183,11 @@ def test_service_and_command_line_call_an_answer_equally_stable(served, detector
     assert [trial["change"] for trial in told["trials"]] == [trial.name for trial in expected.trials]
 
 
+def test_an_image_that_is_too_long_for_its_breadth_is_named(served):
+    told = asyncio.run(served.detect("line.png", marked(1000, 4, (0, 0, 1, 1), "PNG"), NO_ADAPTER))
+    assert (told["name"], told["problem"]["where"]) == ("line.png", "line.png")
+
+
 def test_answers_of_two_adapters_are_not_compared(served):
     content = marked(40, 30, (0, 0, 10, 10), "PNG")
 
