@@ -275,8 +275,8 @@ def _opened(file: Path | str) -> BinaryIO:
 
 
 def _name_of(file: Path | str) -> str:
-    """The name of a file as Unicode, which a request needs."""
-    return Path(file).name.encode("utf-8", "backslashreplace").decode()
+    """The name of a file as Unicode, which a request needs; without backslashes, which the service cuts it at."""
+    return Path(file).name.encode("utf-8", "replace").decode()
 
 
 def _is_to_be_sent_again(response: httpx.Response) -> bool:

@@ -32,6 +32,7 @@ def draw_annotation(
     verdict: str | None,
     regions: Sequence[Region] = (),
     tags: Sequence[Tag] = (),
+    note: str = "",
     max_enlarged_height_px: int = 2048,
 ) -> Image.Image:
     """The image with its boxes, and a legend below it.
@@ -42,6 +43,7 @@ def draw_annotation(
         verdict: A verdict, or what else is said of the image; None where no verdict could be read.
         regions: Boxes in pixels of the original; what lies outside the image is cut off.
         tags: Image-level tags.
+        note: What else is to be known; nothing where it is empty.
         max_enlarged_height_px: A narrow image is not enlarged beyond this height.
 
     Returns:
@@ -56,7 +58,7 @@ def draw_annotation(
     font_px = max(14, round(width / 38))
     _draw_boxes(picture, [box for _, box in shown], font_px)
     captions = [caption for caption, _ in shown]
-    legend = _legend(width, font_px, _verdict_line(heading, verdict), tags, captions)
+    legend = _legend(width, font_px, _verdict_line(heading, verdict), tags, captions, note)
     panel = Image.new("RGB", (width, picture.height + legend.height), _PAPER)
     panel.paste(picture, (0, 0))
     panel.paste(legend, (0, picture.height))
@@ -148,7 +150,7 @@ def _legend(
     rows: list[tuple[int | None, str, bool]] = [
         (None, line, True) for line in _wrap(title, font_px, width, margin, bold=True)
     ]
-    if line_below := note or "; ".join(tag.value for tag in tags):
+    for line_below in filter(None, (note, "; ".join(tag.value for tag in tags))):
         rows += [(None, line, False) for line in _wrap(line_below, font_px, width, margin)]
     for k, caption in enumerate(captions[:MAX_LISTED_REGIONS]):
         first, *rest = _wrap(plain_text(caption) or "(no caption)", font_px, width, margin + indent)

@@ -189,6 +189,7 @@ def _score(
     """Scores a file of predictions, of whatever format, on the samples that a model is asked; 0 means all."""
     from fxray.cli.progress import show_progress
     from fxray.data.dataset import Dataset
+    from fxray.data.pairing import check_same_samples
     from fxray.evaluate.evaluation import evaluate as score
     from fxray.evaluate.foreign import read_any
 
@@ -201,6 +202,7 @@ def _score(
         asked = [samples[row] for row in rows_to_answer(len(samples), num_samples)]
         left_out = {sample.sample_id for sample in samples} - {sample.sample_id for sample in asked}
         said = [prediction for prediction in said if prediction.sample_id not in left_out]
+    check_same_samples({each.sample_id for each in said}, {each.sample_id for each in asked}, where=str(predictions))
     with show_progress() as on_event:
         return score(
             said,

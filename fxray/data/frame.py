@@ -127,7 +127,7 @@ class Frame:
 
 
 def smart_frame(
-    width_px: int, height_px: int, *, min_pixels: int, max_pixels: int, sight: Sight = AS_QWEN2_5_VL
+    width_px: int, height_px: int, *, min_pixels: int, max_pixels: int, sight: Sight = AS_QWEN2_5_VL, where: str = ""
 ) -> Frame:
     """The frame that a model's image processor resizes an image to (`smart_resize` of transformers for a Qwen).
 
@@ -141,15 +141,17 @@ def smart_frame(
         min_pixels: Smallest area of the model's frame, in square pixels; says nothing where there are tiles.
         max_pixels: Largest area of the model's frame, in square pixels.
         sight: Of the base model.
+        where: Name of the image, for the error.
 
     Raises:
         DataError: A side is not positive, or one is more than 200 times the other.
     """
     if min(width_px, height_px) < 1:
-        raise DataError(f"an image of {width_px}x{height_px} px has no pixels")
+        raise DataError(f"an image of {width_px}x{height_px} px has no pixels", where=where)
     if max(width_px, height_px) / min(width_px, height_px) > MAX_ASPECT_RATIO:
         raise DataError(
             f"an image of {width_px}x{height_px} px is longer than {MAX_ASPECT_RATIO} times its breadth",
+            where=where,
             remedy="crop the image, or leave it out",
         )
     if sight.tile_px:

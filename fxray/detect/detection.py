@@ -152,7 +152,7 @@ class Detection:
         return "\n".join(lines)
 
     def draw(self, image: ImageSource) -> Image.Image:
-        """The image with its boxes, and below them the assessment, tags and captions.
+        """The image with its boxes, and below them the assessment, notes, tags and captions.
 
         Args:
             image: The one that was examined: a path, an encoded image, or pixels.
@@ -172,7 +172,8 @@ class Detection:
             )
         small, regions = fitted(picture, self.regions, MAX_DRAWN_PX)
         said = verdict_words(self.assessment or "unread", self.probability)
-        return draw_annotation(small, heading=Path(self.name).name, verdict=said, regions=regions, tags=self.tags)
+        name, note = Path(self.name).name, "; ".join(self.notes)
+        return draw_annotation(small, heading=name, verdict=said, regions=regions, tags=self.tags, note=note)
 
     def _sentence(self) -> str:
         if self.assessment == "real" and self.regions:  # a calibrated probability may speak against the answer

@@ -2,8 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,11 +126,11 @@ class Detector:
             "calibration_sha256": calibration.sha256 if calibration else None,
         }
 
-    def detect(self, images: Sequence[ImageSource]) -> list[Detection]:
+    def detect(self, images: Iterable[ImageSource]) -> list[Detection]:
         """One greedy answer per image, in batches so that few images are held decoded at once.
 
         Args:
-            images: A list of paths, encoded images or pixels (`PIL.Image.Image`).
+            images: Paths, encoded images or pixels (`PIL.Image.Image`), in a list or one by one.
 
         Returns:
             One detection per image, in order; boxes are in pixels of the upright original.
@@ -139,9 +140,10 @@ class Detector:
                 detection; or it is no list.
             ConfigError: Prompt, image and answer exceed what the engine was made for.
         """
-        if isinstance(images, ImageSource):
+        if isinstance(images, ImageSource) or not isinstance(images, Iterable):
             raise DataError(f"expected a list of images, got one {type(images).__name__}", remedy="give a list of one")
-        batches = (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
+        left = iter(images)
+        batches = iter(lambda: list(islice(left, BATCH_SIZE)), [])
         return [found for batch in batches for found in self.examine([open_picture(source) for source in batch])]
 
     def frame_of(self, picture: Picture) -> Frame:
@@ -152,7 +154,12 @@ class Detector:
         """
         image = picture.image
         return smart_frame(
-            image.width, image.height, min_pixels=self.min_pixels, max_pixels=self.max_pixels, sight=self.sight
+            image.width,
+            image.height,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
+            sight=self.sight,
+            where=picture.name,
         )
 
     def examine(self, pictures: Sequence[Picture]) -> list[Detection]:

@@ -149,7 +149,8 @@ def _draw(record: Record, base: Path, folder: Path) -> str:
         return f"{record['file']}: {error.message}"
     heading = plain_text(Path(record["file"]).name)
     said = verdict_words(kind_of(record), record["probability"])
-    panel = draw_annotation(image, heading=heading, verdict=said, regions=regions, tags=tags_of(record))
+    note = "; ".join(record.get("notes", ()))
+    panel = draw_annotation(image, heading=heading, verdict=said, regions=regions, tags=tags_of(record), note=note)
     try:
         with atomic_path(path) as aside:
             panel.save(aside, "PNG")

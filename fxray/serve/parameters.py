@@ -11,12 +11,12 @@ PROBED = ("/healthz", "/readyz", "/metrics")
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
-    """Lets a request pass whose query holds what the description of its route names; the page's files take any.
+    """Lets a request pass whose query holds what the description of its route names, once; the page's files take any.
 
     So do the routes that probes and monitors ask, who add what they like.
 
     Raises:
-        Refusal: It holds anything else, such as `modle` (422).
+        Refusal: It holds anything else, such as `modle`, or one of them twice (422).
     """
     path = request.scope["route"].path
     if not request.query_params or path in PROBED:
@@ -32,4 +32,11 @@ async def refuse_unknown_parameters(request: Request) -> None:
             f"unknown query parameter {plain_text(others[0], 40)!r}",
             where="query",
             remedy=f"leave it out; there is {', '.join(f'`{name}`' for name in known) or 'none'} here",
+        )
+    if twice := [name for name in known if len(request.query_params.getlist(name)) > 1]:
+        raise Refusal(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"query parameter {twice[0]!r} is given more than once",
+            where="query",
+            remedy="give it once",
         )

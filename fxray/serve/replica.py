@@ -112,7 +112,9 @@ class DetectorReplica:
             CheckpointError: There is no adapter in the folder, or the calibration beside it is not of it.
             SyncError: The adapter is not in use; the one before goes on answering.
             DeadlineError: Answers that had begun did not end in time.
+            WorkerDiedError: The engine is dead, which Ray Serve may not have noticed yet.
         """
+        await self._engine.check_alive()
         if policy.name not in self._current:
             self._current[policy.name] = self._base_model(policy.name)
         if self._is_newer(policy):
@@ -210,7 +212,7 @@ class DetectorReplica:
         start_s = time.monotonic()
         try:
             view = await asyncio.to_thread(lambda: change.apply(decode_image(content, name)))
-            frame = self._frame_of(view.image)
+            frame = self._frame_of(name, view.image)
             async with aclosing(self._answers(name, view.image, policy.name, with_drafts=False)) as answers:
                 answer = [piece async for piece in answers if isinstance(piece, Answer)][-1]
         except DataError as error:
@@ -266,12 +268,17 @@ class DetectorReplica:
         opened = open_image(content, name)
         with decoding(content, name):
             image = upright_rgb(opened)
-        return image, self._frame_of(image), wire_provenance(read_provenance(content, opened))
+        return image, self._frame_of(name, image), wire_provenance(read_provenance(content, opened))
 
-    def _frame_of(self, image: Image.Image) -> Frame:
+    def _frame_of(self, name: str, image: Image.Image) -> Frame:
         engine = self._spec.engine
         return smart_frame(
-            image.width, image.height, min_pixels=engine.min_pixels, max_pixels=engine.max_pixels, sight=self._sight
+            image.width,
+            image.height,
+            min_pixels=engine.min_pixels,
+            max_pixels=engine.max_pixels,
+            sight=self._sight,
+            where=name,
         )
 
     def _detection(

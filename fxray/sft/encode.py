@@ -95,8 +95,14 @@ def taught_answer(
 
 def frame_of(sample: Sample, settings: SftSettings, sight: Sight) -> Frame:
     """Original and model frame of a sample's image in a job, for a model that sees so."""
-    bounds = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
-    return smart_frame(sample.width_px, sample.height_px, **bounds, sight=sight)
+    return smart_frame(
+        sample.width_px,
+        sample.height_px,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+        sight=sight,
+        where=sample.sample_id,
+    )
 
 
 def in_model_frame(annotation: Annotation, frame: Frame) -> Annotation:

@@ -79,6 +79,8 @@ def test_tags_and_an_unread_verdict_are_said() -> None:
     bare = draw_annotation(image, heading="a", verdict=None)
     tagged = draw_annotation(image, heading="a", verdict=None, tags=[Tag.TEXTURE])
     read = draw_annotation(image, heading="a", verdict=Verdict.REAL)
+    noted = draw_annotation(image, heading="a", verdict=None, tags=[Tag.TEXTURE], note="b")
+    assert bare.height < tagged.height < noted.height
     assert tagged.height > bare.height == read.height
     assert bare.tobytes() != read.tobytes()
 

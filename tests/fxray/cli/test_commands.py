@@ -85,6 +85,9 @@ def test_two_files_are_compared_image_by_image(datasets, tmp_path):
     shown = run(*given).stdout
     assert "From labels to perfect" in shown
     assert "recall" in shown
+    labels.write_text(f"sample_id,label\n{samples[0].sample_id},real\n")
+    with pytest.raises(DataError, match=r"labels\.csv: 7 samples have no prediction"):
+        run(*given)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,8 @@ def test_answers_are_greedy_and_boxes_in_original_pixels(detector: Detector, sou
 def test_paths_bytes_and_pixels_are_the_same_to_python(tmp_path: Path, detector: Detector) -> None:
     content = png(0, (112, 224))
     (tmp_path / "a.png").write_bytes(content)
-    found = detector.detect([tmp_path / "a.png", str(tmp_path / "a.png"), content, Image.open(tmp_path / "a.png")])
+    kinds = (tmp_path / "a.png", str(tmp_path / "a.png"), content, Image.open(tmp_path / "a.png"))
+    found = detector.detect(kind for kind in kinds)
     assert [detection.name for detection in found] == [str(tmp_path / "a.png")] * 2 + ["image"] * 2
     assert [detection.sha256 for detection in found] == [hashlib.sha256(content).hexdigest()] * 3 + [""]
     assert {(d.width_px, d.height_px, d.regions, d.verdict, d.versions) for d in found} == {
@@ -145,13 +146,15 @@ def test_paths_bytes_and_pixels_are_the_same_to_python(tmp_path: Path, detector:
     }
     with pytest.raises(DataError, match="no image Pillow knows"):
         detector.detect([b"no image"])
+    with pytest.raises(DataError, match=r"image: an image of 3x900 px is longer than 200 times"):
+        detector.detect([content, png(0, (3, 900))])
     assert fxray.Detector is Detector
     with pytest.raises(AttributeError, match="has no attribute 'Detectors'"):
         fxray.Detectors  # noqa: B018
 
 
 def test_what_is_no_list_of_images_is_told_and_not_taken_apart(tmp_path: Path, detector: Detector) -> None:
-    for one in ("photo.jpg", tmp_path / "photo.jpg", b"pixels", Image.new("RGB", (60, 60))):
+    for one in ("photo.jpg", tmp_path / "photo.jpg", b"pixels", Image.new("RGB", (60, 60)), 3):
         with pytest.raises(DataError, match="expected a list of images, got one"):
             detector.detect(one)
     with pytest.raises(DataError, match="expected a path, an encoded image or pixels, got int"):

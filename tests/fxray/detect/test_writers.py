@@ -104,14 +104,15 @@ def test_a_drawing_says_what_the_report_says(
     said = []
 
     def draw(image: Image.Image, **given: object) -> Image.Image:
-        said.append(given["verdict"])
+        said.append((given["verdict"], given.get("note")))
         return image
 
     monkeypatch.setattr("fxray.detect.writers.draw_annotation", draw)
     sure = record("../in/a.png", jpeg("white"), assessment="generated", probability=None)
-    for number, found in enumerate([records[0], sure]):
+    noted = record("../in/a.png", jpeg("white"), assessment="real", probability=None, notes=["1x1 px, hardly large"])
+    for number, found in enumerate([records[0], sure, noted]):
         assert draw_all([found], tmp_path / "out", tmp_path / str(number)) == []
-    assert said == ["Unsure 62 %", "Looks generated"]
+    assert said == [("Unsure 62 %", ""), ("Looks generated", ""), ("Looks real", "1x1 px, hardly large")]
 
 
 def test_a_drawing_of_a_long_name_in_any_script_has_a_name_that_file_systems_take() -> None:

@@ -33,3 +33,12 @@ def test_no_route_takes_a_query_parameter_that_its_description_does_not_name(mak
         assert answer.json()["remedy"] == f"leave it out; there is {known} here"
     assert all(response["content"] for response in described)
     assert pages == [200] * 6
+
+
+def test_a_parameter_that_is_given_twice_is_refused_since_only_one_of_them_would_count(make_service):
+    async def go():
+        async with running(make_service()) as client:
+            return await client.post("/v1/detect?model=other&model=default")
+
+    answer = asyncio.run(asyncio.wait_for(go(), 30))
+    assert (answer.status_code, answer.json()["detail"]) == (422, "query parameter 'model' is given more than once")

@@ -18,7 +18,7 @@ from fxray.detect.stability import try_changes
 from fxray.engine.engine import Answers, Question
 from fxray.engine.settings import EngineSettings
 from fxray.engine.streaming import Answer, Draft
-from fxray.errors import ConfigError, SyncError
+from fxray.errors import ConfigError, SyncError, WorkerDiedError
 from fxray.grpo.types import AdapterBlob, Rollout, SamplingSettings
 from fxray.serve import replica
 from fxray.serve.problems import Refusal
@@ -66,6 +66,9 @@ class Streaming:
 
     def encode(self, text: str) -> list[int]:
         return [ord(letter) for letter in text]
+
+    async def check_alive(self) -> None:
+        pass
 
     async def answer(self, prompt, image, name, **more):
         yield Answer(answer_to(image), np.zeros((0, 2), np.float32), self.versions.get(name, -1))
@@ -180,6 +183,11 @@ def test_service_and_command_line_call_an_answer_equally_stable(served, detector
     assert [trial["change"] for trial in told["trials"]] == [trial.name for trial in expected.trials]
 
 
+def test_an_image_that_is_too_long_for_its_breadth_is_named(served):
+    told = asyncio.run(served.detect("line.png", marked(1000, 4, (0, 0, 1, 1), "PNG"), NO_ADAPTER))
+    assert (told["name"], told["problem"]["where"]) == ("line.png", "line.png")
+
+
 def test_answers_of_two_adapters_are_not_compared(served):
     content = marked(40, 30, (0, 0, 10, 10), "PNG")
 
@@ -267,3 +275,13 @@ def test_each_model_answers_with_its_own_adapter_and_keeps_it_where_a_new_one_is
     ]  # fmt: skip
     assert after == ("strict", "newer", 1)
     assert served._engine.num_loads == 3
+
+
+def test_a_replica_whose_engine_is_dead_says_so_to_whoever_asks_what_it_is(served, monkeypatch):
+    async def is_dead():
+        raise WorkerDiedError("the engine is dead")
+
+    asyncio.run(served.use(NO_ADAPTER))
+    monkeypatch.setattr(served._engine, "check_alive", is_dead)
+    with pytest.raises(WorkerDiedError, match="dead"):
+        asyncio.run(served.use(NO_ADAPTER))
