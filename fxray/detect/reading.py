@@ -112,6 +112,8 @@ def read_file(file: str) -> Read:
         if os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a path is too long or may not be looked at
             found = "no image was found in this folder" if os.access(path, os.R_OK | os.X_OK) else "cannot be searched"
             raise DataError(found, where=file, remedy="name one that holds images")
+        if file.startswith(("http://", "https://")) and not os.path.lexists(file):
+            raise DataError("is an address, and nothing is fetched", where=file, remedy="download it first")
         if glob.has_magic(file) and not os.path.lexists(file):
             raise DataError("no file matches this pattern", where=file, remedy="check the path and the ending")
         encoded = read_image_file(path, file)

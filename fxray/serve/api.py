@@ -316,10 +316,12 @@ def _add_state(app: FastAPI) -> None:
     async def models(request: Request, owner: Owner) -> Response:  # noqa: ARG001
         return JSONResponse({"models": await service_of(request).backend.models()})
 
+    @app.head("/healthz", include_in_schema=False)  # many monitors ask so
     @app.get("/healthz", summary="The gateway lives", tags=["service"])
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses=problem_responses(503), summary="Requests will be answered", tags=["service"])
     async def ready(request: Request) -> dict[str, str]:
         service = service_of(request)

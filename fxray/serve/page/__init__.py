@@ -46,6 +46,7 @@ def add_files(app: FastAPI, content: Mapping[str, bytes], pages: Mapping[str, st
 
 
 def _add_file(app: FastAPI, path: str, content: bytes, media_type: str) -> None:
+    @app.head(path, include_in_schema=False)
     @app.get(path, include_in_schema=False)
     async def send(request: Request) -> Response:  # noqa: ARG001
         return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})

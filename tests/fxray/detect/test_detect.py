@@ -228,8 +228,7 @@ def test_findings_come_as_they_are_answered_and_can_be_put_in_order(tmp_path: Pa
     files = write_all(tmp_path, {f"{k:03d}.png": png(0 if k % 3 else 255) for k in range(70)})
     found = list(in_order(detect_files(detector, files), files))
     assert [finding.file for finding in found] == files
-    verdicts = [finding.detection.verdict for finding in found[:3] if finding.detection]
-    assert verdicts == [Verdict.REAL, Verdict.GENERATED, Verdict.GENERATED]
+    assert [each.detection.verdict for each in found[:3]] == [Verdict.REAL, Verdict.GENERATED, Verdict.GENERATED]
 
 
 @pytest.mark.parametrize("early_bytes", [0, 2**18])
@@ -253,8 +252,9 @@ def test_one_bad_file_never_stops_the_rest(
     assert "not examined: refused" in texts[6]
     assert "0 bytes that are no image" in texts[7]
     assert "cut short" in texts[8]
-    (none,) = detect_files(detector, [str(tmp_path / "*.webp")])
-    assert none.as_text().endswith("*.webp: not examined: no file matches this pattern")
+    none, web = detect_files(detector, ["*.webp", "http://a/b?c"])
+    assert none.as_text() == "*.webp: not examined: no file matches this pattern"
+    assert web.as_text() == "http://a/b?c: not examined: is an address, and nothing is fetched"
 
 
 @pytest.mark.parametrize(

@@ -229,9 +229,11 @@ def test_an_engine_that_is_gone_can_be_asked_again(make_service, backend):
     async def go():
         async with running(make_service()) as client:
             detected = await client.post("/v1/detect", files=files(png()))
-            return detected, await client.get("/readyz"), await client.get("/healthz")
+            heads = [await client.head(path) for path in ("/readyz", "/healthz")]
+            return detected, await client.get("/readyz"), await client.get("/healthz"), heads
 
-    detected, ready, healthy = run(go())
+    detected, ready, healthy, heads = run(go())
+    assert [head.status_code for head in heads] == [503, 200]
     assert detected.status_code == ready.status_code == 503
     assert detected.headers["retry-after"] == "2"
     assert healthy.status_code == 200
