@@ -70,6 +70,12 @@ def load_reward(path: str) -> RewardFunction:
             where=path,
             remedy="put it into the current folder, or its folder on PYTHONPATH",
         ) from error
+    except SystemExit as error:  # a script: unheard, it would end this command without a word, and with its exit code
+        raise ConfigError(
+            f"module {module_name!r} ends Python when it is imported",
+            where=path,
+            remedy='put what it does as a script below `if __name__ == "__main__":`',
+        ) from error
     except Exception as error:  # the module is the user's: whatever its own code raises
         raise ConfigError(
             f"module {module_name!r} fails when it is imported: {type(error).__name__}: {error}",

@@ -66,10 +66,10 @@ def submit(
     client = _connect(address)
     nodes = jobs.cluster_nodes(address)
     if tree.ray.autoscales:
-        for line in missing(tree, nodes):
+        for line in missing(tree, nodes, driver_on=driver_on):
             typer.echo(f"to be brought by the autoscaler: {line}", err=True)
     else:
-        jobs.refuse_what_has_no_place(tree, nodes)
+        jobs.refuse_what_has_no_place(tree, nodes, driver_on)
     job = jobs.submit(
         client,
         tree,

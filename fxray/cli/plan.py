@@ -70,6 +70,9 @@ def plan(
     memory_bytes = int(memory_gib * GIB) if memory_gib else device.memory_bytes
     network = ClusterCoefficients(link_bytes_per_s=link_gbit * 1e9 / 8) if link_gbit else ClusterCoefficients()
     footer = _footer(tree.data.train)
+    if tree.data.train and footer is None and not num_samples:
+        note = f"note: data.train {tree.data.train} is not on this machine: {PAPER_SAMPLES:,} rows are assumed"
+        typer.echo(note, err=True)
     rows = num_samples or (footer.num_rows if footer is not None else 0) or PAPER_SAMPLES
     image_bytes = _image_bytes(footer)
     result = draw_plan(tree, device, memory_bytes, rows, image_bytes=image_bytes, network=network)

@@ -94,11 +94,13 @@ def number(value: float, decimals: int = 3) -> str:
 
 
 def show_report(report: Report, page: str) -> None:
-    """Prints the table of stages, if one is evaluated, and where the page is."""
+    """Prints the table of stages, if one is evaluated, what is missing or damaged, and where the page is."""
     if report.comparison.evaluations:
         from fxray.evaluate.table import probability_table, stage_table
 
         print_table(stage_table(report.comparison))
         if table := probability_table(report.comparison.evaluations):
             print_table(table)
+    for note in report.notes:
+        typer.echo(f"note: {note}", err=True)
     typer.echo(page)

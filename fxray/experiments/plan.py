@@ -22,6 +22,7 @@ from fxray.experiments.trainings import (
     trainings_of,
 )
 from fxray.launch.data import Splits
+from fxray.launch.run import GO_ON, refuse_changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,11 @@ def plan(experiment: Experiment, setting: Setting) -> list[PlannedRow]:
     """What an experiment would do; nothing is written.
 
     Raises:
-        ConfigError: Trainings that should take equally many steps do not.
+        ConfigError: Trainings that should take equally many steps do not, or the folder is of another configuration.
         DataError: A data file is missing or malformed.
     """
     config = setting.configure(())
+    refuse_changed(setting.out, config, GO_ON)
     refuse_unequal_steps(experiment, setting, ())
     folds = fold_names(experiment.split, config) if experiment.split else []
     nowhere = Splits(Path(), Path(), Path(), is_synthetic=False)  # what is asked is not looked at here

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.placement import LEARNER, REWARD, ROLLOUT, node_share
+from actors.placement import LEARNER, NODE_TYPES, REWARD, ROLLOUT, node_share
 from fxray.config.tree import Config
 from fxray.counts import counted
 from fxray.errors import ConfigError
@@ -53,7 +53,7 @@ def _field_of_needed(config: Config) -> str:
     return "rollout.min_workers" if config.rollout.max_workers else "rollout.num_workers"
 
 
-def missing(config: Config, nodes: Sequence[Mapping[str, float]], copies: int = 1) -> list[str]:
+def missing(config: Config, nodes: Sequence[Mapping[str, float]], copies: int = 1, driver_on: str = "") -> list[str]:
     """What nodes have no place for; empty where all fits.
 
     Each process is put where the least of what it asks for is left over, those that ask for most first; so a cluster
@@ -63,11 +63,14 @@ def missing(config: Config, nodes: Sequence[Mapping[str, float]], copies: int = 
         config: A checked one.
         nodes: What each node offers in all: {"CPU": 8, "GPU": 1, ...}.
         copies: Runs of this configuration at once.
+        driver_on: Type of the node that the driver asks for; any will do where empty.
 
     Returns:
         A line for each kind of process that is left without a place, in each phase.
     """
     lines = []
+    if driver_on in NODE_TYPES and not _place(node_share(driver_on), [dict(node) for node in nodes]):
+        lines.append(f"the driver asks for {shown(node_share(driver_on))} (--driver-on): there is none")
     for phase, asked in demands(config).items():
         left = [dict(node) for node in nodes]
         for demand in sorted(asked, key=_size, reverse=True):

@@ -103,13 +103,13 @@ def cluster_nodes(address: str) -> list[dict[str, float]]:
     return [dict(node.resources_total) for node in nodes if node.state == "ALIVE"]
 
 
-def refuse_what_has_no_place(config: Config, nodes: list[dict[str, float]]) -> None:
-    """Returns when a cluster has a place for every process of a run.
+def refuse_what_has_no_place(config: Config, nodes: list[dict[str, float]], driver_on: str = "") -> None:
+    """Returns when a cluster has a place for every process of a run, its driver on a node of that type.
 
     Raises:
         ResourceError: It names everything that has none.
     """
-    lines = missing(config, nodes)
+    lines = missing(config, nodes, driver_on=driver_on)
     if lines:
         num_cpus, num_gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
         message = "\n  ".join(["the cluster is too small for this configuration:", *lines])

@@ -36,10 +36,11 @@ _LINK_PATTERNS = ("sft/adapter", "grpo/*/final/adapter", "evaluation/*/predictio
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was written: the page, and the evaluations that it shows."""
+    """What was written: the page, the evaluations that it shows, and what is missing or damaged."""
 
     page: Path
     comparison: Comparison
+    notes: tuple[str, ...] = ()
 
 
 def write_report(run_dir: Path) -> Report:
@@ -56,7 +57,7 @@ def write_report(run_dir: Path) -> Report:
     page = render_page(record)  # first: it notes the images that cannot be read
     write_atomically(run_dir / NUMBERS_FILE, json.dumps(numbers_of(record), indent=2, allow_nan=False) + "\n")
     write_atomically(run_dir / REPORT_FILE, page.encode("utf-8", "backslashreplace"))  # names of files are any bytes
-    return Report(run_dir / REPORT_FILE, record.comparison)
+    return Report(run_dir / REPORT_FILE, record.comparison, tuple(record.notes))
 
 
 def numbers_of(record: RunRecord) -> dict[str, Any]:

@@ -73,9 +73,10 @@ def plan(file: SweepFile, base: Base, on_event: OnEvent = ignore) -> list[Planne
         on_event: Told of the progress.
 
     Raises:
-        ConfigError: A trial cannot run.
+        ConfigError: A trial cannot run, or the folder is of another configuration.
     """
     trials = trials_of(file, base.configure, on_event)
+    refuse_changed(base.out, base.configure([], {}), GO_ON)
     stopped = _stopped(file.sweep, trials, base.out)
     return [
         PlannedTrial(

@@ -54,6 +54,7 @@ constant = 3
 def users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "users_rewards.py").write_text(MODULE)
     (tmp_path / "users_broken_module.py").write_text("import a_package_that_is_not_there")
+    (tmp_path / "users_ending_module.py").write_text("raise SystemExit(0)")  # as a script ends without arguments
     (tmp_path / "users_failing_module.py").write_text("import math\nmath.nothing")
     (tmp_path / "users_torn_module.py").write_text("def brevity(:")
     monkeypatch.syspath_prepend(tmp_path)
@@ -85,6 +86,7 @@ def test_a_number_of_numpy_is_a_number():
         ("users_reward:brevity", "'users_reward' cannot be imported"),
         ("users_broken_module:brevity", "a_package_that_is_not_there"),
         ("users_failing_module:brevity", "fails when it is imported: AttributeError: .*'nothing'(.|\n)*mend it"),
+        ("users_ending_module:brevity", "ends Python when it is imported(.|\n)*if __name__"),
         ("users_torn_module:brevity", "fails when it is imported: SyntaxError: (.|\n)*mend it"),
         ("users_rewards:brevety", "has no 'brevety'"),
         ("users_rewards:constant", "'constant' is a int"),

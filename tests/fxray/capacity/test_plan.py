@@ -364,8 +364,9 @@ class TestCommand:
         return CliRunner().invoke(app, ["plan", *arguments])
 
     def test_it_prints_bytes_verdict_and_hours(self) -> None:
-        result = self.run("--config", "qwen2.5-vl-3b")
+        result = self.run("--config", "qwen2.5-vl-3b", "--set", "data.train=/nowhere/a.parquet")
         assert result.exit_code == 0
+        assert result.stderr == "note: data.train /nowhere/a.parquet is not on this machine: 13,158 rows are assumed\n"
         assert "engine and learner rank on one GPU: 75.0 of 79.1 GiB, fits" in result.stdout
         assert "not measured" in result.stdout
 

@@ -290,6 +290,17 @@ def test_training_commands_hand_configuration_folder_and_listener_on(command, fu
     assert "under way" in result.stderr
 
 
+def test_what_a_report_leaves_out_is_told_in_the_terminal_too(tmp_path):
+    """Without it, a stage whose answers are damaged is missing in the table as if it had never been trained."""
+    answers = tmp_path / "evaluation" / "gamma" / "predictions.parquet"
+    answers.parent.mkdir(parents=True)
+    answers.write_bytes(b"PAR1 and no more")
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    result = run("report", tmp_path)
+    assert "note: gamma: not readable as Parquet: " in result.stderr
+    assert result.stdout == f"{tmp_path / 'report.html'}\n"
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
 def test_a_training_that_is_stopped_says_that_it_goes_on(stop, monkeypatch, tmp_path):
     def stand_in(*_):

@@ -42,12 +42,22 @@ def test_a_dot_in_the_name_of_a_jobs_configuration_begins_no_ending(monkeypatch)
     named = []
     monkeypatch.setattr(jobs, "connect", lambda address: None)
     monkeypatch.setattr(jobs, "cluster_nodes", lambda address: [])
-    monkeypatch.setattr(jobs, "refuse_what_has_no_place", lambda config, nodes: None)
+    monkeypatch.setattr(jobs, "refuse_what_has_no_place", lambda *_: None)
     monkeypatch.setattr(jobs, "submit", lambda *_, name, **__: named.append(name))
     data = [word for split in ("train", "validation", "test") for word in ("-s", f"data.{split}=/data/{split}.parquet")]
     code, error = submit("-d", "/r", "--no-follow", *data, config="qwen2.5-vl-7b")
     assert code == 0, error
     assert named == ["qwen2.5-vl-7b"]
+
+
+def test_a_job_whose_driver_has_no_node_is_not_handed_in(monkeypatch):
+    """Ray lets it wait a quarter of an hour, without a word, and cannot stop it meanwhile."""
+    monkeypatch.setattr(jobs, "connect", lambda address: None)
+    monkeypatch.setattr(jobs, "cluster_nodes", lambda address: [{"CPU": 4}])
+    code, error = submit("-d", "/r", "--no-follow", "--driver-on", "reward")
+    assert code == 1
+    assert isinstance(error, ResourceError)
+    assert "the driver asks for a node with `reward` (--driver-on): there is none" in str(error)
 
 
 def test_there_is_no_run_directory_by_default():

@@ -277,6 +277,8 @@ def test_a_folder_is_of_one_configuration_and_of_one_process(tmp_path, setting, 
     other = dataclasses.replace(setting, configure=lambda more: setting.configure(["seed=1", *more]))
     with pytest.raises(ConfigError, match="other values of seed"):
         reproduce(mine, other, launch=launch.port)
+    with pytest.raises(ConfigError, match="other values of seed"):  # else it would call finished what is another's
+        plan(mine["mine"], other)
 
 
 SCHEDULE = "stages:\n" + "".join(

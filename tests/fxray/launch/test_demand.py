@@ -26,6 +26,12 @@ def test_everything_that_is_missing_is_named_with_its_field():
     ]
 
 
+def test_a_driver_that_asks_for_a_type_of_node_needs_one():
+    assert missing(config(), [{"CPU": 2}, {"reward": 1}], driver_on="reward") == []
+    (line,) = missing(config(), [{"CPU": 2, "learner": 1}], driver_on="reward")
+    assert line == "the driver asks for a node with `reward` (--driver-on): there is none"
+
+
 def test_several_runs_at_once_need_room_for_each():
     assert missing(config(), [{"CPU": 2}, {"CPU": 2}], copies=2) == []
     lines = missing(config(), [{"CPU": 3}], copies=2)

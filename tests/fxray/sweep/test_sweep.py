@@ -220,6 +220,8 @@ def test_trials_that_were_trained_with_other_rewards_are_not_told_as_these(
     other = replace(base, configure=lambda more, above: base.configure([rewards, *more], above))
     with pytest.raises(ConfigError, match=r"other values of reward\.functions"):
         sweep(sweep_file(GRID), other, train=train, run=in_this_process)
+    with pytest.raises(ConfigError, match=r"other values of reward\.functions"):
+        plan(sweep_file(GRID), other)
     assert len(calls()) == num_calls
 
 
