@@ -26,16 +26,15 @@ MIN_TEMPORARY_MIB = 64
 
 
 @contextmanager
-def ray_cluster(
-    config: RayConfig, *, min_cpus: int, is_apart: bool = False, environment: Mapping[str, str] | None = None
-) -> Iterator[None]:
+def ray_cluster(config: RayConfig, *, min_cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Joins or starts Ray, and leaves or ends it.
+
+    A signal to this process's whole group, as of `timeout`, does not end a Ray of its own before the block ends; where
+    one ends all the same, the block does.
 
     Args:
         config: Address and size.
         min_cpus: Logical processors that the actors of the run ask for.
-        is_apart: A signal to this process's whole group, as of `timeout`, is not to end a Ray of its own before the
-            block ends; and where one ends all the same, the block does.
         environment: Variables of the processes that Ray starts for this one, also on a cluster that is up already.
 
     Raises:
@@ -52,12 +51,12 @@ def ray_cluster(
     if address:
         await_head(address)
     with nullcontext() if address else own_token(), nullcontext() if address else own_folder() as folder:
-        with _kept_handler(signal.SIGTERM), own_groups() if is_apart else nullcontext():
+        with _kept_handler(signal.SIGTERM), own_groups():
             _init(config, address, folder, min_cpus, environment)
         head = ray.get_runtime_context().gcs_address
         with _own_exit(signal.SIGTERM), watched_head(head, config.head_deadline_s) if address else nullcontext():
             try:
-                with watched_raylet() if is_apart and not address else nullcontext():
+                with nullcontext() if address else watched_raylet():
                     yield
             finally:
                 ray.shutdown()

@@ -59,7 +59,7 @@ def serve_until_told(
     with (
         # Nothing can be swapped before and after `_wait`. SIGTERM raises SystemExit there: the command's, then Ray's.
         _handled((signal.SIGHUP,), lambda *_: None),
-        ray_cluster(config.ray, min_cpus=int(replicas * config.rollout.cpus_per_worker) + 1, is_apart=True),
+        ray_cluster(config.ray, min_cpus=int(replicas * config.rollout.cpus_per_worker) + 1),
     ):
         if is_joined:
             _refuse_running_serve()

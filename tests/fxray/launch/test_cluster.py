@@ -53,14 +53,14 @@ with ray_cluster(RayConfig(object_store_mib=128), min_cpus=1):
 
     try:
         if {in_ray}:
-            threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            threading.Timer(1, os.killpg, (0, signal.SIGTERM)).start()
             ray.wait([ray.remote(lambda: time.sleep(60)).remote()], timeout=60)
         else:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.killpg(0, signal.SIGTERM)
         time.sleep(60)
     finally:
         time.sleep(4)
-        print("all is written")
+        print(ray.get(ray.remote(num_cpus=0)(lambda: "all is written").remote(), timeout=30))
 """
 
 
@@ -165,8 +165,8 @@ def test_a_worker_that_dies_puts_no_line_of_rays_into_what_a_command_prints():
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("in_ray", [False, True], ids=["at-work", "waiting-in-ray"])
-def test_a_terminated_driver_has_the_time_that_it_takes_and_leaves_in_its_own_way(in_ray):
-    code = LEAVES.format(in_ray=in_ray)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
+def test_a_driver_whose_group_is_terminated_has_the_time_that_it_takes_and_its_ray(in_ray):
+    command = [sys.executable, "-c", LEAVES.format(in_ray=in_ray)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, start_new_session=True)
     assert (done.returncode, done.stdout) == (7, "all is written\n")
     assert "SIGTERM" not in done.stderr
