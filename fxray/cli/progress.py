@@ -165,8 +165,23 @@ class LiveView:
 
 
 @contextmanager
-def show_progress() -> Iterator[OnEvent]:
-    """Gives a consumer of events that shows them on stderr while the block runs."""
+def show_progress(when_stopped: str = "") -> Iterator[OnEvent]:
+    """Gives a consumer of events that shows them on stderr while the block runs.
+
+    Args:
+        when_stopped: Told where the block is left by Ctrl-C or a signal.
+    """
+    with _view() as on_event:
+        try:
+            yield on_event
+        except (KeyboardInterrupt, SystemExit):
+            if when_stopped:
+                on_event(Note(when_stopped, is_warning=True))
+            raise
+
+
+@contextmanager
+def _view() -> Iterator[OnEvent]:
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         yield PlainView(lambda line: print(line, file=console.file, flush=True)).on_event

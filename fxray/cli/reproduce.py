@@ -73,7 +73,7 @@ def reproduce(
     from fxray.cli.progress import show_progress
     from fxray.experiments.reproduce import reproduce as work
 
-    with show_progress() as on_event:
+    with show_progress("stopped; the same command goes on") as on_event:
         results = work(experiments, setting, on_event, max_concurrent=max_concurrent)
     _show(results.values())
     if any(result.failures for result in results.values()):

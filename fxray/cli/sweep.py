@@ -51,7 +51,7 @@ def sweep(
     from fxray.cli.tables import print_paper_table
     from fxray.sweep.sweep import sweep as work
 
-    with show_progress() as on_event:
+    with show_progress("stopped; the same command goes on") as on_event:
         result = work(asked, base, max_concurrent=max_concurrent, on_event=on_event)
     print_paper_table(result.table)
     typer.echo(out / "sweep.html")

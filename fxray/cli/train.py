@@ -81,11 +81,7 @@ def _shown(run: str) -> "Iterator[tuple[Path, OnEvent]]":
     from fxray.events import Note
     from fxray.remote import local_folder
 
-    with show_progress() as on_event:
+    with show_progress(f"stopped; the same command goes on, `fxray status {run}` says from where") as on_event:
         on_event(Note(f"run directory {run}"))
-        try:
-            with local_folder(run, on_event) as folder:
-                yield folder, on_event
-        except (KeyboardInterrupt, SystemExit):
-            on_event(Note(f"stopped; the same command goes on, `fxray status {run}` says from where", is_warning=True))
-            raise
+        with local_folder(run, on_event) as folder:
+            yield folder, on_event

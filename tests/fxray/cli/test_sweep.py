@@ -43,6 +43,14 @@ def test_the_exit_code_tells_whether_a_trial_failed(tmp_path, monkeypatch, undon
     assert "SYNTHETIC" in shown.stdout
 
 
+def test_a_sweep_that_is_stopped_says_that_it_goes_on(tmp_path, monkeypatch):
+    def work(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeping, "sweep", work)
+    assert "stopped; the same command goes on\n" in run(EXAMPLE, "--config", "tiny", "--out", tmp_path).stderr
+
+
 def test_what_cannot_be_swept_is_refused(tmp_path):
     (tmp_path / "test.yaml").write_text("split: test")
     refused = run(tmp_path / "test.yaml", "--config", "tiny", "--out", tmp_path / "out")
