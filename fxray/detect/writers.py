@@ -24,7 +24,7 @@ from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
 COLUMNS = (
     "file", "verdict", "assessment", "probability", "probability_kind", "num_regions", "tags", "captions", "faults",
-    "width_px", "height_px", "sha256", "origin", "problem", "adapter_sha256",
+    "width_px", "height_px", "sha256", "origin", "problem", "adapter_sha256", "notes",
 )  # fmt: skip
 MAX_STEM_BYTES = 80
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -43,6 +43,7 @@ def write_csv(records: Sequence[Record], path: Path) -> None:
             "tags": "; ".join(record.get("tags", ())),
             "captions": "; ".join(plain_text(region["caption"]) for region in record.get("regions", ())),
             "faults": "; ".join(record.get("faults", ())),
+            "notes": "; ".join(record.get("notes", ())),
             "origin": "; ".join(f"{mark['says']}: {mark['by']}" for mark in provenance.get("marks", ())),
             "adapter_sha256": record.get("versions", {}).get("adapter_sha256") or "",
         }

@@ -57,6 +57,7 @@ def records(tmp_path: Path) -> list[dict]:
 
 
 def test_csv_has_a_row_per_image_and_no_formulas(tmp_path: Path, records: list[dict]) -> None:
+    records[0] |= {"notes": ["hardly large enough", "another"]}
     write_csv([*records, failure("=cmd|'/C calc'!A0")], tmp_path / "t.csv")
     with (tmp_path / "t.csv").open(newline="") as file:
         first, second, third = csv.DictReader(file)
@@ -65,6 +66,7 @@ def test_csv_has_a_row_per_image_and_no_formulas(tmp_path: Path, records: list[d
     )  # fmt: skip
     assert first["captions"] == f"{NASTY}; =1+1"
     assert first["origin"] == f"generated: {NASTY}"
+    assert (first["notes"], second["notes"]) == ("hardly large enough; another", "")
     assert (second["verdict"], second["problem"]) == ("", f"no image: {NASTY}")
     assert third["file"] == "'=cmd|'/C calc'!A0"
 
