@@ -87,6 +87,8 @@ def load_reward(path: str) -> RewardFunction:
         raise ConfigError(f"module {module_name!r} has no {name!r}", where=path, remedy="check the spelling")
     if not callable(function):
         raise ConfigError(f"{name!r} is a {type(function).__name__}, not a function", where=path)
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(f"{name!r} is an async function", where=path, remedy="write it with `def`, without `async`")
     _refuse_other_arguments(function, path)
     return function
 

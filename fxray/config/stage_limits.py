@@ -30,13 +30,15 @@ def warmup_problems(config: Config, num_train: int) -> Iterator[Problem]:
 
 
 def own_reward_problems(config: Config) -> Iterator[Problem]:
-    """A stage that weighs a reward which is none.
+    """A reward that would count twice, and a stage that weighs one which is none.
 
     Raises:
         ConfigError: The reward schedule cannot be read.
     """
     paths = [function.path for function in config.reward.functions]
     known = ", ".join(paths) or "empty"
+    if twice := sorted({path for path in paths if paths.count(path) > 1}):
+        yield Problem("reward.functions", known, f"names {twice[0]} more than once", "name it once, with one weight")
     for stage in load_stages(config.grpo.schedule):
         for path in sorted(stage.rewards.functions.keys() - set(paths)):
             yield Problem(

@@ -47,6 +47,9 @@ def with_limit(answer_text, annotation, frame, *, limit):
 
 short = functools.partial(with_limit, limit=4)
 constant = 3
+
+async def later(answer_text, annotation, frame):
+    return 0.5
 """
 
 
@@ -90,6 +93,7 @@ def test_a_number_of_numpy_is_a_number():
         ("users_torn_module:brevity", "fails when it is imported: SyntaxError: (.|\n)*mend it"),
         ("users_rewards:brevety", "has no 'brevety'"),
         ("users_rewards:constant", "'constant' is a int"),
+        ("users_rewards:later", "'later' is an async function"),
         ("users_rewards:two", r"takes \(answer_text, annotation\): (.|\n)*function\(answer_text, annotation, frame\)"),
         ("users_rewards:with_limit", "missing a required argument: 'limit'"),
     ],

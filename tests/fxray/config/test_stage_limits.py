@@ -54,6 +54,11 @@ def test_a_stage_may_weigh_rewards_of_ones_own_otherwise(tmp_path):
     assert weights == {"mine:calm": 0.0, "mine:brief": 2.0}
 
 
+def test_a_reward_that_is_named_twice_is_a_problem():
+    (problem,) = check(load_config("tiny", ["reward.functions=[{path: 'mine:calm'}, {path: 'mine:calm', weight: 2}]"]))
+    assert (problem.field, problem.bound) == ("reward.functions", "names mine:calm more than once")
+
+
 def test_a_weight_for_a_reward_that_is_not_there_is_a_problem(tmp_path):
     schedule = tmp_path / "mine.yaml"
     schedule.write_text((ONE_STAGE % "steps: 5").replace("w_iou: 1.0", "w_iou: 1.0, functions: {'mine:clam': 0}"))
