@@ -42,6 +42,7 @@ class Served:
 
 
 @pytest.mark.null
+@pytest.mark.long
 def test_the_services_engine_starts_in_a_process_of_its_own(start_engine: Any, tmp_path: Path) -> None:
     if is_cpu_build():
         pytest.skip("wants vLLM's CUDA build")
