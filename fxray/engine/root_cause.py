@@ -6,7 +6,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-_FAILED = re.compile(r"(?:EngineCore|WorkerProc) (?:failed to start|encountered a fatal error|hit an exception)")
+_FAILED = re.compile(r"(?:EngineCore|WorkerProc) (?:failed to start|encountered a fatal error)")
+"""Of a call that a rank of a parallel engine refuses, which ends nothing, vLLM says that it "hit an exception"."""
 _ERROR = re.compile(r"^(?:\(.*?\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.MULTILINE)
 _MOST_BYTES = 1 << 20
 

@@ -136,7 +136,7 @@ class _Watch:
             else:
                 self._on_event(Note(f"SFT goes on from step {record['first_step']}"))
         for failure in self._new_failures():
-            self._on_event(Note(f"an SFT worker failed, and is started again: {failure}", is_warning=True))
+            self._on_event(Note(f"an SFT worker failed: {failure}", is_warning=True))
             self._await_start()
         if time.monotonic() > self._deadline_s:
             raise DeadlineError(
@@ -156,7 +156,7 @@ class _Watch:
         self._deadline_s = time.monotonic() + self._settings.start_deadline_s
 
     def _new_failures(self) -> list[str]:
-        """Lines of the file that grows whenever workers have failed and are started again."""
+        """Lines of the file that grows whenever workers have failed; they are started again, or the job gives up."""
         file = self._path.with_name(checkpoint.RESTARTS_FILE)
         lines = file.read_text("utf-8", "replace").splitlines() if file.exists() else []
         new, self._num_failures = lines[self._num_failures :], len(lines)

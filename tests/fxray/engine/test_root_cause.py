@@ -53,7 +53,13 @@ def test_a_start_that_failed_in_another_process_is_told_with_its_first_error(tmp
         raise RuntimeError("Engine core initialization failed. See root cause above.")
 
 
-@pytest.mark.parametrize("said", ["", "ValueError: of something else\n", PREFIX + "EngineCore failed to start.\n"])
+REFUSED = "(Worker_TP0 pid=8) ERROR 12-01 00:59:13 [multiproc_executor.py:1063] "
+REFUSED += f"WorkerProc hit an exception.\n{REFUSED}ValueError: an adapter of another rank\n"
+
+
+@pytest.mark.parametrize(
+    "said", ["", "ValueError: of something else\n", PREFIX + "EngineCore failed to start.\n", REFUSED]
+)
 def test_what_tells_no_cause_leaves_what_was_raised(tmp_path: Path, said: str) -> None:
     is_told = pytest.raises(ModelError, match="cannot start: out of range")
     with output_in(tmp_path / "log"), is_told, start_of_vllm(Path("m")):

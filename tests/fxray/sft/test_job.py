@@ -148,7 +148,7 @@ def test_workers_that_start_again_have_the_time_of_a_start(settings: SftSettings
     with pytest.raises(DeadlineError, match=r"no SFT step was done for 0.2 s"):
         watch.tell()
     assert told[-2:] == [
-        Note("an SFT worker failed, and is started again: rank 1: WorkerDiedError: died", is_warning=True),
+        Note("an SFT worker failed: rank 1: WorkerDiedError: died", is_warning=True),
         Note("SFT goes on from step 1"),
     ]
 
@@ -203,7 +203,7 @@ def test_a_job_whose_worker_dies_or_hangs_ends_with_the_same_weights(
     assert [event.step for event in events if isinstance(event, Step)] == list(range(1, NUM_STEPS + 1))
     coming_up, failed, goes_on = [event for event in events if isinstance(event, Note)]
     assert coming_up == COMING_UP
-    assert failed.text.startswith("an SFT worker failed, and is started again: rank ")
+    assert failed.text.startswith("an SFT worker failed: rank ")
     assert WHY[sign] in failed.text
     assert goes_on.text.startswith("SFT goes on from step ")
     assert adapter_bytes(tmp_path) == adapter_bytes(uninterrupted[0])
