@@ -192,7 +192,7 @@ def _is_folder(path: Path) -> bool:
 
 def _is_path(keys: Keys, value: str, folder: Path) -> bool:
     if keys == ("model", "path"):  # or the name of a model
-        return value.startswith((".", "~")) or ("/" in value and _is_folder(folder / value))
+        return value.startswith((".", "~")) or (value != "tiny" and _is_folder(folder / value))
     if keys == ("grpo", "schedule"):
         return value.endswith((".yaml", ".yml"))
     return keys in DATA_FILES or keys == ("serve", "keys") or keys[:2] == ("serve", "adapters")

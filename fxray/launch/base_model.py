@@ -59,11 +59,18 @@ def has_other_base(root: Path, path: str) -> bool:
         root: Of the run.
         path: `model.path`.
     """
-    recorded = _recorded(root)
-    try:
-        return recorded not in ("", weights_fingerprint(resolve_model_path(path)))
-    except ModelError:
-        return False
+    found, recorded = _fingerprint(path), _recorded(root)
+    return "" not in (found, recorded) and found != recorded
+
+
+def has_same_base(root: Path, path: str) -> bool:
+    """Whether a run was begun with the weights of a folder; False where one of them is not known.
+
+    Args:
+        root: Of the run.
+        path: `model.path`.
+    """
+    return _fingerprint(path) == _recorded(root) != ""
 
 
 def refuse_other_base(root: Path, path: str) -> None:
@@ -82,6 +89,14 @@ def _other_base(root: Path, path: str) -> CheckpointError:
         where=f"model.path {path}",
         remedy=f"put the former model back, or choose another run directory than {root}",
     )
+
+
+def _fingerprint(path: str) -> str:
+    """What identifies the weights of a base model; empty where it is not on this machine."""
+    try:
+        return weights_fingerprint(resolve_model_path(path))
+    except ModelError:
+        return ""
 
 
 def _recorded(root: Path) -> str:

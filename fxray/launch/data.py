@@ -1,10 +1,9 @@
 """The three splits of a run: files that the configuration names, or synthetic ones made once in the run directory."""
 
-import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,8 @@ from fxray.counts import counted
 from fxray.errors import DataError
 from fxray.events import Note, OnEvent, PhaseDone, PhaseStarted, Step, ignore
 from fxray.files import write_atomically
-from fxray.launch.run import DATA_FILE, RunDirectory
+from fxray.launch.contents import DATA_FILE, SPLITS, fingerprint, refuse_other_contents
+from fxray.launch.run import RunDirectory
 
 if TYPE_CHECKING:
     from fxray.data.dataset import Dataset
@@ -84,9 +84,9 @@ def prepare_data(config: Config, run: RunDirectory, on_event: OnEvent) -> Splits
     else:
         for note in check_splits(config, splits, on_event):
             on_event(Note(note))
-    files = {name: getattr(splits, name) for name in ("train", "validation", "test")}
-    contents = {name: _fingerprint(splits.open(path)) for name, path in files.items()}
-    _refuse_other_contents(run.root, files, contents)
+    files = {name: getattr(splits, name) for name in SPLITS}
+    contents = {name: fingerprint(splits.open(path)) for name, path in files.items()}
+    refuse_other_contents(run.root, files, contents)
     record = {name: _name_in(run.root, path) for name, path in files.items()}
     facts = {"is_synthetic": splits.is_synthetic, "contents": contents}
     if run.lease is not None:
@@ -190,42 +190,9 @@ def _notes_of_few(config: Config, splits: Splits) -> list[str]:
     return [note] if note else []
 
 
-def _fingerprint(dataset: "Dataset") -> str:
-    """SHA-256 of what a dataset teaches of its images, row by row, and of the size of its file.
-
-    Images are not read: that takes minutes where there are many, and others are hardly ever as large to the byte.
-    """
-    total = hashlib.sha256(f"{dataset.path.stat().st_size}".encode())
-    for sample in dataset.samples:
-        truth = sample.annotation
-        regions = [[*region.box, region.caption] for region in truth.regions]
-        facts = (sample.sample_id, sample.width_px, sample.height_px, truth.verdict, regions, truth.tags, sample.source)
-        total.update(json.dumps(facts).encode())
-    return total.hexdigest()
-
-
 def _name_in(root: Path, path: Path) -> str:
     """A file's path; one in the run directory goes by its place there, for the directory may be moved."""
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
-
-
-def _refuse_other_contents(root: Path, files: Mapping[str, Path], contents: Mapping[str, str]) -> None:
-    """Keeps a run from going on with other rows: order and lengths of all phases, and what was held out, hang on them.
-
-    Raises:
-        DataError: A file changed since the run began with it.
-    """
-    try:
-        before = json.loads((root / DATA_FILE).read_bytes()).get("contents", {})
-    except (OSError, ValueError, AttributeError):
-        return
-    for name, found in contents.items():
-        if before.get(name, found) != found:
-            raise DataError(
-                "changed since this run began with it",
-                where=f"data.{name}: {files[name]}",
-                remedy="put the file back as it was, or choose another --run-dir",
-            )
 
 
 def named_splits(config: Config) -> Splits | None:
@@ -237,5 +204,5 @@ def named_splits(config: Config) -> Splits | None:
 
 
 def _synthetic_splits(run: RunDirectory) -> Splits:
-    train, validation, test = (run.data_file(split) for split in ("train", "validation", "test"))
+    train, validation, test = (run.data_file(split) for split in SPLITS)
     return Splits(train, validation, test, is_synthetic=True)

@@ -20,6 +20,7 @@ from fxray.config.schedule import load_stages
 from fxray.config.tree import Config, SftConfig
 from fxray.errors import CheckpointError, ConfigError
 from fxray.files import make_folder, write_atomically
+from fxray.launch.contents import DATA_FILE, SPLITS, are_the_same
 from fxray.launch.lease import LEASE_FILE, LOCK_FILE, Lease, hold
 from fxray.metrics import METRICS_FILE, TENSORBOARD_DIR
 from fxray.sft.checkpoint import ATTEMPTS, checkpoints
@@ -29,7 +30,7 @@ from fxray.timeline import OLD_TIMELINE_FILE, TIMELINE_FILE
 from fxray.versions import versions
 
 CONFIG_FILE, _SCHEDULE_FILE, _VERSIONS_FILE = "config.yaml", "schedule.yaml", "versions.json"
-DATA_FILE, BASE_FILE = "data.json", "model.json"
+BASE_FILE = "model.json"
 _DATA_DIR = "data"
 _OF_A_START = {CONFIG_FILE, _SCHEDULE_FILE, _VERSIONS_FILE, DATA_FILE, BASE_FILE, _DATA_DIR, LOCK_FILE, LEASE_FILE} | {
     STATUS_FILE,
@@ -44,7 +45,7 @@ GO_ON = "go on with the configuration that it was begun with, or choose another 
 Split = Literal["test", "validation"]
 """What the policies of a run answer."""
 RESULT_SECTIONS = ("seed", "model", "data", "sft", "grpo")
-_NUM_ANSWERS = "evaluate.num_samples"
+_NUM_ANSWERS, _BASE = "evaluate.num_samples", "model.path"
 _RESULT_FIELDS = {"reward.functions", _NUM_ANSWERS, "evaluate.max_new_tokens"}
 """Fields of other sections that decide what a run comes to."""
 _FREE = {"model.gradient_checkpointing"} | {f"sft.{name}" for name in MERELY_HOW & SftConfig.model_fields.keys()}
@@ -177,7 +178,8 @@ def open_finished(
 
     file, finished = root / CONFIG_FILE, finished_phases(root)
     before, config = load_config(file, []), load_config(file, overrides)
-    changed = [name for name in changed_fields(before, config) if not (may_ask_fewer and name == _NUM_ANSWERS)]
+    changed = _changed_but_for_the_base(root, before, config)
+    changed = [name for name in changed if not (may_ask_fewer and name == _NUM_ANSWERS)]
     _refuse_changes(changed, root, "leave them out; `fxray evaluate --config` answers with any settings")
     with hold(root):
         refuse_other_base(root, config.model.path)
@@ -192,19 +194,33 @@ def changed_fields(before: Config, now: Config) -> list[str]:
     return [name for name in new if old[name] != new[name]]
 
 
+def _changed_but_for_the_base(root: Path, before: Config, now: Config) -> list[str]:
+    """`changed_fields` without the path of the base model where the weights that a run began with lie there now."""
+    from fxray.launch.base_model import has_same_base
+
+    changed = changed_fields(before, now)
+    is_same = _BASE in changed and has_same_base(root, now.model.path)
+    return [name for name in changed if not (name == _BASE and is_same)]
+
+
 def refuse_changed(root: Path, config: Config, remedy: str) -> None:
     """Keeps what is in a folder from being taken for what another configuration comes to.
 
-    A schedule in a file of one's own is compared with what the file held when the folder was begun. Before a phase has
-    kept anything only synthetic data can be there, so only what those were made with has to be equal.
+    A schedule in a file of one's own is compared with what the file held when the folder was begun, and so are files of
+    data and a base model under another path, which may have been moved. Before a phase has kept anything only synthetic
+    data can be there, so only what those were made with has to be equal.
 
     Raises:
         ConfigError: The folder was begun with a configuration that comes to something else, or there is no such file.
+        DataError: The data has another path, and there is no dataset.
     """
     file, is_blank = root / CONFIG_FILE, _is_before_phases(root)
     if not file.exists() or (is_blank and not (root / _DATA_DIR).exists()):
         return
-    changed = changed_fields(load_config(file, []), with_own_schedule(root, config))
+    changed = _changed_but_for_the_base(root, load_config(file, []), with_own_schedule(root, config))
+    places = {f"data.{split}" for split in SPLITS}
+    if places.intersection(changed) and are_the_same(root, config):
+        changed = [name for name in changed if name not in places]
     _refuse_changes([name for name in changed if not is_blank or name == "data.synth"], root, remedy)
 
 

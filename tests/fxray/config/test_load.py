@@ -278,6 +278,14 @@ def test_a_model_may_be_a_name_in_a_cache(tmp_path):
     assert load_config(path).model.path == "Qwen/Qwen2.5-VL-3B-Instruct"
 
 
+def test_a_models_folder_is_found_from_any_other_and_the_shipped_one_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mine", "tiny"):
+        (tmp_path / folder).mkdir()
+    assert load_config("tiny", ["model.path=mine"]).model.path == str(tmp_path / "mine")
+    assert load_config("tiny", ["model.path=tiny"]).model.path == "tiny"
+
+
 @pytest.mark.parametrize("name", ["tinny", "configs/tinny.yaml", "/nowhere/tinny.yaml"])
 def test_a_name_that_is_nearly_right_is_put_right(name):
     assert "did you mean `tiny`?" in refused(name)

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from fxray.config.load import load_config
-from fxray.errors import CheckpointError, FxrayError
+from fxray.errors import CheckpointError, ConfigError, FxrayError
 from fxray.events import ignore
 from fxray.experiments.work import take_over_sft
 from fxray.launch.base_model import keep_base
@@ -66,6 +66,20 @@ def test_the_policy_of_a_run_does_not_answer_on_another_base(base: Path, run_dir
     shutil.rmtree(base)  # what needs no model goes on without it
     with open_finished(run_dir, ()):
         pass
+
+
+def test_a_base_that_was_moved_is_the_same(base: Path, run_dir: Path) -> None:
+    moved = base.rename(base.parent / "elsewhere")
+    setting = f"model.path={moved}"
+    with open_finished(run_dir, [setting]) as (config, _):
+        assert config.model.path == str(moved)
+    with open_run(run_dir, load_config("tiny", [setting])):
+        assert load_config(run_dir / "config.yaml").model.path == str(moved)
+    merge(shutil.copytree(moved, base))
+    for other in (base, base / "nothing"):
+        config = load_config("tiny", [f"model.path={other}"])
+        with pytest.raises(ConfigError, match=r"other values of model\.path\n"), open_run(run_dir, config):
+            pass
 
 
 def test_a_run_of_an_earlier_version_is_not_refused_and_says_its_base_from_now_on(base: Path, run_dir: Path) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from fxray.config.load import load_config
+from fxray.config.tree import Config
 from fxray.data.dataset import Dataset, Row, write_dataset
-from fxray.errors import CheckpointError, DataError, FxrayError
+from fxray.errors import CheckpointError, ConfigError, DataError, FxrayError
 from fxray.events import Event, Note, Step, ignore
 from fxray.launch import data
 from fxray.launch.calibration import recorded_splits
+from fxray.launch.contents import SPLITS
 from fxray.launch.data import Splits, check_splits, prepare_data, refuse_missing_images, refuse_shared_samples
 from fxray.launch.lease import LEASE_FILE
 from fxray.launch.run import open_run
@@ -85,6 +87,37 @@ def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path) -> None:
     splits_of(tmp_path, "abc", "d", "ef")
     with open_run(tmp_path / "run", config) as run:
         prepare_data(config, run, ignore)
+
+
+def test_a_run_goes_on_with_files_that_were_moved_and_with_no_others(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    splits_of(old, "abc", "d", "e")
+
+    def config_of(folder: Path, *others: str) -> Config:
+        files = [f"data.{name}={folder / name}.parquet" for name in SPLITS]
+        return load_config("tiny", ["data.synth=null", *files, *others])
+
+    with open_run(tmp_path / "run", config_of(old)) as run:
+        prepare_data(config_of(old), run, ignore)
+        run.sft_adapter.mkdir(parents=True)
+    with pytest.raises(DataError, match="no such dataset file"), open_run(tmp_path / "run", config_of(new)):
+        pass
+    old.rename(new)
+    with open_run(tmp_path / "run", config_of(new)) as run:
+        prepare_data(config_of(new), run, ignore)
+        assert load_config(run.root / "config.yaml").data.test == recorded_splits(run.root).test == new / "test.parquet"
+    message = r"other values of seed\n"
+    with pytest.raises(ConfigError, match=message), open_run(tmp_path / "run", config_of(new, "seed=9")):
+        pass
+    old.mkdir()
+    splits_of(old, "abc", "d", "x")
+    message = r"other values of data\.train, data\.validation, data\.test\n"
+    with pytest.raises(ConfigError, match=message), open_run(tmp_path / "run", config_of(old)):
+        pass
+    (tmp_path / "run/data.json").write_text("{}")
+    with pytest.raises(ConfigError, match=message), open_run(tmp_path / "run", config_of(old)):
+        pass
 
 
 @pytest.mark.parametrize(("num_validation", "told"), [(38, ["19 real + 19 generated images"]), (40, [])])

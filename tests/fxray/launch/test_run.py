@@ -11,8 +11,9 @@ from fxray.config.load import load_config
 from fxray.config.tree import Config
 from fxray.errors import ConfigError, DataError, FxrayError
 from fxray.events import ignore
+from fxray.launch.contents import DATA_FILE
 from fxray.launch.data import prepare_data
-from fxray.launch.run import BASE_FILE, DATA_FILE, finished_phases, open_run
+from fxray.launch.run import BASE_FILE, finished_phases, open_run
 from fxray.metrics import METRICS_FILE
 
 DATA = [f"data.{split}=/data/{split}.parquet" for split in ("train", "validation", "test")]

@@ -127,7 +127,7 @@ def test_the_best_of_a_metric_of_faults_has_the_fewest(sweep_file):
         ("fields: {data.view: {grid: [full, label-only]}}", "answers have no boxes"),
         ("fields: {grpo.group_size: {grid: [4, 4.0]}}", "comes to the same as grpo.group-size-4+seed-0"),
         ("fields: {grpo.schedule: {grid: [paper, fixed-gamma]}}\nphase: gamma", "has none of that name"),
-        ("fields: {model.path: {grid: [tiny, empty]}}", "model.path empty: config.json cannot be read"),
+        ("fields: {model.path: {grid: [tiny, empty]}}", "empty: config.json cannot be read"),
     ],
 )
 def test_every_trial_is_checked_before_the_first_begins(base, sweep_file, text, said, tmp_path, monkeypatch):
