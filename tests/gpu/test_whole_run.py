@@ -49,11 +49,17 @@ def test_a_whole_run_on_one_gpu_is_killed_and_goes_on(place: Any, tmp_path: Path
 
 
 @pytest.mark.null
-@pytest.mark.parametrize("num_gpus", [1, pytest.param(2, marks=pytest.mark.long)])
-def test_a_whole_run_whose_ranks_alone_compute_on_gpus_goes_through_every_phase(tmp_path: Path, num_gpus: int) -> None:
+@pytest.mark.parametrize(
+    ("num_gpus", "is_compiled"),
+    [(1, False), pytest.param(1, True, marks=pytest.mark.long), pytest.param(2, True, marks=pytest.mark.long)],
+)
+def test_a_whole_run_whose_ranks_alone_compute_on_gpus_goes_through_every_phase(
+    tmp_path: Path, num_gpus: int, is_compiled: bool
+) -> None:
     """On the null GPU its weights are garbage, which the probe is told to bear; engines answer on the CPU.
 
-    Of two, each is shared: a rank of the learner has what one of two engines leaves of it.
+    Of two, each is shared: a rank of the learner has what one of two engines leaves of it. Compiling takes minutes, and
+    ranks that compile are in other tests.
     """
     if NULL not in torch.cuda.get_device_name():
         pytest.skip("where there is a GPU, engines have a share of it, as in the test above")
@@ -70,7 +76,7 @@ def test_a_whole_run_whose_ranks_alone_compute_on_gpus_goes_through_every_phase(
     done = subprocess.run(
         [sys.executable, "tests/gpu/null/launch.py", *train],
         cwd=TOP,
-        env=os.environ | {"NULL_GPUS": f"{num_gpus}"},
+        env=os.environ | {"NULL_GPUS": f"{num_gpus}", "TORCHDYNAMO_DISABLE": "01"[not is_compiled]},
         check=False,
         capture_output=True,
         text=True,

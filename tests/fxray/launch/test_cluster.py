@@ -164,7 +164,9 @@ def test_a_worker_that_dies_puts_no_line_of_rays_into_what_a_command_prints():
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("in_ray", [False, True], ids=["at-work", "waiting-in-ray"])
+@pytest.mark.parametrize(
+    "in_ray", [pytest.param(False, marks=pytest.mark.long), True], ids=["at-work", "waiting-in-ray"]
+)
 def test_a_driver_whose_group_is_terminated_has_the_time_that_it_takes_and_its_ray(in_ray):
     command = [sys.executable, "-c", LEAVES.format(in_ray=in_ray)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, start_new_session=True)
