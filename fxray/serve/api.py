@@ -287,7 +287,7 @@ def _add_batches(app: FastAPI) -> None:
         tags=["batches"],
     )
     async def results(request: Request, owner: Owner, batch_id: BatchId) -> Response:
-        """One `DetectionOut` or `FailureOut` per line, in the order of the images."""
+        """One `DetectionOut` or `FailureOut` per line, in the order of the images, with its `index` from 0."""
         batch = service_of(request).batches.find(batch_id, owner)
         return StreamingResponse(read_lines(batch), media_type=NDJSON)
 

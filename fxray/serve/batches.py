@@ -85,14 +85,19 @@ class Batch:
                 yield self.line(index, self.result(index).read_bytes())
 
     def line(self, index: int, written: bytes) -> str:
-        """A result as it was written, as a JSON line; one that the disk has damaged is that its image failed."""
+        """A result as a JSON line, with the place of its image: names may be the same."""
+        return json.dumps({"index": index} | self._read_result(index, written), ensure_ascii=False) + "\n"
+
+    def _read_result(self, index: int, written: bytes) -> dict[str, Any]:
+        """A result as it was written; one that the disk has damaged is that its image failed."""
         try:
-            if isinstance(json.loads(written), dict):
-                return written.decode() + "\n"
+            document = json.loads(written)
+            if isinstance(document, dict):
+                return document
         except (ValueError, RecursionError):
             pass
         failure = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "its result is damaged", remedy="hand it in again")
-        return json.dumps({"name": self.names[index], "problem": failure}, ensure_ascii=False) + "\n"
+        return {"name": self.names[index], "problem": failure}
 
     def state(self, held_up: str | None = None) -> BatchOut:
         """What is known of it now, and why it does not go on, where it does not."""

@@ -26,7 +26,7 @@ def test_a_batch_is_worked_off_in_the_order_of_its_images(make_service, backend)
     assert added.status_code == 202
     assert (state["num_images"], state["num_done"], state["num_failed"]) == (3, 3, 1)
     assert [result.get("width_px") for result in results] == [20, None, 30]
-    assert [result["name"] for result in results] == ["0.png", "1.png", "2.png"]
+    assert [(result["index"], result["name"]) for result in results] == [(0, "0.png"), (1, "1.png"), (2, "2.png")]
     assert kept == []
     assert (gone, after) == (204, 404)
 
@@ -213,6 +213,8 @@ def test_a_batch_that_is_deleted_while_it_is_read_is_read_as_far_as_it_is_there(
             (batch,) = service.batches.all()
             lines, pieces = batch.lines(), read_lines(batch)
             first = [next(lines), await anext(pieces)]
+            batch.result(0).rename(batch.result(0).with_suffix(".aside"))  # as if it were not there yet
+            assert [json.loads(line)["index"] for line in batch.lines()] == [1]
             service.batches.delete(batch)
             return first, list(lines), [line async for line in pieces]
 
