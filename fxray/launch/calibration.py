@@ -17,7 +17,7 @@ from fxray.evaluate.predictions import read_predictions
 from fxray.files import file_sha256
 from fxray.launch.data import Splits
 from fxray.launch.fleet import read_policy
-from fxray.launch.run import RunDirectory, finished_phases
+from fxray.launch.run import RunDirectory, Split, finished_phases
 from fxray.model.folder import resolve_model_path, weights_fingerprint
 from fxray.schema import Verdict
 
@@ -136,14 +136,28 @@ def recorded_splits(root: Path) -> Splits:
     return Splits(train, validation, test, is_synthetic=bool(record.get("is_synthetic")))
 
 
-def splits_of_finished(root: Path) -> Splits:
+def splits_of_finished(root: Path, *needed: Split) -> Splits:
     """The splits of a run that has finished a phase, before its lock is taken: what is no run keeps no lock file.
+
+    Args:
+        root: The run directory.
+        needed: Splits that have to be there.
 
     Raises:
         CheckpointError: It is no run directory, or nothing is finished in it, or its splits are not known.
+        DataError: One that is needed is not there.
     """
     finished_phases(root)
-    return recorded_splits(root)
+    splits = recorded_splits(root)
+    for name in needed:
+        if not (file := getattr(splits, name)).exists():
+            to_tell = "" if splits.is_synthetic else f" with --set data.{name}=FILE, where it was moved,"
+            raise DataError(
+                "is not there, where this run has it by its data.json",
+                where=str(file),
+                remedy=f"put it back, or let `fxray train`{to_tell} go on first",
+            )
+    return splits
 
 
 def chosen_phase(finished: Sequence[str], stage: str | None, root: Path) -> str:

@@ -196,3 +196,15 @@ def test_a_detector_without_its_run_is_refused_and_keeps_no_lock_file(run: RunDi
     with pytest.raises(CheckpointError, match="an adapter alone is enough for detect and serve only"):
         measure_robustness(run.root, None, (), ())
     assert sorted(run.root.iterdir()) == before
+
+
+@pytest.mark.parametrize(("is_synthetic", "remedy"), [(True, "let `fxray train` go on"), (False, "data.test=FILE")])
+def test_a_split_that_was_moved_is_told_with_how_to_say_so(run: RunDirectory, is_synthetic: bool, remedy: str) -> None:
+    facts = json.loads((run.root / "data.json").read_text()) | {"is_synthetic": is_synthetic}
+    (run.root / "data.json").write_text(json.dumps(facts))
+    (run.root / facts["test"]).rename(run.root / "elsewhere")
+    for ask in (lambda: of_run(run), lambda: measure_robustness(run.root, None, (), ())):
+        with pytest.raises(DataError, match=r"is not there, where this run has it by its data\.json") as caught:
+            ask()
+        assert caught.value.where == str(run.root / facts["test"])
+        assert remedy in caught.value.remedy
