@@ -374,7 +374,7 @@ class ServeConfig(Section):
     max_batch_mib: Positive = 2048
     """Size of one batch's body."""
     max_batches: Count = 100
-    """Batches that are kept at once."""
+    """Batches of one API key that are kept at once."""
     keep_batches_h: Positive = 72
     """A finished batch is kept so long, counted from when it was handed in."""
     drain_deadline_s: Deadline = 60

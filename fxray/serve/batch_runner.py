@@ -9,6 +9,7 @@ from typing import Any
 from fxray.errors import DataError, FxrayError
 from fxray.serve.batches import Batch, BatchStore
 from fxray.serve.problems import Refusal, problem_of
+from fxray.serve.turns import Turns
 from fxray.serve.uploads import Upload
 
 MAX_TRIES = 5
@@ -23,7 +24,7 @@ Examine = Callable[[Upload], Awaitable[dict[str, Any]]]
 
 
 class BatchRunner:
-    """One task that takes the batches in turn, oldest first.
+    """One task that works off the batches: of each key the oldest first, the keys in turn.
 
     Args:
         store: Where they lie.
@@ -75,13 +76,7 @@ class BatchRunner:
 
     async def _run(self) -> None:
         while True:
-            self._wakes.clear()
-            try:
-                is_whole = await self._work_off_all()
-            except (FxrayError, OSError):
-                _LOG.exception("the batches cannot be read")
-                is_whole = False
-            if not is_whole:
+            if not await self._work_off_all():
                 await asyncio.sleep(_PAUSE_S)
                 continue
             try:
@@ -97,29 +92,51 @@ class BatchRunner:
             _LOG.exception("old batches stay where they are")
 
     async def _work_off_all(self) -> bool:
-        """One round; False where an image was left for the next one."""
-        answers: list[asyncio.Task[bool]] = []
-        batches = await asyncio.to_thread(lambda: list(self._store.all()))
-        ids = {batch.batch_id for batch in batches}
-        self._done &= ids
-        self._held_up = {batch_id: reason for batch_id, reason in self._held_up.items() if batch_id in ids}
-        for batch in batches:
-            if batch.batch_id in self._done:  # its results stay: they need not be looked for again
-                continue
-            missing = await asyncio.to_thread(batch.missing)
-            if not missing:
-                self._done.add(batch.batch_id)
-                continue
-            if batch.model not in self._models:
-                self._tell_waiting(batch)
-                continue
-            async with asyncio.TaskGroup() as tasks:
-                for index in missing:
-                    await self._slots.acquire()
-                    answer = tasks.create_task(self._answer(batch, index))
-                    answer.add_done_callback(lambda _: self._slots.release())
-                    answers.append(answer)
-        return all(answer.result() for answer in answers)
+        """One round, with what comes in meanwhile; False where something was left for the next one."""
+        turns, looked_at, is_whole = Turns[tuple[Batch, int]](), set[str](), True
+
+        async def answer(batch: Batch, index: int) -> None:
+            nonlocal is_whole
+            if not await self._answer(batch, index):
+                is_whole = False
+
+        self._wakes.set()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._slots.acquire()
+                if self._wakes.is_set():
+                    self._wakes.clear()
+                    if not await self._look_for_more(turns, looked_at):
+                        is_whole = False
+                turn = turns.take()
+                if turn is None:
+                    self._slots.release()
+                    break
+                tasks.create_task(answer(*turn)).add_done_callback(lambda _: self._slots.release())
+        return is_whole
+
+    async def _look_for_more(self, turns: Turns[tuple[Batch, int]], looked_at: set[str]) -> bool:
+        """Adds the images without result of batches that were not looked at; False where they cannot be read."""
+        try:
+            batches = await asyncio.to_thread(lambda: list(self._store.all()))
+            ids = {batch.batch_id for batch in batches}
+            self._done &= ids
+            self._held_up = {batch_id: reason for batch_id, reason in self._held_up.items() if batch_id in ids}
+            for batch in batches:
+                if batch.batch_id in self._done | looked_at:  # results stay: they need not be looked for again
+                    continue
+                missing = await asyncio.to_thread(batch.missing)
+                looked_at.add(batch.batch_id)
+                if not missing:
+                    self._done.add(batch.batch_id)
+                elif batch.model not in self._models:
+                    self._tell_waiting(batch)
+                else:
+                    turns.add(batch.owner, [(batch, index) for index in missing])
+        except (FxrayError, OSError):
+            _LOG.exception("the batches cannot be read")
+            return False
+        return True
 
     def _tell_waiting(self, batch: Batch) -> None:
         if batch.batch_id not in self._held_up:

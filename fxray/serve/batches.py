@@ -123,7 +123,7 @@ class BatchStore:
 
     Args:
         folder: Made if it is not there; leftovers of a start that was killed are cleared away.
-        max_batches: That are kept at once.
+        max_batches: Of one owner that are kept at once.
         keep_s: A finished batch is kept so long.
     """
 
@@ -145,10 +145,10 @@ class BatchStore:
             ResourceError: The disk is full or not writable.
         """
         self.clear_old()
-        if sum(1 for _ in self.all()) >= self._max_batches:
+        if sum(batch.owner == owner for batch in self.all()) >= self._max_batches:
             raise Refusal(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"{counted(self._max_batches, 'batch is', 'batches are')} kept already",
+                f"{counted(self._max_batches, 'batch of yours is', 'batches of yours are')} kept already",
                 remedy="fetch the results of a batch and delete it",
                 retry_after_s=60,
             )

@@ -27,7 +27,7 @@ class ServiceSettings:
         data_dir: Where batches lie, and what adapters were swapped in.
         max_batch_images: Images of one batch.
         max_batch_bytes: Of one batch's body.
-        max_batches: Batches that are kept at once.
+        max_batches: Batches of one API key that are kept at once.
         keep_batches_s: A finished batch is kept so long.
     """
 

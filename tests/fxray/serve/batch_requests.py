@@ -4,6 +4,7 @@ import asyncio
 import json
 
 HEADERS = {"authorization": "Bearer fxray_a"}
+BEN = {"authorization": "Bearer fxray_b"}
 OWNERS = {"fxray_a": "ana", "fxray_b": "ben"}
 
 
@@ -11,8 +12,8 @@ def images(*contents: bytes):
     return [("images", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
 
 
-async def until_done(client, url):
-    while (state := (await client.get(url, headers=HEADERS)).json())["state"] != "done":
+async def until_done(client, url, headers=HEADERS):
+    while (state := (await client.get(url, headers=headers)).json())["state"] != "done":
         await asyncio.sleep(0.02)
     return state
 

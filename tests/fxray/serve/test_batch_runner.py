@@ -2,7 +2,7 @@
 
 import asyncio
 
-from batch_requests import HEADERS, OWNERS, images, results_of, until_done
+from batch_requests import BEN, HEADERS, OWNERS, images, results_of, until_done
 from fake_service import png, run, running
 
 from fxray.errors import CheckpointError, ResourceError
@@ -26,6 +26,27 @@ def test_an_image_that_somebody_cleared_away_fails_and_its_batch_ends(make_servi
     assert (state["num_done"], state["num_failed"]) == (2, 1)
     assert (gone["name"], gone["problem"]["status"], gone["problem"]["detail"]) == ("0.png", 410, "its file is gone")
     assert kept["width_px"] == 9
+
+
+def test_who_hands_in_much_holds_nobody_up(make_service, backend):
+    backend.seconds = 0.05
+
+    async def go():
+        async with running(make_service(OWNERS)) as client:
+            much = (await client.post("/v1/batches", files=images(*[png()] * 40), headers=HEADERS)).headers["location"]
+            more = (await client.post("/v1/batches", files=images(png()), headers=HEADERS)).headers["location"]
+            while not await results_of(client, much):
+                await asyncio.sleep(0.02)
+            little = (await client.post("/v1/batches", files=images(png()), headers=BEN)).headers["location"]
+            await until_done(client, little, BEN)
+            num_done = [(await client.get(url, headers=HEADERS)).json()["num_done"] for url in (much, more)]
+            await until_done(client, more)
+            return num_done, await until_done(client, much)
+
+    (num_much, num_more), state = run(go())
+    assert 0 < num_much < 30
+    assert num_more == 0
+    assert (state["num_done"], state["num_failed"]) == (40, 0)
 
 
 def test_a_write_that_fails_leaves_its_image_for_the_next_round(make_service, monkeypatch):

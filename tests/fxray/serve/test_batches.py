@@ -3,7 +3,7 @@ import json
 import os
 import threading
 
-from batch_requests import HEADERS, OWNERS, images, results_of, until_done
+from batch_requests import BEN, HEADERS, OWNERS, images, results_of, until_done
 from fake_service import MODELS, FakeBackend, png, run, running
 
 from fxray.serve import batch_runner
@@ -104,10 +104,9 @@ def test_nobody_sees_the_batch_of_another_key(make_service):
     async def go():
         async with running(make_service(OWNERS)) as client:
             url = (await client.post("/v1/batches", files=images(png()), headers=HEADERS)).headers["location"]
-            ben = {"authorization": "Bearer fxray_b"}
             answers = [
-                await client.get(url, headers=ben), await client.get(url + "/results", headers=ben),
-                await client.delete(url, headers=ben), await client.get(url),
+                await client.get(url, headers=BEN), await client.get(url + "/results", headers=BEN),
+                await client.delete(url, headers=BEN), await client.get(url),
             ]  # fmt: skip
             return [answer.status_code for answer in answers], (await client.get(url, headers=HEADERS)).status_code
 
@@ -120,12 +119,12 @@ def test_batches_are_limited(make_service, backend):
     async def go():
         async with running(make_service(OWNERS, max_batches=1, max_batch_images=2)) as client:
             codes = []
-            for contents in ([png()] * 3, [png()], [png()]):
-                answer = await client.post("/v1/batches", files=images(*contents), headers=HEADERS)
+            for contents, headers in (([png()] * 3, HEADERS), ([png()], HEADERS), ([png()], HEADERS), ([png()], BEN)):
+                answer = await client.post("/v1/batches", files=images(*contents), headers=headers)
                 codes.append(answer.status_code)
             return codes
 
-    assert run(go()) == [413, 202, 429]
+    assert run(go()) == [413, 202, 429, 202]
 
 
 def test_a_batch_that_was_cut_short_while_it_came_in_is_not_there(make_service, tmp_path):
