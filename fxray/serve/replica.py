@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import logging
+import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -21,7 +23,7 @@ from fxray.detect.provenance import read_provenance
 from fxray.engine.engine import BASE_VERSION
 from fxray.engine.settings import EngineSettings
 from fxray.engine.streaming import Answer, Draft, StreamingEngine
-from fxray.errors import ConfigError, DataError
+from fxray.errors import ConfigError, DataError, WorkerDiedError
 from fxray.evaluate.calibration import Calibration, FittedFor, judge, read_calibration
 from fxray.evaluate.predictions import Prediction, from_answer
 from fxray.grammar.probability import probability_generated, verdict_tokens
@@ -37,6 +39,10 @@ from fxray.serve.wire import (
     wire_region,
     wire_trial,
 )
+
+_LAST_WORDS_S = 0.5
+"""For what a dead engine leaves unanswered to be told, before its replica ends."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,10 @@ class _Answering:
     order: float
 
 
+def _end_process() -> None:
+    os._exit(1)
+
+
 class DetectorReplica:
     """Examines images; Ray Serve runs as many of these as are needed."""
 
@@ -114,7 +124,7 @@ class DetectorReplica:
             DeadlineError: Answers that had begun did not end in time.
             WorkerDiedError: The engine is dead, which Ray Serve may not have noticed yet.
         """
-        await self._engine.check_alive()
+        await self.check_health()
         if policy.name not in self._current:
             self._current[policy.name] = self._base_model(policy.name)
         if self._is_newer(policy):
@@ -180,8 +190,20 @@ class DetectorReplica:
         )
 
     async def check_health(self) -> None:
-        """Lets Ray Serve replace a replica whose engine is dead."""
-        await self._engine.check_alive()
+        """Has a replica whose engine is dead replaced.
+
+        It ends itself: by refusals alone Ray Serve takes it for dead after three checks, and prefers it until then, for
+        it is never busy.
+
+        Raises:
+            WorkerDiedError: The engine is dead.
+        """
+        try:
+            await self._engine.check_alive()
+        except WorkerDiedError as error:
+            _LOG.critical("this replica ends: %s", error.message)
+            asyncio.get_running_loop().call_later(_LAST_WORDS_S, _end_process)
+            raise
 
     async def detect(self, name: str, content: bytes, policy: Policy) -> dict[str, Any]:
         """A `DetectionOut`, or a `FailureOut` where the image cannot be examined."""

@@ -277,11 +277,23 @@ def test_each_model_answers_with_its_own_adapter_and_keeps_it_where_a_new_one_is
     assert served._engine.num_loads == 3
 
 
-def test_a_replica_whose_engine_is_dead_says_so_to_whoever_asks_what_it_is(served, monkeypatch):
+def test_a_replica_whose_engine_is_dead_says_so_to_whoever_asks_what_it_is_and_ends(served, monkeypatch):
     async def is_dead():
         raise WorkerDiedError("the engine is dead")
 
+    async def ask():
+        with pytest.raises(WorkerDiedError, match="dead"):
+            await served.use(NO_ADAPTER)
+        told = list(ended)
+        await asyncio.sleep(0.05)
+        return told
+
+    ended = []
+    monkeypatch.setattr(replica, "_end_process", lambda: ended.append(True))
+    monkeypatch.setattr(replica, "_LAST_WORDS_S", 0.01)
     asyncio.run(served.use(NO_ADAPTER))
+    asyncio.run(served.check_health())
+    assert ended == []
     monkeypatch.setattr(served._engine, "check_alive", is_dead)
-    with pytest.raises(WorkerDiedError, match="dead"):
-        asyncio.run(served.use(NO_ADAPTER))
+    assert asyncio.run(ask()) == []  # its answer is on its way first
+    assert ended == [True]

@@ -58,7 +58,7 @@ def ask(client: httpx.Client, part: tuple, model: str | None) -> dict:
     return client.post("/v1/detect", files=[part], params={"model": model} if model else None).json()["detections"][0]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(500)
 def test_the_service_answers_streams_multiplexes_swaps_and_ends_what_has_begun(tmp_path):
     adapter = write_adapter(tmp_path / "adapter", seed=0)
     other = write_adapter(tmp_path / "other", seed=2)
@@ -125,6 +125,16 @@ def test_the_service_answers_streams_multiplexes_swaps_and_ends_what_has_begun(t
                 time.sleep(0.2)
             lines = client.get(f"/v1/batches/{batch}/results").text.splitlines()
             assert [json.loads(line)["answer"] for line in lines] == [found["answer"] for found in second]
+
+            family = psutil.Process(process.pid).children(recursive=True)
+            (core,) = [part for part in family if part.is_running() and part.name().startswith("VLLM::EngineCor")]
+            core.kill()
+            died_s = time.monotonic()
+            while (code := client.post("/v1/detect", files=parts[:1]).status_code) != 200:
+                assert code == 503
+                time.sleep(0.5)
+            print(f"answers again {time.monotonic() - died_s:.0f} s after its engine died")
+            assert ask(client, parts[0], None)["answer"] == second[0]["answer"]
         os.killpg(process.pid, signal.SIGTERM)  # as `timeout` does
         assert process.wait(60) == 0
         assert np.isfinite([found["seconds"] for found in first]).all()
