@@ -7,7 +7,9 @@ One driver at a time holds its lease. A run is continued with the configuration 
 cannot change its result may differ. Until a phase has begun there is nothing to continue: it takes another one.
 """
 
+import errno
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,6 +125,8 @@ def _place(root: Path) -> Path:
     try:
         place = root.resolve()
         str(place).encode()
+        if any(each.is_symlink() for each in (place, *place.parents)):  # where Python 3.13 meets a loop
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     except UnicodeEncodeError as error:
         raise ConfigError("has a name that is no UTF-8", where=str(root), remedy="choose another --run-dir") from error
     except (RuntimeError, OSError) as error:  # which of them a loop is depends on Python's version

@@ -95,7 +95,7 @@ def test_a_number_of_numpy_is_a_number():
         ("users_rewards:constant", "'constant' is a int"),
         ("users_rewards:later", "'later' is an async function"),
         ("users_rewards:two", r"takes \(answer_text, annotation\): (.|\n)*function\(answer_text, annotation, frame\)"),
-        ("users_rewards:with_limit", "missing a required argument: 'limit'"),
+        ("users_rewards:with_limit", "missing a required (keyword-only )?argument: 'limit'"),
     ],
 )
 def test_path_that_names_no_function_is_refused(path, message):

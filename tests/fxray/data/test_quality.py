@@ -77,7 +77,7 @@ def test_thirds_that_add_up_to_a_little_less_are_a_third():
     marks = [marked(f"a{k}", (0, 0, 9, 9), tags=(A, B)) for k in range(15)]
     references = ids(*(marked(f"a{k}", (0, 0, 9, 9), tags=(B, C)) for k in range(15)))
     overall, (nobody,) = judge(compare(marks, references), PAPER)
-    assert overall.tag_accuracy < 1 / 3
+    assert overall.tag_accuracy == pytest.approx(1 / 3, abs=1e-12)  # from Python 3.12 on it is a third
     assert overall.is_passed
     assert nobody.annotator == "(unknown)"
 
