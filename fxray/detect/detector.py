@@ -129,6 +129,8 @@ class Detector:
     def detect(self, images: Iterable[ImageSource]) -> list[Detection]:
         """One greedy answer per image, in batches so that few images are held decoded at once.
 
+        Calls of several threads wait for each other.
+
         Args:
             images: Paths, encoded images or pixels (`PIL.Image.Image`), in a list or one by one.
 
@@ -139,6 +141,7 @@ class Detector:
             DataError: An image cannot be read, or is more than 200 times longer than broad, and none of the list has a
                 detection; or it is no list.
             ConfigError: Prompt, image and answer exceed what the engine was made for.
+            ResourceError: The detector was loaded before this process was forked off another.
         """
         if isinstance(images, ImageSource) or not isinstance(images, Iterable):
             raise DataError(f"expected a list of images, got one {type(images).__name__}", remedy="give a list of one")
