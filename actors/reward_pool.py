@@ -132,7 +132,7 @@ class RewardWorker:
             for text in answers.texts:
                 try:
                     scores.append(score(text, answers.annotation, answers.frame, stage))
-                except Exception as error:  # noqa: BLE001  a user's function may raise anything
+                except (Exception, SystemExit) as error:  # noqa: BLE001  a user's function may raise anything
                     scores.append(None)
                     reasons.append(_reason(error))
             group_scores.append(_group_score(answers.group_id, scores, stage))
@@ -372,7 +372,7 @@ def _group_score(group_id: str, scores: Sequence[Score | None], stage: StageRewa
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """One line: what was raised, and by which line of whose file."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     message = str(error).partition("\n")[0][:200]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from fxray.data.frame import Frame
 from fxray.errors import ConfigError
 from fxray.schema import Annotation
@@ -37,7 +39,7 @@ class CustomReward:
             ConfigError: The function cannot be loaded, or returned something other than a finite number.
         """
         value = load_reward(self.path)(answer_text, annotation, frame)
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        if not isinstance(value, numbers.Real | np.bool_) or not math.isfinite(value):
             raise ConfigError(
                 f"returned {value!r}, expected a finite number",
                 where=self.path,

@@ -48,8 +48,8 @@ def submit(
     """Train on a Ray cluster, as `fxray train` does here.
 
     The configuration is checked against the cluster's nodes first. What travels is fxray, the configuration and the
-    modules of your reward functions that lie in this folder; the cluster needs fxray's dependencies. Paths of data and
-    models are those of the cluster. With --follow the exit code is the job's.
+    modules of your reward functions that lie in this folder, with what they import from it; the cluster needs fxray's
+    dependencies. Paths of data and models are those of the cluster. With --follow the exit code is the job's.
 
     \b
     Examples:

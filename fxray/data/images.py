@@ -198,17 +198,24 @@ def _are_eight_bits(pixels: NDArray[Any]) -> bool:
 
 
 @contextmanager
-def decoding(encoded: bytes, where: str) -> Iterator[None]:
+def decoding(encoded: bytes | None, where: str) -> Iterator[None]:
     """Around whatever reads on in an opened image, its metadata too: what a damaged file raises becomes a DataError.
 
+    Args:
+        encoded: The file; None for an image that was opened elsewhere.
+        where: The place to name in errors.
+
     Raises:
-        DataError: The image is damaged or cut short.
+        DataError: The image is damaged or cut short, or one that was opened elsewhere is closed or of a rare mode.
     """
     try:
         yield
     except _DAMAGE as error:
         if isinstance(error, DataError):
             raise DataError(error.message, where=error.where or where, remedy=error.remedy) from None
+        if encoded is None:
+            remedy = "give an image that is whole, still open, and of a mode that Pillow turns into RGB"
+            raise DataError(f"its pixels cannot be read: {error}", where=where, remedy=remedy) from error
         raise _damaged(encoded, where, error) from error
 
 

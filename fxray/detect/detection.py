@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from fxray.data.images import decode_image, read_image_file, upright_rgb
+from fxray.data.images import decode_image, decoding, read_image_file, upright_rgb
 from fxray.data.probe import notes_on_size
 from fxray.draw import draw_annotation, fitted, plain_text
 from fxray.errors import DataError
@@ -240,12 +240,17 @@ def open_picture(source: ImageSource, name: str = "") -> Picture:
     """
     start_s = time.monotonic()
     if isinstance(source, Image.Image):
-        return Picture(name or "image", upright_rgb(source))
+        with decoding(None, name or "image"):
+            return Picture(name or "image", upright_rgb(source))
     if isinstance(source, str | Path):
         name = name or str(source)
         source = read_image_file(Path(source), name)
     name = name or "image"
     if not isinstance(source, bytes | bytearray | memoryview):
-        raise DataError(f"expected a path, an encoded image or pixels, got {type(source).__name__}", where=name)
+        raise DataError(
+            f"expected a path, the bytes of an image file or an image of Pillow's, got {type(source).__name__}",
+            where=name,
+            remedy="`Image.fromarray(array)` makes an image of an array; of an open file give `file.read()`",
+        )
     image = decode_image(source, name)
     return Picture(name, image, hashlib.sha256(source).hexdigest(), time.monotonic() - start_s)

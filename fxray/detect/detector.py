@@ -129,6 +129,8 @@ class Detector:
     def detect(self, images: Iterable[ImageSource]) -> list[Detection]:
         """One greedy answer per image, in batches so that few images are held decoded at once.
 
+        Calls of several threads wait for each other.
+
         Args:
             images: Paths, encoded images or pixels (`PIL.Image.Image`), in a list or one by one.
 
@@ -139,12 +141,24 @@ class Detector:
             DataError: An image cannot be read, or is more than 200 times longer than broad, and none of the list has a
                 detection; or it is no list.
             ConfigError: Prompt, image and answer exceed what the engine was made for.
+            ResourceError: The detector was loaded before this process was forked off another.
         """
-        if isinstance(images, ImageSource) or not isinstance(images, Iterable):
+        if isinstance(images, ImageSource) or hasattr(images, "read") or not isinstance(images, Iterable):
             raise DataError(f"expected a list of images, got one {type(images).__name__}", remedy="give a list of one")
-        left = iter(images)
+        left = enumerate(images, start=1)
         batches = iter(lambda: list(islice(left, BATCH_SIZE)), [])
-        return [found for batch in batches for found in self.examine([open_picture(source) for source in batch])]
+        return [found for batch in batches for found in self.examine([self._open(*each) for each in batch])]
+
+    def _open(self, number: int, source: ImageSource) -> Picture:
+        """An image of a list; one without a path is named by its number where it cannot be examined."""
+        try:
+            picture = open_picture(source)
+            self.frame_of(picture)
+        except DataError as error:
+            if isinstance(source, str | Path):
+                raise
+            raise DataError(error.message, where=f"image {number} of the list", remedy=error.remedy) from error
+        return picture
 
     def frame_of(self, picture: Picture) -> Frame:
         """What the model sees of an image.

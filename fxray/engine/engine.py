@@ -2,7 +2,9 @@
 
 import gc
 import json
+import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,8 @@ from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.engine.logprobs import read_logprobs
 from fxray.engine.prompts import Prompts
 from fxray.engine.settings import EngineSettings
-from fxray.engine.start import forbidden_bias, llm_arguments, register_class, start_of_vllm
-from fxray.errors import ConfigError, FxrayError, SyncError
+from fxray.engine.start import forbidden_bias, keep_groups, llm_arguments, register_class, start_of_vllm
+from fxray.errors import ConfigError, FxrayError, ResourceError, SyncError
 from fxray.files import write_atomically
 from fxray.grammar.probability import probability_generated, verdict_tokens
 from fxray.grpo.types import AdapterBlob, PolicyBlob, Rollout, SamplingSettings, SyncProof
@@ -98,6 +100,7 @@ class Engine:
         self._num_loads = self._num_streamed = 0
         self._policy: tuple[Any, int] | None = None
         self._is_asleep = False
+        self._process_id, self._turn = os.getpid(), threading.Lock()
         with without_collection():
             prepare_environment(threads=settings.threads)
             from vllm import LLM
@@ -107,6 +110,7 @@ class Engine:
             with start_of_vllm(settings.model_path):
                 register_class(settings.model_path)
                 self._llm = LLM(**arguments)
+                keep_groups(self)
         if is_cpu_build() and settings.lora_rank:
             self._llm.collective_rpc("use_single_adapter_maths")
         self._tokenizer = self._llm.get_tokenizer()
@@ -120,7 +124,7 @@ class Engine:
         return BASE_VERSION if self._policy is None else self._policy[1]
 
     def generate(self, questions: Sequence[Question], sampling: SamplingSettings) -> list[Answers]:
-        """Draws a group of answers to each question.
+        """Draws a group of answers to each question. Calls of several threads wait for each other.
 
         Args:
             questions: Any number of them.
@@ -132,9 +136,19 @@ class Engine:
 
         Raises:
             ConfigError: A prompt is too long, or malformed.
+            ResourceError: The engine was made before this process was forked off another.
         """
         if not questions:
             return []
+        if os.getpid() != self._process_id:  # its threads are not here, and whoever waits for them waits for ever
+            raise ResourceError(
+                f"the engine is of process {self._process_id}, of which this one is a fork",
+                remedy="load the detector in the process that asks it, or let multiprocessing `spawn` that one",
+            )
+        with self._turn:
+            return self._generate(questions, sampling)
+
+    def _generate(self, questions: Sequence[Question], sampling: SamplingSettings) -> list[Answers]:
         from vllm.exceptions import VLLMValidationError
 
         self._wake()

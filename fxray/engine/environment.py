@@ -19,6 +19,9 @@ _ALWAYS = {
 
 _RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 """vLLM's model runner: 0 is V1, which fxray takes; who sets 1 gets V2, with the same adapters."""
+_FRESH = "start the engine in a fresh process; multiprocessing makes one by `spawn`"
+_prepared: set[int] = set()
+"""This process, once it was set up, and those that it is a fork of."""
 
 
 def is_cpu_build() -> bool:
@@ -36,8 +39,11 @@ def prepare_environment(*, threads: int) -> None:
         threads: Threads for matrix products; 0 takes all processors that the process may use.
 
     Raises:
-        ResourceError: vLLM is already imported, and read another environment.
+        ResourceError: vLLM is already imported, and read another environment, or in a process that this is a fork of.
     """
+    if _prepared - {os.getpid()}:  # its threads are not here, and whoever waits for them waits for ever
+        parent = max(_prepared - {os.getpid()})
+        raise ResourceError(f"this process is a fork of {parent}, which had an engine before", remedy=_FRESH)
     wanted = _ALWAYS | {_RUNNER: os.environ.get(_RUNNER, "0")}
     if is_cpu_build():
         threads = threads or num_processors()
@@ -50,7 +56,8 @@ def prepare_environment(*, threads: int) -> None:
         }
     late = sorted(name for name in _ALWAYS if os.environ.get(name) != wanted[name])
     if "vllm" in sys.modules and late:
-        raise ResourceError(f"vLLM was imported before {late[0]} was set", remedy="start the engine in a fresh process")
+        raise ResourceError(f"vLLM was imported before {late[0]} was set", remedy=_FRESH)
+    _prepared.add(os.getpid())
     os.environ.update(wanted)
     logging.getLogger("transformers.image_utils").addFilter(_is_no_guess)
     if is_cpu_build() and "vllm" not in sys.modules:

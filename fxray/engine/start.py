@@ -1,10 +1,14 @@
 """How vLLM is started: its arguments, what it must know before, and how a start that fails reads."""
 
+import atexit
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from fxray.data.frame import processor_settings, shape_of, sight_of
 from fxray.engine.environment import is_cpu_build
@@ -12,6 +16,9 @@ from fxray.engine.root_cause import SharedOutput
 from fxray.engine.settings import EngineSettings
 from fxray.errors import ModelError
 from fxray.grpo.types import FORBIDDEN_TOKENS
+
+_ENGINES: WeakSet[object] = WeakSet()
+"""The engines of this process."""
 
 
 @contextmanager
@@ -50,6 +57,39 @@ def register_class(model_path: Path) -> None:
     for name in json.loads((model_path / "config.json").read_bytes()).get("architectures") or ():
         if known := ModelRegistry.models.get(name):
             ModelRegistry.register_model(name, known.load_model_cls())
+
+
+def keep_groups(engine: object) -> None:
+    """Lets an engine of several in one process go without the others.
+
+    vLLM takes its process groups down with any engine that goes, and they are the groups of all.
+
+    Args:
+        engine: One that has come up.
+    """
+    _take_groups_down_last()
+    _ENGINES.add(engine)
+
+
+@cache
+def _take_groups_down_last() -> None:
+    import torch
+    from vllm.v1.engine import core
+
+    take_down = getattr(core, "cleanup_dist_env_and_memory", None)
+    if take_down is None:  # a release that leaves them
+        return
+
+    def free() -> None:
+        if not list(_ENGINES):
+            take_down()
+            return
+        gc.collect()
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
+
+    core.cleanup_dist_env_and_memory = free
+    atexit.register(_ENGINES.clear)
 
 
 def forbidden_bias(tokenizer: Any) -> dict[int, float]:

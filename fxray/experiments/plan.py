@@ -23,6 +23,7 @@ from fxray.experiments.trainings import (
 )
 from fxray.launch.data import Splits
 from fxray.launch.run import GO_ON, refuse_changed
+from rewards.custom import load_reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ def _planned(title: str, training: Training, setting: Setting, phase: str = "") 
     try:
         config = setting.configure(training.overrides)
         problems = check(config)
+        for function in config.reward.functions:
+            load_reward(function.path)
     except ConfigError as error:
         return PlannedRow(title, training.name, f"cannot run: {error.message}", None)
     if phase and phase not in phases_of(config):

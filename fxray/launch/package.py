@@ -1,6 +1,8 @@
 """What travels to a cluster with a job: fxray, the configuration in one file, the user's reward functions."""
 
+import ast
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -30,8 +32,8 @@ def write_package(folder: Path, config: Config, user_folder: Path) -> None:
     Args:
         folder: An empty one.
         config: A checked one.
-        user_folder: Where modules of the user's reward functions are looked for; those elsewhere must be installed on
-            the cluster.
+        user_folder: Where modules of the user's reward functions, and what these import, are looked for; those
+            elsewhere must be installed on the cluster.
     """
     for package in (fxray, actors, rewards):
         name = package.__name__
@@ -44,17 +46,39 @@ def write_package(folder: Path, config: Config, user_folder: Path) -> None:
         shutil.copyfile(config.grpo.schedule, folder / SCHEDULE_FILE)
         document["grpo"]["schedule"] = SCHEDULE_FILE
     (folder / CONFIG_FILE).write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
-    for function in config.reward.functions:
-        _copy_module(function.path.partition(":")[0].partition(".")[0], user_folder, folder)
+    names = [function.path.partition(":")[0].partition(".")[0] for function in config.reward.functions]
+    while names:
+        copy = _copy_module(names.pop(), user_folder, folder)
+        names += [] if copy is None else [name for name in _imported(copy) if _has_modules(user_folder / name)]
 
 
-def _copy_module(name: str, source: Path, folder: Path) -> None:
-    if (folder / name).exists():
-        return
+def _copy_module(name: str, source: Path, folder: Path) -> Path | None:
+    """Copies a module or package, unless it is there; returns the copy."""
+    place = folder / name if (source / name).is_dir() else folder / f"{name}.py"
+    if (folder / name).exists() or place.exists():
+        return None
     if (source / name).is_dir():
-        shutil.copytree(source / name, folder / name, ignore=_left_out)
-    elif (source / f"{name}.py").is_file():
-        shutil.copyfile(source / f"{name}.py", folder / f"{name}.py")
+        return shutil.copytree(source / name, place, ignore=_left_out)
+    return shutil.copyfile(source / place.name, place) if (source / place.name).is_file() else None
+
+
+def _imported(copy: Path) -> Iterator[str]:
+    """The first name of whatever the modules of a copy import, wherever in them."""
+    for file in [copy] if copy.is_file() else copy.rglob("*.py"):
+        try:
+            nodes = list(ast.walk(ast.parse(file.read_bytes())))
+        except (SyntaxError, ValueError):  # whoever imports it is told
+            continue
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield node.module.partition(".")[0]
+
+
+def _has_modules(place: Path) -> bool:
+    """Whether it is a module; of a library's name there may also be a folder of what it wrote, as of wandb."""
+    return place.with_name(f"{place.name}.py").is_file() or any(place.glob("*.py"))
 
 
 def _left_out(folder: str, names: list[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +17,12 @@ def length(answer_text: str, annotation: Annotation, frame: Frame) -> float:
 def raises_on_bad(answer_text: str, annotation: Annotation, frame: Frame) -> float:
     if "bad" in answer_text:
         raise ValueError("no such answer")
+    return 1.0
+
+
+def exits_on_bad(answer_text: str, annotation: Annotation, frame: Frame) -> float:
+    if "bad" in answer_text:
+        sys.exit("no such answer")
     return 1.0
 
 

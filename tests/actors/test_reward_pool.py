@@ -98,9 +98,12 @@ def pool_for(
         pool.close()
 
 
-def test_a_worker_masks_the_answer_whose_function_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("function", "error"), [("raises_on_bad", "ValueError"), ("exits_on_bad", "SystemExit")])
+def test_a_worker_masks_the_answer_whose_function_raises(
+    monkeypatch: pytest.MonkeyPatch, function: str, error: str
+) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    stage = make_stage("raises_on_bad", "length")
+    stage = make_stage(function, "length")
 
     result, reasons = score_alone(stage, "good", "bad", "fine!")
 
@@ -108,7 +111,7 @@ def test_a_worker_masks_the_answer_whose_function_raises(monkeypatch: pytest.Mon
     assert result.parts["reward_functions:length"].tolist() == [4.0, 0.0, 5.0]
     assert result.rewards_G.tolist() == [-2 + 0.5 + 2.0, 0.0, -2 + 0.5 + 2.5]
     assert len(reasons) == 1
-    assert re.fullmatch(r"ValueError: no such answer \(reward_functions.py:\d+\)", reasons[0])
+    assert re.fullmatch(rf"{error}: no such answer \(reward_functions.py:\d+\)", reasons[0])
 
 
 def test_a_worker_masks_an_answer_that_is_worth_no_finite_number(monkeypatch: pytest.MonkeyPatch) -> None:

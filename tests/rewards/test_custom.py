@@ -30,6 +30,11 @@ def half(answer_text, annotation, frame):
 
     return numpy.float32(0.5)
 
+def is_short(answer_text, annotation, frame):
+    import numpy
+
+    return numpy.float32(0.5) > len(answer_text)
+
 def enormous(answer_text, annotation, frame):
     return 1e308
 
@@ -76,8 +81,10 @@ def test_users_rewards_enter_the_sum_with_their_weights():
     assert scored.total == pytest.approx(0.25 + 1 + 1 + 2 - 0.5 * len(answer) / 100 - 2.0)
 
 
-def test_a_number_of_numpy_is_a_number():
-    assert score("", TRUTH, FRAME, stage(CustomReward("users_rewards:half", 1.0))).custom == {"users_rewards:half": 0.5}
+@pytest.mark.parametrize(("name", "value"), [("half", 0.5), ("is_short", 1.0)])
+def test_a_number_or_a_truth_value_of_numpy_is_a_number(name, value):
+    own = CustomReward(f"users_rewards:{name}", 1.0)
+    assert score("", TRUTH, FRAME, stage(own)).custom == {f"users_rewards:{name}": value}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fxray.detect.detection import Detection, Timings, Versions
+from fxray.detect.detection import Detection, Timings, Versions, open_picture
 from fxray.errors import DataError
 from fxray.schema import Box, Region, Tag, Verdict
 
@@ -65,3 +65,14 @@ def test_another_image_is_not_drawn_on(tmp_path: Path) -> None:
         ANSWERED.draw(Image.open(tmp_path / "b.png"))
     with pytest.raises(DataError, match="none"):
         ANSWERED.draw(tmp_path / "none.png")
+
+
+def test_pixels_that_cannot_be_read_are_refused_by_name() -> None:
+    file = io.BytesIO()
+    Image.effect_noise((99, 99), 50).save(file, "PNG")
+    closed = Image.open(io.BytesIO(file.getvalue()))
+    closed.close()
+    cut_short, rare = Image.open(io.BytesIO(file.getvalue()[:-999])), Image.new("LA", (60, 60)).convert("La")
+    for image in (closed, cut_short, rare):
+        with pytest.raises(DataError, match="photo: its pixels cannot be read: "):
+            open_picture(image, "photo")

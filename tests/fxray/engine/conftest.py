@@ -1,8 +1,10 @@
 """An engine in a process of its own, on a model that would love to sample what is forbidden, and its twin in PEFT."""
 
+import gc
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +49,15 @@ class EngineUnderTest(Engine):
             return todo.pop(0) if todo and (wait or next(is_ready)) else None
 
         return dict(self.stream(SimpleNamespace(take=take), sampling))
+
+    def generate_in_threads(self, questions: list[Question], sampling: SamplingSettings) -> list[list[Answers]]:
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(lambda _: self.generate(questions, sampling), range(4)))
+
+    def see_another_off(self) -> None:
+        """Another engine comes up in this process, and goes."""
+        Engine(self._settings)
+        gc.collect()
 
     def acknowledge_only(self, blob: AdapterBlob) -> Any:
         proof = self.load_policy(blob)

@@ -1,4 +1,5 @@
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from fxray.engine.engine import BASE_VERSION, answer_seed
-from fxray.errors import ConfigError, SyncError
+from fxray.engine.engine import BASE_VERSION, Engine, Question, answer_seed
+from fxray.errors import ConfigError, ResourceError, SyncError
 from fxray.grammar.probability import VerdictTokens
 from fxray.grpo.types import SamplingSettings
 
@@ -195,6 +197,26 @@ class TestOneEngine:
     def test_nothing_is_drawn_for_no_questions(self, engine: Call) -> None:
         assert engine("generate", [], FOUR) == []
         assert BASE_VERSION < 0
+
+    def test_calls_of_several_threads_get_the_same_answers(self, engine: Call, twin: Any) -> None:
+        questions = twin.questions(1, 2, 3)
+        alone = [answers.rollouts[0].text for answers in engine("generate", questions, GREEDY)]
+        for drawn in engine("generate_in_threads", questions, GREEDY):
+            assert [answers.rollouts[0].text for answers in drawn] == alone
+
+    def test_an_engine_answers_on_when_another_of_its_process_goes(self, engine: Call, twin: Any) -> None:
+        questions = twin.questions(1, 2, 3)
+        before = [answers.rollouts[0].text for answers in engine("generate", questions, GREEDY)]
+        engine("see_another_off")
+        assert [answers.rollouts[0].text for answers in engine("generate", questions, GREEDY)] == before
+
+
+def test_an_engine_is_not_asked_in_a_fork_of_its_process() -> None:
+    engine = object.__new__(Engine)
+    engine._process_id = os.getppid()
+    question = Question("?", Image.new("RGB", (56, 56)), 0, "sample-0")
+    with pytest.raises(ResourceError, match=f"the engine is of process {os.getppid()}, of which this one is a fork"):
+        engine.generate([question], GREEDY)
 
 
 @pytest.mark.vllm

@@ -5,6 +5,7 @@ from types import ModuleType
 
 import pytest
 
+from fxray.engine import environment
 from fxray.engine.environment import is_cpu_build, prepare_environment
 from fxray.errors import ResourceError
 
@@ -18,6 +19,12 @@ def test_an_engine_is_refused_where_vllm_came_first(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
     os.environ.pop("HF_HUB_OFFLINE", None)
     with pytest.raises(ResourceError, match="vLLM was imported before HF_HUB_OFFLINE was set"):
+        prepare_environment(threads=1)
+
+
+def test_an_engine_is_refused_in_a_fork_of_a_process_that_had_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_prepared", {os.getppid()})
+    with pytest.raises(ResourceError, match=f"this process is a fork of {os.getppid()}, which had an engine before"):
         prepare_environment(threads=1)
 
 

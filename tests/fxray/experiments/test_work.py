@@ -119,3 +119,10 @@ def test_a_phase_that_a_row_lacks_is_not_asked_about_outside_data(outside, fake_
 def test_a_plan_counts_the_steps_up_to_the_phase_of_a_row(setting):
     rows = plan(load_experiment("figure3"), setting)
     assert [row.num_steps for row in rows] == [0, 0, 2, 4, 6]
+
+
+def test_a_plan_names_a_reward_function_that_cannot_be_loaded(setting):
+    rows = {"title": "Best"}, {"title": "Mine", "set": ["reward.functions=[{path: 'nowhere:one'}]"]}
+    first, second = plan(experiment_of(*rows)["mine"], setting)
+    assert first.state == "not begun"
+    assert second.state.startswith("cannot run: module 'nowhere' cannot be imported: No module named 'nowhere'")

@@ -49,6 +49,20 @@ def test_modules_of_reward_functions_travel_and_nothing_else_of_the_folder(tmp_p
     assert (folder / "mine" / "score.py").is_file()
 
 
+def test_what_modules_of_reward_functions_import_from_the_folder_travels_too(tmp_path):
+    for name in ("words", "unused", "wandb"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine.py").write_text("import wandb, words.count\n\n\ndef one(a, b, c):\n    from deeper import x\n")
+    (tmp_path / "words" / "count.py").write_text("from . import other\nimport mine\n")
+    (tmp_path / "deeper.py").write_text("import deepest\n")
+    (tmp_path / "deepest.py").write_text("a reward that imports it is told of this\n")
+    (tmp_path / "unused" / "module.py").touch()
+    (tmp_path / "wandb" / "run.log").touch()
+    folder = written(tmp_path, "reward.functions=[{path: 'mine:one'}]")
+    own = {entry.name for entry in folder.iterdir()} - {"fxray", "actors", "rewards", CONFIG_FILE, START_FILE}
+    assert own == {"mine.py", "words", "deeper.py", "deepest.py"}
+
+
 def test_runs_and_datasets_inside_a_users_module_stay_where_they_are(tmp_path):
     for name in ("runs", "datasets"):
         (tmp_path / "mine" / name).mkdir(parents=True)
