@@ -107,7 +107,8 @@ def trials_of(file: SweepFile, configure: Configure, on_event: OnEvent = ignore)
         except ModelError as error:
             raise ConfigError(f"model.path {error.where}: {error.message}", where=where, remedy=error.remedy) from error
         except ConfigError as error:
-            raise ConfigError(error.message, where=where, remedy=error.remedy) from error
+            what = f"{error.where}: {error.message}" if error.where else error.message
+            raise ConfigError(what, where=where, remedy=error.remedy) from error
         if (same := names.setdefault(config.model_dump_json(), name)) != name:
             raise ConfigError(f"comes to the same as {same}", where=where, remedy="leave one of the values out")
         phase = file.sweep.phase or phases[-1]

@@ -124,6 +124,7 @@ def test_the_best_of_a_metric_of_faults_has_the_fewest(sweep_file):
         ("fields: {grpo.group_siz: {grid: [4]}}", "did you mean `grpo.group_size`"),
         ("fields: {grpo.group_size: {grid: [4, 1]}}", "mine.yaml:1"),
         ("fields: {grpo.warmup_steps: {grid: [0, 5]}}", "below the 2 steps of stage alpha"),
+        ("fields: {grpo.schedule: {grid: [paper, nope.yaml]}}", "nope.yaml: there is no such schedule"),
         ("fields: {data.view: {grid: [full, label-only]}}", "answers have no boxes"),
         ("fields: {grpo.group_size: {grid: [4, 4.0]}}", "comes to the same as grpo.group-size-4+seed-0"),
         ("fields: {grpo.schedule: {grid: [paper, fixed-gamma]}}\nphase: gamma", "has none of that name"),
