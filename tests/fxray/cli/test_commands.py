@@ -338,3 +338,9 @@ def test_a_configuration_is_checked_with_the_data_that_are_here(datasets, tmp_pa
     assert "nowhere.parquet is not on this machine\n" in check(test="data.test=nowhere.parquet").stderr
     with pytest.raises(DataError, match="is a folder, expected a dataset file"):
         check(test=f"data.test={datasets}")
+
+
+def test_weights_in_the_home_of_nobody_are_not_there(datasets, tmp_path):
+    files = ("--train", datasets / "train.parquet", "--test", datasets / "test.parquet", "--out", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"~nobody-at-all/x is not there"):
+        run("baseline", "run", "linear-probe", "--weights", "linear-probe=~nobody-at-all/x", *files)
