@@ -15,9 +15,10 @@ from fxray.evaluate.fitting import fit_calibration
 from fxray.evaluate.groups import has_planted_defects
 from fxray.evaluate.predictions import read_predictions
 from fxray.files import file_sha256
+from fxray.launch.contents import TELL_THE_RUN
 from fxray.launch.data import Splits
 from fxray.launch.fleet import read_policy
-from fxray.launch.run import RunDirectory, finished_phases
+from fxray.launch.run import RunDirectory, Split, finished_phases
 from fxray.model.folder import resolve_model_path, weights_fingerprint
 from fxray.schema import Verdict
 
@@ -136,14 +137,24 @@ def recorded_splits(root: Path) -> Splits:
     return Splits(train, validation, test, is_synthetic=bool(record.get("is_synthetic")))
 
 
-def splits_of_finished(root: Path) -> Splits:
+def splits_of_finished(root: Path, *needed: Split) -> Splits:
     """The splits of a run that has finished a phase, before its lock is taken: what is no run keeps no lock file.
+
+    Args:
+        root: The run directory.
+        needed: Splits that are to be there.
 
     Raises:
         CheckpointError: It is no run directory, or nothing is finished in it, or its splits are not known.
+        DataError: One that is needed is not there.
     """
     finished_phases(root)
-    return recorded_splits(root)
+    splits = recorded_splits(root)
+    for name in needed:
+        file: Path = getattr(splits, name)
+        if not file.exists():
+            raise DataError(f"data.{name} of this run is not there", where=str(file), remedy=TELL_THE_RUN)
+    return splits
 
 
 def chosen_phase(finished: Sequence[str], stage: str | None, root: Path) -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 DATA_FILE = "data.json"
 SPLITS = ("train", "validation", "test")
+TELL_THE_RUN = "put it back there, or give `fxray train` with this run directory the place that it was moved to"
+"""What to do about a file of a run's data that is not where the run knows it."""
 
 
 def fingerprint(dataset: "Dataset") -> str:

@@ -206,7 +206,7 @@ def calibrate(
         FxrayError: Another process works on the run.
         DataError: The validation split shares images with the test split, or has too few.
     """
-    splits = splits_of_finished(run_dir)
+    splits = splits_of_finished(run_dir, "validation", "test")
     with open_finished(run_dir, overrides) as (config, finished):
         name, run = chosen_phase(list(finished), stage, run_dir), RunDirectory(run_dir)
         validation = refuse_test_images(splits.validation, splits.test)

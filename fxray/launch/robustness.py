@@ -62,7 +62,7 @@ def measure_robustness(
         DataError: An image of the test split is too narrow once changed, or too long for a change, or cannot be read
             where the configuration does not leave such images out, or none can.
     """
-    splits = splits_of_finished(run_dir)
+    splits = splits_of_finished(run_dir, "test")
     with open_finished(run_dir, overrides, may_ask_fewer=True) as (config, finished):
         name = chosen_phase(list(finished), stage, run_dir)
         dataset, root = Dataset.open(splits.test), run_dir / FOLDER / name

@@ -196,3 +196,11 @@ def test_a_detector_without_its_run_is_refused_and_keeps_no_lock_file(run: RunDi
     with pytest.raises(CheckpointError, match="an adapter alone is enough for detect and serve only"):
         measure_robustness(run.root, None, (), ())
     assert sorted(run.root.iterdir()) == before
+
+
+def test_data_that_are_not_where_the_run_knows_them_are_told_with_what_to_do(run: RunDirectory) -> None:
+    for name in ("test", "validation"):
+        run.data_file(name).rename(run.root / f"{name}.parquet")
+        with pytest.raises(DataError, match=f"data.{name} of this run is not there") as caught:
+            of_run(run)
+        assert "`fxray train` with this run directory" in caught.value.remedy
