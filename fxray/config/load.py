@@ -7,6 +7,7 @@ service writes; relative paths in an override are relative to the current folder
 
 import difflib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def _parse_override(override: str) -> Document:
 
 
 def anchor(document: Document, folder: Path) -> Document:
-    """Makes the relative paths of a document absolute.
+    """Makes the relative paths of a document absolute; a file of data that is a link stays one, beside its images.
 
     Raises:
         ConfigError: A path begins with the home of a user that there is not.
@@ -196,11 +197,12 @@ def anchor(document: Document, folder: Path) -> Document:
     for keys, entry in document.items():
         if isinstance(entry.value, str) and _is_path(keys, entry.value, folder):
             try:
-                absolute = (folder / Path(entry.value).expanduser()).resolve()
+                path = folder / Path(entry.value).expanduser()
             except RuntimeError as error:
                 where, remedy = f"{entry.origin}: {'.'.join(keys)}", "name the whole path"
                 raise ConfigError(f"{entry.value!r} has no home folder", where=where, remedy=remedy) from error
-            anchored[keys] = Entry(str(absolute), entry.origin)
+            place = Path(os.path.realpath(path.parent), path.name) if keys in DATA_FILES else os.path.realpath(path)
+            anchored[keys] = Entry(str(place), entry.origin)
     return anchored
 
 
