@@ -126,7 +126,7 @@ class ImageSource:
     def __init__(
         self, path: Path, *, failures: FailureBudget, deadline_s: float, on_restart: Callable[[str], None]
     ) -> None:
-        self._path = path.resolve()  # the actor has a working folder of its own
+        self._path = path.absolute()  # the actor has a working folder of its own
         self._failures, self._deadline_s, self._on_restart = failures, deadline_s, on_restart
         self._store = self._start()
 

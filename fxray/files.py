@@ -255,6 +255,19 @@ def make_folder(folder: Path) -> None:
         raise refused from error
 
 
+def cache_home() -> Path:
+    """The folder of this user's caches.
+
+    Raises:
+        ResourceError: There is none, as in a container whose user is no more than a number.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        message = "this user has no home folder, where copies of runs in object storage lie"
+        raise ResourceError(message, remedy="set HOME or XDG_CACHE_HOME to a folder of this user's") from error
+
+
 def remove_empty_folders(folder: Path) -> None:
     """Deletes the folders below a folder that hold no file."""
     for each in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):

@@ -32,7 +32,7 @@ from pyarrow.fs import FileSystem, FileType
 
 from fxray.errors import FxrayError, ResourceError
 from fxray.events import Note, OnEvent, ignore
-from fxray.files import remove_empty_folders, settled_files, write_atomically
+from fxray.files import cache_home, make_folder, remove_empty_folders, settled_files, write_atomically
 
 CONFIG = "config.yaml"
 """No run ever lets it go."""
@@ -102,8 +102,7 @@ def local_copy(run_dir: str, names: re.Pattern[str] | None = None) -> Path:
 
 def cache_folder(run_dir: str) -> Path:
     """Where a remote run is worked on: always the same folder, so that what is there need not be copied again."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "fxray" / "runs" / hashlib.sha256(run_dir.rstrip("/").encode()).hexdigest()[:16]
+    return cache_home() / "fxray" / "runs" / hashlib.sha256(run_dir.rstrip("/").encode()).hexdigest()[:16]
 
 
 class Mirror:
@@ -154,7 +153,7 @@ class Mirror:
         Raises:
             ResourceError: The storage cannot be read, or holds nothing any more of what is here.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with self._storage_errors():
             content, note, here = self._read(LIST), self._mirrored, self._files_here()
             is_ahead = note.exists() and note.read_text() == _digest(content)
@@ -177,7 +176,7 @@ class Mirror:
         Raises:
             ResourceError: The storage cannot be read.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with self._storage_errors(), self._only_reader():
             for _ in range(MAX_READINGS):
                 there = self._listed(self._read(LIST))

@@ -127,6 +127,11 @@ def _as_refusal(error: OSError) -> FxrayError:
     if "No usable temporary directory" in str(error):  # Python's words where every disk is full
         remedy = "free some space in one of them, or set TMPDIR to a folder with room"
         return ResourceError(str(error.strerror), remedy=remedy)
+    try:
+        Path.cwd()
+    except OSError:
+        remedy = "go to a folder that is there, and give the command again"
+        return ResourceError("the folder in which the command runs was deleted", remedy=remedy)
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     refused = as_refusal(error, path, "read or written")
     if refused is None:

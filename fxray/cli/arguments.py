@@ -94,5 +94,7 @@ def run_of_job(run_dir: str) -> str:
 
 def within(run_dir: str, path: Path, folder: Path) -> str:
     """What to call a file of a run that is worked on in `folder`: its place below the run directory as it was given."""
-    base, _, options = run_dir.partition("?")
+    from fxray.remote import is_remote
+
+    base, _, options = run_dir.partition("?") if is_remote(run_dir) else (run_dir, "", "")
     return f"{base.rstrip('/')}/{path.resolve().relative_to(folder.resolve()).as_posix()}{options and '?'}{options}"

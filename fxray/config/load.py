@@ -6,6 +6,8 @@ service writes; relative paths in an override are relative to the current folder
 """
 
 import difflib
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -126,7 +128,7 @@ def _refuse_other_kind(document: Document, path: Path) -> None:
 
 def _override(document: Document, overrides: Sequence[str], above: Document) -> Document:
     for override in overrides:
-        document = merge(document, _parse_override(override))
+        document = merge(document, _override_here(override))
     return merge(document, above)
 
 
@@ -151,6 +153,27 @@ def _with_parent(path: Path) -> Document:
     return merge(parent, document)
 
 
+def anchor_override(override: str, folder: Path) -> list[str]:
+    """An override that stands in a file, as overrides that mean the same in every folder.
+
+    Args:
+        override: "section.key=value"; a relative path in it is relative to the file's folder.
+        folder: That folder.
+
+    Raises:
+        ConfigError: It is no override, or a path begins with the home of a user that there is not.
+    """
+    written = _parse_override(override)
+    anchored = anchor(written, folder)
+    if anchored == written:
+        return [override]
+    return [f"{'.'.join(keys)}={json.dumps(entry.value, default=str)}" for keys, entry in anchored.items()]
+
+
+def _override_here(override: str) -> Document:
+    return anchor(_parse_override(override), Path.cwd())
+
+
 def _parse_override(override: str) -> Document:
     origin = f"--set {override}"
     name, equals, text = override.partition("=")
@@ -161,12 +184,11 @@ def _parse_override(override: str) -> Document:
     value = parse_document(f"value: {text}", origin)
     if any(inner[0] != "value" for inner in value):
         raise ConfigError("holds several values", where=origin, remedy="give each a --set of its own")
-    document = {(*keys, *inner[1:]): Entry(entry.value, origin) for inner, entry in value.items()}
-    return anchor(document, Path.cwd())
+    return {(*keys, *inner[1:]): Entry(entry.value, origin) for inner, entry in value.items()}
 
 
 def anchor(document: Document, folder: Path) -> Document:
-    """Makes the relative paths of a document absolute.
+    """Makes the relative paths of a document absolute; a file of data that is a link stays one, beside its images.
 
     Raises:
         ConfigError: A path begins with the home of a user that there is not.
@@ -175,11 +197,12 @@ def anchor(document: Document, folder: Path) -> Document:
     for keys, entry in document.items():
         if isinstance(entry.value, str) and _is_path(keys, entry.value, folder):
             try:
-                absolute = (folder / Path(entry.value).expanduser()).resolve()
+                path = folder / Path(entry.value).expanduser()
             except RuntimeError as error:
                 where, remedy = f"{entry.origin}: {'.'.join(keys)}", "name the whole path"
                 raise ConfigError(f"{entry.value!r} has no home folder", where=where, remedy=remedy) from error
-            anchored[keys] = Entry(str(absolute), entry.origin)
+            place = Path(os.path.realpath(path.parent), path.name) if keys in DATA_FILES else os.path.realpath(path)
+            anchored[keys] = Entry(str(place), entry.origin)
     return anchored
 
 

@@ -25,6 +25,8 @@ SETTINGS, RESULTS, PARTS, THUMBNAILS = "settings.json", "detections.jsonl", "par
 FORMAT = 1
 _LATER = {"base_fingerprint", "dtype"}
 """Settings that a folder of an earlier version does not hold: it is taken as it is."""
+_NAMES = {"base_model": "base_fingerprint", "adapter": "adapter_sha256"}
+"""Names of folders, which may be moved, and what they hold."""
 _FLUSH_S, _FLUSH_FINDINGS = 5.0, 500
 
 Record = dict[str, Any]
@@ -217,7 +219,8 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     try:
         found = json.loads(held)
-        left_out = {"fxray"} | (_LATER - found.keys())
+        moved = {name for name, held in _NAMES.items() if found.get(held) and found[held] == wanted.get(held)}
+        left_out = {"fxray"} | (_LATER - found.keys()) | moved
         changed = [n for n in {**wanted, **found} if wanted.get(n) != found.get(n) and n not in left_out]
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path), remedy="name another folder") from error

@@ -194,8 +194,10 @@ def read_calibration(adapter: Path, used_for: FittedFor) -> Calibration | None:
     found = open_calibration(adapter)
     if found is None:
         return None
-    wanted = used_for.model_dump()
-    for name, value in found.fitted_for.model_dump().items():
+    wanted, fitted = used_for.model_dump(), found.fitted_for.model_dump()
+    if fitted.get("base_fingerprint", "") == wanted.get("base_fingerprint"):
+        del fitted["base"]  # only its folder has another name
+    for name, value in fitted.items():
         if value != wanted.get(name, value):  # a fingerprint that either does not know is in one of them alone
             raise CheckpointError(
                 f"was fitted for {name} {value!r}, and is to be used with {wanted[name]!r}",

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from fxray.baselines.registry import find
 from fxray.config.document import read_document
-from fxray.config.load import find_yaml, shipped_folder
+from fxray.config.load import anchor_override, find_yaml, shipped_folder
 from fxray.config.tree import Count, Fraction, Section
 from fxray.config.validate import validate
 from fxray.data.changes import HARDSHIPS
@@ -63,7 +63,9 @@ class Row(Section):
 
     title: str
     set: tuple[Override, ...] = ()
-    """Fields of the configuration that differ from the one that is given, as `--set` of the command line."""
+    """Fields of the configuration that differ from the one that is given, as `--set` of the command line.
+
+    Relative paths are relative to the folder of the experiment's file."""
     phase: str = ""
     """Phase of the training that is measured: no-ft, sft or a stage; by default the last."""
     part: Literal["", "generator", "group", "overall"] = ""
@@ -78,6 +80,20 @@ class Row(Section):
     """Why the row cannot be measured; it stands in the table all the same."""
     paper: dict[str, float] = Field(default_factory=dict)
     """What the paper reports, by column."""
+    _anchored: tuple[str, ...] = ()
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """`set` as it means the same in every folder, once it is known where the row stands."""
+        return self._anchored or self.set
+
+    def stands_in(self, folder: Path) -> None:
+        """Lets relative paths in `set` be relative to the folder of the experiment's file.
+
+        Raises:
+            ConfigError: One of `set` is no override.
+        """
+        self._anchored = tuple(each for override in self.set for each in anchor_override(override, folder))
 
     @property
     def is_trained(self) -> bool:
@@ -203,4 +219,7 @@ def load_experiment(path_or_name: str) -> Experiment:
     if path_or_name in _ELSEWHERE and not Path(path_or_name).exists():
         raise ConfigError(f"is no experiment, but {_ELSEWHERE[path_or_name]}", where=path_or_name)
     path = find_yaml(path_or_name, shipped_folder() / "experiments", kind="experiment")
-    return validate(Experiment, read_document(path), where=str(path))
+    experiment = validate(Experiment, read_document(path), where=str(path))
+    for row in experiment.rows:
+        row.stands_in(path.parent)
+    return experiment

@@ -66,7 +66,7 @@ def trainings_of(experiment: Experiment, folds: Sequence[str]) -> list[Training]
 def training_of(row: Row) -> Training:
     """The training that a row is measured on."""
     fields = (override.partition("=") for override in row.set)
-    return Training(name_of_values({field: text for field, _, text in fields}), row.set)
+    return Training(name_of_values({field: text for field, _, text in fields}), row.overrides)
 
 
 def name_of_values(texts: Mapping[str, str]) -> str:
@@ -156,7 +156,7 @@ def refuse_unknown_phases(experiment: Experiment, setting: Setting) -> None:
     """
     of_the_paper = [stage.name for stage in stages_of(PAPER_SCHEDULE)]
     for row in experiment.rows:
-        phases = phases_of(setting.configure(row.set)) if row.is_trained and row.phase else []
+        phases = phases_of(setting.configure(row.overrides)) if row.is_trained and row.phase else []
         if row.phase and phases and row.phase not in [*phases, *of_the_paper]:
             raise ConfigError(
                 f"row {row.title!r} is about phase {row.phase}, which its training does not have",

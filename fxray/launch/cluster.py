@@ -152,6 +152,8 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call after the end is an error, and starts no other Ray
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - of a user that is no more than a number
+        os.environ["HOME"] = "/"  # as container runtimes have it: Ray Train asks for one when it is imported
 
 
 def _stay_on_loopback() -> None:

@@ -1,5 +1,6 @@
 """Base models as folders on this machine: found, checked, identified. Nothing here reaches the network."""
 
+import glob
 import hashlib
 import json
 import os
@@ -62,8 +63,11 @@ def check_model_folder(folder: Path) -> None:
     """Returns when a folder holds a complete model of a family that fxray drives; of its weights it reads the headers.
 
     Raises:
-        ModelError: It does not.
+        ModelError: It does not, or no engine finds it there.
     """
+    if glob.has_magic(str(folder.absolute())):
+        message = "has *, ? or [ in its path, which vLLM takes for a pattern and finds no weights by"
+        raise ModelError(message, where=str(folder), remedy="rename the folder that has it, or move the model")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except OSError as error:

@@ -51,13 +51,27 @@ def write_report(run_dir: Path) -> Report:
 
     Raises:
         FxrayError: It is no run directory.
+        DataError: The held-out images are not there, and a report with scores is.
         ResourceError: The disk is full or not writable.
     """
     record = read_run(run_dir)
+    if record.dataset is None and _has_scores(run_dir / NUMBERS_FILE):
+        raise DataError(
+            "a report with scores is there, and stays: the held-out images that data.json names cannot be read",
+            where=str(run_dir / REPORT_FILE),
+            remedy="put them back, or give `fxray train` with this run directory the place that they were moved to",
+        )
     page = render_page(record)  # first: it notes the images that cannot be read
     write_atomically(run_dir / NUMBERS_FILE, json.dumps(numbers_of(record), indent=2, allow_nan=False) + "\n")
     write_atomically(run_dir / REPORT_FILE, page.encode("utf-8", "backslashreplace"))  # names of files are any bytes
     return Report(run_dir / REPORT_FILE, record.comparison, tuple(record.notes))
+
+
+def _has_scores(file: Path) -> bool:
+    try:
+        return bool(json.loads(file.read_bytes())["evaluations"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def numbers_of(record: RunRecord) -> dict[str, Any]:

@@ -223,3 +223,11 @@ def test_who_is_stopped_again_while_it_ends_prints_no_traceback(error, is_told):
     program = f"{at_exit}from fxray.cli.app import main\nsys.argv[1:] = ['--version']\nmain()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ("Traceback" in done.stderr) is is_told
+
+
+def test_a_folder_that_was_deleted_under_the_command_is_one_error(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = ["sh", "-c", f"rmdir ../gone; {sys.executable} -m fxray config check -c tiny"]
+    done = subprocess.run(command, cwd=tmp_path / "gone", capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the folder in which the command runs was deleted\n  remedy: ")

@@ -4,6 +4,7 @@ import shutil
 import pytest
 from command_line import run
 
+from fxray.cli.arguments import within
 from fxray.errors import CheckpointError, ConfigError, DataError, FxrayError, ModelError
 from fxray.evaluate.comparison import Comparison
 from fxray.events import Note
@@ -338,3 +339,15 @@ def test_a_configuration_is_checked_with_the_data_that_are_here(datasets, tmp_pa
     assert "nowhere.parquet is not on this machine\n" in check(test="data.test=nowhere.parquet").stderr
     with pytest.raises(DataError, match="is a folder, expected a dataset file"):
         check(test=f"data.test={datasets}")
+
+
+def test_weights_in_the_home_of_nobody_are_not_there(datasets, tmp_path):
+    files = ("--train", datasets / "train.parquet", "--test", datasets / "test.parquet", "--out", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"~nobody-at-all/x is not there"):
+        run("baseline", "run", "linear-probe", "--weights", "linear-probe=~nobody-at-all/x", *files)
+
+
+def test_a_file_of_a_run_is_named_below_the_run_as_it_was_given(tmp_path):
+    page = tmp_path / "report.html"
+    assert within("runs/why?", page, tmp_path) == "runs/why?/report.html"
+    assert within("s3://bucket/run?region=eu", page, tmp_path) == "s3://bucket/run/report.html?region=eu"

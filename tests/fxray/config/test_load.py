@@ -357,3 +357,14 @@ def test_the_error_crosses_processes(tmp_path):
         load_config(write(tmp_path, "seed: x\n"))
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_a_data_file_that_is_a_link_keeps_its_name_and_a_link_in_a_circle_is_no_home(tmp_path, monkeypatch):
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "elsewhere" / "content")
+    (tmp_path / "folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "circle.yaml").symlink_to("circle.yaml")
+    monkeypatch.chdir(tmp_path)
+    files = ["data.train=link.parquet", "data.validation=v.parquet", "data.test=folder/test.parquet"]
+    data = load_config("tiny", ["data.synth=null", *files]).data
+    assert (data.train, data.test) == (tmp_path / "link.parquet", tmp_path / "elsewhere" / "test.parquet")
+    assert load_config("tiny", ["grpo.schedule=circle.yaml"]).grpo.schedule == f"{tmp_path}/circle.yaml"

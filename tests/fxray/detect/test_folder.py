@@ -144,6 +144,20 @@ def test_a_folder_of_before_base_models_were_told_apart_is_gone_on_with(tmp_path
             pass
 
 
+def test_results_go_on_with_a_base_model_and_an_adapter_under_other_names(tmp_path: Path) -> None:
+    known = SETTINGS_A | {"base_model": "tiny", "base_fingerprint": "aa", "adapter": "adapter"}
+    moved = {"base_model": "elsewhere", "adapter": "copy"}
+    for settings in (known, known | moved):
+        with opened_folder(tmp_path / "known", settings):
+            pass
+    unknown = known | {"base_fingerprint": None}
+    with opened_folder(tmp_path / "unknown", unknown):
+        pass
+    refused = pytest.raises(ConfigError, match="other settings: base_model is 'tiny'")
+    with refused, opened_folder(tmp_path / "unknown", unknown | moved):
+        pass
+
+
 def test_what_is_no_text_is_one_error_and_a_strangers_part_is_left_alone(tmp_path: Path, images: list[str]) -> None:
     out = tmp_path / "out"
     with opened_folder(out, SETTINGS_A):

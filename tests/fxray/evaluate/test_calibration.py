@@ -264,6 +264,10 @@ def test_a_calibration_of_other_weights_is_refused_and_one_that_knows_none_is_ta
         assert read_calibration(tmp_path, used_for) == known
     with pytest.raises(CheckpointError, match="was fitted for base_fingerprint 'aa', and is to be used with 'bb'"):
         read_calibration(tmp_path, USED_FOR.model_copy(update={"base_fingerprint": "bb"}))
+    moved = {"base": "elsewhere"}
+    assert read_calibration(tmp_path, known.fitted_for.model_copy(update=moved)) == known
+    with pytest.raises(CheckpointError, match="was fitted for base 'tiny', and is to be used with 'elsewhere'"):
+        read_calibration(tmp_path, USED_FOR.model_copy(update=moved))
 
 
 @pytest.mark.parametrize(

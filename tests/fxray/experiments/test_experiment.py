@@ -159,3 +159,20 @@ def test_columns_name_their_test():
 def test_a_figure_that_is_no_experiment_says_where_it_is_made(figure, command):
     with pytest.raises(ConfigError, match=f"^{figure}: is no experiment, but .*`{command} ?"):
         load_experiment(figure)
+
+
+def test_paths_in_a_row_are_relative_to_the_file_of_the_experiment(tmp_path, monkeypatch):
+    (tmp_path / "mine" / "base").mkdir(parents=True)
+    (tmp_path / "mine" / "own.yaml").write_text("stages: [{name: one}]")
+    file = tmp_path / "mine" / "table.yaml"
+    file.write_text(
+        "{title: x, source: none, kind: trainings, rows: [{title: a, set: [grpo.schedule=own.yaml]}, "
+        "{title: b, set: ['model={path: base, dtype: float32}', grpo.schedule=linear]}]}"
+    )
+    monkeypatch.chdir(tmp_path)
+    found = trainings_of(load_experiment("mine/table.yaml"), ())
+    assert [training.overrides for training in found] == [
+        (f'grpo.schedule="{tmp_path}/mine/own.yaml"',),
+        (f'model.path="{tmp_path}/mine/base"', 'model.dtype="float32"', "grpo.schedule=linear"),
+    ]
+    assert found[0].name == "grpo.schedule-own.yaml"

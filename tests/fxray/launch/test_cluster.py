@@ -13,7 +13,7 @@ import ray
 
 from fxray.config.tree import RayConfig
 from fxray.errors import ResourceError
-from fxray.launch.cluster import _init, check_machine, ray_cluster
+from fxray.launch.cluster import _init, _quieten, check_machine, ray_cluster
 from fxray.launch.leftovers import PARENT
 
 LISTENERS = """
@@ -114,6 +114,13 @@ def test_a_local_ray_counts_the_processors_that_the_driver_may_use(monkeypatch, 
     monkeypatch.setattr(ray, "init", lambda **options: taken.append(options["num_cpus"]))
     _init(RayConfig(), None, tmp_path, min_cpus=1, environment=None)
     assert taken == [1]
+
+
+def test_a_user_that_is_no_more_than_a_number_has_a_home_for_ray(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    _quieten()
+    assert os.environ["HOME"] == "/"
 
 
 def test_a_port_in_use_is_said_before_anything_starts(monkeypatch):

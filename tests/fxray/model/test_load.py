@@ -159,3 +159,11 @@ def test_patches_are_embedded_as_the_convolution_would(random_model_dir):
     convolved = torch.nn.Conv3d.forward(embedding, patches)
 
     torch.testing.assert_close(embedding(patches), convolved.flatten(1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_path_that_is_a_pattern_to_vllm_is_refused_before_anything_starts(copy):
+    for name in ("base[1]", "best?", "a*"):
+        folder = copy.rename(copy.with_name(name))
+        with pytest.raises(ModelError, match=r"has \*, \? or \[ in its path"):
+            resolve_model_path(str(folder))
+        copy = folder
