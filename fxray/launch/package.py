@@ -2,7 +2,10 @@
 
 import ast
 import shutil
+import sys
 from collections.abc import Iterator
+from functools import partial
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import yaml
@@ -46,20 +49,23 @@ def write_package(folder: Path, config: Config, user_folder: Path) -> None:
         shutil.copyfile(config.grpo.schedule, folder / SCHEDULE_FILE)
         document["grpo"]["schedule"] = SCHEDULE_FILE
     (folder / CONFIG_FILE).write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
-    names = [function.path.partition(":")[0].partition(".")[0] for function in config.reward.functions]
+    names = {function.path.partition(":")[0].partition(".")[0] for function in config.reward.functions}
     while names:
-        copy = _copy_module(names.pop(), user_folder, folder)
-        names += [] if copy is None else [name for name in _imported(copy) if _has_modules(user_folder / name)]
+        module = _module_in(user_folder, names.pop())
+        if module is None or (folder / module.name).exists() or (folder / module.stem).exists():
+            continue
+        copy_of = partial(shutil.copytree, ignore=_left_out) if module.is_dir() else shutil.copyfile
+        names |= {name for name in _imported(copy_of(module, folder / module.name)) if _has_modules(user_folder / name)}
 
 
-def _copy_module(name: str, source: Path, folder: Path) -> Path | None:
-    """Copies a module or package, unless it is there; returns the copy."""
-    place = folder / name if (source / name).is_dir() else folder / f"{name}.py"
-    if (folder / name).exists() or place.exists():
-        return None
-    if (source / name).is_dir():
-        return shutil.copytree(source / name, place, ignore=_left_out)
-    return shutil.copyfile(source / place.name, place) if (source / place.name).is_file() else None
+def _module_in(folder: Path, name: str) -> Path | None:
+    """The file or folder of a module that Python finds in a folder; what is installed comes before it, as it does here.
+
+    On the cluster the copy would come first, and take the place of a library, or of a part of Python, with its name.
+    """
+    spec = None if name in sys.builtin_module_names else PathFinder.find_spec(name, [*sys.path, str(folder)])
+    places = [] if spec is None else spec.submodule_search_locations or [spec.origin or ""]
+    return next((Path(place) for place in places if Path(place).parent.resolve() == folder.resolve()), None)
 
 
 def _imported(copy: Path) -> Iterator[str]:

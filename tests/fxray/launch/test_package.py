@@ -63,6 +63,18 @@ def test_what_modules_of_reward_functions_import_from_the_folder_travels_too(tmp
     assert own == {"mine.py", "words", "deeper.py", "deepest.py"}
 
 
+def test_what_only_has_the_name_of_a_library_or_lies_beside_a_module_stays_where_it_is(tmp_path):
+    (tmp_path / "mine.py").write_text("import random, sys, yaml, data\n")
+    for name in ("random", "sys", "yaml", "data"):  # Python takes its own and what is installed before these
+        (tmp_path / f"{name}.py").touch()
+    for name in ("mine", "data"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "large.bin").touch()
+    folder = written(tmp_path, "reward.functions=[{path: 'mine:one'}]")
+    own = {entry.name for entry in folder.iterdir()} - {"fxray", "actors", "rewards", CONFIG_FILE, START_FILE}
+    assert own == {"mine.py", "data.py"}
+
+
 def test_runs_and_datasets_inside_a_users_module_stay_where_they_are(tmp_path):
     for name in ("runs", "datasets"):
         (tmp_path / "mine" / name).mkdir(parents=True)
