@@ -1,7 +1,7 @@
 """The run directory: what a run is, where each part of it lies, and who may write to it.
 
-    config.yaml versions.json model.json data.json data/ sft/ grpo/<stage>/ evaluation/<name>/ metrics.jsonl
-    tensorboard/ report.html metrics.json status.json timeline.json
+    config.yaml versions.json model.json data.json rewards.json data/ sft/ grpo/<stage>/ evaluation/<name>/
+    metrics.jsonl tensorboard/ report.html metrics.json status.json timeline.json
 
 One driver at a time holds its lease. A run is continued with the configuration that it was started with; only what
 cannot change its result may differ. Until a phase has begun there is nothing to continue: it takes another one.
@@ -32,9 +32,10 @@ from fxray.timeline import OLD_TIMELINE_FILE, TIMELINE_FILE
 from fxray.versions import versions
 
 CONFIG_FILE, _SCHEDULE_FILE, _VERSIONS_FILE = "config.yaml", "schedule.yaml", "versions.json"
-BASE_FILE = "model.json"
+BASE_FILE, REWARDS_FILE = "model.json", "rewards.json"
 _DATA_DIR = "data"
 _OF_A_START = {CONFIG_FILE, _SCHEDULE_FILE, _VERSIONS_FILE, DATA_FILE, BASE_FILE, _DATA_DIR, LOCK_FILE, LEASE_FILE} | {
+    REWARDS_FILE,
     STATUS_FILE,
     TIMELINE_FILE,
     OLD_TIMELINE_FILE,

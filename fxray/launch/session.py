@@ -14,12 +14,13 @@ from fxray.config.problem import refuse
 from fxray.config.schedule import Stage, load_stages
 from fxray.config.stage_limits import warmup_problems
 from fxray.config.tree import Config
-from fxray.events import Event, OnEvent, PhaseDone
+from fxray.events import Event, Note, OnEvent, PhaseDone
 from fxray.launch.cluster import check_machine, ray_cluster
 from fxray.launch.data import Splits, prepare_data
 from fxray.launch.devices import check_gpus, find_placement_problem, gpus_of_nodes, largest_store_bytes
 from fxray.launch.namesakes import refuse_namesakes
 from fxray.launch.run import RunDirectory, open_run
+from fxray.launch.user_modules import keep_rewards
 from fxray.launch.watch import watch_run
 
 
@@ -71,6 +72,8 @@ def open_session(config: Config, run_dir: Path, on_event: OnEvent) -> Iterator[S
         watch_run(run.root, on_event, warning_s=warning_s, phases=names) as watch,
     ):
         keep_base(run, model_path)
+        if edited := keep_rewards(run, config):
+            watch.on_event(Note(edited, is_warning=True))
         splits = prepare_data(config, run, watch.on_event)
         refuse([*warmup_problems(config, len(splits.open(splits.train)))], where="configuration")
         with ray_cluster(config.ray, min_cpus=num_cpus(config)), watch.exporting():
