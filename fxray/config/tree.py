@@ -137,7 +137,7 @@ class SftConfig(Section):
     """What a longer answer does: stop the run, or lose its last regions, whole, until it fits; one always stays."""
     augment_share: Fraction = 0.0
     """Share of the images that are learnt as they may reach a detector: cropped, made smaller, blurred or noisy, saved
-    again. Another draw in each epoch; regions move with the pixels. GRPO asks about images as they are."""
+    again. Another draw in each epoch; regions move with the pixels."""
 
 
 class GrpoConfig(Section):
@@ -176,6 +176,8 @@ class GrpoConfig(Section):
     """(r - mean) / (std + 1e-4) within the group, or r - mean."""
     importance_cap: Annotated[float, Field(ge=0)] = 2.0
     """Ratio learner/sampler probability per token, truncated here; 0 switches the correction off."""
+    augment_share: Fraction = 0.0
+    """Share of the images that are asked about as they may reach a detector, as sft.augment_share teaches them."""
     max_staleness: Annotated[int, Field(ge=0, le=8)] = 0
     """Policy versions that answers are behind the policy that learns from them: 0 is on-policy; with k, answers of the
     next k steps are drawn while the learner learns."""

@@ -5,6 +5,7 @@ repeated. Blur and JPEG in training make detectors of generated images hold unde
 "CNN-generated images are surprisingly easy to spot... for now", CVPR 2020, section 4.2).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -22,7 +23,9 @@ from fxray.data.changes import (
     save_as_jpeg,
     save_as_webp,
 )
+from fxray.data.frame import Frame
 from fxray.data.order import derived_seed
+from fxray.errors import DataError
 from fxray.geometry import area
 from fxray.schema import Sample
 
@@ -64,6 +67,29 @@ def augment(image: Image.Image, sample: Sample, rng: np.random.Generator) -> tup
             changed = step(image, sample, rng)
             image, sample = changed.image, change_sample(sample, changed)
     return image, sample
+
+
+def arriving(
+    image: Image.Image, sample: Sample, rng: np.random.Generator, frame_of: Callable[[Sample], Frame]
+) -> tuple[Image.Image, Sample] | None:
+    """`augment`; None where no frame could hold the image, or it would make more tokens than as it is.
+
+    Args:
+        image: RGB pixels of the sample.
+        sample: Its size and regions.
+        rng: From `drawn`.
+        frame_of: The frame in which the model sees a sample.
+
+    Raises:
+        DataError: The frame of the image as it is cannot be had.
+    """
+    most_tokens = frame_of(sample).num_tokens
+    try:
+        changed, moved = augment(image, sample, rng)
+        is_larger = frame_of(moved).num_tokens > most_tokens
+    except DataError:  # a cut that made it too long for its breadth
+        return None
+    return None if is_larger else (changed, moved)
 
 
 def _cropped(image: Image.Image, sample: Sample, rng: np.random.Generator) -> Changed:

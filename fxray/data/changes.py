@@ -113,6 +113,11 @@ def resize(image: Image.Image, factor: float) -> Changed:
     return _whole(image.resize(_scaled(image, factor), Image.Resampling.LANCZOS), image)
 
 
+def fit(image: Image.Image, width_px: int, height_px: int) -> Changed:
+    """So wide and so high, with bicubic resampling, as image processors do it."""
+    return _whole(image.resize((width_px, height_px), Image.Resampling.BICUBIC), image)
+
+
 def crop(image: Image.Image, left: int, top: int, width: int, height: int) -> Changed:
     """A window of an image, in its pixels; nothing is resampled."""
     window = Box(float(left), float(top), float(left + width), float(top + height))

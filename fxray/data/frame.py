@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fxray.config.image_size import MAX_ASPECT_RATIO, most_tiles
 from fxray.errors import DataError, ModelError
 from fxray.geometry import clip
-from fxray.schema import Box
+from fxray.schema import Box, Sample
 
 if TYPE_CHECKING:
     from fxray.config.model_shape import ModelShape
@@ -168,6 +168,18 @@ def smart_frame(
         width = math.ceil(width_px * grow / factor) * factor
         height = math.ceil(height_px * grow / factor) * factor
     return Frame(width_px, height_px, width, height, sight)
+
+
+def frame_of(sample: Sample, *, min_pixels: int, max_pixels: int, sight: Sight) -> Frame:
+    """The `smart_frame` of a sample's image."""
+    return smart_frame(
+        sample.width_px,
+        sample.height_px,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        sight=sight,
+        where=sample.sample_id,
+    )
 
 
 def _tile_grid(width_px: int, height_px: int, most: int, tile_px: int) -> tuple[int, int]:

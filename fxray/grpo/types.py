@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fxray.config.families import FAMILIES
 from fxray.data.frame import Frame
-from fxray.schema import Annotation
+from fxray.schema import Annotation, Sample
 
 FORBIDDEN_TOKENS = {"<|video_pad|>", "<|vision_pad|>", "<|vision_start|>", "<|vision_end|>", "<video>"}.union(
     *({family.placeholder, family.image_start, family.image_end} - {""} for family in FAMILIES.values())
@@ -31,6 +31,32 @@ class ImageRef:
 
     handle: object
     num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A row of a dataset whose image is asked for.
+
+    Attributes:
+        row: Its number.
+        change_key: What `fxray.data.augment` draws from how the image is changed; None for one that stays as it is.
+    """
+
+    row: int
+    change_key: tuple[object, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenImage:
+    """The image of a visit.
+
+    Attributes:
+        ref: Where it lies.
+        moved: Size and regions of one that was changed; None for one that is as the dataset has it.
+    """
+
+    ref: ImageRef
+    moved: Sample | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,9 +93,9 @@ class Fleet(Policies):
     def prompts_of(self, path: Path) -> PromptSource:
         """The prompts of a split; its images lie in a store of their own, which is started on the first call."""
         if path not in self._prompts:
-            config, on_event = self._session.config, self._session.on_event
-            fetch = start.image_fetcher(config, path, self._skip, on_event)
-            self._prompts[path] = PromptSource(self._session.splits.open(path), fetch, config, self._session.model_path)
+            config, model_path = self._session.config, self._session.model_path
+            fetch = start.image_fetcher(config, path, model_path, self._skip, self._session.on_event)
+            self._prompts[path] = PromptSource(self._session.splits.open(path), fetch, config, model_path)
         return self._prompts[path]
 
     @property

@@ -163,7 +163,8 @@ def evaluate_adapter(config: Config, adapter: Path | None, data: Path, out: Path
     ):
         if policy is not None:
             policies.publisher.publish(policy)
-        prompts = PromptSource(dataset, image_fetcher(config, data, on_bad, on_event), config, model_path)
+        fetch = image_fetcher(config, data, model_path, on_bad, on_event)
+        prompts = PromptSource(dataset, fetch, config, model_path)
         predictions = answer_split(
             policies.generator,
             prompts,

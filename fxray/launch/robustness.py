@@ -195,7 +195,8 @@ def _answer(
     def refuse_image(error: DataError) -> None:
         raise error
 
-    prompts = PromptSource(dataset, image_fetcher(config, dataset.path, refuse_image, on_event), config, model_path)
+    fetch = image_fetcher(config, dataset.path, model_path, refuse_image, on_event)
+    prompts = PromptSource(dataset, fetch, config, model_path)
     return answer_split(
         policies.generator,
         prompts,

@@ -11,8 +11,9 @@ from fxray.counts import counted
 from fxray.errors import DataError
 from fxray.events import Note, OnEvent
 from fxray.files import read_folder
-from fxray.grpo.types import ImageRef
+from fxray.grpo.types import SeenImage, Visit
 from fxray.launch.cluster import ray_address
+from fxray.launch.prompts import Fetch, frame_rule
 from fxray.processors import num_processors
 from fxray.waiting import waiting_for
 
@@ -187,33 +188,36 @@ def leave_out(error: DataError, *, config: Config, on_event: OnEvent) -> None:
 
 
 def image_fetcher(
-    config: Config, path: Path, on_bad: Callable[[DataError], None], on_event: OnEvent
-) -> Callable[[Sequence[int]], list[ImageRef | None]]:
+    config: Config, path: Path, model_path: Path, on_bad: Callable[[DataError], None], on_event: OnEvent
+) -> Fetch:
     """Images of a dataset through an image store on the driver's node.
 
     Args:
-        config: For the failure budget.
+        config: For the failure budget and the pixel bounds.
         path: The Parquet file.
+        model_path: Folder of the base model.
         on_bad: Called with the error of each unreadable image; raises, or lets it be left out.
         on_event: Told when the store is started again.
 
     Returns:
-        A function from rows to references, None for an image that is left out.
+        A function from visits to images, None for one that is left out.
     """
     from actors.image_store import ImageSource
 
     source = ImageSource(
         path,
+        frame_rule(config, model_path),
         failures=failure_budget(config, "image stores", "check the disk that the dataset lies on"),
         deadline_s=IMAGES_DEADLINE_S,
         on_restart=lambda text: on_event(Note(text, is_warning=True)),
     )
 
-    def fetch(rows: Sequence[int]) -> list[ImageRef | None]:
-        with spans.span("images", "read", f"{counted(len(rows), 'image')} of {path.name}") as span, waiting_for([span]):
-            images, bad = source.fetch(rows)
+    def fetch(visits: Sequence[Visit]) -> list[SeenImage | None]:
+        what = f"{counted(len(visits), 'image')} of {path.name}"
+        with spans.span("images", "read", what) as span, waiting_for([span]):
+            images, bad = source.fetch(visits)
         for image in bad:
             on_bad(image.error)
-        return [images.get(row) for row in rows]
+        return [images.get(visit) for visit in visits]
 
     return fetch

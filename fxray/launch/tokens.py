@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fxray.config.tree import Config
 from fxray.data.dataset import Dataset
-from fxray.data.frame import Frame, sight_of, smart_frame
+from fxray.data.frame import Frame, frame_of, sight_of
 from fxray.data.statistics import Summary
 from fxray.errors import DataError
 from fxray.events import OnEvent, PhaseStarted, Step
@@ -101,13 +101,7 @@ def count_tokens(config: Config, data: Path, on_event: OnEvent) -> TokenCounts:
     images, answers, together, too_long, unsayable = [], [], [0], [], []
     on_event(PhaseStarted(PHASE, len(samples)))
     for done, sample in enumerate(samples, start=1):
-        frame = smart_frame(
-            sample.width_px,
-            sample.height_px,
-            min_pixels=config.model.min_pixels,
-            max_pixels=config.model.max_pixels,
-            sight=sight,
-        )
+        frame = frame_of(sample, min_pixels=config.model.min_pixels, max_pixels=config.model.max_pixels, sight=sight)
         images.append(frame.num_tokens)
         try:
             answers.append(_answer_tokens(tokenizer, sample, frame, config))

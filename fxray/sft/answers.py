@@ -1,16 +1,17 @@
 """Every answer that an SFT job will teach, looked at before its first step: one that is too long ends it at once."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 from fxray.counts import counted
 from fxray.data.dataset import Dataset
-from fxray.data.frame import sight_of
+from fxray.data.frame import frame_of, sight_of
 from fxray.data.order import permutation
 from fxray.errors import DataError
 from fxray.events import OnEvent, PhaseDone, Step
 from fxray.model.prompts import load_tokenizer
-from fxray.sft.encode import frame_of, taught_answer
+from fxray.sft.encode import taught_answer
 from fxray.sft.settings import SftSettings
 
 PHASE = "sft answers"
@@ -37,9 +38,10 @@ def refuse_unlearnable(dataset: Dataset, settings: SftSettings, on_event: OnEven
     num_drawn = settings.num_steps(len(samples)) * settings.batch_size
     rows = sorted(permutation(settings.seed, "sft", len(samples), epoch=0)[:num_drawn].tolist())
     errors = list[DataError]()
+    frame = partial(frame_of, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels, sight=sight)
     for done, row in enumerate(rows, start=1):
         try:
-            taught_answer(tokenizer, samples[row], frame_of(samples[row], settings, sight), settings)
+            taught_answer(tokenizer, samples[row], frame(samples[row]), settings)
         except DataError as error:
             errors.append(error)
         if done % _EVERY == 0 and time.monotonic() - start_s > SILENT_S:

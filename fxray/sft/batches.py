@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerFast
 
-from fxray.data.augment import augment, drawn
+from fxray.data.augment import arriving, drawn
 from fxray.data.dataset import Dataset
 from fxray.data.decoding import MOST_THREADS, PixelRoom
-from fxray.data.frame import Frame, Sight
+from fxray.data.frame import Frame, Sight, frame_of
 from fxray.data.order import rows_of_step
 from fxray.errors import DataError, DeadlineError
 from fxray.grammar.prompts import draw_template, templates_of
@@ -24,7 +24,7 @@ from fxray.model.batch import PackedRow
 from fxray.model.images import preprocess
 from fxray.model.prompts import encode_prompt, render_prompt
 from fxray.schema import Sample
-from fxray.sft.encode import frame_of, taught_answer
+from fxray.sft.encode import taught_answer
 from fxray.sft.settings import SftSettings
 
 Patches = tuple[torch.Tensor, torch.Tensor]
@@ -142,13 +142,13 @@ class ExampleReader:
         """An image as it might arrive; None where it cannot be read, or where it would make more tokens."""
         sample = self._dataset.samples[row]
         try:
-            image, moved = augment(self._dataset.decode(row, self._dataset.image_bytes(row)), sample, rng)
-            frame = self._frame_of(moved)
+            image = self._dataset.decode(row, self._dataset.image_bytes(row))
         except DataError:
             return None
-        if frame.num_tokens > self._frame_of(sample).num_tokens:
+        if (changed := arriving(image, sample, rng, self._frame_of)) is None:
             return None
-        return _Seen(moved, frame, self._preprocess(image))
+        image, moved = changed
+        return _Seen(moved, self._frame_of(moved), self._preprocess(image))
 
     def _as_it_is(self, row: int) -> _Seen:
         sample = self._dataset.samples[row]
@@ -170,7 +170,8 @@ class ExampleReader:
         return _Seen(sample, frame, patches)
 
     def _frame_of(self, sample: Sample) -> Frame:
-        return frame_of(sample, self._settings, self._sight)
+        s = self._settings
+        return frame_of(sample, min_pixels=s.min_pixels, max_pixels=s.max_pixels, sight=self._sight)
 
     def _preprocess(self, image: Image.Image) -> Patches:
         pixel_values, grid_thw = preprocess(self._image_processor, [image])

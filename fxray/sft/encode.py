@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerFast
 
 from fxray.counts import counted
-from fxray.data.frame import Frame, Sight, smart_frame
+from fxray.data.frame import Frame
 from fxray.errors import DataError
 from fxray.grammar import render
 from fxray.grammar.views import VIEWS, RegionOrder, ViewName, in_order
@@ -90,18 +90,6 @@ def taught_answer(
         view=settings.view,
         region_order=settings.region_order,
         may_drop_regions=settings.on_long_answer == "drop-regions",
-    )
-
-
-def frame_of(sample: Sample, settings: SftSettings, sight: Sight) -> Frame:
-    """Original and model frame of a sample's image in a job, for a model that sees so."""
-    return smart_frame(
-        sample.width_px,
-        sample.height_px,
-        min_pixels=settings.min_pixels,
-        max_pixels=settings.max_pixels,
-        sight=sight,
-        where=sample.sample_id,
     )
 
 

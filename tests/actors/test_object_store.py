@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,14 @@ from actors.rollout import RolloutPool
 from actors.rollout_worker import HEALTH, Draw, Job
 from actors.scaling import Scaler
 from fxray.data.dataset import Row, write_dataset
-from fxray.data.frame import Frame
-from fxray.grpo.types import AdapterBlob, PromptGroup, SamplingSettings, SyncProof
+from fxray.data.frame import AS_QWEN2_5_VL, Frame, frame_of
+from fxray.grpo.types import AdapterBlob, PromptGroup, SamplingSettings, SyncProof, Visit
 from fxray.schema import Annotation, Sample, Verdict
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 NUM_IMAGES, IMAGE_BYTES, ADAPTER_BYTES = 4, 300_000, 500_000
+FRAME_OF = partial(frame_of, min_pixels=784, max_pixels=784, sight=AS_QWEN2_5_VL)
 ONE_ANSWER = SamplingSettings(group_size=1, temperature=1.0, max_new_tokens=8)
 SETTLING_S, AT_REST_S = 20.0, 1.0
 
@@ -118,7 +120,7 @@ def encoded(pixels: NDArray[np.uint8]) -> bytes:
 def test_it_holds_no_more_after_any_step_than_after_the_first(dataset: Path, tmp_path: Path) -> None:
     before = bytes_at_rest()
     budget = FailureBudget("all", max_restarts=100, window_s=600, remedy="")
-    source = ImageSource(dataset, failures=budget, deadline_s=200, on_restart=print)
+    source = ImageSource(dataset, FRAME_OF, failures=budget, deadline_s=200, on_restart=print)
     pool = RolloutPool(
         Reader.remote,
         scaler=Scaler(2, None),
@@ -135,7 +137,8 @@ def test_it_holds_no_more_after_any_step_than_after_the_first(dataset: Path, tmp
         if step == 4:
             (images,) = [each for each in psutil.Process().children(recursive=True) if "ImageStore" in each.name()]
             images.kill()
-        images_by_row, bad = source.fetch(range(NUM_IMAGES))
+        seen, bad = source.fetch([Visit(row) for row in range(NUM_IMAGES)])
+        images_by_row = {visit.row: image.ref for visit, image in seen.items()}
         assert (len(images_by_row), bad) == (NUM_IMAGES, [])
         prompts = [
             PromptGroup(f"{step}/{i}", str(mark) if i == 1 else "none", image, "?", Annotation(Verdict.REAL), frame, i)
@@ -143,7 +146,7 @@ def test_it_holds_no_more_after_any_step_than_after_the_first(dataset: Path, tmp
         ]
         assert [len(group.rollouts) for group in pool.generate(prompts, ONE_ANSWER)] == [1] * NUM_IMAGES
         assert stored_bytes() >= before + NUM_IMAGES * IMAGE_BYTES  # the images of the step do lie there
-        del images_by_row, prompts
+        del seen, images_by_row, prompts
         pool.adopt(AdapterBlob(step, bytes(ADAPTER_BYTES), {}, "checksum", 2))
         after.append(settled_bytes(before + 1.2 * ADAPTER_BYTES))
     pool.close()

@@ -125,7 +125,7 @@ def test_an_image_that_cannot_be_read_is_left_out_of_answers_where_the_configura
     monkeypatch.setattr(phases, "ray_cluster", lambda *args, **kwargs: nullcontext())
     monkeypatch.setattr(phases, "open_policies", lambda *args: nullcontext(policies))
     monkeypatch.setattr(phases, "resolve_model_path", lambda path: tmp_path)
-    monkeypatch.setattr(phases, "image_fetcher", lambda config, data, on_bad, on_event: on_bad)
+    monkeypatch.setattr(phases, "image_fetcher", lambda config, data, model_path, on_bad, on_event: on_bad)
     monkeypatch.setattr(phases, "PromptSource", lambda dataset, fetch, config, path: fetch)
     monkeypatch.setattr(phases, "answer_split", lambda generator, fetch, *rest, **named: fetch(bad) or [])
     monkeypatch.setattr(phases, "write_predictions", lambda said, out, **named: asked.append(out))

@@ -1,5 +1,6 @@
 """What a view in the configuration reaches: prompts, rewards, SFT."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from fxray.config.schedule import load_stages
 from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.grammar.prompts import templates_of
 from fxray.grammar.views import VIEWS, ViewName
-from fxray.grpo.types import ImageRef
+from fxray.grpo.types import ImageRef, SeenImage, Visit
 from fxray.launch.plan import stage_rewards
 from fxray.launch.prompts import PromptSource
 from fxray.launch.sft import sft_settings
@@ -29,9 +30,10 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def prompts_of(dataset: Dataset, model_dir: Path, *overrides: str) -> tuple[list[str], list[str]]:
-    source = PromptSource(
-        dataset, lambda rows: [ImageRef(b"-", 1) for _ in rows], load_config("tiny", overrides), model_dir
-    )
+    def fetch(visits: Sequence[Visit]) -> list[SeenImage | None]:
+        return [SeenImage(ImageRef(b"-", 1)) for _ in visits]
+
+    source = PromptSource(dataset, fetch, load_config("tiny", overrides), model_dir)
     return [group.prompt for group in source.of_step("alpha", 0)], [group.prompt for group in source.of_rows([0, 1])]
 
 
