@@ -6,7 +6,8 @@ from itertools import chain, combinations
 from fxray.capacity.memory import largest_passes, plan_memory
 from fxray.config.limits import check
 from fxray.config.model_shape import ModelShape
-from fxray.config.tree import Config, Section
+from fxray.config.section import Section
+from fxray.config.tree import Config
 
 Change = tuple[str, object]
 """A field's dotted path, and its new value."""

@@ -27,6 +27,8 @@ FACTS: tuple[tuple[str, str, str], ...] = (
     ("reward/format", "format", "{:+.2f}"),
     ("parse_rate", "parsed", "{:.1%}"),
     ("accuracy", "accuracy", "{:.1%}"),
+    ("validation/accuracy", "val accuracy", "{:.1%}"),
+    ("validation/iou", "val iou", "{:.3f}"),
     ("loss", "loss", "{:.4f}"),
     ("tokens_per_s", "tokens/s", "{:,.0f}"),
     ("images_per_s", "images/s", "{:,.1f}"),

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fxray.config.document import Document, Entry, merge, read_document
-from fxray.config.tree import Fraction, Section
+from fxray.config.section import Fraction, Section
 from fxray.config.validate import validate
 
 

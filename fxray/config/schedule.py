@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from fxray.config.document import read_document
 from fxray.config.load import find_yaml, shipped_folder
-from fxray.config.tree import Count, Positive, Section
+from fxray.config.section import Count, Positive, Section
 from fxray.config.validate import validate
 
 

@@ -4,38 +4,13 @@ Only commands and `fxray.launch` see this tree; algorithms take plain values.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, get_origin
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Deadline = Annotated[float, Field(gt=0, le=10**6)]
-"""Seconds, up to 11 days: a wait of 10**300 is no time to Python, one of 10**7 none to poll(2)."""
-Units = Annotated[float, Field(ge=0, le=4096)]
-"""GPUs or processors of one process."""
-Threads = Annotated[int, Field(ge=0, le=4096)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Workers = Annotated[int, Field(ge=1, le=4096)]
-"""Processes of one role: four times the most that docs/scaling.md simulates."""
+from fxray.config.section import Count, Deadline, Fraction, Positive, Section, Threads, Units, Workers
+
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
-
-
-class Section(BaseModel):
-    """A part of the tree: frozen, closed to unknown keys."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: object, info: ValidationInfo) -> object:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and (annotation in (int, float) or get_origin(annotation) is Literal):
-            raise PydanticCustomError("truth_value", "Input should be no truth value")
-        return value
 
 
 class LoraConfig(Section):
@@ -290,6 +265,11 @@ class EvaluateConfig(Section):
     num_samples: Annotated[int, Field(ge=0)] = 0
     """Samples of the test split to answer, and of the validation split for calibration; 0 means all."""
     max_new_tokens: Count = 1024
+    validate_every_steps: Annotated[int, Field(ge=0)] = 0
+    """GRPO steps after which the policy answers images of the validation split, greedily, for a curve beside that of
+    the sampled training answers; 0 for never. What is learnt is the same."""
+    validation_samples: Count = 128
+    """So many of them, always the same; all where there are fewer."""
     num_bootstrap: Annotated[int, Field(ge=1, le=10**6)] = 1000
     """Resamples behind each 95 % interval."""
     max_fpr: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -346,7 +326,7 @@ class ServeConfig(Section):
     """File of hashed API keys, made by `fxray key`; keys may also come in FXRAY_API_KEYS. Read at the start."""
     allow_anonymous: bool | None = None
     """Whether everybody may ask where there are no keys; by default only `fxray serve` on a loopback address."""
-    adapters: dict[ModelName, Path] = {}
+    adapters: dict[ModelName, Path] = Field(default_factory=dict)
     """More adapters of the base model, by the name that requests ask for with `model`; each engine keeps them all."""
     replicas: Workers = 1
     """Engines, each as large as one of the rollouts."""

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from fxray.baselines.registry import find
 from fxray.config.document import read_document
 from fxray.config.load import anchor_override, find_yaml, shipped_folder
-from fxray.config.tree import Count, Fraction, Section
+from fxray.config.section import Count, Fraction, Section
 from fxray.config.validate import validate
 from fxray.data.changes import HARDSHIPS
 from fxray.errors import ConfigError

@@ -33,6 +33,7 @@ from fxray.grpo.types import (
     SamplingSettings,
     TrainingGroup,
     UpdateSettings,
+    Validation,
 )
 from fxray.schema import Verdict
 from rewards.stage import StageRewards
@@ -103,6 +104,7 @@ def run_stage(
     observe: Callable[[Cursor, dict[str, float]], None],
     save: Callable[[Cursor, Sequence[PolicyBlob]], None],
     past: Sequence[PolicyBlob] = (),
+    validation: Validation | None = None,
 ) -> Cursor:
     """Runs a stage from `cursor` to its end.
 
@@ -115,6 +117,7 @@ def run_stage(
         save: Called after each step, also with the older policies that steps to come are drawn from; decides itself
             whether a checkpoint is due.
         past: What `save` was called with at `cursor`.
+        validation: Held-out images that are answered now and then; what comes of it is among the step's metrics.
 
     Returns:
         The cursor at the end of the stage.
@@ -140,6 +143,8 @@ def run_stage(
             sampler.offer(policy)
         while cursor.step < plan.num_steps:
             cursor, metrics = _step(sampler, plan, cursor, ports.learner)
+            if validation is not None and cursor.step % validation.every_steps == 0:
+                metrics |= _validate(sampler, cursor, validation)
             observe(cursor, metrics)
             save(cursor, sampler.past(cursor.step))
         # A step that was trained: what lies beyond may not even be readable.
@@ -169,6 +174,16 @@ def _step(sampler: Sampler, plan: StagePlan, cursor: Cursor, learner: Learner) -
     }
     metrics["tokens_per_s"] = metrics["num_tokens"] / metrics["seconds"]
     return cursor, metrics
+
+
+def _validate(sampler: Sampler, cursor: Cursor, validation: Validation) -> dict[str, float]:
+    """What the present policy's answers to held-out images show, by the names of a step's own means."""
+    sampled = sampler.validate(cursor.policy_version, cursor.step - 1, validation)
+    metrics = {"validation/seconds": sampled.seconds["validation"]}
+    if sampled.scores:
+        means = reward_metrics(sampled.rollouts, sampled.scores, np.zeros(len(sampled.scores), dtype=bool))
+        metrics |= {f"validation/{name}": value for name, value in means.items() if not name.startswith("num_groups")}
+    return metrics
 
 
 def _take(sampler: Sampler, plan: StagePlan, cursor: Cursor, learner: Learner) -> tuple[Sampled, dict[str, float]]:

@@ -22,7 +22,7 @@ from typing import Self, TypeVar
 
 from fxray.errors import CheckpointError, DataError, SyncError
 from fxray.grpo.ports import Generator, Publisher, Scorer
-from fxray.grpo.types import GroupScore, PolicyBlob, PromptGroup, RolloutGroup, SamplingSettings
+from fxray.grpo.types import GroupScore, PolicyBlob, PromptGroup, RolloutGroup, SamplingSettings, Validation
 from rewards.stage import StageRewards
 
 T = TypeVar("T")
@@ -130,6 +130,20 @@ class Sampler:
         """Begins to draw the first group of a step from an offered policy, for a probe; call the result to have it."""
         return self._begin(partial(self._draw_one, step, self._policies[version]))
 
+    def validate(self, version: int, step: int, validation: Validation) -> Sampled:
+        """The scored answers of an offered policy to held-out images; none where none of them can be read.
+
+        Args:
+            version: Of the policy.
+            step: Whose rewards, where they move within the stage.
+            validation: The images.
+
+        Raises:
+            SyncError: A group was drawn from another policy.
+            FxrayError: What the ports say.
+        """
+        return self._begin(partial(self._validate, self._policies[version], step, validation))()
+
     def _version_of(self, step: int) -> int:
         return self._start_version + max(0, step - self._max_staleness)
 
@@ -165,20 +179,38 @@ class Sampler:
         marks_s.append(time.monotonic())
         self._publish(policy)
         marks_s.append(time.monotonic())
-        rollouts = self._generator.generate(prompts, self._sampling)
+        rollouts = self._generate(prompts, self._sampling, policy)
         marks_s.append(time.monotonic())
-        for group in rollouts:
-            if group.policy_version != policy.version:
-                raise SyncError(
-                    f"was drawn from policy version {group.policy_version}, expected {policy.version}",
-                    where=f"group {group.prompt.group_id}",
-                )
         scores = self._scorer.score(rollouts, self._stage, step / self._num_steps)
         marks_s.append(time.monotonic())
         self._idle_since_s = marks_s[-1]
         names = ("idle", "draw", "publish", "generate", "score")
         seconds = {name: end_s - start_s for name, start_s, end_s in zip(names, marks_s[:-1], marks_s[1:], strict=True)}
         return Sampled(rollouts, scores, policy.version, seconds)
+
+    def _validate(self, policy: PolicyBlob, step: int, validation: Validation) -> Sampled:
+        start_s = time.monotonic()
+        rollouts, scores = list[RolloutGroup](), list[GroupScore]()
+        self._publish(policy)
+        for prompts in validation.batches():
+            drawn = self._generate(prompts, validation.sampling, policy)
+            scores += self._scorer.score(drawn, self._stage, step / self._num_steps) if drawn else []
+            rollouts += drawn
+        seconds = time.monotonic() - start_s
+        self._idle_since_s += seconds  # sampling was not idle meanwhile
+        return Sampled(rollouts, scores, policy.version, {"validation": seconds})
+
+    def _generate(
+        self, prompts: Sequence[PromptGroup], sampling: SamplingSettings, policy: PolicyBlob
+    ) -> list[RolloutGroup]:
+        rollouts = self._generator.generate(prompts, sampling)
+        for group in rollouts:
+            if group.policy_version != policy.version:
+                raise SyncError(
+                    f"was drawn from policy version {group.policy_version}, expected {policy.version}",
+                    where=f"group {group.prompt.group_id}",
+                )
+        return rollouts
 
     def _draw_one(self, step: int, policy: PolicyBlob) -> Sequence[RolloutGroup]:
         self._publish(policy)

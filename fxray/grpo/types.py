@@ -3,6 +3,7 @@
 Legend: P prompt tokens (image placeholders included), R tokens of one answer, G answers of a group.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -178,6 +179,21 @@ class SamplingSettings:
     temperature: float
     max_new_tokens: int
     asks_probability: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Held-out images that a policy answers while it is trained.
+
+    Attributes:
+        every_steps: Steps between two times.
+        sampling: How they are answered.
+        batches: Reads their prompts, some at a time.
+    """
+
+    every_steps: int
+    sampling: SamplingSettings
+    batches: Callable[[], Iterable[Sequence[PromptGroup]]]
 
 
 @dataclass(frozen=True, slots=True)

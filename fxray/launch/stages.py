@@ -27,9 +27,10 @@ from fxray.events import Note, PhaseStarted, Step
 from fxray.grpo.collapse import CollapseWatch
 from fxray.grpo.loop import Cursor, run_stage
 from fxray.grpo.ports import Learner
-from fxray.grpo.types import PolicyBlob
+from fxray.grpo.types import PolicyBlob, Validation
+from fxray.launch.evaluation import rows_to_answer
 from fxray.launch.fleet import Fleet, read_policy, write_policy
-from fxray.launch.plan import plan_stage
+from fxray.launch.plan import greedy, plan_stage
 from fxray.launch.run import Split
 from fxray.launch.session import Session
 from fxray.metrics import MetricsLog
@@ -103,6 +104,7 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
         observe=observe,
         save=save,
         past=_read_past(stage_dir),
+        validation=_validation(session, fleet),
     )
     if (eta := session.config.grpo.liti_eta) < 1:
         fleet.learner.interpolate(eta)
@@ -112,6 +114,20 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
     checkpoint(stage_dir / "final", cursor)
     if session.config.model.lora is None:  # sixteen bytes a weight, each
         retain(stage_dir, 0)
+
+
+def _validation(session: Session, fleet: Fleet) -> Validation | None:
+    """The images of the validation split that stages answer on their way, if they are to."""
+    evaluate = session.config.evaluate
+    if evaluate.validate_every_steps == 0:
+        return None
+    prompts, size = fleet.prompts_of(session.splits.validation), fleet.batch_size
+    rows = rows_to_answer(len(prompts), evaluate.validation_samples)
+    return Validation(
+        evaluate.validate_every_steps,
+        replace(greedy(session.config), asks_probability=False),
+        lambda: (prompts.of_rows(rows[start : start + size]) for start in range(0, len(rows), size)),
+    )
 
 
 def check_stage_before(session: Session, stage: Stage) -> None:

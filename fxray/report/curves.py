@@ -99,6 +99,16 @@ _PLANS = (
         (("accuracy", "accuracy"), ("iou", "IoU")),
         None,
     ),
+    _Plan(
+        "On the validation split",
+        "Greedy answers to the same images of the validation split, every evaluate.validate_every_steps steps.",
+        (
+            ("validation/accuracy", "accuracy"),
+            ("validation/iou", "IoU"),
+            ("validation/parse_rate", "parse rate"),
+        ),
+        False,
+    ),
     _Plan("Reward", "Mean over the sampled answers; each stage weighs its parts anew.", (("reward", "reward"),), False),
     _Plan(
         "Parts of the reward",

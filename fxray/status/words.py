@@ -17,6 +17,8 @@ FACTS: tuple[tuple[str, str, str], ...] = (
     ("reward/format", "format", "{:+.3f}"),
     ("parse_rate", "parsed", "{:.1%}"),
     ("accuracy", "accuracy", "{:.1%}"),
+    ("validation/accuracy", "val accuracy", "{:.1%}"),
+    ("validation/iou", "val iou", "{:.3f}"),
     ("kl", "KL", "{:.4f}"),
     ("loss", "loss", "{:.4f}"),
     ("tokens_per_s", "tokens/s", "{:,.0f}"),

@@ -24,7 +24,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from fxray.config.document import Document, Entry, read_document
 from fxray.config.load import anchor
-from fxray.config.tree import Config, Count, Section
+from fxray.config.section import Count, Section
+from fxray.config.tree import Config
 from fxray.config.validate import validate
 from fxray.errors import ConfigError
 from fxray.evaluate.scores import METRICS

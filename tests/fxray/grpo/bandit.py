@@ -20,6 +20,7 @@ from fxray.grpo.types import (
     SyncProof,
     TrainingGroup,
     UpdateSettings,
+    Validation,
 )
 from fxray.schema import Annotation, Verdict
 from rewards.stage import RightWrong, StageRewards
@@ -119,7 +120,7 @@ def draw(step: int) -> list[PromptGroup]:
     ]
 
 
-def run(bandit: Bandit, cursor: Cursor = Cursor("alpha", 0, 0), **kwargs):
+def run(bandit: Bandit, cursor: Cursor = Cursor("alpha", 0, 0), validation: Validation | None = None, **kwargs):
     history = []
     end = run_stage(
         plan(**kwargs),
@@ -128,5 +129,6 @@ def run(bandit: Bandit, cursor: Cursor = Cursor("alpha", 0, 0), **kwargs):
         draw=draw,
         observe=lambda cursor, metrics: history.append((cursor, metrics)),
         save=lambda cursor, _: bandit.calls.append(f"save {cursor.step}"),
+        validation=validation,
     )
     return end, history

@@ -7,6 +7,7 @@ import runpy
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -33,6 +34,9 @@ Bandit: Any = runpy.run_path(str(Path(__file__).parents[1] / "grpo" / "bandit.py
 WEIGHT = "base.lora_A.weight"
 FIRST = 2.0
 """What SFT leaves."""
+
+
+VALIDATION = Path("validation.parquet")
 
 
 class Learner(Bandit):
@@ -87,6 +91,8 @@ class FakeFleet:
         self._learner: Learner | None = None
         self.engine = Engine()
         self.training_prompts = self
+        self.batch_size = 2
+        self.validated = list[list[int]]()
 
     def __len__(self) -> int:
         """Samples of the training split."""
@@ -115,6 +121,14 @@ class FakeFleet:
         frame, seed = Frame(112, 112, 112, 112), 100 * step + 10_000 * (stage == "beta")
         truth, image = Annotation(Verdict.REAL), ImageRef(b"", 0)
         return [PromptGroup(f"{stage}/{step}/{i}", f"s{i}", image, "?", truth, frame, seed + i) for i in range(2)]
+
+    def prompts_of(self, path: Path) -> "FakeFleet":
+        assert path == VALIDATION
+        return self
+
+    def of_rows(self, rows: Sequence[int]) -> list[PromptGroup]:
+        self.validated.append(list(rows))
+        return [self.of_step("beta", row)[0] for row in rows]
 
 
 def quiet(_: str) -> None:
@@ -150,8 +164,9 @@ class Run:
         max_staleness: int = 0,
         references: Sequence[str | None] = (None, None),
         liti_eta: float = 1.0,
+        settings: Sequence[str] = (),
     ) -> None:
-        settings = ["grpo.steps_per_stage=6", "checkpoint.every_steps=2", "rollout.probe_every_steps=0"]
+        settings = [*settings, "grpo.steps_per_stage=6", "checkpoint.every_steps=2", "rollout.probe_every_steps=0"]
         settings += ["grpo.learning_rate=0.1", "grpo.warmup_steps=0", f"grpo.max_staleness={max_staleness}"]
         settings.append(f"grpo.liti_eta={liti_eta}")
         self.run = RunDirectory(root / "run")
@@ -163,7 +178,8 @@ class Run:
         known = load_stages(config.grpo.schedule)
         stages = [stage.model_copy(update={"reference": held}) for stage, held in zip(known, references, strict=False)]
         write_atomically(self.run.sft_adapter / "learner", json.dumps([FIRST]))
-        self.session = Session(config, self.run, stages, cast("Any", None), model, self.events.append)
+        splits = cast("Any", SimpleNamespace(validation=VALIDATION))
+        self.session = Session(config, self.run, stages, splits, model, self.events.append)
 
     def train(self, mishap: Callable[[str], None] = quiet) -> FakeFleet:
         fleet = FakeFleet(mishap)
@@ -317,3 +333,17 @@ def test_a_stage_ends_part_of_the_way_from_its_reference_and_the_next_starts_the
     after_alpha = FIRST + 0.25 * (whole - FIRST)
     assert ends[0] == (pytest.approx(after_alpha), FIRST, 7)  # six updates and the way back are seven policies
     assert ends[1][1:] == (pytest.approx(after_alpha), 14)
+
+
+def test_stages_answer_the_same_images_of_the_validation_split_on_their_way(
+    undisturbed: dict[int, Run], tmp_path: Path
+) -> None:
+    run = Run(tmp_path, settings=["evaluate.validate_every_steps=3", "evaluate.validation_samples=5"])
+    fleet = run.train()
+    assert run.end == undisturbed[0].end
+    once = fleet.validated[:3]
+    assert [len(rows) for rows in once] == [2, 2, 1]
+    assert fleet.validated == once * 4
+    lines = map(json.loads, (run.run.root / "metrics.jsonl").read_text().splitlines())
+    steps = [(each["phase"], each["step"]) for each in lines if "validation/reward" in each["metrics"]]
+    assert steps == [("alpha", 3), ("alpha", 6), ("beta", 3), ("beta", 6)]
