@@ -79,13 +79,15 @@ PANELS: tuple[tuple[str, str, str, bool, tuple[tuple[str, str], ...]], ...] = (
     ),
     (
         "Answers",
-        "Of the step's answers.",
+        "Of the step's answers, and of those to the validation split where a stage gives such.",
         "percentunit",
         False,
         (
             (f"max(ray_fxray_parse_ratio{RUN})", "parsed"),
             (f"max(ray_fxray_accuracy_ratio{RUN})", "right"),
             (f"max(ray_fxray_iou_ratio{RUN})", "IoU"),
+            (f"max(ray_fxray_validation_accuracy_ratio{RUN})", "right, validation"),
+            (f"max(ray_fxray_validation_iou_ratio{RUN})", "IoU, validation"),
         ),
     ),
     (

@@ -57,7 +57,8 @@ def test_a_step_becomes_gauges_and_counters(exporter: Exporter) -> None:
     metrics |= {"seconds": 4.0, "seconds/generate": 3.0, "seconds/update/forward": 1.0, "num_reward_timeouts": 2.0}
     exporter.on_event(PhaseStarted("alpha", 10, 4))
     exporter.on_event(Step("alpha", 5, 10, metrics))
-    exporter.on_event(Step("alpha", 6, 10, metrics | {"num_reward_timeouts": 5.0, "num_corrupt_images": 1.0}))
+    later = {"num_reward_timeouts": 5.0, "num_corrupt_images": 1.0, "validation/accuracy": 0.75}
+    exporter.on_event(Step("alpha", 6, 10, metrics | later))
     exporter.on_event(Step("evaluate alpha", 8, 32, {"accuracy": 0.5}))
     exporter.on_event(Note("late", is_warning=True))
     assert shown(exporter) == {
@@ -67,6 +68,7 @@ def test_a_step_becomes_gauges_and_counters(exporter: Exporter) -> None:
         "fxray_staleness_versions": {(): 0},
         "fxray_reward": {(): 1.5},
         "fxray_reward_part": {("iou",): 0.25},
+        "fxray_validation_accuracy_ratio": {(): 0.75},
         "fxray_step_seconds": {("whole",): 4, ("generate",): 3},
         "fxray_tokens_total": {(): 128},
         "fxray_failures_total": {("reward", "timeouts"): 5, ("images", "corrupt"): 1},
