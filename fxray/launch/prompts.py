@@ -12,6 +12,8 @@ from fxray.grpo.types import ImageRef, PromptGroup
 
 Fetch = Callable[[Sequence[int]], list[ImageRef | None]]
 """Gives the images of rows; None for one that cannot be read and is to be left out."""
+MOST_BATCHES = 10
+"""Where none of so many batches has an image that can be read, it is the disk, and no image."""
 
 
 class PromptSource:
@@ -42,15 +44,21 @@ class PromptSource:
         """Prompts of a training step: a function of seed, stage and step alone.
 
         Returns:
-            `grpo.prompts_per_step` prompts, fewer where an image cannot be read and the configuration lets it be.
+            `grpo.prompts_per_step` prompts, fewer where an image cannot be read and the configuration lets it be. Of a
+            step without any that can, a small one, the rows of the next that has some; none where that is far.
         """
+        tries = (self._of_batch(stage, step, batch) for batch in range(step, step + MOST_BATCHES))
+        return next(filter(None, tries), [])
+
+    def _of_batch(self, stage: str, step: int, batch: int) -> list[PromptGroup]:
+        """Prompts of a step with the rows of a batch."""
         config = self._config
         visits = rows_of_step(
             config.seed,
             stage,
             num_rows=len(self._dataset.samples),
             batch_size=config.grpo.prompts_per_step,
-            step=step,
+            step=batch,
         )
         images = self._fetch([row for _, row in visits])
         groups = []
