@@ -64,7 +64,8 @@ class DataConfig(Section):
     synth: SynthConfig | None = None
     """Instead of the three files: synthetic data, made once inside the run directory."""
     on_corrupt_image: Literal["error", "skip"] = "error"
-    """What an image that cannot be read does, in training and evaluation: stop the run, or be left out."""
+    """What an image that cannot be read does, in training and evaluation: stop the run, or be left out. A run that was
+    stopped so may go on with the other."""
     templates: Literal["shared", "by-class", "1+1", "3+2"] = "shared"
     """Chat templates: nine shared by both classes, or the paper's sets (3 real + 6 generated; ablations 1+1, 3+2).
     Detection and evaluation always ask with the first, which the paper's sets show with real images alone."""

@@ -225,5 +225,9 @@ class Sampler:
     def _read(self, step: int) -> Sequence[PromptGroup]:
         prompts = self._begin_to_read(step).result()
         if not prompts:
-            raise DataError("no image of this step can be read", where=f"stage {self._stage.name}, step {step}")
+            raise DataError(
+                "no image of this step can be read, nor of those after it",
+                where=f"stage {self._stage.name}, step {step}",
+                remedy="see whether the disk of the images is there; the same command goes on from the last checkpoint",
+            )
         return prompts

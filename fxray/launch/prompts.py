@@ -18,6 +18,8 @@ from fxray.schema import Sample
 
 Fetch = Callable[[Sequence[Visit]], list[SeenImage | None]]
 """Gives the images of visits; None for one that cannot be read and is to be left out."""
+MOST_BATCHES = 10
+"""Where none of so many batches has an image that can be read, it is the disk, and no image."""
 
 
 def frame_rule(config: Config, model_path: Path) -> Callable[[Sample], Frame]:
@@ -54,15 +56,21 @@ class PromptSource:
         """Prompts of a training step: a function of seed, stage and step alone.
 
         Returns:
-            `grpo.prompts_per_step` prompts, fewer where an image cannot be read and the configuration lets it be.
+            `grpo.prompts_per_step` prompts, fewer where an image cannot be read and the configuration lets it be. Of a
+            step without any that can, a small one, the rows of the next that has some; none where that is far.
         """
+        tries = (self._of_batch(stage, step, batch) for batch in range(step, step + MOST_BATCHES))
+        return next(filter(None, tries), [])
+
+    def _of_batch(self, stage: str, step: int, batch: int) -> list[PromptGroup]:
+        """Prompts of a step with the rows of a batch."""
         config = self._config
         rows = rows_of_step(
             config.seed,
             stage,
             num_rows=len(self._dataset.samples),
             batch_size=config.grpo.prompts_per_step,
-            step=step,
+            step=batch,
         )
         keys = [(config.seed, f"{stage}/{self._dataset.samples[row].sample_id}", epoch) for epoch, row in rows]
         share = config.grpo.augment_share

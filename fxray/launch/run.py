@@ -51,8 +51,12 @@ RESULT_SECTIONS = ("seed", "model", "data", "sft", "grpo")
 _NUM_ANSWERS, _BASE = "evaluate.num_samples", "model.path"
 _RESULT_FIELDS = {"reward.functions", _NUM_ANSWERS, "evaluate.max_new_tokens"}
 """Fields of other sections that decide what a run comes to."""
-_FREE = {"model.gradient_checkpointing"} | {f"sft.{name}" for name in MERELY_HOW & SftConfig.model_fields.keys()}
-"""Fields of `RESULT_SECTIONS` that say in how many parts work is done; what comes out is the same but for rounding."""
+_FREE = {f"sft.{name}" for name in MERELY_HOW & SftConfig.model_fields.keys()} | {
+    "model.gradient_checkpointing",
+    "data.on_corrupt_image",  # what is there was made without such an image, or leaves it out
+}
+"""Fields of `RESULT_SECTIONS` that say in how many parts work is done, and what stops it; what comes out is the same
+but for rounding."""
 _DROP_OUT = {"sft.num_workers", "sft.max_tokens_per_micro_batch"}
 """Fields of them that decide, with model.lora.dropout, what drops out."""
 

@@ -50,9 +50,14 @@ def train_stage(session: Session, fleet: Fleet, stage: Stage) -> None:
     """
     stage_dir = session.run.stage_dir(stage.name)
     newest = _newest(session, stage.name)
-    if newest is not None and newest[0] == stage_dir / "final":
-        return
-    adapter = str(session.run.stage_adapter(stage.name))
+    if newest is None or newest[0] != stage_dir / "final":
+        _train(session, fleet, stage)
+    if session.config.model.lora is None:  # sixteen bytes a weight, each
+        retain(stage_dir, 0)
+
+
+def _train(session: Session, fleet: Fleet, stage: Stage) -> None:
+    stage_dir, adapter = session.run.stage_dir(stage.name), str(session.run.stage_adapter(stage.name))
     with closing(MetricsLog(session.run.root)) as log, session.phase(stage.name, adapter):
         while not (stage_dir / "final").is_dir():
             try:
@@ -112,8 +117,6 @@ def _go_on(session: Session, fleet: Fleet, stage: Stage, log: MetricsLog) -> Non
     for split in get_args(Split):  # of a former end of this stage, which was damaged
         session.run.predictions(stage.name, split).unlink(missing_ok=True)
     checkpoint(stage_dir / "final", cursor)
-    if session.config.model.lora is None:  # sixteen bytes a weight, each
-        retain(stage_dir, 0)
 
 
 def _validation(session: Session, fleet: Fleet) -> Validation | None:

@@ -166,7 +166,8 @@ class ZeroEngine:
         if not norm < float("inf"):
             raise ModelError(
                 f"the norm of the gradient is {norm}, so the update is lost",
-                remedy="continue from the last checkpoint with a lower learning rate, or in float32",
+                remedy="the same command goes on from the last checkpoint; if it ends here again, train in another run "
+                "directory with a lower rate (sft.learning_rate, grpo.learning_rate) or model.dtype=float32",
             )
         return norm
 

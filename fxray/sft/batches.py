@@ -159,7 +159,8 @@ class ExampleReader:
             patches = self._preprocess(self._dataset.decode(row, self._dataset.image_bytes(row)))
         except DataError as error:
             if self._settings.on_corrupt_image == "error":
-                raise
+                remedy = f"{error.remedy}, or set data.on_corrupt_image=skip to leave such images out"
+                raise DataError(error.message, where=error.where, remedy=remedy) from error
             self.corrupt_rows[row] = f"{error.where}: {error.message}"
             patches = self._blank(frame)
         num_bytes = patches[0].numel() * patches[0].element_size()

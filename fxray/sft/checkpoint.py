@@ -17,7 +17,7 @@ from pathlib import Path
 from fxray.checkpoints import DamagedCheckpointError, newest_sound, write_manifest
 from fxray.errors import CheckpointError, ResourceError
 from fxray.files import write_atomically
-from fxray.sft.settings import SftSettings
+from fxray.sft.settings import MERELY_HOW, SftSettings
 
 ATTEMPTS = "attempts"
 STATE_FILE = "state.json"
@@ -66,6 +66,7 @@ def read_state(folder: Path, settings: SftSettings) -> SftState:
         corrupt_rows = {int(row): str(problem) for row, problem in content["corrupt_rows"].items()}
         state = SftState(int(content["step"]), int(content["num_steps"]), corrupt_rows)
         before = {"augment_share": 0.0} | dict(content["settings"])  # which checkpoints from before it lack
+        before = {name: value for name, value in before.items() if name not in MERELY_HOW}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(f"{STATE_FILE} cannot be read: {error!r}", where=str(folder)) from error
     now = json.loads(json.dumps(settings.identity()))

@@ -22,10 +22,10 @@ MERELY_HOW = frozenset(
         "checkpoint_every_steps",
         "max_failures",
     }
-    | {"start_deadline_s", "step_deadline_s"}
+    | {"start_deadline_s", "step_deadline_s", "on_corrupt_image"}
 )
-"""Where and in how many parts the work is done; what comes out is the same but for rounding and what drops out, so
-a run with dropout keeps its workers and the samples of a pass (`fxray.launch.run`)."""
+"""Where and in how many parts the work is done, and what stops it; what comes out is the same but for rounding and what
+drops out, so a run with dropout keeps its workers and the samples of a pass (`fxray.launch.run`)."""
 
 
 @dataclass(frozen=True, slots=True)

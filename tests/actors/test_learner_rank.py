@@ -158,6 +158,17 @@ def test_resume_is_bit_exact(worker, groups, random_model_dir):
     assert weights(worker) != expected
 
 
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_a_gradient_that_is_not_finite_ends_the_run_with_a_way_out_that_there_is(groups, random_model_dir, zero_stage):
+    worker = start(random_model_dir, zero_stage=zero_stage)
+    broken = replace(groups[0], advantages_G=np.full(3, np.inf, np.float32))
+    with pytest.raises(ModelError, match=r"the norm of the gradient is (nan|inf), so the update is lost") as caught:
+        worker.update(one_pass(broken), SETTINGS, num_groups=1)
+    for field in ("sft.learning_rate", "grpo.learning_rate", "model.dtype=float32"):
+        assert field in caught.value.remedy
+    assert "in another run directory" in caught.value.remedy  # for that of the run keeps to its settings
+
+
 @pytest.mark.parametrize("zero_stage", [0, 1, 2])
 def test_part_of_the_way_from_the_reference_is_kept_and_trained_on(groups, random_model_dir, zero_stage):
     worker = start(random_model_dir, zero_stage=zero_stage)

@@ -1,78 +1,61 @@
+"""The prompts of a step, where images cannot be read and the configuration lets them be left out."""
+
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fxray.config.load import load_config
 from fxray.data.dataset import Dataset, Row, write_dataset
-from fxray.grpo.types import ImageRef, PromptGroup, SeenImage, Visit
-from fxray.launch.prompts import PromptSource
-from fxray.schema import Annotation, Box, Region, Sample, Verdict
+from fxray.data.order import rows_of_step
+from fxray.grpo.types import ImageRef, SeenImage, Visit
+from fxray.launch.prompts import MOST_BATCHES, PromptSource
+from fxray.schema import Annotation, Sample, Verdict
 
-NUM_ROWS = 32
-MOVED = Annotation(Verdict.GENERATED, (Region(Box(1.0, 2.0, 3.0, 4.0), "moved"),))
+NUM_ROWS = 24
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    truth = Annotation(Verdict.GENERATED, (Region(Box(5.0, 6.0, 7.0, 8.0), "as it is"),))
-    rows = [Row(Sample(f"s{i}", 112, 112, truth, "squares", "cat", f"p{i}"), b"-") for i in range(NUM_ROWS)]
-    write_dataset(tmp_path / "a.parquet", rows)
+    samples = [Sample(f"s{i}", 56, 56, Annotation(Verdict.REAL), "real", "cat", f"p{i}") for i in range(NUM_ROWS)]
+    write_dataset(tmp_path / "a.parquet", [Row(sample, b"-") for sample in samples])
     return Dataset.open(tmp_path / "a.parquet")
 
 
-class Store:
-    """Moves the regions of what is to be changed, and makes it smaller."""
+def drawn(dataset: Dataset, model_dir: Path, batch_size: int, bad: set[int], step: int) -> list[tuple[str, str]]:
+    """Ids of groups and samples."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._samples, self.asked = dataset.samples, list[Visit]()
+    def fetch(visits: Sequence[Visit]) -> list[SeenImage | None]:
+        return [None if visit.row in bad else SeenImage(ImageRef(b"-", 1)) for visit in visits]
 
-    def fetch(self, visits: Sequence[Visit]) -> list[SeenImage | None]:
-        self.asked += visits
-        return [
-            SeenImage(
-                ImageRef(b"-", 1),
-                None if visit.change_key is None else replace(self._samples[visit.row], width_px=56, annotation=MOVED),
-            )
-            for visit in visits
-        ]
+    config = load_config("tiny", [f"grpo.prompts_per_step={batch_size}"])
+    groups = PromptSource(dataset, fetch, config, model_dir).of_step("alpha", step)
+    assert len({group.seed for group in groups}) == len(groups)
+    return [(group.group_id, group.sample_id) for group in groups]
 
 
-def drawn(dataset: Dataset, model_dir: Path, *overrides: str, steps: int = 2) -> tuple[list[Visit], list[PromptGroup]]:
-    store = Store(dataset)
-    source = PromptSource(
-        dataset, store.fetch, load_config("tiny", [*overrides, "grpo.prompts_per_step=16"]), model_dir
-    )
-    return store.asked, [group for step in range(steps) for group in source.of_step("alpha", step)]
+def rows_of(batch_size: int, step: int) -> list[int]:
+    visits = rows_of_step(0, "alpha", num_rows=NUM_ROWS, batch_size=batch_size, step=step)
+    return [row for _, row in visits]
 
 
-def test_images_of_a_share_are_asked_for_changed_and_their_truth_moves_with_them(dataset, random_model_dir):
-    asked, groups = drawn(dataset, random_model_dir, "grpo.augment_share=0.5", steps=4)  # two epochs
-    assert len({visit.change_key for visit in asked} - {None}) == sum(visit.change_key is not None for visit in asked)
-    assert 20 <= sum(visit.change_key is not None for visit in asked) <= 44
-    for visit, group in zip(asked, groups, strict=True):
-        caption = "as it is" if visit.change_key is None else "moved"
-        assert [region.caption for region in group.annotation.regions] == [caption]
-        assert group.frame.width_px == (112 if visit.change_key is None else 56)
-    again, _ = drawn(dataset, random_model_dir, "grpo.augment_share=0.5", steps=4)
-    assert again == asked
-
-
-def test_changed_images_are_asked_about_in_the_words_that_they_would_be_asked_about_in_as_they_are(
-    dataset, random_model_dir
-):
-    _, plain = drawn(dataset, random_model_dir)
-    asked, changed = drawn(dataset, random_model_dir, "grpo.augment_share=1")
-    assert all(visit.change_key is not None for visit in asked)
-    assert [(each.group_id, each.prompt, each.seed) for each in plain] == [
-        (each.group_id, each.prompt, each.seed) for each in changed
+def test_an_image_that_is_left_out_makes_its_step_smaller(dataset: Dataset, random_model_dir: Path) -> None:
+    first, second, third = rows_of(3, 2)
+    assert drawn(dataset, random_model_dir, 3, {second}, 2) == [
+        ("alpha/2/0", f"s{first}"),
+        ("alpha/2/2", f"s{third}"),
     ]
 
 
-def test_by_default_and_in_evaluation_images_are_asked_about_as_they_are(dataset, random_model_dir):
-    asked, _ = drawn(dataset, random_model_dir)
-    assert [visit.change_key for visit in asked] == [None] * 32
-    store = Store(dataset)
-    PromptSource(dataset, store.fetch, load_config("tiny", ["grpo.augment_share=1"]), random_model_dir).of_rows([3, 1])
-    assert store.asked == [Visit(3), Visit(1)]
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_step_of_which_nothing_is_left_takes_the_rows_after_it(
+    dataset: Dataset, random_model_dir: Path, batch_size: int
+) -> None:
+    bad = {row for step in (2, 3) for row in rows_of(batch_size, step)}
+    taken = [(f"alpha/2/{i}", f"s{row}") for i, row in enumerate(rows_of(batch_size, 4))]
+    assert drawn(dataset, random_model_dir, batch_size, bad, 2) == taken
+
+
+def test_a_disk_that_is_gone_is_not_asked_for_every_image(dataset: Dataset, random_model_dir: Path) -> None:
+    bad = {row for step in range(MOST_BATCHES) for row in rows_of(1, step)}
+    assert drawn(dataset, random_model_dir, 1, bad, 0) == []

@@ -71,6 +71,14 @@ def test_a_run_that_did_not_fit_goes_on_with_less_memory_or_other_machines(tmp_p
         pass
 
 
+def test_a_run_that_met_an_image_that_cannot_be_read_goes_on_without_it(tmp_path: Path) -> None:
+    begin(tmp_path, load_config("tiny", []))
+    with open_run(tmp_path, load_config("tiny", ["data.on_corrupt_image=skip"])) as run:
+        assert load_config(run.root / "config.yaml", []).data.on_corrupt_image == "skip"
+    with open_run(tmp_path, load_config("tiny", [])):
+        pass
+
+
 @pytest.mark.parametrize("field", ["sft.num_workers=4", "sft.max_tokens_per_micro_batch=1024"])
 def test_where_something_drops_out_what_decides_it_stays_as_it_was(tmp_path: Path, field: str) -> None:
     dropout = [*DATA, "model.lora.dropout=0.1"]

@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import runpy
+import shutil
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -223,6 +225,21 @@ def test_a_lost_learner_goes_on_from_its_last_checkpoint_to_the_same_end(
     assert run.log == undisturbed[max_staleness].log
     assert len(run.warnings) == fleet._failures.num_failures == 1
     assert run.warnings[0].startswith("the learner is started again: waiting for the learner's update")
+
+
+@pytest.mark.parametrize(("lora", "left"), [("null", []), ("{rank: 8}", ["step-000004"])])
+def test_checkpoints_of_whole_weights_that_a_killed_driver_left_behind_a_stage_are_deleted(
+    tmp_path: Path, lora: str, left: list[str]
+) -> None:
+    run = Run(tmp_path)
+    run.train()
+    stage_dir, settings = run.run.stage_dir("alpha"), [f"model.lora={lora}"]
+    for folder in stage_dir.glob("step-*"):
+        shutil.rmtree(folder)
+    shutil.copytree(stage_dir / "final", stage_dir / "step-000004")
+    run.session = replace(run.session, config=load_config("tiny", settings))
+    run.train()
+    assert sorted(folder.name for folder in stage_dir.iterdir()) == ["final", *left]
 
 
 def test_a_policy_that_gives_up_is_told_with_stage_and_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

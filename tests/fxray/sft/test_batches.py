@@ -203,8 +203,10 @@ def test_dropped_regions_are_counted(settings: SftSettings) -> None:
 def test_a_corrupt_image_stops_the_job_and_names_its_row(settings: SftSettings, corrupt_dataset_path: Path) -> None:
     reader = make_reader(replace(settings, dataset_path=str(corrupt_dataset_path), batch_size=8))
 
-    with pytest.raises(DataError, match=r"row 2 \(sample 'sample-2'\)"):
+    with pytest.raises(DataError, match=r"row 2 \(sample 'sample-2'\)") as caught:
         reader.read(0)
+
+    assert caught.value.remedy.endswith(", or set data.on_corrupt_image=skip to leave such images out")
 
 
 def test_a_skipped_image_is_counted_and_weighs_nothing(settings: SftSettings, corrupt_dataset_path: Path) -> None:

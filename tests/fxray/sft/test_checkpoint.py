@@ -35,6 +35,18 @@ def test_a_checkpoint_from_before_images_were_changed_goes_on_without(settings: 
         read_state(tmp_path, replace(settings, augment_share=0.5))
 
 
+def test_a_job_that_met_an_image_that_cannot_be_read_goes_on_without_it(settings: SftSettings, tmp_path: Path) -> None:
+    state = SftState(7, 12, {})
+    write_state(tmp_path, state, settings)
+    content = json.loads((tmp_path / "state.json").read_text())
+    skipping = replace(settings, on_corrupt_image="skip")
+    assert settings.on_corrupt_image == "error"
+    assert read_state(tmp_path, skipping) == state
+    content["settings"]["on_corrupt_image"] = "error"  # which checkpoints from before it was free hold
+    (tmp_path / "state.json").write_text(json.dumps(content))
+    assert read_state(tmp_path, skipping) == state
+
+
 def test_a_checkpoint_of_settings_of_other_names_is_refused(settings: SftSettings, tmp_path: Path) -> None:
     write_state(tmp_path, SftState(7, 12, {}), settings)
     content = json.loads((tmp_path / "state.json").read_text())
