@@ -158,7 +158,8 @@ def _step(sampler: Sampler, plan: StagePlan, cursor: Cursor, learner: Learner) -
     sampled, probe = _take(sampler, plan, cursor, learner)
     taken_s = time.monotonic()
     groups, has_spread_B = with_advantages(sampled.rollouts, sampled.scores, plan.normalisation)
-    metrics = probe | learner.update(groups, replace(plan.update, learning_rate=_rate(plan, cursor.step)))
+    rate = _rate(plan, cursor.step)
+    metrics = probe | learner.update(groups, replace(plan.update, learning_rate=rate)) | {"learning_rate": rate}
     staleness = cursor.policy_version - sampled.version
     cursor = Cursor(plan.name, cursor.step + 1, cursor.policy_version + 1)
     sampler.offer(learner.export_policy(cursor.policy_version))

@@ -82,8 +82,9 @@ def test_the_rate_warms_up() -> None:
 
 def test_the_rate_may_fall_to_nothing_by_the_end_of_the_stage() -> None:
     bandit = Bandit()
-    run(bandit, num_steps=6, rate_decay="linear")
+    _, history = run(bandit, num_steps=6, rate_decay="linear")
     assert bandit.rates == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.075, 0.05, 0.025])
+    assert [metrics["learning_rate"] for _, metrics in history] == bandit.rates
 
 
 def test_a_rate_that_falls_from_its_peak_alone_is_still_the_peak() -> None:
