@@ -11,6 +11,11 @@ export class Problem extends Error {
     this.remedy = body.remedy ?? "";
     this.status = body.status ?? 0;
   }
+
+  /** Whether the same image may well be answered later: it was not the image that was refused. */
+  get mayPass() {
+    return this.status < 400 || this.status >= 500 || [401, 408, 429].includes(this.status);
+  }
 }
 
 const headers = () => {
@@ -81,7 +86,9 @@ async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(() => {
+      throw new Problem({ detail: "The service went away while it answered.", remedy: "Check that it still runs, then try again." });
+    });
     if (done) return;
     text += value;
     const blocks = text.split("\n\n");

@@ -67,19 +67,29 @@ async function examine(item) {
 function show(item) {
   shown = item;
   byId("result").hidden = false;
-  showResult(byId("result"), item);
+  showResult(byId("result"), item, again);
   for (const each of items) markRow(each);
 }
 
 function refresh(item) {
   updateRow(item);
   refreshProgress();
-  if (item === shown) showResult(byId("result"), item);
+  if (item === shown) showResult(byId("result"), item, again);
+}
+
+/** Asks once more for the images that nobody has looked at, as where the service was away. */
+function again() {
+  for (const item of items.filter((candidate) => candidate.problem?.mayPass)) {
+    item.wait();
+    refresh(item);
+  }
+  pump();
 }
 
 function refreshProgress() {
   const settled = items.filter((item) => item.state === "done" || item.state === "failed").length;
   byId("progress").textContent = settled === items.length ? `${settled} examined` : `${settled} of ${items.length} examined`;
+  byId("again").hidden = !items.some((item) => item.problem?.mayPass);
   byId("save-all").disabled = !items.some((item) => item.detection);
   const found = items.filter((item) => item.detection).map((item) => item.detection);
   const isCalibrated = found.length > 0 && found.every((detection) => detection.calibration);
@@ -135,6 +145,7 @@ function listen() {
   document.addEventListener("paste", (event) => {
     if (event.clipboardData.files.length) add(event.clipboardData.files);
   });
+  byId("again").addEventListener("click", again);
   byId("save-all").addEventListener("click", () => {
     const found = items.filter((item) => item.detection).map((item) => item.detection);
     download("fxray.json", new Blob([JSON.stringify({ detections: found }, null, 2)], { type: "application/json" }));

@@ -38,6 +38,7 @@ export function examination(file, model) {
     // Where probability and answer do not say the same, it is for the reader to say.
     item.verdict = detection.assessment === detection.verdict ? detection.verdict : null;
   };
+  item.wait = () => Object.assign(item, { state: "waiting", problem: null, regions: [] });
   item.fail = (problem) => {
     item.state = "failed";
     item.problem = problem;

@@ -18,11 +18,11 @@ function madeOnce(kept, key, make) {
 }
 
 /** Shows an examination, or what is new in the one that is shown. */
-export function showResult(place, item) {
+export function showResult(place, item, again) {
   if (current?.item !== item) {
     const stage = makeStage(item, { select: (index) => select(index), drawn: (box) => drawn(box) });
     const side = h("div", { class: "side" });
-    current = { item, stage, side, target: null };
+    current = { item, stage, side, again, target: null };
     place.replaceChildren(stage.element, side);
   }
   refresh();
@@ -39,7 +39,8 @@ function refresh() {
 
 function waitingParts(item) {
   if (item.state === "failed") {
-    return [h("p", { class: "file" }, item.name), h("h2", { class: "headline" }, "Not examined"), h("p", {}, item.problem.message), h("p", { class: "fine" }, item.problem.remedy)];
+    return [h("p", { class: "file" }, item.name), h("h2", { class: "headline" }, "Not examined"), h("p", {}, item.problem.message), h("p", { class: "fine" }, item.problem.remedy),
+      ...(item.problem.mayPass ? [h("p", { class: "row" }, h("button", { type: "button", class: "button small", onclick: current.again }, "Try again"))] : [])];
   }
   const words = item.state === "waiting" ? "Waiting for its turn" : item.regions.length ? "Looking on …" : "Looking …";
   return [h("p", { class: "file" }, item.name), h("h2", { class: "headline pending" }, words), regionList(item)];
