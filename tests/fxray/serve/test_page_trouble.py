@@ -39,3 +39,43 @@ def test_an_image_that_is_none_is_not_asked_for_again(opened):
     opened.set_input_files("#files", [{"name": "broken.png", "mimeType": "image/png", "buffer": b"none"}])
     opened.get_by_role("heading", name="Not examined").wait_for()
     assert opened.get_by_role("button", name="Try", exact=False).count() == 0
+
+
+def refuse(route) -> None:
+    route.fulfill(status=401, json={"detail": "the key is unknown"})
+
+
+def test_a_key_that_is_not_given_is_asked_for_once_for_all_images(opened):
+    opened.route("**/v1/detect*", refuse)
+    hand_in(opened, 9)
+    opened.get_by_role("button", name="Cancel").click()
+    opened.get_by_text("9 examined", exact=True).wait_for()
+    assert not opened.locator("#ask-key").is_visible()
+    opened.get_by_role("button", name="Try again", exact=True).click()  # this asks once more
+    opened.get_by_role("button", name="Cancel").click()
+
+
+def test_a_key_that_is_refused_is_said_to_be(opened):
+    opened.route("**/v1/detect*", refuse)
+    hand_in(opened, 1)
+    dialog = opened.locator("#ask-key")
+    dialog.wait_for()
+    assert "is not accepted" not in dialog.inner_text()
+    opened.get_by_label("API key", exact=True).fill("fxray_wrong")
+    opened.get_by_role("button", name="Use this key").click()
+    dialog.get_by_text("The key that was given is not accepted.").wait_for()
+
+
+def test_a_refusal_from_before_the_key_was_given_asks_for_no_other(opened):
+    held = []
+    opened.route("**/v1/detect*", lambda route: held.append(route) if len(held) < 2 else route.continue_())
+    hand_in(opened, 2)
+    opened.locator("#rows .running").nth(1).wait_for()
+    opened.wait_for_timeout(200)
+    refuse(held[0])
+    opened.get_by_label("API key", exact=True).fill("fxray_right")
+    opened.get_by_role("button", name="Use this key").click()
+    opened.locator("#rows .verdict-generated").wait_for()
+    refuse(held[1])
+    opened.locator("#rows .verdict-generated").nth(1).wait_for()
+    assert not opened.locator("#ask-key").is_visible()

@@ -24,6 +24,7 @@ function add(files) {
     notice("None of these files is an image. JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF and JPEG 2000 are read.");
     return;
   }
+  api.askForKeyAnew();
   const room = MAX_FILES - items.length;
   notice(images.length > room ? `At most ${MAX_FILES} images at a time; left out: ${images.length - room}. Larger sets go to /v1/batches.` : "");
   const added = images.slice(0, room).map((file) => examination(file, byId("models").value));
@@ -79,6 +80,7 @@ function refresh(item) {
 
 /** Asks once more for the images that nobody has looked at, as where the service was away. */
 function again() {
+  api.askForKeyAnew();
   for (const item of items.filter((candidate) => candidate.problem?.mayPass)) {
     item.wait();
     refresh(item);
