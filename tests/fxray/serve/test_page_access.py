@@ -115,3 +115,24 @@ def test_axe_finds_nothing(page, state):
     STATES[state](page)
     found = axe.Axe().run(page).response["violations"]
     assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
+
+
+def test_a_region_is_marked_with_keys_alone(page):
+    choose(page, ("a.png", png(300, 200)))
+    page.locator("[data-focus=add]").focus()
+    page.keyboard.press("Enter")
+    assert "Enter" in page.locator(".zoom-label").inner_text()  # a status: it is said, too
+    page.keyboard.press("Escape")
+    assert page.locator(".zoom-label").inner_text() == "fitted"
+    assert page.locator(".mark-group").count() == 1
+    page.locator("[data-focus=add]").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert page.locator(":focus").get_attribute("data-focus") == "caption-1"
+    page.keyboard.type("a hand")
+    for name, value in (("left", 10), ("top", 20), ("right", 110), ("bottom", 90)):
+        page.keyboard.press("Tab")
+        assert page.locator(":focus").get_attribute("data-focus") == f"{name}-1"
+        page.keyboard.type(str(value))
+    page.keyboard.press("Enter")
+    assert page.locator(".mark-group").nth(1).get_attribute("data-box") == "10 20 110 90"

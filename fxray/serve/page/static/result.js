@@ -20,7 +20,7 @@ function madeOnce(kept, key, make) {
 /** Shows an examination, or what is new in the one that is shown. */
 export function showResult(place, item, again) {
   if (current?.item !== item) {
-    const stage = makeStage(item, { select: (index) => select(index), drawn: (box) => drawn(box) });
+    const stage = makeStage(item, { select: (index) => select(index), drawn: (box) => drawn(box), typed: (box) => typed(box) });
     const side = h("div", { class: "side" });
     current = { item, stage, side, again, target: null };
     place.replaceChildren(stage.element, side);
@@ -216,6 +216,15 @@ function drawn(box) {
   }
   refresh();
   if (target < 0) current.side.querySelector(`[data-focus="caption-${item.selected}"]`)?.focus();
+}
+
+/** The corners are typed: of a new region, or of the one that was to be redrawn, which keeps its own. */
+function typed(box) {
+  const { item, target, side } = current;
+  if (target < 0) return drawn(box);
+  item.editing = target;
+  refresh();
+  side.querySelector(`[data-focus="left-${target}"]`)?.focus();
 }
 
 function select(index) {
