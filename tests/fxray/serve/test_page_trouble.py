@@ -79,3 +79,22 @@ def test_a_refusal_from_before_the_key_was_given_asks_for_no_other(opened):
     refuse(held[1])
     opened.locator("#rows .verdict-generated").nth(1).wait_for()
     assert not opened.locator("#ask-key").is_visible()
+
+
+def test_a_box_in_the_making_outlives_whatever_else_is_new(opened):
+    hand_in(opened, 1)
+    held = []
+    opened.route("**/v1/stability*", lambda route: held.append(route))  # noqa: PLW0108  Playwright marks what it is given
+    with opened.expect_request("**/v1/stability*"):
+        opened.get_by_role("button", name="Try changed copies").click()
+    opened.get_by_role("button", name="Mark another region").click()
+    shown = opened.locator(".canvas img").bounding_box()
+    opened.mouse.move(shown["x"] + 10, shown["y"] + 10)
+    opened.mouse.down()
+    opened.mouse.move(shown["x"] + 60, shown["y"] + 60)
+    held[0].continue_()
+    opened.locator(".trials").wait_for()
+    assert opened.locator(".drawing").is_visible()
+    opened.mouse.up()
+    assert opened.locator(".mark-group").count() == 2
+    assert opened.locator(".drawing").count() == 0

@@ -72,7 +72,9 @@ export function makeStage(item, told) {
     overlay.setAttribute("viewBox", `0 0 ${size.width_px} ${size.height_px}`);
     canvas.style.aspectRatio = `${size.width_px} / ${size.height_px}`;
     canvas.style.setProperty("--aspect", String(size.width_px / size.height_px));
-    overlay.replaceChildren(...item.regions.map((region, index) => boxOf(region, index)));
+    const focused = overlay.contains(document.activeElement) ? document.activeElement.dataset.index : null;
+    overlay.replaceChildren(...item.regions.map((region, index) => boxOf(region, index)), ...(drawing ? [drawing.box] : []));
+    if (focused !== null) overlay.querySelector(`[data-index="${focused}"]`)?.focus({ preventScroll: true });
     mark();
     place();
   }
