@@ -98,3 +98,29 @@ def test_a_box_in_the_making_outlives_whatever_else_is_new(opened):
     opened.mouse.up()
     assert opened.locator(".mark-group").count() == 2
     assert opened.locator(".drawing").count() == 0
+
+
+def is_held(page) -> bool:
+    """Whether the browser asks before it leaves the page."""
+    asked = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.evaluate("() => { location.href = '/docs'; }")
+    page.wait_for_timeout(500)
+    return asked == ["beforeunload"]
+
+
+def test_leaving_asks_while_images_wait(opened):
+    opened.route("**/v1/detect*", lambda route: None)  # none is ever answered
+    hand_in(opened, 2)
+    opened.locator("#rows .running").nth(1).wait_for()
+    assert is_held(opened)
+
+
+def test_leaving_asks_while_corrections_are_not_taken_along(opened):
+    hand_in(opened, 1)
+    opened.get_by_role("button", name="Accept region 1").click()
+    assert is_held(opened)
+    with opened.expect_download():
+        opened.get_by_role("button", name="Corrections").click()
+    assert not is_held(opened)
+    opened.wait_for_url("**/docs")

@@ -147,6 +147,10 @@ function listen() {
   document.addEventListener("paste", (event) => {
     if (event.clipboardData.files.length) add(event.clipboardData.files);
   });
+  // A reader's corrections, and what is still asked for, are nowhere but in this page.
+  window.addEventListener("beforeunload", (event) => {
+    if (items.some((item) => item.isChanged || item.state === "waiting" || item.state === "running")) event.preventDefault();
+  });
   byId("again").addEventListener("click", again);
   byId("save-all").addEventListener("click", () => {
     const found = items.filter((item) => item.detection).map((item) => item.detection);

@@ -24,7 +24,7 @@ export function examination(file, model) {
     selected: -1,
     editing: -1,
     zoom: 0,
-    isChanged: false,
+    isChanged: false,  // since the corrections were last taken along
   };
   item.draft = (kind, data) => {
     if (kind === "image") Object.assign(item, { size: data.image, regions: [] });  // a try before may have left some

@@ -100,6 +100,7 @@ function regionList(item) {
 function tools(item, region, index) {
   const set = (state) => () => {
     region.state = region.state === state ? "open" : state;
+    item.isChanged = true;
     refresh();
   };
   const button = (text, name, action, isOn) => h("button", {
@@ -133,6 +134,7 @@ function editor(item, region, index) {
     Object.assign(region, { box: [x0, y0, x1, y1], caption: text, state: "drawn" });
     editors.delete(region);
     item.editing = -1;
+    item.isChanged = true;
     refresh();
   };
   const problem = h("p", { class: "fine problem", role: "alert" });
@@ -160,7 +162,7 @@ function origin(found) {
 function ownVerdict(item) {
   const choice = (verdict) => h("label", {}, h("input", {
     type: "radio", name: "own-verdict", value: verdict, checked: item.verdict === verdict, "data-focus": `own-${verdict}`,
-    onchange: () => { item.verdict = verdict; refresh(); },
+    onchange: () => { Object.assign(item, { verdict, isChanged: true }); refresh(); },
   }), verdict);
   return h("fieldset", { class: "own" }, h("legend", {}, "Your verdict, for the corrections"), choice("real"), choice("generated"));
 }
@@ -184,7 +186,11 @@ function saving(item) {
     button("JSON", "json", () => [`${stem}.json`, new Blob([JSON.stringify(item.detection, null, 2)], { type: "application/json" })]),
     button("Report", "report", async () => [`${stem}.html`, await report(item)]),
     button("Annotated PNG", "png", async () => [`${stem}.annotated.png`, await annotatedPng(item)]),
-    button("Corrections", "corrections", async () => [`${stem}.labelme.json`, await corrections(item)], why)),
+    button("Corrections", "corrections", async () => {
+      const file = await corrections(item);
+      item.isChanged = false;
+      return [`${stem}.labelme.json`, file];
+    }, why)),
     said, h("p", { class: "fine" }, why || "Corrections are a LabelMe file with the image in it: fxray data import labelme FILE DST."));
 }
 
@@ -205,6 +211,7 @@ function startDrawing(index) {
 
 function drawn(box) {
   const { item, target } = current;
+  item.isChanged = true;
   if (target >= 0) {
     Object.assign(item.regions[target], { box, state: "drawn" });
     editors.get(item.regions[target])?.place(box);
