@@ -38,6 +38,16 @@ def opened(tmp_path: Path):
         browser.close()
 
 
+def test_an_empty_bound_bounds_nothing(opened):
+    page = opened()
+    page.get_by_label("Lowest percentage").fill("50")
+    assert page.locator("#shown").inner_text() == "2 of 3 shown"
+    page.get_by_label("Highest percentage").fill("")
+    assert page.locator("#shown").inner_text() == "2 of 3 shown"
+    page.get_by_label("Lowest percentage").fill("")
+    assert page.locator("#shown").inner_text() == "3 shown"
+
+
 def test_forced_colours_leave_what_is_chosen_and_which_number_is_which_box(opened):
     page = opened(forced_colors="active")
     colour = "e => getComputedStyle(e).backgroundColor"
