@@ -67,10 +67,10 @@ test-swift: setup  ## Run the test of exported rows against ms-swift's own prepr
 	@PYTHONPATH=$(CURDIR)/.venv/ms-swift $(BIN)/python -c 'import swift.dataset.preprocessor.core'
 	@PYTHONPATH=$(CURDIR)/.venv/ms-swift $(BIN)/python -m pytest tests/fxray/data/test_round_trips.py -k ms_swifts_own $(PYTEST_ARGS)
 
-test-page: setup  ## Run the tests of both pages in the system's Chromium, and schemathesis over the interface
+test-page: setup  ## Run the tests of the pages in the system's Chromium, and schemathesis over the interface
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .venv/page $(PAGE)
 	@PYTHONPATH=$(CURDIR)/.venv/page $(BIN)/python -c 'import axe_playwright_python, playwright.sync_api, schemathesis'
-	@PYTHONPATH=$(CURDIR)/.venv/page $(BIN)/python -m pytest tests/fxray/serve tests/fxray/prefer -k "page or description" $(PYTEST_ARGS)
+	@PYTHONPATH=$(CURDIR)/.venv/page $(BIN)/python -m pytest tests/fxray/serve tests/fxray/prefer tests/fxray/detect -k "page or description" $(PYTEST_ARGS)
 
 lint: setup  ## Check style, types and import layers
 	@$(BIN)/ruff check .

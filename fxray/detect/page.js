@@ -22,7 +22,7 @@
   function filter() {
     const tag = $("tag").value;
     const words = $("words").value.trim().toLowerCase();
-    const [low, high] = [Number($("low").value), Number($("high").value)];
+    const [low, high] = [Number($("low").value), Number($("high").value || 100)];  // an empty one bounds nothing
     const anyProbability = low === 0 && high === 100;
     let shown = 0;
     for (const card of cards) {

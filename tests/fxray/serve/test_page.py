@@ -328,3 +328,21 @@ def test_a_touch_that_the_system_takes_away_leaves_no_half_drawn_box(page):
     drag(page, (30, 40), (130, 140))
     box = [float(value) for value in page.locator(".mark-group").get_attribute("data-box").split()]
     assert box == pytest.approx([30, 40, 130, 140], abs=1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_a_report_numbers_its_boxes_and_keeps_the_shape_of_an_image_that_no_browser_shows(page, browser, kind):
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 200)).save(buffer, kind)
+    choose(page, ("a.img", buffer.getvalue()))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Report").click()
+    opened = browser.new_page()
+    opened.set_content(Path(download.value.path()).read_text("utf-8"))
+    frame, box = (opened.locator(place).first.bounding_box() for place in (".picture", "rect.line"))
+    assert frame["width"] / frame["height"] == pytest.approx(1.5, rel=0.01)
+    assert box["width"] / frame["width"] == pytest.approx(0.5, rel=0.02)
+    assert opened.locator(".picture text").all_text_contents() == ["1"]
+    number = opened.locator(".picture text").bounding_box()
+    assert frame["x"] <= number["x"] < box["x"] + box["width"]
+    opened.close()

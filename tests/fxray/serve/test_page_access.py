@@ -115,3 +115,49 @@ def test_axe_finds_nothing(page, state):
     STATES[state](page)
     found = axe.Axe().run(page).response["violations"]
     assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
+
+
+def test_a_region_is_marked_with_keys_alone(page):
+    choose(page, ("a.png", png(300, 200)))
+    page.locator("[data-focus=add]").focus()
+    page.keyboard.press("Enter")
+    assert "Enter" in page.locator(".zoom-label").inner_text()  # a status: it is said, too
+    page.keyboard.press("Escape")
+    assert page.locator(".zoom-label").inner_text() == "fitted"
+    assert page.locator(".mark-group").count() == 1
+    page.locator("[data-focus=add]").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert page.locator(":focus").get_attribute("data-focus") == "caption-1"
+    page.keyboard.type("a hand")
+    for name, value in (("left", 10), ("top", 20), ("right", 110), ("bottom", 90)):
+        page.keyboard.press("Tab")
+        assert page.locator(":focus").get_attribute("data-focus") == f"{name}-1"
+        page.keyboard.type(str(value))
+    page.keyboard.press("Enter")
+    assert page.locator(".mark-group").nth(1).get_attribute("data-box") == "10 20 110 90"
+
+
+@pytest.fixture
+def narrow_forced(browser, url):
+    """The page as narrow as any must be shown, by somebody who chose its colours."""
+    context = browser.new_context(viewport={"width": 320, "height": 640}, forced_colors="active")
+    context.set_default_timeout(TIMEOUT_MS)
+    page = context.new_page()
+    page.goto(url)
+    yield page
+    context.close()
+
+
+def test_the_smallest_screen_and_colours_of_the_readers_own_lose_nothing(narrow_forced):
+    page = narrow_forced
+    page.locator("#choice").wait_for()
+    choose(page, ("a.png", png(300, 200)))
+    page.get_by_role("button", name="Accept region 1").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    colour = "e => getComputedStyle(e).backgroundColor"
+    accept, reject = (page.get_by_role("button", name=f"{what} region 1") for what in ("Accept", "Reject"))
+    assert accept.evaluate(colour) != reject.evaluate(colour)
+    for mark in (".marker", ".number"):
+        assert page.locator(mark).first.evaluate(colour) != page.locator("body").evaluate(colour)
+    assert "gradient" in page.locator(".scale").evaluate("e => getComputedStyle(e).backgroundImage")

@@ -11,29 +11,41 @@ export class Problem extends Error {
     this.remedy = body.remedy ?? "";
     this.status = body.status ?? 0;
   }
+
+  /** Whether the same image may well be answered later: it was not the image that was refused. */
+  get mayPass() {
+    return this.status < 400 || this.status >= 500 || [401, 408, 429].includes(this.status);
+  }
 }
 
-const headers = () => {
-  const key = sessionStorage.getItem(KEY);
-  return key ? { Authorization: `Bearer ${key}` } : {};
-};
+const keyNow = () => sessionStorage.getItem(KEY);
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
 let asking = null;
+let isDeclined = false;
 
-/** Asks once for a key, however many requests want one. */
-function askForKey() {
+/** After a reader gave none, a key is asked for again only when they want something more. */
+export function askForKeyAnew() {
+  isDeclined = false;
+}
+
+/** Asks once for a key, however many requests want one. `refused` is the one that is not accepted, or null. */
+function askForKey(refused) {
+  if (isDeclined) return false;
   asking ??= new Promise((resolve) => {
     const dialog = byId("ask-key");
     dialog.addEventListener("close", () => {
       asking = null;
+      byId("key-refused").hidden = true;
       const key = dialog.returnValue === "ok" ? byId("key").value.trim() : "";
       byId("key").value = "";
       if (key) sessionStorage.setItem(KEY, key);
+      isDeclined = key === "";
       resolve(key !== "");
     }, { once: true });
     dialog.returnValue = "";
+    byId("key-refused").hidden = !refused;
     dialog.showModal();
   });
   return asking;
@@ -43,14 +55,15 @@ function askForKey() {
 async function ask(path, options = {}) {
   for (let tried = 1; ; tried += 1) {
     let response;
+    const key = keyNow();
     try {
-      response = await fetch(path, { ...options, headers: { ...options.headers, ...headers() } });
+      response = await fetch(path, { ...options, headers: { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) } });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Problem({ detail: "The service does not answer.", remedy: "Check that it still runs, then try again." });
     }
     if (response.ok) return response;
-    if (response.status === 401 && (await askForKey())) continue;
+    if (response.status === 401 && (keyNow() !== key || (await askForKey(key)))) continue;
     // A proxy that answers alone, in plain text, is that of a service on a cluster that starts or stops.
     const isAlone = response.status === 404 && !response.headers.get("Content-Type")?.includes("json");
     const retryAfter = isAlone ? 2 : Number(response.headers.get("Retry-After"));
@@ -81,7 +94,9 @@ async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(() => {
+      throw new Problem({ detail: "The service went away while it answered.", remedy: "Check that it still runs, then try again." });
+    });
     if (done) return;
     text += value;
     const blocks = text.split("\n\n");

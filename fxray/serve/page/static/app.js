@@ -24,6 +24,7 @@ function add(files) {
     notice("None of these files is an image. JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF and JPEG 2000 are read.");
     return;
   }
+  api.askForKeyAnew();
   const room = MAX_FILES - items.length;
   notice(images.length > room ? `At most ${MAX_FILES} images at a time; left out: ${images.length - room}. Larger sets go to /v1/batches.` : "");
   const added = images.slice(0, room).map((file) => examination(file, byId("models").value));
@@ -67,19 +68,30 @@ async function examine(item) {
 function show(item) {
   shown = item;
   byId("result").hidden = false;
-  showResult(byId("result"), item);
+  showResult(byId("result"), item, again);
   for (const each of items) markRow(each);
 }
 
 function refresh(item) {
   updateRow(item);
   refreshProgress();
-  if (item === shown) showResult(byId("result"), item);
+  if (item === shown) showResult(byId("result"), item, again);
+}
+
+/** Asks once more for the images that nobody has looked at, as where the service was away. */
+function again() {
+  api.askForKeyAnew();
+  for (const item of items.filter((candidate) => candidate.problem?.mayPass)) {
+    item.wait();
+    refresh(item);
+  }
+  pump();
 }
 
 function refreshProgress() {
   const settled = items.filter((item) => item.state === "done" || item.state === "failed").length;
   byId("progress").textContent = settled === items.length ? `${settled} examined` : `${settled} of ${items.length} examined`;
+  byId("again").hidden = !items.some((item) => item.problem?.mayPass);
   byId("save-all").disabled = !items.some((item) => item.detection);
   const found = items.filter((item) => item.detection).map((item) => item.detection);
   const isCalibrated = found.length > 0 && found.every((detection) => detection.calibration);
@@ -135,6 +147,11 @@ function listen() {
   document.addEventListener("paste", (event) => {
     if (event.clipboardData.files.length) add(event.clipboardData.files);
   });
+  // A reader's corrections, and what is still asked for, are nowhere but in this page.
+  window.addEventListener("beforeunload", (event) => {
+    if (items.some((item) => item.isChanged || item.state === "waiting" || item.state === "running")) event.preventDefault();
+  });
+  byId("again").addEventListener("click", again);
   byId("save-all").addEventListener("click", () => {
     const found = items.filter((item) => item.detection).map((item) => item.detection);
     download("fxray.json", new Blob([JSON.stringify({ detections: found }, null, 2)], { type: "application/json" }));

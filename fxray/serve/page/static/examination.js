@@ -24,7 +24,7 @@ export function examination(file, model) {
     selected: -1,
     editing: -1,
     zoom: 0,
-    isChanged: false,
+    isChanged: false,  // since the corrections were last taken along
   };
   item.draft = (kind, data) => {
     if (kind === "image") Object.assign(item, { size: data.image, regions: [] });  // a try before may have left some
@@ -38,6 +38,7 @@ export function examination(file, model) {
     // Where probability and answer do not say the same, it is for the reader to say.
     item.verdict = detection.assessment === detection.verdict ? detection.verdict : null;
   };
+  item.wait = () => Object.assign(item, { state: "waiting", problem: null, regions: [] });
   item.fail = (problem) => {
     item.state = "failed";
     item.problem = problem;

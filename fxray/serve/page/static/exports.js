@@ -110,7 +110,8 @@ function drawNumber(context, index, x, y, font) {
 const REPORT_CSS = `
 body{margin:0 auto;max-width:60rem;padding:2rem 1.25rem;font:16px/1.55 system-ui,sans-serif;color:#1c1b19;background:#fff}
 h1{font:500 2.1rem/1.15 "Iowan Old Style",Palatino,Georgia,serif;margin:0 0 .5rem}h2{font-size:1rem;margin:2rem 0 .5rem}
-.picture{position:relative;margin:1.5rem 0}.picture img,.picture svg{display:block;width:100%;height:auto}.picture svg{position:absolute;inset:0;height:100%}
+.picture{position:relative;margin:1.5rem 0}.picture img,.picture svg{display:block;width:100%;height:auto}.picture svg{position:absolute;inset:0;height:100%;overflow:visible}
+text{font-family:system-ui,sans-serif;font-weight:700;text-anchor:middle;dominant-baseline:central}
 rect{fill:none;vector-effect:non-scaling-stroke}.rim{stroke:#fff;stroke-width:5}.line{stroke-width:3}
 li b{display:inline-block;min-width:1.6em;text-align:center;margin-right:.6em;border-radius:3px}ol{list-style:none;padding:0}li{margin:.4rem 0}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;font-size:.9rem}dt{color:#5d5a54}dd{margin:0;overflow-wrap:anywhere}
@@ -140,8 +141,15 @@ export async function report(item) {
   const picture = add(body, "div", "", { class: "picture" });
   add(picture, "img", "", { alt: item.name, src: `data:${item.file.type || "image/png"};base64,${await base64(item.file)}` });
   const overlay = add(picture, "svg", "", { viewBox: `0 0 ${found.width_px} ${found.height_px}`, "aria-hidden": "true" }, SVG);
+  const font = found.width_px / 40;
   for (const [{ box: [x, y, right, bottom] }, index] of kept) {
     for (const kind of ["rim", `line c${index}`]) add(overlay, "rect", "", { class: kind, x, y, width: right - x, height: bottom - y }, SVG);
+    const [colour, ink] = PALETTE[index % PALETTE.length];
+    const height = 1.4 * font;
+    const top = Math.min(right - x, bottom - y) >= 2 * height ? y : y >= height ? y - height : bottom;
+    const left = Math.min(x, found.width_px - 2 * font);
+    add(overlay, "path", "", { fill: colour, d: `M${left} ${top}h${2 * font}v${height}h${-2 * font}z` }, SVG);
+    add(overlay, "text", String(index + 1), { fill: ink, x: left + font, y: top + height / 2, "font-size": font }, SVG);
   }
   if (kept.length) add(body, "h2", "Where, and what");
   const list = add(body, "ol");
@@ -165,6 +173,6 @@ export async function report(item) {
   add(body, "pre", found.answer);
   // This page's policy holds for documents that it makes, so the style, which holds nothing foreign, comes in as text.
   const [head, ...rest] = new XMLSerializer().serializeToString(page.documentElement).split("</head>");
-  const style = `<style>${REPORT_CSS}${colours.join("")}</style></head>`;
+  const style = `<style>${REPORT_CSS}.picture{aspect-ratio:${found.width_px}/${found.height_px}}${colours.join("")}</style></head>`;
   return new Blob(["<!doctype html>\n", head, style, rest.join("</head>")], { type: "text/html" });
 }

@@ -18,11 +18,11 @@ function madeOnce(kept, key, make) {
 }
 
 /** Shows an examination, or what is new in the one that is shown. */
-export function showResult(place, item) {
+export function showResult(place, item, again) {
   if (current?.item !== item) {
-    const stage = makeStage(item, { select: (index) => select(index), drawn: (box) => drawn(box) });
+    const stage = makeStage(item, { select: (index) => select(index), drawn: (box) => drawn(box), typed: (box) => typed(box) });
     const side = h("div", { class: "side" });
-    current = { item, stage, side, target: null };
+    current = { item, stage, side, again, target: null };
     place.replaceChildren(stage.element, side);
   }
   refresh();
@@ -39,7 +39,8 @@ function refresh() {
 
 function waitingParts(item) {
   if (item.state === "failed") {
-    return [h("p", { class: "file" }, item.name), h("h2", { class: "headline" }, "Not examined"), h("p", {}, item.problem.message), h("p", { class: "fine" }, item.problem.remedy)];
+    return [h("p", { class: "file" }, item.name), h("h2", { class: "headline" }, "Not examined"), h("p", {}, item.problem.message), h("p", { class: "fine" }, item.problem.remedy),
+      ...(item.problem.mayPass ? [h("p", { class: "row" }, h("button", { type: "button", class: "button small", onclick: current.again }, "Try again"))] : [])];
   }
   const words = item.state === "waiting" ? "Waiting for its turn" : item.regions.length ? "Looking on …" : "Looking …";
   return [h("p", { class: "file" }, item.name), h("h2", { class: "headline pending" }, words), regionList(item)];
@@ -99,6 +100,7 @@ function regionList(item) {
 function tools(item, region, index) {
   const set = (state) => () => {
     region.state = region.state === state ? "open" : state;
+    item.isChanged = true;
     refresh();
   };
   const button = (text, name, action, isOn) => h("button", {
@@ -132,6 +134,7 @@ function editor(item, region, index) {
     Object.assign(region, { box: [x0, y0, x1, y1], caption: text, state: "drawn" });
     editors.delete(region);
     item.editing = -1;
+    item.isChanged = true;
     refresh();
   };
   const problem = h("p", { class: "fine problem", role: "alert" });
@@ -159,7 +162,7 @@ function origin(found) {
 function ownVerdict(item) {
   const choice = (verdict) => h("label", {}, h("input", {
     type: "radio", name: "own-verdict", value: verdict, checked: item.verdict === verdict, "data-focus": `own-${verdict}`,
-    onchange: () => { item.verdict = verdict; refresh(); },
+    onchange: () => { Object.assign(item, { verdict, isChanged: true }); refresh(); },
   }), verdict);
   return h("fieldset", { class: "own" }, h("legend", {}, "Your verdict, for the corrections"), choice("real"), choice("generated"));
 }
@@ -183,7 +186,11 @@ function saving(item) {
     button("JSON", "json", () => [`${stem}.json`, new Blob([JSON.stringify(item.detection, null, 2)], { type: "application/json" })]),
     button("Report", "report", async () => [`${stem}.html`, await report(item)]),
     button("Annotated PNG", "png", async () => [`${stem}.annotated.png`, await annotatedPng(item)]),
-    button("Corrections", "corrections", async () => [`${stem}.labelme.json`, await corrections(item)], why)),
+    button("Corrections", "corrections", async () => {
+      const file = await corrections(item);
+      item.isChanged = false;
+      return [`${stem}.labelme.json`, file];
+    }, why)),
     said, h("p", { class: "fine" }, why || "Corrections are a LabelMe file with the image in it: fxray data import labelme FILE DST."));
 }
 
@@ -204,6 +211,7 @@ function startDrawing(index) {
 
 function drawn(box) {
   const { item, target } = current;
+  item.isChanged = true;
   if (target >= 0) {
     Object.assign(item.regions[target], { box, state: "drawn" });
     editors.get(item.regions[target])?.place(box);
@@ -215,6 +223,15 @@ function drawn(box) {
   }
   refresh();
   if (target < 0) current.side.querySelector(`[data-focus="caption-${item.selected}"]`)?.focus();
+}
+
+/** The corners are typed: of a new region, or of the one that was to be redrawn, which keeps its own. */
+function typed(box) {
+  const { item, target, side } = current;
+  if (target < 0) return drawn(box);
+  item.editing = target;
+  refresh();
+  side.querySelector(`[data-focus="left-${target}"]`)?.focus();
 }
 
 function select(index) {

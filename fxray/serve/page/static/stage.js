@@ -11,7 +11,8 @@ export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 /**
  * @param {object} item - An examination.
- * @param {{select: (index: number) => void, drawn: (box: number[]) => void}} told - What happens on the stage.
+ * @param {{select: (index: number) => void, drawn: (box: number[]) => void, typed: (box: number[]) => void}} told - What
+ *   happens on the stage; `typed` has a box to begin with, where the reader will type its corners.
  */
 export function makeStage(item, told) {
   const image = h("img", { src: item.url, alt: `${item.name}, the image that is examined`, draggable: "false" });
@@ -38,9 +39,14 @@ export function makeStage(item, told) {
     view.classList.toggle("fit", value === 0);
     // In CSS pixels an image pixel is 1 / devicePixelRatio wide where it covers one pixel of the screen.
     canvas.style.width = value === 0 ? "" : `${(size.width_px * value) / window.devicePixelRatio}px`;
-    label.textContent = value === 0 ? "fitted" : `${value * 100} %`;
+    tell();
     place();
     scrollToSelected();
+  }
+
+  function tell() {
+    if (drawing) label.textContent = "Draw a box over the image. Enter: type its corners. Escape: none.";
+    else label.textContent = item.zoom === 0 ? "fitted" : `${item.zoom * 100} %`;
   }
 
   /** Marks have one size on the screen, however large the image is shown. */
@@ -66,7 +72,9 @@ export function makeStage(item, told) {
     overlay.setAttribute("viewBox", `0 0 ${size.width_px} ${size.height_px}`);
     canvas.style.aspectRatio = `${size.width_px} / ${size.height_px}`;
     canvas.style.setProperty("--aspect", String(size.width_px / size.height_px));
-    overlay.replaceChildren(...item.regions.map((region, index) => boxOf(region, index)));
+    const focused = overlay.contains(document.activeElement) ? document.activeElement.dataset.index : null;
+    overlay.replaceChildren(...item.regions.map((region, index) => boxOf(region, index)), ...(drawing ? [drawing.box] : []));
+    if (focused !== null) overlay.querySelector(`[data-index="${focused}"]`)?.focus({ preventScroll: true });
     mark();
     place();
   }
@@ -91,11 +99,13 @@ export function makeStage(item, told) {
     overlay.classList.toggle("has-selected", item.selected >= 0);
   }
 
-  /** Lets the reader draw one box; Escape gives up. */
+  /** Lets the reader draw one box, or type the corners of one; Escape gives up. */
   function draw() {
+    stopDrawing();
     drawing = { start: null, box: svg("rect", { class: "drawing" }) };
     overlay.append(drawing.box);
     view.classList.add("is-drawing");
+    tell();
     view.focus({ preventScroll: true });
     element.scrollIntoView({ block: "nearest", behavior: "instant" });  // on a phone the list lies below the image
   }
@@ -104,6 +114,7 @@ export function makeStage(item, told) {
     drawing?.box.remove();
     drawing = null;
     view.classList.remove("is-drawing");
+    tell();
   }
 
   function pointAt(event) {
@@ -139,6 +150,11 @@ export function makeStage(item, told) {
   });
   view.addEventListener("keydown", (event) => {
     if (event.key === "Escape") stopDrawing();
+    else if (event.key === "Enter" && drawing) {
+      event.preventDefault();
+      stopDrawing();
+      told.typed([1, 1, 3, 3].map((quarters, k) => Math[k < 2 ? "floor" : "ceil"]((quarters * (k % 2 ? size.height_px : size.width_px)) / 4)));
+    }
     else if (event.key === "+" || event.key === "=") zoom(1);
     else if (event.key === "-") zoom(-1);
     else if (event.key === "0") setZoom(0);
