@@ -27,6 +27,7 @@ FACTS: tuple[tuple[str, str, str], ...] = (
     ("reward/format", "format", "{:+.2f}"),
     ("parse_rate", "parsed", "{:.1%}"),
     ("accuracy", "accuracy", "{:.1%}"),
+    ("validation/loss", "val loss", "{:.4f}"),
     ("validation/accuracy", "val accuracy", "{:.1%}"),
     ("validation/iou", "val iou", "{:.3f}"),
     ("loss", "loss", "{:.4f}"),

@@ -268,7 +268,8 @@ class EvaluateConfig(Section):
     max_new_tokens: Count = 1024
     validate_every_steps: Annotated[int, Field(ge=0)] = 0
     """GRPO steps after which the policy answers images of the validation split, greedily, for a curve beside that of
-    the sampled training answers; 0 for never. What is learnt is the same."""
+    the sampled training answers, and steps of SFT after which it takes their loss; 0 for never. What is learnt is the
+    same."""
     validation_samples: Count = 128
     """So many of them, always the same; all where there are fewer."""
     num_bootstrap: Annotated[int, Field(ge=1, le=10**6)] = 1000

@@ -2,12 +2,15 @@
 
 import math
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from actors.placement import LEARNER, node_share
 from fxray.config.tree import Config
+from fxray.counts import counted
 from fxray.events import Event, Note, Step
 from fxray.grammar.prompts import template_warning
+from fxray.launch.evaluation import rows_to_answer
 from fxray.launch.session import Session
 from fxray.metrics import MetricsLog
 from fxray.sft.job import PHASE, clear_attempts, run_sft
@@ -69,5 +72,28 @@ def train_sft(session: Session) -> None:
 
     settings = sft_settings(session.config, session.model_path, session.splits.train)
     refuse_unlearnable(session.splits.open(session.splits.train), settings, session.on_event)
+    settings = _with_validation(settings, session)
     with closing(log), session.phase(PHASE, str(run.sft_adapter)):
         run_sft(settings, run_dir=run.root, on_event=record)
+
+
+def _with_validation(settings: SftSettings, session: Session) -> SftSettings:
+    """The job with images of the validation split whose loss it measures on its way, if it is to."""
+    from fxray.sft.answers import learnable_rows
+
+    evaluate = session.config.evaluate
+    if evaluate.validate_every_steps == 0:
+        return settings
+    path = session.splits.validation
+    dataset = session.splits.open(path)
+    rows = rows_to_answer(len(dataset), evaluate.validation_samples)
+    kept = learnable_rows(dataset, rows, settings)
+    if len(kept) < len(rows):
+        lost = counted(len(rows) - len(kept), "sample", "samples")
+        session.on_event(Note(f"validation on the way leaves out {lost} of {path.name} whose answers cannot be taught"))
+    return replace(
+        settings,
+        validation_path=str(path),
+        validation_rows=tuple(kept),
+        validate_every_steps=evaluate.validate_every_steps,
+    )

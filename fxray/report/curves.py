@@ -116,7 +116,7 @@ _PLANS = (
         (("reward/label", "label"), ("reward/iou", "relaxed IoU"), ("reward/format", "format")),
         False,
     ),
-    _Plan("SFT loss", "Nats per answer token.", (("loss", "loss"),), True),
+    _Plan("SFT loss", "Nats per answer token.", (("loss", "loss"), ("validation/loss", "validation split")), True),
     _Plan("GRPO loss", "Clipped objective and KL term.", (("loss", "loss"),), False),
     _Plan("KL to the reference", "k3 estimate, nats per token.", (("kl", "KL"),), False),
     _Plan("Parse rate", "Share of sampled answers that keep to the grammar.", (("parse_rate", "parse rate"),), False),

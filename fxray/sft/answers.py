@@ -1,6 +1,7 @@
 """Every answer that an SFT job will teach, looked at before its first step: one that is too long ends it at once."""
 
 import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,16 +34,11 @@ def refuse_unlearnable(dataset: Dataset, settings: SftSettings, on_event: OnEven
         DataError: Some answers are too long, or cannot be said in the grammar: how many, and the first of them.
     """
     samples, start_s = dataset.samples, time.monotonic()
-    model_path = Path(settings.model_path)
-    tokenizer, sight = load_tokenizer(model_path), sight_of(model_path)
     num_drawn = settings.num_steps(len(samples)) * settings.batch_size
     rows = sorted(permutation(settings.seed, "sft", len(samples), epoch=0)[:num_drawn].tolist())
     errors = list[DataError]()
-    frame = partial(frame_of, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels, sight=sight)
-    for done, row in enumerate(rows, start=1):
-        try:
-            taught_answer(tokenizer, samples[row], frame(samples[row]), settings)
-        except DataError as error:
+    for done, error in enumerate(_errors(dataset, rows, settings), start=1):
+        if error is not None:
             errors.append(error)
         if done % _EVERY == 0 and time.monotonic() - start_s > SILENT_S:
             on_event(Step(PHASE, done, len(rows)))
@@ -50,6 +46,26 @@ def refuse_unlearnable(dataset: Dataset, settings: SftSettings, on_event: OnEven
         raise _of_all(errors, len(rows), str(dataset.path))
     if (elapsed_s := time.monotonic() - start_s) > SILENT_S:
         on_event(PhaseDone(PHASE, elapsed_s))
+
+
+def learnable_rows(dataset: Dataset, rows: Sequence[int], settings: SftSettings) -> list[int]:
+    """Of rows those whose answer can be said and is short enough. No image is read."""
+    return [row for row, error in zip(rows, _errors(dataset, rows, settings), strict=True) if error is None]
+
+
+def _errors(dataset: Dataset, rows: Sequence[int], settings: SftSettings) -> Iterator[DataError | None]:
+    """What keeps the answer of each row from being taught."""
+    model_path = Path(settings.model_path)
+    tokenizer, sight = load_tokenizer(model_path), sight_of(model_path)
+    frame = partial(frame_of, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels, sight=sight)
+    for row in rows:
+        sample = dataset.samples[row]
+        try:
+            taught_answer(tokenizer, sample, frame(sample), settings)
+        except DataError as error:
+            yield error
+        else:
+            yield None
 
 
 def _of_all(errors: list[DataError], num_answers: int, where: str) -> DataError:

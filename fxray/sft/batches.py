@@ -109,10 +109,16 @@ class ExampleReader:
         s = self._settings
         rows = rows_of_step(s.seed, "sft", num_rows=len(self._dataset.samples), batch_size=s.batch_size, step=step)
         share = s.batch_size // self._num_ranks
-        visits = rows[self._rank * share : (self._rank + 1) * share]
-        seen = self._threads.map(self._see, visits)
-        examples = [self._example(epoch, row, each) for (epoch, row), each in zip(visits, seen, strict=True)]
+        examples = self._read(rows[self._rank * share : (self._rank + 1) * share])
         return sorted(examples, key=lambda example: len(example.row.answers[0]))
+
+    def read_rows(self, rows: Sequence[int]) -> list[Example]:
+        """The examples of rows, in their order, as the first epoch asks about them; as `read`."""
+        return self._read([(0, row) for row in rows])
+
+    def _read(self, visits: Sequence[tuple[int, int]]) -> list[Example]:
+        seen = self._threads.map(self._see, visits)
+        return [self._example(epoch, row, each) for (epoch, row), each in zip(visits, seen, strict=True)]
 
     def _example(self, epoch: int, row: int, seen: _Seen) -> Example:
         """A visit with its answer and prompt; by one thread, for a tokenizer is not for several."""

@@ -23,6 +23,7 @@ MERELY_HOW = frozenset(
         "max_failures",
     }
     | {"start_deadline_s", "step_deadline_s", "on_corrupt_image"}
+    | {"validation_path", "validation_rows", "validate_every_steps"}
 )
 """Where and in how many parts the work is done, and what stops it; what comes out is the same but for rounding and what
 drops out, so a run with dropout keeps its workers and the samples of a pass (`fxray.launch.run`)."""
@@ -67,6 +68,9 @@ class SftSettings:
         region_order: Regions of an answer as annotated, or by position.
         on_corrupt_image: Stop at an image that cannot be read, or leave it out of its step.
         seed: Of order, templates, initial adapter and dropout.
+        validation_path: Parquet file of held-out samples.
+        validation_rows: Of them those whose loss is measured on the way, each of which can be taught.
+        validate_every_steps: Steps between two times; 0 for never.
     """
 
     model_path: str
@@ -103,6 +107,9 @@ class SftSettings:
     region_order: RegionOrder
     on_corrupt_image: Literal["error", "skip"]
     seed: int
+    validation_path: str = ""
+    validation_rows: tuple[int, ...] = ()
+    validate_every_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size % self.num_workers:

@@ -9,6 +9,8 @@ weights as one that never did.
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -83,6 +85,18 @@ def _report(state: SftState, folder: Path) -> None:
     ray.train.report({"step": state.step}, checkpoint=Checkpoint(str(folder)), checkpoint_upload_mode=mode)
 
 
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Nothing of a model drops out meanwhile."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def _load_model(path: Path, settings: SftSettings, device: torch.device, dtype: str) -> VisionLanguageModel:
     with sharded_loading(settings.zero_stage):
         model = load_model(path, dtype=dtype).to(device)
@@ -116,9 +130,18 @@ class Trainer:
         path = resolve_model_path(settings.model_path)
         dataset = Dataset.open(Path(settings.dataset_path))
         processor = load_image_processor(path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
-        self._reader = ExampleReader(
-            settings, dataset, load_tokenizer(path), processor, sight_of(path), rank=rank, num_ranks=num_ranks
+        reader = partial(
+            ExampleReader,
+            tokenizer=load_tokenizer(path),
+            image_processor=processor,
+            sight=sight_of(path),
+            rank=rank,
+            num_ranks=num_ranks,
         )
+        self._reader = reader(settings, dataset)
+        if settings.validation_rows:
+            as_they_are = replace(settings, augment_share=0.0, on_corrupt_image="skip")
+            self._held_out = reader(as_they_are, Dataset.open(Path(settings.validation_path)))
         self._dtype = DTYPES[settings.dtype]
         self._policy = make_policy(
             partial(_load_model, path, settings, device),
@@ -173,8 +196,10 @@ class Trainer:
             what = f"a pass of {self._settings.max_tokens_per_micro_batch:,} tokens"
             with memory_told(what, where=f"SFT rank {self._rank}", remedy=MEMORY_REMEDY):
                 metrics = self._learn(step, examples)
-            seconds = time.monotonic() - start_s
-            metrics |= {"seconds": seconds, "tokens_per_s": metrics["num_tokens"] / seconds}
+                seconds = time.monotonic() - start_s
+                metrics |= {"seconds": seconds, "tokens_per_s": metrics["num_tokens"] / seconds}
+                if self._settings.validation_rows and (step + 1) % self._settings.validate_every_steps == 0:
+                    metrics |= self._validate()
             self._tell(step=step + 1, num_steps=self._num_steps, metrics=metrics)  # a saved step has been told
             if step + 1 == self._num_steps or (step + 1) % every == 0:
                 with memory_told("saving a checkpoint", where=f"SFT rank {self._rank}", remedy=LOAD_REMEDY):
@@ -182,21 +207,9 @@ class Trainer:
 
     def _learn(self, step: int, examples: Sequence[Example]) -> dict[str, float]:
         """One update on the mean over the answer tokens of the whole batch."""
-        s = self._settings
-        torch.manual_seed(derived_seed(s.seed, "sft-dropout", step, self._rank))
-        rate = s.rate(step, self._num_steps)
-        lengths = [packed_length(len(e.row.prompt_token_ids), [len(e.row.answers[0])]) for e in examples]
-        (passes,) = plan_micro_batches(lengths, num_ranks=1, max_tokens=s.max_tokens_per_micro_batch)
-        of_ranks = self._of_ranks(
-            float(token_weights(examples).sum()),
-            sum(lengths),
-            sum(not e.is_learnt for e in examples),
-            sum(e.num_dropped_regions for e in examples),
-            len(passes),
-        )
-        num_learnt, num_tokens, num_skipped, num_dropped, _ = map(sum, zip(*of_ranks, strict=True))
-        passes = split_into(passes, max(int(num_passes) for *_, num_passes in of_ranks))  # ranks exchange in step
-        chunks = [[examples[index] for index in sorted(each.groups)] for each in passes]
+        torch.manual_seed(derived_seed(self._settings.seed, "sft-dropout", step, self._rank))
+        rate = self._settings.rate(step, self._num_steps)
+        chunks, (num_learnt, num_tokens, num_skipped, num_dropped) = self._in_passes(examples)
         shares: list[torch.Tensor] = []
         for packed in self._pack_ahead(chunks):
             batch, factor_R = moved(packed, self._base.device)
@@ -213,6 +226,48 @@ class Trainer:
             "num_skipped": num_skipped,
             "num_dropped_regions": num_dropped,
         }
+
+    def _in_passes(self, examples: Sequence[Example]) -> tuple[list[list[Example]], list[float]]:
+        """This rank's examples in as many passes as the other ranks have.
+
+        Returns:
+            The passes; and over all ranks the answers' tokens that count, tokens, samples and regions left out.
+        """
+        lengths = [packed_length(len(e.row.prompt_token_ids), [len(e.row.answers[0])]) for e in examples]
+        most_tokens = self._settings.max_tokens_per_micro_batch
+        (passes,) = plan_micro_batches(lengths, num_ranks=1, max_tokens=most_tokens)
+        of_ranks = self._of_ranks(
+            float(token_weights(examples).sum()),
+            sum(lengths),
+            sum(not e.is_learnt for e in examples),
+            sum(e.num_dropped_regions for e in examples),
+            len(passes),
+        )
+        passes = split_into(passes, max(int(num_passes) for *_, num_passes in of_ranks))  # ranks exchange in step
+        chunks = [[examples[index] for index in sorted(each.groups)] for each in passes]
+        return chunks, [sum(values) for values in zip(*of_ranks, strict=True)][:-1]
+
+    def _validate(self) -> dict[str, float]:
+        """Mean loss of the tokens of held-out answers, nothing dropped out; all ranks together."""
+        start_s, rows, size = time.monotonic(), self._settings.validation_rows, self._settings.batch_size
+        loss = num_learnt = 0.0
+        with evaluating(self._policy.model), torch.no_grad():
+            for start in range(0, len(rows), size):
+                batch = rows[start : start + size]
+                for_all = [*batch, *batch[:1] * (-len(batch) % dist.get_world_size())]  # ranks have equally many
+                places = range(self._rank, len(for_all), dist.get_world_size())
+                read = self._held_out.read_rows([for_all[place] for place in places])
+                own = [
+                    replace(e, is_learnt=e.is_learnt and place < len(batch))
+                    for e, place in zip(read, places, strict=True)
+                ]
+                chunks, (num_counted, *_) = self._in_passes(own)
+                for packed in self._pack_ahead(chunks):
+                    passed, factor_R = moved(packed, self._base.device)
+                    loss -= float((self._engine(passed, 1.0) * factor_R).sum())
+                num_learnt += num_counted
+        total = sum(value for (value,) in self._of_ranks(loss))
+        return {"validation/loss": total / max(1.0, num_learnt), "validation/seconds": time.monotonic() - start_s}
 
     def _pack_ahead(self, chunks: Sequence[Sequence[Example]]) -> Iterator[tuple[PackedBatch, torch.Tensor]]:
         """Each pass, and the weights of its answer tokens, packed while the one before it is learnt."""

@@ -12,10 +12,12 @@ from fxray.data.dataset import Dataset, Row, write_dataset
 from fxray.errors import DataError
 from fxray.events import Note, Step, ignore
 from fxray.launch import sft
+from fxray.launch.evaluation import rows_to_answer
 from fxray.launch.run import RunDirectory, open_run
 from fxray.metrics import read_metrics
-from fxray.schema import Annotation, Sample, Verdict
+from fxray.schema import Annotation, Box, Region, Sample, Verdict
 from fxray.sft import answers
+from fxray.sft.settings import SftSettings
 
 
 @pytest.fixture
@@ -83,3 +85,39 @@ def test_answers_that_are_too_long_end_a_run_before_it_has_begun_and_it_takes_a_
         train(16)
     train(300)
     assert trained == [300]
+
+
+def test_held_out_answers_that_cannot_be_taught_are_left_out_and_told(
+    tmp_path: Path, random_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, jobs = list[str](), list[SftSettings]()
+    monkeypatch.setattr(sft, "run_sft", lambda settings, **_: jobs.append(settings))
+    long = Annotation(Verdict.GENERATED, (Region(Box(0, 0, 28, 28), "Ear " + "bent " * 400),))
+    for name, truths in {"train": [Annotation(Verdict.REAL)] * 4, "val": [Annotation(Verdict.REAL), long] * 3}.items():
+        samples = [Sample(f"{name}{i}", 56, 56, truth, "real", "cat", name) for i, truth in enumerate(truths)]
+        write_dataset(tmp_path / f"{name}.parquet", [Row(sample, b"") for sample in samples])
+
+    def train(*overrides: str) -> SftSettings:
+        session = SimpleNamespace(
+            config=load_config("tiny", overrides),
+            run=RunDirectory(tmp_path / "run"),
+            splits=SimpleNamespace(
+                train=tmp_path / "train.parquet", validation=tmp_path / "val.parquet", open=Dataset.open
+            ),
+            model_path=random_model_dir,
+            phase=lambda *_: nullcontext(),
+            on_event=lambda event: told.append(event.text),
+        )
+        sft.train_sft(session)
+        return jobs[-1]
+
+    plain, validated = train(), train("evaluate.validate_every_steps=5")
+    assert (plain.validation_rows, told) == (
+        (),
+        ["validation on the way leaves out 3 samples of val.parquet whose answers cannot be taught"],
+    )
+    assert (validated.validation_path, validated.validation_rows) == (str(tmp_path / "val.parquet"), (0, 2, 4))
+    assert validated.validate_every_steps == 5
+    assert validated.identity() == plain.identity()
+    few = train("evaluate.validate_every_steps=5", "evaluate.validation_samples=3").validation_rows
+    assert few == tuple(row for row in rows_to_answer(6, 3) if row % 2 == 0)

@@ -11,7 +11,7 @@ from fxray.errors import DataError
 from fxray.events import Event, OnEvent, PhaseDone, Step, ignore
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 from fxray.sft import answers
-from fxray.sft.answers import refuse_unlearnable
+from fxray.sft.answers import learnable_rows, refuse_unlearnable
 from fxray.sft.settings import SftSettings
 
 TOO_LONG = (1, 4, 5, 9, 10, 11, 12)
@@ -51,6 +51,11 @@ def test_all_answers_that_are_too_long_are_counted_and_the_first_named(long_sett
     assert message.endswith("256 are allowed (sft.max_answer_tokens); and 2 more")
     assert caught.value.where == long_settings.dataset_path
     assert caught.value.remedy.count("sft.on_long_answer=drop-regions") == 1
+
+
+def test_rows_whose_answers_can_be_learnt_are_known_beforehand(long_settings: SftSettings) -> None:
+    dataset = Dataset.open(Path(long_settings.dataset_path))
+    assert learnable_rows(dataset, [2, 4, 3, 12, 0], long_settings) == [2, 3, 0]
 
 
 @pytest.mark.parametrize("remedy", [{"max_answer_tokens": 2048}, {"on_long_answer": "drop-regions"}])

@@ -242,13 +242,18 @@ def test_two_ranks_under_zero_3_learn_what_one_rank_learns(
 ) -> None:
     """In each step the tokens of one rank want two passes, those of the other one."""
     settings = replace(settings, lora_dropout=0.0, max_steps=3)
+    settings = replace(settings, validation_path=settings.dataset_path, validation_rows=(3, 1, 4, 0, 5))
+    settings = replace(settings, validate_every_steps=1)
     addresses: set[str] = set()
+    losses: list[float] = []
 
     def look_around(event: Event) -> None:
         if isinstance(event, Step):
+            losses.append(event.metrics["validation/loss"])
             addresses.update(listening_addresses())
 
-    run_sft(settings, run_dir=tmp_path / "one", on_event=lambda _: None)
+    run_sft(settings, run_dir=tmp_path / "one", on_event=look_around)
+    addresses.clear()
     run_sft(replace(settings, num_workers=2, zero_stage=3), run_dir=tmp_path / "two", on_event=look_around)
 
     assert addresses
@@ -257,6 +262,7 @@ def test_two_ranks_under_zero_3_learn_what_one_rank_learns(
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-4)
+    assert losses[3:] == pytest.approx(losses[:3], rel=1e-3)  # of five samples, three and two of which go to a rank
 
 
 @with_ray

@@ -213,6 +213,53 @@ def test_a_step_learns_and_records_the_mean_over_the_learnt_tokens(
     assert rates == [settings.learning_rate / 2]
 
 
+def validation_losses(folder: Path) -> dict[int, float]:
+    records = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+    metrics = {record["step"]: record["metrics"] for record in records if "step" in record}
+    return {step: each["validation/loss"] for step, each in metrics.items() if "validation/loss" in each}
+
+
+def test_the_loss_of_held_out_answers_is_told_and_changes_nothing_of_what_is_learnt(
+    single_rank: None, settings: SftSettings, corrupt_dataset_path: Path, tmp_path: Path
+) -> None:
+    settings = replace(settings, augment_share=1.0, max_steps=4)
+    plain = train(settings, tmp_path / "plain" / "a")
+    held_out = replace(
+        settings, validation_path=str(corrupt_dataset_path), validation_rows=(0, 1, 2, 5, 6, 7), validate_every_steps=2
+    )
+    validated = train(held_out, tmp_path / "validated" / "a")
+
+    assert all(torch.equal(validated[name], plain[name]) for name in plain)
+    assert losses(tmp_path / "validated" / "a") == losses(tmp_path / "plain" / "a")
+    told = validation_losses(tmp_path / "validated" / "a")
+    assert list(told) == [2, 4]
+
+    (tmp_path / "look").mkdir()
+    trainer = Trainer(held_out, tmp_path / "look", rank=0, device=torch.device("cpu"), report=lambda *_: None)
+    trainer.restore(checkpoints(tmp_path / "validated")[0])
+    trainer._policy.model.eval()
+    as_they_are = trainer._held_out.read_rows(held_out.validation_rows)
+    assert [example.is_learnt for example in as_they_are] == [True, True, False, True, True, True]
+    batch = pack(trainer._base, [example.row for example in as_they_are])
+    with torch.no_grad():
+        logprobs_R = PackedPolicy(trainer._policy.model)(batch, 1.0)
+    assert told[4] == pytest.approx(-logprobs_R[token_weights(as_they_are) > 0].mean().item(), rel=1e-5)
+
+
+def test_modes_of_a_model_are_as_before_when_it_was_asked_without_dropout(
+    single_rank: None, settings: SftSettings, tmp_path: Path
+) -> None:
+    rows = {"validation_path": settings.dataset_path, "validation_rows": (0, 1), "validate_every_steps": 1}
+    settings = replace(settings, lora_dropout=0.5, **rows)
+    trainer = Trainer(settings, tmp_path, rank=0, device=torch.device("cpu"), report=lambda *_: None)
+    trainer._learn(0, trainer._reader.read(0))
+    before = [module.training for module in trainer._policy.model.modules()]
+    assert any(before)
+    first, second = (trainer._validate()["validation/loss"] for _ in range(2))
+    assert first == second
+    assert [module.training for module in trainer._policy.model.modules()] == before
+
+
 def test_dropout_is_anew_in_each_step_and_on_each_rank(
     single_rank: None, settings: SftSettings, tmp_path: Path
 ) -> None:
