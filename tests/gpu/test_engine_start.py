@@ -42,11 +42,10 @@ class Started(Engine):
 
 
 @pytest.mark.null
+@pytest.mark.skipif(is_cpu_build(), reason="wants vLLM's CUDA build")
 def test_an_engine_starts_without_a_second_process_and_without_scipy(
     place: Any, start_engine: Any, tmp_path: Path
 ) -> None:
-    if is_cpu_build():
-        pytest.skip("wants vLLM's CUDA build")
     environment = {"VLLM_CACHE_ROOT": str(tmp_path), "VLLM_USE_FLASHINFER_SAMPLER": "0"}
     told = start_engine(environment, "rollout.enforce_eager=true", "rollout.sleep=true", kind=Started)("tell")
     assert told["can_sleep"]
