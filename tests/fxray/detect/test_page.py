@@ -1,6 +1,7 @@
 """The page of `detect` in a browser. Skipped where there is no Playwright or no Chromium."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,9 @@ def test_forced_colours_leave_what_is_chosen_and_which_number_is_which_box(opene
     plain = page.locator("body").evaluate(colour)
     for mark in (".captions i", ".tally i"):
         assert page.locator(mark).first.evaluate(colour) != plain
+
+
+def test_headings_follow_each_other_without_a_gap(opened):
+    headings = opened().locator("h1, h2, h3, h4").evaluate_all("all => all.map(each => Number(each.tagName[1]))")
+    assert headings[0] == 1
+    assert all(level <= before + 1 for before, level in pairwise(headings))
