@@ -42,5 +42,9 @@ def write_package(folder: Path, config: Config, user_folder: Path) -> None:
         document["grpo"]["schedule"] = SCHEDULE_FILE
     (folder / CONFIG_FILE).write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
     for module in user_modules(config, user_folder):
-        copy = partial(shutil.copytree, ignore=left_out) if module.is_dir() else shutil.copyfile
+        copy = (
+            partial(shutil.copytree, ignore=left_out, ignore_dangling_symlinks=True)
+            if module.is_dir()
+            else shutil.copyfile
+        )
         copy(module, folder / module.name)

@@ -82,7 +82,7 @@ def _sources(config: Config) -> dict[str, str]:
     libraries = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platlib", "purelib")}
     folders = {_folder_of(function.path) for function in config.reward.functions} - libraries - {None}
     return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        str(file.relative_to(module.parent)): hashlib.sha256(file.read_bytes()).hexdigest()
         for folder in sorted(filter(None, folders))
         for module in sorted(user_modules(config, folder))
         for file in _source_files(module)
@@ -94,7 +94,8 @@ def _source_files(module: Path) -> Iterator[Path]:
         yield module
     for folder, folders, names in os.walk(module):
         folders[:] = sorted(set(folders) - left_out(folder, folders))
-        yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
+        files = (Path(folder, name) for name in sorted(set(names) - left_out(folder, names)))
+        yield from (file for file in files if file.suffix == ".py" and file.is_file())
 
 
 def _folder_of(path: str) -> Path | None:

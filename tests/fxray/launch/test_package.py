@@ -84,6 +84,14 @@ def test_runs_and_datasets_inside_a_users_module_stay_where_they_are(tmp_path):
     assert [file.name for file in (folder / "mine").iterdir()] == ["score.py"]
 
 
+def test_a_link_inside_a_users_module_that_leads_nowhere_stays_where_it_is(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "score.py").touch()
+    (tmp_path / "mine" / "gone.py").symlink_to("nowhere")
+    folder = written(tmp_path, "reward.functions=[{path: 'mine.score:length'}]")
+    assert [file.name for file in (folder / "mine").iterdir()] == ["score.py"]
+
+
 def test_packages_inside_a_users_module_travel_whatever_they_are_called(tmp_path):
     for name in ("runs", "datasets"):
         (tmp_path / "mine" / name).mkdir(parents=True)

@@ -1,4 +1,5 @@
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -68,3 +69,17 @@ def test_a_run_of_an_earlier_version_and_one_without_functions_have_nothing_to_c
     assert keep_rewards(run, config) == ""
     (run.root / "rewards.json").write_text("[]")
     assert keep_rewards(run, config) == ""
+
+
+def test_modules_found_through_a_link_and_locks_of_editors_are_no_trouble(tmp_path, monkeypatch):
+    real, link = tmp_path / "real", tmp_path / "link"
+    (real / "linked_of_mine").mkdir(parents=True)
+    (real / "linked_of_mine" / "score.py").write_text("def one(a, b, c): return 1\n")
+    for name in (".#score.py", "gone.py"):
+        (real / "linked_of_mine" / name).symlink_to("someone@somewhere.1234")
+    link.symlink_to(real)
+    monkeypatch.syspath_prepend(link)
+    importlib.import_module("linked_of_mine.score")
+    run = run_in(tmp_path)
+    assert keep_rewards(run, load_config("smoke", ["reward.functions=[{path: 'linked_of_mine.score:one'}]"])) == ""
+    assert list(json.loads((run.root / "rewards.json").read_text())) == ["linked_of_mine/score.py"]
