@@ -32,12 +32,16 @@ SETTINGS = (
     "sft.max_steps=6",
     "sft.batch_size=8",
     "sft.checkpoint_every_steps=2",
+    "sft.augment_share=0.5",
     "grpo.steps_per_stage=3",
     "grpo.prompts_per_step=4",
     "grpo.group_size=4",
     "grpo.max_new_tokens=32",
+    "grpo.augment_share=0.5",
     "evaluate.max_new_tokens=32",
     "evaluate.num_bootstrap=50",
+    "evaluate.validate_every_steps=3",
+    "evaluate.validation_samples=4",
     "checkpoint.every_steps=2",
     "ray.object_store_mib=128",
     "reward.functions=[{path: 'reward_functions:length', weight: 0.1}]",  # answers so short are all equally bad
@@ -114,12 +118,17 @@ def killer_of(title: str) -> Callable[[subprocess.Popen[bytes]], None]:
     return kill
 
 
-def steps(run_dir: Path) -> dict[tuple[str, int], float]:
-    """Reward or loss by phase and step; a step that is recorded twice fails."""
+def steps(run_dir: Path) -> dict[tuple[str, int], list[float]]:
+    """Reward or loss, and what held-out images say, by phase and step; a step that is recorded twice fails."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     keys = [(line["phase"], line["step"]) for line in lines]
     assert len(keys) == len(set(keys)), "a step is recorded twice"
-    return {key: line["metrics"].get("reward", line["metrics"]["loss"]) for key, line in zip(keys, lines, strict=True)}
+    return {key: _numbers(line["metrics"]) for key, line in zip(keys, lines, strict=True)}
+
+
+def _numbers(metrics: dict[str, float]) -> list[float]:
+    held_out = [name for name in metrics if name.startswith("validation/") and name != "validation/seconds"]
+    return [metrics.get("reward", metrics["loss"]), *(metrics[name] for name in sorted(held_out))]
 
 
 def has_reached(run_dir: Path, phase: str, step: int) -> Callable[[], bool]:
@@ -163,6 +172,10 @@ def test_no_step_is_skipped_or_repeated_and_each_draws_the_same(runs: tuple[Path
     quiet, killed = map(steps, runs)
     assert [key for key in quiet if key[0] != "sft"] == [(s, i) for s in ("alpha", "beta") for i in (1, 2, 3)]
     assert killed == quiet
+    assert [key for key, numbers in quiet.items() if len(numbers) > 1] == [
+        *(("sft", step) for step in (3, 6)),
+        *((stage, 3) for stage in ("alpha", "beta")),
+    ]
 
 
 def test_what_a_killed_driver_left_is_gone(runs: tuple[Path, Path]) -> None:
@@ -180,7 +193,7 @@ def test_the_learner_was_started_again_once(runs: tuple[Path, Path]) -> None:
 def test_each_number_of_a_step_is_explained(runs: tuple[Path, Path]) -> None:
     explained = set(re.findall(r"`([\w/…]+)`", Path("docs/observability.md").read_text("utf-8")))
     lines = map(json.loads, (runs[1] / "metrics.jsonl").read_text().splitlines())
-    recorded = {name for line in lines for name in line["metrics"]}
+    recorded = {name.removeprefix("validation/") for line in lines for name in line["metrics"]}
     own_rewards = {name for name in recorded if name.startswith("reward/") and ":" in name}
     assert own_rewards == {"reward/reward_functions:length"}
     assert recorded - own_rewards | {"reward/…"} <= explained
