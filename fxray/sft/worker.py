@@ -250,7 +250,7 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         """Mean loss of the tokens of held-out answers, nothing dropped out; all ranks together."""
         start_s, rows, size = time.monotonic(), self._settings.validation_rows, self._settings.batch_size
-        loss = num_learnt = 0.0
+        loss = num_learnt = num_skipped = 0.0
         with evaluating(self._policy.model), torch.no_grad():
             for start in range(0, len(rows), size):
                 batch = rows[start : start + size]
@@ -261,13 +261,18 @@ class Trainer:
                     replace(e, is_learnt=e.is_learnt and place < len(batch))
                     for e, place in zip(read, places, strict=True)
                 ]
+                num_skipped += sum(not e.is_learnt for e, place in zip(own, places, strict=True) if place < len(batch))
                 chunks, (num_counted, *_) = self._in_passes(own)
                 for packed in self._pack_ahead(chunks):
                     passed, factor_R = moved(packed, self._base.device)
                     loss -= float((self._engine(passed, 1.0) * factor_R).sum())
                 num_learnt += num_counted
-        total = sum(value for (value,) in self._of_ranks(loss))
-        return {"validation/loss": total / max(1.0, num_learnt), "validation/seconds": time.monotonic() - start_s}
+        loss, num_skipped = map(sum, zip(*self._of_ranks(loss, num_skipped), strict=True))
+        return {
+            "validation/loss": loss / max(1.0, num_learnt),
+            "validation/num_skipped": num_skipped,
+            "validation/seconds": time.monotonic() - start_s,
+        }
 
     def _pack_ahead(self, chunks: Sequence[Sequence[Example]]) -> Iterator[tuple[PackedBatch, torch.Tensor]]:
         """Each pass, and the weights of its answer tokens, packed while the one before it is learnt."""

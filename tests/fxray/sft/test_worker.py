@@ -213,10 +213,10 @@ def test_a_step_learns_and_records_the_mean_over_the_learnt_tokens(
     assert rates == [settings.learning_rate / 2]
 
 
-def validation_losses(folder: Path) -> dict[int, float]:
+def of_held_out(folder: Path, name: str) -> dict[int, float]:
     records = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
     metrics = {record["step"]: record["metrics"] for record in records if "step" in record}
-    return {step: each["validation/loss"] for step, each in metrics.items() if "validation/loss" in each}
+    return {step: each[f"validation/{name}"] for step, each in metrics.items() if f"validation/{name}" in each}
 
 
 def test_the_loss_of_held_out_answers_is_told_and_changes_nothing_of_what_is_learnt(
@@ -231,8 +231,9 @@ def test_the_loss_of_held_out_answers_is_told_and_changes_nothing_of_what_is_lea
 
     assert all(torch.equal(validated[name], plain[name]) for name in plain)
     assert losses(tmp_path / "validated" / "a") == losses(tmp_path / "plain" / "a")
-    told = validation_losses(tmp_path / "validated" / "a")
+    told = of_held_out(tmp_path / "validated" / "a", "loss")
     assert list(told) == [2, 4]
+    assert of_held_out(tmp_path / "validated" / "a", "num_skipped") == {2: 1, 4: 1}
 
     (tmp_path / "look").mkdir()
     trainer = Trainer(held_out, tmp_path / "look", rank=0, device=torch.device("cpu"), report=lambda *_: None)
