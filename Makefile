@@ -49,7 +49,7 @@ test-null-gpu: null-layers null-run  ## Run the GPU code with PyTorch's CUDA bui
 null-layers null-run: cuda-torch
 	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=$(NULL_VLLM)$(CURDIR)/$(CUDA):$(CURDIR) $(BIN)/python \
 	  tests/gpu/null/launch.py -m pytest --null $(NULL_TESTS) $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
-null-layers: cuda-vllm
+null-layers: $(if $(findstring --long,$(PYTEST_ARGS)),cuda-vllm)
 null-layers: NULL_VLLM := $(CURDIR)/$(CUDA_VLLM):
 null-layers: NULL_TESTS := tests/gpu --ignore tests/gpu/test_whole_run.py
 null-run: NULL_TESTS := tests/gpu/test_whole_run.py

@@ -181,6 +181,11 @@ def test_no_step_is_skipped_or_repeated_and_each_draws_the_same(runs: tuple[Path
 def test_what_a_killed_driver_left_is_gone(runs: tuple[Path, Path]) -> None:
     assert LEFT_FOLDERS
     assert not any(folder.exists() for folder in LEFT_FOLDERS)
+
+
+@pytest.mark.long
+def test_rays_agents_of_a_killed_driver_end(runs: tuple[Path, Path]) -> None:
+    assert RAY_AGENTS
     _, alive = psutil.wait_procs(RAY_AGENTS, timeout=90)
     assert not alive
 

@@ -110,7 +110,7 @@ def test_a_worker_that_cannot_start_says_why(pool_with: Any) -> None:
         pool.generate(prompts(1), TWO)
 
 
-@pytest.mark.parametrize("num_needed", [1, 2])
+@pytest.mark.parametrize("num_needed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_machines_where_no_engine_starts_end_nothing_while_others_are_on_their_way(
     pool_with: Any, num_needed: int
 ) -> None:

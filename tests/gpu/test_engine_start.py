@@ -42,6 +42,7 @@ class Started(Engine):
 
 
 @pytest.mark.null
+@pytest.mark.long
 @pytest.mark.skipif(is_cpu_build(), reason="wants vLLM's CUDA build")
 def test_an_engine_starts_without_a_second_process_and_without_scipy(
     place: Any, start_engine: Any, tmp_path: Path

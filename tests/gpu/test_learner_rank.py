@@ -20,7 +20,7 @@ GIB = BENCHMARK["GIB"]
 pytestmark = [pytest.mark.gpu, pytest.mark.null, pytest.mark.timeout(420)]
 
 
-@pytest.fixture(params=[(), ("model.lora=null",)], ids=["adapter", "all-weights"])
+@pytest.fixture(params=[(), pytest.param(("model.lora=null",), marks=pytest.mark.long)], ids=["adapter", "all-weights"])
 def rank(place: Any, request: pytest.FixtureRequest) -> Any:
     if not place.is_gpu:
         pytest.skip("a CPU compiles nothing, and counts no memory")
@@ -47,6 +47,7 @@ def test_a_rank_keeps_what_the_plan_says_and_compiles_for_no_new_length(rank: An
     assert 0.85 * planned < used < planned
 
 
+@pytest.mark.long
 def test_one_of_four_ranks_that_spread_the_weights_keeps_about_what_the_plan_says(place: Any) -> None:
     if not place.is_gpu or BENCHMARK["NULL"] not in torch.cuda.get_device_name():
         pytest.skip("the null GPU pretends the other ranks")

@@ -163,6 +163,7 @@ def test_a_head_that_does_not_answer_is_named_within_its_deadline(monkeypatch):
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_worker_that_dies_puts_no_line_of_rays_into_what_a_command_prints():
     done = subprocess.run([sys.executable, "-c", DEATH], capture_output=True, text=True, timeout=280, check=False)

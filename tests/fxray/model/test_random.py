@@ -110,6 +110,7 @@ def test_an_unknown_shape_and_a_full_disk_leave_nothing(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_writing_needs_little_memory(tmp_path: Path) -> None:
     """What writing adds to the imports is a small part of the weights, whatever these weigh."""
     code = (
