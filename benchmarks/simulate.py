@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fxray.capacity.activations import Pass
 from fxray.capacity.cluster import ClusterCoefficients
 from fxray.capacity.devices import GPUS, Gpu
-from fxray.capacity.duration import Coefficients, forward_flops, plan_duration
+from fxray.capacity.duration import Coefficients, Rows, forward_flops, plan_duration
 from fxray.capacity.leases import EngineSpeed, num_shares
 from fxray.capacity.memory import cache_bytes_per_token, grpo_pass, plan_memory
 from fxray.capacity.plan import known_shape
@@ -241,7 +241,7 @@ def modelled_case(name: str, gpu: Gpu) -> Case:
     shape, longest = known_shape(config), grpo_pass(config)
     memory = plan_memory(config, shape, gpu.memory_bytes)
     duration = plan_duration(
-        config, shape, gpu, cached_tokens=memory.cached_tokens, num_samples=1, coefficients=assumed
+        config, shape, gpu, cached_tokens=memory.cached_tokens, rows=Rows(1, 1, 1), coefficients=assumed
     )
     ranks, groups = max(1, int(config.rollout.gpus_per_worker)), config.grpo.prompts_per_step
     mean_tokens = longest.answer_tokens * assumed.answer_frac

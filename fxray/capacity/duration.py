@@ -1,6 +1,7 @@
 """Seconds of a step and hours of a run, from arithmetic and bandwidth. Every coefficient is in one place and shown."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from fxray.capacity.activations import Pass
@@ -39,6 +40,15 @@ class Coefficients:
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of the splits."""
+
+    train: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True, slots=True)
 class Duration:
     """Where the time of a run goes.
 
@@ -50,6 +60,9 @@ class Duration:
         num_grpo_steps: Over all stages.
         sft_step_s: Of an SFT step.
         num_sft_steps: In all.
+        answer_s: Of one image that is answered to evaluate, among many.
+        num_answers: Such images: the test split before SFT, after it and after each stage, the validation split after
+            the last, and those of `evaluate.validate_every_steps` during the stages.
         overlaps: Engines draw the next answers while the learner learns.
     """
 
@@ -60,6 +73,8 @@ class Duration:
     num_grpo_steps: int
     sft_step_s: float
     num_sft_steps: int
+    answer_s: float
+    num_answers: int
     overlaps: bool
 
     @property
@@ -74,6 +89,11 @@ class Duration:
         return (self.num_grpo_steps * self.step_s + self.num_sft_steps * self.sft_step_s) / 3600
 
     @property
+    def evaluation_hours(self) -> float:
+        """Answers that are not trained on."""
+        return self.num_answers * self.answer_s / 3600
+
+    @property
     def bottleneck(self) -> str:
         """The longest part of a GRPO step."""
         parts = {"reading prompts": self.prefill_s, "writing answers": self.decode_s, "learning": self.learn_s}
@@ -81,7 +101,7 @@ class Duration:
 
 
 def plan_duration(
-    config: Config, shape: ModelShape, gpu: Gpu, *, cached_tokens: int, num_samples: int, coefficients: Coefficients
+    config: Config, shape: ModelShape, gpu: Gpu, *, cached_tokens: int, rows: Rows, coefficients: Coefficients
 ) -> Duration:
     """How long a run takes on these GPUs.
 
@@ -90,7 +110,7 @@ def plan_duration(
         shape: Its base model.
         gpu: Each of the GPUs.
         cached_tokens: Tokens that the cache of one engine holds.
-        num_samples: Rows of the training split.
+        rows: Of the splits.
         coefficients: What is assumed.
     """
     longest = grpo_pass(config)
@@ -110,21 +130,46 @@ def plan_duration(
         config.sft.batch_size,
     )
     speed = gpu.flops * coefficients.learner_mfu
+    num_steps = [
+        stage.num_steps(config.grpo.steps_per_stage, rows.train, groups) for stage in load_stages(config.grpo.schedule)
+    ]
+    asked = evaluation_batch(config, step, coefficients)
     return Duration(
         prefill_s=prefill_s,
         decode_s=decode_s,
         learn_s=learner_flops / speed,
         overhead_s=coefficients.step_overhead_s,
-        num_grpo_steps=sum(
-            stage.num_steps(config.grpo.steps_per_stage, num_samples, groups)
-            for stage in load_stages(config.grpo.schedule)
-        ),
+        num_grpo_steps=sum(num_steps),
         sft_step_s=_passes(config) * forward_flops(shape, sft_step) / speed / config.sft.num_workers,
         num_sft_steps=num_sft_steps(
-            num_samples, epochs=config.sft.epochs, batch_size=config.sft.batch_size, max_steps=config.sft.max_steps
+            rows.train, epochs=config.sft.epochs, batch_size=config.sft.batch_size, max_steps=config.sft.max_steps
         ),
+        answer_s=sum(_rollout_s(config, shape, gpu, asked, cached_tokens, coefficients)) / asked.num_groups,
+        num_answers=count_evaluated(config, rows, num_steps),
         overlaps=config.grpo.max_staleness > 0,
     )
+
+
+def evaluation_batch(config: Config, step: Pass, coefficients: Coefficients) -> Pass:
+    """Images that are answered at once to evaluate: as many as all engines take, four times; one answer each."""
+    answer = max(1, round(config.evaluate.max_new_tokens * coefficients.answer_frac))
+    num_images = 4 * config.rollout.max_num_seqs * config.rollout.num_workers
+    return replace(step, answer_tokens=answer, num_answers=1, num_groups=num_images)
+
+
+def count_evaluated(config: Config, rows: Rows, num_steps: Sequence[int]) -> int:
+    """Images that a run answers without learning from them.
+
+    Args:
+        config: The configuration.
+        rows: Of the splits.
+        num_steps: Of each stage.
+    """
+    evaluate = config.evaluate
+    test, validation = (min(evaluate.num_samples or of_split, of_split) for of_split in (rows.test, rows.validation))
+    every = evaluate.validate_every_steps
+    looks = sum(of_stage // every for of_stage in num_steps) if every else 0
+    return (2 + len(num_steps)) * test + validation + looks * min(evaluate.validation_samples, rows.validation)
 
 
 def forward_flops(shape: ModelShape, size: Pass) -> float:

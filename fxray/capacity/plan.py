@@ -6,7 +6,7 @@ from typing import Any
 from fxray.capacity.advice import Change, apply, as_options, find_change
 from fxray.capacity.cluster import ClusterCoefficients, ClusterPlan, plan_cluster
 from fxray.capacity.devices import GIB, Gpu
-from fxray.capacity.duration import Coefficients, Duration, plan_duration
+from fxray.capacity.duration import Coefficients, Duration, Rows, plan_duration
 from fxray.capacity.memory import MemoryPlan, plan_memory
 from fxray.capacity.trained import Trained, count_trained
 from fxray.config.model_shape import ModelShape, published_families, read_shape
@@ -24,7 +24,7 @@ class Plan:
         trained: What is trained, published and kept.
         duration: Of steps and run; None where the roles have no GPUs, or do not fit on them.
         change: The smallest that makes it fit: empty where it fits, None where none is known.
-        num_samples: Rows of the training split that the hours are for.
+        rows: Of the splits that the hours are for.
         coefficients: That the times rest on.
         cluster: What moves between nodes, and who waits for whom.
     """
@@ -33,7 +33,7 @@ class Plan:
     trained: Trained
     duration: Duration | None
     change: tuple[Change, ...] | None
-    num_samples: int
+    rows: Rows
     coefficients: Coefficients
     cluster: ClusterPlan
 
@@ -46,6 +46,7 @@ class Plan:
             "role_bytes": totals,
             "step_s": duration.step_s if duration else None,
             "hours": duration.hours if duration else None,
+            "evaluation_hours": duration.evaluation_hours if duration else None,
             "change": as_options(self.change) if self.change is not None else None,
         }
 
@@ -54,7 +55,7 @@ def draw_plan(
     config: Config,
     gpu: Gpu,
     memory_bytes: int,
-    num_samples: int,
+    rows: Rows,
     *,
     image_bytes: int | None = None,
     network: ClusterCoefficients | None = None,
@@ -65,7 +66,7 @@ def draw_plan(
         config: A checked one.
         gpu: Each GPU of the run.
         memory_bytes: Of one GPU.
-        num_samples: Rows of the training split.
+        rows: Of the splits.
         image_bytes: Of a mean encoded image; by default assumed.
         network: What is assumed of nodes and network.
 
@@ -82,7 +83,7 @@ def draw_plan(
             shape,
             gpu,
             cached_tokens=memory.cached_tokens,
-            num_samples=num_samples,
+            rows=rows,
             coefficients=coefficients,
         )
 
@@ -97,7 +98,7 @@ def draw_plan(
     )
     duration = duration_of(config.rollout.num_workers) if is_timed and memory.fits else None
     change = find_change(config, shape, memory_bytes)
-    return Plan(memory, count_trained(config, shape), duration, change, num_samples, coefficients, cluster)
+    return Plan(memory, count_trained(config, shape), duration, change, rows, coefficients, cluster)
 
 
 def known_shape(config: Config) -> ModelShape:

@@ -30,7 +30,9 @@ def plan(
     num_samples: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Rows of the training split; by default those of data.train, else the paper's 13,158."
+            min=1,
+            help="Rows of the training split; by default those of data.train, else the paper's 13,158. Of the "
+            "others an eighth of it each, where their files are not here.",
         ),
     ] = None,
     cluster: Annotated[
@@ -59,6 +61,7 @@ def plan(
     """
     from fxray.capacity.cluster import ClusterCoefficients
     from fxray.capacity.devices import GIB, find_gpu
+    from fxray.capacity.duration import Rows
     from fxray.capacity.plan import draw_plan
     from fxray.cli.plan_cluster import print_cluster
     from fxray.cli.tables import print_table
@@ -73,7 +76,9 @@ def plan(
     if tree.data.train and footer is None and not num_samples:
         note = f"note: data.train {tree.data.train} is not on this machine: {PAPER_SAMPLES:,} rows are assumed"
         typer.echo(note, err=True)
-    rows = num_samples or (footer.num_rows if footer is not None else 0) or PAPER_SAMPLES
+    num_train = num_samples or (footer.num_rows if footer is not None else 0) or PAPER_SAMPLES
+    held_out = [_num_rows(file, num_train // 8) for file in (tree.data.validation, tree.data.test)]
+    rows = Rows(num_train, *held_out)
     image_bytes = _image_bytes(footer)
     result = draw_plan(tree, device, memory_bytes, rows, image_bytes=image_bytes, network=network)
     if as_json:
@@ -107,6 +112,12 @@ def _footer(file: Path | None) -> "FileMetaData | None":
             where=str(file),
             remedy="make one with `fxray data import`",
         ) from error
+
+
+def _num_rows(file: Path | None, assumed: int) -> int:
+    """Rows of a split that is held out; where it is not there, of an eighth, as `fxray data split` makes it."""
+    footer = _footer(file)
+    return footer.num_rows if footer is not None else assumed
 
 
 def _image_bytes(metadata: "FileMetaData | None") -> int | None:
@@ -176,8 +187,13 @@ def _times(plan: "Plan") -> list[str]:
         f"learning {time.learn_s:.1f}, the rest {time.overhead_s:.1f}"
         f"{'; learning overlaps the others' if time.overlaps else ''}); the bottleneck is {time.bottleneck}"
     )
+    rows = plan.rows
     run = (
-        f"a run on {plan.num_samples:,} samples: {time.hours:.1f} h ({time.num_sft_steps:,} SFT steps of "
-        f"{time.sft_step_s:.1f} s, {time.num_grpo_steps:,} GRPO steps), without start and evaluation"
+        f"a run on {rows.train:,} samples: {time.hours:.1f} h of training ({time.num_sft_steps:,} SFT steps of "
+        f"{time.sft_step_s:.1f} s, {time.num_grpo_steps:,} GRPO steps)"
     )
-    return [step, run, f"times are modelled, not measured, with {plan.coefficients.shown()}"]
+    evaluation = (
+        f"and {time.evaluation_hours:.1f} h of evaluation: {time.num_answers:,} answers of {time.answer_s:.2f} s, with "
+        f"{rows.test:,} images in the test split and {rows.validation:,} in that of validation; all without starts"
+    )
+    return [step, run, evaluation, f"times are modelled, not measured, with {plan.coefficients.shown()}"]

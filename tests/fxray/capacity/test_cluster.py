@@ -43,7 +43,7 @@ def traffic(*overrides: str, num_workers: int = 1):
 
 
 def duration(sampling_s: float, learn_s: float) -> Duration:
-    return Duration(sampling_s / 4, sampling_s / 4, learn_s, sampling_s / 2, 1, 1.0, 1, overlaps=False)
+    return Duration(sampling_s / 4, sampling_s / 4, learn_s, sampling_s / 2, 1, 1.0, 1, 0.1, 10, overlaps=False)
 
 
 def test_bytes_of_every_boundary_are_counted_by_hand() -> None:

@@ -7,13 +7,15 @@ from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from fxray.capacity.activations import Pass, count_activations
+from fxray.capacity.activations import count_activations
 from fxray.capacity.advice import apply, as_options, find_change
 from fxray.capacity.devices import GIB, GPUS
-from fxray.capacity.duration import Coefficients, forward_flops, plan_duration
+from fxray.capacity.duration import Rows
 from fxray.capacity.memory import MAX_LOGITS, grpo_pass, plan_memory, sft_passes
 from fxray.capacity.plan import draw_plan, known_shape, refuse_what_does_not_fit
 from fxray.capacity.trained import count_trained, find_store_problem
@@ -25,10 +27,10 @@ from fxray.config.load import load_config, shipped_folder
 from fxray.config.tree import Config
 from fxray.errors import ConfigError, DataError, ResourceError
 from fxray.grpo.packing import packed_length, plan_micro_batches
-from fxray.launch.sft import sft_settings
 from fxray.model.head import LOGITS_BUDGET
 
 H100 = GPUS["h100"]
+ROWS = Rows(13158, 1000, 1000)
 
 
 def config(name: str = "qwen2.5-vl-3b", *overrides: str):
@@ -51,7 +53,7 @@ def placements():
 @pytest.mark.parametrize(("name", "overrides"), placements())
 def test_the_shipped_configurations_fit_on_80_gb(name: str, overrides: tuple[str, ...]) -> None:
     tree = config(name, *overrides)
-    plan = draw_plan(tree, H100, H100.memory_bytes, 13158)
+    plan = draw_plan(tree, H100, H100.memory_bytes, ROWS)
     assert plan.memory.fits
     assert plan.change == ()
     assert plan.memory.cached_tokens > 4 * tree.rollout.max_model_len
@@ -202,14 +204,14 @@ def test_who_rests_on_a_gpu_still_holds_what_it_cannot_give_away(used: float) ->
 
 def test_an_engine_beside_a_resting_learner_of_7b_cannot_have_85_percent_of_an_h100() -> None:
     shared = ("rollout.gpus_per_worker=0.6", "learner.gpus_per_rank=0.4", "rollout.sleep=true", "sft.num_workers=1")
-    plan = draw_plan(config("qwen2.5-vl-7b", *shared), H100, H100.memory_bytes, 13158)
+    plan = draw_plan(config("qwen2.5-vl-7b", *shared), H100, H100.memory_bytes, ROWS)
     assert not plan.memory.fits
     assert plan.change == (("rollout.gpu_memory_utilization", 0.75),)
 
 
 def test_sft_takes_as_many_tokens_at_once_as_fit() -> None:
     many = config("qwen2.5-vl-3b", "sft.max_tokens_per_micro_batch=28672")
-    plan = draw_plan(many, H100, H100.memory_bytes, 13158)
+    plan = draw_plan(many, H100, H100.memory_bytes, ROWS)
     assert plan.change == (("sft.max_tokens_per_micro_batch", 7168),)
     assert plan.as_json()["hours"] is None  # it cannot run
 
@@ -221,80 +223,6 @@ def test_too_small_a_gpu_is_refused_with_who_needs_what_and_the_remedy() -> None
     assert "NVIDIA X on node 1" in str(caught.value)
     refuse_what_does_not_fit(config(), H100.memory_bytes, "")
     refuse_what_does_not_fit(config("qwen2.5-vl-3b", "model.path=unknown/model"), 1, "")
-
-
-def test_the_products_of_a_pass_are_counted_by_hand() -> None:
-    shape = known_shape(config())
-    weights = count_weights(shape)
-    size = Pass(prompt_tokens=100, patches=320, answer_tokens=10, num_answers=4, num_groups=3)
-    products = 2 * 3 * (140 * weights.language + 320 * weights.vision + 40 * 151936 * 2048)
-    seen = 3 * (100 * 100 / 2 + 4 * 10 * (100 + 5))
-    assert forward_flops(shape, size) == pytest.approx(products + 4 * 36 * 2048 * seen)
-
-
-def duration(tree, gpu=H100, **coefficients):
-    return plan_duration(
-        tree,
-        known_shape(tree),
-        gpu,
-        cached_tokens=10**6,
-        num_samples=6400,
-        coefficients=Coefficients(**coefficients),
-    )
-
-
-def test_time_follows_work_and_speed() -> None:
-    tree = config()
-    plain = duration(tree)
-    assert plain.num_grpo_steps == 3 * 200
-    assert plain.num_sft_steps == 600
-    assert duration(tree, learner_mfu=0.54).learn_s == pytest.approx(plain.learn_s / 2)
-    assert duration(config("qwen2.5-vl-3b", "learner.num_ranks=2")).learn_s == pytest.approx(plain.learn_s / 2)
-    assert duration(config("qwen2.5-vl-3b", "grpo.kl_beta=0")).learn_s == pytest.approx(plain.learn_s * 2 / 3)
-    assert duration(tree, GPUS["h200"]).decode_s < plain.decode_s
-    assert duration(tree, GPUS["h200"]).learn_s == plain.learn_s
-    assert plain.hours == pytest.approx((600 * plain.step_s + 600 * plain.sft_step_s) / 3600)
-
-
-def test_a_step_of_learning_lasts_as_long_as_its_fullest_rank() -> None:
-    learn_s = {
-        ranks: duration(config("qwen2.5-vl-3b", f"learner.num_ranks={ranks}")).learn_s for ranks in (1, 3, 16, 31)
-    }
-    shares = {ranks: of_ranks / learn_s[1] for ranks, of_ranks in learn_s.items()}
-    assert shares == pytest.approx({1: 1, 3: 11 / 32, 16: 2 / 32, 31: 2 / 32})  # of 32 groups
-
-
-def test_an_engine_that_decodes_more_answers_at_once_never_takes_longer() -> None:
-    decode_s = [
-        duration(config("qwen2.5-vl-3b", f"rollout.max_num_seqs={number}")).decode_s for number in range(1, 140)
-    ]
-    assert decode_s == sorted(decode_s, reverse=True)
-    assert decode_s[63] == decode_s[64]  # two batches of 64, of 128 answers
-    assert decode_s[127] == decode_s[138] < decode_s[126]
-
-
-@pytest.mark.parametrize(("max_steps", "num_steps"), [(0, 600), (7, 7), (600, 600), (100_000, 600)])
-def test_a_plan_counts_the_steps_that_sft_takes(max_steps: int, num_steps: int) -> None:
-    tree = config("qwen2.5-vl-3b", f"sft.max_steps={max_steps}")
-    assert duration(tree).num_sft_steps == sft_settings(tree, Path("m"), Path("t")).num_steps(6400) == num_steps
-
-
-def test_a_step_whose_halves_overlap_takes_as_long_as_the_longer_one() -> None:
-    in_turn, overlapped = (duration(config("qwen2.5-vl-7b", f"grpo.max_staleness={each}")) for each in (0, 1))
-    rollout_s = in_turn.prefill_s + in_turn.decode_s + in_turn.overhead_s
-    assert in_turn.step_s == rollout_s + in_turn.learn_s
-    assert overlapped.step_s == max(rollout_s, in_turn.learn_s)
-    saved_h = in_turn.num_grpo_steps * min(rollout_s, in_turn.learn_s) / 3600
-    assert in_turn.hours - overlapped.hours == pytest.approx(saved_h)
-
-
-def test_whole_weights_cost_the_backward_pass_of_every_weight() -> None:
-    adapter, whole = (duration(config("qwen2.5-vl-3b", *more)) for more in ((), ("model.lora=null",)))
-    # Forward, backward and the reference: three passes, and one more where weights have gradients.
-    assert whole.learn_s / adapter.learn_s == pytest.approx(4 / 3)
-    assert whole.sft_step_s / adapter.sft_step_s == pytest.approx(3 / 2)
-    recomputing = duration(config("qwen2.5-vl-3b", "model.gradient_checkpointing=true"))
-    assert recomputing.learn_s / adapter.learn_s == pytest.approx(4 / 3)
 
 
 def test_a_pass_holds_as_many_whole_groups_as_its_tokens_allow() -> None:
@@ -387,6 +315,20 @@ class TestCommand:
         assert content["fits"] is True
         assert content["role_bytes"]["learner rank"] == pytest.approx(51.3 * GIB, rel=0.01)
         assert content["hours"] > 0
+
+    def test_rows_that_are_held_out_are_counted_or_assumed(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"id": [f"{i}" for i in range(37)]}), tmp_path / "test.parquet")
+        (tmp_path / "validation.parquet").touch()
+        assumed = self.run("--config", "qwen2.5-vl-3b", "--num-samples", "800").stdout
+        assert "100 images in the test split and 100 in that of validation" in assumed
+        held_out = ("--num-samples", "800", "--set", f"data.test={tmp_path / 'test.parquet'}")
+        content = json.loads(self.run("--config", "qwen2.5-vl-3b", *held_out, "--json").stdout)
+        assert content["rows"] == {"train": 800, "validation": 100, "test": 37}
+        assert content["duration"]["num_answers"] == 5 * 37 + 100
+        assert content["evaluation_hours"] > 0
+        damaged = (*held_out, "--set", f"data.validation={tmp_path / 'validation.parquet'}")
+        result = self.run("--config", "qwen2.5-vl-3b", *damaged)
+        assert str(result.exception).startswith(f"{tmp_path / 'validation.parquet'}: is no readable Parquet file")
 
     def test_rows_that_are_no_parquet_file_are_one_error_with_its_place(self, tmp_path: Path) -> None:
         (tmp_path / "train.jsonl").write_text("{}")
