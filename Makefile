@@ -8,7 +8,6 @@ PYTEST_ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 # The oldest vLLM whose CPU build runs on the torch that is pinned here.
 VLLM ?= 0.28.0
-VLLM_TESTS ?= tests/fxray/engine
 # Where PyTorch's and vLLM's builds for CUDA go, of the versions that are pinned here.
 CUDA := .venv/cuda
 CUDA_VLLM := .venv/vllm-cuda
@@ -61,7 +60,7 @@ other-vllm: setup
 test-vllm: other-vllm  ## Run the engine's tests with another vLLM, in a folder of its own (VLLM=0.28.0)
 	@PYTHONPATH=.venv/vllm-$(VLLM) $(BIN)/python -c 'import vllm; print("vLLM", vllm.__version__); assert vllm.__version__ == "$(VLLM)"'
 	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=$(CURDIR)/.venv/vllm-$(VLLM) $(BIN)/python -m pytest \
-	  $(VLLM_TESTS) --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+	  tests/fxray/engine --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 test-swift: setup  ## Run the test of exported rows against ms-swift's own preprocessor, in a folder of its own
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .venv/ms-swift $(SWIFT)
