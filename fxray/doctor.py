@@ -69,8 +69,8 @@ def examine() -> list[Finding]:
 
 
 def _python() -> Iterator[Finding]:
-    is_known = sys.version_info[:2] in ((3, 11), (3, 12), (3, 13))
-    remedy = "" if is_known else "use Python 3.11, 3.12 or 3.13"
+    is_known = sys.version_info[:2] in ((3, 11), (3, 12), (3, 13), (3, 14))
+    remedy = "" if is_known else "use Python 3.11, 3.12, 3.13 or 3.14"
     yield Finding(Level.OK if is_known else Level.FAIL, "python", platform.python_version(), remedy)
 
 

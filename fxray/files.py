@@ -146,6 +146,24 @@ def _refuse_mounted(path: Path) -> None:
         )
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is something at a path.
+
+    Raises:
+        OSError: This user may not look there, or the name is too long: for `Path.exists` of Python 3.14 on nothing is
+            there, and people would look for what they have.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last one of a name with a null in it
+        return False
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
+    return True
+
+
 def refuse_unless_empty(path: Path) -> None:
     """Keeps a command from writing among other things.
 

@@ -38,6 +38,7 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
     from fxray.config.model_shape import adapter_warning
     from fxray.config.problem import refuse
     from fxray.config.schedule import load_stages
+    from fxray.files import is_there
     from fxray.grammar.prompts import template_warning
     from fxray.launch.base_model import look_at_base
     from fxray.launch.data import check_splits, named_splits
@@ -57,7 +58,7 @@ def check(config: ConfigOption, overrides: SetOption = None) -> None:
     off = ", ".join(parts_off(tree.data.view)) or "none"
     if splits := named_splits(tree):
         files = {name: getattr(splits, name) for name in ("train", "validation", "test")}
-        elsewhere = [f"data.{name} {path}" for name, path in files.items() if not path.exists()]
+        elsewhere = [f"data.{name} {path}" for name, path in files.items() if not is_there(path)]
         for name in elsewhere:
             typer.echo(f"note: {name} is not on this machine", err=True)
         for note in check_splits(tree, splits) if not elsewhere else ():

@@ -8,6 +8,7 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from fxray.config.families import FAMILIES, KNOWN, Family
 from fxray.config.problem import Problem
+from fxray.files import is_there
 
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
@@ -138,7 +139,7 @@ def adapter_warning(path: str) -> str | None:
 def _config_file(path: str) -> Path | None:
     folder = _ASSETS / "tiny" if path == "tiny" else Path(path).expanduser()
     published = _ASSETS / "shapes" / f"{path.rpartition('/')[2].lower().removesuffix('-instruct')}.json"
-    return next((file for file in (folder / "config.json", published) if file.is_file()), None)
+    return next((file for file in (folder / "config.json", published) if is_there(file)), None)
 
 
 def _flat(config: dict[str, Any], model_type: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fxray.data.check.rows import row_faults
 from fxray.data.check.rules import RULES, Severity
 from fxray.data.images import decode_image, image_beside, read_image_file
 from fxray.errors import DataError
-from fxray.files import atomic_path
+from fxray.files import atomic_path, is_there
 from fxray.large_imports import without_collection
 from fxray.schema import Annotation, Box, Region, Sample, Tag, Verdict
 
@@ -280,7 +280,7 @@ def refuse_no_file(path: Path) -> None:
         inside = sorted(file.name for file in path.glob("*.parquet"))[:5]
         remedy = f"name a file in it: {', '.join(inside)}" if inside else "name a Parquet file"
         raise DataError("is a folder, expected a dataset file", where=str(path), remedy=remedy)
-    if not path.is_file():
+    if not (is_there(path) and path.is_file()):
         raise DataError("no such dataset file", where=str(path), remedy=f"check the path, or make one: {_MAKE}")
     if path.suffix.lower() in _OF_ANNOTATIONS:
         name = path.suffix[1:].upper()

@@ -21,7 +21,7 @@ from fxray.config.load import dump_config, find_yaml, load_config, shipped_folde
 from fxray.config.schedule import load_stages
 from fxray.config.tree import Config, SftConfig
 from fxray.errors import CheckpointError, ConfigError
-from fxray.files import make_folder, write_atomically
+from fxray.files import is_there, make_folder, write_atomically
 from fxray.launch.contents import DATA_FILE, SPLITS, are_the_same
 from fxray.launch.lease import LEASE_FILE, LOCK_FILE, Lease, hold
 from fxray.metrics import METRICS_FILE, TENSORBOARD_DIR
@@ -154,7 +154,7 @@ def finished_phases(root: Path) -> dict[str, Path]:
     Raises:
         CheckpointError: It is no run directory, or nothing is finished in it.
     """
-    if not (root / CONFIG_FILE).is_file():
+    if not is_there(root / CONFIG_FILE):
         raise CheckpointError("is not a run directory", where=str(root), remedy="give the --run-dir of `fxray train`")
     run, stages = RunDirectory(root), load_stages(load_config(root / CONFIG_FILE).grpo.schedule)
     adapters = {name: run.adapter(name) for name in ("sft", *(stage.name for stage in stages))}

@@ -20,6 +20,7 @@ from fxray.evaluate.calibration import Calibration, open_calibration
 from fxray.evaluate.comparison import Comparison, compare
 from fxray.evaluate.evaluation import Evaluation, evaluate
 from fxray.evaluate.predictions import Prediction, read_predictions
+from fxray.files import is_there
 from fxray.grammar.views import VIEWS
 from fxray.metrics import StepMetrics, read_metrics
 
@@ -70,7 +71,7 @@ def read_run(run_dir: Path) -> RunRecord:
     notes: list[str] = []
     config_text = _read_text(run_dir / "config.yaml", notes)
     data = _read_json(run_dir / "data.json", notes)
-    if not config_text and not data and not (run_dir / "evaluation").is_dir():
+    if not config_text and not data and not is_there(run_dir / "evaluation"):
         raise FxrayError(
             "not a run directory: neither config.yaml nor data.json nor evaluation/ is there",
             where=str(run_dir),

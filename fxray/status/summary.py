@@ -16,6 +16,7 @@ from statistics import fmean, median
 from fxray.checkpoints import STATE_FILE, latest
 from fxray.counts import counted
 from fxray.errors import FxrayError
+from fxray.files import is_there
 from fxray.metrics import METRICS_FILE, StepMetrics, read_last_metrics
 from fxray.status.record import STATUS_FILE, StatusRecord, is_fault, pid_namespace, read_record
 
@@ -169,7 +170,7 @@ def _refuse_what_is_no_run(run_dir: Path, told: str) -> None:
     """Returns where a folder, which people know by the name `told`, holds a run."""
     remedy = "give the --run-dir of a `fxray train`"
     if not run_dir.is_dir():
-        what = "is no folder" if run_dir.exists() else "is not there"
+        what = "is no folder" if is_there(run_dir) else "is not there"
         raise FxrayError(what, where=told, remedy=remedy)
     if not any((run_dir / name).exists() for name in (STATUS_FILE, "config.yaml", METRICS_FILE)):
         entries = sum(entry.name != ".lock" for entry in run_dir.iterdir())

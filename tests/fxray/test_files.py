@@ -16,6 +16,7 @@ from fxray.files import (
     atomic_dir,
     atomic_path,
     disk_errors,
+    is_there,
     make_folder,
     refuse_to_replace,
     relative_path,
@@ -35,6 +36,22 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         half_write(aside)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_what_may_not_be_looked_at_is_not_taken_for_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "file").touch()
+    found = {name: is_there(tmp_path / name) for name in ("file", ".", "absent", "file/inside", "circle", "null\0")}
+    assert [name for name in found if found[name]] == ["file", "."]
+    with pytest.raises(OSError, match="File name too long"):
+        is_there(tmp_path / ("n" * 300))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(PermissionError):
+        is_there(tmp_path / "file")
 
 
 def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def test_rows_come_within_the_deadline_or_it_is_named():
     assert list(_within(iter(range(2000)), 5)) == list(range(2000))
     with pytest.raises(DeadlineError, match=r"detection workers: no finding came within 0\.05 s"):
         list(_within((time.sleep(2) for _ in range(1)), 0.05))
-    with pytest.raises(WorkerDiedError, match="the workers gave up: integer division"):
+    with pytest.raises(WorkerDiedError, match=r"the workers gave up: .*by zero"):
         list(_within((1 // k for k in (1, 0)), 5))
 
 
