@@ -62,6 +62,12 @@ def test_a_caption_is_text_and_lights_up_with_its_box(page):
     assert page.locator(".region.selected .caption").get_attribute("aria-pressed") == "true"
 
 
+def test_a_name_turns_no_text_round(page):
+    choose(page, ("holiday\N{RIGHT-TO-LEFT OVERRIDE}gnp.jpg", png(300, 200)))
+    assert page.locator(".file").text_content() == "holiday gnp.jpg"
+    assert page.locator("#rows").inner_text().startswith("holiday gnp.jpg")
+
+
 def test_an_unsure_answer_says_so_and_what_its_probability_rests_on(page):
     choose(page, ("unsure.png", png(300, 200)))
     assert page.locator(".headline").inner_text() == "Unsure"

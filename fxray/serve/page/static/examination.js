@@ -2,6 +2,9 @@
 
 let number = 0;
 
+/** Marks that show as nothing or turn the text behind them round, so that a name passes for another one. */
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+
 /**
  * @param {File} file - The image.
  * @param {string} model - Name of the model that is to answer; "" for the service's choice.
@@ -12,7 +15,7 @@ export function examination(file, model) {
   const item = {
     file,
     model,
-    name: file.name || `pasted image ${number}`,
+    name: file.name.replace(UNSEEN, " ") || `pasted image ${number}`,
     url: URL.createObjectURL(file),
     state: "waiting",
     size: null,

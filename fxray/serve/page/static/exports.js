@@ -34,7 +34,7 @@ export async function corrections(item) {
     points: [[region.box[0], region.box[1]], [region.box[2], region.box[3]]],
   }));
   const document = {
-    version: "5.5.0", flags, shapes, imagePath: item.name, imageData: await base64(item.file),
+    version: "5.5.0", flags, shapes, imagePath: item.file.name || item.name, imageData: await base64(item.file),
     imageHeight: item.size.height_px, imageWidth: item.size.width_px,
   };
   return new Blob([JSON.stringify(document)], { type: "application/json" });
