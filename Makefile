@@ -70,7 +70,7 @@ test-swift: setup  ## Run the test of exported rows against ms-swift's own prepr
 test-page: setup  ## Run the tests of the pages in the system's Chromium, and schemathesis over the interface
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .venv/page $(PAGE)
 	@PYTHONPATH=$(CURDIR)/.venv/page $(BIN)/python -c 'import axe_playwright_python, playwright.sync_api, schemathesis'
-	@PYTHONPATH=$(CURDIR)/.venv/page $(BIN)/python -m pytest tests/fxray/serve tests/fxray/prefer tests/fxray/detect -k "page or description" $(PYTEST_ARGS)
+	@PYTHONPATH=$(CURDIR)/.venv/page $(BIN)/python -m pytest tests/fxray/serve tests/fxray/prefer tests/fxray/detect tests/fxray/report -k "page or description" $(PYTEST_ARGS)
 
 lint: setup  ## Check style, types and import layers
 	@$(BIN)/ruff check .

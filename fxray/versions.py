@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -21,8 +22,14 @@ def versions() -> dict[str, Any]:
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {counted(os.cpu_count() or 1, 'processor')}",
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
     }
+
+
+def command_line() -> str:
+    """What started this process, as one types it."""
+    name = Path(sys.argv[0]).name
+    return shlex.join([*(("python", "-m", "fxray") if name == "__main__.py" else (name,)), *sys.argv[1:]])
 
 
 @cache

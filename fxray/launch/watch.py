@@ -35,6 +35,7 @@ from fxray.status.record import (
     write_record,
 )
 from fxray.timeline import TIMELINE_FILE, TimelineFile
+from fxray.versions import command_line
 from fxray.waiting import StallWatch, waits, warning_of
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class RunWatch:
             host=platform.node(),
             pid=os.getpid(),
             pid_namespace=pid_namespace(),
-            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            command=command_line(),
             started=self._started,
             time=now,
             phase=position.phase,

@@ -153,6 +153,6 @@ def write_run(run_dir: Path, num_samples: int, stages: dict[str, tuple[float, fl
         "git_revision": "0123456789ab",
         "python": "3.11.9",
         "machine": "Linux x86_64, 2 processors",
-        "command": "fxray train --config configs/tiny.yaml",
+        "command": "fxray train --config configs/tiny.yaml --run-dir runs/demo",
     }
     (run_dir / "versions.json").write_text(json.dumps(versions))
