@@ -6,12 +6,22 @@ from pathlib import Path
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, BaseImageProcessor
+from transformers.utils import is_torchvision_available
 
 from fxray.data.frame import processor_settings, shape_of, sight_of
+from fxray.errors import ModelError
 
 
 def load_image_processor(path: Path, *, min_pixels: int, max_pixels: int) -> BaseImageProcessor:
-    """The model's image processor, with these bounds on the area of an image (square pixels) after resizing."""
+    """The model's image processor, with these bounds on the area of an image (square pixels) after resizing.
+
+    Raises:
+        ModelError: torchvision is absent: transformers would take Pillow without a word, whose patches are others than
+            those that an engine sees.
+    """
+    if not is_torchvision_available():
+        remedy = "install fxray with its extra on every machine: fxray[cpu] or fxray[cuda]"
+        raise ModelError("torchvision is absent, which makes the patches of images", where=str(path), remedy=remedy)
     sight = sight_of(path)
     settings = processor_settings(sight, min_pixels=min_pixels, max_pixels=max_pixels)
     processor = AutoImageProcessor.from_pretrained(path, local_files_only=True, **settings)

@@ -10,6 +10,7 @@ from fxray.data.frame import smart_frame
 from fxray.errors import ModelError
 from fxray.grammar.prompts import TEMPLATES, Template
 from fxray.grpo.types import FORBIDDEN_TOKENS
+from fxray.model import images as images_module
 from fxray.model.images import count_image_tokens, load_image_processor, preprocess
 from fxray.model.prompts import encode_prompt, forbidden_ids, load_chat, load_tokenizer, render_prompt
 
@@ -54,6 +55,13 @@ def test_patches_of_several_images_lie_one_after_the_other(random_model_dir):
         frame = smart_frame(*image.size, min_pixels=56 * 56, max_pixels=112 * 112)
         assert (columns * 14, rows * 14) == (frame.model_width_px, frame.model_height_px)
     assert count_image_tokens(grid_thw, 2) == [part.shape[0] // 4 for part in alone]
+
+
+def test_patches_are_not_made_in_another_way_than_engines_make_them(monkeypatch, random_model_dir):
+    monkeypatch.setattr(images_module, "is_torchvision_available", lambda: False)
+    with pytest.raises(ModelError, match="torchvision is absent") as told:
+        load_image_processor(random_model_dir, min_pixels=56 * 56, max_pixels=112 * 112)
+    assert "fxray[cuda]" in told.value.remedy
 
 
 def test_a_square_of_patches_makes_one_token():
