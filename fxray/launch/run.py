@@ -154,9 +154,10 @@ def finished_phases(root: Path) -> dict[str, Path]:
     Raises:
         CheckpointError: It is no run directory, or nothing is finished in it.
     """
-    if not is_there(root / CONFIG_FILE):
+    config_file = root / CONFIG_FILE
+    if not (is_there(config_file) and config_file.is_file()):
         raise CheckpointError("is not a run directory", where=str(root), remedy="give the --run-dir of `fxray train`")
-    run, stages = RunDirectory(root), load_stages(load_config(root / CONFIG_FILE).grpo.schedule)
+    run, stages = RunDirectory(root), load_stages(load_config(config_file).grpo.schedule)
     adapters = {name: run.adapter(name) for name in ("sft", *(stage.name for stage in stages))}
     finished = {name: adapter for name, adapter in adapters.items() if adapter.is_dir()}
     if not finished:

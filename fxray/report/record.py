@@ -71,7 +71,8 @@ def read_run(run_dir: Path) -> RunRecord:
     notes: list[str] = []
     config_text = _read_text(run_dir / "config.yaml", notes)
     data = _read_json(run_dir / "data.json", notes)
-    if not config_text and not data and not is_there(run_dir / "evaluation"):
+    evaluation = run_dir / "evaluation"
+    if not config_text and not data and not (is_there(evaluation) and evaluation.is_dir()):
         raise FxrayError(
             "not a run directory: neither config.yaml nor data.json nor evaluation/ is there",
             where=str(run_dir),

@@ -1,6 +1,6 @@
 """What runs on a real GPU, at real widths: the 3B shape with few layers, random bfloat16 weights.
 
-pytest tests/gpu                       skipped where there is no GPU
+pytest tests/gpu --long                skipped where there is no GPU
 pytest tests/gpu --like qwen3-vl-4b    another family's shape
 make test-null-gpu                     on a GPU that does nothing, what holds there: see tests/gpu/null
 pytest tests/gpu --rehearse            on a CPU with a tiny model in float32, to see that the tests themselves work
